@@ -1,0 +1,51 @@
+"""The way to the workers: a Celery message that carries a job's id and nothing else."""
+
+from __future__ import annotations
+
+from celery import Celery
+from kombu.exceptions import OperationalError
+from redis import Redis
+from redis.exceptions import RedisError
+
+from app.outbox import Publish
+from app.settings import Settings
+
+WAKE_TASK = "jobs.wake"
+
+
+def make_celery(settings: Settings) -> Celery:
+    """A Celery instance with what sender and worker must agree on. Does not connect."""
+    celery = Celery("gklbench", broker=settings.broker_url)
+    celery.conf.update(
+        # JSON only: a message that could carry a pickle could carry a program.
+        task_serializer="json",
+        accept_content=["json"],
+        # What was measured goes to the database, in the transaction that ends the job; nothing waits here.
+        task_ignore_result=True,
+        broker_connection_retry_on_startup=True,
+        # A sender must learn within seconds that the broker is away: the outbox keeps the message.
+        broker_transport_options={"socket_connect_timeout": 3, "socket_timeout": 30},
+    )
+    return celery
+
+
+def publisher(celery: Celery) -> Publish:
+    def publish(job_id: int) -> None:
+        try:
+            celery.send_task(WAKE_TASK, args=[job_id], retry=False)
+        except OperationalError as error:
+            raise ConnectionError(str(error)) from error
+
+    return publish
+
+
+def broker_problem(settings: Settings) -> str | None:
+    """What keeps messages from being sent; None if nothing does."""
+    client = Redis.from_url(settings.broker_url, socket_connect_timeout=2, socket_timeout=2)
+    try:
+        client.ping()
+    except RedisError as error:
+        return f"does not answer: {type(error).__name__}"
+    finally:
+        client.close()
+    return None

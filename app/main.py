@@ -1,0 +1,65 @@
+"""The application: wiring only."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import fastapi_offline
+from fastapi import FastAPI, Request
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import HTMLResponse
+from fastapi.staticfiles import StaticFiles
+
+import gkl
+from app.problems import install_error_handlers
+from app.routes import api, health
+from app.service import Service
+from app.settings import Settings
+from app.web import pages
+
+_HERE = Path(__file__).parent
+# Swagger UI's files as that package ships them: FastAPI's own page would load them from a CDN.
+_SWAGGER_FILES = Path(fastapi_offline.__file__).parent / "static"
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The API and the pages. Connects to nothing until the first request."""
+    settings = settings or Settings()
+    service = Service.from_settings(settings)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        service.database.close()
+
+    app = FastAPI(
+        title="GKL Bench",
+        version=gkl.__version__,
+        summary="Adversarial training, AutoAttack evaluation and a leaderboard, as jobs over REST.",
+        docs_url=None,
+        redoc_url=None,
+        max_body_size=settings.max_body_bytes,
+        lifespan=lifespan,
+    )
+    app.state.service = service
+    install_error_handlers(app, pages.error_page)
+    app.include_router(api)
+    app.include_router(health.router)
+    app.include_router(pages.router)
+    app.mount("/static", StaticFiles(directory=_HERE / "web" / "static"), name="static")
+    app.mount("/swagger", StaticFiles(directory=_SWAGGER_FILES), name="swagger")
+
+    @app.get("/docs", include_in_schema=False)
+    def docs(request: Request) -> HTMLResponse:
+        root = request.scope.get("root_path", "")
+        return get_swagger_ui_html(
+            openapi_url=f"{root}/openapi.json",
+            title="GKL Bench: API",
+            swagger_js_url=f"{root}/swagger/swagger-ui-bundle.js",
+            swagger_css_url=f"{root}/swagger/swagger-ui.css",
+            swagger_favicon_url=f"{root}/static/icon.svg",
+        )
+
+    return app

@@ -1,0 +1,141 @@
+"""The one shape in which the API sends errors: problem+json (RFC 9457)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.encoders import jsonable_encoder
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+
+from app.errors import ServiceError
+
+_log = logging.getLogger(__name__)
+
+PROBLEM_JSON = "application/problem+json"
+
+
+class FieldProblem(BaseModel):
+    """One thing that is wrong with a request."""
+
+    location: str = Field(description="Where: 'body.threat_model.epsilon', 'query.state'.")
+    message: str = Field(description="What is wrong and what would be right.")
+
+
+class Problem(BaseModel):
+    """The body of every error response (RFC 9457)."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "type": "about:blank",
+                "title": "Unprocessable Content",
+                "status": 422,
+                "code": "invalid_input",
+                "detail": "body.epochs: input should be greater than or equal to 1.",
+                "errors": [{"location": "body.epochs", "message": "input should be greater than or equal to 1."}],
+            }
+        }
+    )
+
+    type: str = Field(default="about:blank", description="Always 'about:blank': `code` tells problems apart.")
+    title: str = Field(description="The status in words.")
+    status: int
+    code: str = Field(description="What went wrong, for programs.")
+    detail: str = Field(description="What went wrong and what to do, in a sentence or two.")
+    errors: list[FieldProblem] = Field(default=[], description="Each field at fault, for validation errors.")
+
+
+def problem_response(
+    status: int,
+    code: str,
+    detail: str,
+    *,
+    errors: list[FieldProblem] | None = None,
+    headers: dict[str, str] | None = None,
+) -> JSONResponse:
+    body = Problem(title=HTTPStatus(status).phrase, status=status, code=code, detail=detail, errors=errors or [])
+    return JSONResponse(jsonable_encoder(body), status_code=status, headers=headers, media_type=PROBLEM_JSON)
+
+
+# For the OpenAPI document: the errors that any route can answer with.
+PROBLEM_RESPONSES: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": Problem, "content": {PROBLEM_JSON: {}}, "description": "The request is at fault."},
+    "5XX": {"model": Problem, "content": {PROBLEM_JSON: {}}, "description": "The service is at fault."},
+}
+
+
+RenderPage = Callable[[Request, int, str], Response]
+"""Makes the HTML page that tells a browser of an error: request, status, detail."""
+
+
+def install_error_handlers(app: FastAPI, render_page: RenderPage) -> None:
+    def respond(request: Request, status: int, code: str, detail: str, **more: Any) -> Response:
+        if not request.url.path.startswith("/api/") and "text/html" in request.headers.get("accept", ""):
+            return render_page(request, status, detail)
+        return problem_response(status, code, detail, **more)
+
+    @app.exception_handler(ServiceError)
+    def service_error(request: Request, error: ServiceError) -> Response:
+        return respond(request, error.status, error.code, str(error))
+
+    @app.exception_handler(RequestValidationError)
+    def validation_error(request: Request, error: RequestValidationError) -> Response:
+        problems = field_problems(error.errors())
+        detail = "; ".join(f"{p.location}: {p.message}" for p in problems[:3])
+        if len(problems) > 3:
+            detail += f"; and {len(problems) - 3} more, listed under 'errors'"
+        return respond(request, HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_input", detail, errors=problems)
+
+    @app.exception_handler(HTTPException)
+    def http_error(request: Request, error: HTTPException) -> Response:
+        phrase = HTTPStatus(error.status_code).phrase
+        detail = error.detail if error.detail != phrase else _plain_sentence(request, error.status_code)
+        code = phrase.lower().replace(" ", "_")
+        return respond(request, error.status_code, code, detail, headers=dict(error.headers or {}))
+
+    @app.exception_handler(Exception)
+    def unexpected(request: Request, error: Exception) -> Response:
+        _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+        return respond(
+            request,
+            HTTPStatus.INTERNAL_SERVER_ERROR,
+            "internal",
+            "The service failed to answer; nothing was changed. Try again, and tell its owner if it goes on.",
+        )
+
+
+# pydantic puts the chosen member of a union into an error's location, where the sender's JSON has no such key.
+_UNION_TAGS = {"train", "evaluate", "gkl", "trades"}
+
+
+def field_problems(errors: Sequence[Any]) -> list[FieldProblem]:
+    """pydantic's errors without their inputs: those may be NaN, which JSON cannot carry, or a secret."""
+    return [FieldProblem(location=_location(raw["loc"]), message=_message(raw)) for raw in errors]
+
+
+def _location(path: Sequence[str | int]) -> str:
+    return ".".join(str(part) for part in path if part not in _UNION_TAGS)
+
+
+def _message(raw: Any) -> str:
+    if raw["type"] == "extra_forbidden":
+        return "unknown field; remove it, or correct its name."
+    if raw["type"] == "json_invalid":
+        return f"the body is not JSON ({raw.get('ctx', {}).get('error', raw['msg'])})."
+    message = str(raw["msg"]).removeprefix("Value error, ")
+    return message[:1].lower() + message[1:].rstrip(".") + ("" if message.endswith("?") else ".")
+
+
+def _plain_sentence(request: Request, status: int) -> str:
+    if status == HTTPStatus.NOT_FOUND:
+        return f"There is nothing at {request.url.path}; /docs lists what there is."
+    if status == HTTPStatus.METHOD_NOT_ALLOWED:
+        return f"{request.method} is not possible at {request.url.path}; /docs lists what is."
+    return HTTPStatus(status).description or HTTPStatus(status).phrase

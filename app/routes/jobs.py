@@ -1,0 +1,190 @@
+"""Jobs: send, look, follow, cancel."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterable
+from datetime import timedelta
+from pathlib import Path as FilePath
+from typing import Annotated, Any
+
+from fastapi import APIRouter, BackgroundTasks, Body, Depends, Header, Path, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import StreamingResponse
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+from sqlalchemy.orm import Session
+
+from app import jobs, leaderboard
+from app.schemas import JobPage, JobView
+from app.service import Service, ServiceDep
+from app.tables import Job, JobEvent, JobKind, JobState
+from gkl.recipes import RECIPES
+from gkl.spec import JobSpec
+
+router = APIRouter(prefix="/jobs", tags=["jobs"])
+
+MAX_ID = 2**63 - 1
+JobId = Annotated[int, Path(ge=1, le=MAX_ID, description="A job's number.")]
+
+_FOLLOW_SECONDS = 0.5
+_LOG_CHUNK_BYTES = 64 * 1024
+
+
+def _examples() -> dict[str, Any]:
+    evaluate = {
+        "kind": "evaluate",
+        "name": "GKL SmallCNN",
+        "dataset": "digits",
+        "architecture": "small_cnn",
+        "weights": "0" * 64,
+        "evaluation": {"threat_model": {"norm": "Linf", "epsilon": 0.2}},
+    }
+    examples: dict[str, Any] = {
+        name: {"summary": f"Train: the {name} recipe", "value": make().model_dump(mode="json")}
+        for name, make in RECIPES.items()
+    }
+    return examples | {"evaluate": {"summary": "Evaluate weights that a train job left", "value": evaluate}}
+
+
+@router.post("", status_code=202, summary="Send a job", response_description="The job, queued.")
+def create_job(
+    service: ServiceDep,
+    response: Response,
+    background: BackgroundTasks,
+    spec: Annotated[JobSpec, Body(openapi_examples=_examples())],
+    idempotency_key: Annotated[
+        str | None,
+        Header(
+            min_length=1,
+            max_length=255,
+            description="Any text of your own: the same key and body give the same job, so a request whose "
+            "answer was lost can be sent again.",
+        ),
+    ] = None,
+) -> JobView:
+    """Queue a training or an evaluation. `Location` is where to look at it; 409 if the key came with another body."""
+    remember = timedelta(hours=service.settings.idempotency_hours)
+    job, _ = jobs.submit(service.database, spec, key=idempotency_key, remember=remember)
+    # After the answer: a broker that is slow or away delays no one.
+    background.add_task(service.publish_pending)
+    response.headers["Location"] = f"/api/v1/jobs/{job.id}"
+    with service.database.reading() as session:
+        return _view(session, jobs.get(session, job.id))
+
+
+@router.get("", summary="List jobs, newest first")
+def list_jobs(
+    service: ServiceDep,
+    state: JobState | None = None,
+    kind: JobKind | None = None,
+    cursor: Annotated[int | None, Query(ge=1, le=MAX_ID, description="`next_cursor` of the page before.")] = None,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+) -> JobPage:
+    with service.database.reading() as session:
+        found = jobs.page(session, state=state, kind=kind, before_id=cursor, limit=limit + 1)
+        return JobPage(
+            jobs=_views(session, found[:limit]),
+            next_cursor=found[limit - 1].id if len(found) > limit else None,
+        )
+
+
+@router.get("/{job_id}", summary="Look at a job")
+def get_job(service: ServiceDep, job_id: JobId) -> JobView:
+    with service.database.reading() as session:
+        return _view(session, jobs.get(session, job_id))
+
+
+@router.post("/{job_id}/cancel", status_code=202, summary="Cancel a job")
+def cancel_job(service: ServiceDep, job_id: JobId) -> JobView:
+    """A queued job is cancelled at once; a running one is asked to stop and is `cancelling` until it has."""
+    with service.database.writing() as session:
+        return _view(session, jobs.request_cancel(session, job_id))
+
+
+def _existing(service: ServiceDep, job_id: JobId) -> None:
+    """Refuses an unknown job before a stream begins, while the answer can still be a 404."""
+    with service.database.reading() as session:
+        jobs.get(session, job_id)
+
+
+@router.get(
+    "/{job_id}/events",
+    response_class=EventSourceResponse,
+    dependencies=[Depends(_existing)],
+    summary="Follow a job as it happens",
+)
+async def follow_job(
+    service: ServiceDep,
+    request: Request,
+    job_id: JobId,
+    last_event_id: Annotated[
+        int | None, Header(ge=0, le=MAX_ID, description="Go on after this event; browsers send it by themselves.")
+    ] = None,
+) -> AsyncIterable[ServerSentEvent]:
+    """Server-sent events: `state`, `epoch` and `attack` with an id to resume from, and between them `progress`.
+
+    The stream ends after the job's last state.
+    """
+    seen, progress = last_event_id or 0, None
+    while not await request.is_disconnected():
+        job, events = await run_in_threadpool(_news, service, job_id, seen)
+        for event in events:
+            seen = event.id
+            yield ServerSentEvent(id=str(event.id), event=event.type, data=event.data)
+        if job.progress != progress and not job.state.is_final:
+            progress = job.progress
+            yield ServerSentEvent(event="progress", data=progress)
+        if job.state.is_final and not events:
+            return
+        await asyncio.sleep(_FOLLOW_SECONDS if not events else 0)
+
+
+@router.get(
+    "/{job_id}/log",
+    summary="Read a job's log",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "The log's text."}},
+)
+def get_log(
+    service: ServiceDep,
+    job_id: JobId,
+    offset: Annotated[int, Query(ge=0, le=MAX_ID, description="Byte to start at, to follow a growing log.")] = 0,
+) -> StreamingResponse:
+    """Plain text of what the runs of the job wrote; empty before the first. `X-Log-Size` is where to go on."""
+    with service.database.reading() as session:
+        jobs.get(session, job_id)
+    path = service.store.job_log(job_id)
+    size = path.stat().st_size if path.exists() else 0
+    return StreamingResponse(
+        _read(path, offset, size),
+        media_type="text/plain; charset=utf-8",
+        headers={"X-Log-Size": str(size), "X-Content-Type-Options": "nosniff"},
+    )
+
+
+def _view(session: Session, job: Job) -> JobView:
+    return _views(session, [job])[0]
+
+
+def _views(session: Session, found: list[Job]) -> list[JobView]:
+    models = leaderboard.models_of_jobs(session, [job.id for job in found])
+    return [JobView.of(job, models.get(job.id)) for job in found]
+
+
+def _news(service: Service, job_id: int, seen: int) -> tuple[Job, list[JobEvent]]:
+    with service.database.reading() as session:
+        # The job first: if it has ended, all its events are there to be read.
+        job = jobs.get(session, job_id)
+        return job, jobs.events_after(session, job_id, seen)
+
+
+def _read(path: FilePath, offset: int, size: int) -> Any:
+    if offset >= size:
+        return
+    with path.open("rb") as file:
+        file.seek(offset, os.SEEK_SET)
+        left = size - offset
+        while left > 0 and (chunk := file.read(min(_LOG_CHUNK_BYTES, left))):
+            left -= len(chunk)
+            yield chunk

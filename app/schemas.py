@@ -1,0 +1,223 @@
+"""What the API answers, as models: the contract that clients read in the OpenAPI document."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from app import leaderboard
+from app.tables import AttackResult, Evaluation, Job, JobKind, JobState, Model
+from gkl.errors import FailureCode
+from gkl.outcome import Progress
+
+
+class Schema(BaseModel):
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+
+class FailureView(Schema):
+    code: FailureCode
+    message: str
+    """What was found and what to do."""
+
+
+class JobView(Schema):
+    id: int
+    kind: JobKind
+    name: str
+    state: JobState
+    priority: int
+    parent_id: int | None
+    """The train job that this evaluation follows."""
+    child_ids: list[int]
+    """The jobs that followed this one."""
+    attempt: int
+    """How many times a worker has taken it up."""
+    worker: str | None
+    progress: Progress | None
+    failure: FailureView | None
+    model_id: int | None
+    """The leaderboard's model that the job made or measured, once it has succeeded."""
+    weights_sha256: str | None
+    """Of the weights that the job made or measured, once it has succeeded."""
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    spec: dict[str, Any]
+    """The spec, every default written out."""
+
+    @classmethod
+    def of(cls, job: Job, model: Model | None) -> Self:
+        return cls(
+            id=job.id,
+            kind=job.kind,
+            name=job.name,
+            state=job.state,
+            priority=job.priority,
+            parent_id=job.parent_id,
+            child_ids=[child.id for child in job.children],
+            attempt=job.attempt,
+            worker=job.worker,
+            progress=None if job.progress is None else Progress.model_validate(job.progress),
+            failure=None
+            if job.failure_code is None
+            else FailureView(code=job.failure_code, message=job.failure_message or ""),
+            model_id=None if model is None else model.id,
+            weights_sha256=None if model is None else model.weights_sha256,
+            created_at=job.created_at,
+            started_at=job.started_at,
+            finished_at=job.finished_at,
+            spec=job.spec,
+        )
+
+
+class JobPage(Schema):
+    jobs: list[JobView]
+    next_cursor: int | None
+    """Send it as `cursor` to get the next, older page; null on the last one."""
+
+
+class AttackView(Schema):
+    attack: str
+    points: int
+    """Points that entered: those that all attacks before left standing."""
+    broken: int
+    survivors: int
+    seconds: float
+
+    @classmethod
+    def of(cls, result: AttackResult) -> Self:
+        return cls(
+            attack=result.attack,
+            points=result.points,
+            broken=result.broken,
+            survivors=result.survivors,
+            seconds=result.seconds,
+        )
+
+
+class AccuracyView(Schema):
+    accuracy: float = Field(ge=0, le=1)
+    correct: int
+    points: int
+    interval: tuple[float, float]
+    """95 % Wilson interval."""
+
+
+class EvaluationView(Schema):
+    id: int
+    job_id: int
+    threat_model: str
+    """Name of the board."""
+    norm: str
+    epsilon: float
+    protocol: str
+    is_complete: bool
+    """Whether all test images were attacked; only then is it ranked."""
+    clean: AccuracyView
+    robust: AccuracyView
+    attacks: list[AttackView]
+    seconds: float
+    created_at: datetime
+    manifest: dict[str, Any]
+    """Spec, commit, package versions, device, seed and the sha256 of data and weights."""
+
+    @classmethod
+    def of(cls, evaluation: Evaluation) -> Self:
+        return cls(
+            id=evaluation.id,
+            job_id=evaluation.job_id,
+            threat_model=evaluation.board,
+            norm=evaluation.norm,
+            epsilon=evaluation.epsilon,
+            protocol=evaluation.protocol,
+            is_complete=evaluation.is_complete,
+            clean=AccuracyView(
+                accuracy=evaluation.clean_accuracy,
+                correct=evaluation.clean_correct,
+                points=evaluation.num_points,
+                interval=evaluation.clean_interval,
+            ),
+            robust=AccuracyView(
+                accuracy=evaluation.robust_accuracy,
+                correct=evaluation.robust_correct,
+                points=evaluation.num_points,
+                interval=evaluation.robust_interval,
+            ),
+            attacks=[AttackView.of(result) for result in evaluation.attacks],
+            seconds=evaluation.seconds,
+            created_at=evaluation.created_at,
+            manifest=evaluation.manifest,
+        )
+
+
+class ModelView(Schema):
+    id: int
+    name: str
+    dataset: str
+    architecture: str
+    loss: str | None
+    weights_sha256: str
+    train_job_id: int | None
+    created_at: datetime
+
+    @classmethod
+    def of(cls, model: Model) -> Self:
+        return cls(
+            id=model.id,
+            name=model.name,
+            dataset=model.dataset,
+            architecture=model.architecture,
+            loss=model.loss,
+            weights_sha256=model.weights_sha256,
+            train_job_id=model.train_job_id,
+            created_at=model.created_at,
+        )
+
+
+class ModelDetail(ModelView):
+    evaluations: list[EvaluationView]
+    """Newest first."""
+
+
+class RowView(Schema):
+    rank: int
+    model: ModelView
+    evaluation: EvaluationView
+
+    @classmethod
+    def of(cls, row: leaderboard.Row) -> Self:
+        return cls(rank=row.rank, model=ModelView.of(row.model), evaluation=EvaluationView.of(row.evaluation))
+
+
+class BoardSummary(Schema):
+    dataset: str
+    threat_model: str
+    title: str
+    norm: str
+    epsilon: float
+    num_models: int
+
+    @classmethod
+    def of(cls, board: leaderboard.Board) -> Self:
+        return cls(
+            dataset=board.dataset,
+            threat_model=board.name,
+            title=board.title,
+            norm=board.norm,
+            epsilon=board.epsilon,
+            num_models=board.num_models,
+        )
+
+
+class BoardDetail(BoardSummary):
+    rows: list[RowView]
+    """Best first: by robust accuracy, then clean accuracy, then who was first."""
+
+
+class Readiness(Schema):
+    ready: bool
+    parts: dict[str, str]
+    """Each part the service needs: 'ok', or what is wrong with it."""

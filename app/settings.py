@@ -1,0 +1,65 @@
+"""The one place where the service reads its environment. Units stand in the names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Every option of the service, set by environment variables named GKLBENCH_<FIELD>."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="GKLBENCH_", frozen=True, extra="ignore", use_attribute_docstrings=True
+    )
+
+    data_dir: Path = Path("gklbench-data")
+    """Where artifacts, logs and, in embedded mode, the database are kept."""
+
+    database_url: str = ""
+    """SQLAlchemy address of the database; empty means the SQLite file `gklbench.sqlite3` in the data directory."""
+
+    broker_url: str = "redis://127.0.0.1:6379/0"
+    """Address of the Redis-protocol server that wakes the workers."""
+
+    host: str = "127.0.0.1"
+    """Address on which the API and the pages listen."""
+
+    port: int = Field(default=8000, ge=0, le=65535)
+    """Port on which the API and the pages listen."""
+
+    max_body_bytes: int = Field(default=1024 * 1024, ge=1024)
+    """Largest request body that the API reads."""
+
+    lease_seconds: float = Field(default=90, gt=0)
+    """A running job whose worker has not been heard of for so long is taken from it."""
+
+    heartbeat_seconds: float = Field(default=15, gt=0)
+    """How often a worker renews the lease of its job."""
+
+    max_lost_leases: int = Field(default=3, ge=1)
+    """A job whose worker was lost so many times fails with `worker_lost` instead of being queued again."""
+
+    stop_grace_seconds: float = Field(default=20, gt=0)
+    """Time between asking a run to stop and killing it."""
+
+    relay_seconds: float = Field(default=5, gt=0)
+    """How often the relay looks for messages to publish and for lost workers."""
+
+    republish_seconds: float = Field(default=60, gt=0)
+    """A job that is still queued this long after its message is announced to the workers again."""
+
+    idempotency_hours: float = Field(default=24, gt=0)
+    """How long an Idempotency-Key is remembered."""
+
+    @property
+    def effective_database_url(self) -> str:
+        return self.database_url or f"sqlite:///{self.data_dir.resolve() / 'gklbench.sqlite3'}"
+
+    def environment(self) -> dict[str, str]:
+        """The variables that give another process these settings."""
+        values = {name: str(getattr(self, name)) for name in type(self).model_fields}
+        values["data_dir"] = str(self.data_dir.resolve())
+        return {f"GKLBENCH_{name.upper()}": value for name, value in values.items()}

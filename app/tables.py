@@ -1,0 +1,274 @@
+"""The database's tables. `app.jobs` is the only place where a job's state changes."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    Dialect,
+    Enum,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    TypeDecorator,
+    UniqueConstraint,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+
+from gkl.errors import FailureCode
+from gkl.outcome import wilson_interval
+
+
+class JobState(StrEnum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    CANCELLING = "cancelling"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_final(self) -> bool:
+        return self in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
+
+
+class JobKind(StrEnum):
+    TRAIN = "train"
+    EVALUATE = "evaluate"
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """Aware datetimes in UTC, also from SQLite, which stores none."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return None if value is None else value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+# SQLite numbers rows by itself only in a column of exactly the type INTEGER.
+_Id = BigInteger().with_variant(Integer, "sqlite")
+_Json = JSON().with_variant(JSONB, "postgresql")
+
+
+def _enum(kind: type[StrEnum], length: int) -> Enum:
+    """Stored as its value in a plain string column, so that a new member needs no migration of a type."""
+    return Enum(kind, native_enum=False, length=length, values_callable=lambda members: [m.value for m in members])
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {datetime: UtcDateTime, dict[str, Any]: _Json}  # noqa: RUF012 - SQLAlchemy's hook
+
+
+class Job(Base):
+    """One thing to run. `attempt` fences: a write that carries an older one is refused."""
+
+    __tablename__ = "jobs"
+
+    id: Mapped[int] = mapped_column(_Id, primary_key=True)
+    kind: Mapped[JobKind] = mapped_column(_enum(JobKind, 20))
+    name: Mapped[str] = mapped_column(String(100))
+    spec: Mapped[dict[str, Any]]
+    state: Mapped[JobState] = mapped_column(_enum(JobState, 20), default=JobState.QUEUED)
+    priority: Mapped[int] = mapped_column(Integer, default=0)
+    parent_id: Mapped[int | None] = mapped_column(ForeignKey("jobs.id"), index=True)
+    """The train job whose weights this evaluation attacks."""
+
+    created_at: Mapped[datetime]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+    attempt: Mapped[int] = mapped_column(Integer, default=0)
+    """How many times a worker has claimed it."""
+    lost_leases: Mapped[int] = mapped_column(Integer, default=0)
+    worker: Mapped[str | None] = mapped_column(String(200))
+    lease_expires_at: Mapped[datetime | None]
+
+    progress: Mapped[dict[str, Any] | None]
+    """The newest `gkl.outcome.Progress`."""
+    failure_code: Mapped[FailureCode | None] = mapped_column(_enum(FailureCode, 30))
+    failure_message: Mapped[str | None]
+
+    parent: Mapped[Job | None] = relationship(remote_side="Job.id", back_populates="children")
+    children: Mapped[list[Job]] = relationship(back_populates="parent", order_by="Job.id")
+
+    __table_args__ = (
+        # What a claim looks for, in the order in which it takes.
+        Index("ix_jobs_claim", "state", priority.desc(), "id"),
+        Index("ix_jobs_kind_id", "kind", "id"),
+    )
+
+
+class JobEvent(Base):
+    """What happened to a job, for ever: state changes, epochs, attacks. Its id is the stream's event id."""
+
+    __tablename__ = "job_events"
+
+    id: Mapped[int] = mapped_column(_Id, primary_key=True)
+    job_id: Mapped[int] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    type: Mapped[str] = mapped_column(String(20))
+    data: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
+
+    __table_args__ = (Index("ix_job_events_job_id_id", "job_id", "id"),)
+
+
+class OutboxMessage(Base):
+    """A wake-up that workers are owed, written in the transaction that queued the job."""
+
+    __tablename__ = "outbox"
+
+    id: Mapped[int] = mapped_column(_Id, primary_key=True)
+    job_id: Mapped[int] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
+    created_at: Mapped[datetime]
+    published_at: Mapped[datetime | None]
+
+
+class IdempotencyKey(Base):
+    """A key that a client sent with a request, and the job which that request made."""
+
+    __tablename__ = "idempotency_keys"
+
+    key: Mapped[str] = mapped_column(String(255), primary_key=True)
+    body_sha256: Mapped[str] = mapped_column(String(64))
+    job_id: Mapped[int] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
+    created_at: Mapped[datetime]
+
+
+class CheckpointKind(StrEnum):
+    RESUME = "resume"
+    """A training's whole state, to go on from."""
+    WEIGHTS = "weights"
+    """The network alone, to evaluate."""
+
+
+class Checkpoint(Base):
+    """A file in the artifact store that a train job left."""
+
+    __tablename__ = "checkpoints"
+
+    id: Mapped[int] = mapped_column(_Id, primary_key=True)
+    job_id: Mapped[int] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
+    kind: Mapped[CheckpointKind] = mapped_column(_enum(CheckpointKind, 20))
+    epoch: Mapped[int]
+    file: Mapped[str] = mapped_column(String(200))
+    sha256: Mapped[str] = mapped_column(String(64), index=True)
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    dataset: Mapped[str] = mapped_column(String(50))
+    architecture: Mapped[str] = mapped_column(String(100))
+    created_at: Mapped[datetime]
+
+    __table_args__ = (UniqueConstraint("job_id", "kind", "epoch"),)
+
+
+class Model(Base):
+    """An entry of the leaderboard: one set of weights."""
+
+    __tablename__ = "models"
+
+    id: Mapped[int] = mapped_column(_Id, primary_key=True)
+    name: Mapped[str] = mapped_column(String(100))
+    dataset: Mapped[str] = mapped_column(String(50))
+    architecture: Mapped[str] = mapped_column(String(100))
+    loss: Mapped[str | None] = mapped_column(String(50))
+    """The objective it was trained with, where this service trained it."""
+    weights_sha256: Mapped[str] = mapped_column(String(64), unique=True)
+    train_job_id: Mapped[int | None] = mapped_column(ForeignKey("jobs.id"))
+    created_at: Mapped[datetime]
+
+    evaluations: Mapped[list[Evaluation]] = relationship(back_populates="model", order_by="Evaluation.id")
+    train_job: Mapped[Job | None] = relationship()
+
+
+class Evaluation(Base):
+    """One measurement of a model under a threat model."""
+
+    __tablename__ = "evaluations"
+
+    id: Mapped[int] = mapped_column(_Id, primary_key=True)
+    model_id: Mapped[int] = mapped_column(ForeignKey("models.id"), index=True)
+    job_id: Mapped[int] = mapped_column(ForeignKey("jobs.id"), unique=True)
+    """Unique: a job that is finished twice counts once."""
+    board: Mapped[str] = mapped_column(String(50))
+    norm: Mapped[str] = mapped_column(String(10))
+    epsilon: Mapped[float]
+    protocol: Mapped[str] = mapped_column(String(50))
+    num_points: Mapped[int]
+    is_complete: Mapped[bool]
+    """Whether all test images were attacked; only then is it ranked."""
+    clean_correct: Mapped[int]
+    robust_correct: Mapped[int]
+    seconds: Mapped[float]
+    manifest: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
+
+    model: Mapped[Model] = relationship(back_populates="evaluations")
+    job: Mapped[Job] = relationship()
+    attacks: Mapped[list[AttackResult]] = relationship(back_populates="evaluation", order_by="AttackResult.position")
+
+    __table_args__ = (
+        Index("ix_evaluations_board", "board", "is_complete", "model_id"),
+        CheckConstraint("0 <= robust_correct AND robust_correct <= clean_correct", name="robust_within_clean"),
+        CheckConstraint("clean_correct <= num_points AND num_points > 0", name="clean_within_points"),
+    )
+
+    @property
+    def clean_accuracy(self) -> float:
+        return self.clean_correct / self.num_points
+
+    @property
+    def robust_accuracy(self) -> float:
+        return self.robust_correct / self.num_points
+
+    @property
+    def clean_interval(self) -> tuple[float, float]:
+        return wilson_interval(self.clean_correct, self.num_points)
+
+    @property
+    def robust_interval(self) -> tuple[float, float]:
+        return wilson_interval(self.robust_correct, self.num_points)
+
+
+class AttackResult(Base):
+    """One attack of an evaluation; it saw the points that all before it left standing."""
+
+    __tablename__ = "attack_results"
+
+    evaluation_id: Mapped[int] = mapped_column(ForeignKey("evaluations.id", ondelete="CASCADE"), primary_key=True)
+    position: Mapped[int] = mapped_column(primary_key=True)
+    attack: Mapped[str] = mapped_column(String(50))
+    points: Mapped[int]
+    broken: Mapped[int]
+    seconds: Mapped[float]
+
+    evaluation: Mapped[Evaluation] = relationship(back_populates="attacks")
+
+    __table_args__ = (CheckConstraint("0 <= broken AND broken <= points", name="broken_within_points"),)
+
+    @property
+    def survivors(self) -> int:
+        return self.points - self.broken

@@ -1,0 +1,178 @@
+"""Each page: read rows, render. No page calls the broker or an engine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from fastapi.templating import Jinja2Templates
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+from app import formatting, jobs, leaderboard
+from app.database import database_now
+from app.errors import ServiceError
+from app.routes.jobs import MAX_ID, JobId
+from app.routes.leaderboards import BoardPart
+from app.service import ServiceDep
+from app.tables import JobKind, JobState
+from app.web.charts import Curve, survivor_bars, training_curves
+from gkl.catalog import ARCHITECTURES, DATASETS
+from gkl.outcome import EpochFinished
+from gkl.recipes import RECIPES
+from gkl.spec import format_epsilon
+
+router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
+
+_LOG_TAIL_BYTES = 16 * 1024
+_JOBS_PER_PAGE = 50
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("app.web"),
+        autoescape=select_autoescape(),
+        # A name that a template misspells must not turn into an empty cell.
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        duration=formatting.duration,
+        percent=formatting.percent,
+        interval=formatting.interval,
+        when=formatting.when,
+        epsilon=format_epsilon,
+        pretty_json=lambda value: json.dumps(value, indent=2),
+    )
+    environment.globals.update(
+        datasets=DATASETS, architectures=ARCHITECTURES, loss_titles=leaderboard.LOSS_TITLES, JobState=JobState
+    )
+    return environment
+
+
+_templates = Jinja2Templates(env=_environment())
+
+
+def _render(request: Request, template: str, *, status_code: int = 200, **context: Any) -> HTMLResponse:
+    return _templates.TemplateResponse(request, template, context, status_code=status_code)
+
+
+def error_page(request: Request, status: int, detail: str) -> Response:
+    return _render(request, "error.html", status_code=status, status=status, detail=detail)
+
+
+@router.get("/")
+def home(request: Request, service: ServiceDep) -> Response:
+    with service.database.reading() as session:
+        boards = leaderboard.boards(session)
+        leaders = [leaderboard.rows(session, board.dataset, board.name)[0] for board in boards]
+        recent = jobs.page(session, limit=5)
+        return _render(
+            request,
+            "home.html",
+            boards=list(zip(boards, leaders, strict=True)),
+            jobs=recent,
+            url=str(request.base_url).rstrip("/"),
+            recipe=next(iter(RECIPES)),
+        )
+
+
+@router.get("/leaderboards/{dataset}/{name}")
+def board(request: Request, service: ServiceDep, dataset: BoardPart, name: BoardPart) -> Response:
+    with service.database.reading() as session:
+        found = leaderboard.board(session, dataset, name)
+        rows = leaderboard.rows(session, dataset, name)
+        return _render(request, "board.html", board=found, rows=rows)
+
+
+@router.get("/models/{model_id}")
+def model(request: Request, service: ServiceDep, model_id: JobId) -> Response:
+    with service.database.reading() as session:
+        found = leaderboard.model(session, model_id)
+        evaluations = [
+            (evaluation, leaderboard.rank_of(session, evaluation), survivor_bars(evaluation))
+            for evaluation in leaderboard.evaluations_of(session, model_id)
+        ]
+        curve = None if found.train_job_id is None else _curve(session, found.train_job_id)
+        return _render(request, "model.html", model=found, evaluations=evaluations, curve=curve)
+
+
+@router.get("/jobs")
+def job_list(
+    request: Request,
+    service: ServiceDep,
+    state: JobState | None = None,
+    kind: JobKind | None = None,
+    cursor: Annotated[int | None, Query(ge=1, le=MAX_ID)] = None,
+) -> Response:
+    with service.database.reading() as session:
+        found = jobs.page(session, state=state, kind=kind, before_id=cursor, limit=_JOBS_PER_PAGE + 1)
+        older = None
+        if len(found) > _JOBS_PER_PAGE:
+            older = request.url.include_query_params(cursor=found[_JOBS_PER_PAGE - 1].id)
+        return _render(
+            request,
+            "jobs.html",
+            jobs=found[:_JOBS_PER_PAGE],
+            older=older,
+            is_first_page=cursor is None,
+            state=state,
+            kind=kind,
+            states=list(JobState),
+            kinds=list(JobKind),
+            now=database_now(session),
+        )
+
+
+@router.get("/jobs/{job_id}")
+def job(request: Request, service: ServiceDep, job_id: JobId) -> Response:
+    with service.database.reading() as session:
+        found = jobs.get(session, job_id)
+        return _render(
+            request,
+            "job.html",
+            job=found,
+            model=leaderboard.models_of_jobs(session, [job_id]).get(job_id),
+            evaluation=leaderboard.evaluation_of_job(session, job_id),
+            curve=_curve(session, job_id),
+            attacks=[e.data["outcome"] for e in jobs.events_after(session, job_id, 0) if e.type == "attack"],
+            history=[e for e in jobs.events_after(session, job_id, 0) if e.type == "state"],
+            seconds=jobs.seconds_running(found, database_now(session)),
+            log=_log_tail(service.store.job_log(job_id)),
+        )
+
+
+@router.post("/jobs/{job_id}/cancel")
+def cancel(request: Request, service: ServiceDep, job_id: JobId) -> Response:
+    # Browsers say where a form came from; another site's page must not cancel jobs.
+    if request.headers.get("sec-fetch-site", "same-origin") != "same-origin":
+        return error_page(request, 403, "This request came from another site and was not carried out.")
+    try:
+        with service.database.writing() as session:
+            jobs.request_cancel(session, job_id)
+    except ServiceError as error:
+        return error_page(request, error.status, str(error))
+    return RedirectResponse(f"/jobs/{job_id}", status_code=303)
+
+
+def _curve(session: Any, job_id: int) -> Curve | None:
+    epochs = [
+        EpochFinished.model_validate(event.data | {"type": "epoch"})
+        for event in jobs.events_after(session, job_id, 0, limit=100_000)
+        if event.type == "epoch"
+    ]
+    return training_curves(epochs)
+
+
+def _log_tail(path: Path) -> str:
+    """The end of a log, from the start of a line."""
+    if not path.exists():
+        return ""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        file.seek(max(0, size - _LOG_TAIL_BYTES))
+        text = file.read(_LOG_TAIL_BYTES).decode(errors="replace")
+    return text if size <= _LOG_TAIL_BYTES else text.split("\n", 1)[-1]

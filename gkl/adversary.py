@@ -1,0 +1,76 @@
+"""The inner maximization of adversarial training: projected gradient ascent on a given loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from gkl.catalog import Norm
+
+
+def projected_gradient_ascent(
+    model: nn.Module,
+    x: Tensor,
+    loss: Callable[[Tensor], Tensor],
+    *,
+    norm: Norm,
+    epsilon: float,
+    num_steps: int,
+    step_size: float,
+    start: Tensor,
+) -> Tensor:
+    """Perturb `x` to increase `loss(model(x_adv))` within the ball and the box (PGD, arXiv 1706.06083).
+
+    The model is used as it is: put it in eval mode first if its batch statistics must not move.
+
+    Args:
+        model: images (B, *) -> logits (B, C).
+        x: (B, *) natural images in [0, 1].
+        loss: logits of the perturbed images (B, C) -> scalar to be increased.
+        norm: 'Linf' or 'L2', over all pixels of an image.
+        epsilon: radius of the ball, at least 0.
+        num_steps: gradient steps.
+        step_size: length of a step in `norm`.
+        start: (B, *), where to start; projected before the first step.
+
+    Returns:
+        (B, *) images in [0, 1] at most `epsilon` from `x`, detached.
+    """
+    x_adv = project(start, x, norm=norm, epsilon=epsilon)
+    for _ in range(num_steps):
+        x_adv.requires_grad_(True)
+        # Only the image's gradient: parameter gradients would cost a third of the backward pass.
+        (gradient,) = torch.autograd.grad(loss(model(x_adv)), x_adv)
+        with torch.no_grad():
+            ascent = gradient.sign() if norm == "Linf" else _unit_l2(gradient)
+            x_adv = project(x_adv + step_size * ascent, x, norm=norm, epsilon=epsilon)
+    return x_adv.detach()
+
+
+@torch.no_grad()
+def project(x_adv: Tensor, x: Tensor, *, norm: Norm, epsilon: float) -> Tensor:
+    """The point near `x_adv` within `epsilon` of `x` and inside the box [0, 1]; shapes (B, *).
+
+    For L2 the box is applied after the ball. That cannot leave the ball: clamping to a box that holds `x`
+    never moves a point away from it.
+    """
+    difference = x_adv - x
+    if norm == "Linf":
+        difference = difference.clamp(-epsilon, epsilon)
+    else:
+        length = _l2_norm(difference)
+        difference = difference * (epsilon / length.clamp_min(epsilon))
+    return (x + difference).clamp(0.0, 1.0)
+
+
+def _l2_norm(batch: Tensor) -> Tensor:
+    """(B, *) -> (B, 1, ..., 1), broadcastable."""
+    length: Tensor = batch.flatten(1).norm(dim=1)
+    return length.reshape(-1, *([1] * (batch.dim() - 1)))
+
+
+def _unit_l2(gradient: Tensor) -> Tensor:
+    """Gradient scaled to length 1 per image; a zero gradient stays zero instead of becoming NaN."""
+    return gradient / _l2_norm(gradient).clamp_min(torch.finfo(gradient.dtype).tiny)

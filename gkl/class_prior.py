@@ -1,0 +1,43 @@
+"""Class-wise global information: for each class the mean prediction over its samples.
+
+Row y of the prior weighs the class pairs of a sample with label y in the GKL loss. It is accumulated over an
+epoch and used in the next (arXiv 2305.13948, section on inserting class-wise global information).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+class ClassPrior:
+    """Mean softmax per class, a (C, C) float32 tensor whose rows sum to 1; uniform in the first epoch.
+
+    A class without a sample in an epoch keeps its old row.
+    """
+
+    def __init__(self, num_classes: int, *, temperature: float, device: torch.device) -> None:
+        self.temperature = temperature
+        self.rows = torch.full((num_classes, num_classes), 1.0 / num_classes, device=device)
+        self._sums = torch.zeros(num_classes, num_classes, device=device)
+        self._counts = torch.zeros(num_classes, device=device)
+
+    def of(self, labels: Tensor) -> Tensor:
+        """The prior's row of each label: (B,) int64 -> (B, C)."""
+        return self.rows[labels]
+
+    @torch.no_grad()
+    def accumulate(self, logits: Tensor, labels: Tensor) -> None:
+        """Add a batch of natural (or teacher) logits, (B, C), and their labels, (B,)."""
+        probabilities = F.softmax(logits.detach().float() / self.temperature, dim=1)
+        self._sums.index_add_(0, labels, probabilities)
+        self._counts.index_add_(0, labels, torch.ones_like(labels, dtype=self._counts.dtype))
+
+    @torch.no_grad()
+    def finish_epoch(self) -> None:
+        """Make the accumulated means the rows in use, and start over."""
+        seen = self._counts > 0
+        self.rows[seen] = self._sums[seen] / self._counts[seen, None]
+        self._sums.zero_()
+        self._counts.zero_()

@@ -1,0 +1,54 @@
+"""What can go wrong in the engine, and what the person who sees it should do.
+
+    GklError
+    ├── InvalidInput          the spec, the data or the weights cannot be used as given
+    ├── OutOfMemory           the device has too little memory for this batch size
+    ├── NonFiniteLoss         the training diverged
+    └── InvalidVerdict        an attack's result did not survive its own re-check
+    Stopped                   not an error: the run was asked to stop and has saved what it had
+
+Every message is one or two sentences: what was found, and what to do.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class FailureCode(StrEnum):
+    """Why a job failed. Typed, so that pages, clients and metrics need not read sentences."""
+
+    INVALID_INPUT = "invalid_input"
+    OUT_OF_MEMORY = "out_of_memory"
+    NON_FINITE_LOSS = "non_finite_loss"
+    TIMED_OUT = "timed_out"
+    NO_PROGRESS = "no_progress"
+    WORKER_LOST = "worker_lost"
+    KILLED = "killed"
+    INTERNAL = "internal"
+
+
+class GklError(Exception):
+    """Base of the engine's errors; `code` is what a failed job carries."""
+
+    code: FailureCode = FailureCode.INTERNAL
+
+
+class InvalidInput(GklError):
+    code = FailureCode.INVALID_INPUT
+
+
+class OutOfMemory(GklError):
+    code = FailureCode.OUT_OF_MEMORY
+
+
+class NonFiniteLoss(GklError):
+    code = FailureCode.NON_FINITE_LOSS
+
+
+class InvalidVerdict(GklError):
+    code = FailureCode.INTERNAL
+
+
+class Stopped(Exception):
+    """The run was asked to stop (SIGTERM, Ctrl-C) and left a checkpoint to resume from."""

@@ -1,0 +1,61 @@
+"""From a spec's architecture name to a network, and from a safetensors file to its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from gkl.catalog import ARCHITECTURES, DATASETS, unknown_name_message
+from gkl.errors import InvalidInput
+from gkl.models.small_cnn import SmallCNN
+
+_BUILDERS: dict[str, Callable[[int, tuple[int, int, int]], nn.Module]] = {"small_cnn": SmallCNN}
+
+assert _BUILDERS.keys() == ARCHITECTURES.keys(), "the catalog and the code must name the same architectures"
+
+
+def build_model(architecture: str, dataset: str) -> nn.Module:
+    """A freshly initialized network for the images and classes of a data set, on the CPU, in train mode.
+
+    Raises:
+        InvalidInput: if the name is not in the catalog.
+    """
+    if architecture not in _BUILDERS:
+        raise InvalidInput(unknown_name_message("architecture", architecture, _BUILDERS))
+    described = DATASETS[dataset]
+    return _BUILDERS[architecture](described.num_classes, described.image_shape)
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Load a safetensors file into a network, which must have exactly these names, shapes and dtypes.
+
+    Raises:
+        InvalidInput: with the first difference, if the file is not safetensors or is of another network.
+    """
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InvalidInput(
+            f"{path.name} cannot be read as safetensors ({error}); send the file that a training left, "
+            "or save a state dict with safetensors.torch.save_file"
+        ) from error
+    expected = model.state_dict()
+    for name, tensor in expected.items():
+        if name not in tensors:
+            raise InvalidInput(f"{path.name} lacks the tensor {name!r}; was it made by another architecture?")
+        given = tensors[name]
+        if given.shape != tensor.shape or given.dtype != tensor.dtype:
+            raise InvalidInput(
+                f"tensor {name!r} in {path.name} is {given.dtype} {tuple(given.shape)}, but the architecture "
+                f"has {tensor.dtype} {tuple(tensor.shape)} there; choose the architecture it was trained with"
+            )
+        if given.is_floating_point() and not given.isfinite().all():
+            raise InvalidInput(f"tensor {name!r} in {path.name} has NaN or infinite values; the training diverged")
+    surplus = sorted(tensors.keys() - expected.keys())
+    if surplus:
+        raise InvalidInput(f"{path.name} has a tensor {surplus[0]!r} that the architecture does not have")
+    model.load_state_dict(tensors)

@@ -1,0 +1,150 @@
+"""What a run reports while it works and when it ends. Free of torch.
+
+The runner writes these models as JSON lines, the supervisor reads them, the database keeps them.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from gkl.errors import FailureCode
+
+
+class Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+def wilson_interval(successes: int, trials: int, z: float = 1.959963984540054) -> tuple[float, float]:
+    """Wilson score interval of a proportion; with the default z, at 95 % confidence.
+
+    >>> low, high = wilson_interval(5709, 10000)
+    >>> f"{low:.4f} {high:.4f}"
+    '0.5612 0.5806'
+    """
+    if trials <= 0:
+        return (0.0, 1.0)
+    p = successes / trials
+    scale = 1 + z * z / trials
+    center = (p + z * z / (2 * trials)) / scale
+    half = z / scale * math.sqrt(p * (1 - p) / trials + z * z / (4 * trials * trials))
+    return (max(0.0, center - half), min(1.0, center + half))
+
+
+class Manifest(Record):
+    """Where a result comes from: everything needed to measure it again."""
+
+    spec: dict[str, Any]
+    """The spec, complete."""
+    git_commit: str | None
+    """Commit of the engine's source, with '+changes' if files differed from it; null outside a checkout."""
+    packages: dict[str, str]
+    """Versions of the packages that computed the result."""
+    python: str
+    device: str
+    """Name of the processor or GPU."""
+    seed: int
+    dataset_sha256: str
+    """sha256 over the images and labels that the run used."""
+    weights_sha256: str
+    """sha256 of the safetensors file with the weights, made by a training or attacked by an evaluation."""
+
+
+class AttackOutcome(Record):
+    """One attack of an evaluation. An attack only sees the points that all before it left standing."""
+
+    attack: str
+    points: int
+    """Points that entered the attack."""
+    broken: int
+    """Points for which it found an adversarial example."""
+    seconds: float
+
+    @property
+    def survivors(self) -> int:
+        return self.points - self.broken
+
+
+class TrainOutcome(Record):
+    type: Literal["trained"] = "trained"
+    weights: str
+    """File name of the weights, relative to the run's directory."""
+    epochs: int
+    seconds: float
+    """Training time of the whole run, resumed parts included."""
+    manifest: Manifest
+
+
+class EvaluationOutcome(Record):
+    type: Literal["evaluated"] = "evaluated"
+    num_points: int
+    clean_correct: int
+    """Points classified correctly without perturbation."""
+    robust_correct: int
+    """Points for which no attack found an adversarial example."""
+    attacks: list[AttackOutcome]
+    seconds: float
+    manifest: Manifest
+
+
+class Progress(Record):
+    """Where the run is. Replaced by the next one; nothing is lost if one is dropped."""
+
+    type: Literal["progress"] = "progress"
+    stage: str
+    """What is being done, in a word or two: 'training', 'APGD-CE'."""
+    fraction: float = Field(ge=0, le=1)
+    """Share of the whole run that is done."""
+    seconds_left: float | None = None
+    """Estimated seconds until the run ends; null while there is nothing to estimate from."""
+    detail: str = ""
+    """Where in the stage: 'epoch 12 of 40', 'block 2 of 2'."""
+
+
+class EpochFinished(Record):
+    """One point of the training curve; accuracies are means over the epoch's training batches."""
+
+    type: Literal["epoch"] = "epoch"
+    epoch: int
+    epochs: int
+    loss: float
+    clean_accuracy: float
+    adversarial_accuracy: float
+    """Accuracy on the adversarial images of the inner maximization."""
+    epsilon: float
+    learning_rate: float
+    seconds: float
+
+
+class AttackFinished(Record):
+    type: Literal["attack"] = "attack"
+    outcome: AttackOutcome
+
+
+class CheckpointSaved(Record):
+    type: Literal["checkpoint"] = "checkpoint"
+    file: str
+    """File name, relative to the run's directory."""
+    epoch: int
+
+
+class Failed(Record):
+    type: Literal["failed"] = "failed"
+    code: FailureCode
+    message: str
+    """What was found and what to do, in a sentence or two."""
+
+
+class Interrupted(Record):
+    """The run was asked to stop and can be resumed."""
+
+    type: Literal["interrupted"] = "interrupted"
+
+
+Event: TypeAlias = Progress | EpochFinished | AttackFinished | CheckpointSaved
+Ending: TypeAlias = TrainOutcome | EvaluationOutcome | Failed | Interrupted
+MESSAGE: TypeAdapter[Event | Ending] = TypeAdapter(
+    Annotated[Event | Ending, Field(discriminator="type")],
+)

@@ -1,0 +1,56 @@
+"""The record of where a result comes from."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+import gkl
+from gkl.device import device_name
+from gkl.outcome import Manifest
+from gkl.spec import EvaluateSpec, TrainSpec
+
+_PACKAGES = ("gklbench", "torch", "numpy", "pyautoattack", "scikit-learn", "safetensors")
+
+
+def make_manifest(
+    spec: TrainSpec | EvaluateSpec,
+    *,
+    seed: int,
+    device: torch.device,
+    dataset_sha256: str,
+    weights_sha256: str,
+) -> Manifest:
+    return Manifest(
+        spec=spec.model_dump(mode="json"),
+        git_commit=git_commit(),
+        packages={name: version(name) for name in _PACKAGES},
+        python=platform.python_version(),
+        device=device_name(device),
+        seed=seed,
+        dataset_sha256=dataset_sha256,
+        weights_sha256=weights_sha256,
+    )
+
+
+def git_commit() -> str | None:
+    """Commit of the checkout this code runs from, '+changes' appended if its files differ; None outside one."""
+    source = Path(gkl.__file__).parent
+    commit = _git(source, "rev-parse", "HEAD")
+    if commit is None:
+        return None
+    return commit + ("+changes" if _git(source, "status", "--porcelain", "--", str(source)) else "")
+
+
+def _git(directory: Path, *arguments: str) -> str | None:
+    try:
+        finished = subprocess.run(
+            ["git", "-C", str(directory), *arguments], capture_output=True, text=True, check=True, timeout=10
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return finished.stdout.strip()

@@ -1,0 +1,1 @@
+"""The Celery worker: claims jobs and supervises the processes that run them."""

@@ -1,0 +1,98 @@
+"""`python -m worker.runner`: one run, as a process of its own. Knows neither Celery nor the database.
+
+Standard input: one JSON line with the order (spec, directory, weights); then nothing, and its end means that
+the supervisor is gone. Standard output: JSON lines, events and at last an ending (`gkl.outcome`). Standard
+error: the log. SIGTERM: stop at the next step, with an `Interrupted`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from gkl.errors import FailureCode, GklError, Stopped
+from gkl.outcome import Ending, Failed, Interrupted
+from gkl.spec import JOB_SPEC, TrainSpec
+
+_log = logging.getLogger("worker.runner")
+
+
+def main() -> None:
+    # What libraries print goes to the log: standard output belongs to the messages.
+    messages = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+    os.dup2(2, 1)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+
+    def send(message: BaseModel) -> None:
+        messages.write(message.model_dump_json() + "\n")
+
+    order = json.loads(sys.stdin.readline())
+    threading.Thread(target=_die_with_supervisor, daemon=True).start()
+    send(_run(order, send, stop.is_set))
+
+
+def _run(order: dict[str, Any], send: Callable[[BaseModel], None], should_stop: Callable[[], bool]) -> Ending:
+    try:
+        return _execute(order, send, should_stop)
+    except Stopped:
+        return Interrupted()
+    except GklError as error:
+        _log.error("%s: %s", error.code, error)
+        return Failed(code=error.code, message=str(error))
+    except ValidationError as error:
+        return Failed(code=FailureCode.INVALID_INPUT, message=str(error))
+    except Exception as error:  # noqa: BLE001 - logged, and told to the supervisor
+        _log.exception("the run failed")
+        if _is_out_of_memory(error):
+            return Failed(
+                code=FailureCode.OUT_OF_MEMORY,
+                message="the device has too little memory for this run; lower batch_size and submit it again",
+            )
+        return Failed(
+            code=FailureCode.INTERNAL,
+            message=f"{type(error).__name__}: {error}; the job's log has the whole trace",
+        )
+
+
+def _execute(order: dict[str, Any], send: Callable[[BaseModel], None], should_stop: Callable[[], bool]) -> Ending:
+    spec = JOB_SPEC.validate_python(order["spec"])
+    directory = Path(order["directory"])
+    # Imported here: torch takes seconds, in which an order could already have been refused.
+    if isinstance(spec, TrainSpec):
+        from gkl.training import train  # noqa: PLC0415
+
+        return train(spec, directory, report=send, should_stop=should_stop)
+    from gkl.evaluation import evaluate  # noqa: PLC0415
+
+    return evaluate(spec, directory / order["weights"], report=send, should_stop=should_stop)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # torch raises its own error for CUDA and a plain RuntimeError for the CPU's allocator.
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "can't allocate memory" in str(error)
+    )
+
+
+def _die_with_supervisor() -> None:
+    """End at once when nobody is left to report to; a later attempt goes on from the last checkpoint."""
+    # Not through sys.stdin: its lock would be held here when the interpreter wants to shut down.
+    os.read(0, 1)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,267 @@
+"""Runs a job as a process of its own, and keeps its row alive while it does.
+
+The runner prints JSON lines on its standard output; its standard error is the job's log. Whatever happens
+to it, a crash, the kernel's out-of-memory killer, a hang in a driver, happens to it and not to the worker.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import queue
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from types import TracebackType
+from typing import IO, Self
+
+from pydantic import ValidationError
+
+from app import checkpoints, jobs
+from app.artifacts import ArtifactStore
+from app.database import Database
+from app.settings import Settings
+from app.tables import CheckpointKind, JobState
+from gkl.errors import FailureCode
+from gkl.outcome import (
+    MESSAGE,
+    CheckpointSaved,
+    Ending,
+    EvaluationOutcome,
+    Event,
+    Failed,
+    Interrupted,
+    Progress,
+    TrainOutcome,
+)
+from gkl.spec import EvaluateSpec, TrainSpec
+
+_log = logging.getLogger(__name__)
+
+_PROGRESS_SECONDS = 1.0
+_ENDINGS = (TrainOutcome, EvaluationOutcome, Failed, Interrupted)
+
+
+@dataclass(frozen=True)
+class Killed:
+    """The runner ended without a word."""
+
+    code: FailureCode
+    message: str
+
+
+class Supervisor:
+    """One attempt at a job. Leaving the context ends the runner, if it lives, and removes its directory."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        store: ArtifactStore,
+        claim: jobs.Claim,
+        stopping: threading.Event,
+    ) -> None:
+        self.settings, self.database, self.store = settings, database, store
+        self.claim, self.stopping = claim, stopping
+        runs = settings.data_dir.resolve() / "runs"
+        self.directory = runs / f"{claim.job_id}-{claim.attempt}"
+        for stale in runs.glob(f"{claim.job_id}-*"):
+            # Left by an attempt whose worker was killed; its writes are refused by now.
+            shutil.rmtree(stale, ignore_errors=True)
+        self.lease = timedelta(seconds=settings.lease_seconds)
+        self.process: subprocess.Popen[str] | None = None
+        self.progress: Progress | None = None
+        self.asked_to_stop_at: float | None = None
+
+    def __enter__(self) -> Self:
+        self.directory.mkdir(parents=True)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self._kill()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def run(self) -> Ending | Killed:
+        """Run the job to its end.
+
+        Raises:
+            StaleAttempt: the job was given to another worker.
+        """
+        weights = self._fetch_files()
+        log = self.store.job_log(self.claim.job_id)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("a", encoding="utf-8") as log_file:
+            now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+            print(f"--- attempt {self.claim.attempt}, {now} ---", file=log_file, flush=True)
+            self.process = self._start(weights, log_file)
+            ending = self._follow(self.process)
+        returncode = self.process.wait()
+        return ending or self._explain(returncode)
+
+    def _fetch_files(self) -> str | None:
+        """Bring what the run starts from into its directory; returns the file name of given weights."""
+        if isinstance(self.claim.spec, EvaluateSpec):
+            self.store.fetch(self.claim.spec.weights, self.directory / "weights.safetensors")
+            return "weights.safetensors"
+        with self.database.reading() as session:
+            points = checkpoints.resume_points(session, self.claim.job_id)
+        for point in points:
+            self.store.fetch(point.sha256, self.directory / point.file)
+        return None
+
+    def _start(self, weights: str | None, log_file: IO[str]) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "worker.runner"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log_file,
+            text=True,
+            encoding="utf-8",
+            # The run needs no address or secret of the service.
+            env={k: v for k, v in os.environ.items() if not k.startswith("GKLBENCH_")},
+            # A group of its own: signals to the worker's group, such as Ctrl-C, are the worker's to pass on,
+            # and a signal to this group reaches the run's data-loading processes too.
+            start_new_session=True,
+        )
+        assert process.stdin is not None
+        order = {
+            "spec": self.claim.spec.model_dump(mode="json"),
+            "directory": str(self.directory),
+            "weights": weights,
+        }
+        # The pipe stays open: its end tells the runner that this process is gone.
+        process.stdin.write(json.dumps(order) + "\n")
+        process.stdin.flush()
+        return process
+
+    def _follow(self, process: subprocess.Popen[str]) -> Ending | None:
+        """Read the runner's lines until it closes its output; returns the ending it reported."""
+        lines: queue.Queue[str | None] = queue.Queue()
+        threading.Thread(target=_read_lines, args=(process, lines), daemon=True).start()
+        ending: Ending | None = None
+        next_write = time.monotonic() + self.settings.heartbeat_seconds
+        while True:
+            self._enforce_stop()
+            try:
+                line = lines.get(timeout=0.2)
+            except queue.Empty:
+                line = ""
+            if line is None:
+                return ending
+            message = _parse(line)
+            if isinstance(message, _ENDINGS):
+                ending = message
+            elif message is not None:
+                if isinstance(message, Progress) and self.progress is None:
+                    next_write = min(next_write, time.monotonic() + _PROGRESS_SECONDS)
+                self._take(message)
+            if time.monotonic() >= next_write:
+                self._heartbeat()
+                pause = _PROGRESS_SECONDS if self.progress is not None else self.settings.heartbeat_seconds
+                next_write = time.monotonic() + min(pause, self.settings.heartbeat_seconds)
+
+    def _take(self, event: Event) -> None:
+        if isinstance(event, Progress):
+            self.progress = event
+        elif isinstance(event, CheckpointSaved):
+            self._keep_checkpoint(event)
+        else:
+            with self.database.writing() as session:
+                jobs.record(session, self.claim, event)
+
+    def _keep_checkpoint(self, event: CheckpointSaved) -> None:
+        spec = self.claim.spec
+        assert isinstance(spec, TrainSpec)
+        try:
+            stored = self.store.put(self.directory / event.file)
+        except FileNotFoundError:
+            # The runner keeps only its newest ones, and has gone on faster than they are copied.
+            return
+        with self.database.writing() as session:
+            jobs.hold(session, self.claim)
+            checkpoints.add(
+                session,
+                self.claim.job_id,
+                spec,
+                CheckpointKind.RESUME,
+                epoch=event.epoch,
+                file=event.file,
+                stored=stored,
+            )
+            unused = checkpoints.forget_old_resume_points(session, self.claim.job_id)
+        for sha256 in unused:
+            self.store.remove(sha256)
+
+    def _heartbeat(self) -> None:
+        with self.database.writing() as session:
+            state = jobs.heartbeat(session, self.claim, lease=self.lease, progress=self.progress)
+        if state is JobState.CANCELLING:
+            self._ask_to_stop()
+
+    def _enforce_stop(self) -> None:
+        if self.stopping.is_set():
+            self._ask_to_stop()
+        if self.asked_to_stop_at is None or self.process is None:
+            return
+        if time.monotonic() - self.asked_to_stop_at > self.settings.stop_grace_seconds:
+            self._kill()
+
+    def _ask_to_stop(self) -> None:
+        if self.asked_to_stop_at is None and self.process is not None:
+            self.asked_to_stop_at = time.monotonic()
+            self._signal(signal.SIGTERM)
+
+    def _kill(self) -> None:
+        self._signal(signal.SIGKILL)
+        if self.process is not None:
+            self.process.wait()
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self.process is not None
+        try:
+            os.killpg(self.process.pid, number)
+        except ProcessLookupError:
+            _log.debug("the runner of job %d had ended already", self.claim.job_id)
+
+    def _explain(self, returncode: int) -> Ending | Killed:
+        """What to say of a runner that ended without reporting an ending."""
+        if self.asked_to_stop_at is not None:
+            return Interrupted()
+        if returncode == -signal.SIGKILL:
+            return Killed(
+                FailureCode.KILLED,
+                "the run was killed from outside (SIGKILL), as the kernel does when a host is out of memory; "
+                "look at the host's memory, lower batch_size if it was short, and submit the job again",
+            )
+        cause = f"signal {signal.Signals(-returncode).name}" if returncode < 0 else f"exit status {returncode}"
+        return Killed(FailureCode.INTERNAL, f"the run ended with {cause} and gave no reason; the job's log may hold it")
+
+
+def _read_lines(process: subprocess.Popen[str], lines: queue.Queue[str | None]) -> None:
+    assert process.stdout is not None
+    with process.stdout as stdout:
+        for line in stdout:
+            lines.put(line)
+    lines.put(None)
+
+
+def _parse(line: str) -> Event | Ending | None:
+    if not line:
+        return None
+    try:
+        return MESSAGE.validate_json(line)
+    except ValidationError:
+        _log.warning("the runner printed something that is no message: %.200s", line)
+        return None
