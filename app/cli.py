@@ -62,7 +62,7 @@ def up(data_dir: DataDir = None, port: Port = None) -> None:
     """
     from app.embedded import EmbeddedService  # noqa: PLC0415
 
-    _stop_on_sigterm()
+    _interrupt_on_signals()
     try:
         with EmbeddedService(_settings(data_dir, port)) as service:
             _console.print(f"GKL Bench is running at [bold]{service.url}[/bold]")
@@ -85,7 +85,7 @@ def demo(
     from app.embedded import EmbeddedService  # noqa: PLC0415
     from app.follow import run_and_show  # noqa: PLC0415
 
-    _stop_on_sigterm()
+    _interrupt_on_signals()
     try:
         with EmbeddedService(_settings(data_dir, port)) as service:
             _console.print(f"GKL Bench is running at [bold]{service.url}[/bold]")
@@ -139,10 +139,7 @@ def relay(end_with_parent: EndWithParent = False) -> None:
     from app.service import Service  # noqa: PLC0415
 
     _begin_process(end_with_parent)
-    stopping = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopping.set())
-    run_relay(Service.from_settings(Settings()), stopping)
+    run_relay(Service.from_settings(Settings()), _stop_flag())
 
 
 @cli.command(hidden=True)
@@ -150,10 +147,8 @@ def broker(port: Annotated[int, typer.Option()], end_with_parent: EndWithParent 
     """Run the embedded broker."""
     from app.embedded import run_broker  # noqa: PLC0415
 
-    # Before any thread starts, so that all of them leave these signals to sigwait.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
     _begin_process(end_with_parent)
-    run_broker(port, Settings().data_dir)
+    run_broker(port, Settings().data_dir, _stop_flag())
 
 
 @cli.command()
@@ -303,17 +298,18 @@ def _begin_process(end_with_parent_too: bool) -> None:
         end_with_parent()
 
 
-def _stop_on_sigterm() -> None:
-    """SIGTERM stops like Ctrl-C."""
+def _interrupt_on_signals() -> None:
+    """SIGTERM stops like Ctrl-C, and Ctrl-C does so even where a shell made this process ignore it."""
 
     def interrupt(number: int, frame: FrameType | None) -> Any:
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, interrupt)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, interrupt)
 
 
 def _stop_flag() -> threading.Event:
-    """Set by Ctrl-C or SIGTERM, so that a run stops between two steps and not within one."""
+    """Set by Ctrl-C or SIGTERM, so that work stops between two steps and not within one."""
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

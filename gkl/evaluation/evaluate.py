@@ -7,6 +7,7 @@ model that the model misclassifies. Robust accuracy is the share of points that 
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,8 @@ from gkl.models import build_model, load_weights
 from gkl.outcome import AttackFinished, AttackOutcome, EvaluationOutcome, Event
 from gkl.provenance import make_manifest
 from gkl.spec import EvaluateSpec, ThreatModel
+
+_log = logging.getLogger(__name__)
 
 # Attacks project in float32; an image this little outside the ball is rounding, more is an attack's error.
 _NORM_TOLERANCE = 1e-5
@@ -129,6 +132,7 @@ def run_attacks(
                 seconds=time.perf_counter() - attack_started,
             )
             outcomes.append(outcome)
+            _log.info("%s broke %d of %d points", attack.name, broken, entering)
             report(AttackFinished(outcome=outcome))
             entering = outcome.survivors
     return clean_correct, outcomes

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
 from gkl.catalog import ARCHITECTURES, DATASETS, unknown_name_message
 from gkl.errors import InvalidInput
 from gkl.models.small_cnn import SmallCNN
+from gkl.tensor_files import load_tensors
 
 _BUILDERS: dict[str, Callable[[int, tuple[int, int, int]], nn.Module]] = {"small_cnn": SmallCNN}
 
@@ -36,13 +35,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
     Raises:
         InvalidInput: with the first difference, if the file is not safetensors or is of another network.
     """
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise InvalidInput(
-            f"{path.name} cannot be read as safetensors ({error}); send the file that a training left, "
-            "or save a state dict with safetensors.torch.save_file"
-        ) from error
+    tensors, _ = load_tensors(path)
     expected = model.state_dict()
     for name, tensor in expected.items():
         if name not in tensors:

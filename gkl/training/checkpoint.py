@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gkl.class_prior import ClassPrior
 from gkl.errors import InvalidInput
-from gkl.files import atomic_path
 from gkl.spec import TrainSpec
+from gkl.tensor_files import load_tensors, save_tensors
 
 _FORMAT = "gkl-training-checkpoint-1"
 _PREFIX = "checkpoint-"
@@ -46,12 +43,11 @@ def save_checkpoint(directory: Path, state: TrainingState, spec: TrainSpec, *, k
     path = directory / f"{_PREFIX}{state.epoch:05d}.safetensors"
     metadata = {
         "format": _FORMAT,
-        "spec": spec.model_dump_json(),
-        "epoch": str(state.epoch),
-        "seconds": repr(state.seconds),
+        "spec": spec.model_dump(mode="json"),
+        "epoch": state.epoch,
+        "seconds": state.seconds,
     }
-    with atomic_path(path) as temporary:
-        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, temporary, metadata)
+    save_tensors(path, tensors, metadata)
     for old in _newest_first(directory)[keep:]:
         old.unlink()
     return path
@@ -69,19 +65,16 @@ def restore_newest(directory: Path, state: TrainingState, spec: TrainSpec) -> li
     passed_over = []
     for path in _newest_first(directory):
         try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                # Iterated by key: this handle is no mapping.
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except SafetensorError as error:
-            passed_over.append(f"{path.name} is damaged ({error}); the checkpoint before it is used.")
+            tensors, metadata = load_tensors(path)
+        except InvalidInput as error:
+            passed_over.append(f"{error}; the checkpoint before it is used.")
             continue
         if metadata.get("format") != _FORMAT:
             raise InvalidInput(f"{path.name} is not a training checkpoint of this version; remove it to start over.")
-        _check_same_spec(path, json.loads(metadata["spec"]), spec)
+        _check_same_spec(path, metadata["spec"], spec)
         _restore(state, tensors)
-        state.epoch = int(metadata["epoch"])
-        state.seconds = float(metadata["seconds"])
+        state.epoch = metadata["epoch"]
+        state.seconds = metadata["seconds"]
         break
     return passed_over
 
@@ -91,7 +84,7 @@ def _newest_first(directory: Path) -> list[Path]:
 
 
 def _check_same_spec(path: Path, saved: dict[str, object], spec: TrainSpec) -> None:
-    current = json.loads(spec.model_dump_json())
+    current = spec.model_dump(mode="json")
     differing = sorted(key for key in saved.keys() | current.keys() if saved.get(key) != current.get(key))
     if differing:
         raise InvalidInput(

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from gkl.adversary import projected_gradient_ascent
@@ -18,11 +17,12 @@ from gkl.catalog import DATASETS
 from gkl.data import load_train
 from gkl.device import select_device
 from gkl.errors import NonFiniteLoss, Stopped
-from gkl.files import atomic_path, sha256_of
+from gkl.files import sha256_of
 from gkl.models import build_model
 from gkl.outcome import CheckpointSaved, EpochFinished, Event, Progress, TrainOutcome
 from gkl.provenance import make_manifest
 from gkl.spec import TrainSpec
+from gkl.tensor_files import save_tensors
 from gkl.training.checkpoint import TrainingState, restore_newest, save_checkpoint
 from gkl.training.objective import RobustObjective
 
@@ -127,17 +127,24 @@ class _Run:
         state.epoch, state.seconds = number, state.seconds + seconds
         path = save_checkpoint(self.directory, state, spec)
         self.report(CheckpointSaved(file=path.name, epoch=number))
-        self.report(
-            EpochFinished(
-                epoch=number,
-                epochs=spec.epochs,
-                loss=sums.loss / sums.images,
-                clean_accuracy=sums.clean_correct / sums.images,
-                adversarial_accuracy=sums.adversarial_correct / sums.images,
-                epsilon=epsilon,
-                learning_rate=learning_rate,
-                seconds=seconds,
-            )
+        finished = EpochFinished(
+            epoch=number,
+            epochs=spec.epochs,
+            loss=sums.loss / sums.images,
+            clean_accuracy=sums.clean_correct / sums.images,
+            adversarial_accuracy=sums.adversarial_correct / sums.images,
+            epsilon=epsilon,
+            learning_rate=learning_rate,
+            seconds=seconds,
+        )
+        self.report(finished)
+        _log.info(
+            "epoch %d of %d: loss %.4f, clean %.4f, adversarial %.4f",
+            number,
+            spec.epochs,
+            finished.loss,
+            finished.clean_accuracy,
+            finished.adversarial_accuracy,
         )
 
     def _step(self, x: Tensor, labels: Tensor, epsilon: float, step: int, sums: _EpochSums) -> None:
@@ -200,10 +207,8 @@ class _Run:
 
     def finish(self) -> TrainOutcome:
         path = self.directory / WEIGHTS_FILE
-        tensors = {name: t.detach().cpu().contiguous() for name, t in self.state.model.state_dict().items()}
         metadata = {"architecture": self.spec.architecture, "dataset": self.spec.dataset}
-        with atomic_path(path) as temporary:
-            save_file(tensors, temporary, metadata)
+        save_tensors(path, self.state.model.state_dict(), metadata)
         return TrainOutcome(
             weights=path.name,
             epochs=self.spec.epochs,

@@ -1,0 +1,42 @@
+"""Tensors on disk: safetensors, written whole or not at all, and equal bytes for equal content."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from gkl.errors import InvalidInput
+from gkl.files import atomic_path
+
+# safetensors writes the entries of its metadata in random order. One entry that holds all the rest as JSON
+# keeps the file, and so its sha256, the same for the same content.
+_METADATA_KEY = "gklbench"
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+    """Write tensors of any device and JSON-compatible metadata."""
+    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with atomic_path(path) as temporary:
+        save_file(on_cpu, temporary, {_METADATA_KEY: json.dumps(metadata, sort_keys=True)})
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors, on the CPU, and the metadata, empty if the file was not written here.
+
+    Raises:
+        InvalidInput: the file is missing, damaged or no safetensors.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = (file.metadata() or {}).get(_METADATA_KEY, "{}")
+            # Iterated by key: this handle is no mapping.
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return tensors, json.loads(metadata)
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+        raise InvalidInput(f"{path.name} cannot be read as safetensors ({error})") from error
