@@ -5,7 +5,9 @@ from __future__ import annotations
 from celery import Celery
 from kombu.exceptions import OperationalError
 from redis import Redis
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
+from redis.retry import Retry
 
 from app.outbox import Publish
 from app.settings import Settings
@@ -41,7 +43,8 @@ def publisher(celery: Celery) -> Publish:
 
 def broker_problem(settings: Settings) -> str | None:
     """What keeps messages from being sent; None if nothing does."""
-    client = Redis.from_url(settings.broker_url, socket_connect_timeout=2, socket_timeout=2)
+    once = Retry(NoBackoff(), retries=0)
+    client = Redis.from_url(settings.broker_url, socket_connect_timeout=2, socket_timeout=2, retry=once)
     try:
         client.ping()
     except RedisError as error:

@@ -46,9 +46,13 @@ def main() -> None:
 
     try:
         cli()
-    except (StartError, ClientError, GklError) as error:
+    except (StartError, ClientError, GklError, SettingsError) as error:
         _errors.print(f"gklbench: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)
+
+
+class SettingsError(Exception):
+    """An environment variable of the service cannot be used."""
 
 
 # --- the service -------------------------------------------------------------------------------------------------
@@ -110,7 +114,7 @@ def serve(end_with_parent: EndWithParent = False) -> None:
     from app.main import create_app  # noqa: PLC0415
 
     _begin_process(end_with_parent)
-    settings = Settings()
+    settings = _environment_settings()
     # Open event streams must not hold up a stop.
     uvicorn.run(
         create_app(settings), host=settings.host, port=settings.port, timeout_graceful_shutdown=3, log_config=None
@@ -126,7 +130,7 @@ def worker(end_with_parent: EndWithParent = False) -> None:
     from worker.celery_app import run_worker  # noqa: PLC0415
 
     _begin_process(end_with_parent)
-    run_worker(Settings())
+    run_worker(_environment_settings())
 
 
 @cli.command()
@@ -139,7 +143,7 @@ def relay(end_with_parent: EndWithParent = False) -> None:
     from app.service import Service  # noqa: PLC0415
 
     _begin_process(end_with_parent)
-    run_relay(Service.from_settings(Settings()), _stop_flag())
+    run_relay(Service.from_settings(_environment_settings()), _stop_flag())
 
 
 @cli.command(hidden=True)
@@ -148,7 +152,7 @@ def broker(port: Annotated[int, typer.Option()], end_with_parent: EndWithParent 
     from app.embedded import run_broker  # noqa: PLC0415
 
     _begin_process(end_with_parent)
-    run_broker(port, Settings().data_dir, _stop_flag())
+    run_broker(port, _environment_settings().data_dir, _stop_flag())
 
 
 @cli.command()
@@ -160,7 +164,7 @@ def migrate() -> None:
     from app.database import Database  # noqa: PLC0415
     from app.migrations import upgrade  # noqa: PLC0415
 
-    settings = Settings()
+    settings = _environment_settings()
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     upgrade(Database(settings.effective_database_url))
     _console.print("The schema is this version's.")
@@ -272,7 +276,19 @@ def evaluate(
 
 def _settings(data_dir: Path | None, port: int | None) -> Settings:
     given = {"data_dir": data_dir, "port": port}
-    return Settings().model_copy(update={name: value for name, value in given.items() if value is not None})
+    return _environment_settings().model_copy(
+        update={name: value for name, value in given.items() if value is not None}
+    )
+
+
+def _environment_settings() -> Settings:
+    try:
+        return Settings()
+    except ValidationError as error:
+        from app.problems import field_problems  # noqa: PLC0415
+
+        problems = [f"GKLBENCH_{p.location.upper()}: {p.message}" for p in field_problems(error.errors())]
+        raise SettingsError(" ".join(problems)) from error
 
 
 def _read_spec(path: Path) -> TrainSpec | EvaluateSpec:

@@ -13,7 +13,7 @@ from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
 
 import gkl
-from app.problems import install_error_handlers
+from app.problems import TooLargeAsProblem, install_error_handlers
 from app.routes import api, health
 from app.service import Service
 from app.settings import Settings
@@ -40,14 +40,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         summary="Adversarial training, AutoAttack evaluation and a leaderboard, as jobs over REST.",
         docs_url=None,
         redoc_url=None,
-        max_body_size=settings.max_body_bytes,
         lifespan=lifespan,
     )
     app.state.service = service
+    app.add_middleware(TooLargeAsProblem, max_body_bytes=settings.max_body_bytes)
     install_error_handlers(app, pages.error_page)
-    app.include_router(api)
-    app.include_router(health.router)
-    app.include_router(pages.router)
+    # On the routers, not on the application: its limit answers from outside all middleware.
+    for router in (api, health.router, pages.router):
+        app.include_router(router, max_body_size=settings.max_body_bytes)
     app.mount("/static", StaticFiles(directory=_HERE / "web" / "static"), name="static")
     app.mount("/swagger", StaticFiles(directory=_SWAGGER_FILES), name="swagger")
 

@@ -13,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import ServiceError
 
@@ -147,3 +148,27 @@ def _plain_sentence(request: Request, status: int) -> str:
     if status == HTTPStatus.METHOD_NOT_ALLOWED:
         return f"{request.method} is not possible at {request.url.path}; /docs lists what is."
     return HTTPStatus(status).description or HTTPStatus(status).phrase
+
+
+class TooLargeAsProblem:
+    """Gives the body limit's own answer, plain text sent from outside all handlers, the one shape."""
+
+    def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
+        self.app = app
+        self.max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        replaced = False
+
+        async def send_problem(message: Message) -> None:
+            nonlocal replaced
+            too_large = message.get("status") == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+            if message["type"] == "http.response.start" and too_large:
+                replaced = True
+                detail = f"The body is larger than the {self.max_body_bytes} bytes that this service accepts."
+                answer = problem_response(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "content_too_large", detail)
+                await answer(scope, receive, send)
+            elif not replaced:
+                await send(message)
+
+        await self.app(scope, receive, send_problem)

@@ -172,9 +172,10 @@ def _attack_block(model: nn.Module, attack: Attack, x: Tensor, y: Tensor, threat
     difference = (x_adv - x).flatten(1)
     size = difference.abs().amax(1) if threat_model.norm == "Linf" else difference.norm(dim=1)
     flat = x_adv.flatten(1)
-    valid = flat.isfinite().all(1) & (flat.amin(1) >= 0) & (flat.amax(1) <= 1)
-    valid &= size <= threat_model.epsilon + _NORM_TOLERANCE
-    wrong = (fooled & ~valid).nonzero()
+    finite = flat.isfinite().all(1)
+    inside = (flat.amin(1) >= 0) & (flat.amax(1) <= 1) & (size <= threat_model.epsilon + _NORM_TOLERANCE)
+    # NaN is wrong even where it "fooled" nobody: the model's answer to it is NaN, whose argmax is class 0.
+    wrong = (~finite | (fooled & ~inside)).nonzero()
     if len(wrong):
         first = int(wrong[0])
         raise InvalidVerdict(

@@ -1,0 +1,223 @@
+"""The REST API on both databases: every answer as documented, every error in the one shape."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from fastapi.testclient import TestClient
+
+from app.artifacts import ArtifactStore
+from app.database import Database
+from app.main import create_app
+from app.problems import PROBLEM_JSON, Problem
+from app.settings import Settings
+from gkl.recipes import digits
+
+SPEC = digits().model_dump(mode="json")
+
+
+def assert_problem(response: httpx2.Response, status: int, says: str) -> Problem:
+    """The one shape of every error."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == PROBLEM_JSON
+    problem = Problem.model_validate(response.json())
+    assert problem.status == status
+    assert says in problem.detail
+    return problem
+
+
+def post(client: TestClient, spec: Any = SPEC, **headers: str) -> httpx2.Response:
+    return client.post("/api/v1/jobs", json=spec, headers=headers)
+
+
+def test_a_job_is_accepted_listed_and_cancelled(client: TestClient) -> None:
+    response = post(client)
+    assert response.status_code == 202
+    job = response.json()
+    assert response.headers["location"] == f"/api/v1/jobs/{job['id']}"
+    assert (job["state"], job["kind"], job["spec"]) == ("queued", "train", SPEC)
+    assert client.get(response.headers["location"]).json() == job
+    assert client.get("/api/v1/jobs").json() == {"jobs": [job], "next_cursor": None}
+    assert client.get("/api/v1/jobs?state=queued&kind=train").json()["jobs"] == [job]
+    assert client.get("/api/v1/jobs?kind=evaluate").json()["jobs"] == []
+    cancelled = client.post(f"/api/v1/jobs/{job['id']}/cancel")
+    assert (cancelled.status_code, cancelled.json()["state"]) == (202, "cancelled")
+
+
+def test_pages_of_jobs_are_followed_by_cursor(client: TestClient) -> None:
+    sent = [post(client).json()["id"] for _ in range(5)]
+    seen, cursor = [], ""
+    while True:
+        page = client.get(f"/api/v1/jobs?limit=2{cursor}").json()
+        seen += [job["id"] for job in page["jobs"]]
+        if page["next_cursor"] is None:
+            break
+        cursor = f"&cursor={page['next_cursor']}"
+    assert seen == sent[::-1]
+
+
+def test_an_idempotency_key_is_honored(client: TestClient) -> None:
+    first = post(client, **{"Idempotency-Key": "abc"})
+    # The same spec in other words: a default written out, another order of keys.
+    shuffled = dict(reversed([item for item in SPEC.items() if item[0] != "seed"]))
+    again = post(client, shuffled, **{"Idempotency-Key": "abc"})
+    assert (again.status_code, again.json()) == (202, first.json())
+    assert_problem(post(client, SPEC | {"seed": 1}, **{"Idempotency-Key": "abc"}), 409, "used for another job")
+
+
+@pytest.mark.parametrize(
+    ("change", "location", "says"),
+    [
+        ({"architecture": "smal_cnn"}, "body.architecture", "did you mean 'small_cnn'?"),
+        ({"dataset": "imagnet"}, "body.dataset", "unknown dataset 'imagnet'; known: digits."),
+        ({"learning_rate": 1}, "body.learning_rate", "unknown field; remove it, or correct its name."),
+        ({"threat_model": {"epsilon": 0}}, "body.threat_model.epsilon", "greater than 0"),
+        ({"threat_model": {"epsilon": -1}}, "body.threat_model.epsilon", "greater than 0"),
+        ({"threat_model": {"epsilon": 1.5}}, "body.threat_model", "wider than the pixel range"),
+        ({"batch_size": 0}, "body.batch_size", "greater than or equal to 1"),
+        ({"objective": {"loss": "gkl", "beta": 1}}, "body.objective.beta", "unknown field"),
+        ({"objective": {"loss": "dlr"}}, "body.objective", "'gkl', 'trades'"),
+        ({"kind": "destroy"}, "body", "'train', 'evaluate'"),
+    ],
+)
+def test_bad_specs_say_where_and_what(client: TestClient, change: dict[str, Any], location: str, says: str) -> None:
+    problem = assert_problem(post(client, SPEC | change), 422, says)
+    assert [error.location for error in problem.errors] == [location]
+    assert client.get("/api/v1/jobs").json()["jobs"] == []
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_numbers_that_are_none_are_refused(client: TestClient, number: str) -> None:
+    body = json.dumps(SPEC).replace('"epsilon": 0.2', f'"epsilon": {number}')
+    response = client.post("/api/v1/jobs", content=body, headers={"Content-Type": "application/json"})
+    assert_problem(response, 422, "body.threat_model.epsilon: ")
+
+
+def test_bodies_that_are_no_spec_are_refused(client: TestClient) -> None:
+    json_type = {"Content-Type": "application/json"}
+    assert_problem(client.post("/api/v1/jobs", content="{", headers=json_type), 422, "the body is not JSON")
+    assert_problem(client.post("/api/v1/jobs", content="[]", headers=json_type), 422, "body: ")
+    assert_problem(client.post("/api/v1/jobs", content="\xff".encode("latin1"), headers=json_type), 400, "")
+    assert_problem(client.post("/api/v1/jobs"), 422, "body: field required")
+    deep = "[" * 100_000
+    assert client.post("/api/v1/jobs", content=deep, headers=json_type).status_code in (400, 422)
+    huge = json.dumps(SPEC | {"name": "x" * 10_000_000})
+    assert_problem(client.post("/api/v1/jobs", content=huge, headers=json_type), 413, "")
+    assert client.get("/api/v1/jobs").json()["jobs"] == []
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "says"),
+    [
+        ("GET", "/api/v1/jobs/7", 404, "There is no job 7."),
+        ("GET", "/api/v1/jobs/seven", 422, "path.job_id"),
+        ("GET", "/api/v1/jobs/0", 422, "path.job_id"),
+        ("GET", f"/api/v1/jobs/{2**63}", 422, "path.job_id"),
+        ("GET", f"/api/v1/jobs/{2**63 - 1}", 404, "There is no job"),
+        ("POST", "/api/v1/jobs/7/cancel", 404, "There is no job 7."),
+        ("GET", "/api/v1/jobs/7/events", 404, "There is no job 7."),
+        ("GET", "/api/v1/jobs/7/log", 404, "There is no job 7."),
+        ("GET", "/api/v1/jobs?state=done", 422, "query.state"),
+        ("GET", "/api/v1/jobs?limit=0", 422, "query.limit"),
+        ("GET", "/api/v1/leaderboards/digits/Linf", 404, "There is no leaderboard digits/Linf"),
+        ("GET", "/api/v1/leaderboards/digits/a%00b", 422, "path.threat_model"),
+        ("GET", "/api/v1/models/3", 404, "There is no model 3."),
+        ("GET", "/api/v1/recipes/digit", 404, "did you mean 'digits'"),
+        ("GET", "/api/v1/nothing", 404, "There is nothing at /api/v1/nothing"),
+        ("DELETE", "/api/v1/jobs", 405, "DELETE is not possible at /api/v1/jobs"),
+    ],
+)
+def test_wrong_addresses_have_the_same_shape(
+    client: TestClient, method: str, path: str, status: int, says: str
+) -> None:
+    assert_problem(client.request(method, path), status, says)
+
+
+def test_a_failure_of_the_service_has_it_too(settings: Settings, tmp_path: Path) -> None:
+    """A database without its schema."""
+    broken = settings.model_copy(update={"database_url": f"sqlite:///{tmp_path / 'empty.sqlite3'}"})
+    with TestClient(create_app(broken), raise_server_exceptions=False) as client:
+        assert_problem(client.get("/api/v1/jobs"), 500, "nothing was changed")
+        ready = client.get("/readyz")
+        assert ready.status_code == 503
+        assert "gklbench migrate" in ready.json()["parts"]["database"]
+
+
+def test_catalog_and_health(client: TestClient) -> None:
+    assert [a["name"] for a in client.get("/api/v1/architectures").json()] == ["small_cnn"]
+    assert client.get("/api/v1/datasets").json()[0]["image_shape"] == [1, 8, 8]
+    assert client.get("/api/v1/recipes").json()["digits"] == SPEC
+    assert client.get("/api/v1/recipes/digits").json() == SPEC
+    assert client.get("/healthz").json() == {"status": "ok"}
+    assert client.get("/readyz").json() == {
+        "ready": True,
+        "parts": dict.fromkeys(("database", "broker", "data_dir"), "ok"),
+    }
+
+
+def test_readiness_says_which_part_is_missing(settings: Settings) -> None:
+    away = settings.model_copy(update={"broker_url": "redis://127.0.0.1:1/0"})
+    with TestClient(create_app(away)) as client:
+        response = client.get("/readyz")
+        assert response.status_code == 503
+        assert response.json()["parts"] == {
+            "database": "ok",
+            "broker": "does not answer: ConnectionError",
+            "data_dir": "ok",
+        }
+        # A broker outage loses no job: it is accepted, and announced when the broker is back.
+        assert post(client).status_code == 202
+
+
+def events(text: str) -> list[dict[str, str]]:
+    """The fields of each server-sent event."""
+    blocks = [block for block in text.split("\n\n") if block.strip() and not block.startswith(":")]
+    return [dict(line.split(": ", 1) for line in block.splitlines()) for block in blocks]
+
+
+def test_events_are_streamed_to_the_last_state_and_resumed(client: TestClient, database: Database) -> None:
+    job_id = post(client).json()["id"]
+    client.post(f"/api/v1/jobs/{job_id}/cancel")
+    stream = client.get(f"/api/v1/jobs/{job_id}/events")
+    assert stream.headers["content-type"].startswith("text/event-stream")
+    found = events(stream.text)
+    assert [(e["event"], json.loads(e["data"])["state"]) for e in found] == [
+        ("state", "queued"),
+        ("state", "cancelled"),
+    ]
+    rest = client.get(f"/api/v1/jobs/{job_id}/events", headers={"Last-Event-ID": found[0]["id"]})
+    assert events(rest.text) == found[1:]
+    assert_problem(
+        client.get(f"/api/v1/jobs/{job_id}/events", headers={"Last-Event-ID": "x"}), 422, "header.last-event-id"
+    )
+
+
+def test_a_log_is_read_from_any_byte(client: TestClient, store: ArtifactStore) -> None:
+    job_id = post(client).json()["id"]
+    log = client.get(f"/api/v1/jobs/{job_id}/log")
+    assert (log.text, log.headers["x-log-size"]) == ("", "0")
+    path = store.job_log(job_id)
+    path.parent.mkdir(parents=True)
+    path.write_text("first\nsecond ✓\n")
+    log = client.get(f"/api/v1/jobs/{job_id}/log")
+    assert log.text == "first\nsecond ✓\n"
+    assert log.headers["content-type"] == "text/plain; charset=utf-8"
+    assert client.get(f"/api/v1/jobs/{job_id}/log?offset=6").text == "second ✓\n"
+    assert client.get(f"/api/v1/jobs/{job_id}/log?offset=999").text == ""
+
+
+def test_the_document_describes_it_and_its_page_needs_no_internet(client: TestClient) -> None:
+    document = client.get("/openapi.json").json()
+    create = document["paths"]["/api/v1/jobs"]["post"]
+    assert create["requestBody"]["content"]["application/json"]["examples"]["digits"]["value"]["dataset"] == "digits"
+    assert PROBLEM_JSON in create["responses"]["4XX"]["content"]
+    page = client.get("/docs").text
+    assert "http://" not in page
+    assert "https://" not in page
+    for path in ("/swagger/swagger-ui-bundle.js", "/swagger/swagger-ui.css"):
+        assert path in page
+        assert client.get(path).status_code == 200

@@ -1,0 +1,93 @@
+"""The command line by hand: help, the engine without a service, one sentence for each mistake."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from app.cli import cli
+from gkl.files import sha256_of
+from gkl.spec import EvaluateSpec
+from tests.specs import tiny_train_spec
+
+COMMANDS = ["up", "demo", "serve", "worker", "relay", "migrate", "submit", "recipe", "train", "evaluate"]
+
+
+def gklbench(*arguments: str | Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "app.cli", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        input=stdin,
+    )
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_has_help_with_an_example(name: str) -> None:
+    result = CliRunner().invoke(cli, [name, "--help"])
+    assert result.exit_code == 0
+    assert "Example:" in result.output
+
+
+def test_all_commands_are_listed() -> None:
+    listed = [
+        command.callback.__name__ for command in cli.registered_commands if command.callback and not command.hidden
+    ]
+    assert sorted(listed) == sorted(COMMANDS)
+
+
+def test_train_and_evaluate_without_a_service(tmp_path: Path) -> None:
+    spec = tiny_train_spec()
+    done = gklbench("train", "-", "--output", tmp_path, "--device", "cpu", stdin=spec.model_dump_json())
+    assert done.returncode == 0, done.stderr
+    for text in ("epoch    2 of 2", "APGD-CE", "clean  accuracy", "robust accuracy"):
+        assert text in done.stdout
+    weights = tmp_path / "weights.safetensors"
+    follow_up = spec.follow_up(sha256_of(weights))
+    assert isinstance(follow_up, EvaluateSpec)
+    (tmp_path / "evaluate.json").write_text(follow_up.model_dump_json())
+    again = gklbench("evaluate", tmp_path / "evaluate.json", "--weights", weights, "--device", "cpu")
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.splitlines()[-1] == done.stdout.splitlines()[-1], "the same verdict"
+
+
+def test_recipe_prints_a_spec_that_is_one() -> None:
+    done = gklbench("recipe", "digits")
+    assert json.loads(done.stdout)["dataset"] == "digits"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "content", "says"),
+    [
+        (["recipe", "digit"], None, "unknown recipe 'digit'; did you mean 'digits'"),
+        (["train", "SPEC"], "{", "is not JSON"),
+        (["train", "absent.json"], None, "absent.json cannot be read (No such file or directory)"),
+        (["train", "SPEC"], '{"kind": "evaluate"}', "weights: field required."),
+        (["submit", "SPEC"], "VALID", "no service answers at http://127.0.0.1:1"),
+        (["evaluate", "SPEC", "--weights", "w"], "VALID", "is a spec of kind 'train'; use 'gklbench train'"),
+    ],
+)
+def test_mistakes_are_one_sentence(arguments: list[str], content: str | None, says: str, tmp_path: Path) -> None:
+    path = tmp_path / "spec.json"
+    path.write_text(tiny_train_spec().model_dump_json() if content == "VALID" else content or "")
+    if arguments[0] == "submit":
+        arguments = [*arguments, "--url", "http://127.0.0.1:1"]
+    done = gklbench(*[str(path) if a == "SPEC" else a for a in arguments])
+    assert done.returncode == 1
+    assert done.stderr.startswith("gklbench: ")
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_setting_that_is_nonsense_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GKLBENCH_PORT", "eighty")
+    done = gklbench("migrate")
+    assert done.returncode == 1
+    assert "gklbench: GKLBENCH_PORT: input should be a valid integer" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,308 @@
+"""The life of a job, on both databases."""
+
+from __future__ import annotations
+
+import threading
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import select, update
+
+from app import jobs
+from app.database import Database, database_now
+from app.errors import Conflict, NotFound, StaleAttempt, Unprocessable
+from app.outbox import publish_pending, requeue_unclaimed
+from app.tables import Job, JobState, OutboxMessage
+from gkl.errors import FailureCode
+from gkl.outcome import AttackFinished, AttackOutcome, Progress
+from gkl.recipes import digits
+from gkl.spec import EvaluateSpec, Evaluation, ThreatModel
+
+LEASE = timedelta(seconds=90)
+DAY = timedelta(hours=24)
+
+
+def send(database: Database, **changes: object) -> int:
+    with database.writing() as session:
+        job = jobs.create(session, digits())
+        for name, value in changes.items():
+            setattr(job, name, value)
+        return job.id
+
+
+def claim(database: Database, worker: str = "w") -> jobs.Claim | None:
+    with database.writing() as session:
+        return jobs.claim(session, worker=worker, lease=LEASE)
+
+
+def take(database: Database, worker: str = "w") -> jobs.Claim:
+    claimed = claim(database, worker)
+    assert claimed is not None
+    return claimed
+
+
+def look(database: Database, job_id: int) -> Job:
+    with database.reading() as session:
+        return jobs.get(session, job_id)
+
+
+def history(database: Database, job_id: int) -> list[str]:
+    with database.reading() as session:
+        return [e.data["state"] for e in jobs.events_after(session, job_id, 0) if e.type == "state"]
+
+
+def expire(database: Database, job_id: int) -> None:
+    with database.writing() as session:
+        past = database_now(session) - timedelta(seconds=1)
+        session.execute(update(Job).where(Job.id == job_id).values(lease_expires_at=past))
+
+
+def reap(database: Database, max_lost_leases: int = 3) -> None:
+    with database.writing() as session:
+        jobs.reap(session, max_lost_leases=max_lost_leases)
+
+
+def owed(database: Database) -> list[int]:
+    """Job ids of the messages that the workers are owed."""
+    sent: list[int] = []
+    publish_pending(database, sent.append)
+    return sent
+
+
+def test_a_job_is_claimed_run_and_ended(database: Database) -> None:
+    job_id = send(database)
+    claimed = take(database, "gpu-1")
+    assert (claimed.job_id, claimed.attempt, claimed.spec) == (job_id, 1, digits())
+    progress = Progress(stage="training", fraction=0.5, seconds_left=3.0)
+    with database.writing() as session:
+        assert jobs.heartbeat(session, claimed, lease=LEASE, progress=progress) is JobState.RUNNING
+        jobs.record(
+            session, claimed, AttackFinished(outcome=AttackOutcome(attack="FAB-T", points=9, broken=1, seconds=2.0))
+        )
+    job = look(database, job_id)
+    assert job.worker == "gpu-1"
+    assert job.progress == progress.model_dump()
+    with database.writing() as session:
+        jobs.succeed(session, claimed)
+    job = look(database, job_id)
+    assert job.state is JobState.SUCCEEDED
+    assert job.finished_at is not None
+    assert job.lease_expires_at is None
+    assert history(database, job_id) == ["queued", "running", "succeeded"]
+
+
+def test_claims_go_by_priority_then_age(database: Database) -> None:
+    first, second, urgent = send(database), send(database), send(database, priority=5)
+    assert [take(database).job_id for _ in range(3)] == [urgent, first, second]
+    assert claim(database) is None
+
+
+def test_two_workers_never_get_the_same_job(database: Database) -> None:
+    sent = {send(database) for _ in range(8)}
+    taken: list[int] = []
+    barrier = threading.Barrier(4)
+
+    def work() -> None:
+        barrier.wait()
+        while (claimed := claim(database)) is not None:
+            taken.append(claimed.job_id)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(taken) == sorted(sent)
+
+
+def test_a_stale_attempt_can_write_nothing(database: Database) -> None:
+    job_id = send(database)
+    old = take(database, "frozen")
+    expire(database, job_id)
+    reap(database)
+    new = take(database, "awake")
+    assert new.attempt == old.attempt + 1
+    outcome = AttackFinished(outcome=AttackOutcome(attack="Square", points=1, broken=1, seconds=1.0))
+    writes = [
+        lambda session: jobs.heartbeat(session, old, lease=LEASE),
+        lambda session: jobs.record(session, old, outcome),
+        lambda session: jobs.hold(session, old),
+        lambda session: jobs.succeed(session, old),
+        lambda session: jobs.fail(session, old, FailureCode.INTERNAL, "no"),
+        lambda session: jobs.cancelled(session, old),
+        lambda session: jobs.hand_back(session, old),
+    ]
+    for write in writes:
+        with pytest.raises(StaleAttempt), database.writing() as session:
+            write(session)
+    assert look(database, job_id).worker == "awake"
+    assert history(database, job_id) == ["queued", "running", "queued", "running"]
+    with database.writing() as session:
+        jobs.succeed(session, new)
+
+
+def test_an_ended_job_can_not_end_again(database: Database) -> None:
+    send(database)
+    claimed = take(database)
+    with database.writing() as session:
+        jobs.fail(session, claimed, FailureCode.TIMED_OUT, "it took too long")
+    with pytest.raises(StaleAttempt), database.writing() as session:
+        jobs.succeed(session, claimed)
+
+
+def test_lost_workers_cost_three_attempts(database: Database) -> None:
+    job_id = send(database)
+    for _ in range(3):
+        take(database, "gone")
+        expire(database, job_id)
+        reap(database)
+    job = look(database, job_id)
+    assert (job.state, job.failure_code) == (JobState.FAILED, FailureCode.WORKER_LOST)
+    assert job.failure_message is not None
+    assert "gone" in job.failure_message
+    assert history(database, job_id) == ["queued", "running"] + ["queued", "running"] * 2 + ["failed"]
+
+
+def test_the_reaper_leaves_living_jobs_alone(database: Database) -> None:
+    job_id = send(database)
+    take(database)
+    reap(database)
+    assert look(database, job_id).state is JobState.RUNNING
+
+
+def test_a_job_handed_back_is_queued_uncharged_and_announced(database: Database) -> None:
+    job_id = send(database)
+    assert owed(database) == [job_id]
+    claimed = take(database)
+    with database.writing() as session:
+        jobs.hand_back(session, claimed)
+    job = look(database, job_id)
+    assert (job.state, job.lost_leases, job.worker) == (JobState.QUEUED, 0, None)
+    assert owed(database) == [job_id]
+    assert take(database).attempt == 2
+
+
+def test_cancel_from_every_state(database: Database) -> None:
+    queued = send(database)
+    with database.writing() as session:
+        assert jobs.request_cancel(session, queued).state is JobState.CANCELLED
+        assert jobs.request_cancel(session, queued).state is JobState.CANCELLED
+    assert claim(database) is None
+
+    running = send(database)
+    claimed = take(database)
+    with database.writing() as session:
+        assert jobs.request_cancel(session, running).state is JobState.CANCELLING
+        assert jobs.request_cancel(session, running).state is JobState.CANCELLING
+        assert jobs.heartbeat(session, claimed, lease=LEASE) is JobState.CANCELLING
+        # A worker that drains while it should cancel does not queue the job again.
+        jobs.hand_back(session, claimed)
+    assert look(database, running).state is JobState.CANCELLED
+
+    done = send(database)
+    with database.writing() as session:
+        jobs.succeed(session, jobs.claim(session, worker="w", lease=LEASE))  # type: ignore[arg-type]
+    with pytest.raises(Conflict, match="already succeeded"), database.writing() as session:
+        jobs.request_cancel(session, done)
+
+
+def test_a_cancelled_job_whose_worker_is_lost_ends_cancelled(database: Database) -> None:
+    job_id = send(database)
+    take(database)
+    with database.writing() as session:
+        jobs.request_cancel(session, job_id)
+    expire(database, job_id)
+    reap(database)
+    assert look(database, job_id).state is JobState.CANCELLED
+
+
+def test_an_idempotency_key_makes_one_job(database: Database) -> None:
+    first, new = jobs.submit(database, digits(), key="k", remember=DAY)
+    again, new_again = jobs.submit(database, digits(), key="k", remember=DAY)
+    assert (first.id, new, new_again) == (again.id, True, False)
+    with pytest.raises(Conflict, match="'k' was used for another job"):
+        jobs.submit(database, digits().model_copy(update={"seed": 1}), key="k", remember=DAY)
+    assert jobs.submit(database, digits(), key=None, remember=DAY)[0].id != first.id
+    forgotten, new = jobs.submit(database, digits(), key="k", remember=timedelta(0))
+    assert new
+    assert forgotten.id != first.id
+
+
+def test_an_idempotency_key_makes_one_job_at_the_same_moment_too(database: Database) -> None:
+    made: list[int] = []
+    barrier = threading.Barrier(4)
+
+    def submit() -> None:
+        barrier.wait()
+        made.append(jobs.submit(database, digits(), key="same", remember=DAY)[0].id)
+
+    threads = [threading.Thread(target=submit) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 4
+    assert len(set(made)) == 1
+
+
+def test_a_rolled_back_job_leaves_no_message(database: Database) -> None:
+    def create_and_fail() -> None:
+        with database.writing() as session:
+            jobs.create(session, digits())
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        create_and_fail()
+    assert owed(database) == []
+
+
+def test_messages_wait_for_a_broker_that_is_away(database: Database) -> None:
+    job_id = send(database)
+
+    def away(_: int) -> None:
+        raise ConnectionError
+
+    assert publish_pending(database, away) == 0
+    assert owed(database) == [job_id]
+    assert owed(database) == []
+
+
+def test_a_job_that_nobody_claimed_is_announced_again(database: Database) -> None:
+    waiting, taken = send(database, priority=-1), send(database)
+    owed(database)
+    take(database)
+    with database.writing() as session:
+        assert requeue_unclaimed(session, after=timedelta(minutes=1)) == 0, "its message is not old yet"
+        long_ago = database_now(session) - timedelta(minutes=2)
+        session.execute(update(OutboxMessage).values(published_at=long_ago))
+    with database.writing() as session:
+        assert requeue_unclaimed(session, after=timedelta(minutes=1)) == 1
+    assert owed(database) == [waiting]
+    with database.reading() as session:
+        assert taken not in session.scalars(select(OutboxMessage.job_id)).all(), "messages of taken jobs are forgotten"
+
+
+def test_weights_that_are_not_here_are_refused(database: Database) -> None:
+    spec = EvaluateSpec(
+        name="x",
+        dataset="digits",
+        architecture="small_cnn",
+        weights="0" * 64,
+        evaluation=Evaluation(threat_model=ThreatModel(epsilon=0.2)),
+    )
+    with pytest.raises(Unprocessable, match="no weights with sha256"), database.writing() as session:
+        jobs.create(session, spec)
+
+
+def test_an_unknown_job_is_not_found(database: Database) -> None:
+    with pytest.raises(NotFound, match="no job 7"), database.reading() as session:
+        jobs.get(session, 7)
+
+
+def test_pages_walk_back_through_time(database: Database) -> None:
+    sent = [send(database) for _ in range(5)]
+    with database.reading() as session:
+        newest = jobs.page(session, limit=3)
+        rest = jobs.page(session, before_id=newest[-1].id, limit=3)
+        assert [job.id for job in newest + rest] == sent[::-1]
+        assert jobs.page(session, state=JobState.RUNNING) == []

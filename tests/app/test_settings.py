@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from app.settings import Settings
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "settings.md"
+
+
+def test_every_setting_is_documented_with_its_default() -> None:
+    text = DOCUMENT.read_text()
+    for name, field in Settings.model_fields.items():
+        default = field.default if field.default != "" else "empty"
+        assert f"| `GKLBENCH_{name.upper()}` | `{default}` | {field.description} |" in text
+
+
+def test_the_environment_gives_another_process_the_same_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(data_dir=Path("somewhere"), port=1234, lease_seconds=7.5)
+    for name, value in settings.environment().items():
+        monkeypatch.setenv(name, value)
+    assert Settings() == settings.model_copy(update={"data_dir": Path("somewhere").resolve()})
+
+
+def test_nonsense_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GKLBENCH_PORT", "eighty")
+    with pytest.raises(ValidationError):
+        Settings()

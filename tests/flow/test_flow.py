@@ -1,0 +1,208 @@
+"""From POST to the page's HTML: every process real, on both databases."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx2
+import psutil
+import pytest
+from sqlalchemy import create_engine
+
+from app.client import Client
+from app.embedded import EmbeddedService, StartError
+from app.schemas import JobView
+from app.settings import Settings
+from app.tables import JobState
+from gkl.errors import FailureCode
+from tests.specs import endless_train_spec, tiny_train_spec
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def until(condition: Callable[[], object], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.1)
+
+
+@pytest.fixture
+def running(settings: Settings) -> Iterator[EmbeddedService]:
+    """The embedded service's processes on the test's database."""
+    quick = settings.model_copy(update={"port": free_port(), "heartbeat_seconds": 1.0, "relay_seconds": 1.0})
+    with EmbeddedService(quick) as service:
+        started = psutil.Process().children(recursive=True)
+        yield service
+    until(lambda: not [p for p in started if p.is_running() and p.status() != psutil.STATUS_ZOMBIE], seconds=10)
+
+
+def page(service: EmbeddedService, path: str) -> str:
+    response = httpx2.get(service.url + path, headers={"Accept": "text/html"})
+    assert response.headers["content-type"].startswith("text/html")
+    return response.text
+
+
+def test_a_job_goes_all_the_way(running: EmbeddedService) -> None:
+    client = Client(running.url)
+    assert "Nothing has been measured yet" in page(running, "/")
+    job = client.submit(tiny_train_spec())
+    events = list(client.follow(job.id))
+    assert [e.data["state"] for e in events if e.type == "state"] == ["queued", "running", "succeeded"]
+    assert any(e.type == "progress" for e in events)
+    trained = client.job(job.id)
+    (evaluation_id,) = trained.child_ids
+    list(client.follow(evaluation_id))
+    evaluated = client.job(evaluation_id)
+    assert evaluated.state is JobState.SUCCEEDED, evaluated.failure
+    assert evaluated.model_id == trained.model_id is not None
+
+    model = client.model(evaluated.model_id)  # type: ignore[arg-type]
+    measured = model.evaluations[0]
+    board = page(running, "/leaderboards/digits/Linf-0.5")
+    low, high = measured.robust.interval
+    for text in ("Digits, Linf 0.5", f'<a href="/models/{model.id}">Tiny</a>', "SmallCNN", "GKL"):
+        assert text in board
+    assert f"{100 * measured.robust.accuracy:.2f} %" in board
+    assert f"{100 * low:.1f} to {100 * high:.1f}" in board
+    assert "Digits, Linf 0.5" in page(running, "/")
+    entry = page(running, f"/models/{model.id}")
+    for attack in measured.attacks:
+        assert attack.attack in entry
+    assert model.weights_sha256 in entry
+    assert "polyline" in page(running, f"/jobs/{job.id}")
+    assert f"/jobs/{evaluation_id}" in page(running, "/jobs?kind=evaluate")
+
+
+def test_a_running_job_is_seen_and_cancelled_on_its_page(running: EmbeddedService) -> None:
+    client = Client(running.url)
+    job = client.submit(endless_train_spec())
+    until(lambda: client.job(job.id).progress)
+    shown = page(running, f"/jobs/{job.id}")
+    assert f'data-events="/api/v1/jobs/{job.id}/events"' in shown
+    assert "<progress" in shown
+    other_site = httpx2.post(f"{running.url}/jobs/{job.id}/cancel", headers={"Sec-Fetch-Site": "cross-site"})
+    assert other_site.status_code == 403
+    assert client.job(job.id).state is JobState.RUNNING
+    assert httpx2.post(f"{running.url}/jobs/{job.id}/cancel").status_code == 303
+    until(lambda: client.job(job.id).state is JobState.CANCELLED)
+    assert "data-events" not in page(running, f"/jobs/{job.id}")
+
+
+def test_a_killed_runner_is_a_failed_job_and_the_next_one_runs(running: EmbeddedService) -> None:
+    client = Client(running.url)
+    job = client.submit(endless_train_spec())
+    until(lambda: client.job(job.id).progress)
+    for process in psutil.Process().children(recursive=True):
+        if "worker.runner" in " ".join(process.cmdline()):
+            process.kill()
+    until(lambda: client.job(job.id).state is JobState.FAILED)
+    failed = client.job(job.id)
+    assert failed.failure is not None
+    assert failed.failure.code is FailureCode.KILLED
+    assert "killed from outside" in page(running, f"/jobs/{job.id}")
+    following = client.submit(tiny_train_spec(evaluation=None))
+    until(lambda: client.job(following.id).state is JobState.SUCCEEDED)
+
+
+def test_a_wiped_broker_loses_no_job(running: EmbeddedService) -> None:
+    """The worker dies with the message, the relay announces the job again."""
+    client = Client(running.url)
+    blocker = client.submit(endless_train_spec())
+    until(lambda: client.job(blocker.id).progress)
+    waiting = client.submit(tiny_train_spec(evaluation=None))
+
+    from redis import Redis
+
+    with Redis.from_url(running.settings.broker_url) as broker:
+        broker.flushall()
+    database = create_engine(running.settings.effective_database_url.replace("postgresql:", "postgresql+psycopg:"))
+    with database.begin() as connection:
+        # As if the message had been sent a while ago.
+        connection.exec_driver_sql("UPDATE outbox SET published_at = '2020-01-01 00:00:00'")
+    database.dispose()
+    httpx2.post(f"{running.url}/api/v1/jobs/{blocker.id}/cancel")
+    until(lambda: client.job(waiting.id).state is JobState.SUCCEEDED)
+
+
+def command(tmp_path: Path, *arguments: str, port: int | None = None) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "app.cli", *arguments, "--data-dir", str(tmp_path), "--port", str(port or free_port())],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def test_ctrl_c_in_training_leaves_no_process_and_a_job_to_go_on_with(tmp_path: Path) -> None:
+    port = free_port()
+    with command(tmp_path, "up", port=port) as up:
+        assert up.stdout is not None
+        assert f"http://127.0.0.1:{port}" in up.stdout.readline()
+        client = Client(f"http://127.0.0.1:{port}")
+        job = client.submit(endless_train_spec())
+        until(lambda: client.job(job.id).progress)
+        processes = psutil.Process(up.pid).children(recursive=True)
+        assert len(processes) >= 6
+        refused = command(tmp_path, "up").communicate(timeout=60)[0]
+        assert "a service is running on the data directory" in refused
+        os.kill(up.pid, signal.SIGINT)
+        assert "Stopped." in up.stdout.read()
+    assert up.returncode == 0
+    assert not [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    assert not [p for p in tmp_path.rglob("*") if ".part" in p.name or "incoming" in p.name]
+    assert list((tmp_path / "runs").iterdir()) == []
+    # A second start takes the job up where it stopped.
+    with command(tmp_path, "up", port=port) as up:
+        until(lambda: _second_attempt(client, job))
+        os.kill(up.pid, signal.SIGTERM)
+    assert up.returncode == 0
+
+
+def _second_attempt(client: Client, job: JobView) -> bool:
+    from app.client import ClientError
+
+    try:
+        now = client.job(job.id)
+    except ClientError:
+        return False
+    return now.attempt == 2 and now.state is JobState.RUNNING
+
+
+def test_a_killed_parent_takes_everything_with_it(tmp_path: Path) -> None:
+    with command(tmp_path, "up") as up:
+        assert up.stdout is not None
+        up.stdout.readline()
+        processes = psutil.Process(up.pid).children(recursive=True)
+        up.kill()
+    until(lambda: not [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE], seconds=20)
+
+
+def test_a_port_in_use_is_named(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        output, _ = (process := command(tmp_path, "up", port=port)).communicate(timeout=60)
+    assert process.returncode == 1
+    assert output.strip() == (
+        f"gklbench: port {port} on 127.0.0.1 cannot be used (Address already in use); choose another with --port"
+    )
+
+
+def test_a_data_directory_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StartError, match="cannot be written"), EmbeddedService(Settings(data_dir=tmp_path / "file")):
+        pass

@@ -1,0 +1,68 @@
+"""On a linear model the strongest perturbation is known in closed form; gradient ascent must reach it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from gkl.adversary import project, projected_gradient_ascent
+
+
+def linear(weight: Tensor) -> nn.Module:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(weight.shape[1], weight.shape[0], bias=False))
+    model.load_state_dict({"1.weight": weight})
+    return model
+
+
+def margin(logits: Tensor) -> Tensor:
+    return (logits[:, 1] - logits[:, 0]).sum()
+
+
+def ascend(norm: str, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(2, 16, generator=generator)
+    # Far enough from the box's walls for the ball to be whole.
+    x = 0.4 + 0.2 * torch.rand(5, 1, 4, 4, generator=generator)
+    x_adv = projected_gradient_ascent(
+        linear(weight),
+        x,
+        margin,
+        norm=norm,  # type: ignore[arg-type]
+        epsilon=epsilon,
+        num_steps=20,
+        step_size=epsilon / 4,
+        start=x,
+    )
+    return weight[1] - weight[0], x, x_adv
+
+
+def test_linf_reaches_the_corner() -> None:
+    direction, x, x_adv = ascend("Linf", 0.1)
+    torch.testing.assert_close(x_adv, x + 0.1 * direction.sign().reshape(1, 1, 4, 4))
+
+
+def test_l2_reaches_the_boundary_along_the_gradient() -> None:
+    direction, x, x_adv = ascend("L2", 0.3)
+    torch.testing.assert_close(x_adv, x + 0.3 * (direction / direction.norm()).reshape(1, 1, 4, 4))
+
+
+def test_a_zero_gradient_moves_nothing_and_gives_no_nan() -> None:
+    x = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    for norm in ("Linf", "L2"):
+        x_adv = projected_gradient_ascent(
+            linear(torch.zeros(2, 16)), x, margin, norm=norm, epsilon=0.5, num_steps=3, step_size=0.1, start=x
+        )
+        assert torch.equal(x_adv, x)
+
+
+def test_projection_respects_ball_and_box() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(50, 3, 4, 4, generator=generator)
+    wild = x + 3 * torch.randn(x.shape, generator=generator)
+    linf = project(wild, x, norm="Linf", epsilon=0.2)
+    l2 = project(wild, x, norm="L2", epsilon=0.7)
+    for inside in (linf, l2):
+        assert inside.min() >= 0
+        assert inside.max() <= 1
+    assert (linf - x).abs().max() <= 0.2 + 1e-6
+    assert (l2 - x).flatten(1).norm(dim=1).max() <= 0.7 + 1e-6

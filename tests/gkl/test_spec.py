@@ -1,0 +1,90 @@
+"""Bad input is refused where it enters, in a sentence."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from gkl.errors import InvalidInput
+from gkl.recipes import RECIPES, digits, recipe
+from gkl.spec import JOB_SPEC, EvaluateSpec, ThreatModel, TrainSpec, board_name, format_epsilon
+
+
+def changed(path: str, value: Any) -> dict[str, Any]:
+    """The digits recipe as JSON with one value changed."""
+    spec = digits().model_dump(mode="json")
+    *parents, last = path.split(".")
+    place = spec
+    for parent in parents:
+        place = place[parent]
+    place[last] = value
+    return spec
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_recipes_survive_json(name: str) -> None:
+    spec = recipe(name)
+    assert JOB_SPEC.validate_json(spec.model_dump_json()) == spec
+    assert JOB_SPEC.validate_python(spec.model_dump(mode="json")) == spec
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "says"),
+    [
+        ("architecture", "smal_cnn", "did you mean 'small_cnn'"),
+        ("architecture", "wrn", "unknown architecture 'wrn'"),
+        ("dataset", "digit", "did you mean 'digits'"),
+        ("learning_rate", 0.1, "Extra inputs"),
+        ("objective.beta", 20.0, "Extra inputs"),
+        ("threat_model.epsilon", 0, "greater than 0"),
+        ("threat_model.epsilon", -0.1, "greater than 0"),
+        ("threat_model.epsilon", 8, "'8/255' instead of 8"),
+        ("threat_model.epsilon", math.nan, "finite"),
+        ("threat_model.epsilon", "eight", "fraction such as '8/255'"),
+        ("threat_model.epsilon", "8/0", "fraction such as '8/255'"),
+        ("threat_model", {"norm": "L2", "epsilon": 9.0}, "largest L2 distance"),
+        ("evaluation.threat_model", {"norm": "L2", "epsilon": 9.0}, "largest L2 distance"),
+        ("evaluation.num_points", 361, "exceeds the 360 test images"),
+        ("evaluation.protocol", "Standard", "'standard'"),
+        ("batch_size", 0, "greater than or equal to 1"),
+        ("batch_size", "128", "valid integer"),
+        ("batch_size", True, "valid integer"),
+        ("epochs", 0, "greater than or equal to 1"),
+        ("name", "", "at least 1"),
+        ("name", "two\nlines", "printable line"),
+        ("name", "x" * 101, "at most 100"),
+        ("kind", "destroy", "'train', 'evaluate'"),
+    ],
+)
+def test_bad_input_is_refused(path: str, value: Any, says: str) -> None:
+    with pytest.raises(ValidationError, match=says.replace("(", r"\(")):
+        JOB_SPEC.validate_python(changed(path, value))
+
+
+def test_epsilon_may_be_a_fraction() -> None:
+    assert ThreatModel.model_validate({"epsilon": "8/255"}).epsilon == 8 / 255
+    assert format_epsilon(ThreatModel.model_validate({"epsilon": "0.5"}).epsilon) == "0.5"
+
+
+def test_boards_are_named_for_their_budget() -> None:
+    assert board_name("digits", ThreatModel(norm="Linf", epsilon=0.2)) == "Linf"
+    assert board_name("digits", ThreatModel(norm="Linf", epsilon=0.1)) == "Linf-0.1"
+    assert board_name("digits", ThreatModel(norm="Linf", epsilon=4 / 255)) == "Linf-4-255"
+
+
+def test_a_training_names_the_evaluation_that_follows() -> None:
+    spec = digits()
+    follow_up = spec.follow_up("a" * 64)
+    assert follow_up == EvaluateSpec(
+        name=spec.name, dataset="digits", architecture="small_cnn", weights="a" * 64, evaluation=spec.evaluation
+    )
+    alone = TrainSpec.model_validate(spec.model_dump() | {"evaluation": None})
+    assert alone.follow_up("a" * 64) is None
+
+
+def test_a_mistyped_recipe_is_offered_its_neighbors() -> None:
+    with pytest.raises(InvalidInput, match="did you mean 'digits'"):
+        recipe("digit")

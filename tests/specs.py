@@ -1,0 +1,18 @@
+"""Small specs with which the whole way can be gone in seconds."""
+
+from __future__ import annotations
+
+from gkl.recipes import digits
+from gkl.spec import Evaluation, ThreatModel, TrainSpec
+
+
+def tiny_train_spec(**changes: object) -> TrainSpec:
+    """Two epochs, then an evaluation whose budget is so wide that the first attack leaves next to nothing."""
+    evaluation = Evaluation(threat_model=ThreatModel(norm="Linf", epsilon=0.5), batch_size=360)
+    base = digits().model_copy(update={"name": "Tiny", "epochs": 2, "batch_size": 256, "evaluation": evaluation})
+    return base.model_copy(update=changes)
+
+
+def endless_train_spec() -> TrainSpec:
+    """Would run for hours."""
+    return tiny_train_spec(name="Endless", epochs=10_000, evaluation=None)

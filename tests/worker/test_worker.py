@@ -1,0 +1,254 @@
+"""A claimed job is run by a real runner process and becomes rows, or says why not."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import psutil
+import pytest
+from sqlalchemy import select, update
+
+from app import jobs, leaderboard
+from app.artifacts import ArtifactStore
+from app.database import Database, database_now
+from app.settings import Settings
+from app.tables import Checkpoint, CheckpointKind, Job, JobKind, JobState
+from gkl.errors import FailureCode
+from gkl.files import sha256_of
+from gkl.spec import Sgd, TrainSpec
+from tests.specs import endless_train_spec, tiny_train_spec
+from worker.tasks import Worker
+
+
+@pytest.fixture
+def worker(settings: Settings, database: Database, store: ArtifactStore) -> Worker:
+    quick = settings.model_copy(update={"heartbeat_seconds": 0.3, "stop_grace_seconds": 5.0})
+    return Worker(quick, database, store, publish=lambda _: None, name="test", stopping=threading.Event())
+
+
+def send(database: Database, spec: TrainSpec) -> int:
+    with database.writing() as session:
+        return jobs.create(session, spec).id
+
+
+def look(database: Database, job_id: int) -> Job:
+    with database.reading() as session:
+        return jobs.get(session, job_id)
+
+
+def files(settings: Settings) -> list[Path]:
+    """Everything in the data directory but logs."""
+    return [p for p in settings.data_dir.rglob("*") if p.is_file() and "logs" not in p.parts]
+
+
+def runners() -> list[psutil.Process]:
+    return [p for p in psutil.Process().children() if "worker.runner" in " ".join(p.cmdline())]
+
+
+class Background:
+    """Runs the worker's next job in a thread, for tests that act on it meanwhile."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.thread = threading.Thread(target=worker.run_next)
+        self.thread.start()
+
+    def wait(self) -> None:
+        self.thread.join(timeout=60)
+        assert not self.thread.is_alive()
+
+
+def until(condition: Callable[[], object], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.05)
+
+
+def test_a_training_becomes_weights_a_model_and_the_evaluation_that_follows(
+    worker: Worker, database: Database, store: ArtifactStore, settings: Settings
+) -> None:
+    assert worker.run_next() is None
+    train_id = send(database, tiny_train_spec())
+    assert worker.run_next() == train_id
+    train_job = look(database, train_id)
+    assert train_job.state is JobState.SUCCEEDED, train_job.failure_message
+    with database.reading() as session:
+        (stored,) = session.scalars(select(Checkpoint))
+        model = leaderboard.models_of_jobs(session, [train_id])[train_id]
+        epochs = [e.data["epoch"] for e in jobs.events_after(session, train_id, 0) if e.type == "epoch"]
+        (follow_up,) = jobs.page(session, kind=JobKind.EVALUATE)
+    assert epochs == [1, 2]
+    assert (stored.kind, stored.epoch) == (CheckpointKind.WEIGHTS, 2)
+    assert sha256_of(store.path(stored.sha256)) == stored.sha256 == model.weights_sha256
+    assert files(settings) == [store.path(stored.sha256)], "no checkpoint and no working file is left"
+    assert (follow_up.parent_id, follow_up.spec["weights"]) == (train_id, stored.sha256)
+    assert "epoch 2 of 2" in store.job_log(train_id).read_text()
+
+    assert worker.run_next() == follow_up.id
+    with database.reading() as session:
+        evaluation = leaderboard.evaluation_of_job(session, follow_up.id)
+        assert evaluation is not None
+        assert evaluation.model_id == model.id
+        assert [a.attack for a in evaluation.attacks] == ["APGD-CE", "APGD-T", "FAB-T", "Square"]
+        assert evaluation.attacks[-1].survivors == evaluation.robust_correct
+        assert evaluation.manifest["weights_sha256"] == stored.sha256
+        (row,) = leaderboard.rows(session, "digits", "Linf-0.5")
+        assert (row.rank, row.model.name) == (1, "Tiny")
+
+
+def test_a_runner_that_is_killed_gives_a_failed_job_with_a_reason(
+    worker: Worker, database: Database, settings: Settings
+) -> None:
+    job_id = send(database, endless_train_spec())
+    running = Background(worker)
+    until(lambda: look(database, job_id).progress)
+    for process in runners():
+        process.kill()
+    running.wait()
+    job = look(database, job_id)
+    assert (job.state, job.failure_code) == (JobState.FAILED, FailureCode.KILLED)
+    assert job.failure_message is not None
+    assert "out of memory" in job.failure_message
+    assert not list((settings.data_dir / "runs").iterdir())
+
+
+def test_a_job_is_cancelled_while_it_runs(worker: Worker, database: Database) -> None:
+    job_id = send(database, endless_train_spec())
+    running = Background(worker)
+    until(lambda: look(database, job_id).progress)
+    with database.writing() as session:
+        jobs.request_cancel(session, job_id)
+    running.wait()
+    job = look(database, job_id)
+    assert (job.state, job.failure_code) == (JobState.CANCELLED, None)
+    assert not runners()
+
+
+def test_a_stopping_worker_hands_its_job_back_and_another_goes_on(
+    worker: Worker, database: Database, store: ArtifactStore, settings: Settings
+) -> None:
+    spec = tiny_train_spec(epochs=40, evaluation=None)
+    job_id = send(database, spec)
+    running = Background(worker)
+
+    def checkpoints() -> list[Checkpoint]:
+        with database.reading() as session:
+            return list(session.scalars(select(Checkpoint).order_by(Checkpoint.epoch.desc())))
+
+    until(lambda: len(checkpoints()) == 2)
+    worker.stopping.set()
+    running.wait()
+    job = look(database, job_id)
+    assert (job.state, job.lost_leases, job.attempt) == (JobState.QUEUED, 0, 1)
+    saved = checkpoints()[0].epoch
+    assert worker.run_next() is None, "a stopping worker takes nothing"
+
+    other = Worker(worker.settings, database, store, publish=lambda _: None, name="other", stopping=threading.Event())
+    assert other.run_next() == job_id
+    with database.reading() as session:
+        events = jobs.events_after(session, job_id, 0)
+        (weights,) = session.scalars(select(Checkpoint))
+    epochs = [e.data["epoch"] for e in events if e.type == "epoch"]
+    assert epochs[-1] == 40
+    assert saved + 1 in epochs
+    assert epochs.count(saved - 1) == 1, "what was saved is not trained again"
+    # The same weights as a run that nobody disturbed.
+    alone = send(database, spec)
+    assert other.run_next() == alone
+    with database.reading() as session:
+        undisturbed = session.scalars(select(Checkpoint.sha256).where(Checkpoint.job_id == alone)).one()
+    assert weights.sha256 == undisturbed
+    assert files(settings) == [store.path(undisturbed)]
+
+
+def test_a_worker_that_lost_its_job_stops_the_run_and_keeps_nothing(worker: Worker, database: Database) -> None:
+    job_id = send(database, endless_train_spec())
+    running = Background(worker)
+    until(lambda: look(database, job_id).progress)
+    with database.writing() as session:
+        past = database_now(session) - timedelta(seconds=1)
+        session.execute(update(Job).where(Job.id == job_id).values(lease_expires_at=past))
+        jobs.reap(session, max_lost_leases=3)
+        taken = jobs.claim(session, worker="other", lease=timedelta(seconds=90))
+    running.wait()
+    assert not runners()
+    job = look(database, job_id)
+    assert taken is not None
+    assert (job.state, job.worker, job.attempt) == (JobState.RUNNING, "other", 2)
+
+
+def test_divergence_is_a_typed_failure(worker: Worker, database: Database) -> None:
+    job_id = send(database, tiny_train_spec(epochs=20, optimizer=Sgd(learning_rate=100.0)))
+    assert worker.run_next() == job_id
+    job = look(database, job_id)
+    assert (job.state, job.failure_code) == (JobState.FAILED, FailureCode.NON_FINITE_LOSS)
+    assert job.failure_message is not None
+    assert "lower one of them" in job.failure_message
+
+
+def test_weights_that_vanished_fail_the_job_and_not_the_worker(
+    worker: Worker, database: Database, store: ArtifactStore
+) -> None:
+    train_id = send(database, tiny_train_spec())
+    worker.run_next()
+    with database.reading() as session:
+        store.remove(session.scalars(select(Checkpoint.sha256)).one())
+    job_id = worker.run_next()
+    assert job_id is not None
+    job = look(database, job_id)
+    assert (job.parent_id, job.state, job.failure_code) == (train_id, JobState.FAILED, FailureCode.INTERNAL)
+
+
+def test_a_runner_whose_supervisor_is_gone_ends(tmp_path: Path) -> None:
+    """The pipe of its orders is its lifeline."""
+    import json
+    import subprocess
+    import sys
+
+    order = {"spec": endless_train_spec().model_dump(mode="json"), "directory": str(tmp_path), "weights": None}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "worker.runner"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with process.stdout:
+        process.stdin.write(json.dumps(order) + "\n")
+        process.stdin.flush()
+        assert "progress" in process.stdout.readline()
+        process.stdin.close()
+        process.wait(timeout=10)
+    assert process.returncode == 1
+
+
+def test_a_runner_stops_between_two_steps_on_sigterm(tmp_path: Path) -> None:
+    import json
+    import subprocess
+    import sys
+
+    order = {"spec": endless_train_spec().model_dump(mode="json"), "directory": str(tmp_path), "weights": None}
+    with subprocess.Popen(
+        [sys.executable, "-m", "worker.runner"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(json.dumps(order) + "\n")
+        process.stdin.flush()
+        process.stdout.readline()
+        os.kill(process.pid, signal.SIGTERM)
+        assert process.stdout.readlines()[-1] == '{"type":"interrupted"}\n'
+    assert process.returncode == 0
+    assert not list(tmp_path.glob(".*")), "nothing half-written"
