@@ -191,7 +191,8 @@ def submit(
     spec = _read_spec(spec_file)
     if follow:
         raise typer.Exit(0 if run_and_show(url, spec, _console) else 1)
-    job = Client(url).submit(spec)
+    with Client(url) as client:
+        job = client.submit(spec)
     _console.print(f"Job {job.id} is {job.state}: {url}/jobs/{job.id}", highlight=False)
 
 

@@ -6,7 +6,8 @@ import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import httpx2
 
@@ -34,6 +35,17 @@ class Client:
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
         self._http = httpx2.Client(base_url=self.url, timeout=30)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._http.close()
 
     def submit(self, spec: TrainSpec | EvaluateSpec) -> JobView:
         # A key of its own makes it safe to send again when only the answer was lost.

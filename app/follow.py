@@ -30,27 +30,27 @@ from gkl.spec import EvaluateSpec, TrainSpec, format_epsilon
 
 def run_and_show(url: str, spec: TrainSpec | EvaluateSpec, console: Console) -> bool:
     """Send a job, follow it and the jobs that follow from it; returns whether all succeeded."""
-    client = Client(url)
-    job = client.submit(spec)
-    waiting = [job.id]
-    finished: list[JobView] = []
-    while waiting:
-        job_id = waiting.pop(0)
-        console.print(f"Job {job_id}: {url}/jobs/{job_id}", highlight=False)
-        with Display(console) as display:
-            for event in client.follow(job_id):
-                display.show(event)
-        job = client.job(job_id)
-        finished.append(job)
-        waiting += job.child_ids
-        if job.failure is not None:
-            console.print(
-                f"Job {job.id} failed ({job.failure.code}): {job.failure.message}", style="red", highlight=False
-            )
-    last = finished[-1]
-    if last.model_id is not None:
-        _show_row(client, client.model(last.model_id), last, console)
-    return all(job.state is JobState.SUCCEEDED for job in finished)
+    with Client(url) as client:
+        job = client.submit(spec)
+        waiting = [job.id]
+        finished: list[JobView] = []
+        while waiting:
+            job_id = waiting.pop(0)
+            console.print(f"Job {job_id}: {url}/jobs/{job_id}", highlight=False)
+            with Display(console) as display:
+                for event in client.follow(job_id):
+                    display.show(event)
+            job = client.job(job_id)
+            finished.append(job)
+            waiting += job.child_ids
+            if job.failure is not None:
+                console.print(
+                    f"Job {job.id} failed ({job.failure.code}): {job.failure.message}", style="red", highlight=False
+                )
+        last = finished[-1]
+        if last.model_id is not None:
+            _show_row(client, client.model(last.model_id), last, console)
+        return all(job.state is JobState.SUCCEEDED for job in finished)
 
 
 class Display:

@@ -89,8 +89,11 @@ class Supervisor:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self.process is not None and self.process.poll() is None:
-            self._kill()
+        if self.process is not None:
+            if self.process.poll() is None:
+                self._kill()
+            assert self.process.stdin is not None
+            self.process.stdin.close()
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def run(self) -> Ending | Killed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -40,11 +41,18 @@ def until(condition: Callable[[], object], seconds: float = 60) -> None:
 
 
 @pytest.fixture
+def client(running: EmbeddedService) -> Iterator[Client]:
+    with Client(running.url) as client:
+        yield client
+
+
+@pytest.fixture
 def running(settings: Settings) -> Iterator[EmbeddedService]:
     """The embedded service's processes on the test's database."""
     quick = settings.model_copy(update={"port": free_port(), "heartbeat_seconds": 1.0, "relay_seconds": 1.0})
+    others = set(psutil.Process().children(recursive=True))
     with EmbeddedService(quick) as service:
-        started = psutil.Process().children(recursive=True)
+        started = set(psutil.Process().children(recursive=True)) - others
         yield service
     until(lambda: not [p for p in started if p.is_running() and p.status() != psutil.STATUS_ZOMBIE], seconds=10)
 
@@ -55,10 +63,9 @@ def page(service: EmbeddedService, path: str) -> str:
     return response.text
 
 
-def test_a_job_goes_all_the_way(running: EmbeddedService) -> None:
-    client = Client(running.url)
+def test_a_job_goes_all_the_way(running: EmbeddedService, client: Client) -> None:
     assert "Nothing has been measured yet" in page(running, "/")
-    job = client.submit(tiny_train_spec())
+    job = client.submit(tiny_train_spec(epochs=12))
     events = list(client.follow(job.id))
     assert [e.data["state"] for e in events if e.type == "state"] == ["queued", "running", "succeeded"]
     assert any(e.type == "progress" for e in events)
@@ -71,13 +78,13 @@ def test_a_job_goes_all_the_way(running: EmbeddedService) -> None:
 
     model = client.model(evaluated.model_id)  # type: ignore[arg-type]
     measured = model.evaluations[0]
-    board = page(running, "/leaderboards/digits/Linf-0.5")
+    board = page(running, "/leaderboards/digits/Linf-0.9")
     low, high = measured.robust.interval
-    for text in ("Digits, Linf 0.5", f'<a href="/models/{model.id}">Tiny</a>', "SmallCNN", "GKL"):
+    for text in ("Digits, Linf 0.9", f'<a href="/models/{model.id}">Tiny</a>', "SmallCNN", "GKL"):
         assert text in board
     assert f"{100 * measured.robust.accuracy:.2f} %" in board
     assert f"{100 * low:.1f} to {100 * high:.1f}" in board
-    assert "Digits, Linf 0.5" in page(running, "/")
+    assert "Digits, Linf 0.9" in page(running, "/")
     entry = page(running, f"/models/{model.id}")
     for attack in measured.attacks:
         assert attack.attack in entry
@@ -86,8 +93,7 @@ def test_a_job_goes_all_the_way(running: EmbeddedService) -> None:
     assert f"/jobs/{evaluation_id}" in page(running, "/jobs?kind=evaluate")
 
 
-def test_a_running_job_is_seen_and_cancelled_on_its_page(running: EmbeddedService) -> None:
-    client = Client(running.url)
+def test_a_running_job_is_seen_and_cancelled_on_its_page(running: EmbeddedService, client: Client) -> None:
     job = client.submit(endless_train_spec())
     until(lambda: client.job(job.id).progress)
     shown = page(running, f"/jobs/{job.id}")
@@ -101,8 +107,7 @@ def test_a_running_job_is_seen_and_cancelled_on_its_page(running: EmbeddedServic
     assert "data-events" not in page(running, f"/jobs/{job.id}")
 
 
-def test_a_killed_runner_is_a_failed_job_and_the_next_one_runs(running: EmbeddedService) -> None:
-    client = Client(running.url)
+def test_a_killed_runner_is_a_failed_job_and_the_next_one_runs(running: EmbeddedService, client: Client) -> None:
     job = client.submit(endless_train_spec())
     until(lambda: client.job(job.id).progress)
     for process in psutil.Process().children(recursive=True):
@@ -117,9 +122,8 @@ def test_a_killed_runner_is_a_failed_job_and_the_next_one_runs(running: Embedded
     until(lambda: client.job(following.id).state is JobState.SUCCEEDED)
 
 
-def test_a_wiped_broker_loses_no_job(running: EmbeddedService) -> None:
+def test_a_wiped_broker_loses_no_job(running: EmbeddedService, client: Client) -> None:
     """The worker dies with the message, the relay announces the job again."""
-    client = Client(running.url)
     blocker = client.submit(endless_train_spec())
     until(lambda: client.job(blocker.id).progress)
     waiting = client.submit(tiny_train_spec(evaluation=None))
@@ -148,10 +152,10 @@ def command(tmp_path: Path, *arguments: str, port: int | None = None) -> subproc
 
 def test_ctrl_c_in_training_leaves_no_process_and_a_job_to_go_on_with(tmp_path: Path) -> None:
     port = free_port()
-    with command(tmp_path, "up", port=port) as up:
+    with contextlib.ExitStack() as stack, command(tmp_path, "up", port=port) as up:
         assert up.stdout is not None
         assert f"http://127.0.0.1:{port}" in up.stdout.readline()
-        client = Client(f"http://127.0.0.1:{port}")
+        client = stack.enter_context(Client(f"http://127.0.0.1:{port}"))
         job = client.submit(endless_train_spec())
         until(lambda: client.job(job.id).progress)
         processes = psutil.Process(up.pid).children(recursive=True)
@@ -165,7 +169,7 @@ def test_ctrl_c_in_training_leaves_no_process_and_a_job_to_go_on_with(tmp_path: 
     assert not [p for p in tmp_path.rglob("*") if ".part" in p.name or "incoming" in p.name]
     assert list((tmp_path / "runs").iterdir()) == []
     # A second start takes the job up where it stopped.
-    with command(tmp_path, "up", port=port) as up:
+    with command(tmp_path, "up", port=port) as up, Client(f"http://127.0.0.1:{port}") as client:
         until(lambda: _second_attempt(client, job))
         os.kill(up.pid, signal.SIGTERM)
     assert up.returncode == 0
