@@ -53,7 +53,9 @@ class EmbeddedService:
             self._prepare()
             self._start("broker", ["broker", "--port", str(self.broker_port)])
             # The one command that changes the schema runs before anything that reads it.
-            upgrade(Database(self.settings.effective_database_url))
+            database = Database(self.settings.effective_database_url)
+            upgrade(database)
+            database.close()
             self._start("api", ["serve"])
             self._start("worker", ["worker"])
             self._start("relay", ["relay"])

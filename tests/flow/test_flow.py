@@ -172,6 +172,8 @@ def test_ctrl_c_in_training_leaves_no_process_and_a_job_to_go_on_with(tmp_path: 
     with command(tmp_path, "up", port=port) as up, Client(f"http://127.0.0.1:{port}") as client:
         until(lambda: _second_attempt(client, job))
         os.kill(up.pid, signal.SIGTERM)
+        assert up.stdout is not None
+        assert "Stopped." in up.stdout.read()
     assert up.returncode == 0
 
 
