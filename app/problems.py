@@ -89,9 +89,9 @@ def install_error_handlers(app: FastAPI, render_page: RenderPage) -> None:
     @app.exception_handler(RequestValidationError)
     def validation_error(request: Request, error: RequestValidationError) -> Response:
         problems = field_problems(error.errors())
-        detail = "; ".join(f"{p.location}: {p.message}" for p in problems[:3])
+        detail = " ".join(f"{p.location}: {p.message}" for p in problems[:3])
         if len(problems) > 3:
-            detail += f"; and {len(problems) - 3} more, listed under 'errors'"
+            detail += f" And {len(problems) - 3} more, listed under 'errors'."
         return respond(request, HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_input", detail, errors=problems)
 
     @app.exception_handler(HTTPException)

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from fastapi.templating import Jinja2Templates
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from pydantic import BeforeValidator
 
 from app import formatting, jobs, leaderboard
 from app.database import database_now
@@ -29,6 +30,9 @@ router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
 
 _LOG_TAIL_BYTES = 16 * 1024
 _JOBS_PER_PAGE = 50
+
+# A form without JavaScript sends an empty text for a choice that was not made.
+_Chosen = BeforeValidator(lambda value: value or None)
 
 
 def _environment() -> Environment:
@@ -105,15 +109,15 @@ def model(request: Request, service: ServiceDep, model_id: JobId) -> Response:
 def job_list(
     request: Request,
     service: ServiceDep,
-    state: JobState | None = None,
-    kind: JobKind | None = None,
+    state: Annotated[JobState | None, _Chosen] = None,
+    kind: Annotated[JobKind | None, _Chosen] = None,
     cursor: Annotated[int | None, Query(ge=1, le=MAX_ID)] = None,
 ) -> Response:
     with service.database.reading() as session:
         found = jobs.page(session, state=state, kind=kind, before_id=cursor, limit=_JOBS_PER_PAGE + 1)
         older = None
         if len(found) > _JOBS_PER_PAGE:
-            older = request.url.include_query_params(cursor=found[_JOBS_PER_PAGE - 1].id)
+            older = f"?{request.url.include_query_params(cursor=found[_JOBS_PER_PAGE - 1].id).query}"
         return _render(
             request,
             "jobs.html",
