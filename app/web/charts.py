@@ -9,7 +9,7 @@ from gkl.outcome import EpochFinished
 
 WIDTH, HEIGHT = 640, 240
 # Room for labels, which are drawn larger on a phone.
-_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 16, 34
+_LEFT, _RIGHT, _TOP, _BOTTOM = 70, 16, 16, 34
 
 
 @dataclass(frozen=True)
