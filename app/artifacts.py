@@ -44,7 +44,11 @@ class ArtifactStore:
                 os.fsync(target.fileno())
             path = self._path(digest.hexdigest())
             path.parent.mkdir(exist_ok=True)
+            # mkstemp's files are their maker's alone; API and workers may be different users of one folder.
+            temporary.chmod(0o644)
             temporary.replace(path)
+            for folder in (path.parent, self._root):
+                _sync_directory(folder)
         finally:
             temporary.unlink(missing_ok=True)
         return StoredFile(digest.hexdigest(), size)
@@ -75,3 +79,12 @@ class ArtifactStore:
         if not _SHA256.fullmatch(sha256):
             raise ValueError(f"not a sha256: {sha256!r}")
         return self._root / sha256[:2] / sha256
+
+
+def _sync_directory(folder: Path) -> None:
+    """A new name is on disk only when its folder is."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

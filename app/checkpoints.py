@@ -53,11 +53,19 @@ def resume_points(session: Session, job_id: int) -> list[Checkpoint]:
 
 def forget_old_resume_points(session: Session, job_id: int, *, keep: int = _KEEP) -> list[str]:
     """Drop all but the newest; returns the hashes of files that nothing refers to any more."""
-    old = resume_points(session, job_id)[keep:]
-    for checkpoint in old:
-        session.delete(checkpoint)
+    return _forget(session, resume_points(session, job_id)[keep:])
+
+
+def forget_resume_points_from(session: Session, job_id: int, epoch: int) -> list[str]:
+    """Drop those of this epoch and later ones, which a run that fell back to an earlier one makes again."""
+    return _forget(session, [point for point in resume_points(session, job_id) if point.epoch >= epoch])
+
+
+def _forget(session: Session, points: list[Checkpoint]) -> list[str]:
+    for point in points:
+        session.delete(point)
     session.flush()
-    hashes = {checkpoint.sha256 for checkpoint in old}
+    hashes = {point.sha256 for point in points}
     still_used = set(session.scalars(select(Checkpoint.sha256).where(Checkpoint.sha256.in_(hashes))))
     return sorted(hashes - still_used)
 

@@ -9,11 +9,12 @@ import sys
 import threading
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from pydantic import ValidationError
 from rich.console import Console
+from sqlalchemy.exc import SQLAlchemyError
 
 from app.settings import Settings
 from gkl.errors import GklError, InvalidInput, Stopped
@@ -46,9 +47,16 @@ def main() -> None:
 
     try:
         cli()
+    except SQLAlchemyError as error:
+        cause = str(getattr(error, "orig", error)).splitlines()[0]
+        _fail(f"the database cannot be used ({cause}); look at GKLBENCH_DATABASE_URL")
     except (StartError, ClientError, GklError, SettingsError) as error:
-        _errors.print(f"gklbench: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(1)
+        _fail(str(error))
+
+
+def _fail(sentence: str) -> NoReturn:
+    _errors.print(f"gklbench: {sentence}", style="red", markup=False, highlight=False, soft_wrap=True)
+    sys.exit(1)
 
 
 class SettingsError(Exception):
@@ -90,6 +98,7 @@ def demo(
     from app.follow import run_and_show  # noqa: PLC0415
 
     _interrupt_on_signals()
+    ok: bool | None = None
     try:
         with EmbeddedService(_settings(data_dir, port)) as service:
             _console.print(f"GKL Bench is running at [bold]{service.url}[/bold]")
@@ -99,8 +108,8 @@ def demo(
                 service.wait()
     except KeyboardInterrupt:
         _console.print("Stopped.")
-        return
-    raise typer.Exit(0 if ok else 1)
+    # 130 is what a shell reports of a command that Ctrl-C ended before it was done.
+    raise typer.Exit(130 if ok is None else 0 if ok else 1)
 
 
 @cli.command()
@@ -288,7 +297,10 @@ def _environment_settings() -> Settings:
     except ValidationError as error:
         from app.problems import field_problems  # noqa: PLC0415
 
-        problems = [f"GKLBENCH_{p.location.upper()}: {p.message}" for p in field_problems(error.errors())]
+        problems = [
+            f"GKLBENCH_{p.location.upper()}: {p.message}" if p.location else p.message
+            for p in field_problems(error.errors())
+        ]
         raise SettingsError(" ".join(problems)) from error
 
 

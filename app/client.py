@@ -81,8 +81,8 @@ class Client:
                     if stream.response.status_code != 200:
                         stream.response.read()
                         self._checked(stream.response)
+                    lost_at = None
                     for event in stream:
-                        lost_at = None
                         last_id = event.id or last_id
                         data: Any = event.json()
                         yield StreamEvent(event.event, data)

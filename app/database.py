@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, create_engine, event, func, select, text
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
+
+_log = logging.getLogger(__name__)
+_RETRY_SECONDS = 1.0
+_T = TypeVar("_T")
 
 
 class Database:
@@ -40,6 +47,23 @@ class Database:
         """One transaction: committed when the block ends, rolled back if it raises."""
         with self._write.begin() as session:
             yield session
+
+    def write_patiently(self, change: Callable[[Session], _T], *, seconds: float) -> _T:
+        """Run `change` in a transaction of its own, again and again while the database is away.
+
+        Raises:
+            OperationalError: it was away for longer than `seconds`.
+        """
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                with self.writing() as session:
+                    return change(session)
+            except OperationalError as error:
+                if time.monotonic() > deadline:
+                    raise
+                _log.warning("the database cannot be used (%s); trying again", error.orig)
+                time.sleep(_RETRY_SECONDS)
 
     def close(self) -> None:
         self.engine.dispose()

@@ -40,6 +40,8 @@ class EmbeddedService:
         self.broker_port = broker_port
         self.children: dict[str, subprocess.Popen[bytes]] = {}
         self.lock: IO[str] | None = None
+        self.failure: StartError | None = None
+        self.left = threading.Event()
 
     @property
     def url(self) -> str:
@@ -63,6 +65,7 @@ class EmbeddedService:
         except BaseException:
             self._stop()
             raise
+        threading.Thread(target=self._watch, daemon=True).start()
         return self
 
     def __exit__(
@@ -71,7 +74,10 @@ class EmbeddedService:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.left.set()
         self._stop()
+        if self.failure is not None:
+            raise self.failure from None
 
     def check(self) -> None:
         """
@@ -86,10 +92,19 @@ class EmbeddedService:
                 )
 
     def wait(self) -> None:
-        """Until a process ends by itself, which is an error."""
+        """Until Ctrl-C, or until a process ends by itself, which is an error."""
         while True:
-            self.check()
-            time.sleep(0.5)
+            self.left.wait()
+
+    def _watch(self) -> None:
+        """Whatever the main thread is busy with, it is interrupted when a process ends by itself."""
+        while not self.left.wait(0.5):
+            try:
+                self.check()
+            except StartError as error:
+                self.failure = error
+                os.kill(os.getpid(), signal.SIGINT)
+                return
 
     def _prepare(self) -> None:
         data_dir = self.settings.data_dir

@@ -1,6 +1,7 @@
 """The service's errors. `app.problems` gives them their one shape over HTTP.
 
     ServiceError
+    ├── Forbidden            403
     ├── NotFound             404
     ├── Conflict             409
     │   └── StaleAttempt            a worker's write to a job that is no longer its own
@@ -20,6 +21,11 @@ class ServiceError(Exception):
 
     status = HTTPStatus.INTERNAL_SERVER_ERROR
     code = "internal"
+
+
+class Forbidden(ServiceError):
+    status = HTTPStatus.FORBIDDEN
+    code = "forbidden"
 
 
 class NotFound(ServiceError):

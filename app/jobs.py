@@ -14,6 +14,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import Any, cast
 
 from pydantic import BaseModel
@@ -39,7 +40,16 @@ class Claim:
 
     job_id: int
     attempt: int
-    spec: TrainSpec | EvaluateSpec
+    spec_json: dict[str, Any]
+
+    @cached_property
+    def spec(self) -> TrainSpec | EvaluateSpec:
+        """Read only after the claim is committed: a spec of another version must fail its job, not the claim.
+
+        Raises:
+            ValidationError: this version cannot run it.
+        """
+        return JOB_SPEC.validate_python(self.spec_json)
 
 
 # --- made by the API ---------------------------------------------------------------------------------------------
@@ -67,10 +77,8 @@ def create(session: Session, spec: TrainSpec | EvaluateSpec, *, parent_id: int |
     return job
 
 
-def submit(
-    database: Database, spec: TrainSpec | EvaluateSpec, *, key: str | None, remember: timedelta
-) -> tuple[Job, bool]:
-    """Queue a job, once per idempotency key; returns it and whether it is new.
+def submit(database: Database, spec: TrainSpec | EvaluateSpec, *, key: str | None, remember: timedelta) -> Job:
+    """Queue a job, once per idempotency key.
 
     Raises:
         Conflict: the key came with another spec before.
@@ -85,11 +93,9 @@ def submit(
             return _create_once(session, spec, key, remember)
 
 
-def _create_once(
-    session: Session, spec: TrainSpec | EvaluateSpec, key: str | None, remember: timedelta
-) -> tuple[Job, bool]:
+def _create_once(session: Session, spec: TrainSpec | EvaluateSpec, key: str | None, remember: timedelta) -> Job:
     if key is None:
-        return create(session, spec), True
+        return create(session, spec)
     canonical = json.dumps(spec.model_dump(mode="json"), sort_keys=True)
     body_sha256 = hashlib.sha256(canonical.encode()).hexdigest()
     now = database_now(session)
@@ -100,11 +106,11 @@ def _create_once(
             raise Conflict(
                 f"the Idempotency-Key {key!r} was used for another job, {known.job_id}; send a new key for a new job"
             )
-        return get(session, known.job_id), False
+        return get(session, known.job_id)
     job = create(session, spec)
     session.add(IdempotencyKey(key=key, body_sha256=body_sha256, job_id=job.id, created_at=now))
     session.flush()
-    return job, True
+    return job
 
 
 def get(session: Session, job_id: int) -> Job:
@@ -164,7 +170,7 @@ def claim(session: Session, *, worker: str, lease: timedelta) -> Claim | None:
         started_at=job.started_at or now,
         progress=None,
     )
-    return Claim(job.id, job.attempt, JOB_SPEC.validate_python(job.spec))
+    return Claim(job.id, job.attempt, job.spec)
 
 
 def heartbeat(session: Session, claim: Claim, *, lease: timedelta, progress: Progress | None = None) -> JobState:

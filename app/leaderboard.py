@@ -47,14 +47,28 @@ class Board:
 
 def record_model(session: Session, job: Job, spec: TrainSpec, weights_sha256: str) -> Model:
     """Note what a training made. The same weights again, from the same spec and seed, are the same model."""
-    return _model(session, weights_sha256, spec, loss=spec.objective.loss, train_job_id=job.id)
+    known = session.scalars(select(Model).where(Model.weights_sha256 == weights_sha256)).first()
+    if known is not None:
+        return known
+    model = Model(
+        name=spec.name,
+        dataset=spec.dataset,
+        architecture=spec.architecture,
+        loss=spec.objective.loss,
+        weights_sha256=weights_sha256,
+        train_job_id=job.id,
+        created_at=database_now(session),
+    )
+    session.add(model)
+    session.flush()
+    return model
 
 
 def record_evaluation(session: Session, job: Job, spec: EvaluateSpec, outcome: EvaluationOutcome) -> Evaluation:
     """Note what an evaluation measured, as the job's one result."""
     threat_model = spec.evaluation.threat_model
     evaluation = Evaluation(
-        model=_model(session, spec.weights, spec, loss=None, train_job_id=None),
+        model=session.scalars(select(Model).where(Model.weights_sha256 == spec.weights)).one(),
         job_id=job.id,
         board=board_name(spec.dataset, threat_model),
         norm=threat_model.norm,
@@ -81,31 +95,6 @@ def record_evaluation(session: Session, job: Job, spec: EvaluateSpec, outcome: E
     session.add(evaluation)
     session.flush()
     return evaluation
-
-
-def _model(
-    session: Session,
-    weights_sha256: str,
-    spec: TrainSpec | EvaluateSpec,
-    *,
-    loss: str | None,
-    train_job_id: int | None,
-) -> Model:
-    known = session.scalars(select(Model).where(Model.weights_sha256 == weights_sha256)).first()
-    if known is not None:
-        return known
-    model = Model(
-        name=spec.name,
-        dataset=spec.dataset,
-        architecture=spec.architecture,
-        loss=loss,
-        weights_sha256=weights_sha256,
-        train_job_id=train_job_id,
-        created_at=database_now(session),
-    )
-    session.add(model)
-    session.flush()
-    return model
 
 
 def boards(session: Session) -> list[Board]:

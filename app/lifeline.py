@@ -19,7 +19,8 @@ def start_child(arguments: list[str], *, environment: dict[str, str], log: Path)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
         return subprocess.Popen(
-            [sys.executable, "-m", "app.cli", *arguments],
+            # -P: nothing is imported from the directory in which the command happens to run.
+            [sys.executable, "-P", "-m", "app.cli", *arguments],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,

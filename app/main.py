@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import fastapi_offline
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
@@ -15,7 +15,7 @@ from fastapi.staticfiles import StaticFiles
 import gkl
 from app.problems import TooLargeAsProblem, install_error_handlers
 from app.routes import api, health
-from app.service import Service
+from app.service import Service, refuse_other_sites
 from app.settings import Settings
 from app.web import pages
 
@@ -41,6 +41,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
+        dependencies=[Depends(refuse_other_sites)],
     )
     app.state.service = service
     app.add_middleware(TooLargeAsProblem, max_body_bytes=settings.max_body_bytes)

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 from datetime import timedelta
 
-from sqlalchemy import delete, exists, select
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from app.database import Database, database_now
@@ -24,6 +24,7 @@ Publish = Callable[[int], None]
 
 def enqueue(session: Session, job: Job) -> None:
     """Owe the workers a wake-up for this job, from the moment the transaction commits."""
+    session.execute(delete(OutboxMessage).where(OutboxMessage.job_id == job.id))
     session.add(OutboxMessage(job_id=job.id, created_at=database_now(session)))
 
 
@@ -57,20 +58,15 @@ def publish_pending(database: Database, publish: Publish, *, limit: int = 100) -
 
 
 def requeue_unclaimed(session: Session, *, after: timedelta) -> int:
-    """Owe another wake-up for jobs that are still queued long after their last one; returns how many.
+    """Owe another wake-up for jobs that are still queued so long after their last one; returns how many.
 
-    Also forgets the published messages of jobs that are past queueing.
+    Also forgets the messages of jobs that are past queueing.
     """
-    now = database_now(session)
-    still_queued = select(Job.id).where(Job.state == JobState.QUEUED)
-    session.execute(
-        delete(OutboxMessage).where(OutboxMessage.published_at.is_not(None), OutboxMessage.job_id.not_in(still_queued))
-    )
-    recent = exists().where(
-        OutboxMessage.job_id == Job.id,
-        OutboxMessage.published_at.is_(None) | (OutboxMessage.published_at > now - after),
-    )
-    forgotten = session.scalars(select(Job).where(Job.state == JobState.QUEUED, ~recent)).all()
-    for job in forgotten:
-        enqueue(session, job)
+    queued = select(Job.id).where(Job.state == JobState.QUEUED)
+    session.execute(delete(OutboxMessage).where(OutboxMessage.job_id.not_in(queued)))
+    forgotten = session.scalars(
+        select(OutboxMessage).where(OutboxMessage.published_at <= database_now(session) - after)
+    ).all()
+    for message in forgotten:
+        message.published_at = None
     return len(forgotten)

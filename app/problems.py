@@ -108,7 +108,7 @@ def install_error_handlers(app: FastAPI, render_page: RenderPage) -> None:
             request,
             HTTPStatus.INTERNAL_SERVER_ERROR,
             "internal",
-            "The service failed to answer; nothing was changed. Try again, and tell its owner if it goes on.",
+            "The service failed to answer, its log has the cause. Try again, and tell its owner if it goes on.",
         )
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from fastapi import Depends, Request
 
 from app.artifacts import ArtifactStore
 from app.broker import make_celery, publisher
 from app.database import Database
+from app.errors import Forbidden
 from app.outbox import Publish, publish_pending
 from app.settings import Settings
 
@@ -38,6 +40,25 @@ class Service:
 def _service(request: Request) -> Service:
     service: Service = request.app.state.service
     return service
+
+
+def refuse_other_sites(request: Request) -> None:
+    """Another site's page must not act here through the browser of someone who may.
+
+    Browsers say where a request comes from; whatever is not a browser says nothing and is let through.
+
+    Raises:
+        Forbidden: it comes from another site.
+    """
+    if request.method in ("GET", "HEAD", "OPTIONS"):
+        return
+    site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
+    if site is not None:
+        is_ours = site in ("same-origin", "none")
+    else:
+        is_ours = origin is None or urlsplit(origin).netloc == request.headers.get("host")
+    if not is_ours:
+        raise Forbidden("this request came from a page of another site and was not carried out")
 
 
 ServiceDep = Annotated[Service, Depends(_service)]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -53,6 +54,17 @@ class Settings(BaseSettings):
 
     idempotency_hours: float = Field(default=24, gt=0)
     """How long an Idempotency-Key is remembered."""
+
+    @model_validator(mode="after")
+    def _settings_agree(self) -> Self:
+        if self.lease_seconds < 3 * self.heartbeat_seconds:
+            raise ValueError(
+                "GKLBENCH_LEASE_SECONDS must be at least three times GKLBENCH_HEARTBEAT_SECONDS, "
+                "or living workers would lose their jobs"
+            )
+        if not self.broker_url.startswith(("redis://", "rediss://")):
+            raise ValueError("GKLBENCH_BROKER_URL must be the address of a Redis-protocol server: redis://host:6379/0")
+        return self
 
     @property
     def effective_database_url(self) -> str:

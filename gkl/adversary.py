@@ -61,7 +61,8 @@ def project(x_adv: Tensor, x: Tensor, *, norm: Norm, epsilon: float) -> Tensor:
         difference = difference.clamp(-epsilon, epsilon)
     else:
         length = _l2_norm(difference)
-        difference = difference * (epsilon / length.clamp_min(epsilon))
+        # Not by epsilon alone: it may be 0, and so may the length.
+        difference = difference * (epsilon / length.clamp_min(max(epsilon, torch.finfo(x.dtype).tiny)))
     return (x + difference).clamp(0.0, 1.0)
 
 
@@ -73,4 +74,8 @@ def _l2_norm(batch: Tensor) -> Tensor:
 
 def _unit_l2(gradient: Tensor) -> Tensor:
     """Gradient scaled to length 1 per image; a zero gradient stays zero instead of becoming NaN."""
-    return gradient / _l2_norm(gradient).clamp_min(torch.finfo(gradient.dtype).tiny)
+    tiny = torch.finfo(gradient.dtype).tiny
+    # Scaled first: the squares of a small gradient would underflow.
+    largest = gradient.flatten(1).abs().amax(1).reshape(-1, *([1] * (gradient.dim() - 1)))
+    scaled = gradient / largest.clamp_min(tiny)
+    return scaled / _l2_norm(scaled).clamp_min(tiny)

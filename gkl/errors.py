@@ -2,7 +2,6 @@
 
     GklError
     ├── InvalidInput          the spec, the data or the weights cannot be used as given
-    ├── OutOfMemory           the device has too little memory for this batch size
     ├── NonFiniteLoss         the training diverged
     └── InvalidVerdict        an attack's result did not survive its own re-check
     Stopped                   not an error: the run was asked to stop and has saved what it had
@@ -36,10 +35,6 @@ class GklError(Exception):
 
 class InvalidInput(GklError):
     code = FailureCode.INVALID_INPUT
-
-
-class OutOfMemory(GklError):
-    code = FailureCode.OUT_OF_MEMORY
 
 
 class NonFiniteLoss(GklError):

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from gkl.errors import InvalidInput
 
 
 @contextmanager
@@ -33,6 +36,19 @@ def _sync_directory(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def check_writable(directory: Path) -> None:
+    """
+    Raises:
+        InvalidInput: nothing can be written there. Better known before hours of work than after.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as error:
+        raise InvalidInput(f"nothing can be written to {directory} ({error.strerror}); choose another") from error
 
 
 def sha256_of(path: Path) -> str:

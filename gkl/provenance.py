@@ -20,14 +20,16 @@ _PACKAGES = ("gklbench", "torch", "numpy", "pyautoattack", "scikit-learn", "safe
 def make_manifest(
     spec: TrainSpec | EvaluateSpec,
     *,
+    commit: str | None,
     seed: int,
     device: torch.device,
     dataset_sha256: str,
     weights_sha256: str,
 ) -> Manifest:
+    """`commit` is `git_commit()` of the run's start: a checkout may move on while a run of hours goes on."""
     return Manifest(
         spec=spec.model_dump(mode="json"),
-        git_commit=git_commit(),
+        git_commit=commit,
         packages={name: version(name) for name in _PACKAGES},
         python=platform.python_version(),
         device=device_name(device),
@@ -40,6 +42,9 @@ def make_manifest(
 def git_commit() -> str | None:
     """Commit of the checkout this code runs from, '+changes' appended if its files differ; None outside one."""
     source = Path(gkl.__file__).parent
+    # Installed into an environment inside some other checkout, these files are none of that checkout's.
+    if _git(source, "ls-files", "--error-unmatch", gkl.__file__) is None:
+        return None
     commit = _git(source, "rev-parse", "HEAD")
     if commit is None:
         return None

@@ -7,7 +7,7 @@ commit reproduce a row of the leaderboard. Fields that are not known are refused
 from __future__ import annotations
 
 import math
-from fractions import Fraction
+import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -24,6 +24,7 @@ from pydantic import (
 from gkl.catalog import ARCHITECTURES, DATASETS, Norm, unknown_name_message
 
 SHA256_PATTERN = r"^[0-9a-f]{64}$"
+_EPSILON_PATTERN = r"^[0-9]+(\.[0-9]+)?(/[0-9]+)?$"
 
 
 class Spec(BaseModel):
@@ -56,10 +57,12 @@ def _parse_epsilon(value: Any) -> Any:
     """Accept '8/255' beside 0.0314: the field writes budgets of 8-bit images as fractions."""
     if not isinstance(value, str):
         return value
-    try:
-        return float(Fraction(value))
-    except (ValueError, ZeroDivisionError) as error:
-        raise ValueError("write it as a number such as 0.15 or a fraction such as '8/255'") from error
+    # Fraction itself would take '1e999999999' and compute for hours.
+    if re.fullmatch(_EPSILON_PATTERN, value) and len(value) <= 32:
+        numerator, _, denominator = value.partition("/")
+        if float(denominator or 1) > 0:
+            return float(numerator) / float(denominator or 1)
+    raise ValueError("write it as a number such as 0.15 or a fraction such as '8/255'")
 
 
 def format_epsilon(epsilon: float) -> str:
@@ -94,7 +97,7 @@ Epsilon = Annotated[
         {
             "anyOf": [
                 {"type": "number", "exclusiveMinimum": 0},
-                {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?(/[0-9]+)?$"},
+                {"type": "string", "pattern": _EPSILON_PATTERN, "maxLength": 32},
             ]
         }
     ),
@@ -273,7 +276,7 @@ class EvaluateSpec(Spec):
     kind: Literal["evaluate"] = "evaluate"
 
     name: ModelName
-    """Name of the model on the leaderboard, if these weights are not there already."""
+    """Name of the job; the model keeps the name under which it was trained."""
 
     dataset: DatasetName
     architecture: ArchitectureName

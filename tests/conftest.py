@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -19,6 +20,10 @@ from app.database import Database
 from app.main import create_app
 from app.service import Service
 from app.settings import Settings
+
+# Runs in this process and in runners started by tests: on these small networks a second thread gains little, and
+# two runs whose threads wait for each other on few cores take many times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 _numbers = itertools.count(1)
 

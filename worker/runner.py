@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from gkl.errors import FailureCode, GklError, Stopped
 from gkl.outcome import Ending, Failed, Interrupted
@@ -52,8 +52,6 @@ def _run(order: dict[str, Any], send: Callable[[BaseModel], None], should_stop: 
     except GklError as error:
         _log.error("%s: %s", error.code, error)
         return Failed(code=error.code, message=str(error))
-    except ValidationError as error:
-        return Failed(code=FailureCode.INVALID_INPUT, message=str(error))
     except Exception as error:  # noqa: BLE001 - logged, and told to the supervisor
         _log.exception("the run failed")
         if _is_out_of_memory(error):

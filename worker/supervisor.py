@@ -16,16 +16,18 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, Self, TypeVar
 
 from pydantic import ValidationError
+from sqlalchemy.orm import Session
 
 from app import checkpoints, jobs
 from app.artifacts import ArtifactStore
 from app.database import Database
+from app.errors import NotFound
 from app.settings import Settings
 from app.tables import CheckpointKind, JobState
 from gkl.errors import FailureCode
@@ -45,15 +47,8 @@ from gkl.spec import EvaluateSpec, TrainSpec
 _log = logging.getLogger(__name__)
 
 _PROGRESS_SECONDS = 1.0
+_T = TypeVar("_T")
 _ENDINGS = (TrainOutcome, EvaluationOutcome, Failed, Interrupted)
-
-
-@dataclass(frozen=True)
-class Killed:
-    """The runner ended without a word."""
-
-    code: FailureCode
-    message: str
 
 
 class Supervisor:
@@ -69,17 +64,18 @@ class Supervisor:
     ) -> None:
         self.settings, self.database, self.store = settings, database, store
         self.claim, self.stopping = claim, stopping
-        runs = settings.data_dir.resolve() / "runs"
-        self.directory = runs / f"{claim.job_id}-{claim.attempt}"
-        for stale in runs.glob(f"{claim.job_id}-*"):
-            # Left by an attempt whose worker was killed; its writes are refused by now.
-            shutil.rmtree(stale, ignore_errors=True)
+        self.directory = settings.data_dir.resolve() / "runs" / f"{claim.job_id}-{claim.attempt}"
         self.lease = timedelta(seconds=settings.lease_seconds)
         self.process: subprocess.Popen[str] | None = None
         self.progress: Progress | None = None
+        self.progress_is_new = False
+        self.last_heartbeat = time.monotonic()
         self.asked_to_stop_at: float | None = None
 
     def __enter__(self) -> Self:
+        for stale in self.directory.parent.glob(f"{self.claim.job_id}-*"):
+            # Left by an attempt whose worker was killed; its writes are refused by now.
+            shutil.rmtree(stale, ignore_errors=True)
         self.directory.mkdir(parents=True)
         return self
 
@@ -96,7 +92,7 @@ class Supervisor:
             self.process.stdin.close()
         shutil.rmtree(self.directory, ignore_errors=True)
 
-    def run(self) -> Ending | Killed:
+    def run(self) -> Ending:
         """Run the job to its end.
 
         Raises:
@@ -110,8 +106,15 @@ class Supervisor:
             print(f"--- attempt {self.claim.attempt}, {now} ---", file=log_file, flush=True)
             self.process = self._start(weights, log_file)
             ending = self._follow(self.process)
-        returncode = self.process.wait()
-        return ending or self._explain(returncode)
+        return ending or self._explain(self._wait_for_exit(self.process))
+
+    def _wait_for_exit(self, process: subprocess.Popen[str]) -> int:
+        """The runner has closed its output; an interpreter that hangs on its way out is ended."""
+        try:
+            return process.wait(timeout=self.settings.stop_grace_seconds)
+        except subprocess.TimeoutExpired:
+            self._kill()
+            return process.wait()
 
     def _fetch_files(self) -> str | None:
         """Bring what the run starts from into its directory; returns the file name of given weights."""
@@ -121,17 +124,22 @@ class Supervisor:
         with self.database.reading() as session:
             points = checkpoints.resume_points(session, self.claim.job_id)
         for point in points:
-            self.store.fetch(point.sha256, self.directory / point.file)
+            try:
+                self.store.fetch(point.sha256, self.directory / point.file)
+            except NotFound:
+                _log.warning("job %d: checkpoint %s is gone; the one before is used", self.claim.job_id, point.file)
         return None
 
     def _start(self, weights: str | None, log_file: IO[str]) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [sys.executable, "-m", "worker.runner"],
+            # -P: nothing is imported from the directory in which the worker happens to run.
+            [sys.executable, "-P", "-m", "worker.runner"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log_file,
             text=True,
             encoding="utf-8",
+            errors="replace",
             # The run needs no address or secret of the service.
             env={k: v for k, v in os.environ.items() if not k.startswith("GKLBENCH_")},
             # A group of its own: signals to the worker's group, such as Ctrl-C, are the worker's to pass on,
@@ -154,7 +162,6 @@ class Supervisor:
         lines: queue.Queue[str | None] = queue.Queue()
         threading.Thread(target=_read_lines, args=(process, lines), daemon=True).start()
         ending: Ending | None = None
-        next_write = time.monotonic() + self.settings.heartbeat_seconds
         while True:
             self._enforce_stop()
             try:
@@ -167,22 +174,24 @@ class Supervisor:
             if isinstance(message, _ENDINGS):
                 ending = message
             elif message is not None:
-                if isinstance(message, Progress) and self.progress is None:
-                    next_write = min(next_write, time.monotonic() + _PROGRESS_SECONDS)
                 self._take(message)
-            if time.monotonic() >= next_write:
+            if self._heartbeat_is_due():
                 self._heartbeat()
-                pause = _PROGRESS_SECONDS if self.progress is not None else self.settings.heartbeat_seconds
-                next_write = time.monotonic() + min(pause, self.settings.heartbeat_seconds)
+
+    def _heartbeat_is_due(self) -> bool:
+        """Now and then for the lease, and within a second for new progress."""
+        pause = min(_PROGRESS_SECONDS, self.settings.heartbeat_seconds)
+        if not self.progress_is_new:
+            pause = self.settings.heartbeat_seconds
+        return time.monotonic() - self.last_heartbeat >= pause
 
     def _take(self, event: Event) -> None:
         if isinstance(event, Progress):
-            self.progress = event
+            self.progress, self.progress_is_new = event, True
         elif isinstance(event, CheckpointSaved):
             self._keep_checkpoint(event)
         else:
-            with self.database.writing() as session:
-                jobs.record(session, self.claim, event)
+            self._write(lambda session: jobs.record(session, self.claim, event))
 
     def _keep_checkpoint(self, event: CheckpointSaved) -> None:
         spec = self.claim.spec
@@ -192,8 +201,10 @@ class Supervisor:
         except FileNotFoundError:
             # The runner keeps only its newest ones, and has gone on faster than they are copied.
             return
-        with self.database.writing() as session:
+
+        def keep(session: Session) -> list[str]:
             jobs.hold(session, self.claim)
+            unused = checkpoints.forget_resume_points_from(session, self.claim.job_id, event.epoch)
             checkpoints.add(
                 session,
                 self.claim.job_id,
@@ -203,15 +214,23 @@ class Supervisor:
                 file=event.file,
                 stored=stored,
             )
-            unused = checkpoints.forget_old_resume_points(session, self.claim.job_id)
-        for sha256 in unused:
+            unused += checkpoints.forget_old_resume_points(session, self.claim.job_id)
+            return [sha256 for sha256 in unused if sha256 != stored.sha256]
+
+        for sha256 in self._write(keep):
             self.store.remove(sha256)
 
     def _heartbeat(self) -> None:
-        with self.database.writing() as session:
-            state = jobs.heartbeat(session, self.claim, lease=self.lease, progress=self.progress)
+        state = self._write(
+            lambda session: jobs.heartbeat(session, self.claim, lease=self.lease, progress=self.progress)
+        )
+        self.last_heartbeat, self.progress_is_new = time.monotonic(), False
         if state is JobState.CANCELLING:
             self._ask_to_stop()
+
+    def _write(self, change: Callable[[Session], _T]) -> _T:
+        """The run goes on while the database is away, as long as the lease may last."""
+        return self.database.write_patiently(change, seconds=self.settings.lease_seconds)
 
     def _enforce_stop(self) -> None:
         if self.stopping.is_set():
@@ -238,26 +257,31 @@ class Supervisor:
         except ProcessLookupError:
             _log.debug("the runner of job %d had ended already", self.claim.job_id)
 
-    def _explain(self, returncode: int) -> Ending | Killed:
+    def _explain(self, returncode: int) -> Ending:
         """What to say of a runner that ended without reporting an ending."""
         if self.asked_to_stop_at is not None:
             return Interrupted()
         if returncode == -signal.SIGKILL:
-            return Killed(
-                FailureCode.KILLED,
-                "the run was killed from outside (SIGKILL), as the kernel does when a host is out of memory; "
+            return Failed(
+                code=FailureCode.KILLED,
+                message="the run was killed from outside (SIGKILL), as the kernel does when a host is out of memory; "
                 "look at the host's memory, lower batch_size if it was short, and submit the job again",
             )
         cause = f"signal {signal.Signals(-returncode).name}" if returncode < 0 else f"exit status {returncode}"
-        return Killed(FailureCode.INTERNAL, f"the run ended with {cause} and gave no reason; the job's log may hold it")
+        return Failed(
+            code=FailureCode.INTERNAL,
+            message=f"the run ended with {cause} and gave no reason; the job's log may hold it",
+        )
 
 
 def _read_lines(process: subprocess.Popen[str], lines: queue.Queue[str | None]) -> None:
     assert process.stdout is not None
-    with process.stdout as stdout:
-        for line in stdout:
-            lines.put(line)
-    lines.put(None)
+    try:
+        with process.stdout as stdout:
+            for line in stdout:
+                lines.put(line)
+    finally:
+        lines.put(None)
 
 
 def _parse(line: str) -> Event | Ending | None:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from celery import Celery
+from pydantic import ValidationError
+from sqlalchemy.exc import OperationalError
 
 from app import jobs
 from app.artifacts import ArtifactStore
@@ -18,7 +20,7 @@ from app.outbox import Publish, publish_pending
 from app.settings import Settings
 from gkl.errors import FailureCode
 from worker.results import save_result
-from worker.supervisor import Killed, Supervisor
+from worker.supervisor import Supervisor
 
 _log = logging.getLogger(__name__)
 
@@ -55,25 +57,27 @@ class Worker:
             self._run(claim)
         except StaleAttempt:
             _log.warning("job %d was taken from this worker; its run was stopped and not counted", claim.job_id)
+        except OperationalError:
+            # Not the job's fault: its lease will end, and another attempt go on from its last checkpoint.
+            _log.exception("job %d: the database was away for too long", claim.job_id)
+        except ValidationError as error:
+            self._fail(claim, FailureCode.INVALID_INPUT, f"this version cannot run the job's spec: {error}")
         except Exception:  # noqa: BLE001 - logged, and told to the job
             # Whatever went wrong here, the job must not stay 'running' without a word.
             _log.exception("job %d: the worker failed", claim.job_id)
-            with self.database.writing() as session:
-                jobs.fail(
-                    session,
-                    claim,
-                    FailureCode.INTERNAL,
-                    f"the worker {self.name} failed while it ran this job; its log has the cause",
-                )
+            sentence = f"the worker {self.name} failed while it ran this job; its log has the cause"
+            self._fail(claim, FailureCode.INTERNAL, sentence)
         publish_pending(self.database, self.publish)
         return claim.job_id
 
     def _run(self, claim: jobs.Claim) -> None:
         with Supervisor(self.settings, self.database, self.store, claim, self.stopping) as supervisor:
             ending = supervisor.run()
-            if isinstance(ending, Killed):
-                with self.database.writing() as session:
-                    jobs.fail(session, claim, ending.code, ending.message)
-            else:
-                save_result(self.database, self.store, claim, ending, supervisor.directory)
-            _log.info("job %d: %s", claim.job_id, type(ending).__name__)
+            patience = self.settings.lease_seconds
+            save_result(self.database, self.store, claim, ending, supervisor.directory, patience_seconds=patience)
+            _log.info("job %d: %s", claim.job_id, ending.type)
+
+    def _fail(self, claim: jobs.Claim, code: FailureCode, message: str) -> None:
+        self.database.write_patiently(
+            lambda session: jobs.fail(session, claim, code, message), seconds=self.settings.lease_seconds
+        )

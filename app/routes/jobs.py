@@ -65,7 +65,7 @@ def create_job(
 ) -> JobView:
     """Queue a training or an evaluation. `Location` is where to look at it; 409 if the key came with another body."""
     remember = timedelta(hours=service.settings.idempotency_hours)
-    job, _ = jobs.submit(service.database, spec, key=idempotency_key, remember=remember)
+    job = jobs.submit(service.database, spec, key=idempotency_key, remember=remember)
     # After the answer: a broker that is slow or away delays no one.
     background.add_task(service.publish_pending)
     response.headers["Location"] = f"/api/v1/jobs/{job.id}"

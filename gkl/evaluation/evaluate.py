@@ -24,7 +24,7 @@ from gkl.evaluation.progress import EvaluationProgress
 from gkl.files import sha256_of
 from gkl.models import build_model, load_weights
 from gkl.outcome import AttackFinished, AttackOutcome, EvaluationOutcome, Event
-from gkl.provenance import make_manifest
+from gkl.provenance import git_commit, make_manifest
 from gkl.spec import EvaluateSpec, ThreatModel
 
 _log = logging.getLogger(__name__)
@@ -55,6 +55,7 @@ def evaluate(
         InvalidVerdict: an attack returned an image outside the threat model.
         Stopped: `should_stop` said yes.
     """
+    commit = git_commit()
     found = sha256_of(weights)
     if found != spec.weights:
         raise InvalidInput(f"the spec asks for weights {spec.weights}, but {weights.name} has sha256 {found}")
@@ -86,6 +87,7 @@ def evaluate(
         seconds=time.perf_counter() - started,
         manifest=make_manifest(
             spec,
+            commit=commit,
             seed=spec.evaluation.seed,
             device=selected,
             dataset_sha256=data.sha256(),

@@ -17,10 +17,10 @@ from gkl.catalog import DATASETS
 from gkl.data import load_train
 from gkl.device import select_device
 from gkl.errors import NonFiniteLoss, Stopped
-from gkl.files import sha256_of
+from gkl.files import check_writable, sha256_of
 from gkl.models import build_model
 from gkl.outcome import CheckpointSaved, EpochFinished, Event, Progress, TrainOutcome
-from gkl.provenance import make_manifest
+from gkl.provenance import git_commit, make_manifest
 from gkl.spec import TrainSpec
 from gkl.tensor_files import save_tensors
 from gkl.training.checkpoint import TrainingState, restore_newest, save_checkpoint
@@ -59,10 +59,11 @@ def train(
         device: such as 'cpu' or 'cuda:1'; by default CUDA if there is one.
 
     Raises:
-        InvalidInput: the checkpoints in `directory` are of another spec.
+        InvalidInput: nothing can be written to `directory`, or the checkpoints there are of another spec.
         NonFiniteLoss: the loss became NaN or infinite; the last checkpoint remains.
         Stopped: `should_stop` said yes; a later call with the same arguments goes on.
     """
+    check_writable(directory)
     run = _Run(spec, directory, select_device(device), report, should_stop)
     for problem in restore_newest(directory, run.state, spec):
         _log.warning(problem)
@@ -84,6 +85,7 @@ class _Run:
     ) -> None:
         self.spec, self.directory, self.device = spec, directory, device
         self.report, self.should_stop = report, should_stop
+        self.commit = git_commit()
         data = load_train(spec.dataset)
         self.data_sha256 = data.sha256()
         self.images, self.labels = data.images.to(device), data.labels.to(device)
@@ -215,6 +217,7 @@ class _Run:
             seconds=self.state.seconds,
             manifest=make_manifest(
                 self.spec,
+                commit=self.commit,
                 seed=self.spec.seed,
                 device=self.device,
                 dataset_sha256=self.data_sha256,

@@ -141,10 +141,30 @@ def test_a_failure_of_the_service_has_it_too(settings: Settings, tmp_path: Path)
     """A database without its schema."""
     broken = settings.model_copy(update={"database_url": f"sqlite:///{tmp_path / 'empty.sqlite3'}"})
     with TestClient(create_app(broken), raise_server_exceptions=False) as client:
-        assert_problem(client.get("/api/v1/jobs"), 500, "nothing was changed")
+        assert_problem(client.get("/api/v1/jobs"), 500, "its log has the cause")
         ready = client.get("/readyz")
         assert ready.status_code == 503
         assert "gklbench migrate" in ready.json()["parts"]["database"]
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Sec-Fetch-Site": "same-site"}, 403),
+        ({"Origin": "https://elsewhere.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Origin": "http://testserver"}, 202),
+        ({"Sec-Fetch-Site": "same-origin", "Origin": "http://testserver"}, 202),
+        ({}, 202),
+    ],
+)
+def test_pages_of_other_sites_can_not_act_here(client: TestClient, headers: dict[str, str], status: int) -> None:
+    job_id = post(client).json()["id"]
+    assert client.post(f"/api/v1/jobs/{job_id}/cancel", headers=headers).status_code == status
+    if status == 403:
+        assert_problem(post(client, **headers), 403, "a page of another site")
+        assert client.get("/api/v1/jobs", headers=headers).status_code == 200
 
 
 def test_catalog_and_health(client: TestClient) -> None:

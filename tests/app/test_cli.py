@@ -70,6 +70,9 @@ def test_recipe_prints_a_spec_that_is_one() -> None:
         (["train", "absent.json"], None, "absent.json cannot be read (No such file or directory)"),
         (["train", "SPEC"], '{"kind": "evaluate"}', "weights: field required."),
         (["submit", "SPEC"], "VALID", "no service answers at http://127.0.0.1:1"),
+        (["train", "SPEC", "--output", "/proc/nowhere"], "VALID", "nothing can be written to /proc/nowhere"),
+        (["train", "SPEC", "--device", "cuda:9"], "VALID", "the device 'cuda:9' cannot be used here"),
+        (["train", "SPEC", "--device", "nonsense"], "VALID", "the device 'nonsense' cannot be used here"),
         (["evaluate", "SPEC", "--weights", "w"], "VALID", "is a spec of kind 'train'; use 'gklbench train'"),
     ],
 )
@@ -78,10 +81,21 @@ def test_mistakes_are_one_sentence(arguments: list[str], content: str | None, sa
     path.write_text(tiny_train_spec().model_dump_json() if content == "VALID" else content or "")
     if arguments[0] == "submit":
         arguments = [*arguments, "--url", "http://127.0.0.1:1"]
+    if arguments[0] == "train" and "--output" not in arguments:
+        arguments = [*arguments, "--output", str(tmp_path / "run")]
     done = gklbench(*[str(path) if a == "SPEC" else a for a in arguments])
     assert done.returncode == 1
     assert done.stderr.startswith("gklbench: ")
     assert says in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_database_that_is_away_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("GKLBENCH_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("GKLBENCH_DATABASE_URL", "postgresql://127.0.0.1:1/none")
+    done = gklbench("migrate")
+    assert done.returncode == 1
+    assert "gklbench: the database cannot be used" in done.stderr
     assert "Traceback" not in done.stderr
 
 

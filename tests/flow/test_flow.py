@@ -196,6 +196,18 @@ def test_a_killed_parent_takes_everything_with_it(tmp_path: Path) -> None:
     until(lambda: not [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE], seconds=20)
 
 
+def test_a_lost_worker_process_ends_the_demo_with_a_reason(tmp_path: Path) -> None:
+    with command(tmp_path, "demo", "--exit") as demo:
+        assert demo.stdout is not None
+        demo.stdout.readline()
+        for process in psutil.Process(demo.pid).children():
+            if "worker" in process.cmdline():
+                process.kill()
+        output = demo.stdout.read()
+    assert demo.returncode == 1
+    assert "gklbench: the worker process ended with status -9" in output
+
+
 def test_a_port_in_use_is_named(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

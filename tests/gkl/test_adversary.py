@@ -66,3 +66,15 @@ def test_projection_respects_ball_and_box() -> None:
         assert inside.max() <= 1
     assert (linf - x).abs().max() <= 0.2 + 1e-6
     assert (l2 - x).flatten(1).norm(dim=1).max() <= 0.7 + 1e-6
+
+
+def test_a_ball_of_no_size_and_a_vanishing_gradient_are_no_nan() -> None:
+    x = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(project(x, x, norm="L2", epsilon=0.0), x)
+    weight = torch.full((2, 16), 1e-25)
+    weight[0] = 0
+    inside = torch.full((1, 1, 4, 4), 0.5)
+    x_adv = projected_gradient_ascent(
+        linear(weight), inside, margin, norm="L2", epsilon=0.4, num_steps=1, step_size=0.4, start=inside
+    )
+    torch.testing.assert_close((x_adv - inside).norm(), torch.tensor(0.4))

@@ -17,7 +17,7 @@ import psutil
 import pytest
 from sqlalchemy import select, update
 
-from app import jobs, leaderboard
+from app import checkpoints, jobs, leaderboard
 from app.artifacts import ArtifactStore
 from app.database import Database, database_now
 from app.settings import Settings
@@ -206,6 +206,45 @@ def test_weights_that_vanished_fail_the_job_and_not_the_worker(
     assert job_id is not None
     job = look(database, job_id)
     assert (job.parent_id, job.state, job.failure_code) == (train_id, JobState.FAILED, FailureCode.INTERNAL)
+
+
+def test_a_spec_that_this_version_can_not_run_fails_its_job_alone(worker: Worker, database: Database) -> None:
+    """As after an upgrade that renamed an architecture while the job was queued."""
+    old, following = send(database, tiny_train_spec()), send(database, tiny_train_spec(evaluation=None))
+    with database.writing() as session:
+        job = jobs.get(session, old)
+        job.spec = job.spec | {"architecture": "renamed"}
+    assert worker.run_next() == old
+    job = look(database, old)
+    assert (job.state, job.failure_code) == (JobState.FAILED, FailureCode.INVALID_INPUT)
+    assert job.failure_message is not None
+    assert "unknown architecture 'renamed'" in job.failure_message
+    assert worker.run_next() == following
+    assert look(database, following).state is JobState.SUCCEEDED
+
+
+def test_an_epoch_that_is_trained_again_replaces_its_checkpoint(
+    worker: Worker, database: Database, store: ArtifactStore
+) -> None:
+    """The newest checkpoint is damaged and the one before is gone: training starts over, and ends well."""
+    job_id = send(database, tiny_train_spec(epochs=12, evaluation=None))
+    running = Background(worker)
+
+    def points() -> list[Checkpoint]:
+        with database.reading() as session:
+            return checkpoints.resume_points(session, job_id)
+
+    until(lambda: len(points()) == 2)
+    worker.stopping.set()
+    running.wait()
+    newest, before = points()
+    store.path(newest.sha256).write_bytes(b"damaged")
+    store.remove(before.sha256)
+    worker.stopping.clear()
+    assert worker.run_next() == job_id
+    job = look(database, job_id)
+    assert job.state is JobState.SUCCEEDED, job.failure_message
+    assert points() == []
 
 
 def test_a_runner_whose_supervisor_is_gone_ends(tmp_path: Path) -> None:

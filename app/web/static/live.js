@@ -1,33 +1,60 @@
-// Keeps a page current: the server renders it again, and what changed takes the place of what is shown.
+// Keeps a page current: the server renders it again, and each part that changed takes the place of the old one.
 // A page says how: `data-events` names an event stream that tells when, `data-poll-seconds` a period.
 "use strict";
 
 const PAUSE_MS = 1000;
-const FALLBACK_POLL_MS = 5000;
+const POLL_MS = 5000;
 
-async function refresh() {
-  const response = await fetch(location.href, { headers: { Accept: "text/html" } });
-  if (!response.ok) return;
-  const page = new DOMParser().parseFromString(await response.text(), "text/html");
-  const old = document.querySelector("main");
-  const fresh = page.querySelector("main");
-  // Nobody's half-made choice, open section or place in the log may be lost to an update.
-  if (old.contains(document.activeElement) && document.activeElement.matches("select, input")) return;
-  const open = [...old.querySelectorAll("details")].map((details) => details.open);
-  fresh.querySelectorAll("details").forEach((details, index) => { details.open = open[index] ?? false; });
-  const log = old.querySelector(".log");
-  const scroll = log && { top: log.scrollTop, atEnd: log.scrollTop + log.clientHeight >= log.scrollHeight - 8 };
-  if (old.innerHTML !== fresh.innerHTML) old.innerHTML = fresh.innerHTML;
-  const freshLog = old.querySelector(".log");
-  if (freshLog && scroll) freshLog.scrollTop = scroll.atEnd ? freshLog.scrollHeight : scroll.top;
-  if (!fresh.dataset.events) delete old.dataset.events;
+const main = document.querySelector("main");
+
+// What somebody is using stays as it is until they leave it: a focused control, selected text.
+function inUse(part) {
+  const selection = document.getSelection();
+  const selected = selection && !selection.isCollapsed && part.contains(selection.anchorNode);
+  return selected || part.contains(document.activeElement);
 }
 
-function throttled(action) {
-  let timer = null;
-  return () => {
-    timer ??= setTimeout(() => { timer = null; action(); }, PAUSE_MS);
-  };
+function replace(old, fresh) {
+  const wasOpen = old.matches("details") && old.open;
+  const atEnd = old.scrollTop + old.clientHeight >= old.scrollHeight - 8;
+  const top = old.scrollTop;
+  old.replaceWith(fresh);
+  if (wasOpen) fresh.open = true;
+  if (fresh.matches(".log")) fresh.scrollTop = atEnd ? fresh.scrollHeight : top;
+}
+
+// Where parts came or went, the whole takes the place of the whole.
+function update(fresh) {
+  const before = [...main.children];
+  const after = [...fresh.children];
+  if (before.length === after.length) {
+    before.forEach((old, index) => {
+      const same = old.cloneNode(true);
+      if (same.matches("details")) same.open = false;
+      if (same.outerHTML !== after[index].outerHTML && !inUse(old)) replace(old, after[index]);
+    });
+  } else if (!inUse(main)) {
+    const log = main.querySelector(".log");
+    const top = log && log.scrollTop;
+    main.replaceChildren(...after);
+    const freshLog = main.querySelector(".log");
+    if (freshLog) freshLog.scrollTop = top ?? freshLog.scrollHeight;
+  } else {
+    return;
+  }
+  // The page of an ended job names no stream any more.
+  if (!fresh.dataset.events) delete main.dataset.events;
+}
+
+async function refresh() {
+  try {
+    const response = await fetch(location.href, { headers: { Accept: "text/html" } });
+    if (!response.ok) return;
+    const page = new DOMParser().parseFromString(await response.text(), "text/html");
+    update(page.querySelector("main"));
+  } catch {
+    // The service is away; the next event or period tries again.
+  }
 }
 
 function poll(milliseconds, wanted = () => true) {
@@ -37,20 +64,26 @@ function poll(milliseconds, wanted = () => true) {
   }, milliseconds);
 }
 
-function follow(main) {
+function follow() {
+  const isLive = () => Boolean(main.dataset.events);
   const stream = new EventSource(main.dataset.events);
-  const changed = throttled(async () => {
-    await refresh();
-    // The page of an ended job names no stream any more.
-    if (!main.dataset.events) stream.close();
+  let timer = null;
+  const changed = () => {
+    timer ??= setTimeout(async () => { timer = null; await refresh(); }, PAUSE_MS);
+  };
+  for (const type of ["progress", "epoch", "attack"]) stream.addEventListener(type, changed);
+  stream.addEventListener("state", (event) => {
+    changed();
+    if (!["succeeded", "failed", "cancelled"].includes(JSON.parse(event.data).state)) return;
+    stream.close();
+    // Until the page has been seen to show the end.
+    poll(POLL_MS, isLive);
   });
-  for (const type of ["state", "progress", "epoch", "attack"]) stream.addEventListener(type, changed);
   stream.onerror = () => {
-    if (stream.readyState === EventSource.CLOSED) poll(FALLBACK_POLL_MS, () => Boolean(main.dataset.events));
+    if (stream.readyState === EventSource.CLOSED) poll(POLL_MS, isLive);
   };
 }
 
-const main = document.querySelector("main");
-if (main.dataset.events) follow(main);
+if (main.dataset.events) follow();
 if (main.dataset.pollSeconds) poll(1000 * Number(main.dataset.pollSeconds));
 document.querySelectorAll(".log").forEach((log) => { log.scrollTop = log.scrollHeight; });
