@@ -13,8 +13,10 @@ from rich.table import Table
 
 from app.client import Client, StreamEvent
 from app.formatting import duration, interval, percent
+from app.leaderboard import LOSS_TITLES
 from app.schemas import AccuracyView, EvaluationView, JobView, ModelDetail
 from app.tables import JobState
+from gkl.catalog import ARCHITECTURES, DATASETS
 from gkl.outcome import (
     AttackFinished,
     AttackOutcome,
@@ -158,7 +160,12 @@ def _show_row(client: Client, model: ModelDetail, job: JobView, console: Console
 
 def _row_table(model: ModelDetail, evaluation: EvaluationView, rank: int | None) -> Table:
     budget = f"{evaluation.norm}, epsilon {format_epsilon(evaluation.epsilon)}"
-    table = Table(title=f"{model.dataset}, {budget}, AutoAttack {evaluation.protocol}", title_justify="left")
+    table = Table(
+        title=f"{DATASETS[model.dataset].title}, {budget}, AutoAttack {evaluation.protocol}",
+        caption="below each accuracy its 95 % Wilson interval",
+        title_justify="left",
+        caption_justify="left",
+    )
     for heading in ("Rank", "Model", "Clean", "Robust", "Architecture", "Loss", "Points"):
         table.add_column(heading)
     table.add_row(
@@ -166,12 +173,12 @@ def _row_table(model: ModelDetail, evaluation: EvaluationView, rank: int | None)
         model.name,
         _accuracy(evaluation.clean),
         _accuracy(evaluation.robust),
-        model.architecture,
-        model.loss or "-",
+        ARCHITECTURES[model.architecture].title,
+        LOSS_TITLES[model.loss] if model.loss else "-",
         str(evaluation.robust.points),
     )
     return table
 
 
 def _accuracy(view: AccuracyView) -> str:
-    return f"{percent(view.accuracy)} ({interval(view.interval)})"
+    return f"{percent(view.accuracy)}\n{interval(view.interval)}"
