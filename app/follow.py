@@ -6,6 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn
 from rich.progress import Progress as Bars
@@ -162,12 +163,13 @@ def _row_table(model: ModelDetail, evaluation: EvaluationView, rank: int | None)
     budget = f"{evaluation.norm}, epsilon {format_epsilon(evaluation.epsilon)}"
     table = Table(
         title=f"{DATASETS[model.dataset].title}, {budget}, AutoAttack {evaluation.protocol}",
-        caption="below each accuracy its 95 % Wilson interval",
+        caption=f"on {evaluation.robust.points} points; below each accuracy its 95 % Wilson interval",
+        box=SIMPLE_HEAD,
         title_justify="left",
         caption_justify="left",
     )
-    for heading in ("Rank", "Model", "Clean", "Robust", "Architecture", "Loss", "Points"):
-        table.add_column(heading)
+    for heading in ("Rank", "Model", "Clean", "Robust", "Architecture", "Loss"):
+        table.add_column(heading, no_wrap=heading != "Model")
     table.add_row(
         "-" if rank is None else str(rank),
         model.name,
@@ -175,7 +177,6 @@ def _row_table(model: ModelDetail, evaluation: EvaluationView, rank: int | None)
         _accuracy(evaluation.robust),
         ARCHITECTURES[model.architecture].title,
         LOSS_TITLES[model.loss] if model.loss else "-",
-        str(evaluation.robust.points),
     )
     return table
 
