@@ -66,7 +66,8 @@ def evaluate(
     model.to(selected).eval().requires_grad_(False)
     data = load_test(spec.dataset).first(spec.evaluation.num_points)
     started = time.perf_counter()
-    with torch.random.fork_rng():
+    # The attacks seed torch's global streams; a caller's are left as they were, on the one device that is used.
+    with torch.random.fork_rng(devices=[selected] if selected.type == "cuda" else []):
         attacks = standard_attacks(model, spec.evaluation.threat_model, seed=spec.evaluation.seed, device=selected)
         clean_correct, outcomes = run_attacks(
             model,
