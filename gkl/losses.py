@@ -1,8 +1,9 @@
 """Divergences between two sets of logits, as functions of tensors. No device, no mode, no state.
 
 `target_logits` is the side the paper calls natural image or teacher (t), `logits` the adversarial image or
-student (s). Nothing is detached for the caller: gradient flows to both sides wherever the loss lets it, and
-a caller that wants a fixed target detaches it.
+student (s). The target is not detached for the caller: gradient flows to both sides wherever the loss lets
+it, and a caller that wants a fixed target detaches it. All are O(B * C) in time and memory, and compute in
+float32 or wider whatever the logits' type.
 
 References: Generalized Kullback-Leibler divergence, arXiv 2503.08038; its predecessor DKL/IKL,
 arXiv 2305.13948; TRADES, arXiv 1901.08573.
@@ -10,14 +11,12 @@ arXiv 2305.13948; TRADES, arXiv 1901.08573.
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
-
-
-def _at_least_float32(logits: Tensor) -> Tensor:
-    """Half-precision logits lose the small differences that these losses are made of."""
-    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
 
 def kl_loss(logits: Tensor, target_logits: Tensor) -> Tensor:
@@ -41,57 +40,56 @@ def kl_loss(logits: Tensor, target_logits: Tensor) -> Tensor:
     return (log_target.exp() * (log_target - log_other)).sum(dim=1).mean()
 
 
-def soft_cross_entropy(logits: Tensor, target_logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """- mean_b sum_j SG(softmax(t / T))_j log_softmax(s / T)_j, without a factor T^2.
+def dkl_loss(logits: Tensor, target_logits: Tensor) -> Tensor:
+    """Decoupled form of the KL divergence: equal gradients, another value (arXiv 2305.13948, theorem 1).
+
+        1/(4B) sum_b sum_jk SG(p_bj p_bk) ((t_bj - t_bk) - SG(s_bj - s_bk))^2  -  1/B sum_b sum_j SG(p_bj) log q_bj
+
+    with p = softmax(t), q = softmax(s) and SG the stop-gradient. The first term alone moves t, the second
+    alone moves s.
 
     Args:
-        logits: (B, C).
-        target_logits: (B, C); receives no gradient (SG is stop-gradient).
-        temperature: T > 0.
-
-    Returns:
-        Scalar.
-
-    >>> f"{soft_cross_entropy(torch.zeros(1, 4), torch.zeros(1, 4)).item():.4f}"  # log 4
-    '1.3863'
-    """
-    target = F.softmax(_at_least_float32(target_logits).detach() / temperature, dim=1)
-    return -(target * F.log_softmax(_at_least_float32(logits) / temperature, dim=1)).sum(dim=1).mean()
-
-
-def weighted_mse(logits: Tensor, target_logits: Tensor, weights: Tensor) -> Tensor:
-    """The wMSE part of GKL: mean squared difference of all logit differences, weighted by class pairs.
-
-        1/4 sum_b sum_jk w_bj w_bk ((t_bj - t_bk) - (s_bj - s_bk))^2  /  sum_b sum_jk w_bj w_bk
-
-    (arXiv 2503.08038, the wMSE term with both sides differentiable). Instead of the B * C * C tensor of
-    pairs it uses, with S_b = sum_j w_bj, d = t - s and dbar_b = sum_j w_bj d_bj / S_b,
-
-        sum_jk w_j w_k (d_j - d_k)^2 = 2 S sum_j w_j (d_j - dbar)^2,
-
-    which is O(B * C). Each side is centered over the classes first and the squares are taken around dbar:
-    expanding them instead cancels catastrophically when logits carry a common offset.
-
-    Args:
-        logits: (B, C).
+        logits: (B, C), any real values.
         target_logits: (B, C).
-        weights: (B, C), at least 0; receives no gradient. If all are 0 the loss is 0.
 
     Returns:
-        Scalar, at least 0.
+        Scalar; float32 for half-precision input.
 
-    >>> weighted_mse(torch.tensor([[0.0, 2.0]]), torch.zeros(1, 2), torch.full((1, 2), 0.5)).item()
-    0.5
+    >>> s, t = torch.tensor([[0.0, 0.0]], requires_grad=True), torch.tensor([[1.0, 0.0]], requires_grad=True)
+    >>> decoupled = torch.autograd.grad(dkl_loss(s, t), (s, t))
+    >>> [torch.allclose(d, k) for d, k in zip(decoupled, torch.autograd.grad(kl_loss(s, t), (s, t)))]
+    [True, True]
     """
     target, other = _at_least_float32(target_logits), _at_least_float32(logits)
-    w = weights.detach().to(target.dtype)
-    difference = (target - target.mean(dim=1, keepdim=True)) - (other - other.mean(dim=1, keepdim=True))
-    # An all-zero row has no pairs: whatever it is divided by, its sum below is 0.
-    row_sum = w.sum(dim=1, keepdim=True)
-    tiny = torch.finfo(w.dtype).tiny
-    center = (w * difference).sum(dim=1, keepdim=True) / row_sum.clamp_min(tiny)
-    pairs = 2 * row_sum * w * (difference - center).square()
-    return 0.25 * pairs.sum() / row_sum.square().sum().clamp_min(tiny)
+    weights = F.softmax(target.detach(), dim=1)
+    wmse, ce = _Parts.apply(other, target, weights, "samples", 1.0, False)
+    total: Tensor = wmse + ce
+    return total
+
+
+def ikl_loss(logits: Tensor, target_logits: Tensor, weights: Tensor, *, wmse_weight: float, ce_weight: float) -> Tensor:
+    """Improved KL: DKL with a wMSE term that moves both sides, weighted class-wise (arXiv 2305.13948).
+
+        wmse_weight/(4B) sum_b sum_jk w_bj w_bk ((t_bj - t_bk) - (s_bj - s_bk))^2
+        - ce_weight/B sum_b sum_j SG(p_bj) log q_bj
+
+    Args:
+        logits: (B, C), adversarial image or student.
+        target_logits: (B, C), natural image or teacher.
+        weights: (B, C), the class prior's row of each sample's label, at least 0; receives no gradient.
+        wmse_weight: alpha in the paper's text, `beta` in the authors' code.
+        ce_weight: beta in the paper's text, `alpha` in the authors' code.
+
+    Returns:
+        Scalar; float32 for half-precision input.
+
+    >>> s, t = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 0.0]])
+    >>> f"{ikl_loss(s, t, torch.full((1, 2), 0.5), wmse_weight=8.0, ce_weight=0.0).item():.4f}"
+    '1.0000'
+    """
+    wmse, ce = _Parts.apply(*_prepared(logits, target_logits, weights), "samples", 1.0, True)
+    total: Tensor = wmse_weight * wmse + ce_weight * ce
+    return total
 
 
 def gkl_loss(
@@ -106,24 +104,114 @@ def gkl_loss(
 ) -> Tensor:
     """Generalized Kullback-Leibler loss: wmse_weight * wMSE + ce_weight * CE (arXiv 2503.08038).
 
-    With gamma = 1 and rows of `weights` that sum to 1 it is the IKL loss of arXiv 2305.13948.
+    The parts are those of `gkl_parts`. With gamma = 1, temperature = 1 and rows of `weights` that sum to 1
+    it is `ikl_loss`.
 
     Args:
         logits: (B, C), adversarial image or student.
         target_logits: (B, C), natural image or teacher; the wMSE part passes gradient to it.
-        weights: (B, C), the class prior's row of each sample's label, at least 0.
+        weights: (B, C), the class prior's row of each sample's label, at least 0; receives no gradient.
         wmse_weight: weight of the wMSE part (the authors' code calls it beta).
         ce_weight: weight of the soft-label cross-entropy part (alpha there).
         gamma: in [0, 1]; the weights are raised to it.
         temperature: T > 0 of the cross-entropy part; the wMSE part is on the raw logits.
 
     Returns:
-        Scalar.
+        Scalar; float32 for half-precision input.
 
     >>> s, t = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 0.0]])
     >>> f"{gkl_loss(s, t, torch.full((1, 2), 0.5), wmse_weight=8.0, ce_weight=0.0).item():.4f}"
     '1.0000'
     """
-    smoothed = weights if gamma == 1.0 else weights**gamma
-    wmse = weighted_mse(logits, target_logits, smoothed)
-    return wmse_weight * wmse + ce_weight * soft_cross_entropy(logits, target_logits, temperature)
+    wmse, ce = gkl_parts(logits, target_logits, weights, gamma=gamma, temperature=temperature)
+    return wmse_weight * wmse + ce_weight * ce
+
+
+def gkl_parts(
+    logits: Tensor, target_logits: Tensor, weights: Tensor, *, gamma: float = 1.0, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """The two parts of `gkl_loss`, unweighted (arXiv 2503.08038), with w = weights ** gamma:
+
+        wMSE = 1/4 sum_b sum_jk w_bj w_bk ((t_bj - t_bk) - (s_bj - s_bk))^2  /  sum_b sum_jk w_bj w_bk
+        CE   = - 1/B sum_b sum_j SG(softmax(t / T))_bj log_softmax(s / T)_bj,  without a factor T^2
+
+    Args: as of `gkl_loss`.
+
+    Returns:
+        (wMSE, CE), scalars. If all weights are 0, so is wMSE.
+
+    >>> wmse, ce = gkl_parts(torch.zeros(1, 4), torch.zeros(1, 4), torch.full((1, 4), 0.25))
+    >>> wmse.item(), f"{ce.item():.4f}"  # log 4
+    (0.0, '1.3863')
+    """
+    other, target, w = _prepared(logits, target_logits, weights)
+    smoothed = w if gamma == 1.0 else w**gamma
+    parts: tuple[Tensor, Tensor] = _Parts.apply(other, target, smoothed, "pairs", temperature, True)
+    return parts
+
+
+def _at_least_float32(logits: Tensor) -> Tensor:
+    """Half-precision logits lose the small differences that these losses are made of."""
+    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+
+
+def _prepared(logits: Tensor, target_logits: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    other, target = _at_least_float32(logits), _at_least_float32(target_logits)
+    return other, target, weights.detach().to(target.dtype)
+
+
+class _Parts(torch.autograd.Function):
+    """wMSE and soft-label cross-entropy of (B, C) logits in one pass, with their gradients in closed form.
+
+    The wMSE term is printed with B * C * C differences. With S_b = sum_j w_bj, d = t - s and
+    dbar_b = sum_j w_bj d_bj / S_b it is
+
+        1/4 sum_jk w_j w_k (d_j - d_k)^2 = 1/2 S sum_j w_j (d_j - dbar)^2,  with gradient  S w_j (d_j - dbar)
+
+    with respect to d_j. The squares are taken around dbar: expanded, they cancel catastrophically when the
+    logits carry a common offset. Left to autograd, the two parts take over twice as long as here, which is
+    as long as plain KL (`benchmarks/losses.py`).
+    """
+
+    @staticmethod
+    def forward(  # noqa: PLR0917
+        ctx: Any,
+        s: Tensor,
+        t: Tensor,
+        w: Tensor,
+        normalizer: Literal["samples", "pairs"],
+        temperature: float,
+        wmse_moves_s: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """`normalizer`: 'samples' divides wMSE by B (DKL, IKL), 'pairs' by sum_b S_b^2 (GKL)."""
+        row_sum = w.sum(dim=1, keepdim=True)
+        # An all-zero row has no pairs: whatever it is divided by, its terms are 0.
+        tiny = torch.finfo(w.dtype).tiny
+        # In place where it can be: fresh (B, C) buffers are what this costs most.
+        difference = t - s
+        gradient = w * difference
+        centered = difference.sub_(gradient.sum(dim=1, keepdim=True) / row_sum.clamp_min(tiny))
+        torch.mul(w, centered, out=gradient).mul_(row_sum)
+        divisor = row_sum.square().sum().clamp_min(tiny) if normalizer == "pairs" else len(s)
+        wmse = (gradient * centered).sum() * 0.5 / divisor
+        target = F.softmax(t if temperature == 1.0 else t / temperature, dim=1)
+        log_other = F.log_softmax(s if temperature == 1.0 else s / temperature, dim=1)
+        ce = (target * log_other).sum() / -len(s)
+        ctx.save_for_backward(gradient, target, log_other)
+        ctx.divisor, ctx.temperature, ctx.wmse_moves_s = divisor, temperature, wmse_moves_s
+        return wmse, ce
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, grad_wmse: Tensor, grad_ce: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, None, None, None, None]:
+        gradient, target, log_other = ctx.saved_tensors
+        grad_s = grad_t = None
+        if ctx.needs_input_grad[1] or ctx.wmse_moves_s:
+            grad_t = gradient * (grad_wmse / ctx.divisor)
+        if ctx.needs_input_grad[0]:
+            grad_s = log_other.exp().sub_(target).mul_(grad_ce / (ctx.temperature * len(target)))
+            if ctx.wmse_moves_s:
+                grad_s.sub_(grad_t)
+        return grad_s, grad_t if ctx.needs_input_grad[1] else None, None, None, None, None

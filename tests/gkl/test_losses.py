@@ -2,109 +2,196 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gkl.losses import gkl_loss, kl_loss, soft_cross_entropy, weighted_mse
+from gkl.losses import dkl_loss, gkl_loss, gkl_parts, ikl_loss, kl_loss
+
+Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+OURS: dict[str, Loss] = {
+    "kl": lambda s, t, w: kl_loss(s, t),
+    "dkl": lambda s, t, w: dkl_loss(s, t),
+    "ikl": lambda s, t, w: ikl_loss(s, t, w, wmse_weight=20.0, ce_weight=4.0),
+    "gkl": lambda s, t, w: gkl_loss(s, t, w, wmse_weight=20.0, ce_weight=4.0, gamma=0.4, temperature=2.0),
+}
 
 
-def pairwise_wmse(s: Tensor, t: Tensor, w: Tensor) -> Tensor:
-    """The wMSE part as the paper prints it: B * C * C differences."""
+def pairs(s: Tensor, t: Tensor, w: Tensor) -> Tensor:
+    """Per sample, sum_jk w_j w_k ((t_j - t_k) - (s_j - s_k))^2 as the papers print it: B * C * C differences."""
     dt = t[:, :, None] - t[:, None, :]
     ds = s[:, :, None] - s[:, None, :]
-    ww = w[:, :, None] * w[:, None, :]
-    return 0.25 * (ww * (dt - ds) ** 2).sum() / ww.sum()
+    return (w[:, :, None] * w[:, None, :] * (dt - ds) ** 2).sum(dim=(1, 2))
+
+
+def soft_ce(s: Tensor, t: Tensor, temperature: float = 1.0) -> Tensor:
+    p = F.softmax(t.detach() / temperature, dim=1)
+    return -(p * F.log_softmax(s / temperature, dim=1)).sum(dim=1).mean()
+
+
+def pairwise_gkl(s: Tensor, t: Tensor, w: Tensor) -> Tensor:
+    smoothed = w**0.4
+    normalizer = (smoothed[:, :, None] * smoothed[:, None, :]).sum()
+    return 20.0 * 0.25 * pairs(s, t, smoothed).sum() / normalizer + 4.0 * soft_ce(s, t, 2.0)
+
+
+PAIRWISE: dict[str, Loss] = {
+    "kl": lambda s, t, w: (F.softmax(t, 1) * (F.log_softmax(t, 1) - F.log_softmax(s, 1))).sum(1).mean(),
+    "dkl": lambda s, t, w: 0.25 * pairs(s.detach(), t, F.softmax(t.detach(), dim=1)).mean() + soft_ce(s, t),
+    "ikl": lambda s, t, w: 20.0 * 0.25 * pairs(s, t, w).mean() + 4.0 * soft_ce(s, t),
+    "gkl": pairwise_gkl,
+}
 
 
 def logits(batch: int, classes: int, scale: float = 1.0, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     s, t, w = (torch.randn(batch, classes, dtype=torch.float64, generator=generator) for _ in range(3))
-    return scale * s, scale * t, F.softmax(w, dim=1)
+    return (scale * s).requires_grad_(), (scale * t).requires_grad_(), F.softmax(w, dim=1)
 
 
-@pytest.mark.parametrize("classes", [2, 10, 100])
-@pytest.mark.parametrize("scale", [1.0, 5.0, 50.0])
-def test_weighted_mse_equals_the_pairwise_formula_with_its_gradients(classes: int, scale: float) -> None:
-    s, t, w = logits(7, classes, scale)
-    s.requires_grad_()
-    t.requires_grad_()
-    ours, reference = weighted_mse(s, t, w), pairwise_wmse(s, t, w)
-    torch.testing.assert_close(ours, reference, rtol=1e-12, atol=0)
-    for mine, theirs in zip(torch.autograd.grad(ours, (s, t)), torch.autograd.grad(reference, (s, t)), strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-12)
+def assert_equal_gradients(ours: Tensor, reference: Tensor, sides: tuple[Tensor, Tensor], relative: float) -> None:
+    """Relative to the largest gradient of the batch, which autograd itself knows no better than that."""
+    for mine, theirs in zip(torch.autograd.grad(ours, sides), torch.autograd.grad(reference, sides), strict=True):
+        assert (mine - theirs).abs().max() <= relative * theirs.abs().max()
 
 
 @pytest.mark.parametrize("classes", [2, 10, 100, 1000])
-def test_kl_and_the_decoupled_form_have_equal_gradients(classes: int) -> None:
+@pytest.mark.parametrize("scale", [1.0, 5.0, 50.0])
+def test_kl_and_the_decoupled_form_have_equal_gradients(classes: int, scale: float) -> None:
     """arXiv 2305.13948, theorem 1: wMSE drives the target side and the cross-entropy the other."""
-    s, t, _ = logits(4, classes, 5.0)
-    s.requires_grad_()
-    t.requires_grad_()
-    p = F.softmax(t.detach(), dim=1)
-    # Without breaking the asymmetry: the wMSE part sees a fixed s.
-    decoupled = weighted_mse(s.detach(), t, p) + soft_cross_entropy(s, t)
-    for mine, theirs in zip(
-        torch.autograd.grad(decoupled, (s, t)), torch.autograd.grad(kl_loss(s, t), (s, t)), strict=True
-    ):
-        assert (mine - theirs).abs().max() <= 1e-12 * theirs.abs().max()
+    s, t, _ = logits(64, classes, scale)
+    assert_equal_gradients(dkl_loss(s, t), kl_loss(s, t), (s, t), 1e-12)
 
 
-def test_gkl_is_the_weighted_sum_with_smoothed_weights() -> None:
+@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("classes", [2, 10, 100])
+@pytest.mark.parametrize("scale", [1.0, 5.0, 50.0])
+@pytest.mark.parametrize("batch", [1, 7])
+def test_a_loss_equals_the_pairwise_formula_with_its_gradients(
+    name: str, classes: int, scale: float, batch: int
+) -> None:
+    s, t, w = logits(batch, classes, scale)
+    ours, reference = OURS[name](s, t, w), PAIRWISE[name](s, t, w)
+    torch.testing.assert_close(ours, reference, rtol=1e-12, atol=1e-14)
+    # A single sample whose softmax is saturated has gradients near 0, of which float64 knows few digits.
+    for mine, theirs in zip(torch.autograd.grad(ours, (s, t)), torch.autograd.grad(reference, (s, t)), strict=True):
+        assert (mine - theirs).abs().max() <= 1e-11 * theirs.abs().max() + 1e-14 * scale**2
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_loss_passes_gradcheck(name: str) -> None:
+    """Against finite differences, which know no stop-gradient: on the sides of a loss that have none."""
+    s, t, w = logits(3, 5)
+    if name == "kl":
+        assert torch.autograd.gradcheck(kl_loss, (s, t))
+    elif name == "dkl":
+        # Both sides stop somewhere; by theorem 1 its gradient is that of KL.
+        assert_equal_gradients(dkl_loss(s, t), kl_loss(s, t), (s, t), 1e-12)
+    else:
+        assert torch.autograd.gradcheck(lambda s: OURS[name](s, t.detach(), w), s)
+        assert torch.autograd.gradcheck(lambda s, t: gkl_parts(s, t, w, gamma=0.4)[0], (s, t))
+
+
+def test_gkl_with_gamma_one_is_ikl() -> None:
     s, t, w = logits(6, 10)
-    expected = (
-        20.0 * pairwise_wmse(s, t, w**0.4)
-        - 4.0 * (F.softmax(t / 2, dim=1) * F.log_softmax(s / 2, dim=1)).sum(dim=1).mean()
-    )
-    ours = gkl_loss(s, t, w, wmse_weight=20.0, ce_weight=4.0, gamma=0.4, temperature=2.0)
-    torch.testing.assert_close(ours, expected, rtol=1e-12, atol=0)
+    ikl = ikl_loss(s, t, w, wmse_weight=20.0, ce_weight=4.0)
+    gkl = gkl_loss(s, t, w, wmse_weight=20.0, ce_weight=4.0)
+    torch.testing.assert_close(gkl, ikl, rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("shift", [0.0, 1000.0])
-def test_float32_stays_exact_under_a_common_offset(shift: float) -> None:
-    s, t, w = logits(16, 100)
-    exact = weighted_mse(s, t, w)
-    ours = weighted_mse((s + shift).float(), (t + shift).float(), w.float())
-    # The offset itself costs float32 the digits below 1000 * 2**-24; nothing more may be lost.
-    assert abs(ours.item() - exact.item()) <= (1e-6 if shift == 0 else 1e-3) * exact.item()
+def test_gkl_is_the_weighted_sum_of_its_parts() -> None:
+    s, t, w = logits(6, 10)
+    wmse, ce = gkl_parts(s, t, w, gamma=0.3, temperature=4.0)
+    whole = gkl_loss(s, t, w, wmse_weight=12.0, ce_weight=5.0, gamma=0.3, temperature=4.0)
+    torch.testing.assert_close(whole, 12.0 * wmse + 5.0 * ce, rtol=1e-12, atol=0)
 
 
-def test_nearly_equal_sides_do_not_cancel() -> None:
-    s, _, w = logits(16, 100)
+@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("shift", [(0.0, 0.0), (1000.0, 1000.0), (1000.0, 0.0), (0.0, -1000.0)])
+def test_float32_stays_exact_under_common_offsets(name: str, shift: tuple[float, float]) -> None:
+    s, t, w = (x.detach() for x in logits(16, 100))
+    # What float32 keeps of the shifted logits is all that any formula could use.
+    s32, t32 = (s + shift[0]).float(), (t + shift[1]).float()
+    exact = PAIRWISE[name](s32.double(), t32.double(), w)
+    assert OURS[name](s32, t32, w.float()).item() == pytest.approx(exact.item(), rel=3e-6)
+
+
+@pytest.mark.parametrize("name", ["dkl", "ikl", "gkl"])
+def test_nearly_equal_sides_do_not_cancel(name: str) -> None:
+    s, _, w = (x.detach() for x in logits(16, 100))
     t = s + 1e-3 * torch.randn(s.shape, dtype=s.dtype, generator=torch.Generator().manual_seed(1))
-    ours = weighted_mse(s.float(), t.float(), w.float()).item()
-    assert ours == pytest.approx(pairwise_wmse(s.float().double(), t.float().double(), w).item(), rel=1e-4)
+    s32, t32 = s.float().requires_grad_(), t.float().requires_grad_()
+    s64, t64 = s32.detach().double().requires_grad_(), t32.detach().double().requires_grad_()
+    # The target side's gradient comes from the small differences alone.
+    (ours,) = torch.autograd.grad(OURS[name](s32, t32, w.float()), t32)
+    (exact,) = torch.autograd.grad(PAIRWISE[name](s64, t64, w), t64)
+    assert (ours - exact).abs().max() <= 1e-3 * exact.abs().max()
 
 
 def test_zero_weights_and_equal_sides_give_zero_with_finite_gradients() -> None:
     s, t, _ = logits(1, 5)
-    s.requires_grad_()
-    loss = weighted_mse(s, t, torch.zeros_like(s))
-    (gradient,) = torch.autograd.grad(loss, s)
-    assert loss.item() == 0
-    assert gradient.abs().max() == 0
-    assert weighted_mse(t, t, torch.ones_like(t)).item() == 0
+    wmse, _ = gkl_parts(s, t, torch.zeros_like(s))
+    assert wmse.item() == 0
+    for gradient in torch.autograd.grad(wmse, (s, t)):
+        assert gradient.abs().max() == 0
+    assert gkl_parts(t, t, torch.ones_like(t))[0].item() == 0
 
 
-def test_kl_gradient_is_finite_where_probabilities_underflow() -> None:
+@pytest.mark.parametrize("name", ["ikl", "gkl"])
+def test_a_class_absent_from_the_prior_is_a_weight_of_zero(name: str) -> None:
+    """One column of the prior 0, and one sample whose whole row is: both are pairs that do not count."""
+    s, t, w = logits(6, 10)
+    w[:, 3] = 0
+    w[2] = 0
+    ours, reference = OURS[name](s, t, w), PAIRWISE[name](s, t, w)
+    torch.testing.assert_close(ours, reference, rtol=1e-12, atol=0)
+    assert_equal_gradients(ours, reference, (s, t), 1e-11)
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_gradients_are_finite_where_probabilities_underflow(name: str) -> None:
     s = torch.tensor([[0.0, 500.0, -500.0]], requires_grad=True)
     t = torch.tensor([[500.0, 0.0, -500.0]], requires_grad=True)
-    for gradient in torch.autograd.grad(kl_loss(s, t), (s, t)):
+    for gradient in torch.autograd.grad(OURS[name](s, t, torch.tensor([[0.8, 0.2, 0.0]])), (s, t)):
         assert gradient.isfinite().all()
 
 
-def test_half_precision_is_computed_in_float32() -> None:
-    s, t, w = (x.bfloat16() for x in logits(8, 10))
-    loss = gkl_loss(s, t, w, wmse_weight=1.0, ce_weight=1.0)
-    exact = gkl_loss(s.double(), t.double(), w.double(), wmse_weight=1.0, ce_weight=1.0)
+@pytest.mark.parametrize("name", OURS)
+def test_half_precision_is_computed_in_float32_under_autocast_too(name: str) -> None:
+    s, t, w = (x.detach().bfloat16() for x in logits(8, 10))
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = OURS[name](s, t, w)
+        assert OURS[name](s.float(), t.float(), w.float()) == loss
     assert loss.dtype == torch.float32
+    exact = OURS[name](s.double(), t.double(), w.double())
     assert loss.item() == pytest.approx(exact.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_loss_compiles_without_a_graph_break(name: str) -> None:
+    """`fullgraph` makes a break an error; the code generator, which needs a C++ compiler, plays no part in it."""
+    s, t, w = logits(4, 10)
+    compiled = torch.compile(OURS[name], fullgraph=True, backend="aot_eager")
+    ours, eager = compiled(s, t, w), OURS[name](s, t, w)
+    torch.testing.assert_close(ours, eager, rtol=1e-12, atol=0)
+    assert_equal_gradients(ours, eager, (s, t), 1e-12)
 
 
 def test_weights_receive_no_gradient() -> None:
     s, t, w = logits(2, 3)
     w.requires_grad_()
-    s.requires_grad_()
     gkl_loss(s, t, w, wmse_weight=1.0, ce_weight=1.0).backward()
     assert w.grad is None
+
+
+@pytest.mark.parametrize("name", ["dkl", "ikl", "gkl"])
+def test_a_detached_target_leaves_the_other_sides_gradient_as_it_was(name: str) -> None:
+    """Distillation: the teacher gives no gradient, and the student's is the same."""
+    s, t, w = logits(5, 10)
+    (both,) = torch.autograd.grad(OURS[name](s, t, w), s)
+    (alone,) = torch.autograd.grad(OURS[name](s, t.detach(), w), s)
+    assert torch.equal(both, alone)
