@@ -223,6 +223,7 @@ def train(
     output: Annotated[Path, typer.Option(help="Directory of checkpoints and weights; used again, it resumes.")] = Path(
         "runs/train"
     ),
+    keep_checkpoints: Annotated[int, typer.Option(min=1, help="How many of the newest checkpoints to keep.")] = 2,
     device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:1. Default: CUDA if there is one.")] = None,
 ) -> None:
     """Train without any service, then evaluate if the spec says so. Ctrl-C stops; the same command goes on.
@@ -236,17 +237,31 @@ def train(
     spec = _read_spec(spec_file)
     if not isinstance(spec, TrainSpec):
         raise InvalidInput(f"{spec_file} is a spec of kind {spec.kind!r}; use 'gklbench evaluate' for it")
+    datasets_dir = _environment_settings().effective_datasets_dir
     stop = _stop_flag()
     try:
         with LocalDisplay(_console) as display:
-            outcome = run_training(spec, output, report=display.report, should_stop=stop.is_set, device=device)
+            outcome = run_training(
+                spec,
+                output,
+                datasets_dir=datasets_dir,
+                report=display.report,
+                should_stop=stop.is_set,
+                device=device,
+                keep_checkpoints=keep_checkpoints,
+            )
             display.trained(output / outcome.weights, outcome)
             follow_up = spec.follow_up(outcome.manifest.weights_sha256)
             if follow_up is not None:
-                weights = output / outcome.weights
-                display.evaluated(
-                    run_evaluation(follow_up, weights, report=display.report, should_stop=stop.is_set, device=device)
+                measured = run_evaluation(
+                    follow_up,
+                    output / outcome.weights,
+                    datasets_dir=datasets_dir,
+                    report=display.report,
+                    should_stop=stop.is_set,
+                    device=device,
                 )
+                display.evaluated(measured)
     except Stopped:
         _console.print(f"Stopped. The same command goes on from the last checkpoint in {output}.")
         raise typer.Exit(130) from None
@@ -273,9 +288,15 @@ def evaluate(
     stop = _stop_flag()
     try:
         with LocalDisplay(_console) as display:
-            display.evaluated(
-                run_evaluation(spec, weights, report=display.report, should_stop=stop.is_set, device=device)
+            measured = run_evaluation(
+                spec,
+                weights,
+                datasets_dir=_environment_settings().effective_datasets_dir,
+                report=display.report,
+                should_stop=stop.is_set,
+                device=device,
             )
+            display.evaluated(measured)
     except Stopped:
         _console.print("Stopped.")
         raise typer.Exit(130) from None

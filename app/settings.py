@@ -19,6 +19,10 @@ class Settings(BaseSettings):
     data_dir: Path = Path("gklbench-data")
     """Where artifacts, logs and, in embedded mode, the database are kept."""
 
+    datasets_dir: str = ""
+    """Where the data sets' files are, each in a folder of its name; empty means the folder `datasets` in the data
+    directory."""
+
     database_url: str = ""
     """SQLAlchemy address of the database; empty means the SQLite file `gklbench.sqlite3` in the data directory."""
 
@@ -70,8 +74,13 @@ class Settings(BaseSettings):
     def effective_database_url(self) -> str:
         return self.database_url or f"sqlite:///{self.data_dir.resolve() / 'gklbench.sqlite3'}"
 
+    @property
+    def effective_datasets_dir(self) -> Path:
+        return Path(self.datasets_dir).resolve() if self.datasets_dir else self.data_dir.resolve() / "datasets"
+
     def environment(self) -> dict[str, str]:
         """The variables that give another process these settings."""
         values = {name: str(getattr(self, name)) for name in type(self).model_fields}
         values["data_dir"] = str(self.data_dir.resolve())
+        values["datasets_dir"] = str(self.effective_datasets_dir)
         return {f"GKLBENCH_{name.upper()}": value for name, value in values.items()}

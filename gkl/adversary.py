@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gkl.catalog import Norm
 
 
 def projected_gradient_ascent(
-    model: nn.Module,
+    model: Callable[[Tensor], Tensor],
     x: Tensor,
     loss: Callable[[Tensor], Tensor],
     *,
@@ -47,6 +47,20 @@ def projected_gradient_ascent(
             ascent = gradient.sign() if norm == "Linf" else _unit_l2(gradient)
             x_adv = project(x_adv + step_size * ascent, x, norm=norm, epsilon=epsilon)
     return x_adv.detach()
+
+
+def uniform_start(x: Tensor, *, norm: Norm, epsilon: float, generator: torch.Generator) -> Tensor:
+    """A point drawn uniformly from the ball of radius `epsilon` around each image; (B, *) -> (B, *).
+
+    May lie outside the box: `projected_gradient_ascent` projects it.
+    """
+    if norm == "Linf":
+        return x + epsilon * (2 * torch.rand(x.shape, generator=generator, device=x.device) - 1)
+    direction = _unit_l2(torch.randn(x.shape, generator=generator, device=x.device))
+    # The volume within radius r grows as r to the number of pixels.
+    pixels = x[0].numel()
+    radius = torch.rand([len(x)] + [1] * (x.dim() - 1), generator=generator, device=x.device) ** (1 / pixels)
+    return x + epsilon * radius * direction
 
 
 @torch.no_grad()

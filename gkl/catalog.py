@@ -11,6 +11,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from gkl.zoo import ZOO
+
 Norm = Literal["Linf", "L2"]
 
 
@@ -37,6 +39,7 @@ class Architecture(BaseModel):
     name: str = Field(description="How a spec names it.")
     title: str = Field(description="How a page names it.")
     description: str = Field(description="What it is, in a sentence.")
+    datasets: tuple[str, ...] = Field(description="The data sets whose images and classes it can be built for.")
 
 
 DATASETS: dict[str, Dataset] = {
@@ -51,18 +54,113 @@ DATASETS: dict[str, Dataset] = {
             num_test=360,
             epsilon={"Linf": 0.2, "L2": 0.8},
             source="scikit-learn's load_digits: 1,797 handwritten digits of the UCI repository.",
-        )
+        ),
+        Dataset(
+            name="fashion_mnist",
+            title="Fashion-MNIST",
+            num_classes=10,
+            image_shape=(1, 28, 28),
+            num_train=60_000,
+            num_test=10_000,
+            epsilon={"Linf": 0.1, "L2": 1.5},
+            source="Fashion-MNIST (arXiv 1708.07747), its idx files; Debian's dataset-fashion-mnist has them.",
+        ),
+        Dataset(
+            name="cifar10",
+            title="CIFAR-10",
+            num_classes=10,
+            image_shape=(3, 32, 32),
+            num_train=50_000,
+            num_test=10_000,
+            epsilon={"Linf": 8 / 255, "L2": 0.5},
+            source="CIFAR-10 (Krizhevsky, 2009), the archive of its Python version.",
+        ),
+        Dataset(
+            name="cifar100",
+            title="CIFAR-100",
+            num_classes=100,
+            image_shape=(3, 32, 32),
+            num_train=50_000,
+            num_test=10_000,
+            epsilon={"Linf": 8 / 255, "L2": 0.5},
+            source="CIFAR-100 (Krizhevsky, 2009), the archive of its Python version, fine labels.",
+        ),
+        Dataset(
+            name="imagenet",
+            title="ImageNet",
+            num_classes=1000,
+            image_shape=(3, 224, 224),
+            num_train=1_281_167,
+            num_test=5_000,
+            epsilon={"Linf": 4 / 255, "L2": 3.0},
+            source="ImageNet (ILSVRC 2012) as folders; tested on RobustBench's 5,000 validation images.",
+        ),
     ]
 }
+
+_CIFAR = ("cifar10", "cifar100")
+_SMALL_IMAGES = ("digits", "fashion_mnist", *_CIFAR)
 
 ARCHITECTURES: dict[str, Architecture] = {
     architecture.name: architecture
     for architecture in [
         Architecture(
+            name="tiny_cnn",
+            title="TinyCNN",
+            description="Two strided 3x3 convolutions with BatchNorm and two linear layers; for quick experiments.",
+            datasets=_SMALL_IMAGES,
+        ),
+        Architecture(
             name="small_cnn",
             title="SmallCNN",
             description="Three 3x3 convolutions with ReLU and two linear layers; for small images.",
-        )
+            datasets=_SMALL_IMAGES,
+        ),
+        Architecture(
+            name="resnet_18",
+            title="ResNet-18",
+            description="RobustBench's ResNet18 for 32x32 images, without input normalization.",
+            datasets=_CIFAR,
+        ),
+        Architecture(
+            name="preact_resnet_18",
+            title="PreActResNet-18",
+            description="RobustBench's PreActResNet18 for 32x32 images, without input normalization.",
+            datasets=_CIFAR,
+        ),
+        Architecture(
+            name="preact_resnet_18_silu",
+            title="PreActResNet-18 (SiLU)",
+            description="RobustBench's DMPreActResNet with SiLU; normalizes its input, pads 28x28 images to 32x32.",
+            datasets=("fashion_mnist", *_CIFAR),
+        ),
+        Architecture(
+            name="wrn_28_10_silu",
+            title="WRN-28-10 (SiLU)",
+            description="RobustBench's DMWideResNet with SiLU; normalizes its input, pads 28x28 images to 32x32.",
+            datasets=("fashion_mnist", *_CIFAR),
+        ),
+        Architecture(
+            name="wrn_34_10",
+            title="WRN-34-10",
+            description="RobustBench's WideResNet with ReLU for 32x32 images, without input normalization.",
+            datasets=_CIFAR,
+        ),
+        Architecture(
+            name="wrn_70_16_silu",
+            title="WRN-70-16 (SiLU)",
+            description="RobustBench's DMWideResNet with SiLU; normalizes its input.",
+            datasets=_CIFAR,
+        ),
+        *(
+            Architecture(
+                name=name,
+                title=model,
+                description=f"RobustBench's definition of {model} for {DATASETS[dataset].title}, {threat_model}.",
+                datasets=(dataset,),
+            )
+            for name, (dataset, threat_model, model) in ZOO.items()
+        ),
     ]
 }
 
@@ -73,4 +171,6 @@ def unknown_name_message(what: str, name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     if near:
         return f"unknown {what} {name!r}; did you mean {' or '.join(map(repr, near))}?"
-    return f"unknown {what} {name!r}; known: {', '.join(known)}."
+    shown = [k for k in known if "/" not in k]
+    more = f" and {len(known) - len(shown)} of the RobustBench zoo" if len(shown) < len(known) else ""
+    return f"unknown {what} {name!r}; known: {', '.join(shown)}{more}."

@@ -1,10 +1,12 @@
 """Class-wise global information: for each class the mean prediction over its samples.
 
-Row y of the prior weighs the class pairs of a sample with label y in the GKL loss. It is accumulated over an
-epoch and used in the next (arXiv 2305.13948, section on inserting class-wise global information).
+Row y of the prior weighs the class pairs of a sample with label y in the IKL and GKL losses. It is accumulated
+over an epoch and used in the next (arXiv 2305.13948, section on inserting class-wise global information).
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -41,3 +43,11 @@ class ClassPrior:
         self.rows[seen] = self._sums[seen] / self._counts[seen, None]
         self._sums.zero_()
         self._counts.zero_()
+
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint must hold: the rows in use and what the running epoch has gathered."""
+        return {"rows": self.rows, "sums": self._sums, "counts": self._counts}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        for name, tensor in self.state().items():
+            tensor.copy_(state[name])

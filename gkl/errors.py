@@ -3,6 +3,7 @@
     GklError
     ├── InvalidInput          the spec, the data or the weights cannot be used as given
     ├── NonFiniteLoss         the training diverged
+    ├── NoSpaceLeft           the disk is full
     └── InvalidVerdict        an attack's result did not survive its own re-check
     Stopped                   not an error: the run was asked to stop and has saved what it had
 
@@ -20,6 +21,7 @@ class FailureCode(StrEnum):
     INVALID_INPUT = "invalid_input"
     OUT_OF_MEMORY = "out_of_memory"
     NON_FINITE_LOSS = "non_finite_loss"
+    NO_SPACE_LEFT = "no_space_left"
     TIMED_OUT = "timed_out"
     NO_PROGRESS = "no_progress"
     WORKER_LOST = "worker_lost"
@@ -39,6 +41,10 @@ class InvalidInput(GklError):
 
 class NonFiniteLoss(GklError):
     code = FailureCode.NON_FINITE_LOSS
+
+
+class NoSpaceLeft(GklError):
+    code = FailureCode.NO_SPACE_LEFT
 
 
 class InvalidVerdict(GklError):

@@ -47,7 +47,9 @@ class Manifest(Record):
     """Name of the processor or GPU."""
     seed: int
     dataset_sha256: str
-    """sha256 over the images and labels that the run used."""
+    """sha256 over the images and labels that the run used; over names and sizes for ImageNet's files."""
+    synthetic_sha256: str | None = None
+    """sha256 over the checksums in the .npz of generated images, where a training used one."""
     weights_sha256: str
     """sha256 of the safetensors file with the weights, made by a training or attacked by an evaluation."""
 
@@ -72,6 +74,8 @@ class TrainOutcome(Record):
     weights: str
     """File name of the weights, relative to the run's directory."""
     epochs: int
+    selected_epoch: int | None = None
+    """The epoch whose weights these are, where the spec has a selection."""
     seconds: float
     """Training time of the whole run, resumed parts included."""
     manifest: Manifest
@@ -89,6 +93,23 @@ class EvaluationOutcome(Record):
     manifest: Manifest
 
 
+class StepMetrics(Record):
+    """The latest training step."""
+
+    step: int
+    """Steps done, of `steps`, in the whole run."""
+    steps: int
+    loss: float
+    parts: dict[str, float]
+    """The loss's parts before their weights: 'natural', and 'kl', 'dkl', or 'ce' and 'wmse'."""
+    clean_accuracy: float
+    """Accuracy on the batch's natural images."""
+    adversarial_accuracy: float
+    """Accuracy on the batch's adversarial images."""
+    images_per_second: float | None = None
+    """Natural images trained on per second, since the report before; null in the first."""
+
+
 class Progress(Record):
     """Where the run is. Replaced by the next one; nothing is lost if one is dropped."""
 
@@ -101,6 +122,8 @@ class Progress(Record):
     """Estimated seconds until the run ends; null while there is nothing to estimate from."""
     detail: str = ""
     """Where in the stage: 'epoch 12 of 40', 'block 2 of 2'."""
+    metrics: StepMetrics | None = None
+    """What the latest step measured, while training."""
 
 
 class EpochFinished(Record):
@@ -115,7 +138,14 @@ class EpochFinished(Record):
     """Accuracy on the adversarial images of the inner maximization."""
     epsilon: float
     learning_rate: float
+    """That of the epoch's last step."""
     seconds: float
+    parts: dict[str, float] = {}
+    """Means of the loss's parts before their weights."""
+    held_out_clean_accuracy: float | None = None
+    """Accuracy on the held-out training images, where the spec has a selection and this epoch was measured."""
+    held_out_robust_accuracy: float | None = None
+    """Accuracy on them under PGD; the epoch with the highest is the result."""
 
 
 class AttackFinished(Record):
@@ -128,6 +158,9 @@ class CheckpointSaved(Record):
     file: str
     """File name, relative to the run's directory."""
     epoch: int
+    """Epochs finished."""
+    step: int = 0
+    """Steps done in the epoch after them."""
 
 
 class Failed(Record):

@@ -14,7 +14,7 @@ from gkl.device import device_name
 from gkl.outcome import Manifest
 from gkl.spec import EvaluateSpec, TrainSpec
 
-_PACKAGES = ("gklbench", "torch", "numpy", "pyautoattack", "scikit-learn", "safetensors")
+_PACKAGES = ("gklbench", "torch", "numpy", "torchvision", "robustbench", "pyautoattack", "scikit-learn", "safetensors")
 
 
 def make_manifest(
@@ -25,6 +25,7 @@ def make_manifest(
     device: torch.device,
     dataset_sha256: str,
     weights_sha256: str,
+    synthetic_sha256: str | None = None,
 ) -> Manifest:
     """`commit` is `git_commit()` of the run's start: a checkout may move on while a run of hours goes on."""
     return Manifest(
@@ -35,6 +36,7 @@ def make_manifest(
         device=device_name(device),
         seed=seed,
         dataset_sha256=dataset_sha256,
+        synthetic_sha256=synthetic_sha256,
         weights_sha256=weights_sha256,
     )
 

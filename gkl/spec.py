@@ -140,6 +140,39 @@ def board_name(dataset: str, threat_model: ThreatModel) -> str:
     return f"{threat_model.norm}-{format_epsilon(threat_model.epsilon).replace('/', '-')}"
 
 
+class TradesObjective(Spec):
+    """Cross-entropy on natural images plus the Kullback-Leibler divergence (TRADES, arXiv 1901.08573)."""
+
+    loss: Literal["trades"]
+
+    kl_weight: float = Field(default=6.0, ge=0, le=1000)
+    """Weight of KL(natural || adversarial), 1/lambda in the paper."""
+
+
+class DklObjective(Spec):
+    """TRADES with the decoupled form of KL: equal gradients, another value (DKL, arXiv 2305.13948)."""
+
+    loss: Literal["dkl"]
+
+    kl_weight: float = Field(default=6.0, ge=0, le=1000)
+    """Weight of the decoupled divergence."""
+
+
+class IklObjective(Spec):
+    """Cross-entropy on natural images plus the Improved Kullback-Leibler loss (IKL, arXiv 2305.13948)."""
+
+    loss: Literal["ikl"]
+
+    ce_weight: float = Field(default=4.0, ge=0, le=1000)
+    """Weight of the soft-label cross-entropy part (`alpha` in the authors' code)."""
+
+    wmse_weight: float = Field(default=20.0, ge=0, le=1000)
+    """Weight of the weighted mean-squared-error part (`beta` in the authors' code, which multiplies wMSE / 4)."""
+
+    prior_temperature: float = Field(default=4.0, gt=0, le=1000)
+    """Temperature of the softmax from which the class prior is accumulated."""
+
+
 class GklObjective(Spec):
     """Cross-entropy on natural images plus the Generalized Kullback-Leibler loss (arXiv 2503.08038)."""
 
@@ -158,20 +191,11 @@ class GklObjective(Spec):
     """Temperature of the softmax from which the class prior is accumulated."""
 
 
-class TradesObjective(Spec):
-    """Cross-entropy on natural images plus the Kullback-Leibler divergence (TRADES, arXiv 1901.08573)."""
-
-    loss: Literal["trades"]
-
-    kl_weight: float = Field(default=6.0, ge=0, le=1000)
-    """Weight of KL(natural || adversarial), 1/lambda in the paper."""
-
-
-Objective = Annotated[GklObjective | TradesObjective, Field(discriminator="loss")]
+Objective = Annotated[TradesObjective | DklObjective | IklObjective | GklObjective, Field(discriminator="loss")]
 
 
 class InnerMaximization(Spec):
-    """The projected gradient ascent that makes the training's adversarial images."""
+    """The projected gradient ascent that makes the training's adversarial images, BatchNorm in eval mode."""
 
     num_steps: int = Field(default=10, ge=1, le=1000)
     """Gradient steps per batch."""
@@ -179,28 +203,186 @@ class InnerMaximization(Spec):
     relative_step_size: float = Field(default=0.25, gt=0, le=2)
     """Step size as a fraction of the epoch's epsilon."""
 
-    start_noise: float = Field(default=0.001, ge=0, le=1)
-    """Standard deviation of the Gaussian noise added to the natural image before the first step."""
+    start_noise: Annotated[float, Field(ge=0, le=1)] | Literal["uniform"] = 0.001
+    """Standard deviation of the Gaussian noise added to the natural image before the first step, or 'uniform' to
+    start anywhere in the ball with equal probability."""
 
     wmse_weight: float = Field(default=0.0, ge=0, le=1000)
     """Weight of the wMSE part in what is maximized; the soft-label cross-entropy part has weight 1."""
 
 
 class Sgd(Spec):
-    """Stochastic gradient descent with a learning rate that falls along a half cosine, epoch by epoch."""
+    """Stochastic gradient descent."""
 
     learning_rate: float = Field(default=0.1, gt=0, le=100)
-    """Learning rate before the cosine: epoch e of E uses learning_rate * (1 + cos(pi * (e - 1) / E)) / 2."""
+    """Learning rate that the schedule scales."""
 
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=5e-4, ge=0, le=1)
     nesterov: bool = False
+
+    decay_batch_norm: bool = True
+    """Whether the weight decay acts on BatchNorm's scale and shift too."""
 
     @model_validator(mode="after")
     def _nesterov_needs_momentum(self) -> Self:
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov needs a momentum above 0; set one, or leave nesterov out")
         return self
+
+
+class CosineSchedule(Spec):
+    """Epoch e of E uses learning_rate * (1 + cos(pi * (e - 1) / E)) / 2."""
+
+    kind: Literal["cosine"] = "cosine"
+
+
+class PiecewiseSchedule(Spec):
+    """The learning rate is multiplied by `factor` when each of the milestones is reached."""
+
+    kind: Literal["piecewise"]
+
+    milestones: tuple[Annotated[int, Field(ge=2)], ...] = Field(min_length=1, strict=False)
+    """Epochs, counted from 1, from which on the lower rate is used; rising."""
+
+    factor: float = Field(default=0.1, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _milestones_rise(self) -> Self:
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError("milestones must rise; write each epoch once, in order")
+        return self
+
+
+class OneCycleSchedule(Spec):
+    """Per step, half a cosine up from learning_rate / start_divisor and half a cosine down (arXiv 1708.07120)."""
+
+    kind: Literal["one_cycle"]
+
+    warmup_fraction: float = Field(default=0.025, gt=0, lt=1)
+    """Share of all steps in which the rate rises."""
+
+    start_divisor: float = Field(default=25.0, ge=1)
+    end_divisor: float = Field(default=10_000.0, ge=1)
+    """The rate ends at learning_rate / start_divisor / end_divisor."""
+
+
+Schedule = Annotated[CosineSchedule | PiecewiseSchedule | OneCycleSchedule, Field(discriminator="kind")]
+
+
+class BasicAugmentation(Spec):
+    """Random crop out of the zero-padded image, and horizontal flip; drawn anew in every epoch."""
+
+    kind: Literal["basic"] = "basic"
+
+    padding: int = Field(default=4, ge=0, le=64)
+    """Pixels added on each side before the crop."""
+
+    flip: bool = True
+    """Whether half of the images are mirrored; leave it out where left and right mean something, as in digits."""
+
+
+class _SecondView(BasicAugmentation):
+    """Doubles the batch: every image comes a second time, augmented more strongly."""
+
+    robust_weight: float = Field(default=0.5, ge=0, le=10)
+    """Weight of the divergence over the second views; the natural cross-entropy is the mean over both."""
+
+
+class AutoAugmentation(_SecondView):
+    """A second view of every image with crop, flip and AutoAugment's policy for CIFAR-10 (arXiv 1805.09501)."""
+
+    kind: Literal["autoaug"]  # type: ignore[assignment]
+
+
+class CutoutAugmentation(_SecondView):
+    """A second view of every image with crop, flip and a square of zeros (Cutout, arXiv 1708.04552)."""
+
+    kind: Literal["cutout"]  # type: ignore[assignment]
+
+    size: int = Field(default=16, ge=1, le=512)
+    """Side of the square in pixels; its centre lies anywhere in the image, so that its edge may lie outside."""
+
+
+Augmentation = Annotated[
+    BasicAugmentation | AutoAugmentation | CutoutAugmentation,
+    Field(discriminator="kind"),
+]
+
+
+class SyntheticData(Spec):
+    """Generated images mixed into every batch (arXiv 2302.04638), from an .npz in the server's data sets."""
+
+    file: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    """The file <data sets>/<dataset>/synthetic/<file>.npz with 'image' (N, H, W, C) uint8 and 'label' (N,) integers."""
+
+    fraction: float = Field(default=0.7, gt=0, lt=1)
+    """Share of each batch that is generated, drawn with replacement."""
+
+
+class EpochAveraging(Spec):
+    """After every epoch average = tau * average + (1 - tau) * weights, BatchNorm statistics too."""
+
+    kind: Literal["epoch"] = "epoch"
+    tau: float = Field(default=0.9, ge=0, lt=1)
+
+
+class StepAveraging(Spec):
+    """After every step average = decay * average + (1 - decay) * weights, BatchNorm statistics too.
+
+    In warm-up the average is the weights; k steps later decay = min(tau, (1 + k) / (10 + k)).
+    """
+
+    kind: Literal["step"]
+    tau: float = Field(default=0.995, ge=0, lt=1)
+
+    warmup_fraction: float = Field(default=0.025, ge=0, lt=1)
+    """Share of all steps that is warm-up."""
+
+
+Averaging = Annotated[EpochAveraging | StepAveraging, Field(discriminator="kind")]
+
+
+class WeightPerturbation(Spec):
+    """Adversarial weight perturbation (AWP, arXiv 2004.05884): each step's gradient is taken at perturbed weights.
+
+    Convolution and linear weights move along the gradient of the trained objective by gamma times their norm.
+    """
+
+    gamma: float = Field(default=0.005, gt=0, le=1)
+    """Size of the perturbation, relative to each weight tensor's norm."""
+
+    first_epoch: int = Field(default=10, ge=1)
+    """Epoch, counted from 1, from which on weights are perturbed."""
+
+
+class Selection(Spec):
+    """Keep the epoch with the highest accuracy under PGD on held-out training images; the test set plays no part."""
+
+    num_images: int = Field(default=1024, ge=1)
+    """The first so many training images are held out and never trained on."""
+
+    num_steps: int = Field(default=40, ge=1, le=1000)
+    """Steps of the PGD attack, at the full epsilon from a uniform start."""
+
+    relative_step_size: float = Field(default=0.25, gt=0, le=2)
+    """Its step size as a fraction of epsilon."""
+
+    every_epochs: int = Field(default=1, ge=1)
+    """Epochs between two measurements; the last epoch is always measured."""
+
+
+class Compute(Spec):
+    """How the arithmetic is done. Part of the spec, since it changes the result in its last digits."""
+
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """'bfloat16' runs the network under autocast; weights, losses and updates stay in float32."""
+
+    channels_last: bool = False
+    """Store images and convolution weights channels last, which is faster on GPUs with tensor cores."""
+
+    compile: bool = False
+    """Run the network through torch.compile, which needs a C++ compiler on the machine."""
 
 
 class Evaluation(Spec):
@@ -234,15 +416,30 @@ class TrainSpec(Spec):
     objective: Objective = Field(default_factory=GklObjective)
     inner_maximization: InnerMaximization = Field(default_factory=InnerMaximization)
     optimizer: Sgd = Field(default_factory=Sgd)
+    schedule: Schedule = Field(default_factory=CosineSchedule)
 
     epochs: int = Field(ge=1, le=10_000)
-    """Passes over the training images."""
+    """Passes over the training images; with synthetic data, as many batches as such a pass would have."""
 
     batch_size: int = Field(default=128, ge=1, le=65_536)
     """Images per step; the last, smaller batch of an epoch is used too."""
 
     epsilon_ramp: bool = True
     """Train epoch e of E with epsilon * e / E instead of the full epsilon from the start."""
+
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the natural cross-entropy's target that is spread over all classes."""
+
+    augmentation: Augmentation | None = None
+    synthetic: SyntheticData | None = None
+    averaging: Averaging | None = None
+    """The averaged weights are the result, if averaging is given."""
+
+    weight_perturbation: WeightPerturbation | None = None
+    selection: Selection | None = None
+    """Without it the last epoch's weights are the result."""
+
+    compute: Compute = Field(default_factory=Compute)
 
     seed: Seed = 0
     """Seed of initialization, order and noise."""
@@ -251,10 +448,33 @@ class TrainSpec(Spec):
     """The evaluation to run on the trained weights, as a job of its own."""
 
     @model_validator(mode="after")
-    def _epsilon_fits_dataset(self) -> Self:
+    def _parts_agree(self) -> Self:
+        _check_architecture_fits(self.dataset, self.architecture)
         _check_epsilon_fits(self.dataset, self.threat_model)
         if self.evaluation is not None:
             _check_evaluation_fits(self.dataset, self.evaluation)
+        channels = DATASETS[self.dataset].image_shape[0]
+        if isinstance(self.augmentation, AutoAugmentation) and channels != 3:
+            raise ValueError(
+                f"'autoaug' is a policy for colour images, which {self.dataset} has not; take 'basic' or 'cutout'"
+            )
+        num_train = DATASETS[self.dataset].num_train
+        if self.selection is not None and self.selection.num_images >= num_train:
+            raise ValueError(
+                f"selection.num_images {self.selection.num_images} leaves none of the {num_train} training images "
+                f"of {self.dataset} to train on; hold out fewer"
+            )
+        if self.synthetic is not None:
+            generated = round(self.batch_size * self.synthetic.fraction)
+            if not 0 < generated < self.batch_size:
+                raise ValueError(
+                    f"a batch of {self.batch_size} cannot be {self.synthetic.fraction:g} generated; raise batch_size"
+                )
+        if isinstance(self.schedule, PiecewiseSchedule) and self.schedule.milestones[-1] > self.epochs:
+            raise ValueError(
+                f"the milestone {self.schedule.milestones[-1]} lies behind the last of the {self.epochs} epochs; "
+                "leave it out, or train longer"
+            )
         return self
 
     def follow_up(self, weights_sha256: str) -> EvaluateSpec | None:
@@ -287,13 +507,23 @@ class EvaluateSpec(Spec):
     evaluation: Evaluation
 
     @model_validator(mode="after")
-    def _evaluation_fits_dataset(self) -> Self:
+    def _parts_agree(self) -> Self:
+        _check_architecture_fits(self.dataset, self.architecture)
         _check_evaluation_fits(self.dataset, self.evaluation)
         return self
 
 
 JobSpec = Annotated[TrainSpec | EvaluateSpec, Field(discriminator="kind")]
 JOB_SPEC: TypeAdapter[TrainSpec | EvaluateSpec] = TypeAdapter(JobSpec)
+
+
+def _check_architecture_fits(dataset: str, architecture: str) -> None:
+    if dataset not in ARCHITECTURES[architecture].datasets:
+        fitting = [a.name for a in ARCHITECTURES.values() if dataset in a.datasets]
+        own = [name for name in fitting if "/" not in name] or fitting
+        raise ValueError(
+            f"the architecture {architecture!r} cannot be built for {dataset}; take one of {', '.join(own[:8])}"
+        )
 
 
 def _check_epsilon_fits(dataset: str, threat_model: ThreatModel) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from gkl.errors import InvalidInput
+from gkl.errors import InvalidInput, NoSpaceLeft
 from gkl.files import atomic_path
 
 # safetensors writes the entries of its metadata in random order. One entry that holds all the rest as JSON
@@ -20,10 +22,23 @@ _METADATA_KEY = "gklbench"
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-    """Write tensors of any device and JSON-compatible metadata."""
+    """Write tensors of any device and JSON-compatible metadata.
+
+    Raises:
+        NoSpaceLeft: the disk is full; a file that was there before is unharmed.
+    """
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with atomic_path(path) as temporary:
-        save_file(on_cpu, temporary, {_METADATA_KEY: json.dumps(metadata, sort_keys=True)})
+    try:
+        with atomic_path(path) as temporary:
+            save_file(on_cpu, temporary, {_METADATA_KEY: json.dumps(metadata, sort_keys=True)})
+    except (SafetensorError, OSError) as error:
+        # safetensors has one error for everything, whose text is the system's.
+        if getattr(error, "errno", None) != errno.ENOSPC and os.strerror(errno.ENOSPC) not in str(error):
+            raise
+        size = sum(tensor.nbytes for tensor in on_cpu.values())
+        raise NoSpaceLeft(
+            f"no space is left in {path.parent} for {path.name} ({size / 2**20:.1f} MiB); free some, then resume"
+        ) from error
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -1,6 +1,6 @@
 """`python -m worker.runner`: one run, as a process of its own. Knows neither Celery nor the database.
 
-Standard input: one JSON line with the order (spec, directory, weights); then nothing, and its end means that
+Standard input: one JSON line with the order (spec, directories, weights); then nothing, and its end means that
 the supervisor is gone. Standard output: JSON lines, events and at last an ending (`gkl.outcome`). Standard
 error: the log. SIGTERM: stop at the next step, with an `Interrupted`.
 """
@@ -67,15 +67,16 @@ def _run(order: dict[str, Any], send: Callable[[BaseModel], None], should_stop: 
 
 def _execute(order: dict[str, Any], send: Callable[[BaseModel], None], should_stop: Callable[[], bool]) -> Ending:
     spec = JOB_SPEC.validate_python(order["spec"])
-    directory = Path(order["directory"])
+    directory, datasets_dir = Path(order["directory"]), Path(order["datasets_dir"])
     # Imported here: torch takes seconds, in which an order could already have been refused.
     if isinstance(spec, TrainSpec):
         from gkl.training import train  # noqa: PLC0415
 
-        return train(spec, directory, report=send, should_stop=should_stop)
+        return train(spec, directory, datasets_dir=datasets_dir, report=send, should_stop=should_stop)
     from gkl.evaluation import evaluate  # noqa: PLC0415
 
-    return evaluate(spec, directory / order["weights"], report=send, should_stop=should_stop)
+    weights = directory / order["weights"]
+    return evaluate(spec, weights, datasets_dir=datasets_dir, report=send, should_stop=should_stop)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -150,6 +150,7 @@ class Supervisor:
         order = {
             "spec": self.claim.spec.model_dump(mode="json"),
             "directory": str(self.directory),
+            "datasets_dir": str(self.settings.effective_datasets_dir),
             "weights": weights,
         }
         # The pipe stays open: its end tells the runner that this process is gone.

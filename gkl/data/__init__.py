@@ -1,5 +1,6 @@
 """Data sets behind the names in `gkl.catalog.DATASETS`."""
 
-from gkl.data.loading import ImageSet, load_test, load_train
+from gkl.data.images import Images, ImageSet, unit_range
+from gkl.data.loading import load_test, load_train
 
-__all__ = ["ImageSet", "load_test", "load_train"]
+__all__ = ["ImageSet", "Images", "load_test", "load_train", "unit_range"]

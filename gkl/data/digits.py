@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import torch
 from sklearn.datasets import load_digits
-from torch import Tensor
+
+from gkl.data.images import ImageSet
 
 
-def digits_split(train: bool) -> tuple[Tensor, Tensor]:
-    """Images (N, 1, 8, 8) float32 in [0, 1] and labels (N,) int64 of the fixed split: 1,437 or 360.
+def digits(train: bool) -> ImageSet:
+    """Images (N, 1, 8, 8) float32 in [0, 1] and labels of the fixed split: 1,437 or 360.
 
     The file groups its images by writer; every fifth one is a test image, so both parts hold all writers.
     """
@@ -18,4 +19,4 @@ def digits_split(train: bool) -> tuple[Tensor, Tensor]:
     labels = torch.from_numpy(raw.target).long()
     is_test = torch.arange(len(labels)) % 5 == 0
     chosen = ~is_test if train else is_test
-    return images[chosen], labels[chosen]
+    return ImageSet(images[chosen], labels[chosen])

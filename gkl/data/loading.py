@@ -1,46 +1,47 @@
-"""From a data set's name to its images and labels as tensors."""
+"""From a data set's name to its images and labels."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from pathlib import Path
 
-from torch import Tensor
+import torch
 
 from gkl.catalog import DATASETS
-from gkl.data.digits import digits_split
+from gkl.data.cifar import cifar10, cifar100
+from gkl.data.digits import digits
+from gkl.data.fashion_mnist import fashion_mnist
+from gkl.data.imagenet import imagenet
+from gkl.data.images import Images, ImageSet
+
+_LOADERS: dict[str, Callable[[Path, bool], Images]] = {
+    "digits": lambda folder, train: digits(train),
+    "fashion_mnist": fashion_mnist,
+    "cifar10": cifar10,
+    "cifar100": cifar100,
+    "imagenet": imagenet,
+}
+
+assert _LOADERS.keys() == DATASETS.keys(), "the catalog and the code must name the same data sets"
 
 
-@dataclass(frozen=True)
-class ImageSet:
-    """Images (N, channels, height, width) float32 in [0, 1] and labels (N,) int64, on the CPU."""
+def load_train(dataset: str, datasets_dir: Path) -> Images:
+    """The training images of a data set, whose files are in the folder of its name in `datasets_dir`.
 
-    images: Tensor
-    labels: Tensor
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def first(self, num_points: int | None) -> ImageSet:
-        return self if num_points is None else ImageSet(self.images[:num_points], self.labels[:num_points])
-
-    def sha256(self) -> str:
-        """Over shape, pixels and labels, so that two runs can be known to have used the same data."""
-        digest = hashlib.sha256(repr(tuple(self.images.shape)).encode())
-        digest.update(self.images.contiguous().numpy().tobytes())
-        digest.update(self.labels.contiguous().numpy().tobytes())
-        return digest.hexdigest()
+    Raises:
+        InvalidInput: files are missing or damaged; says what to put where.
+    """
+    return _LOADERS[dataset](datasets_dir / dataset, True)
 
 
-_SPLITS: dict[str, Callable[[bool], tuple[Tensor, Tensor]]] = {"digits": digits_split}
+def load_test(dataset: str, datasets_dir: Path, num_points: int | None = None) -> ImageSet:
+    """The first `num_points` test images, or all of them, in memory.
 
-assert _SPLITS.keys() == DATASETS.keys(), "the catalog and the code must name the same data sets"
-
-
-def load_train(dataset: str) -> ImageSet:
-    return ImageSet(*_SPLITS[dataset](True))
-
-
-def load_test(dataset: str) -> ImageSet:
-    return ImageSet(*_SPLITS[dataset](False))
+    Raises:
+        InvalidInput: files are missing or damaged; says what to put where.
+    """
+    images = _LOADERS[dataset](datasets_dir / dataset, False)
+    if isinstance(images, ImageSet):
+        return images.first(num_points)
+    chosen = torch.arange(len(images) if num_points is None else num_points)
+    return ImageSet(images.take(chosen), images.labels[chosen])

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from gkl.catalog import DATASETS
-from gkl.data import ImageSet, load_test
+from gkl.data import ImageSet, load_test, unit_range
 from gkl.device import select_device
 from gkl.errors import InvalidInput, InvalidVerdict
 from gkl.evaluation.attacks import Attack, standard_attacks
@@ -37,6 +37,7 @@ def evaluate(
     spec: EvaluateSpec,
     weights: Path,
     *,
+    datasets_dir: Path,
     report: Callable[[Event], None],
     should_stop: Callable[[], bool] = lambda: False,
     device: str | None = None,
@@ -46,6 +47,7 @@ def evaluate(
     Args:
         spec: what to evaluate and how.
         weights: safetensors file; its sha256 must be the spec's.
+        datasets_dir: where the data sets' files are, each in a folder of its name.
         report: called with progress and every finished attack.
         should_stop: asked at every call of the model; when it says yes the run ends with `Stopped`.
         device: such as 'cpu' or 'cuda:1'; by default CUDA if there is one.
@@ -64,7 +66,7 @@ def evaluate(
     load_weights(model, weights)
     # Batch statistics must not move under attack, and gradients are only ever wanted for images.
     model.to(selected).eval().requires_grad_(False)
-    data = load_test(spec.dataset).first(spec.evaluation.num_points)
+    data = load_test(spec.dataset, datasets_dir, spec.evaluation.num_points)
     started = time.perf_counter()
     # The attacks seed torch's global streams; a caller's are left as they were, on the one device that is used.
     with torch.random.fork_rng(devices=[selected] if selected.type == "cuda" else []):
@@ -112,7 +114,7 @@ def run_attacks(
     """Run the attacks one after the other; returns the clean correct points and each attack's outcome."""
     check_images(data.images)
     blocks = list(zip(data.images.split(block_size), data.labels.split(block_size), strict=True))
-    standing = [_classified_correctly(model, x.to(device), y.to(device), num_classes) for x, y in blocks]
+    standing = [_classified_correctly(model, unit_range(x.to(device)), y.to(device), num_classes) for x, y in blocks]
     clean_correct = sum(int(mask.sum()) for mask in standing)
     outcomes: list[AttackOutcome] = []
     with EvaluationProgress(model, attacks, len(blocks), report, should_stop) as progress:
@@ -125,7 +127,9 @@ def run_attacks(
                 index = standing[number].nonzero().squeeze(1)
                 if len(index) == 0:
                     continue
-                fooled = _attack_block(model, attack, x[index].to(device), y[index].to(device), threat_model)
+                fooled = _attack_block(
+                    model, attack, unit_range(x[index].to(device)), y[index].to(device), threat_model
+                )
                 standing[number][index[fooled]] = False
                 broken += int(fooled.sum())
             outcome = AttackOutcome(
@@ -143,6 +147,8 @@ def run_attacks(
 
 def check_images(images: Tensor) -> None:
     """The threat model's box is [0, 1]; attacks on images outside it give a wrong number without a word."""
+    if images.dtype == torch.uint8:
+        return
     low, high = float(images.min()), float(images.max())
     if not (low >= 0.0 and high <= 1.0):
         raise InvalidInput(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +13,40 @@ from gkl.class_prior import ClassPrior
 from gkl.errors import InvalidInput
 from gkl.spec import TrainSpec
 from gkl.tensor_files import load_tensors, save_tensors
+from gkl.training.averaging import WeightAverage
+from gkl.training.step import StepOutcome
 
-_FORMAT = "gkl-training-checkpoint-1"
+_FORMAT = "gkl-training-checkpoint-2"
 _PREFIX = "checkpoint-"
+
+
+@dataclass
+class EpochSums:
+    """Sums over the images of the running epoch."""
+
+    images: int = 0
+    loss: float = 0.0
+    clean_correct: int = 0
+    adversarial_correct: int = 0
+    seconds: float = 0.0
+    parts: dict[str, float] = field(default_factory=dict)
+
+    def add(self, outcome: StepOutcome) -> None:
+        self.images += outcome.images
+        self.loss += outcome.loss * outcome.images
+        self.clean_correct += outcome.clean_correct
+        self.adversarial_correct += outcome.adversarial_correct
+        for name, value in outcome.parts.items():
+            self.parts[name] = self.parts.get(name, 0.0) + value * outcome.images
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best epoch so far on the held-out images, and its weights, on the CPU."""
+
+    epoch: int
+    robust_accuracy: float
+    weights: dict[str, Tensor]
 
 
 @dataclass
@@ -25,28 +57,53 @@ class TrainingState:
     optimizer: torch.optim.SGD
     prior: ClassPrior
     generator: torch.Generator
+    average: WeightAverage | None = None
     epoch: int = 0
     """Epochs finished."""
+    step: int = 0
+    """Steps done in the epoch after them."""
+    epoch_start: Tensor | None = None
+    """The generator's state before that epoch's order was drawn; None between epochs."""
+    sums: EpochSums = field(default_factory=EpochSums)
+    best: Best | None = None
     seconds: float = 0.0
-    """Time spent in them."""
+    """Time spent in finished epochs."""
+
+    @property
+    def result(self) -> nn.Module:
+        """The network whose weights are the run's result if it ended now."""
+        return self.model if self.average is None else self.average.model
 
 
-def save_checkpoint(directory: Path, state: TrainingState, spec: TrainSpec, *, keep: int = 2) -> Path:
-    """Write the state after an epoch, then remove all but the newest `keep` checkpoints."""
+def save_checkpoint(directory: Path, state: TrainingState, spec: TrainSpec, *, keep: int) -> Path:
+    """Write the state, then remove all but the newest `keep` checkpoints.
+
+    Raises:
+        NoSpaceLeft: the disk is full; the checkpoints before are unharmed.
+    """
     tensors: dict[str, Tensor] = {f"model.{name}": t for name, t in state.model.state_dict().items()}
     for name, parameter in state.model.named_parameters():
         momentum = state.optimizer.state[parameter].get("momentum_buffer")
         if momentum is not None:
             tensors[f"momentum.{name}"] = momentum
-    tensors["prior"] = state.prior.rows
+    if state.average is not None:
+        tensors |= {f"average.{name}": t for name, t in state.average.model.state_dict().items()}
+    tensors |= {f"prior.{name}": t for name, t in state.prior.state().items()}
+    if state.best is not None:
+        tensors |= {f"best.{name}": t for name, t in state.best.weights.items()}
     tensors["generator"] = state.generator.get_state()
-    path = directory / f"{_PREFIX}{state.epoch:05d}.safetensors"
+    if state.epoch_start is not None:
+        tensors["epoch_start"] = state.epoch_start
     metadata = {
         "format": _FORMAT,
         "spec": spec.model_dump(mode="json"),
         "epoch": state.epoch,
+        "step": state.step,
+        "sums": asdict(state.sums),
+        "best": None if state.best is None else [state.best.epoch, state.best.robust_accuracy],
         "seconds": state.seconds,
     }
+    path = directory / f"{_PREFIX}{state.epoch:05d}-{state.step:07d}.safetensors"
     save_tensors(path, tensors, metadata)
     for old in _newest_first(directory)[keep:]:
         old.unlink()
@@ -60,7 +117,7 @@ def restore_newest(directory: Path, state: TrainingState, spec: TrainSpec) -> li
         A sentence for each damaged checkpoint that was passed over.
 
     Raises:
-        InvalidInput: if the checkpoint belongs to another spec; names the fields that differ.
+        InvalidInput: the checkpoint belongs to another spec (names the fields that differ) or another version.
     """
     passed_over = []
     for path in _newest_first(directory):
@@ -72,9 +129,7 @@ def restore_newest(directory: Path, state: TrainingState, spec: TrainSpec) -> li
         if metadata.get("format") != _FORMAT:
             raise InvalidInput(f"{path.name} is not a training checkpoint of this version; remove it to start over.")
         _check_same_spec(path, metadata["spec"], spec)
-        _restore(state, tensors)
-        state.epoch = metadata["epoch"]
-        state.seconds = metadata["seconds"]
+        _restore(state, tensors, metadata)
         break
     return passed_over
 
@@ -83,9 +138,8 @@ def _newest_first(directory: Path) -> list[Path]:
     return sorted(directory.glob(f"{_PREFIX}*.safetensors"), reverse=True)
 
 
-def _check_same_spec(path: Path, saved: dict[str, object], spec: TrainSpec) -> None:
-    current = spec.model_dump(mode="json")
-    differing = sorted(key for key in saved.keys() | current.keys() if saved.get(key) != current.get(key))
+def _check_same_spec(path: Path, saved: dict[str, Any], spec: TrainSpec) -> None:
+    differing = _differences(saved, spec.model_dump(mode="json"))
     if differing:
         raise InvalidInput(
             f"{path} was made by a spec that differs in {', '.join(differing)}; "
@@ -93,13 +147,38 @@ def _check_same_spec(path: Path, saved: dict[str, object], spec: TrainSpec) -> N
         )
 
 
-def _restore(state: TrainingState, tensors: dict[str, Tensor]) -> None:
-    state.model.load_state_dict(
-        {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
-    )
+def _differences(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:
+    """Where two specs differ: `epochs (2, now 3)`, `optimizer.momentum (0.9, now 0.8)`."""
+    found = []
+    for key in sorted(saved.keys() | current.keys()):
+        before, now = saved.get(key), current.get(key)
+        if isinstance(before, dict) and isinstance(now, dict):
+            found += [f"{key}.{difference}" for difference in _differences(before, now)]
+        elif isinstance(before, dict) or isinstance(now, dict):
+            found.append(key)
+        elif before != now:
+            found.append(f"{key} ({before}, now {now})")
+    return found
+
+
+def _restore(state: TrainingState, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
+    def under(prefix: str) -> dict[str, Tensor]:
+        return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
+    state.model.load_state_dict(under("model."))
+    momentum = under("momentum.")
     for name, parameter in state.model.named_parameters():
-        momentum = tensors.get(f"momentum.{name}")
-        if momentum is not None:
-            state.optimizer.state[parameter]["momentum_buffer"] = momentum.to(parameter.device)
-    state.prior.rows.copy_(tensors["prior"])
+        if name in momentum:
+            # Like the parameter in memory layout too: an update reads both.
+            state.optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(momentum[name])
+    if state.average is not None:
+        state.average.model.load_state_dict(under("average."))
+    state.prior.restore(under("prior."))
     state.generator.set_state(tensors["generator"])
+    state.epoch_start = tensors.get("epoch_start")
+    state.epoch, state.step, state.seconds = metadata["epoch"], metadata["step"], metadata["seconds"]
+    state.sums = EpochSums(**metadata["sums"])
+    state.best = None
+    if metadata["best"] is not None:
+        epoch, robust_accuracy = metadata["best"]
+        state.best = Best(epoch, robust_accuracy, under("best."))

@@ -2,37 +2,76 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from gkl.class_prior import ClassPrior
-from gkl.losses import gkl_loss, kl_loss
-from gkl.spec import GklObjective, TradesObjective
+from gkl.losses import dkl_loss, gkl_loss, gkl_parts, kl_loss
+from gkl.spec import DklObjective, GklObjective, IklObjective, TradesObjective
+
+Objective = TradesObjective | DklObjective | IklObjective | GklObjective
+
+
+@dataclass(frozen=True)
+class ObjectiveValue:
+    """The scalar to minimize and its parts before their weights, for the record."""
+
+    total: Tensor
+    parts: dict[str, Tensor]
 
 
 class RobustObjective:
-    """The objective of a spec, with the class prior that GKL keeps between epochs."""
+    """The objective of a spec, with the class prior that IKL and GKL keep between epochs."""
 
-    def __init__(self, spec: GklObjective | TradesObjective, *, num_classes: int, device: torch.device) -> None:
+    def __init__(
+        self, spec: Objective, *, num_classes: int, device: torch.device, label_smoothing: float = 0.0
+    ) -> None:
         self.spec = spec
-        temperature = spec.prior_temperature if isinstance(spec, GklObjective) else 1.0
+        self.label_smoothing = label_smoothing
+        temperature = spec.prior_temperature if isinstance(spec, IklObjective | GklObjective) else 1.0
         self.prior = ClassPrior(num_classes, temperature=temperature, device=device)
 
-    def __call__(self, adversarial_logits: Tensor, natural_logits: Tensor, labels: Tensor) -> Tensor:
-        """(B, C), (B, C), (B,) -> scalar; gradient flows to both sides, as in the paper's training."""
-        natural = F.cross_entropy(natural_logits, labels)
-        if isinstance(self.spec, TradesObjective):
-            return natural + self.spec.kl_weight * kl_loss(adversarial_logits, natural_logits)
-        self.prior.accumulate(natural_logits, labels)
-        return natural + gkl_loss(
-            adversarial_logits,
-            natural_logits,
-            self.prior.of(labels),
-            wmse_weight=self.spec.wmse_weight,
-            ce_weight=self.spec.ce_weight,
-            gamma=self.spec.gamma,
-        )
+    def __call__(
+        self,
+        adversarial_logits: Tensor,
+        natural_logits: Tensor,
+        labels: Tensor,
+        *,
+        second_view_weight: float | None = None,
+    ) -> ObjectiveValue:
+        """
+        Args:
+            adversarial_logits: (B, C).
+            natural_logits: (B, C); gradient flows to both sides, as in the paper's training.
+            labels: (B,).
+            second_view_weight: given if the second half of the batch are second views of the first half: its
+                divergence has this weight. The cross-entropy is the mean over both halves.
+        """
+        natural = F.cross_entropy(natural_logits, labels, label_smoothing=self.label_smoothing)
+        if second_view_weight is None:
+            robust, parts = self._divergence(adversarial_logits, natural_logits, labels)
+        else:
+            half = len(labels) // 2
+            robust, parts = self._divergence(adversarial_logits[:half], natural_logits[:half], labels[:half])
+            second, _ = self._divergence(adversarial_logits[half:], natural_logits[half:], labels[half:])
+            robust = robust + second_view_weight * second
+        return ObjectiveValue(natural + robust, {"natural": natural, **parts})
+
+    def _divergence(self, adversarial: Tensor, natural: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        spec = self.spec
+        if isinstance(spec, TradesObjective):
+            kl = kl_loss(adversarial, natural)
+            return spec.kl_weight * kl, {"kl": kl}
+        if isinstance(spec, DklObjective):
+            dkl = dkl_loss(adversarial, natural)
+            return spec.kl_weight * dkl, {"dkl": dkl}
+        # IKL is GKL with gamma 1: the prior's rows sum to 1, and so the number of pairs is that of samples.
+        gamma = spec.gamma if isinstance(spec, GklObjective) else 1.0
+        wmse, ce = gkl_parts(adversarial, natural, self.prior.of(labels), gamma=gamma)
+        return spec.wmse_weight * wmse + spec.ce_weight * ce, {"ce": ce, "wmse": wmse}
 
     def inner(self, natural_logits: Tensor, labels: Tensor, wmse_weight: float) -> InnerLoss:
         return InnerLoss(natural_logits, self.prior.of(labels), wmse_weight)

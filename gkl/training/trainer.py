@@ -3,72 +3,84 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from gkl.adversary import projected_gradient_ascent
 from gkl.catalog import DATASETS
 from gkl.data import load_train
+from gkl.data.augmentation import augmented_views
+from gkl.data.synthetic import SyntheticImages
 from gkl.device import select_device
-from gkl.errors import NonFiniteLoss, Stopped
+from gkl.errors import Stopped
 from gkl.files import check_writable, sha256_of
 from gkl.models import build_model
-from gkl.outcome import CheckpointSaved, EpochFinished, Event, Progress, TrainOutcome
+from gkl.outcome import CheckpointSaved, EpochFinished, Event, Progress, StepMetrics, TrainOutcome
 from gkl.provenance import git_commit, make_manifest
-from gkl.spec import TrainSpec
+from gkl.spec import Selection, TrainSpec
 from gkl.tensor_files import save_tensors
-from gkl.training.checkpoint import TrainingState, restore_newest, save_checkpoint
+from gkl.training.averaging import WeightAverage
+from gkl.training.batches import Batches, EpochOrder
+from gkl.training.checkpoint import Best, EpochSums, TrainingState, restore_newest, save_checkpoint
 from gkl.training.objective import RobustObjective
+from gkl.training.schedule import learning_rate
+from gkl.training.selection import HeldOutAccuracy, held_out_accuracy
+from gkl.training.step import AdversarialStep, Network, StepOutcome, make_optimizer
 
 _log = logging.getLogger(__name__)
 
 WEIGHTS_FILE = "weights.safetensors"
 
-
-@dataclass
-class _EpochSums:
-    """Sums over the images of an epoch."""
-
-    images: int = 0
-    loss: float = 0.0
-    clean_correct: int = 0
-    adversarial_correct: int = 0
+_REPORT_SECONDS = 0.25
 
 
 def train(
     spec: TrainSpec,
     directory: Path,
     *,
+    datasets_dir: Path,
     report: Callable[[Event], None],
     should_stop: Callable[[], bool] = lambda: False,
     device: str | None = None,
+    keep_checkpoints: int = 2,
+    checkpoint_seconds: float = 600.0,
 ) -> TrainOutcome:
     """Train a network as the spec says, or go on from the newest checkpoint in `directory`.
 
     Args:
         spec: what to train.
         directory: where checkpoints and, at the end, the weights are written.
+        datasets_dir: where the data sets' files are, each in a folder of its name.
         report: called with progress, every finished epoch and every checkpoint.
-        should_stop: asked before every step; when it says yes the run ends with `Stopped`.
+        should_stop: asked before every step; when it says yes the state is saved and the run ends with `Stopped`.
         device: such as 'cpu' or 'cuda:1'; by default CUDA if there is one.
+        keep_checkpoints: how many of the newest checkpoints stay on disk, at least 1.
+        checkpoint_seconds: a checkpoint is written after every epoch, and within one after so many seconds.
 
     Raises:
-        InvalidInput: nothing can be written to `directory`, or the checkpoints there are of another spec.
+        InvalidInput: data is missing, nothing can be written to `directory`, or the checkpoints there are of
+            another spec.
         NonFiniteLoss: the loss became NaN or infinite; the last checkpoint remains.
-        Stopped: `should_stop` said yes; a later call with the same arguments goes on.
+        NoSpaceLeft: the disk is full; the last checkpoint remains.
+        Stopped: `should_stop` said yes; a later call with the same arguments goes on from that step.
     """
     check_writable(directory)
-    run = _Run(spec, directory, select_device(device), report, should_stop)
+    run = _Run(
+        spec,
+        directory,
+        datasets_dir,
+        select_device(device),
+        report=report,
+        should_stop=should_stop,
+        keep_checkpoints=keep_checkpoints,
+        checkpoint_seconds=checkpoint_seconds,
+    )
     for problem in restore_newest(directory, run.state, spec):
         _log.warning(problem)
-    if run.state.epoch:
-        _log.info("resumed after epoch %d of %d", run.state.epoch, spec.epochs)
+    if run.state.epoch or run.state.step:
+        _log.info("resumed after epoch %d of %d and %d steps", run.state.epoch, spec.epochs, run.state.step)
     while run.state.epoch < spec.epochs:
         run.epoch()
     return run.finish()
@@ -79,56 +91,121 @@ class _Run:
         self,
         spec: TrainSpec,
         directory: Path,
+        datasets_dir: Path,
         device: torch.device,
+        *,
         report: Callable[[Event], None],
         should_stop: Callable[[], bool],
+        keep_checkpoints: int,
+        checkpoint_seconds: float,
     ) -> None:
         self.spec, self.directory, self.device = spec, directory, device
         self.report, self.should_stop = report, should_stop
+        self.keep_checkpoints, self.checkpoint_seconds = keep_checkpoints, checkpoint_seconds
         self.commit = git_commit()
-        data = load_train(spec.dataset)
+        described = DATASETS[spec.dataset]
+        data = load_train(spec.dataset, datasets_dir)
+        synthetic = None
+        if spec.synthetic is not None:
+            synthetic = SyntheticImages(
+                datasets_dir / spec.dataset / "synthetic" / f"{spec.synthetic.file}.npz",
+                image_shape=described.image_shape,
+                num_classes=described.num_classes,
+            )
         self.data_sha256 = data.sha256()
-        self.images, self.labels = data.images.to(device), data.labels.to(device)
+        self.synthetic_sha256 = None if synthetic is None else synthetic.sha256()
+        self.batches = Batches(
+            data,
+            batch_size=spec.batch_size,
+            device=device,
+            num_held_out=spec.selection.num_images if spec.selection is not None else 0,
+            synthetic=synthetic,
+            synthetic_fraction=spec.synthetic.fraction if spec.synthetic is not None else 0.0,
+        )
+        self.steps_per_epoch = self.batches.per_epoch
+        self.total_steps = self.steps_per_epoch * spec.epochs
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(spec.seed)
             model = build_model(spec.architecture, spec.dataset).to(device)
-        self.objective = RobustObjective(spec.objective, num_classes=DATASETS[spec.dataset].num_classes, device=device)
-        optimizer = torch.optim.SGD(
-            model.parameters(),
-            lr=spec.optimizer.learning_rate,
-            momentum=spec.optimizer.momentum,
-            weight_decay=spec.optimizer.weight_decay,
-            nesterov=spec.optimizer.nesterov,
+        if spec.compute.channels_last:
+            model = model.to(memory_format=torch.channels_last)
+        objective = RobustObjective(
+            spec.objective,
+            num_classes=described.num_classes,
+            device=device,
+            label_smoothing=spec.label_smoothing,
         )
         # Its own stream, saved with the rest: order and noise go on after a resume as if never stopped.
         generator = torch.Generator(device).manual_seed(spec.seed)
-        self.state = TrainingState(model, optimizer, self.objective.prior, generator)
-        self.steps_per_epoch = math.ceil(len(data) / spec.batch_size)
-        self.first_step = -1
-        self.started = time.perf_counter()
-        self.last_report = 0.0
+        self.state = TrainingState(
+            model=model,
+            optimizer=make_optimizer(model, spec.optimizer),
+            prior=objective.prior,
+            generator=generator,
+            average=WeightAverage(model, spec.averaging, self.total_steps) if spec.averaging is not None else None,
+        )
+        self.step = AdversarialStep(spec, model, self.state.optimizer, objective, generator)
+        self.measured_network = Network(self.state.result, spec.compute, device)
+        self.progress = _ProgressReports(report, self.total_steps)
+        self.last_checkpoint = time.perf_counter()
 
     def epoch(self) -> None:
-        """Train one epoch and checkpoint it."""
-        spec, state, started = self.spec, self.state, time.perf_counter()
+        """Train an epoch, or what is left of one, and checkpoint it."""
+        spec, state = self.spec, self.state
         number = state.epoch + 1
         epsilon = spec.threat_model.epsilon * (number / spec.epochs if spec.epsilon_ramp else 1.0)
-        learning_rate = cosine_learning_rate(spec.optimizer.learning_rate, number, spec.epochs)
-        for group in state.optimizer.param_groups:
-            group["lr"] = learning_rate
-        order = torch.randperm(len(self.labels), generator=state.generator, device=self.device)
-        sums = _EpochSums()
-        for index, chosen in enumerate(order.split(spec.batch_size)):
+        awp = spec.weight_perturbation
+        perturb_weights = awp is not None and number >= awp.first_epoch
+        rate = 0.0
+        resumed_at = state.step
+        order = self._order()
+        already, started = state.sums.seconds, time.perf_counter()
+        for images, labels in self.batches.iterate(order, first=resumed_at):
             if self.should_stop():
+                self._checkpoint()
                 raise Stopped
-            step = (number - 1) * self.steps_per_epoch + index
-            self._step(self.images[chosen], self.labels[chosen], epsilon, step, sums)
-            self._report_progress(number, step)
-        self.objective.prior.finish_epoch()
-        seconds = time.perf_counter() - started
-        state.epoch, state.seconds = number, state.seconds + seconds
-        path = save_checkpoint(self.directory, state, spec)
-        self.report(CheckpointSaved(file=path.name, epoch=number))
+            step = state.epoch * self.steps_per_epoch + state.step
+            rate = learning_rate(spec, step, self.steps_per_epoch)
+            for group in state.optimizer.param_groups:
+                group["lr"] = rate
+            outcome = self.step(
+                augmented_views(images, spec.augmentation, state.generator),
+                labels,
+                epsilon=epsilon,
+                perturb_weights=perturb_weights,
+                where=f"at step {step + 1} of {self.total_steps} (epoch {number})",
+            )
+            state.step += 1
+            state.sums.add(outcome)
+            state.sums.seconds = already + time.perf_counter() - started
+            if state.average is not None:
+                state.average.after_step(state.model, step + 1)
+            self.progress.step_done(step + 1, outcome, f"epoch {number} of {spec.epochs}")
+            if time.perf_counter() - self.last_checkpoint > self.checkpoint_seconds:
+                self._checkpoint()
+        self._finish_epoch(number, epsilon, rate)
+
+    def _order(self) -> EpochOrder:
+        """This epoch's order of images; after a resume within the epoch, the one it began with."""
+        state = self.state
+        if state.epoch_start is None:
+            state.epoch_start = state.generator.get_state()
+            return self.batches.order(state.generator)
+        now = state.generator.get_state()
+        state.generator.set_state(state.epoch_start)
+        order = self.batches.order(state.generator)
+        state.generator.set_state(now)
+        return order
+
+    def _finish_epoch(self, number: int, epsilon: float, rate: float) -> None:
+        spec, state, sums = self.spec, self.state, self.state.sums
+        state.prior.finish_epoch()
+        if state.average is not None:
+            state.average.after_epoch(state.model, number)
+        state.epoch, state.step, state.epoch_start, state.sums = number, 0, None, EpochSums()
+        held_out = self._select()
+        state.seconds += sums.seconds
+        self._checkpoint()
         finished = EpochFinished(
             epoch=number,
             epochs=spec.epochs,
@@ -136,100 +213,108 @@ class _Run:
             clean_accuracy=sums.clean_correct / sums.images,
             adversarial_accuracy=sums.adversarial_correct / sums.images,
             epsilon=epsilon,
-            learning_rate=learning_rate,
-            seconds=seconds,
+            learning_rate=rate,
+            seconds=sums.seconds,
+            parts={name: total / sums.images for name, total in sums.parts.items()},
+            held_out_clean_accuracy=held_out.clean if held_out is not None else None,
+            held_out_robust_accuracy=held_out.robust if held_out is not None else None,
         )
         self.report(finished)
         _log.info(
-            "epoch %d of %d: loss %.4f, clean %.4f, adversarial %.4f",
+            "epoch %d of %d: loss %.4f, clean %.4f, adversarial %.4f%s",
             number,
             spec.epochs,
             finished.loss,
             finished.clean_accuracy,
             finished.adversarial_accuracy,
+            f", held out {held_out.clean:.4f} and {held_out.robust:.4f} under PGD" if held_out is not None else "",
         )
 
-    def _step(self, x: Tensor, labels: Tensor, epsilon: float, step: int, sums: _EpochSums) -> None:
-        model, optimizer = self.state.model, self.state.optimizer
-        x_adv = self._perturb(x, labels, epsilon)
-        model.train()
-        natural_logits, adversarial_logits = model(x), model(x_adv)
-        loss = self.objective(adversarial_logits, natural_logits, labels)
-        value = loss.item()
-        if not math.isfinite(value):
-            raise NonFiniteLoss(
-                f"the loss became {value} at step {step + 1} (epoch {self.state.epoch + 1}); usually the "
-                "learning rate or a loss weight is too high, so lower one of them and train again"
-            )
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        sums.images += len(labels)
-        sums.loss += value * len(labels)
-        sums.clean_correct += int((natural_logits.argmax(1) == labels).sum())
-        sums.adversarial_correct += int((adversarial_logits.argmax(1) == labels).sum())
-
-    def _perturb(self, x: Tensor, labels: Tensor, epsilon: float) -> Tensor:
-        """The inner maximization, with batch statistics standing still."""
-        inner, model = self.spec.inner_maximization, self.state.model
-        model.eval()
-        with torch.no_grad():
-            natural_logits = model(x)
-        noise = torch.randn(x.shape, generator=self.state.generator, device=x.device)
-        return projected_gradient_ascent(
-            model,
-            x,
-            self.objective.inner(natural_logits, labels, inner.wmse_weight),
-            norm=self.spec.threat_model.norm,
-            epsilon=epsilon,
-            num_steps=inner.num_steps,
-            step_size=inner.relative_step_size * epsilon,
-            start=x + inner.start_noise * noise,
+    def _select(self) -> HeldOutAccuracy | None:
+        selection, state, spec = self.spec.selection, self.state, self.spec
+        if selection is None or not self._is_measured(selection):
+            return None
+        images, labels = self.batches.fetch(self.batches.held_out())
+        state.result.eval()
+        accuracy = held_out_accuracy(
+            self.measured_network,
+            images,
+            labels,
+            selection,
+            spec.threat_model,
+            batch_size=spec.batch_size,
+            seed=spec.seed,
         )
+        if state.best is None or accuracy.robust > state.best.robust_accuracy:
+            weights = {name: tensor.cpu().clone() for name, tensor in state.result.state_dict().items()}
+            state.best = Best(state.epoch, accuracy.robust, weights)
+        return accuracy
 
-    def _report_progress(self, epoch: int, step: int) -> None:
-        now = time.perf_counter()
-        if self.first_step < 0:
-            # The first step pays for warm-up; the estimate starts after it.
-            self.first_step, self.started = step, now
-        total = self.steps_per_epoch * self.spec.epochs
-        timed = step - self.first_step
-        if now - self.last_report < 0.25 and step + 1 < total:
-            return
-        self.last_report = now
-        left = (now - self.started) / timed * (total - step - 1) if timed else None
-        self.report(
-            Progress(
-                stage="training",
-                fraction=(step + 1) / total,
-                seconds_left=left,
-                detail=f"epoch {epoch} of {self.spec.epochs}",
-            )
-        )
+    def _is_measured(self, selection: Selection) -> bool:
+        return self.state.epoch % selection.every_epochs == 0 or self.state.epoch == self.spec.epochs
+
+    def _checkpoint(self) -> None:
+        path = save_checkpoint(self.directory, self.state, self.spec, keep=self.keep_checkpoints)
+        self.last_checkpoint = time.perf_counter()
+        self.report(CheckpointSaved(file=path.name, epoch=self.state.epoch, step=self.state.step))
 
     def finish(self) -> TrainOutcome:
+        spec, best = self.spec, self.state.best
+        tensors = self.state.result.state_dict() if best is None else best.weights
         path = self.directory / WEIGHTS_FILE
-        metadata = {"architecture": self.spec.architecture, "dataset": self.spec.dataset}
-        save_tensors(path, self.state.model.state_dict(), metadata)
+        save_tensors(path, tensors, {"architecture": spec.architecture, "dataset": spec.dataset})
         return TrainOutcome(
             weights=path.name,
-            epochs=self.spec.epochs,
+            epochs=spec.epochs,
+            selected_epoch=best.epoch if best is not None else None,
             seconds=self.state.seconds,
             manifest=make_manifest(
-                self.spec,
+                spec,
                 commit=self.commit,
-                seed=self.spec.seed,
+                seed=spec.seed,
                 device=self.device,
                 dataset_sha256=self.data_sha256,
+                synthetic_sha256=self.synthetic_sha256,
                 weights_sha256=sha256_of(path),
             ),
         )
 
 
-def cosine_learning_rate(base: float, epoch: int, epochs: int) -> float:
-    """Half a cosine from `base` in epoch 1 towards 0 after epoch `epochs`.
+class _ProgressReports:
+    """Tells of the latest step, a few times a second, with speed and time left."""
 
-    >>> cosine_learning_rate(0.2, 1, 200), round(cosine_learning_rate(0.2, 101, 200), 12)
-    (0.2, 0.1)
-    """
-    return base * 0.5 * (1 + math.cos(math.pi * (epoch - 1) / epochs))
+    def __init__(self, report: Callable[[Event], None], total_steps: int) -> None:
+        self.report, self.total = report, total_steps
+        self.first_step: int | None = None
+        self.first_moment = self.last_report = 0.0
+        self.images_since = 0
+
+    def step_done(self, done: int, outcome: StepOutcome, detail: str) -> None:
+        now = time.perf_counter()
+        if self.first_step is None:
+            # The first step pays for warm-up; the estimate starts after it.
+            self.first_step, self.first_moment = done, now
+        self.images_since += outcome.images
+        since_report = now - self.last_report
+        if since_report < _REPORT_SECONDS and done < self.total:
+            return
+        timed = done - self.first_step
+        metrics = StepMetrics(
+            step=done,
+            steps=self.total,
+            loss=outcome.loss,
+            parts=outcome.parts,
+            clean_accuracy=outcome.clean_correct / outcome.images,
+            adversarial_accuracy=outcome.adversarial_correct / outcome.images,
+            images_per_second=self.images_since / since_report if timed else None,
+        )
+        self.last_report, self.images_since = now, 0
+        self.report(
+            Progress(
+                stage="training",
+                fraction=done / self.total,
+                seconds_left=(now - self.first_moment) / timed * (self.total - done) if timed else None,
+                detail=detail,
+                metrics=metrics,
+            )
+        )

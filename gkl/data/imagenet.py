@@ -1,0 +1,67 @@
+"""ImageNet (ILSVRC 2012) from folders of JPEG files, one folder a class."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torchvision.transforms import v2
+
+from gkl.data.images import ImageFiles
+from gkl.errors import InvalidInput
+
+# What RobustBench does with an image for most models: shorter side to 256 pixels, the middle 224 of it.
+_RESIZE_AND_CROP = v2.Compose([v2.Resize(256), v2.CenterCrop(224), v2.PILToTensor()])
+
+
+def imagenet(folder: Path, train: bool) -> ImageFiles:
+    """Images (3, 224, 224) uint8, decoded when they are asked for.
+
+    Training images are all of <folder>/train/<class>/, in the order of their names. Test images are the 5,000
+    of <folder>/val/<class>/ that RobustBench evaluates on, in its order.
+
+    Raises:
+        InvalidInput: a class or a test image is missing.
+    """
+    helper_files = _robustbench_helper_files()
+    classes: dict[str, int] = json.loads((helper_files / "imagenet_class_to_id_map.json").read_text())
+    root = folder / ("train" if train else "val")
+    if not root.is_dir():
+        raise InvalidInput(
+            f"ImageNet is not here: put its images into {folder}/train/<class>/ and {folder}/val/<class>/, "
+            "classes named like n01440764"
+        )
+    if train:
+        paths = [path for name in classes for path in sorted((root / name).glob("*.JPEG"))]
+        missing = sorted(classes.keys() - {path.parent.name for path in paths})
+        wanted = f"{root}/{missing[0]}/*.JPEG" if missing else ""
+    else:
+        listed = (helper_files / "imagenet_test_image_ids.txt").read_text().split()
+        paths = [root / name for name in listed]
+        missing = [name for name, path in zip(listed, paths, strict=True) if not path.is_file()]
+        wanted = f"{root}/{missing[0]}" if missing else ""
+    if missing:
+        raise InvalidInput(f"ImageNet is not whole: there is no {wanted}, and {len(missing) - 1} more are missing")
+    labels = torch.tensor([classes[path.parent.name] for path in paths])
+    return ImageFiles(paths, labels, _decode)
+
+
+def _robustbench_helper_files() -> Path:
+    # Found without importing the package, which would pull in its whole model zoo.
+    spec = find_spec("robustbench")
+    if spec is None or spec.origin is None:
+        raise InvalidInput("ImageNet's classes and test images are listed by the package robustbench; install it")
+    return Path(spec.origin).parent / "helper_files"
+
+
+def _decode(path: Path) -> Tensor:
+    try:
+        with Image.open(path) as image:
+            decoded: Tensor = _RESIZE_AND_CROP(image.convert("RGB"))
+            return decoded
+    except (OSError, UnidentifiedImageError) as error:
+        raise InvalidInput(f"{path} cannot be read as an image ({error}); fetch it again") from error

@@ -1,0 +1,90 @@
+"""Images and their labels, in memory or still in their files."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Images(Protocol):
+    """N images with labels (N,) int64 on the CPU."""
+
+    @property
+    def labels(self) -> Tensor: ...
+
+    def __len__(self) -> int: ...
+
+    def take(self, index: Tensor) -> Tensor:
+        """The images at (B,) int64 -> (B, channels, height, width), uint8, or float32 in [0, 1]."""
+        ...
+
+    def sha256(self) -> str:
+        """Tells whether two runs used the same data."""
+        ...
+
+
+def unit_range(images: Tensor) -> Tensor:
+    """uint8 pixels as float32 in [0, 1]; images that are floats already stay as they are."""
+    return images.float() / 255 if images.dtype == torch.uint8 else images
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """In memory: images (N, channels, height, width), uint8, or float32 in [0, 1], and labels (N,) int64."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, index: Tensor) -> Tensor:
+        return self.images[index.to(self.images.device)]
+
+    def first(self, num_points: int | None) -> ImageSet:
+        return self if num_points is None else ImageSet(self.images[:num_points], self.labels[:num_points])
+
+    def sha256(self) -> str:
+        """Over shape, pixels and labels."""
+        digest = hashlib.sha256(repr(tuple(self.images.shape)).encode())
+        digest.update(self.images.contiguous().numpy().tobytes())
+        digest.update(self.labels.contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+
+class ImageFiles:
+    """In files that are decoded when they are asked for, several at a time."""
+
+    def __init__(self, paths: list[Path], labels: Tensor, decode: Callable[[Path], Tensor]) -> None:
+        """
+        Args:
+            paths: N image files.
+            labels: (N,) int64.
+            decode: a file to (channels, height, width) uint8, of one shape for all.
+        """
+        self.paths, self._labels, self._decode = paths, labels, decode
+        self._pool = ThreadPoolExecutor(thread_name_prefix="decode")
+
+    @property
+    def labels(self) -> Tensor:
+        return self._labels
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def take(self, index: Tensor) -> Tensor:
+        return torch.stack(list(self._pool.map(lambda i: self._decode(self.paths[i]), index.tolist())))
+
+    def sha256(self) -> str:
+        """Over the files' names, sizes and labels: reading every pixel first would take an hour."""
+        digest = hashlib.sha256()
+        for path, label in zip(self.paths, self._labels.tolist(), strict=True):
+            digest.update(f"{path.parent.name}/{path.name} {path.stat().st_size} {label}\n".encode())
+        return digest.hexdigest()

@@ -1,0 +1,106 @@
+"""Networks from RobustBench's own classes, so that a checkpoint trained here loads there unchanged."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sys
+import warnings
+from collections.abc import Callable
+from importlib import import_module
+from types import ModuleType
+
+import pyautoattack
+from torch import nn
+
+from gkl.errors import InvalidInput
+from gkl.zoo import ZOO
+
+# Mean and standard deviation of the training images, which RobustBench has no use for.
+_FASHION_MNIST_STATISTICS = (0.2860,), (0.3530,)
+
+
+def resnet_18(num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
+    architectures = _robustbench("model_zoo.architectures.resnet")
+    return _built(lambda: architectures.ResNet(architectures.BasicBlock, [2, 2, 2, 2], num_classes=num_classes))
+
+
+def preact_resnet_18(num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
+    architectures = _robustbench("model_zoo.architectures.resnet")
+    return _built(lambda: architectures.PreActResNet(architectures.PreActBlock, [2, 2, 2, 2], num_classes=num_classes))
+
+
+def wide_resnet(depth: int, width: int) -> Callable[[int, tuple[int, int, int]], nn.Module]:
+    """TRADES' WRN with ReLU and without input normalization."""
+
+    def build(num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
+        network = _robustbench("model_zoo.architectures.wide_resnet").WideResNet
+        return _built(lambda: network(depth=depth, num_classes=num_classes, widen_factor=width))
+
+    return build
+
+
+def dm_network(kind: str, depth: int, width: int) -> Callable[[int, tuple[int, int, int]], nn.Module]:
+    """A network of arXiv 2010.03593 with SiLU, which normalizes its input; `kind` is its class's name."""
+
+    def build(num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
+        module = _robustbench("model_zoo.architectures.dm_wide_resnet")
+        network = getattr(module, kind)
+        channels, height, _ = image_shape
+        if channels == 1:
+            mean, std = _FASHION_MNIST_STATISTICS
+        else:
+            cifar = f"CIFAR{num_classes}"
+            mean, std = getattr(module, f"{cifar}_MEAN"), getattr(module, f"{cifar}_STD")
+        return _built(
+            lambda: network(
+                num_classes=num_classes,
+                depth=depth,
+                width=width,
+                activation_fn=nn.SiLU,
+                mean=mean,
+                std=std,
+                # Its pooling is made for 32x32 images.
+                padding=(32 - height) // 2,
+                num_input_channels=channels,
+            )
+        )
+
+    return build
+
+
+def zoo_definition(name: str) -> Callable[[int, tuple[int, int, int]], nn.Module]:
+    """A definition of the model zoo, built as `robustbench.load_model` builds it, with random weights."""
+
+    def build(num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
+        dataset, threat_model, model_id = ZOO[name]
+        zoo, enums = _robustbench("model_zoo"), _robustbench("model_zoo.enums")
+        timm = import_module("timm")
+        timm_name = f"{model_id.lower().replace('-', '_')}_{dataset}_{threat_model.lower()}"
+        if timm.is_model(timm_name):
+            return _built(lambda: timm.create_model(timm_name, num_classes=num_classes, pretrained=False))
+        definitions = zoo.model_dicts[enums.BenchmarkDataset(dataset)][enums.ThreatModel(threat_model)]
+        return _built(definitions[model_id]["model"])
+
+    return build
+
+
+def _built(build: Callable[[], nn.Module]) -> nn.Module:
+    # Several definitions print while they are built, or warn of what only their authors could change.
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return build()
+
+
+def _robustbench(module: str) -> ModuleType:
+    # RobustBench imports AutoAttack by the name of a repository that no package index has; pyautoattack is its
+    # release.
+    sys.modules.setdefault("autoattack", pyautoattack)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return import_module(f"robustbench.{module}")
+    except ImportError as error:
+        raise InvalidInput(
+            f"this architecture needs the package robustbench, which is not usable here: {error}"
+        ) from error

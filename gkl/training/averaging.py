@@ -1,0 +1,43 @@
+"""A running average of the weights, which is more robust than any one epoch's."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+from gkl.spec import EpochAveraging, StepAveraging
+
+
+class WeightAverage:
+    """Exponential moving average of a network's weights and BatchNorm statistics.
+
+    The statistics are averaged with the weights they belong to: a network with averaged weights and the last
+    step's statistics is one that was never trained. Integer buffers, such as counts of batches, are copied.
+    """
+
+    def __init__(self, model: nn.Module, spec: EpochAveraging | StepAveraging, total_steps: int) -> None:
+        self.spec = spec
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        warmup = spec.warmup_fraction if isinstance(spec, StepAveraging) else 0.0
+        self.warmup_steps = int(warmup * total_steps)
+
+    def after_step(self, model: nn.Module, steps_done: int) -> None:
+        if isinstance(self.spec, StepAveraging):
+            beyond = steps_done - self.warmup_steps
+            self._move(model, 0.0 if beyond <= 0 else min(self.spec.tau, (1 + beyond) / (10 + beyond)))
+
+    def after_epoch(self, model: nn.Module, epochs_done: int) -> None:
+        if isinstance(self.spec, EpochAveraging):
+            # The first epoch's weights are the average's start, not the random initialization.
+            self._move(model, self.spec.tau if epochs_done > 1 else 0.0)
+
+    @torch.no_grad()
+    def _move(self, model: nn.Module, decay: float) -> None:
+        current = model.state_dict()
+        for name, average in self.model.state_dict().items():
+            if average.is_floating_point() and decay > 0:
+                average.lerp_(current[name], 1 - decay)
+            else:
+                average.copy_(current[name])

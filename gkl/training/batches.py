@@ -1,0 +1,96 @@
+"""In which order the training images come, real and generated ones, and bringing them to the device in time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gkl.data import Images, ImageSet
+from gkl.data.synthetic import SyntheticImages
+
+
+@dataclass(frozen=True)
+class EpochOrder:
+    """Row numbers of every batch of an epoch, on the CPU."""
+
+    real: list[Tensor]
+    generated: list[Tensor] | None
+
+
+class Batches:
+    """Cuts the training images, less those held out, into batches; mixes generated ones in."""
+
+    def __init__(
+        self,
+        data: Images,
+        *,
+        batch_size: int,
+        device: torch.device,
+        num_held_out: int = 0,
+        synthetic: SyntheticImages | None = None,
+        synthetic_fraction: float = 0.0,
+    ) -> None:
+        """
+        Args:
+            data: the training images; the first `num_held_out` are never in a batch.
+            batch_size: images of a batch, generated ones included.
+            device: where the batches are wanted.
+            synthetic: generated images, drawn with replacement.
+            synthetic_fraction: their share of each batch.
+        """
+        self.device, self.synthetic = device, synthetic
+        self.num_held_out, self.num_images = num_held_out, len(data)
+        # Images in memory live on the device: they are small enough, and nothing has to wait for them there.
+        self.data = ImageSet(data.images.to(device), data.labels) if isinstance(data, ImageSet) else data
+        self.labels = data.labels.to(device)
+        generated = round(batch_size * synthetic_fraction) if synthetic is not None else 0
+        self.num_real, self.num_generated = batch_size - generated, generated
+        # With generated images an epoch is as many batches as a pass over the data set would have.
+        pool = self.num_images if generated else self.num_images - num_held_out
+        self.per_epoch = math.ceil(pool / batch_size)
+
+    def order(self, generator: torch.Generator) -> EpochOrder:
+        """A random order of an epoch. The whole epoch is drawn at once, so that fetching ahead draws nothing."""
+        pool = self.num_images - self.num_held_out
+        wanted = self.per_epoch * self.num_real if self.num_generated else pool
+        rounds = [
+            torch.randperm(pool, generator=generator, device=generator.device) for _ in range(math.ceil(wanted / pool))
+        ]
+        real = (torch.cat(rounds)[:wanted] + self.num_held_out).cpu()
+        if self.synthetic is None:
+            return EpochOrder(list(real.split(self.num_real)), None)
+        shape = (self.per_epoch, self.num_generated)
+        generated = torch.randint(len(self.synthetic), shape, generator=generator, device=generator.device)
+        return EpochOrder(list(real.split(self.num_real)), list(generated.cpu()))
+
+    def held_out(self) -> Tensor:
+        return torch.arange(self.num_held_out)
+
+    def fetch(self, index: Tensor, generated: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Images (B, C, H, W), uint8, or float32 in [0, 1], and labels (B,) on the device."""
+        images, labels = self.data.take(index).to(self.device), self.labels[index.to(self.device)]
+        if generated is None or self.synthetic is None:
+            return images, labels
+        more, more_labels = self.synthetic.take(generated)
+        return torch.cat([images, more.to(self.device)]), torch.cat([labels, more_labels.to(self.device)])
+
+    def iterate(self, order: EpochOrder, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches from number `first` on, each fetched while the one before is trained on."""
+        generated: Sequence[Tensor | None] = order.generated or [None] * len(order.real)
+        wanted = list(zip(order.real, generated, strict=True))[first:]
+        if isinstance(self.data, ImageSet) and self.synthetic is None:
+            for index, _ in wanted:
+                yield self.fetch(index)
+            return
+        with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
+            coming = pool.submit(self.fetch, *wanted[0]) if wanted else None
+            for following in [*wanted[1:], None]:
+                assert coming is not None
+                batch = coming.result()
+                coming = pool.submit(self.fetch, *following) if following is not None else None
+                yield batch

@@ -1,0 +1,60 @@
+"""Choosing an epoch by its accuracy under PGD on training images that were held out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from gkl.adversary import projected_gradient_ascent, uniform_start
+from gkl.data import unit_range
+from gkl.spec import Selection, ThreatModel
+
+
+@dataclass(frozen=True)
+class HeldOutAccuracy:
+    clean: float
+    robust: float
+
+
+def held_out_accuracy(
+    network: Callable[[Tensor], Tensor],
+    images: Tensor,
+    labels: Tensor,
+    selection: Selection,
+    threat_model: ThreatModel,
+    *,
+    batch_size: int,
+    seed: int,
+) -> HeldOutAccuracy:
+    """Clean accuracy, and accuracy under PGD on the cross-entropy (arXiv 1706.06083).
+
+    Args:
+        network: images (B, C, H, W) in [0, 1] -> logits; in eval mode.
+        images: (N, C, H, W), uint8, or float32 in [0, 1], on the device to compute on.
+        labels: (N,) int64, there too.
+        batch_size: images attacked at once.
+        seed: of the attack's start, the same for every epoch so that epochs are compared and not starts.
+    """
+    generator = torch.Generator(images.device).manual_seed(seed)
+    clean = robust = 0
+    for stored, y in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+        x = unit_range(stored)
+        x_adv = projected_gradient_ascent(
+            network,
+            x,
+            lambda logits, y=y: F.cross_entropy(logits, y, reduction="sum"),  # type: ignore[misc]
+            norm=threat_model.norm,
+            epsilon=threat_model.epsilon,
+            num_steps=selection.num_steps,
+            step_size=selection.relative_step_size * threat_model.epsilon,
+            start=uniform_start(x, norm=threat_model.norm, epsilon=threat_model.epsilon, generator=generator),
+        )
+        with torch.no_grad():
+            correct = network(x).argmax(1) == y
+            clean += int(correct.sum())
+            robust += int((correct & (network(x_adv).argmax(1) == y)).sum())
+    return HeldOutAccuracy(clean / len(labels), robust / len(labels))
