@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from gkl.recipes import digits
 from gkl.spec import Evaluation, ThreatModel, TrainSpec
+
+NO_FILES = Path("/nonexistent")
+"""A directory of data sets for runs on digits, which need none."""
 
 
 def tiny_train_spec(**changes: object) -> TrainSpec:

@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import struct
+import weakref
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from gkl.errors import InvalidInput
 from gkl.files import atomic_path
 
 _LOCAL_HEADER_BYTES = 30
-_LABELS_PER_CHECK = 1_000_000
+_LABELS_PER_CHECK = 100_000
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,8 @@ class SyntheticImages:
         try:
             self._sha256 = _content_sha256(path)
             stored = _stored(path)
-            self._file = stored.open("rb")
+            self._descriptor = os.open(stored, os.O_RDONLY)
+            weakref.finalize(self, os.close, self._descriptor)
             self._images, self._labels = _find_array(stored, "image"), _find_array(stored, "label")
         except (zipfile.BadZipFile, struct.error, EOFError, ValueError, OSError) as error:
             raise InvalidInput(f"{path} cannot be read as .npz ({error}); fetch or write it again") from error
@@ -78,11 +80,10 @@ class SyntheticImages:
     def _rows(self, array: _Array, index: Tensor) -> NDArray[Any]:
         out = np.empty((len(index), *array.shape[1:]), array.dtype)
         rows = out.reshape(len(index), -1)
-        descriptor = self._file.fileno()
         # In the order of the file, which is kinder to a disk.
         for place in index.argsort().tolist():
             start = array.offset + int(index[place]) * array.row_bytes
-            if os.preadv(descriptor, [rows[place]], start) != array.row_bytes:
+            if os.preadv(self._descriptor, [rows[place]], start) != array.row_bytes:
                 raise InvalidInput(f"{self.path} ended before row {int(index[place])}; was it changed during the run?")
         return out
 
@@ -99,13 +100,13 @@ class SyntheticImages:
                 f"'label' in {self.path} is {labels.dtype} {labels.shape}; it must hold one integer for each of the "
                 f"{len(self)} images"
             )
-        self._file.seek(labels.offset)
         for start in range(0, len(self), _LABELS_PER_CHECK):
             count = min(_LABELS_PER_CHECK, len(self) - start)
-            part = np.fromfile(self._file, labels.dtype, count)
-            wrong = np.flatnonzero((part < 0) | (part >= num_classes))
-            if len(part) < count:
+            part = np.empty(count, labels.dtype)
+            read = os.preadv(self._descriptor, [part], labels.offset + start * labels.row_bytes)
+            if read < part.nbytes:
                 raise InvalidInput(f"{self.path} ends within its labels; fetch or write it again")
+            wrong = np.flatnonzero((part < 0) | (part >= num_classes))
             if len(wrong):
                 raise InvalidInput(
                     f"label {part[wrong[0]]} of image {start + wrong[0]} in {self.path} is not one of the classes "

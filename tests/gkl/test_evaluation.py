@@ -21,6 +21,7 @@ from gkl.outcome import AttackFinished, AttackOutcome, Event, Progress
 from gkl.recipes import digits
 from gkl.spec import EvaluateSpec, Evaluation, ThreatModel
 from gkl.training import train
+from tests.specs import NO_FILES
 
 CPU = torch.device("cpu")
 
@@ -46,7 +47,13 @@ def verdict(
 def robust_model(tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, Path]:
     """A network trained for a few epochs, so that each attack finds something to do."""
     directory = tmp_path_factory.mktemp("robust")
-    train(digits().model_copy(update={"epochs": 12}), directory, report=lambda _: None, device="cpu")
+    train(
+        digits().model_copy(update={"epochs": 12}),
+        directory,
+        datasets_dir=NO_FILES,
+        report=lambda _: None,
+        device="cpu",
+    )
     model = build_model("small_cnn", "digits")
     from gkl.models import load_weights
 
@@ -101,7 +108,7 @@ def test_each_attack_breaks_what_pyautoattack_breaks(
 ) -> None:
     """Block by block the same seed, so the same number of points after every attack."""
     model, _ = robust_model
-    data = load_test("digits").first(48)
+    data = load_test("digits", NO_FILES).first(48)
     clean, outcomes = verdict(model, data, threat_model, block_size=24, seed=3)
     expected = dict.fromkeys(("clean", "apgd-ce", "apgd-t", "fab-t", "square"), 0)
     for x, y in zip(data.images.split(24), data.labels.split(24), strict=True):
@@ -123,7 +130,13 @@ def test_each_attack_breaks_what_pyautoattack_breaks(
 def test_evaluate_reports_each_attack_and_progress_that_only_rises(robust_model: tuple[nn.Module, Path]) -> None:
     _, weights = robust_model
     events: list[Event] = []
-    outcome = evaluate(spec_for(weights, num_points=40, batch_size=16), weights, report=events.append, device="cpu")
+    outcome = evaluate(
+        spec_for(weights, num_points=40, batch_size=16),
+        weights,
+        datasets_dir=NO_FILES,
+        report=events.append,
+        device="cpu",
+    )
     assert outcome.num_points == 40
     assert [e.outcome for e in events if isinstance(e, AttackFinished)] == outcome.attacks
     assert [a.attack for a in outcome.attacks] == ["APGD-CE", "APGD-T", "FAB-T", "Square"]
@@ -132,7 +145,7 @@ def test_evaluate_reports_each_attack_and_progress_that_only_rises(robust_model:
     assert outcome.robust_correct == outcome.attacks[-1].survivors
     fractions = [e.fraction for e in events if isinstance(e, Progress)]
     assert fractions == sorted(fractions)
-    assert outcome.manifest.dataset_sha256 == load_test("digits").first(40).sha256()
+    assert outcome.manifest.dataset_sha256 == load_test("digits", NO_FILES).first(40).sha256()
     assert outcome.manifest.weights_sha256 == sha256_of(weights)
 
 
@@ -140,13 +153,20 @@ def test_evaluate_stops_inside_an_attack(robust_model: tuple[nn.Module, Path]) -
     _, weights = robust_model
     calls = iter(range(1_000_000))
     with pytest.raises(Stopped):
-        evaluate(spec_for(weights), weights, report=lambda _: None, should_stop=lambda: next(calls) >= 20, device="cpu")
+        evaluate(
+            spec_for(weights),
+            weights,
+            datasets_dir=NO_FILES,
+            report=lambda _: None,
+            should_stop=lambda: next(calls) >= 20,
+            device="cpu",
+        )
     assert next(calls) == 21
 
 
 def test_a_point_that_no_attack_may_touch_is_not_attacked() -> None:
     """All points misclassified: nothing enters, nothing is robust."""
-    data = load_test("digits").first(8)
+    data = load_test("digits", NO_FILES).first(8)
     model = TwoSided(torch.zeros(64))
     clean, outcomes = verdict(model, ImageSet(data.images, torch.full((8,), 5)), ThreatModel(epsilon=0.1), block_size=4)
     assert clean == 0
@@ -158,7 +178,7 @@ def test_other_weights_than_the_spec_names_are_refused(robust_model: tuple[nn.Mo
     other = tmp_path / "other.safetensors"
     other.write_bytes(weights.read_bytes() + b" ")
     with pytest.raises(InvalidInput, match="the spec asks for weights"):
-        evaluate(spec_for(weights), other, report=lambda _: None)
+        evaluate(spec_for(weights), other, datasets_dir=NO_FILES, report=lambda _: None)
 
 
 def weights_with(tmp_path: Path, **changes: Tensor | None) -> Path:
@@ -190,7 +210,7 @@ def test_unusable_weights_are_refused_before_any_attack(
 ) -> None:
     path = weights_with(tmp_path, **changes)
     with pytest.raises(InvalidInput, match=says):
-        evaluate(spec_for(path), path, report=lambda _: None)
+        evaluate(spec_for(path), path, datasets_dir=NO_FILES, report=lambda _: None)
 
 
 @pytest.mark.parametrize("content", [b"", b"<!DOCTYPE html><html></html>", b"\xff" * 100])
@@ -198,7 +218,7 @@ def test_a_file_that_is_no_safetensors_is_refused(content: bytes, tmp_path: Path
     path = tmp_path / "weights.safetensors"
     path.write_bytes(content)
     with pytest.raises(InvalidInput, match="cannot be read as safetensors"):
-        evaluate(spec_for(path), path, report=lambda _: None)
+        evaluate(spec_for(path), path, datasets_dir=NO_FILES, report=lambda _: None)
 
 
 @pytest.mark.parametrize("low_high", [(-0.1, 1.0), (0.0, 255.0), (0.0, float("nan"))])

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from gkl.data import ImageSet
+from gkl.data.images import ImageFiles
+from gkl.data.synthetic import SyntheticImages
+from gkl.training.batches import Batches
+from tests.data_files import write_npz
+
+CPU = torch.device("cpu")
+
+
+def numbered(count: int) -> ImageSet:
+    """Images that are their own number."""
+    numbers = torch.arange(count)
+    return ImageSet(numbers.to(torch.uint8)[:, None, None, None].expand(-1, 3, 32, 32).contiguous(), numbers % 10)
+
+
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def test_an_epoch_is_every_image_once_in_another_order_less_those_held_out() -> None:
+    batches = Batches(numbered(50), batch_size=8, device=CPU, num_held_out=10)
+    stream = generator()
+    orders = [torch.cat(batches.order(stream).real) for _ in range(2)]
+    assert batches.per_epoch == 5
+    for order in orders:
+        assert sorted(order.tolist()) == list(range(10, 50))
+    assert not torch.equal(*orders)
+    assert batches.held_out().tolist() == list(range(10))
+
+
+def test_every_batch_has_its_share_of_generated_images(tmp_path: Path) -> None:
+    write_npz(tmp_path / "some.npz", 200)
+    synthetic = SyntheticImages(tmp_path / "some.npz", image_shape=(3, 32, 32), num_classes=10)
+    batches = Batches(
+        numbered(50), batch_size=10, device=CPU, num_held_out=5, synthetic=synthetic, synthetic_fraction=0.7
+    )
+    order = batches.order(generator())
+    # As many batches as a pass over the data set would have, held-out images included.
+    assert batches.per_epoch == len(order.real) == 5
+    fetched = list(batches.iterate(order))
+    for (images, labels), index, drawn in zip(fetched, order.real, order.generated or [], strict=True):
+        assert images.shape == (10, 3, 32, 32)
+        assert len(index) == 3
+        assert index.min() >= 5
+        assert images[:3, 0, 0, 0].tolist() == index.tolist()
+        expected, expected_labels = synthetic.take(drawn)
+        assert torch.equal(images[3:], expected)
+        assert labels.tolist() == [*(index % 10).tolist(), *expected_labels.tolist()]
+
+
+@pytest.mark.parametrize("first", [0, 3])
+def test_images_in_files_come_as_those_in_memory_and_from_any_batch_on(first: int, tmp_path: Path) -> None:
+    in_memory = numbered(20)
+
+    def decode(path: Path) -> Tensor:
+        return in_memory.images[int(path.name)]
+
+    in_files = ImageFiles([Path(str(number)) for number in range(20)], in_memory.labels, decode)
+    for data in (in_memory, in_files):
+        batches = Batches(data, batch_size=6, device=CPU)
+        order = batches.order(generator())
+        fetched = list(batches.iterate(order, first))
+        assert [images[:, 0, 0, 0].tolist() for images, _ in fetched] == [i.tolist() for i in order.real[first:]]
+
+
+def test_an_image_that_cannot_be_decoded_is_an_error_of_the_run(tmp_path: Path) -> None:
+    def decode(path: Path) -> Tensor:
+        raise OSError(f"{path} is gone")
+
+    batches = Batches(ImageFiles([tmp_path / "a"], torch.tensor([0]), decode), batch_size=1, device=CPU)
+    with pytest.raises(OSError, match="is gone"):
+        list(batches.iterate(batches.order(generator())))

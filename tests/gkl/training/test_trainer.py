@@ -1,0 +1,316 @@
+from __future__ import annotations
+
+import hashlib
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from gkl.data import load_train
+from gkl.errors import InvalidInput, NonFiniteLoss, Stopped
+from gkl.outcome import CheckpointSaved, EpochFinished, Event, Progress
+from gkl.recipes import digits, digits_trades
+from gkl.spec import Sgd, TrainSpec
+from gkl.tensor_files import load_tensors
+from gkl.training import train
+from tests.data_files import write_cifar10, write_npz
+from tests.specs import NO_FILES
+
+# Everything that a training can have, on digits: what one of them forgets to save, a resumed run shows.
+EVERYTHING: dict[str, Any] = {
+    "architecture": "tiny_cnn",
+    "objective": {"loss": "gkl", "gamma": 0.4, "prior_temperature": 1.0},
+    "inner_maximization": {"num_steps": 2, "relative_step_size": 0.5, "start_noise": "uniform", "wmse_weight": 1.0},
+    "optimizer": {"learning_rate": 0.05, "nesterov": True, "decay_batch_norm": False},
+    "schedule": {"kind": "one_cycle", "warmup_fraction": 0.3},
+    "label_smoothing": 0.1,
+    "augmentation": {"kind": "cutout", "padding": 1, "flip": False, "size": 2},
+    "averaging": {"kind": "step", "tau": 0.9, "warmup_fraction": 0.2},
+    "weight_perturbation": {"gamma": 0.005, "first_epoch": 2},
+    "selection": {"num_images": 100, "num_steps": 3},
+}
+
+
+def short(base: TrainSpec | None = None, **changes: object) -> TrainSpec:
+    return (base or digits()).model_copy(update={"epochs": 3, "batch_size": 256, **changes})
+
+
+def everything(**changes: object) -> TrainSpec:
+    return TrainSpec.model_validate(short().model_dump(mode="json") | EVERYTHING | changes)
+
+
+def run(spec: TrainSpec, directory: Path, **options: object) -> tuple[str, list[Event]]:
+    """Train; returns the sha256 of the weights and what was reported."""
+    events: list[Event] = []
+    options = {"datasets_dir": NO_FILES, "report": events.append, "device": "cpu", **options}
+    outcome = train(spec, directory, **options)  # type: ignore[arg-type]
+    return outcome.manifest.weights_sha256, events
+
+
+def fingerprint(directory: Path) -> dict[str, str]:
+    """sha256 of weights, momentum, average, prior and best weights in the newest checkpoint."""
+    tensors, _ = load_tensors(sorted(directory.glob("checkpoint-*"))[-1])
+    parts: dict[str, Any] = {}
+    for name in sorted(tensors):
+        digest = parts.setdefault(name.split(".")[0], hashlib.sha256())
+        digest.update(name.encode() + tensors[name].numpy().tobytes())
+    return {part: digest.hexdigest() for part, digest in parts.items()}
+
+
+class StopAfter:
+    """Says stop after so many steps."""
+
+    def __init__(self, steps: int) -> None:
+        self.left = steps
+
+    def __call__(self) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+
+@pytest.mark.parametrize("base", [digits(), digits_trades()], ids=["gkl", "trades"])
+def test_the_same_spec_gives_the_same_bytes(base: TrainSpec, tmp_path: Path) -> None:
+    first, events = run(short(base), tmp_path / "a")
+    again, _ = run(short(base), tmp_path / "b")
+    other, _ = run(short(base, seed=1), tmp_path / "c")
+    assert first == again != other
+    epochs = [e for e in events if isinstance(e, EpochFinished)]
+    assert [e.epoch for e in epochs] == [1, 2, 3]
+    assert [e.epsilon for e in epochs] == pytest.approx([0.2 / 3, 0.4 / 3, 0.2])
+    assert [e.learning_rate for e in epochs] == pytest.approx([0.1, 0.075, 0.025])
+    assert [(e.epoch, e.step) for e in events if isinstance(e, CheckpointSaved)] == [(1, 0), (2, 0), (3, 0)]
+
+
+def test_progress_tells_of_the_step_and_the_time_left(tmp_path: Path) -> None:
+    _, events = run(short(epochs=12), tmp_path)
+    progress = [e for e in events if isinstance(e, Progress)]
+    assert len(progress) >= 2
+    last = progress[-1]
+    assert last.metrics is not None
+    assert (last.fraction, last.seconds_left) == (1.0, 0)
+    assert (last.metrics.step, last.metrics.steps) == (72, 72)
+    assert list(last.metrics.parts) == ["natural", "ce", "wmse"]
+    parts = last.metrics.parts
+    assert last.metrics.loss == pytest.approx(parts["natural"] + 4 * parts["ce"] + 20 * parts["wmse"], rel=1e-4)
+    assert 0.3 < last.metrics.clean_accuracy <= 1
+    assert 0 <= last.metrics.adversarial_accuracy < last.metrics.clean_accuracy
+    assert last.metrics.images_per_second is not None
+    assert last.metrics.images_per_second > 0
+    epochs = [e for e in events if isinstance(e, EpochFinished)]
+    assert epochs[-1].parts.keys() == parts.keys()
+
+
+@pytest.mark.parametrize(
+    ("spec", "steps"),
+    [(short(), 0), (short(), 3), (short(), 12), (everything(), 8), (everything(), 13)],
+)
+def test_a_resumed_run_equals_an_uninterrupted_one(spec: TrainSpec, steps: int, tmp_path: Path) -> None:
+    whole, whole_events = run(spec, tmp_path / "whole")
+    directory = tmp_path / "interrupted"
+    with pytest.raises(Stopped):
+        run(spec, directory, should_stop=StopAfter(steps))
+    assert not (directory / "weights.safetensors").exists()
+    resumed, events = run(spec, directory)
+    assert resumed == whole
+    assert fingerprint(directory) == fingerprint(tmp_path / "whole")
+    # The epochs' figures too: sums go on where they were.
+    epochs = {e.epoch: e.model_dump(exclude={"seconds"}) for e in whole_events if isinstance(e, EpochFinished)}
+    again = {e.epoch: e.model_dump(exclude={"seconds"}) for e in events if isinstance(e, EpochFinished)}
+    assert again == {number: epochs[number] for number in again}
+    assert max(again) == 3
+
+
+def test_a_run_killed_within_an_epoch_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
+    """SIGKILL for a real process while it trains, with checkpoints at every step and none at all in the last epoch."""
+    spec = everything(epochs=6)
+    whole, _ = run(spec, tmp_path / "whole")
+    directory = tmp_path / "killed"
+    code = f"""
+import sys
+from pathlib import Path
+from gkl.spec import TrainSpec
+from gkl.training import train
+spec = TrainSpec.model_validate_json({spec.model_dump_json()!r})
+train(spec, Path({str(directory)!r}), datasets_dir=Path("/nonexistent"), report=lambda e: print(e.type, flush=True),
+      device="cpu", checkpoint_seconds=0)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    # The eighth step's checkpoint: two steps into the second epoch.
+    for _ in range(8):
+        while process.stdout.readline() != "checkpoint\n":
+            pass
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    assert process.returncode == -signal.SIGKILL
+    within = [path.name for path in directory.glob("checkpoint-*") if "-0000000." not in path.name]
+    assert within, "the kill was to fall within an epoch"
+    resumed, _ = run(spec, directory)
+    assert resumed == whole
+    assert fingerprint(directory) == fingerprint(tmp_path / "whole")
+
+
+def test_checkpoints_within_an_epoch_change_nothing_but_are_made(tmp_path: Path) -> None:
+    whole, _ = run(short(), tmp_path / "whole")
+    often, events = run(short(), tmp_path / "often", checkpoint_seconds=0, keep_checkpoints=3)
+    assert often == whole
+    saved = [(e.epoch, e.step) for e in events if isinstance(e, CheckpointSaved)]
+    assert len(saved) == 3 * 6 + 3
+    assert sorted(path.name for path in (tmp_path / "often").iterdir()) == [
+        "checkpoint-00002-0000005.safetensors",
+        "checkpoint-00002-0000006.safetensors",
+        "checkpoint-00003-0000000.safetensors",
+        "weights.safetensors",
+    ]
+
+
+def test_a_checkpoint_of_another_spec_is_refused_with_what_differs(tmp_path: Path) -> None:
+    with pytest.raises(Stopped):
+        run(short(), tmp_path, should_stop=StopAfter(8))
+    changed = short(seed=7, optimizer=Sgd(learning_rate=0.2))
+    with pytest.raises(
+        InvalidInput, match=r"differs in optimizer\.learning_rate \(0\.1, now 0\.2\), seed \(0, now 7\)"
+    ):
+        run(changed, tmp_path)
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    whole, _ = run(short(), tmp_path / "whole")
+    directory = tmp_path / "damaged"
+    with pytest.raises(Stopped):
+        run(short(), directory, should_stop=StopAfter(14))
+    newest = directory / "checkpoint-00002-0000002.safetensors"
+    newest.write_bytes(newest.read_bytes()[:1000])
+    resumed, _ = run(short(), directory)
+    assert resumed == whole
+    assert "checkpoint-00002-0000002.safetensors cannot be read" in caplog.text
+
+
+def test_divergence_ends_the_run_with_the_step_and_leaves_the_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(NonFiniteLoss, match=r"became (nan|inf) \(natural .*\) at step \d+ of 60 .* lower one of them"):
+        run(short(optimizer=Sgd(learning_rate=100.0), epochs=10), tmp_path)
+    assert not (tmp_path / "weights.safetensors").exists()
+
+
+FULL_DISK = """
+import subprocess, sys
+from pathlib import Path
+from gkl.errors import NoSpaceLeft
+from gkl.spec import TrainSpec
+from gkl.training import train
+spec, directory = TrainSpec.model_validate_json(sys.argv[1]), Path(sys.argv[2])
+# One checkpoint fits, a second one does not.
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=800k", "none", str(directory)], check=True)
+def go():
+    return train(spec, directory, datasets_dir=Path("/nonexistent"), report=lambda e: None, device="cpu")
+try:
+    go()
+except NoSpaceLeft as error:
+    print(error)
+print(*sorted(path.name for path in directory.iterdir()))
+subprocess.run(["mount", "-o", "remount,size=10m", str(directory)], check=True)
+print(go().manifest.weights_sha256)
+"""
+
+
+def test_a_full_disk_ends_the_run_and_leaves_the_checkpoint_before(tmp_path: Path) -> None:
+    """On a real, tiny disk: a tmpfs in a mount namespace of the test's own."""
+    own_namespace = ["unshare", "--user", "--map-root-user", "--mount"]
+    if subprocess.run([*own_namespace, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("this kernel lets nobody make a mount namespace, and so no disk to fill")
+    whole, _ = run(short(), tmp_path / "whole")
+    directory = tmp_path / "tiny"
+    directory.mkdir()
+    done = subprocess.run(
+        [*own_namespace, sys.executable, "-c", FULL_DISK, short().model_dump_json(), str(directory)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    said, left, weights = done.stdout.splitlines()
+    assert re.match(rf"no space is left in {directory} for checkpoint-00002.*MiB\); free some, then resume", said)
+    assert left == "checkpoint-00001-0000000.safetensors"
+    assert weights == whole
+
+
+def test_gkl_keeps_its_class_prior_in_the_checkpoint(tmp_path: Path) -> None:
+    run(short(), tmp_path)
+    tensors, metadata = load_tensors(tmp_path / "checkpoint-00003-0000000.safetensors")
+    assert metadata["epoch"] == 3
+    torch.testing.assert_close(tensors["prior.rows"].sum(1), torch.ones(10))
+    assert not torch.allclose(tensors["prior.rows"], torch.full((10, 10), 0.1))
+    weights = load_file(tmp_path / "weights.safetensors")
+    assert all(torch.equal(weights[name], tensors[f"model.{name}"]) for name in weights)
+
+
+def test_the_average_is_the_result(tmp_path: Path) -> None:
+    spec = TrainSpec.model_validate(short().model_dump(mode="json") | {"averaging": {"kind": "epoch", "tau": 0.5}})
+    run(spec, tmp_path, keep_checkpoints=3)
+    expected: dict[str, torch.Tensor] = {}
+    for number in (1, 2, 3):
+        tensors, _ = load_tensors(tmp_path / f"checkpoint-{number:05d}-0000000.safetensors")
+        weights = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
+        expected = {name: 0.5 * expected[name] + 0.5 * t if expected else t for name, t in weights.items()}
+    result = load_file(tmp_path / "weights.safetensors")
+    for name, tensor in expected.items():
+        torch.testing.assert_close(result[name], tensor)
+
+
+def test_the_best_epoch_on_held_out_training_images_is_the_result(tmp_path: Path) -> None:
+    spec = everything(
+        epochs=4, averaging=None, schedule={"kind": "cosine"}, selection={"num_images": 200, "num_steps": 5}
+    )
+    _, events = run(spec, tmp_path, keep_checkpoints=4)
+    robust = [e.held_out_robust_accuracy for e in events if isinstance(e, EpochFinished)]
+    best = max(range(4), key=lambda index: robust[index] or 0.0)
+    tensors, _ = load_tensors(tmp_path / f"checkpoint-{best + 1:05d}-0000000.safetensors")
+    result = load_file(tmp_path / "weights.safetensors")
+    assert all(torch.equal(result[name], tensors[f"model.{name}"]) for name in result)
+
+
+def test_synthetic_images_are_mixed_in_and_resume(tmp_path: Path) -> None:
+    write_cifar10(tmp_path, per_batch=8)
+    arrays = write_npz(tmp_path / "cifar10" / "synthetic" / "few.npz", 30)
+    spec = TrainSpec.model_validate(
+        {
+            "name": "Synthetic",
+            "dataset": "cifar10",
+            "architecture": "tiny_cnn",
+            "threat_model": {"epsilon": "8/255"},
+            "inner_maximization": {"num_steps": 1},
+            "epochs": 2,
+            "batch_size": 10,
+            "augmentation": {"kind": "autoaug"},
+            "synthetic": {"file": "few", "fraction": 0.7},
+        }
+    )
+    whole, events = run(spec, tmp_path / "whole", datasets_dir=tmp_path)
+    # An epoch is as many batches as the 40 real images would make.
+    assert next(e.metrics.steps for e in events if isinstance(e, Progress) and e.metrics) == 2 * 4
+    with pytest.raises(Stopped):
+        run(spec, tmp_path / "stopped", datasets_dir=tmp_path, should_stop=StopAfter(6))
+    assert run(spec, tmp_path / "stopped", datasets_dir=tmp_path)[0] == whole
+    assert len(arrays["label"]) == 30
+
+
+@pytest.mark.parametrize("compute", [{"precision": "bfloat16"}, {"channels_last": True}])
+def test_other_arithmetic_trains_as_well_and_gives_other_bytes(compute: dict[str, object], tmp_path: Path) -> None:
+    plain, plain_events = run(everything(), tmp_path / "plain")
+    other, events = run(everything(compute=compute), tmp_path / "other")
+    assert other != plain or compute == {"channels_last": True}
+    losses = [[e.loss for e in reported if isinstance(e, EpochFinished)] for reported in (plain_events, events)]
+    assert losses[0] == pytest.approx(losses[1], rel=2e-2)
+
+
+def test_the_manifest_names_data_and_weights(tmp_path: Path) -> None:
+    outcome = train(short(), tmp_path, datasets_dir=NO_FILES, report=lambda _: None, device="cpu")
+    assert outcome.manifest.dataset_sha256 == load_train("digits", NO_FILES).sha256()
+    assert outcome.manifest.spec == short().model_dump(mode="json")
+    assert outcome.manifest.packages["torch"] == torch.__version__.split("+")[0]
