@@ -98,19 +98,28 @@ class Display:
 
     def progress(self, progress: Progress) -> None:
         left = "" if progress.seconds_left is None else f"{duration(progress.seconds_left)} left"
+        detail = progress.detail
+        if progress.metrics is not None:
+            step = progress.metrics
+            detail += (
+                f", loss {step.loss:.3f}, clean {step.clean_accuracy:.0%}, adversarial {step.adversarial_accuracy:.0%}"
+            )
+            if step.images_per_second is not None:
+                detail += f", {step.images_per_second:.0f} images/s"
         if self.task is None:
-            self.task = self.bars.add_task(progress.stage, total=1.0, left=left, detail=progress.detail)
-        self.bars.update(
-            self.task, description=progress.stage, completed=progress.fraction, left=left, detail=progress.detail
-        )
+            self.task = self.bars.add_task(progress.stage, total=1.0, left=left, detail=detail)
+        self.bars.update(self.task, description=progress.stage, completed=progress.fraction, left=left, detail=detail)
 
     def epoch(self, epoch: EpochFinished) -> None:
         # Ten lines tell a curve; a line per epoch would bury the rest.
         if epoch.epoch % max(1, epoch.epochs // 10) == 0 or epoch.epoch == epoch.epochs:
-            self._line(
+            line = (
                 f"epoch {epoch.epoch:>4} of {epoch.epochs}: loss {epoch.loss:.3f}, clean {epoch.clean_accuracy:.1%}, "
                 f"adversarial {epoch.adversarial_accuracy:.1%} at epsilon {format_epsilon(epoch.epsilon)}"
             )
+            if epoch.held_out_robust_accuracy is not None:
+                line += f", held out {epoch.held_out_robust_accuracy:.1%} under PGD"
+            self._line(line)
 
     def attack(self, attack: AttackOutcome) -> None:
         self._line(

@@ -15,7 +15,7 @@ from gkl.catalog import DATASETS
 from gkl.outcome import EvaluationOutcome
 from gkl.spec import EvaluateSpec, TrainSpec, board_name, format_epsilon
 
-LOSS_TITLES = {"gkl": "GKL", "trades": "TRADES"}
+LOSS_TITLES = {"trades": "TRADES", "dkl": "DKL", "ikl": "IKL", "gkl": "GKL"}
 
 
 @dataclass(frozen=True)

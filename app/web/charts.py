@@ -20,7 +20,7 @@ class Tick:
 
 @dataclass(frozen=True)
 class Curve:
-    """Accuracy over epochs: two polylines, as SVG's `points`."""
+    """Accuracy over epochs: polylines, as SVG's `points`."""
 
     width: int
     height: int
@@ -30,9 +30,13 @@ class Curve:
     bottom: float
     clean: str
     adversarial: str
+    held_out: str
+    """Accuracy under PGD on the held-out images; empty if none were held out or measured."""
     x_ticks: list[Tick]
     y_ticks: list[Tick]
     last: EpochFinished
+    best_held_out: EpochFinished | None
+    """The first of those with the highest accuracy under PGD on the held-out images."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +67,11 @@ def training_curves(epochs: list[EpochFinished]) -> Curve | None:
     def y(share: float) -> float:
         return bottom - share * (bottom - _TOP)
 
-    def points(values: list[float]) -> str:
-        return " ".join(f"{x(e.epoch):.1f},{y(v):.1f}" for e, v in zip(ordered, values, strict=True))
+    def points(values: list[float | None]) -> str:
+        known = [(e.epoch, v) for e, v in zip(ordered, values, strict=True) if v is not None]
+        return " ".join(f"{x(epoch):.1f},{y(value):.1f}" for epoch, value in known)
+
+    measured = [e for e in ordered if e.held_out_robust_accuracy is not None]
 
     return Curve(
         width=WIDTH,
@@ -75,9 +82,11 @@ def training_curves(epochs: list[EpochFinished]) -> Curve | None:
         bottom=bottom,
         clean=points([e.clean_accuracy for e in ordered]),
         adversarial=points([e.adversarial_accuracy for e in ordered]),
+        held_out=points([e.held_out_robust_accuracy for e in ordered]),
         x_ticks=[Tick(x(number), str(number)) for number in sorted({1, (total + 1) // 2, total})],
         y_ticks=[Tick(y(share), f"{share:.0%}") for share in (0.0, 0.25, 0.5, 0.75, 1.0)],
         last=ordered[-1],
+        best_held_out=max(measured, key=lambda e: e.held_out_robust_accuracy or 0.0) if measured else None,
     )
 
 

@@ -51,10 +51,17 @@ def _environment() -> Environment:
         pretty_json=lambda value: json.dumps(value, indent=2),
     )
     environment.globals.update(
-        datasets=DATASETS, architectures=ARCHITECTURES, loss_titles=leaderboard.LOSS_TITLES, JobState=JobState
+        datasets=DATASETS,
+        architectures=ARCHITECTURES,
+        loss_titles=leaderboard.LOSS_TITLES,
+        loss_parts=_LOSS_PARTS,
+        JobState=JobState,
     )
     return environment
 
+
+# How a page names the parts of a training's loss.
+_LOSS_PARTS = {"natural": "CE, natural", "kl": "KL", "dkl": "DKL", "ce": "CE, soft", "wmse": "wMSE"}
 
 _templates = Jinja2Templates(env=_environment())
 

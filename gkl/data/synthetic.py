@@ -103,7 +103,7 @@ class SyntheticImages:
         for start in range(0, len(self), _LABELS_PER_CHECK):
             count = min(_LABELS_PER_CHECK, len(self) - start)
             part = np.empty(count, labels.dtype)
-            read = os.preadv(self._descriptor, [part], labels.offset + start * labels.row_bytes)
+            read = os.preadv(self._descriptor, [part.data], labels.offset + start * labels.row_bytes)
             if read < part.nbytes:
                 raise InvalidInput(f"{self.path} ends within its labels; fetch or write it again")
             wrong = np.flatnonzero((part < 0) | (part >= num_classes))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from gkl.adversary import project, projected_gradient_ascent
+from gkl.adversary import project, projected_gradient_ascent, uniform_start
 
 
 def linear(weight: Tensor) -> nn.Module:
@@ -78,3 +78,15 @@ def test_a_ball_of_no_size_and_a_vanishing_gradient_are_no_nan() -> None:
         linear(weight), inside, margin, norm="L2", epsilon=0.4, num_steps=1, step_size=0.4, start=inside
     )
     torch.testing.assert_close((x_adv - inside).norm(), torch.tensor(0.4))
+
+
+def test_a_uniform_start_fills_the_ball_evenly() -> None:
+    x = torch.full((4000, 1, 2, 2), 0.5)
+    linf = uniform_start(x, norm="Linf", epsilon=0.2, generator=torch.Generator().manual_seed(0)) - x
+    l2 = uniform_start(x, norm="L2", epsilon=0.2, generator=torch.Generator().manual_seed(0)) - x
+    assert linf.abs().max() <= 0.2 + 1e-6
+    # A share of r^d of a ball's volume lies within r of its radius.
+    for sizes in (linf.flatten(1).abs().amax(1), l2.flatten(1).norm(dim=1)):
+        assert sizes.max() <= 0.2 + 1e-6
+        shares = torch.stack([(sizes < 0.2 * r).float().mean() for r in (0.5, 0.7, 0.9)])
+        torch.testing.assert_close(shares, torch.tensor([0.5, 0.7, 0.9]) ** 4, rtol=0, atol=0.03)
