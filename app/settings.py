@@ -20,8 +20,7 @@ class Settings(BaseSettings):
     """Where artifacts, logs and, in embedded mode, the database are kept."""
 
     datasets_dir: str = ""
-    """Where the data sets' files are, each in a folder of its name; empty means the folder `datasets` in the data
-    directory."""
+    """Where the data sets are, each in a folder of its name; empty means `datasets` in the data directory."""
 
     database_url: str = ""
     """SQLAlchemy address of the database; empty means the SQLite file `gklbench.sqlite3` in the data directory."""

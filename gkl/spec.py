@@ -378,8 +378,8 @@ class Compute(Spec):
     precision: Literal["float32", "bfloat16"] = "float32"
     """'bfloat16' runs the network under autocast; weights, losses and updates stay in float32."""
 
-    channels_last: bool = False
-    """Store images and convolution weights channels last, which is faster on GPUs with tensor cores."""
+    channels_last: bool = True
+    """Store images and convolution weights channels last, which is faster on CPUs and on GPUs with tensor cores."""
 
     compile: bool = False
     """Run the network through torch.compile, which needs a C++ compiler on the machine."""

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from gkl.adversary import projected_gradient_ascent, uniform_start
 from gkl.data import unit_range
-from gkl.errors import NonFiniteLoss
+from gkl.errors import InvalidInput, NonFiniteLoss
 from gkl.spec import Compute, Sgd, TrainSpec
 from gkl.training.objective import ObjectiveValue, RobustObjective
 from gkl.training.weight_perturbation import WeightPerturber, unrecorded_statistics
@@ -33,10 +36,22 @@ class Network:
     """A model as the spec computes it: precision, memory layout, compiler. Logits come out in float32."""
 
     def __init__(self, model: nn.Module, compute: Compute, device: torch.device) -> None:
+        """
+        Raises:
+            InvalidInput: the spec wants the model compiled, and there is no compiler.
+        """
         self.model = model
         self.device = device
         self.compute = compute
-        self._forward: Callable[[Tensor], Tensor] = torch.compile(model) if compute.compile else model
+        self._forward: Callable[[Tensor], Tensor] = model
+        if compute.compile:
+            if not any(map(shutil.which, (os.environ.get("CXX") or "c++", "g++", "clang++"))):
+                raise InvalidInput("compute.compile needs a C++ compiler such as g++; install one, or leave it out")
+            # A program for each of: train and eval mode, gradients to images, weights, both or neither, the last,
+            # smaller batch of an epoch, and the statistics' update on and off.
+            # (torch's own annotations lack the two options.)
+            options: dict[str, Any] = {"recompile_limit": 64, "isolate_recompiles": True}
+            self._forward = torch.compile(model, dynamic=False, **options)
 
     def __call__(self, x: Tensor) -> Tensor:
         if self.compute.channels_last:

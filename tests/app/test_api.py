@@ -15,6 +15,7 @@ from app.database import Database
 from app.main import create_app
 from app.problems import PROBLEM_JSON, Problem
 from app.settings import Settings
+from gkl.catalog import ARCHITECTURES
 from gkl.recipes import digits
 
 SPEC = digits().model_dump(mode="json")
@@ -72,15 +73,15 @@ def test_an_idempotency_key_is_honored(client: TestClient) -> None:
 @pytest.mark.parametrize(
     ("change", "location", "says"),
     [
-        ({"architecture": "smal_cnn"}, "body.architecture", "did you mean 'small_cnn'?"),
-        ({"dataset": "imagnet"}, "body.dataset", "unknown dataset 'imagnet'; known: digits."),
+        ({"architecture": "smal_cnn"}, "body.architecture", "did you mean 'small_cnn' or"),
+        ({"dataset": "imagnet"}, "body.dataset", "unknown dataset 'imagnet'; did you mean 'imagenet'?"),
         ({"learning_rate": 1}, "body.learning_rate", "unknown field; remove it, or correct its name."),
         ({"threat_model": {"epsilon": 0}}, "body.threat_model.epsilon", "greater than 0"),
         ({"threat_model": {"epsilon": -1}}, "body.threat_model.epsilon", "greater than 0"),
         ({"threat_model": {"epsilon": 1.5}}, "body.threat_model", "wider than the pixel range"),
         ({"batch_size": 0}, "body.batch_size", "greater than or equal to 1"),
         ({"objective": {"loss": "gkl", "beta": 1}}, "body.objective.beta", "unknown field"),
-        ({"objective": {"loss": "dlr"}}, "body.objective", "'gkl', 'trades'"),
+        ({"objective": {"loss": "dlr"}}, "body.objective", "'trades', 'dkl', 'ikl', 'gkl'"),
         ({"kind": "destroy"}, "body", "'train', 'evaluate'"),
     ],
 )
@@ -168,7 +169,7 @@ def test_pages_of_other_sites_can_not_act_here(client: TestClient, headers: dict
 
 
 def test_catalog_and_health(client: TestClient) -> None:
-    assert [a["name"] for a in client.get("/api/v1/architectures").json()] == ["small_cnn"]
+    assert {a["name"] for a in client.get("/api/v1/architectures").json()} == ARCHITECTURES.keys()
     assert client.get("/api/v1/datasets").json()[0]["image_shape"] == [1, 8, 8]
     assert client.get("/api/v1/recipes").json()["digits"] == SPEC
     assert client.get("/api/v1/recipes/digits").json() == SPEC

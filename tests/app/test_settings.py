@@ -22,7 +22,8 @@ def test_the_environment_gives_another_process_the_same_settings(monkeypatch: py
     settings = Settings(data_dir=Path("somewhere"), port=1234, lease_seconds=77.5)
     for name, value in settings.environment().items():
         monkeypatch.setenv(name, value)
-    assert Settings() == settings.model_copy(update={"data_dir": Path("somewhere").resolve()})
+    absolute = Path("somewhere").resolve()
+    assert Settings() == settings.model_copy(update={"data_dir": absolute, "datasets_dir": str(absolute / "datasets")})
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from app.tables import Checkpoint, CheckpointKind, Job, JobKind, JobState
 from gkl.errors import FailureCode
 from gkl.files import sha256_of
 from gkl.spec import Sgd, TrainSpec
-from tests.specs import endless_train_spec, tiny_train_spec
+from tests.specs import NO_FILES, endless_train_spec, tiny_train_spec
 from worker.tasks import Worker
 
 
@@ -247,9 +247,18 @@ def test_an_epoch_that_is_trained_again_replaces_its_checkpoint(
     assert points() == []
 
 
+def order_to(directory: Path) -> dict[str, object]:
+    return {
+        "spec": endless_train_spec().model_dump(mode="json"),
+        "directory": str(directory),
+        "datasets_dir": str(NO_FILES),
+        "weights": None,
+    }
+
+
 def test_a_runner_whose_supervisor_is_gone_ends(tmp_path: Path) -> None:
     """The pipe of its orders is its lifeline."""
-    order = {"spec": endless_train_spec().model_dump(mode="json"), "directory": str(tmp_path), "weights": None}
+    order = order_to(tmp_path)
     process = subprocess.Popen(
         [sys.executable, "-m", "worker.runner"],
         stdin=subprocess.PIPE,
@@ -269,7 +278,7 @@ def test_a_runner_whose_supervisor_is_gone_ends(tmp_path: Path) -> None:
 
 
 def test_a_runner_stops_between_two_steps_on_sigterm(tmp_path: Path) -> None:
-    order = {"spec": endless_train_spec().model_dump(mode="json"), "directory": str(tmp_path), "weights": None}
+    order = order_to(tmp_path)
     with subprocess.Popen(
         [sys.executable, "-m", "worker.runner"],
         stdin=subprocess.PIPE,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from typing import Any
 
 import pytest
@@ -10,13 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gkl.errors import InvalidInput
 from gkl.losses import gkl_loss
 from gkl.models import build_model
 from gkl.recipes import digits
-from gkl.spec import Selection, Sgd, ThreatModel, TrainSpec
+from gkl.spec import Compute, Selection, Sgd, ThreatModel, TrainSpec
 from gkl.training.objective import RobustObjective
 from gkl.training.selection import held_out_accuracy
-from gkl.training.step import AdversarialStep, make_optimizer
+from gkl.training.step import AdversarialStep, Network, make_optimizer
 
 CPU = torch.device("cpu")
 
@@ -132,3 +134,18 @@ def test_held_out_accuracy_of_a_linear_network_is_its_closed_form() -> None:
     assert accuracy.clean == pytest.approx((signed > 0).double().mean().item())
     assert accuracy.robust == pytest.approx(expected)
     assert 0 < accuracy.robust < accuracy.clean
+
+
+def test_a_compiled_network_gives_the_same_logits_and_gradients() -> None:
+    if not any(map(shutil.which, ("c++", "g++", "clang++"))):
+        with pytest.raises(InvalidInput, match="needs a C\\+\\+ compiler"):
+            Network(build_model("tiny_cnn", "digits"), Compute(compile=True), CPU)
+        return
+    model = build_model("tiny_cnn", "digits").eval().requires_grad_(False)
+    x = batch()[0].requires_grad_()
+    results = []
+    for compute in (Compute(), Compute(compile=True)):
+        logits = Network(model, compute, CPU)(x)
+        results.append((logits.detach(), torch.autograd.grad(logits.square().sum(), x)[0]))
+    for eager, compiled in zip(*results, strict=True):
+        torch.testing.assert_close(compiled, eager)
