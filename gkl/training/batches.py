@@ -88,9 +88,9 @@ class Batches:
                 yield self.fetch(index)
             return
         with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
-            coming = pool.submit(self.fetch, *wanted[0]) if wanted else None
-            for following in [*wanted[1:], None]:
-                assert coming is not None
-                batch = coming.result()
-                coming = pool.submit(self.fetch, *following) if following is not None else None
+            coming = [pool.submit(self.fetch, *batch) for batch in wanted[:1]]
+            for following in [*wanted[1:], None][: len(wanted)]:
+                batch = coming.pop().result()
+                if following is not None:
+                    coming.append(pool.submit(self.fetch, *following))
                 yield batch

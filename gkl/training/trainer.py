@@ -156,7 +156,6 @@ class _Run:
         epsilon = spec.threat_model.epsilon * (number / spec.epochs if spec.epsilon_ramp else 1.0)
         awp = spec.weight_perturbation
         perturb_weights = awp is not None and number >= awp.first_epoch
-        rate = 0.0
         resumed_at = state.step
         order = self._order()
         already, started = state.sums.seconds, time.perf_counter()
@@ -165,9 +164,8 @@ class _Run:
                 self._checkpoint()
                 raise Stopped
             step = state.epoch * self.steps_per_epoch + state.step
-            rate = learning_rate(spec, step, self.steps_per_epoch)
             for group in state.optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = learning_rate(spec, step, self.steps_per_epoch)
             outcome = self.step(
                 augmented_views(images, spec.augmentation, state.generator),
                 labels,
@@ -183,7 +181,7 @@ class _Run:
             self.progress.step_done(step + 1, outcome, f"epoch {number} of {spec.epochs}")
             if time.perf_counter() - self.last_checkpoint > self.checkpoint_seconds:
                 self._checkpoint()
-        self._finish_epoch(number, epsilon, rate)
+        self._finish_epoch(number, epsilon)
 
     def _order(self) -> EpochOrder:
         """This epoch's order of images; after a resume within the epoch, the one it began with."""
@@ -197,7 +195,7 @@ class _Run:
         state.generator.set_state(now)
         return order
 
-    def _finish_epoch(self, number: int, epsilon: float, rate: float) -> None:
+    def _finish_epoch(self, number: int, epsilon: float) -> None:
         spec, state, sums = self.spec, self.state, self.state.sums
         state.prior.finish_epoch()
         if state.average is not None:
@@ -213,7 +211,7 @@ class _Run:
             clean_accuracy=sums.clean_correct / sums.images,
             adversarial_accuracy=sums.adversarial_correct / sums.images,
             epsilon=epsilon,
-            learning_rate=rate,
+            learning_rate=learning_rate(spec, number * self.steps_per_epoch - 1, self.steps_per_epoch),
             seconds=sums.seconds,
             parts={name: total / sums.images for name, total in sums.parts.items()},
             held_out_clean_accuracy=held_out.clean if held_out is not None else None,

@@ -8,11 +8,12 @@ from html.parser import HTMLParser
 import pytest
 from fastapi.testclient import TestClient
 
+from app import jobs
 from app.database import Database
 from app.web.charts import training_curves
-from gkl.outcome import EpochFinished
+from gkl.outcome import EpochFinished, Progress, StepMetrics
 from gkl.recipes import digits
-from tests.app.test_leaderboard import measure, train
+from tests.app.test_leaderboard import LEASE, measure, train
 
 HTML = {"Accept": "text/html,application/xhtml+xml"}
 VOID = {"meta", "link", "img", "br", "input", "hr", "line", "rect", "polyline", "path"}
@@ -113,7 +114,7 @@ def test_files_of_the_pages_are_served(client: TestClient) -> None:
     assert client.get("/static/../pages.py").status_code == 404
 
 
-def epoch(number: int, clean: float) -> EpochFinished:
+def epoch(number: int, clean: float, held_out: float | None = None) -> EpochFinished:
     return EpochFinished(
         epoch=number,
         epochs=3,
@@ -123,6 +124,7 @@ def epoch(number: int, clean: float) -> EpochFinished:
         epsilon=0.1,
         learning_rate=0.1,
         seconds=1.0,
+        held_out_robust_accuracy=held_out,
     )
 
 
@@ -131,8 +133,45 @@ def test_a_curve_goes_from_the_first_to_the_last_epoch() -> None:
     # Epoch 2 was trained again after its worker was lost.
     curve = training_curves([epoch(1, 0.0), epoch(2, 0.9), epoch(2, 0.5), epoch(3, 1.0)])
     assert curve is not None
+    assert (curve.held_out, curve.best_held_out) == ("", None)
     middle = (curve.left + curve.right) / 2
     assert curve.clean == (
         f"{curve.left:.1f},{curve.bottom:.1f} {middle:.1f},{(curve.top + curve.bottom) / 2:.1f} "
         f"{curve.right:.1f},{curve.top:.1f}"
     )
+
+
+def test_the_curve_shows_held_out_accuracy_where_it_was_measured() -> None:
+    best = epoch(2, 0.5, held_out=0.5)
+    curve = training_curves([epoch(1, 0.0), best, epoch(3, 1.0, held_out=0.25)])
+    assert curve is not None
+    assert curve.best_held_out == best
+    height = curve.bottom - curve.top
+    middle = (curve.left + curve.right) / 2
+    assert curve.held_out == (
+        f"{middle:.1f},{curve.bottom - height / 2:.1f} {curve.right:.1f},{curve.bottom - height / 4:.1f}"
+    )
+
+
+def test_a_running_training_shows_its_step(client: TestClient, database: Database) -> None:
+    metrics = StepMetrics(
+        step=12,
+        steps=300,
+        loss=11.25,
+        parts={"natural": 1.5, "ce": 2.25, "wmse": 0.0375},
+        clean_accuracy=0.875,
+        adversarial_accuracy=0.5,
+        images_per_second=1234.5,
+    )
+    with database.writing() as session:
+        jobs.create(session, digits())
+        claim = jobs.claim(session, worker="w", lease=LEASE)
+        assert claim is not None
+        progress = Progress(stage="training", fraction=0.04, detail="epoch 1 of 50", metrics=metrics)
+        jobs.heartbeat(session, claim, lease=LEASE, progress=progress)
+        jobs.record(session, claim, epoch(1, 0.5, held_out=0.3))
+    text = re.sub(r"<[^>]*>|\s+", " ", get(client, f"/jobs/{claim.job_id}"))
+    text = re.sub(r"\s+", " ", text)
+    for figure in ("Step 12 of 300", "Loss 11.250", "CE, soft 2.25", "wMSE 0.0375", "Clean 87.5 %", "Images/s 1234"):
+        assert figure in text
+    assert "under PGD, best 30.0 %" in text

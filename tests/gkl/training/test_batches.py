@@ -56,7 +56,7 @@ def test_every_batch_has_its_share_of_generated_images(tmp_path: Path) -> None:
         assert labels.tolist() == [*(index % 10).tolist(), *expected_labels.tolist()]
 
 
-@pytest.mark.parametrize("first", [0, 3])
+@pytest.mark.parametrize("first", [0, 3, 4])
 def test_images_in_files_come_as_those_in_memory_and_from_any_batch_on(first: int, tmp_path: Path) -> None:
     in_memory = numbered(20)
 
