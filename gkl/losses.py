@@ -11,11 +11,11 @@ arXiv 2305.13948; TRADES, arXiv 1901.08573.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 
@@ -62,8 +62,7 @@ def dkl_loss(logits: Tensor, target_logits: Tensor) -> Tensor:
     """
     target, other = _at_least_float32(target_logits), _at_least_float32(logits)
     weights = F.softmax(target.detach(), dim=1)
-    wmse, ce = _Parts.apply(other, target, weights, "samples", 1.0, False)
-    total: Tensor = wmse + ce
+    total: Tensor = _WeightedLoss.apply(other, target, weights, 1.0, 1.0, _Form("samples", wmse_moves_s=False))[0]
     return total
 
 
@@ -87,8 +86,8 @@ def ikl_loss(logits: Tensor, target_logits: Tensor, weights: Tensor, *, wmse_wei
     >>> f"{ikl_loss(s, t, torch.full((1, 2), 0.5), wmse_weight=8.0, ce_weight=0.0).item():.4f}"
     '1.0000'
     """
-    wmse, ce = _Parts.apply(*_prepared(logits, target_logits, weights), "samples", 1.0, True)
-    total: Tensor = wmse_weight * wmse + ce_weight * ce
+    other, target, w = _prepared(logits, target_logits, weights)
+    total: Tensor = _WeightedLoss.apply(other, target, w, wmse_weight, ce_weight, _Form("samples"))[0]
     return total
 
 
@@ -102,15 +101,18 @@ def gkl_loss(
     gamma: float = 1.0,
     temperature: float = 1.0,
 ) -> Tensor:
-    """Generalized Kullback-Leibler loss: wmse_weight * wMSE + ce_weight * CE (arXiv 2503.08038).
+    """Generalized Kullback-Leibler loss: wmse_weight * wMSE + ce_weight * CE (arXiv 2503.08038), w = weights ** gamma:
 
-    The parts are those of `gkl_parts`. With gamma = 1, temperature = 1 and rows of `weights` that sum to 1
-    it is `ikl_loss`.
+        wMSE = 1/4 sum_b sum_jk w_bj w_bk ((t_bj - t_bk) - (s_bj - s_bk))^2  /  sum_b sum_jk w_bj w_bk
+        CE   = - 1/B sum_b sum_j SG(softmax(t / T))_bj log_softmax(s / T)_bj,  without a factor T^2
+
+    With gamma = 1, temperature = 1 and rows of `weights` that sum to 1 it is `ikl_loss`.
 
     Args:
         logits: (B, C), adversarial image or student.
         target_logits: (B, C), natural image or teacher; the wMSE part passes gradient to it.
-        weights: (B, C), the class prior's row of each sample's label, at least 0; receives no gradient.
+        weights: (B, C), the class prior's row of each sample's label, at least 0; receives no gradient. If all
+            are 0, so is wMSE.
         wmse_weight: weight of the wMSE part (the authors' code calls it beta).
         ce_weight: weight of the soft-label cross-entropy part (alpha there).
         gamma: in [0, 1]; the weights are raised to it.
@@ -123,31 +125,40 @@ def gkl_loss(
     >>> f"{gkl_loss(s, t, torch.full((1, 2), 0.5), wmse_weight=8.0, ce_weight=0.0).item():.4f}"
     '1.0000'
     """
-    wmse, ce = gkl_parts(logits, target_logits, weights, gamma=gamma, temperature=temperature)
-    return wmse_weight * wmse + ce_weight * ce
+    return gkl_loss_and_parts(
+        logits,
+        target_logits,
+        weights,
+        wmse_weight=wmse_weight,
+        ce_weight=ce_weight,
+        gamma=gamma,
+        temperature=temperature,
+    )[0]
 
 
-def gkl_parts(
-    logits: Tensor, target_logits: Tensor, weights: Tensor, *, gamma: float = 1.0, temperature: float = 1.0
-) -> tuple[Tensor, Tensor]:
-    """The two parts of `gkl_loss`, unweighted (arXiv 2503.08038), with w = weights ** gamma:
+def gkl_loss_and_parts(
+    logits: Tensor,
+    target_logits: Tensor,
+    weights: Tensor,
+    *,
+    wmse_weight: float,
+    ce_weight: float,
+    gamma: float = 1.0,
+    temperature: float = 1.0,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`gkl_loss` with its unweighted parts for the record: (loss, wMSE, CE), scalars; the parts carry no gradient.
 
-        wMSE = 1/4 sum_b sum_jk w_bj w_bk ((t_bj - t_bk) - (s_bj - s_bk))^2  /  sum_b sum_jk w_bj w_bk
-        CE   = - 1/B sum_b sum_j SG(softmax(t / T))_bj log_softmax(s / T)_bj,  without a factor T^2
-
-    Args: as of `gkl_loss`.
-
-    Returns:
-        (wMSE, CE), scalars. If all weights are 0, so is wMSE.
-
-    >>> wmse, ce = gkl_parts(torch.zeros(1, 4), torch.zeros(1, 4), torch.full((1, 4), 0.25))
-    >>> wmse.item(), f"{ce.item():.4f}"  # log 4
-    (0.0, '1.3863')
+    >>> sides = torch.zeros(1, 4)
+    >>> loss, wmse, ce = gkl_loss_and_parts(sides, sides, torch.full((1, 4), 0.25), wmse_weight=1.0, ce_weight=2.0)
+    >>> f"{loss.item():.4f}", wmse.item(), f"{ce.item():.4f}"  # log 4 twice and once
+    ('2.7726', 0.0, '1.3863')
     """
     other, target, w = _prepared(logits, target_logits, weights)
     smoothed = w if gamma == 1.0 else w**gamma
-    parts: tuple[Tensor, Tensor] = _Parts.apply(other, target, smoothed, "pairs", temperature, True)
-    return parts
+    results: tuple[Tensor, Tensor, Tensor] = _WeightedLoss.apply(
+        other, target, smoothed, wmse_weight, ce_weight, _Form("pairs", temperature)
+    )
+    return results
 
 
 def _at_least_float32(logits: Tensor) -> Tensor:
@@ -157,11 +168,21 @@ def _at_least_float32(logits: Tensor) -> Tensor:
 
 def _prepared(logits: Tensor, target_logits: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     other, target = _at_least_float32(logits), _at_least_float32(target_logits)
-    return other, target, weights.detach().to(target.dtype)
+    return other, target, weights.to(target.dtype)
 
 
-class _Parts(torch.autograd.Function):
-    """wMSE and soft-label cross-entropy of (B, C) logits in one pass, with their gradients in closed form.
+@dataclass(frozen=True)
+class _Form:
+    """Which of the losses is meant."""
+
+    normalizer: Literal["samples", "pairs"]
+    """What wMSE is divided by: B (DKL, IKL), or sum_b S_b^2 (GKL)."""
+    temperature: float = 1.0
+    wmse_moves_s: bool = True
+
+
+class _WeightedLoss(torch.autograd.Function):
+    """wmse_weight * wMSE + ce_weight * CE of (B, C) logits in one pass, with its gradient in closed form.
 
     The wMSE term is printed with B * C * C differences. With S_b = sum_j w_bj, d = t - s and
     dbar_b = sum_j w_bj d_bj / S_b it is
@@ -169,49 +190,47 @@ class _Parts(torch.autograd.Function):
         1/4 sum_jk w_j w_k (d_j - d_k)^2 = 1/2 S sum_j w_j (d_j - dbar)^2,  with gradient  S w_j (d_j - dbar)
 
     with respect to d_j. The squares are taken around dbar: expanded, they cancel catastrophically when the
-    logits carry a common offset. Left to autograd, the two parts take over twice as long as here, which is
-    as long as plain KL (`benchmarks/losses.py`).
+    logits carry a common offset. Written as tensor operations and left to autograd it costs more than plain KL
+    (`benchmarks/losses.py`): small kernels and fresh (B, C) buffers are all it spends, hence the in-place ones.
     """
 
     @staticmethod
     def forward(  # noqa: PLR0917
-        ctx: Any,
-        s: Tensor,
-        t: Tensor,
-        w: Tensor,
-        normalizer: Literal["samples", "pairs"],
-        temperature: float,
-        wmse_moves_s: bool,
-    ) -> tuple[Tensor, Tensor]:
-        """`normalizer`: 'samples' divides wMSE by B (DKL, IKL), 'pairs' by sum_b S_b^2 (GKL)."""
-        row_sum = w.sum(dim=1, keepdim=True)
-        # An all-zero row has no pairs: whatever it is divided by, its terms are 0.
+        ctx: Any, s: Tensor, t: Tensor, w: Tensor, wmse_weight: float, ce_weight: float, form: _Form
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        temperature, batch = form.temperature, len(s)
         tiny = torch.finfo(w.dtype).tiny
-        # In place where it can be: fresh (B, C) buffers are what this costs most.
-        difference = t - s
-        gradient = w * difference
-        centered = difference.sub_(gradient.sum(dim=1, keepdim=True) / row_sum.clamp_min(tiny))
+        # An all-zero row has no pairs: whatever it is divided by, its terms are 0.
+        row_sum = w.sum(dim=1, keepdim=True).clamp_min_(tiny)
+        centered = t - s
+        gradient = w * centered
+        centered.sub_(gradient.sum(dim=1, keepdim=True).div_(row_sum))
         torch.mul(w, centered, out=gradient).mul_(row_sum)
-        divisor = row_sum.square().sum().clamp_min(tiny) if normalizer == "pairs" else len(s)
-        wmse = (gradient * centered).sum() * 0.5 / divisor
+        scale = 1 / row_sum.square_().sum().clamp_min_(tiny) if form.normalizer == "pairs" else 1 / batch
+        wmse = centered.mul_(gradient).sum() * (0.5 * scale)
         target = F.softmax(t if temperature == 1.0 else t / temperature, dim=1)
         log_other = F.log_softmax(s if temperature == 1.0 else s / temperature, dim=1)
-        ce = (target * log_other).sum() / -len(s)
+        # The buffer of the squares is free again.
+        ce = torch.mul(target, log_other, out=centered).sum().div_(-batch)
         ctx.save_for_backward(gradient, target, log_other)
-        ctx.divisor, ctx.temperature, ctx.wmse_moves_s = divisor, temperature, wmse_moves_s
-        return wmse, ce
+        ctx.scale_t, ctx.scale_s = wmse_weight * scale, ce_weight / (temperature * batch)
+        ctx.wmse_moves_s = form.wmse_moves_s
+        ctx.mark_non_differentiable(wmse, ce)
+        return torch.add(wmse * wmse_weight, ce, alpha=ce_weight), wmse, ce
 
     @staticmethod
-    @once_differentiable
     def backward(
-        ctx: Any, grad_wmse: Tensor, grad_ce: Tensor
+        ctx: Any, grad_loss: Tensor, *_: Tensor
     ) -> tuple[Tensor | None, Tensor | None, None, None, None, None]:
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            # create_graph=True: what follows would count as a constant, and a second derivative be wrong.
+            raise RuntimeError("the DKL, IKL and GKL losses have no second derivative; use create_graph=False")
         gradient, target, log_other = ctx.saved_tensors
         grad_s = grad_t = None
         if ctx.needs_input_grad[1] or ctx.wmse_moves_s:
-            grad_t = gradient * (grad_wmse / ctx.divisor)
+            grad_t = gradient * (grad_loss * ctx.scale_t)
         if ctx.needs_input_grad[0]:
-            grad_s = log_other.exp().sub_(target).mul_(grad_ce / (ctx.temperature * len(target)))
+            grad_s = log_other.exp().sub_(target).mul_(grad_loss * ctx.scale_s)
             if ctx.wmse_moves_s:
                 grad_s.sub_(grad_t)
         return grad_s, grad_t if ctx.needs_input_grad[1] else None, None, None, None, None

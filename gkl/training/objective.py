@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gkl.class_prior import ClassPrior
-from gkl.losses import dkl_loss, gkl_loss, gkl_parts, kl_loss
+from gkl.losses import dkl_loss, gkl_loss, gkl_loss_and_parts, kl_loss
 from gkl.spec import DklObjective, GklObjective, IklObjective, TradesObjective
 
 Objective = TradesObjective | DklObjective | IklObjective | GklObjective
@@ -70,8 +70,15 @@ class RobustObjective:
             return spec.kl_weight * dkl, {"dkl": dkl}
         # IKL is GKL with gamma 1: the prior's rows sum to 1, and so the number of pairs is that of samples.
         gamma = spec.gamma if isinstance(spec, GklObjective) else 1.0
-        wmse, ce = gkl_parts(adversarial, natural, self.prior.of(labels), gamma=gamma)
-        return spec.wmse_weight * wmse + spec.ce_weight * ce, {"ce": ce, "wmse": wmse}
+        loss, wmse, ce = gkl_loss_and_parts(
+            adversarial,
+            natural,
+            self.prior.of(labels),
+            wmse_weight=spec.wmse_weight,
+            ce_weight=spec.ce_weight,
+            gamma=gamma,
+        )
+        return loss, {"ce": ce, "wmse": wmse}
 
     def inner(self, natural_logits: Tensor, labels: Tensor, wmse_weight: float) -> InnerLoss:
         return InnerLoss(natural_logits, self.prior.of(labels), wmse_weight)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gkl.losses import dkl_loss, gkl_loss, gkl_parts, ikl_loss, kl_loss
+from gkl.losses import dkl_loss, gkl_loss, gkl_loss_and_parts, ikl_loss, kl_loss
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -93,7 +93,10 @@ def test_a_loss_passes_gradcheck(name: str) -> None:
         assert_equal_gradients(dkl_loss(s, t), kl_loss(s, t), (s, t), 1e-12)
     else:
         assert torch.autograd.gradcheck(lambda s: OURS[name](s, t.detach(), w), s)
-        assert torch.autograd.gradcheck(lambda s, t: gkl_parts(s, t, w, gamma=0.4)[0], (s, t))
+        # Without the cross-entropy no gradient is stopped, and both sides can be checked.
+        assert torch.autograd.gradcheck(
+            lambda s, t: gkl_loss(s, t, w, wmse_weight=1.0, ce_weight=0.0, gamma=0.4), (s, t)
+        )
 
 
 def test_gkl_with_gamma_one_is_ikl() -> None:
@@ -105,9 +108,13 @@ def test_gkl_with_gamma_one_is_ikl() -> None:
 
 def test_gkl_is_the_weighted_sum_of_its_parts() -> None:
     s, t, w = logits(6, 10)
-    wmse, ce = gkl_parts(s, t, w, gamma=0.3, temperature=4.0)
-    whole = gkl_loss(s, t, w, wmse_weight=12.0, ce_weight=5.0, gamma=0.3, temperature=4.0)
+    options = {"wmse_weight": 12.0, "ce_weight": 5.0, "gamma": 0.3, "temperature": 4.0}
+    whole, wmse, ce = gkl_loss_and_parts(s, t, w, **options)
     torch.testing.assert_close(whole, 12.0 * wmse + 5.0 * ce, rtol=1e-12, atol=0)
+    torch.testing.assert_close(ce, soft_ce(s, t, 4.0), rtol=1e-12, atol=0)
+    assert whole.requires_grad
+    assert not wmse.requires_grad
+    assert not ce.requires_grad
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -134,11 +141,11 @@ def test_nearly_equal_sides_do_not_cancel(name: str) -> None:
 
 def test_zero_weights_and_equal_sides_give_zero_with_finite_gradients() -> None:
     s, t, _ = logits(1, 5)
-    wmse, _ = gkl_parts(s, t, torch.zeros_like(s))
+    wmse = gkl_loss(s, t, torch.zeros_like(s), wmse_weight=1.0, ce_weight=0.0)
     assert wmse.item() == 0
     for gradient in torch.autograd.grad(wmse, (s, t)):
         assert gradient.abs().max() == 0
-    assert gkl_parts(t, t, torch.ones_like(t))[0].item() == 0
+    assert gkl_loss(t, t, torch.ones_like(t), wmse_weight=1.0, ce_weight=0.0).item() == 0
 
 
 @pytest.mark.parametrize("name", ["ikl", "gkl"])
@@ -195,3 +202,18 @@ def test_a_detached_target_leaves_the_other_sides_gradient_as_it_was(name: str) 
     (both,) = torch.autograd.grad(OURS[name](s, t, w), s)
     (alone,) = torch.autograd.grad(OURS[name](s, t.detach(), w), s)
     assert torch.equal(both, alone)
+
+
+@pytest.mark.parametrize("name", ["dkl", "ikl", "gkl"])
+def test_a_second_derivative_is_an_error_and_not_a_wrong_number(name: str) -> None:
+    s, t, w = logits(2, 3)
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        torch.autograd.grad(OURS[name](s, t, w), s, create_graph=True)
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_the_arguments_are_left_as_they_were(name: str) -> None:
+    s, t, w = logits(4, 6)
+    before = [x.detach().clone() for x in (s, t, w)]
+    OURS[name](s, t, w).backward()
+    assert all(torch.equal(x, kept) for x, kept in zip((s, t, w), before, strict=True))
