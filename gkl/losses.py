@@ -62,7 +62,7 @@ def dkl_loss(logits: Tensor, target_logits: Tensor) -> Tensor:
     """
     target, other = _at_least_float32(target_logits), _at_least_float32(logits)
     weights = F.softmax(target.detach(), dim=1)
-    total: Tensor = _WeightedLoss.apply(other, target, weights, 1.0, 1.0, _Form("samples", wmse_moves_s=False))[0]
+    total: Tensor = _WeightedLoss.apply(other, target, weights, 1.0, 1.0, _Form("samples", decoupled=True))[0]
     return total
 
 
@@ -178,7 +178,8 @@ class _Form:
     normalizer: Literal["samples", "pairs"]
     """What wMSE is divided by: B (DKL, IKL), or sum_b S_b^2 (GKL)."""
     temperature: float = 1.0
-    wmse_moves_s: bool = True
+    decoupled: bool = False
+    """DKL: wMSE moves t alone, and the weights are softmax(t)."""
 
 
 class _WeightedLoss(torch.autograd.Function):
@@ -199,22 +200,25 @@ class _WeightedLoss(torch.autograd.Function):
         ctx: Any, s: Tensor, t: Tensor, w: Tensor, wmse_weight: float, ce_weight: float, form: _Form
     ) -> tuple[Tensor, Tensor, Tensor]:
         temperature, batch = form.temperature, len(s)
-        tiny = torch.finfo(w.dtype).tiny
-        # An all-zero row has no pairs: whatever it is divided by, its terms are 0.
-        row_sum = w.sum(dim=1, keepdim=True).clamp_min_(tiny)
-        centered = t - s
+        # An all-zero row has no pairs: whatever it is divided by, its terms are 0. Its inverse must stay finite when
+        # it is multiplied by a loss weight.
+        smallest = torch.finfo(w.dtype).tiny ** 0.5
+        row_sum = w.sum(dim=1, keepdim=True).clamp_min_(smallest)
+        # Each side's own offset goes first, and exactly: t and s may be far apart as a whole.
+        centered = (t - t[:, :1]).sub_(s - s[:, :1])
         gradient = w * centered
         centered.sub_(gradient.sum(dim=1, keepdim=True).div_(row_sum))
         torch.mul(w, centered, out=gradient).mul_(row_sum)
-        scale = 1 / row_sum.square_().sum().clamp_min_(tiny) if form.normalizer == "pairs" else 1 / batch
+        scale = 1 / row_sum.square_().sum().clamp_min_(smallest) if form.normalizer == "pairs" else 1 / batch
         wmse = centered.mul_(gradient).sum() * (0.5 * scale)
-        target = F.softmax(t if temperature == 1.0 else t / temperature, dim=1)
+        # DKL's weights are its target.
+        target = w if form.decoupled else F.softmax(t if temperature == 1.0 else t / temperature, dim=1)
         log_other = F.log_softmax(s if temperature == 1.0 else s / temperature, dim=1)
         # The buffer of the squares is free again.
         ce = torch.mul(target, log_other, out=centered).sum().div_(-batch)
         ctx.save_for_backward(gradient, target, log_other)
         ctx.scale_t, ctx.scale_s = wmse_weight * scale, ce_weight / (temperature * batch)
-        ctx.wmse_moves_s = form.wmse_moves_s
+        ctx.decoupled = form.decoupled
         ctx.mark_non_differentiable(wmse, ce)
         return torch.add(wmse * wmse_weight, ce, alpha=ce_weight), wmse, ce
 
@@ -227,10 +231,10 @@ class _WeightedLoss(torch.autograd.Function):
             raise RuntimeError("the DKL, IKL and GKL losses have no second derivative; use create_graph=False")
         gradient, target, log_other = ctx.saved_tensors
         grad_s = grad_t = None
-        if ctx.needs_input_grad[1] or ctx.wmse_moves_s:
+        if ctx.needs_input_grad[1] or not ctx.decoupled:
             grad_t = gradient * (grad_loss * ctx.scale_t)
         if ctx.needs_input_grad[0]:
             grad_s = log_other.exp().sub_(target).mul_(grad_loss * ctx.scale_s)
-            if ctx.wmse_moves_s:
+            if not ctx.decoupled:
                 grad_s.sub_(grad_t)
         return grad_s, grad_t if ctx.needs_input_grad[1] else None, None, None, None, None

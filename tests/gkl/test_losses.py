@@ -118,13 +118,17 @@ def test_gkl_is_the_weighted_sum_of_its_parts() -> None:
 
 
 @pytest.mark.parametrize("name", OURS)
-@pytest.mark.parametrize("shift", [(0.0, 0.0), (1000.0, 1000.0), (1000.0, 0.0), (0.0, -1000.0)])
+@pytest.mark.parametrize("shift", [(0.0, 0.0), (1000.0, 1000.0), (1000.0, 0.0), (0.0, -100_000.0)])
 def test_float32_stays_exact_under_common_offsets(name: str, shift: tuple[float, float]) -> None:
+    """Value and gradients, against float64 on what float32 keeps of the shifted logits."""
     s, t, w = (x.detach() for x in logits(16, 100))
-    # What float32 keeps of the shifted logits is all that any formula could use.
-    s32, t32 = (s + shift[0]).float(), (t + shift[1]).float()
-    exact = PAIRWISE[name](s32.double(), t32.double(), w)
-    assert OURS[name](s32, t32, w.float()).item() == pytest.approx(exact.item(), rel=3e-6)
+    s32, t32 = (s + shift[0]).float().requires_grad_(), (t + shift[1]).float().requires_grad_()
+    s64, t64 = s32.detach().double().requires_grad_(), t32.detach().double().requires_grad_()
+    ours, exact = OURS[name](s32, t32, w.float()), PAIRWISE[name](s64, t64, w)
+    assert ours.item() == pytest.approx(exact.item(), rel=3e-6)
+    gradients = torch.autograd.grad(ours, (s32, t32)), torch.autograd.grad(exact, (s64, t64))
+    for mine, theirs in zip(*gradients, strict=True):
+        assert (mine - theirs).abs().max() <= 3e-6 * theirs.abs().max()
 
 
 @pytest.mark.parametrize("name", ["dkl", "ikl", "gkl"])
@@ -139,12 +143,22 @@ def test_nearly_equal_sides_do_not_cancel(name: str) -> None:
     assert (ours - exact).abs().max() <= 1e-3 * exact.abs().max()
 
 
-def test_zero_weights_and_equal_sides_give_zero_with_finite_gradients() -> None:
-    s, t, _ = logits(1, 5)
-    wmse = gkl_loss(s, t, torch.zeros_like(s), wmse_weight=1.0, ce_weight=0.0)
-    assert wmse.item() == 0
-    for gradient in torch.autograd.grad(wmse, (s, t)):
-        assert gradient.abs().max() == 0
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("rows", [1, 5])
+def test_zero_weights_give_the_cross_entropy_alone(rows: int, dtype: torch.dtype) -> None:
+    s, t, _ = (x.detach().to(dtype).requires_grad_() for x in logits(rows, 5))
+    loss = gkl_loss(s, t, torch.zeros_like(s), wmse_weight=1000.0, ce_weight=4.0)
+    torch.testing.assert_close(loss, 4.0 * soft_ce(s, t))
+    for mine, theirs in zip(
+        torch.autograd.grad(loss, (s, t)),
+        (torch.autograd.grad(4.0 * soft_ce(s, t), s)[0], torch.zeros_like(t)),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_equal_sides_have_no_squared_error() -> None:
+    _, t, _ = logits(3, 5)
     assert gkl_loss(t, t, torch.ones_like(t), wmse_weight=1.0, ce_weight=0.0).item() == 0
 
 
