@@ -1,8 +1,10 @@
-"""Which processor a run uses, and what it is called in a result's manifest."""
+"""The processor a run uses: which it is, what it is called, how exact it is, and its random streams."""
 
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -12,17 +14,37 @@ from gkl.errors import InvalidInput
 def select_device(name: str | None = None) -> torch.device:
     """The named device, or CUDA if there is one, else the CPU.
 
+    A CUDA device becomes the process's current one, since some networks ask for that.
+
     Raises:
         InvalidInput: there is no such device.
     """
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        device = torch.device(name)
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if device.type not in ("cpu", "cuda"):
+            raise InvalidInput(f"the device {name!r} is none that a run can use; take 'cpu' or 'cuda'")
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise InvalidInput(f"the device {name!r} cannot be used here; leave it out, or take 'cpu'") from error
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     return device
+
+
+def set_tensor_float_32(allowed: bool) -> None:
+    """Whether CUDA's float32 convolutions and products may round their factors to 10 bits, as they do by default."""
+    torch.backends.cudnn.conv.fp32_precision = "tf32" if allowed else "ieee"  # type: ignore[attr-defined]
+    torch.backends.cuda.matmul.fp32_precision = "tf32" if allowed else "ieee"
+
+
+@contextmanager
+def own_random_stream(generator: torch.Generator) -> Iterator[None]:
+    """Within, torch's global streams are seeded from `generator`; afterwards they are as they were."""
+    device = generator.device
+    seed = int(torch.randint(0, 2**62, (), generator=generator, device=device))
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
 
 
 def device_name(device: torch.device) -> str:

@@ -76,6 +76,10 @@ class TrainOutcome(Record):
     epochs: int
     selected_epoch: int | None = None
     """The epoch whose weights these are, where the spec has a selection."""
+    held_out_clean_accuracy: float | None = None
+    """Its accuracy on the held-out training images."""
+    held_out_robust_accuracy: float | None = None
+    """Its accuracy on them under PGD."""
     seconds: float
     """Training time of the whole run, resumed parts included."""
     manifest: Manifest

@@ -375,8 +375,9 @@ class Selection(Spec):
 class Compute(Spec):
     """How the arithmetic is done. Part of the spec, since it changes the result in its last digits."""
 
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """'bfloat16' runs the network under autocast; weights, losses and updates stay in float32."""
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
+    """'tf32' lets CUDA round the factors of convolutions and products to 10 bits; 'bfloat16' runs the network under
+    autocast, while weights, losses and updates stay in float32."""
 
     channels_last: bool = True
     """Store images and convolution weights channels last, which is faster on CPUs and on GPUs with tensor cores."""

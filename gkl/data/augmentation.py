@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms import v2
 
+from gkl.device import own_random_stream
 from gkl.spec import AutoAugmentation, BasicAugmentation, CutoutAugmentation
 
 _AUTOAUGMENT = v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10)
@@ -72,9 +73,6 @@ def cutout(images: Tensor, size: int, generator: torch.Generator) -> Tensor:
 def autoaugment(images: Tensor, generator: torch.Generator) -> Tensor:
     """A random sub-policy of AutoAugment's for CIFAR-10 on each image (arXiv 1805.09501, torchvision's version)."""
     as_bytes = images if images.dtype == torch.uint8 else (images * 255).round().to(torch.uint8)
-    # torchvision draws from torch's global stream, which is set from ours and then put back.
-    seed = int(torch.randint(0, 2**62, (), generator=generator, device=generator.device))
-    with torch.random.fork_rng(devices=[images.device] if images.device.type == "cuda" else []):
-        torch.manual_seed(seed)
+    with own_random_stream(generator):
         augmented = torch.stack([_AUTOAUGMENT(image) for image in as_bytes])
     return augmented if images.dtype == torch.uint8 else augmented.float() / 255

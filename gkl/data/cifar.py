@@ -83,7 +83,8 @@ def _read(folder: Path, layout: _Layout, train: bool) -> ImageSet:
             with tarfile.open(archive) as tar:
                 raw = [_member(tar, f"{layout.directory}/{name}") for name in names]
         parts = [_images_and_labels(content, layout) for content in raw]
-    except (OSError, EOFError, KeyError, TypeError, ValueError, tarfile.TarError, pickle.UnpicklingError) as error:
+    except Exception as error:
+        # A damaged pickle can raise anything.
         raise InvalidInput(
             f"{layout.title} in {folder} cannot be read ({error}); fetch {layout.archive} again"
         ) from error

@@ -29,7 +29,7 @@ def fashion_mnist(folder: Path, train: bool) -> ImageSet:
     part = "train" if train else "t10k"
     images = read_idx(_find(folder, f"{part}-images-idx3-ubyte"))
     labels = read_idx(_find(folder, f"{part}-labels-idx1-ubyte"))
-    if images.shape[1:] != (28, 28) or labels.shape != images.shape[:1] or labels.max() > 9:
+    if images.shape[1:] != (28, 28) or labels.shape != images.shape[:1] or not len(labels) or labels.max() > 9:
         raise InvalidInput(
             f"the {part} files of Fashion-MNIST hold images {images.shape} and labels {labels.shape}, not 28x28 "
             "images with a label below 10 each; fetch them again"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -21,8 +22,8 @@ _RESIZE_AND_CROP = v2.Compose([v2.Resize(256), v2.CenterCrop(224), v2.PILToTenso
 def imagenet(folder: Path, train: bool) -> ImageFiles:
     """Images (3, 224, 224) uint8, decoded when they are asked for.
 
-    Training images are all of <folder>/train/<class>/, in the order of their names. Test images are the 5,000
-    of <folder>/val/<class>/ that RobustBench evaluates on, in its order.
+    Training images are all of <folder>/train/<class>/, in a fixed random order, so that the first so many are
+    of all classes. Test images are the 5,000 of <folder>/val/<class>/ that RobustBench evaluates on, in its order.
 
     Raises:
         InvalidInput: a class or a test image is missing.
@@ -39,6 +40,7 @@ def imagenet(folder: Path, train: bool) -> ImageFiles:
         paths = [path for name in classes for path in sorted((root / name).glob("*.JPEG"))]
         missing = sorted(classes.keys() - {path.parent.name for path in paths})
         wanted = f"{root}/{missing[0]}/*.JPEG" if missing else ""
+        random.Random(0).shuffle(paths)
     else:
         listed = (helper_files / "imagenet_test_image_ids.txt").read_text().split()
         paths = [root / name for name in listed]

@@ -60,7 +60,10 @@ class SyntheticImages:
             self._descriptor = os.open(stored, os.O_RDONLY)
             weakref.finalize(self, os.close, self._descriptor)
             self._images, self._labels = _find_array(stored, "image"), _find_array(stored, "label")
-        except (zipfile.BadZipFile, struct.error, EOFError, ValueError, OSError) as error:
+        except InvalidInput:
+            raise
+        except Exception as error:
+            # zipfile, zlib and numpy's header parser have an error each for every kind of damage.
             raise InvalidInput(f"{path} cannot be read as .npz ({error}); fetch or write it again") from error
         self._check(image_shape, num_classes)
 
@@ -83,7 +86,13 @@ class SyntheticImages:
         # In the order of the file, which is kinder to a disk.
         for place in index.argsort().tolist():
             start = array.offset + int(index[place]) * array.row_bytes
-            if os.preadv(self._descriptor, [rows[place]], start) != array.row_bytes:
+            try:
+                read = os.preadv(self._descriptor, [rows[place]], start)
+            except OSError as error:
+                raise InvalidInput(
+                    f"{self.path} can no longer be read ({error.strerror}); resume when it can"
+                ) from error
+            if read != array.row_bytes:
                 raise InvalidInput(f"{self.path} ended before row {int(index[place])}; was it changed during the run?")
         return out
 

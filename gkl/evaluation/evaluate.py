@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from gkl.catalog import DATASETS
 from gkl.data import ImageSet, load_test, unit_range
-from gkl.device import select_device
+from gkl.device import select_device, set_tensor_float_32
 from gkl.errors import InvalidInput, InvalidVerdict
 from gkl.evaluation.attacks import Attack, standard_attacks
 from gkl.evaluation.progress import EvaluationProgress
@@ -62,6 +62,7 @@ def evaluate(
     if found != spec.weights:
         raise InvalidInput(f"the spec asks for weights {spec.weights}, but {weights.name} has sha256 {found}")
     selected = select_device(device)
+    set_tensor_float_32(False)
     model = build_model(spec.architecture, spec.dataset)
     load_weights(model, weights)
     # Batch statistics must not move under attack, and gradients are only ever wanted for images.

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gkl.data import Images, ImageSet
 from gkl.data.synthetic import SyntheticImages
+from gkl.errors import InvalidInput
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,15 @@ class Batches:
             device: where the batches are wanted.
             synthetic: generated images, drawn with replacement.
             synthetic_fraction: their share of each batch.
+
+        Raises:
+            InvalidInput: no image is left to train on.
         """
+        if len(data) <= num_held_out:
+            raise InvalidInput(
+                f"of the {len(data)} training images found, {num_held_out} are held out, which leaves none to train "
+                "on; complete the data set, or hold out fewer"
+            )
         self.device, self.synthetic = device, synthetic
         self.num_held_out, self.num_images = num_held_out, len(data)
         # Images in memory live on the device: they are small enough, and nothing has to wait for them there.

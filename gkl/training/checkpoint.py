@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from gkl.class_prior import ClassPrior
-from gkl.errors import InvalidInput
+from gkl.errors import InvalidInput, NonFiniteLoss
 from gkl.spec import TrainSpec
 from gkl.tensor_files import load_tensors, save_tensors
 from gkl.training.averaging import WeightAverage
 from gkl.training.step import StepOutcome
 
-_FORMAT = "gkl-training-checkpoint-2"
+_FORMAT = "gkl-training-checkpoint-3"
 _PREFIX = "checkpoint-"
 
 
@@ -45,6 +45,7 @@ class Best:
     """The best epoch so far on the held-out images, and its weights, on the CPU."""
 
     epoch: int
+    clean_accuracy: float
     robust_accuracy: float
     weights: dict[str, Tensor]
 
@@ -58,6 +59,8 @@ class TrainingState:
     prior: ClassPrior
     generator: torch.Generator
     average: WeightAverage | None = None
+    origin: dict[str, Any] = field(default_factory=dict)
+    """What must not change between a run and its resumption besides the spec: hashes of the data, kind of device."""
     epoch: int = 0
     """Epochs finished."""
     step: int = 0
@@ -79,8 +82,10 @@ def save_checkpoint(directory: Path, state: TrainingState, spec: TrainSpec, *, k
     """Write the state, then remove all but the newest `keep` checkpoints.
 
     Raises:
-        NoSpaceLeft: the disk is full; the checkpoints before are unharmed.
+        NonFiniteLoss: a weight has become NaN or infinite although the loss had not.
+        NoSpaceLeft: the disk is full; the checkpoints before are unharmed in both cases.
     """
+    check_finite(state)
     tensors: dict[str, Tensor] = {f"model.{name}": t for name, t in state.model.state_dict().items()}
     for name, parameter in state.model.named_parameters():
         momentum = state.optimizer.state[parameter].get("momentum_buffer")
@@ -89,18 +94,20 @@ def save_checkpoint(directory: Path, state: TrainingState, spec: TrainSpec, *, k
     if state.average is not None:
         tensors |= {f"average.{name}": t for name, t in state.average.model.state_dict().items()}
     tensors |= {f"prior.{name}": t for name, t in state.prior.state().items()}
-    if state.best is not None:
-        tensors |= {f"best.{name}": t for name, t in state.best.weights.items()}
+    best = state.best
+    if best is not None:
+        tensors |= {f"best.{name}": t for name, t in best.weights.items()}
     tensors["generator"] = state.generator.get_state()
     if state.epoch_start is not None:
         tensors["epoch_start"] = state.epoch_start
     metadata = {
         "format": _FORMAT,
         "spec": spec.model_dump(mode="json"),
+        "origin": state.origin,
         "epoch": state.epoch,
         "step": state.step,
         "sums": asdict(state.sums),
-        "best": None if state.best is None else [state.best.epoch, state.best.robust_accuracy],
+        "best": None if best is None else [best.epoch, best.clean_accuracy, best.robust_accuracy],
         "seconds": state.seconds,
     }
     path = directory / f"{_PREFIX}{state.epoch:05d}-{state.step:07d}.safetensors"
@@ -114,24 +121,52 @@ def restore_newest(directory: Path, state: TrainingState, spec: TrainSpec) -> li
     """Bring `state` to the newest readable checkpoint in `directory`, if there is one.
 
     Returns:
-        A sentence for each damaged checkpoint that was passed over.
+        A sentence for each damaged checkpoint, which is renamed out of the way.
 
     Raises:
-        InvalidInput: the checkpoint belongs to another spec (names the fields that differ) or another version.
+        InvalidInput: the checkpoint belongs to another spec (names the fields that differ), to other data, to
+            another kind of device or to another version.
     """
     passed_over = []
+    for unfinished in directory.glob(f".{_PREFIX}*.part"):
+        # Of a process that was killed while it wrote; a directory has one run at a time.
+        unfinished.unlink()
     for path in _newest_first(directory):
         try:
             tensors, metadata = load_tensors(path)
         except InvalidInput as error:
             passed_over.append(f"{error}; the checkpoint before it is used.")
+            # Else it would count among the newest that are kept.
+            path.rename(path.with_suffix(".damaged"))
             continue
         if metadata.get("format") != _FORMAT:
             raise InvalidInput(f"{path.name} is not a training checkpoint of this version; remove it to start over.")
         _check_same_spec(path, metadata["spec"], spec)
+        for what, here in state.origin.items():
+            if metadata["origin"].get(what) != here:
+                raise InvalidInput(
+                    f"{path} was made with another {what} than this run has here ({metadata['origin'].get(what)}, now "
+                    f"{here}); resume with the same, or choose another output directory"
+                )
         _restore(state, tensors, metadata)
         break
     return passed_over
+
+
+def check_finite(state: TrainingState) -> None:
+    """
+    Raises:
+        NonFiniteLoss: a weight or a statistic of the network, or of its average, is NaN or infinite.
+    """
+    networks = [state.model] if state.average is None else [state.model, state.average.model]
+    for network in networks:
+        for name, tensor in network.state_dict().items():
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                raise NonFiniteLoss(
+                    f"{name} became NaN or infinite after epoch {state.epoch} and {state.step} steps, although the "
+                    "loss had not; usually the learning rate or a loss weight is too high, so lower one of them and "
+                    "train again"
+                )
 
 
 def _newest_first(directory: Path) -> list[Path]:
@@ -180,5 +215,5 @@ def _restore(state: TrainingState, tensors: dict[str, Tensor], metadata: dict[st
     state.sums = EpochSums(**metadata["sums"])
     state.best = None
     if metadata["best"] is not None:
-        epoch, robust_accuracy = metadata["best"]
-        state.best = Best(epoch, robust_accuracy, under("best."))
+        epoch, clean_accuracy, robust_accuracy = metadata["best"]
+        state.best = Best(epoch, clean_accuracy, robust_accuracy, under("best."))

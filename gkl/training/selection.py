@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from gkl.adversary import projected_gradient_ascent, uniform_start
 from gkl.data import unit_range
 from gkl.spec import Selection, ThreatModel
+from gkl.training.step import Network, frozen
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class HeldOutAccuracy:
 
 
 def held_out_accuracy(
-    network: Callable[[Tensor], Tensor],
+    network: Network,
     images: Tensor,
     labels: Tensor,
     selection: Selection,
@@ -29,32 +30,38 @@ def held_out_accuracy(
     *,
     batch_size: int,
     seed: int,
+    batch_done: Callable[[int], None] = lambda images: None,
 ) -> HeldOutAccuracy:
     """Clean accuracy, and accuracy under PGD on the cross-entropy (arXiv 1706.06083).
 
     Args:
-        network: images (B, C, H, W) in [0, 1] -> logits; in eval mode.
+        network: images (B, C, H, W) in [0, 1] -> logits; is put in eval mode.
         images: (N, C, H, W), uint8, or float32 in [0, 1], on the device to compute on.
         labels: (N,) int64, there too.
         batch_size: images attacked at once.
         seed: of the attack's start, the same for every epoch so that epochs are compared and not starts.
+        batch_done: called with the number of images done after each batch; an error it raises ends the attack.
     """
+    network.model.eval()
     generator = torch.Generator(images.device).manual_seed(seed)
-    clean = robust = 0
+    clean = robust = done = 0
     for stored, y in zip(images.split(batch_size), labels.split(batch_size), strict=True):
         x = unit_range(stored)
-        x_adv = projected_gradient_ascent(
-            network,
-            x,
-            lambda logits, y=y: F.cross_entropy(logits, y, reduction="sum"),  # type: ignore[misc]
-            norm=threat_model.norm,
-            epsilon=threat_model.epsilon,
-            num_steps=selection.num_steps,
-            step_size=selection.relative_step_size * threat_model.epsilon,
-            start=uniform_start(x, norm=threat_model.norm, epsilon=threat_model.epsilon, generator=generator),
-        )
+        with frozen(network.model):
+            x_adv = projected_gradient_ascent(
+                network,
+                x,
+                lambda logits, y=y: F.cross_entropy(logits, y, reduction="sum"),  # type: ignore[misc]
+                norm=threat_model.norm,
+                epsilon=threat_model.epsilon,
+                num_steps=selection.num_steps,
+                step_size=selection.relative_step_size * threat_model.epsilon,
+                start=uniform_start(x, norm=threat_model.norm, epsilon=threat_model.epsilon, generator=generator),
+            )
         with torch.no_grad():
             correct = network(x).argmax(1) == y
             clean += int(correct.sum())
             robust += int((correct & (network(x_adv).argmax(1) == y)).sum())
+        done += len(y)
+        batch_done(done)
     return HeldOutAccuracy(clean / len(labels), robust / len(labels))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from gkl.adversary import projected_gradient_ascent, uniform_start
 from gkl.data import unit_range
+from gkl.device import own_random_stream
 from gkl.errors import InvalidInput, NonFiniteLoss
 from gkl.spec import Compute, Sgd, TrainSpec
 from gkl.training.objective import ObjectiveValue, RobustObjective
@@ -56,7 +58,7 @@ class Network:
     def __call__(self, x: Tensor) -> Tensor:
         if self.compute.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
-        if self.compute.precision == "float32":
+        if self.compute.precision != "bfloat16":
             return self._forward(x)
         with torch.autocast(self.device.type, torch.bfloat16):
             logits = self._forward(x)
@@ -101,6 +103,13 @@ class AdversarialStep:
         Raises:
             NonFiniteLoss: the loss is NaN or infinite; no weight has been changed by this step's gradient.
         """
+        # Networks with dropout draw from torch's global stream.
+        with own_random_stream(self.generator):
+            return self._step(views, labels, epsilon, perturb_weights=perturb_weights, where=where)
+
+    def _step(
+        self, views: tuple[Tensor, ...], labels: Tensor, epsilon: float, *, perturb_weights: bool, where: str
+    ) -> StepOutcome:
         x = unit_range(torch.cat(views) if len(views) > 1 else views[0])
         labels = labels.repeat(len(views))
         second_view_weight = getattr(self.spec.augmentation, "robust_weight", None)
@@ -112,11 +121,17 @@ class AdversarialStep:
 
         x_adv = self._perturb(x, labels, epsilon)
         self.model.train()
-        perturber = self.perturber if perturb_weights else None
-        if perturber is not None:
-            with unrecorded_statistics(self.model):
-                perturber.perturb(evaluated()[0].total)
-        value, natural_logits, adversarial_logits = evaluated()
+        if self.perturber is None or not perturb_weights:
+            return self._update(evaluated, labels, own=len(views[0]), where=where)
+        with unrecorded_statistics(self.model):
+            objective = evaluated()[0].total
+        with self.perturber.perturbed(objective):
+            return self._update(evaluated, labels, own=len(views[0]), where=where)
+
+    def _update(
+        self, evaluate: Callable[[], tuple[ObjectiveValue, Tensor, Tensor]], labels: Tensor, *, own: int, where: str
+    ) -> StepOutcome:
+        value, natural_logits, adversarial_logits = evaluate()
         outcome = _measured(value, natural_logits, adversarial_logits, labels)
         if not math.isfinite(outcome.loss):
             parts = ", ".join(f"{name} {part:.4g}" for name, part in outcome.parts.items())
@@ -125,13 +140,10 @@ class AdversarialStep:
                 "too high, so lower one of them and train again"
             )
         # With AutoAugment or Cutout only the basic view speaks for its class.
-        own = len(views[0])
         self.objective.prior.accumulate(natural_logits[:own], labels[:own])
         self.optimizer.zero_grad(set_to_none=True)
         value.total.backward()
         self.optimizer.step()
-        if perturber is not None:
-            perturber.restore()
         return outcome
 
     def _perturb(self, x: Tensor, labels: Tensor, epsilon: float) -> Tensor:
@@ -143,7 +155,7 @@ class AdversarialStep:
         else:
             start = x + inner.start_noise * torch.randn(x.shape, generator=self.generator, device=x.device)
         # Only the image's gradient is wanted: what the weights' gradient needs is then not even kept.
-        with _frozen(self.model):
+        with frozen(self.model):
             with torch.no_grad():
                 natural_logits = self.network(x)
             return projected_gradient_ascent(
@@ -158,18 +170,16 @@ class AdversarialStep:
             )
 
 
-class _frozen:  # noqa: N801 - used as a context manager
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
     """Within, no parameter asks for a gradient."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.parameters = [p for p in model.parameters() if p.requires_grad]
-
-    def __enter__(self) -> None:
-        for parameter in self.parameters:
-            parameter.requires_grad_(False)
-
-    def __exit__(self, *_: object) -> None:
-        for parameter in self.parameters:
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
             parameter.requires_grad_(True)
 
 

@@ -13,7 +13,7 @@ from gkl.catalog import DATASETS
 from gkl.data import load_train
 from gkl.data.augmentation import augmented_views
 from gkl.data.synthetic import SyntheticImages
-from gkl.device import select_device
+from gkl.device import select_device, set_tensor_float_32
 from gkl.errors import Stopped
 from gkl.files import check_writable, sha256_of
 from gkl.models import build_model
@@ -23,7 +23,14 @@ from gkl.spec import Selection, TrainSpec
 from gkl.tensor_files import save_tensors
 from gkl.training.averaging import WeightAverage
 from gkl.training.batches import Batches, EpochOrder
-from gkl.training.checkpoint import Best, EpochSums, TrainingState, restore_newest, save_checkpoint
+from gkl.training.checkpoint import (
+    Best,
+    EpochSums,
+    TrainingState,
+    check_finite,
+    restore_newest,
+    save_checkpoint,
+)
 from gkl.training.objective import RobustObjective
 from gkl.training.schedule import learning_rate
 from gkl.training.selection import HeldOutAccuracy, held_out_accuracy
@@ -81,6 +88,8 @@ def train(
         _log.warning(problem)
     if run.state.epoch or run.state.step:
         _log.info("resumed after epoch %d of %d and %d steps", run.state.epoch, spec.epochs, run.state.step)
+    if run.state.sums.images and not run.state.step:
+        run.conclude_epoch()
     while run.state.epoch < spec.epochs:
         run.epoch()
     return run.finish()
@@ -112,8 +121,9 @@ class _Run:
                 image_shape=described.image_shape,
                 num_classes=described.num_classes,
             )
-        self.data_sha256 = data.sha256()
-        self.synthetic_sha256 = None if synthetic is None else synthetic.sha256()
+        data_sha256, synthetic_sha256 = data.sha256(), None if synthetic is None else synthetic.sha256()
+        self.data_sha256, self.synthetic_sha256 = data_sha256, synthetic_sha256
+        set_tensor_float_32(spec.compute.precision == "tf32")
         self.batches = Batches(
             data,
             batch_size=spec.batch_size,
@@ -143,6 +153,7 @@ class _Run:
             prior=objective.prior,
             generator=generator,
             average=WeightAverage(model, spec.averaging, self.total_steps) if spec.averaging is not None else None,
+            origin={"data set": data_sha256, "generated images": synthetic_sha256, "kind of device": device.type},
         )
         self.step = AdversarialStep(spec, model, self.state.optimizer, objective, generator)
         self.measured_network = Network(self.state.result, spec.compute, device)
@@ -153,7 +164,7 @@ class _Run:
         """Train an epoch, or what is left of one, and checkpoint it."""
         spec, state = self.spec, self.state
         number = state.epoch + 1
-        epsilon = spec.threat_model.epsilon * (number / spec.epochs if spec.epsilon_ramp else 1.0)
+        epsilon = self._epsilon(number)
         awp = spec.weight_perturbation
         perturb_weights = awp is not None and number >= awp.first_epoch
         resumed_at = state.step
@@ -181,7 +192,11 @@ class _Run:
             self.progress.step_done(step + 1, outcome, f"epoch {number} of {spec.epochs}")
             if time.perf_counter() - self.last_checkpoint > self.checkpoint_seconds:
                 self._checkpoint()
-        self._finish_epoch(number, epsilon)
+        state.prior.finish_epoch()
+        if state.average is not None:
+            state.average.after_epoch(state.model, number)
+        state.epoch, state.step, state.epoch_start = number, 0, None
+        self.conclude_epoch()
 
     def _order(self) -> EpochOrder:
         """This epoch's order of images; after a resume within the epoch, the one it began with."""
@@ -195,45 +210,56 @@ class _Run:
         state.generator.set_state(now)
         return order
 
-    def _finish_epoch(self, number: int, epsilon: float) -> None:
+    def conclude_epoch(self) -> None:
+        """Measure the epoch that has just ended if the spec has a selection, tell of it and checkpoint it."""
         spec, state, sums = self.spec, self.state, self.state.sums
-        state.prior.finish_epoch()
-        if state.average is not None:
-            state.average.after_epoch(state.model, number)
-        state.epoch, state.step, state.epoch_start, state.sums = number, 0, None, EpochSums()
+        check_finite(state)
         held_out = self._select()
-        state.seconds += sums.seconds
-        self._checkpoint()
         finished = EpochFinished(
-            epoch=number,
+            epoch=state.epoch,
             epochs=spec.epochs,
             loss=sums.loss / sums.images,
             clean_accuracy=sums.clean_correct / sums.images,
             adversarial_accuracy=sums.adversarial_correct / sums.images,
-            epsilon=epsilon,
-            learning_rate=learning_rate(spec, number * self.steps_per_epoch - 1, self.steps_per_epoch),
+            epsilon=self._epsilon(state.epoch),
+            learning_rate=learning_rate(spec, state.epoch * self.steps_per_epoch - 1, self.steps_per_epoch),
             seconds=sums.seconds,
             parts={name: total / sums.images for name, total in sums.parts.items()},
             held_out_clean_accuracy=held_out.clean if held_out is not None else None,
             held_out_robust_accuracy=held_out.robust if held_out is not None else None,
         )
+        # Told before it is saved: a run that is killed in between tells of it again, and none is lost.
         self.report(finished)
         _log.info(
             "epoch %d of %d: loss %.4f, clean %.4f, adversarial %.4f%s",
-            number,
+            state.epoch,
             spec.epochs,
             finished.loss,
             finished.clean_accuracy,
             finished.adversarial_accuracy,
             f", held out {held_out.clean:.4f} and {held_out.robust:.4f} under PGD" if held_out is not None else "",
         )
+        state.seconds += sums.seconds
+        state.sums = EpochSums()
+        self._checkpoint()
+
+    def _epsilon(self, epoch: int) -> float:
+        return self.spec.threat_model.epsilon * (epoch / self.spec.epochs if self.spec.epsilon_ramp else 1.0)
 
     def _select(self) -> HeldOutAccuracy | None:
         selection, state, spec = self.spec.selection, self.state, self.spec
         if selection is None or not self._is_measured(selection):
             return None
+        started = time.perf_counter()
         images, labels = self.batches.fetch(self.batches.held_out())
-        state.result.eval()
+
+        def batch_done(images_done: int) -> None:
+            self.progress.selecting(state.epoch, spec.epochs, images_done, len(labels))
+            if self.should_stop():
+                # The epoch's training is done and kept; its measurement is made again.
+                self._checkpoint()
+                raise Stopped
+
         accuracy = held_out_accuracy(
             self.measured_network,
             images,
@@ -242,10 +268,12 @@ class _Run:
             spec.threat_model,
             batch_size=spec.batch_size,
             seed=spec.seed,
+            batch_done=batch_done,
         )
         if state.best is None or accuracy.robust > state.best.robust_accuracy:
             weights = {name: tensor.cpu().clone() for name, tensor in state.result.state_dict().items()}
-            state.best = Best(state.epoch, accuracy.robust, weights)
+            state.best = Best(state.epoch, accuracy.clean, accuracy.robust, weights)
+        state.sums.seconds += time.perf_counter() - started
         return accuracy
 
     def _is_measured(self, selection: Selection) -> bool:
@@ -265,6 +293,8 @@ class _Run:
             weights=path.name,
             epochs=spec.epochs,
             selected_epoch=best.epoch if best is not None else None,
+            held_out_clean_accuracy=best.clean_accuracy if best is not None else None,
+            held_out_robust_accuracy=best.robust_accuracy if best is not None else None,
             seconds=self.state.seconds,
             manifest=make_manifest(
                 spec,
@@ -286,6 +316,14 @@ class _ProgressReports:
         self.first_step: int | None = None
         self.first_moment = self.last_report = 0.0
         self.images_since = 0
+        self.fraction = 0.0
+
+    def selecting(self, epoch: int, epochs: int, images_done: int, images: int) -> None:
+        now = time.perf_counter()
+        if now - self.last_report >= _REPORT_SECONDS:
+            self.last_report, self.images_since = now, 0
+            detail = f"epoch {epoch} of {epochs}, {images_done} of {images} held-out images under PGD"
+            self.report(Progress(stage="selection", fraction=self.fraction, detail=detail))
 
     def step_done(self, done: int, outcome: StepOutcome, detail: str) -> None:
         now = time.perf_counter()
@@ -306,7 +344,7 @@ class _ProgressReports:
             adversarial_accuracy=outcome.adversarial_correct / outcome.images,
             images_per_second=self.images_since / since_report if timed else None,
         )
-        self.last_report, self.images_since = now, 0
+        self.last_report, self.images_since, self.fraction = now, 0, done / self.total
         self.report(
             Progress(
                 stage="training",

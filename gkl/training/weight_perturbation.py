@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -20,25 +20,29 @@ class WeightPerturber:
 
     def __init__(self, model: nn.Module, gamma: float) -> None:
         self.gamma = gamma
-        self.weights = [m.weight for m in model.modules() if isinstance(m, _ConvNd | nn.Linear)]
-        self._moves: list[Tensor] = []
+        weights = [m.weight for m in model.modules() if isinstance(m, _ConvNd | nn.Linear)]
+        self.weights = [weight for weight in weights if weight.requires_grad]
 
-    def perturb(self, objective: Tensor) -> None:
-        """Move the weights to increase `objective`, a scalar computed from them."""
-        gradients = torch.autograd.grad(objective, self.weights)
+    @contextmanager
+    def perturbed(self, objective: Tensor) -> Iterator[None]:
+        """Within, the weights stand where `objective`, a scalar computed from them, is higher.
+
+        An optimizer's step made within stays, as in the paper: only the move is taken back.
+        """
+        # RobustBench's networks have layers that their forward pass leaves out: no gradient, no move.
+        gradients: Sequence[Tensor | None] = torch.autograd.grad(objective, self.weights, allow_unused=True)
+        used = [(w, g) for w, g in zip(self.weights, gradients, strict=True) if g is not None]
+        weights = [weight for weight, _ in used]
         with torch.no_grad():
             tiny = torch.finfo(torch.float32).tiny
-            self._moves = [
-                gradient * (self.gamma * weight.norm() / gradient.norm().clamp_min(tiny))
-                for weight, gradient in zip(self.weights, gradients, strict=True)
-            ]
-            torch._foreach_add_(self.weights, self._moves)
-
-    @torch.no_grad()
-    def restore(self) -> None:
-        """Take the moves back, after the optimizer's step."""
-        torch._foreach_sub_(self.weights, self._moves)
-        self._moves = []
+            # Divided first: a gradient of 0 stays 0.
+            moves = [g / g.norm().clamp_min(tiny) * (self.gamma * w.norm()) for w, g in used]
+            torch._foreach_add_(weights, moves)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                torch._foreach_sub_(weights, moves)
 
 
 @contextmanager

@@ -73,7 +73,7 @@ def test_recipes_survive_json(name: str) -> None:
         ("synthetic", {"file": "/etc/passwd"}, "should match pattern"),
         ("synthetic", {"file": "1m", "fraction": 0.001}, "a batch of 128 cannot be 0.001 generated"),
         ("inner_maximization.start_noise", "gaussian", "'uniform'"),
-        ("compute.precision", "float16", "'float32' or 'bfloat16'"),
+        ("compute.precision", "float16", "'float32', 'tf32' or 'bfloat16'"),
         ("weight_perturbation", {"gamma": 0}, "greater than 0"),
     ],
 )

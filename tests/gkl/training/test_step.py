@@ -47,7 +47,10 @@ def written_out(spec: TrainSpec, model: nn.Module, x: Tensor, y: Tensor) -> None
     weights = torch.full((len(x), 10), 0.1)
     wmse_weight = spec.inner_maximization.wmse_weight
     model.eval()
-    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
+    generator = torch.Generator().manual_seed(1)
+    # Ours first draws a seed for networks that are random themselves.
+    torch.randint(0, 2**62, (), generator=generator)
+    noise = torch.randn(x.shape, generator=generator)
     x_adv = (x + 0.001 * noise).clamp(x - 0.1, x + 0.1).clamp(0, 1)
     for _ in range(spec.inner_maximization.num_steps):
         x_adv.requires_grad_()
@@ -121,15 +124,14 @@ def test_held_out_accuracy_of_a_linear_network_is_its_closed_form() -> None:
     margin = x.flatten(1) @ weights + bias
     y = (torch.rand(200, generator=generator) < 0.9).long() * (margin > 0).long()
 
-    def network(images: Tensor) -> Tensor:
-        score = images.flatten(1) @ weights + bias
-        return torch.stack([-score, score], dim=1)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
+    model.load_state_dict({"1.weight": torch.stack([-weights, weights]), "1.bias": torch.stack([-bias, bias])})
 
     signed = torch.where(y == 1, margin, -margin)
     expected = (signed - 0.05 * weights.abs().sum() > 0).double().mean().item()
     selection = Selection(num_images=200, num_steps=20)
     accuracy = held_out_accuracy(
-        network, x, y, selection, ThreatModel(norm="Linf", epsilon=0.05), batch_size=64, seed=0
+        Network(model, Compute(), CPU), x, y, selection, ThreatModel(epsilon=0.05), batch_size=64, seed=0
     )
     assert accuracy.clean == pytest.approx((signed > 0).double().mean().item())
     assert accuracy.robust == pytest.approx(expected)

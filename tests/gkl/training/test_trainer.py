@@ -11,13 +11,15 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
-from gkl.data import load_train
+from gkl.data import ImageSet, load_train
 from gkl.errors import InvalidInput, NonFiniteLoss, Stopped
+from gkl.models import build_model
 from gkl.outcome import CheckpointSaved, EpochFinished, Event, Progress
 from gkl.recipes import digits, digits_trades
 from gkl.spec import Sgd, TrainSpec
-from gkl.tensor_files import load_tensors
+from gkl.tensor_files import load_tensors, save_tensors
 from gkl.training import train
 from tests.data_files import write_cifar10, write_npz
 from tests.specs import NO_FILES
@@ -126,32 +128,35 @@ def test_a_resumed_run_equals_an_uninterrupted_one(spec: TrainSpec, steps: int, 
     assert max(again) == 3
 
 
-def test_a_run_killed_within_an_epoch_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
-    """SIGKILL for a real process while it trains, with checkpoints at every step and none at all in the last epoch."""
-    spec = everything(epochs=6)
-    whole, _ = run(spec, tmp_path / "whole")
-    directory = tmp_path / "killed"
-    code = f"""
-import sys
+KILLED = """
+import os, signal, sys
 from pathlib import Path
 from gkl.spec import TrainSpec
 from gkl.training import train
-spec = TrainSpec.model_validate_json({spec.model_dump_json()!r})
-train(spec, Path({str(directory)!r}), datasets_dir=Path("/nonexistent"), report=lambda e: print(e.type, flush=True),
-      device="cpu", checkpoint_seconds=0)
+calls = 0
+def kill_at_call_30():
+    global calls
+    calls += 1
+    if calls == 30:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return False
+train(TrainSpec.model_validate_json(sys.argv[1]), Path(sys.argv[2]), datasets_dir=Path("/nonexistent"),
+      report=lambda event: None, should_stop=kill_at_call_30, device="cpu", checkpoint_seconds=float(sys.argv[3]))
 """
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    # The eighth step's checkpoint: two steps into the second epoch.
-    for _ in range(8):
-        while process.stdout.readline() != "checkpoint\n":
-            pass
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    process.stdout.close()
-    assert process.returncode == -signal.SIGKILL
-    within = [path.name for path in directory.glob("checkpoint-*") if "-0000000." not in path.name]
-    assert within, "the kill was to fall within an epoch"
+
+
+@pytest.mark.parametrize("checkpoint_seconds", [0, 1000])
+def test_a_run_killed_within_an_epoch_ends_as_an_uninterrupted_one(checkpoint_seconds: int, tmp_path: Path) -> None:
+    """SIGKILL in the second epoch, with a checkpoint of the step before or only that of the first epoch."""
+    spec = everything(batch_size=64)
+    whole, _ = run(spec, tmp_path / "whole")
+    directory = tmp_path / "killed"
+    command = [sys.executable, "-c", KILLED, spec.model_dump_json(), str(directory), str(checkpoint_seconds)]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    newest = sorted(path.name for path in directory.glob("checkpoint-*"))[-1]
+    # 21 steps and 2 batches of held-out images are the first epoch's.
+    within = "0000006" if checkpoint_seconds == 0 else "0000000"
+    assert newest == f"checkpoint-00001-{within}.safetensors"
     resumed, _ = run(spec, directory)
     assert resumed == whole
     assert fingerprint(directory) == fingerprint(tmp_path / "whole")
@@ -188,15 +193,85 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path, caplo
         run(short(), directory, should_stop=StopAfter(14))
     newest = directory / "checkpoint-00002-0000002.safetensors"
     newest.write_bytes(newest.read_bytes()[:1000])
-    resumed, _ = run(short(), directory)
+    # The damaged one is not among the one that is kept.
+    resumed, events = run(short(), directory, keep_checkpoints=1)
     assert resumed == whole
     assert "checkpoint-00002-0000002.safetensors cannot be read" in caplog.text
+    assert next(e.epoch for e in events if isinstance(e, EpochFinished)) == 3
+    kept = [path.name for path in directory.glob("checkpoint-*.safetensors")]
+    assert kept == ["checkpoint-00003-0000000.safetensors"]
 
 
-def test_divergence_ends_the_run_with_the_step_and_leaves_the_checkpoint(tmp_path: Path) -> None:
+def test_what_a_killed_process_left_half_written_is_removed(tmp_path: Path) -> None:
+    left = tmp_path / ".checkpoint-00001-0000000.safetensors.4711.part"
+    left.write_bytes(b"half")
+    run(short(epochs=1), tmp_path)
+    assert not left.exists()
+
+
+def test_divergence_ends_the_run_with_the_step_and_writes_no_weights(tmp_path: Path) -> None:
     with pytest.raises(NonFiniteLoss, match=r"became (nan|inf) \(natural .*\) at step \d+ of 60 .* lower one of them"):
         run(short(optimizer=Sgd(learning_rate=100.0), epochs=10), tmp_path)
     assert not (tmp_path / "weights.safetensors").exists()
+
+
+def test_weights_that_are_not_finite_are_never_in_a_checkpoint(tmp_path: Path) -> None:
+    """The loss is finite until the step after: a checkpoint of every step must not hold the damage."""
+    objective = {"loss": "gkl", "wmse_weight": 1000.0}
+    changes = {"optimizer": {"learning_rate": 100.0}, "objective": objective, "batch_size": 719}
+    spec = everything(epochs=10, schedule={"kind": "cosine"}, selection=None, **changes)
+    with pytest.raises(NonFiniteLoss, match="lower one of them"):
+        run(spec, tmp_path, checkpoint_seconds=0)
+    for path in tmp_path.glob("checkpoint-*"):
+        tensors, _ = load_tensors(path)
+        assert all(t.isfinite().all() for name, t in tensors.items() if name.startswith(("model.", "average.")))
+    assert not (tmp_path / "weights.safetensors").exists()
+
+
+def test_networks_that_draw_at_random_resume_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dropout draws from torch's global stream, which no checkpoint holds."""
+
+    def with_dropout(architecture: str, dataset: str) -> nn.Module:
+        return nn.Sequential(build_model(architecture, dataset), nn.Dropout(0.3))
+
+    monkeypatch.setattr("gkl.training.trainer.build_model", with_dropout)
+    whole, _ = run(short(), tmp_path / "whole")
+    with pytest.raises(Stopped):
+        run(short(), tmp_path / "stopped", should_stop=StopAfter(8))
+    torch.manual_seed(4711)
+    assert run(short(), tmp_path / "stopped")[0] == whole
+
+
+def test_other_data_and_another_kind_of_device_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(Stopped):
+        run(short(), tmp_path, should_stop=StopAfter(8))
+    newest = sorted(tmp_path.glob("checkpoint-*"))[-1]
+    tensors, metadata = load_tensors(newest)
+    save_tensors(newest, tensors, metadata | {"origin": metadata["origin"] | {"kind of device": "cuda"}})
+    with pytest.raises(InvalidInput, match=r"another kind of device than this run has here \(cuda, now cpu\)"):
+        run(short(), tmp_path)
+    save_tensors(newest, tensors, metadata)
+    data = load_train("digits", NO_FILES)
+    assert isinstance(data, ImageSet)
+    reversed_data = ImageSet(data.images.flip(0), data.labels.flip(0))
+    monkeypatch.setattr("gkl.training.trainer.load_train", lambda *_: reversed_data)
+    with pytest.raises(InvalidInput, match="another data set than this run has here"):
+        run(short(), tmp_path)
+
+
+def test_a_stop_while_held_out_images_are_attacked_loses_nothing(tmp_path: Path) -> None:
+    spec = everything(batch_size=64, selection={"num_images": 200, "num_steps": 3})
+    whole, _ = run(spec, tmp_path / "whole")
+    directory = tmp_path / "stopped"
+    told: list[Event] = []
+    with pytest.raises(Stopped):
+        # 20 steps an epoch; the stop falls on the second of the held-out batches.
+        run(spec, directory, should_stop=StopAfter(21), report=told.append)
+    assert not [e for e in told if isinstance(e, EpochFinished)]
+    resumed, events = run(spec, directory)
+    assert [e.epoch for e in events if isinstance(e, EpochFinished)] == [1, 2, 3]
+    assert resumed == whole
+    assert fingerprint(directory) == fingerprint(tmp_path / "whole")
 
 
 FULL_DISK = """

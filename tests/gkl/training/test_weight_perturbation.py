@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 
+import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -31,14 +32,13 @@ def test_the_perturbation_is_the_papers_and_is_taken_back() -> None:
     before = {name: t.clone() for name, t in model.state_dict().items()}
     perturber = WeightPerturber(model, 0.05)
     with unrecorded_statistics(model):
-        perturber.perturb(F.cross_entropy(model(x), y))
-    state = model.state_dict()
-    for name, tensor in state.items():
-        # The reference's difference has lost digits: it is a hundredth of a gradient, added to the weight.
-        torch.testing.assert_close(tensor, expected.get(name, before[name]), rtol=1e-3, atol=1e-5)
-        if name in expected:
-            assert not torch.equal(tensor, before[name])
-    perturber.restore()
+        objective = F.cross_entropy(model(x), y)
+    with perturber.perturbed(objective):
+        for name, tensor in model.state_dict().items():
+            # The reference's difference has lost digits: it is a hundredth of a gradient, added to the weight.
+            torch.testing.assert_close(tensor, expected.get(name, before[name]), rtol=1e-3, atol=1e-5)
+            if name in expected:
+                assert not torch.equal(tensor, before[name])
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(tensor, before[name], rtol=1e-6, atol=1e-7)
 
@@ -49,8 +49,33 @@ def test_it_makes_the_objective_worse() -> None:
     x, y = torch.rand(64, 1, 8, 8), torch.randint(0, 10, (64,))
     perturber = WeightPerturber(model, 0.05)
     loss = F.cross_entropy(model(x), y)
-    perturber.perturb(loss)
-    assert F.cross_entropy(model(x), y) > loss
+    with perturber.perturbed(loss):
+        assert F.cross_entropy(model(x), y) > loss
+
+
+def test_layers_without_a_gradient_stay_where_they_are() -> None:
+    """One that the forward pass leaves out, as RobustBench's WideResNet has, one whose gradient is 0, one frozen."""
+    model = nn.ModuleDict({name: nn.Linear(4, 4) for name in ("used", "left_out", "dead", "frozen")})
+    model["frozen"].requires_grad_(False)
+    with torch.no_grad():
+        model["dead"].weight.mul_(1e6)
+    before = copy.deepcopy(model.state_dict())
+    x = torch.rand(8, 4)
+    objective = model["used"](x).square().sum() + (model["dead"](model["frozen"](x)) * 0.0).sum()
+    with WeightPerturber(model, 1.0).perturbed(objective):
+        after = model.state_dict()
+        assert not torch.equal(after["used.weight"], before["used.weight"])
+        for name in ("left_out", "dead", "frozen"):
+            assert torch.equal(after[f"{name}.weight"], before[f"{name}.weight"])
+
+
+def test_weights_are_put_back_when_the_step_fails() -> None:
+    model = nn.Linear(4, 4)
+    before = model.weight.detach().clone()
+    perturber = WeightPerturber(model, 0.5)
+    with pytest.raises(ArithmeticError), perturber.perturbed(model(torch.rand(2, 4)).square().sum()):
+        raise ArithmeticError
+    torch.testing.assert_close(model.weight.detach(), before)
 
 
 def test_statistics_are_neither_moved_nor_counted() -> None:
