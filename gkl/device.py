@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
-from gkl.errors import InvalidInput
+from gkl.errors import InvalidInput, OutOfMemory
 
 
 def select_device(name: str | None = None) -> torch.device:
@@ -35,6 +35,23 @@ def set_tensor_float_32(allowed: bool) -> None:
     """Whether CUDA's float32 convolutions and products may round their factors to 10 bits, as they do by default."""
     torch.backends.cudnn.conv.fp32_precision = "tf32" if allowed else "ieee"  # type: ignore[attr-defined]
     torch.backends.cuda.matmul.fp32_precision = "tf32" if allowed else "ieee"
+
+
+@contextmanager
+def out_of_memory_explained() -> Iterator[None]:
+    """
+    Raises:
+        OutOfMemory: in place of the several errors that say so.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # torch raises its own error for CUDA and a plain RuntimeError for the CPU's allocator.
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        raise OutOfMemory(
+            "the device has too little memory for this run; lower batch_size and start it again"
+        ) from error
 
 
 @contextmanager

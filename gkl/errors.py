@@ -4,6 +4,7 @@
     ├── InvalidInput          the spec, the data or the weights cannot be used as given
     ├── NonFiniteLoss         the training diverged
     ├── NoSpaceLeft           the disk is full
+    ├── OutOfMemory           the device's memory is
     └── InvalidVerdict        an attack's result did not survive its own re-check
     Stopped                   not an error: the run was asked to stop and has saved what it had
 
@@ -45,6 +46,10 @@ class NonFiniteLoss(GklError):
 
 class NoSpaceLeft(GklError):
     code = FailureCode.NO_SPACE_LEFT
+
+
+class OutOfMemory(GklError):
+    code = FailureCode.OUT_OF_MEMORY
 
 
 class InvalidVerdict(GklError):

@@ -54,11 +54,6 @@ def _run(order: dict[str, Any], send: Callable[[BaseModel], None], should_stop: 
         return Failed(code=error.code, message=str(error))
     except Exception as error:  # noqa: BLE001 - logged, and told to the supervisor
         _log.exception("the run failed")
-        if _is_out_of_memory(error):
-            return Failed(
-                code=FailureCode.OUT_OF_MEMORY,
-                message="the device has too little memory for this run; lower batch_size and submit it again",
-            )
         return Failed(
             code=FailureCode.INTERNAL,
             message=f"{type(error).__name__}: {error}; the job's log has the whole trace",
@@ -77,15 +72,6 @@ def _execute(order: dict[str, Any], send: Callable[[BaseModel], None], should_st
 
     weights = directory / order["weights"]
     return evaluate(spec, weights, datasets_dir=datasets_dir, report=send, should_stop=should_stop)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    # torch raises its own error for CUDA and a plain RuntimeError for the CPU's allocator.
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or "can't allocate memory" in str(error)
-    )
 
 
 def _die_with_supervisor() -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from gkl.catalog import DATASETS
 from gkl.data import ImageSet, load_test, unit_range
-from gkl.device import select_device, set_tensor_float_32
+from gkl.device import out_of_memory_explained, select_device, set_tensor_float_32
 from gkl.errors import InvalidInput, InvalidVerdict
 from gkl.evaluation.attacks import Attack, standard_attacks
 from gkl.evaluation.progress import EvaluationProgress
@@ -33,6 +33,7 @@ _log = logging.getLogger(__name__)
 _NORM_TOLERANCE = 1e-5
 
 
+@out_of_memory_explained()
 def evaluate(
     spec: EvaluateSpec,
     weights: Path,
@@ -55,6 +56,7 @@ def evaluate(
     Raises:
         InvalidInput: the weights are other ones, or of another architecture, or their logits are not finite.
         InvalidVerdict: an attack returned an image outside the threat model.
+        OutOfMemory: the batch is too large for the device.
         Stopped: `should_stop` said yes.
     """
     commit = git_commit()

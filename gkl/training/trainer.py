@@ -13,7 +13,7 @@ from gkl.catalog import DATASETS
 from gkl.data import load_train
 from gkl.data.augmentation import augmented_views
 from gkl.data.synthetic import SyntheticImages
-from gkl.device import select_device, set_tensor_float_32
+from gkl.device import out_of_memory_explained, select_device, set_tensor_float_32
 from gkl.errors import Stopped
 from gkl.files import check_writable, sha256_of
 from gkl.models import build_model
@@ -43,6 +43,7 @@ WEIGHTS_FILE = "weights.safetensors"
 _REPORT_SECONDS = 0.25
 
 
+@out_of_memory_explained()
 def train(
     spec: TrainSpec,
     directory: Path,
@@ -71,6 +72,7 @@ def train(
             another spec.
         NonFiniteLoss: the loss became NaN or infinite; the last checkpoint remains.
         NoSpaceLeft: the disk is full; the last checkpoint remains.
+        OutOfMemory: the batch is too large for the device; the last checkpoint remains.
         Stopped: `should_stop` said yes; a later call with the same arguments goes on from that step.
     """
     check_writable(directory)

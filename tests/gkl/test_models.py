@@ -122,5 +122,14 @@ def test_an_architecture_is_the_one_of_the_published_model(architecture: str, zo
         return {name: tensor.shape for name, tensor in model.state_dict().items()}
 
     assert shapes(ours) == shapes(theirs)
-    statistics = [getattr(model, "mean", None) is not None for model in (ours, theirs)]
-    assert statistics[0] == statistics[1]
+
+
+@pytest.mark.parametrize("dataset", ["cifar10", "cifar100"])
+def test_input_normalization_is_the_published_models(dataset: str) -> None:
+    """Not in the checkpoint: it must come with the architecture."""
+    ours = build_model("wrn_28_10_silu", dataset)
+    theirs = build_model(f"{dataset}/Linf/Cui2023Decoupled_WRN-28-10", dataset)
+    for name, buffer in theirs.named_buffers():
+        if name in ("mean", "std"):
+            assert torch.equal(ours.get_buffer(name), buffer)
+    assert {"mean", "std"} <= {name for name, _ in theirs.named_buffers()}

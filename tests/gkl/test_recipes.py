@@ -34,6 +34,7 @@ PLAIN: dict[str, Any] = {
     "averaging": {"kind": "epoch", "tau": 0.9},
     "weight_perturbation": {"gamma": 0.005, "first_epoch": 10},
     "selection": None,
+    "compute": {"precision": "float32", "channels_last": True, "compile": False},
     "evaluation.protocol": "standard",
     "evaluation.num_points": None,
     "evaluation.threat_model": {"norm": "Linf", "epsilon": 8 / 255},
@@ -59,6 +60,8 @@ SYNTHETIC: dict[str, Any] = {
     "weight_perturbation": None,
     "selection.num_images": 1024,
     "selection.num_steps": 40,
+    "selection.relative_step_size": 0.25,
+    "selection.every_epochs": 1,
     "objective.gamma": 1.0,
     "objective.prior_temperature": 4.0,
 }

@@ -152,6 +152,21 @@ def test_a_cifar_batch_that_is_none_is_refused_and_runs_nothing(
     assert not (tmp_path / "hostile-was-here").exists()
 
 
+def test_a_damaged_cifar_batch_is_a_sentence_or_harmless(tmp_path: Path) -> None:
+    """One bit flipped at a time; what a flip in the pixels gives is another image."""
+    write_cifar10(tmp_path, per_batch=2)
+    path = tmp_path / "cifar10" / "cifar-10-batches-py" / "test_batch"
+    whole = path.read_bytes()
+    for place in [*range(0, 200), *range(len(whole) - 200, len(whole))]:
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        try:
+            load_test("cifar10", tmp_path)
+        except InvalidInput as error:
+            assert "fetch cifar-10-python.tar.gz again" in str(error)
+
+
 # --- ImageNet ---
 
 

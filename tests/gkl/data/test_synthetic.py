@@ -76,6 +76,24 @@ def test_a_missing_and_a_truncated_file_are_refused(tmp_path: Path) -> None:
         opened(tmp_path / "short.npz")
 
 
+@pytest.mark.parametrize("compressed", [False, True])
+def test_damage_anywhere_is_a_sentence_or_harmless(compressed: bool, tmp_path: Path) -> None:
+    """One bit flipped at a time, in headers, directory and content."""
+    path = tmp_path / "damaged.npz"
+    write_npz(path, 3, compressed=compressed)
+    whole = path.read_bytes()
+    places = np.random.default_rng(0).integers(0, len(whole), 60).tolist()
+    for place in [*range(0, 160), *places, *range(len(whole) - 160, len(whole))]:
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        path.with_suffix(".unpacked.npz").unlink(missing_ok=True)
+        try:
+            opened(path).take(torch.arange(3))
+        except InvalidInput as error:
+            assert "damaged" in str(error)
+
+
 PEAK_MEMORY = r"""
 import re, sys
 from pathlib import Path

@@ -9,6 +9,7 @@ from torch import Tensor
 from gkl.data import ImageSet
 from gkl.data.images import ImageFiles
 from gkl.data.synthetic import SyntheticImages
+from gkl.errors import InvalidInput
 from gkl.training.batches import Batches
 from tests.data_files import write_npz
 
@@ -78,3 +79,8 @@ def test_an_image_that_cannot_be_decoded_is_an_error_of_the_run(tmp_path: Path) 
     batches = Batches(ImageFiles([tmp_path / "a"], torch.tensor([0]), decode), batch_size=1, device=CPU)
     with pytest.raises(OSError, match="is gone"):
         list(batches.iterate(batches.order(generator())))
+
+
+def test_nothing_left_to_train_on_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="of the 20 training images found, 20 are held out"):
+        Batches(numbered(20), batch_size=4, device=CPU, num_held_out=20)
