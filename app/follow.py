@@ -113,12 +113,14 @@ class Display:
     def epoch(self, epoch: EpochFinished) -> None:
         # Ten lines tell a curve; a line per epoch would bury the rest.
         if epoch.epoch % max(1, epoch.epochs // 10) == 0 or epoch.epoch == epoch.epochs:
+            # Eighty columns: the radius matters while it grows, the held-out accuracy where there is one.
+            last = f"epsilon {epoch.epsilon:.3g}"
+            if epoch.held_out_robust_accuracy is not None:
+                last = f"held out {epoch.held_out_robust_accuracy:.1%}"
             line = (
                 f"epoch {epoch.epoch:>4} of {epoch.epochs}: loss {epoch.loss:.3f}, clean {epoch.clean_accuracy:.1%}, "
-                f"adversarial {epoch.adversarial_accuracy:.1%} at epsilon {format_epsilon(epoch.epsilon)}"
+                f"adversarial {epoch.adversarial_accuracy:.1%}, {last}"
             )
-            if epoch.held_out_robust_accuracy is not None:
-                line += f", held out {epoch.held_out_robust_accuracy:.1%} under PGD"
             self._line(line)
 
     def attack(self, attack: AttackOutcome) -> None:

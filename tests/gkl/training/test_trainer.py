@@ -18,7 +18,7 @@ from gkl.errors import InvalidInput, NonFiniteLoss, Stopped
 from gkl.models import build_model
 from gkl.outcome import CheckpointSaved, EpochFinished, Event, Progress
 from gkl.recipes import digits, digits_trades
-from gkl.spec import Sgd, TrainSpec
+from gkl.spec import Sgd, ThreatModel, TrainSpec
 from gkl.tensor_files import load_tensors, save_tensors
 from gkl.training import train
 from tests.data_files import write_cifar10, write_npz
@@ -382,6 +382,15 @@ def test_other_arithmetic_trains_as_well_and_gives_other_bytes(compute: dict[str
     assert other != plain or compute == {"channels_last": False}
     losses = [[e.loss for e in reported if isinstance(e, EpochFinished)] for reported in (plain_events, events)]
     assert losses[0] == pytest.approx(losses[1], rel=2e-2)
+
+
+def test_training_under_l2_perturbs_within_the_ball_and_learns(tmp_path: Path) -> None:
+    spec = short(epochs=12, threat_model=ThreatModel(norm="L2", epsilon=0.8))
+    _, events = run(spec, tmp_path)
+    last = [e for e in events if isinstance(e, EpochFinished)][-1]
+    assert last.epsilon == pytest.approx(0.8)
+    assert last.clean_accuracy > 0.3
+    assert last.adversarial_accuracy < last.clean_accuracy
 
 
 def test_the_manifest_names_data_and_weights(tmp_path: Path) -> None:
