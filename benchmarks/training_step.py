@@ -1,6 +1,6 @@
 """A full training step of ours against the same step done as the released scripts do it, in one run.
 
-    python benchmarks/training_step.py                                  # CPU: small_cnn and ResNet-18
+    python benchmarks/training_step.py --batch-size 32 --compile        # CPU: small_cnn and ResNet-18, minutes
     python benchmarks/training_step.py --device cuda --architecture wrn_28_10_silu --batch-size 512
 
 The step is inner maximization (5 steps), weight perturbation and update with the GKL loss on 100 classes. The other

@@ -123,8 +123,8 @@ class _Run:
                 image_shape=described.image_shape,
                 num_classes=described.num_classes,
             )
-        data_sha256, synthetic_sha256 = data.sha256(), None if synthetic is None else synthetic.sha256()
-        self.data_sha256, self.synthetic_sha256 = data_sha256, synthetic_sha256
+        self.dataset_sha256 = data.sha256()
+        self.synthetic_sha256 = None if synthetic is None else synthetic.sha256()
         set_tensor_float_32(spec.compute.precision == "tf32")
         self.batches = Batches(
             data,
@@ -155,7 +155,11 @@ class _Run:
             prior=objective.prior,
             generator=generator,
             average=WeightAverage(model, spec.averaging, self.total_steps) if spec.averaging is not None else None,
-            origin={"data set": data_sha256, "generated images": synthetic_sha256, "kind of device": device.type},
+            origin={
+                "data set": self.dataset_sha256,
+                "generated images": self.synthetic_sha256,
+                "kind of device": device.type,
+            },
         )
         self.step = AdversarialStep(spec, model, self.state.optimizer, objective, generator)
         self.measured_network = Network(self.state.result, spec.compute, device)
@@ -303,7 +307,7 @@ class _Run:
                 commit=self.commit,
                 seed=spec.seed,
                 device=self.device,
-                dataset_sha256=self.data_sha256,
+                dataset_sha256=self.dataset_sha256,
                 synthetic_sha256=self.synthetic_sha256,
                 weights_sha256=sha256_of(path),
             ),
