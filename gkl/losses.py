@@ -11,8 +11,7 @@ arXiv 2305.13948; TRADES, arXiv 1901.08573.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -171,8 +170,7 @@ def _prepared(logits: Tensor, target_logits: Tensor, weights: Tensor) -> tuple[T
     return other, target, weights.to(target.dtype)
 
 
-@dataclass(frozen=True)
-class _Form:
+class _Form(NamedTuple):
     """Which of the losses is meant."""
 
     normalizer: Literal["samples", "pairs"]
@@ -209,15 +207,17 @@ class _WeightedLoss(torch.autograd.Function):
         gradient = w * centered
         centered.sub_(gradient.sum(dim=1, keepdim=True).div_(row_sum))
         torch.mul(w, centered, out=gradient).mul_(row_sum)
-        scale = 1 / row_sum.square_().sum().clamp_min_(smallest) if form.normalizer == "pairs" else 1 / batch
-        wmse = centered.mul_(gradient).sum() * (0.5 * scale)
+        inverse: Tensor | float = 1 / batch
+        if form.normalizer == "pairs":
+            inverse = row_sum.square_().sum().clamp_min_(smallest).reciprocal_()
+        wmse = centered.mul_(gradient).sum().mul_(inverse).mul_(0.5)
         # DKL's weights are its target.
         target = w if form.decoupled else F.softmax(t if temperature == 1.0 else t / temperature, dim=1)
         log_other = F.log_softmax(s if temperature == 1.0 else s / temperature, dim=1)
         # The buffer of the squares is free again.
         ce = torch.mul(target, log_other, out=centered).sum().div_(-batch)
         ctx.save_for_backward(gradient, target, log_other)
-        ctx.scale_t, ctx.scale_s = wmse_weight * scale, ce_weight / (temperature * batch)
+        ctx.inverse, ctx.wmse_weight, ctx.scale_s = inverse, wmse_weight, ce_weight / (temperature * batch)
         ctx.decoupled = form.decoupled
         ctx.mark_non_differentiable(wmse, ce)
         return torch.add(wmse * wmse_weight, ce, alpha=ce_weight), wmse, ce
@@ -232,7 +232,7 @@ class _WeightedLoss(torch.autograd.Function):
         gradient, target, log_other = ctx.saved_tensors
         grad_s = grad_t = None
         if ctx.needs_input_grad[1] or not ctx.decoupled:
-            grad_t = gradient * (grad_loss * ctx.scale_t)
+            grad_t = gradient * (grad_loss * ctx.wmse_weight * ctx.inverse)
         if ctx.needs_input_grad[0]:
             grad_s = log_other.exp().sub_(target).mul_(grad_loss * ctx.scale_s)
             if not ctx.decoupled:
