@@ -1,4 +1,4 @@
-"""Adversarial training with the TRADES and GKL objectives."""
+"""Adversarial training with the TRADES, DKL, IKL and GKL objectives."""
 
 from gkl.training.trainer import train
 
