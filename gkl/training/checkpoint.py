@@ -135,7 +135,7 @@ def restore_newest(directory: Path, state: TrainingState, spec: TrainSpec) -> li
         try:
             tensors, metadata = load_tensors(path)
         except InvalidInput as error:
-            passed_over.append(f"{error}; the checkpoint before it is used.")
+            passed_over.append(f"{error}; it is passed over and kept as {path.stem}.damaged.")
             # Else it would count among the newest that are kept.
             path.rename(path.with_suffix(".damaged"))
             continue
