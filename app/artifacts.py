@@ -1,4 +1,4 @@
-"""Files kept by content: checkpoints and weights under their sha256, logs under their job."""
+"""Files kept by content: checkpoints, weights and certificates under their sha256, logs under their job."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from app.errors import NotFound
 
@@ -22,6 +25,35 @@ class StoredFile:
     size_bytes: int
 
 
+class Incoming:
+    """Hashes while it writes."""
+
+    def __init__(self, path: Path, file: BinaryIO, final_path: Callable[[str], Path]) -> None:
+        self.path = path
+        self._file, self._final_path = file, final_path
+        self._digest, self._size = hashlib.sha256(), 0
+
+    def write(self, chunk: bytes) -> None:
+        self._digest.update(chunk)
+        self._size += self._file.write(chunk)
+
+    def flush(self) -> None:
+        """So that what was written can be read at `path`."""
+        self._file.flush()
+
+    def keep(self) -> StoredFile:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        path = self._final_path(self._digest.hexdigest())
+        path.parent.mkdir(exist_ok=True)
+        # mkstemp's files are their maker's alone; API and workers may be different users of one folder.
+        self.path.chmod(0o644)
+        self.path.replace(path)
+        for folder in (path.parent, path.parent.parent):
+            _sync_directory(folder)
+        return StoredFile(self._digest.hexdigest(), self._size)
+
+
 class ArtifactStore:
     """A folder in which equal files are stored once. Names are made here, never by a caller."""
 
@@ -30,28 +62,22 @@ class ArtifactStore:
         self._logs = data_dir / "logs" / "jobs"
 
     def put(self, source: Path) -> StoredFile:
-        """Copy a file in, hashing on the way; it appears under its name only when it is whole."""
+        """Copy a file in."""
+        with self.incoming() as incoming, source.open("rb") as file:
+            while chunk := file.read(_CHUNK_BYTES):
+                incoming.write(chunk)
+            return incoming.keep()
+
+    @contextmanager
+    def incoming(self) -> Iterator[Incoming]:
+        """A file that is being received; it appears under its name only when it is whole and kept."""
         self._root.mkdir(parents=True, exist_ok=True)
-        digest, size = hashlib.sha256(), 0
         descriptor, name = tempfile.mkstemp(prefix=".incoming-", dir=self._root)
-        temporary = Path(name)
         try:
-            with os.fdopen(descriptor, "wb") as target, source.open("rb") as file:
-                while chunk := file.read(_CHUNK_BYTES):
-                    digest.update(chunk)
-                    size += target.write(chunk)
-                target.flush()
-                os.fsync(target.fileno())
-            path = self._path(digest.hexdigest())
-            path.parent.mkdir(exist_ok=True)
-            # mkstemp's files are their maker's alone; API and workers may be different users of one folder.
-            temporary.chmod(0o644)
-            temporary.replace(path)
-            for folder in (path.parent, self._root):
-                _sync_directory(folder)
+            with os.fdopen(descriptor, "wb") as file:
+                yield Incoming(Path(name), file, self._path)
         finally:
-            temporary.unlink(missing_ok=True)
-        return StoredFile(digest.hexdigest(), size)
+            Path(name).unlink(missing_ok=True)
 
     def path(self, sha256: str) -> Path:
         """Where the content with this hash lies.

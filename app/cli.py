@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import signal
 import sys
 import threading
@@ -16,8 +17,10 @@ from pydantic import ValidationError
 from rich.console import Console
 from sqlalchemy.exc import SQLAlchemyError
 
+from app import formatting
 from app.settings import Settings
 from gkl.errors import GklError, InvalidInput, Stopped
+from gkl.files import sha256_of
 from gkl.recipes import RECIPES
 from gkl.recipes import recipe as find_recipe
 from gkl.spec import JOB_SPEC, EvaluateSpec, TrainSpec
@@ -37,6 +40,10 @@ DataDir = Annotated[Path | None, typer.Option(help="Where everything is kept. De
 Port = Annotated[int | None, typer.Option(min=1, max=65535, help="Port of the API and the pages. Default: 8000.")]
 Url = Annotated[str, typer.Option(help="Address of the service.")]
 SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="JSON file with the spec; - reads standard input.")]
+Weights = Annotated[
+    Path | None,
+    typer.Option(help="File of weights: safetensors or a state dict. Without it: RobustBench's published ones."),
+]
 EndWithParent = Annotated[bool, typer.Option("--end-with-parent", hidden=True)]
 
 
@@ -185,6 +192,9 @@ def migrate() -> None:
 @cli.command()
 def submit(
     spec_file: SpecFile,
+    weights: Annotated[
+        Path | None, typer.Option(help="Send this file of weights first: safetensors or a state dict of torch.save.")
+    ] = None,
     follow: Annotated[
         bool, typer.Option("--follow", help="Show progress until the job and what follows it end.")
     ] = False,
@@ -197,7 +207,14 @@ def submit(
     from app.client import Client  # noqa: PLC0415
     from app.follow import run_and_show  # noqa: PLC0415
 
-    spec = _read_spec(spec_file)
+    spec = _read_spec(spec_file, weights)
+    if weights is not None:
+        if not isinstance(spec, EvaluateSpec):
+            raise InvalidInput(f"{spec_file} is a spec of kind {spec.kind!r}; --weights are for an evaluation")
+        if sha256_of(_existing(weights, "the weights to attack")) != spec.weights:
+            raise InvalidInput(f"{spec_file} names other weights than {weights}; leave 'weights' out of it")
+        with Client(url) as client:
+            client.send_weights(weights)
     if follow:
         raise typer.Exit(0 if run_and_show(url, spec, _console) else 1)
     with Client(url) as client:
@@ -253,53 +270,103 @@ def train(
             display.trained(output / outcome.weights, outcome)
             follow_up = spec.follow_up(outcome.manifest.weights_sha256)
             if follow_up is not None:
+                directory = output / "evaluation"
                 measured = run_evaluation(
                     follow_up,
                     output / outcome.weights,
+                    directory,
                     datasets_dir=datasets_dir,
                     report=display.report,
                     should_stop=stop.is_set,
                     device=device,
                 )
-                display.evaluated(measured)
+                display.evaluated(measured, directory / str(measured.certificate))
     except Stopped:
-        _console.print(f"Stopped. The same command goes on from the last checkpoint in {output}.")
+        _console.print(f"Stopped. The same command goes on from what is in {output}.")
         raise typer.Exit(130) from None
 
 
 @cli.command()
 def evaluate(
     spec_file: SpecFile,
-    weights: Annotated[Path, typer.Option(help="The safetensors file that the spec names by its sha256.")],
+    weights: Weights = None,
+    output: Annotated[
+        Path, typer.Option(help="Directory of finished parts and the certificate; used again, it goes on.")
+    ] = Path("runs/evaluate"),
+    shard: Annotated[
+        str | None,
+        typer.Option(help="Run only this share, such as 1/3; without it, all shares in the directory are merged."),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:1. Default: CUDA if there is one.")] = None,
 ) -> None:
-    """Attack weights without any service.
+    """Attack weights without any service, leaving a certificate. Ctrl-C stops; the same command goes on.
 
-    Example: `gklbench evaluate evaluate.json --weights runs/digits/weights.safetensors`
+    Example: `gklbench evaluate evaluate.json --weights runs/digits/weights.safetensors --output runs/attacked`
     """
     from app.follow import LocalDisplay  # noqa: PLC0415
-    from gkl.evaluation import evaluate as run_evaluation  # noqa: PLC0415
+    from gkl import evaluation as engine  # noqa: PLC0415
 
-    spec = _read_spec(spec_file)
+    spec = _read_spec(spec_file, weights)
     if not isinstance(spec, EvaluateSpec):
         raise InvalidInput(f"{spec_file} is a spec of kind {spec.kind!r}; use 'gklbench train' for it")
-    if not weights.is_file():
-        raise InvalidInput(f"there is no file {weights}; --weights names the safetensors file to attack")
+    if weights is not None:
+        _existing(weights, "the weights to attack")
+    settings = _environment_settings()
     stop = _stop_flag()
     try:
         with LocalDisplay(_console) as display:
-            measured = run_evaluation(
-                spec,
-                weights,
-                datasets_dir=_environment_settings().effective_datasets_dir,
-                report=display.report,
-                should_stop=stop.is_set,
-                device=device,
-            )
-            display.evaluated(measured)
+            options: dict[str, Any] = {
+                "datasets_dir": settings.effective_datasets_dir,
+                "models_dir": settings.effective_models_dir,
+                "report": display.report,
+                "should_stop": stop.is_set,
+                "device": device,
+            }
+            if shard is not None:
+                engine.evaluate_shard(spec, weights, output, _parse_shard(shard), **options)
+                _console.print(f"Shard {shard} is done. When all are, the same command without --shard merges them.")
+                return
+            measured = engine.evaluate(spec, weights, output, **options)
+            display.evaluated(measured, output / str(measured.certificate))
     except Stopped:
-        _console.print("Stopped.")
+        _console.print(f"Stopped. The same command goes on from what is in {output}.")
         raise typer.Exit(130) from None
+
+
+@cli.command()
+def verify(
+    certificate: Annotated[Path, typer.Argument(help="The safetensors file that an evaluation left.")],
+    weights: Weights = None,
+    device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:1. Default: CUDA if there is one.")] = None,
+) -> None:
+    """Re-check an evaluation's certificate: every adversarial example's norm, box and prediction.
+
+    Needs the weights and the data, and seconds. Exit status 1 and the first offending point if it does not hold.
+
+    Example: `gklbench verify runs/attacked/certificate.safetensors --weights runs/digits/weights.safetensors`
+    """
+    from gkl.evaluation import verify as run_verification  # noqa: PLC0415
+
+    settings = _environment_settings()
+    found = run_verification(
+        _existing(certificate, "a certificate"),
+        None if weights is None else _existing(weights, "weights"),
+        datasets_dir=settings.effective_datasets_dir,
+        models_dir=settings.effective_models_dir,
+        device=device,
+    )
+    if not found.holds:
+        more = f" And {len(found.problems) - 1} more." if len(found.problems) > 1 else ""
+        raise InvalidInput(f"{certificate.name} does not hold: {found.problems[0]}.{more}")
+    _console.print(f"It holds: {found.examples} adversarial examples and {found.num_points} clean images re-checked.")
+    if found.answers_vary:
+        _console.print("The model's answers vary from pass to pass; the figures are this pass's alone.")
+    for what, correct in (("clean accuracy", found.clean_correct), ("robust accuracy at most", found.robust_correct)):
+        if correct is not None:
+            accuracy = formatting.percent(correct / found.num_points)
+            _console.print(f"  {what} {accuracy} ({correct} of {found.num_points})", highlight=False)
+    if found.borderline:
+        _console.print(f"  {found.borderline} answers lie within rounding of another class.", highlight=False)
 
 
 # --- shared ------------------------------------------------------------------------------------------------------
@@ -325,10 +392,30 @@ def _environment_settings() -> Settings:
         raise SettingsError(" ".join(problems)) from error
 
 
-def _read_spec(path: Path) -> TrainSpec | EvaluateSpec:
+def _existing(path: Path, what: str) -> Path:
+    if not path.is_file():
+        raise InvalidInput(f"there is no file {path}; name {what}")
+    return path
+
+
+def _parse_shard(text: str) -> Any:
+    from gkl.evaluation import Shard  # noqa: PLC0415
+
+    match = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
+    if match is None:
+        raise InvalidInput(f"--shard is a number of a total, such as 1/3, not {text!r}")
+    return Shard(int(match[1]) - 1, int(match[2]))
+
+
+def _read_spec(path: Path, weights: Path | None = None) -> TrainSpec | EvaluateSpec:
+    """A spec from a file; an evaluation that names no weights takes those of the given file."""
     try:
         text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
-        return JOB_SPEC.validate_python(json.loads(text))
+        content = json.loads(text)
+        is_evaluation = isinstance(content, dict) and content.get("kind") == "evaluate"
+        if weights is not None and is_evaluation and "weights" not in content:
+            content["weights"] = sha256_of(_existing(weights, "the weights to attack"))
+        return JOB_SPEC.validate_python(content)
     except OSError as error:
         raise InvalidInput(f"{path} cannot be read ({error.strerror})") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

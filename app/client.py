@@ -6,12 +6,13 @@ import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import httpx2
 
-from app.schemas import JobView, ModelDetail
+from app.schemas import JobView, ModelDetail, UploadView
 from app.tables import JobState
 from gkl.spec import EvaluateSpec, TrainSpec
 
@@ -59,6 +60,17 @@ class Client:
                 if last or isinstance(error, httpx2.ConnectError):
                     raise self._unreachable(error) from error
         return JobView.model_validate(self._checked(response))
+
+    def send_weights(self, path: Path) -> UploadView:
+        try:
+            with path.open("rb") as file:
+                headers = {"Content-Type": "application/octet-stream"}
+                response = self._http.post("/api/v1/weights", content=file, headers=headers, timeout=600)
+        except OSError as error:
+            raise ClientError(f"{path} cannot be read ({error.strerror})") from error
+        except httpx2.TransportError as error:
+            raise self._unreachable(error) from error
+        return UploadView.model_validate(self._checked(response))
 
     def job(self, job_id: int) -> JobView:
         return JobView.model_validate(self._get(f"/api/v1/jobs/{job_id}"))

@@ -151,30 +151,46 @@ class LocalDisplay(Display):
     def trained(self, weights: Path, outcome: TrainOutcome) -> None:
         self._line(f"trained in {duration(outcome.seconds)}: {weights}, sha256 {outcome.manifest.weights_sha256}")
 
-    def evaluated(self, outcome: EvaluationOutcome) -> None:
-        for what, correct in (("clean", outcome.clean_correct), ("robust", outcome.robust_correct)):
-            bounds = wilson_interval(correct, outcome.num_points)
+    def evaluated(self, outcome: EvaluationOutcome, certificate: Path) -> None:
+        accuracies = [("clean", outcome.clean_correct / outcome.num_points)]
+        if outcome.robust_accuracy is not None:
+            accuracies.append(("mean corrupted" if outcome.corruptions else "robust", outcome.robust_accuracy))
+        for what, accuracy in accuracies:
+            bounds = wilson_interval(accuracy * outcome.num_points, outcome.num_points)
             self._line(
-                f"{what:<6} accuracy {percent(correct / outcome.num_points)} "
-                f"({correct} of {outcome.num_points}, 95 % interval {interval(bounds)})"
+                f"{what:<6} accuracy {percent(accuracy)} on {outcome.num_points} points, "
+                f"95 % interval {interval(bounds)}"
             )
+        if outcome.mean_corruption_error is not None:
+            self._line(f"mean corruption error {percent(outcome.mean_corruption_error)}")
+        for flag in outcome.flags:
+            self._line(f"unreliable, {flag.name}: {flag.sentence}")
+        self._line(f"certificate: {certificate}")
 
 
 def _show_row(client: Client, model: ModelDetail, job: JobView, console: Console) -> None:
     evaluation = next((found for found in model.evaluations if found.job_id == job.id), None)
     if evaluation is None:
         return
-    rank = client.rank(model.dataset, evaluation.threat_model, model.id) if evaluation.is_complete else None
+    rank = client.rank(model.dataset, evaluation.threat_model, model.id) if evaluation.not_ranked is None else None
     console.print(_row_table(model, evaluation, rank))
-    console.print(f"Leaderboard: {client.url}/leaderboards/{model.dataset}/{evaluation.threat_model}", highlight=False)
+    for flag in evaluation.flags:
+        console.print(f"Unreliable, {flag.name}: {flag.sentence}", style="yellow", highlight=False)
+    if rank is not None:
+        board = f"{client.url}/leaderboards/{model.dataset}/{evaluation.threat_model}"
+        console.print(f"Leaderboard: {board}", highlight=False)
     console.print(f"This model:  {client.url}/models/{model.id}", highlight=False)
 
 
 def _row_table(model: ModelDetail, evaluation: EvaluationView, rank: int | None) -> Table:
-    budget = f"{evaluation.norm}, epsilon {format_epsilon(evaluation.epsilon)}"
+    if evaluation.norm is None or evaluation.epsilon is None:
+        what = evaluation.protocol
+    else:
+        budget = f"{evaluation.norm}, epsilon {format_epsilon(evaluation.epsilon)}"
+        what = f"{budget}, AutoAttack {evaluation.protocol}"
     table = Table(
-        title=f"{DATASETS[model.dataset].title}, {budget}, AutoAttack {evaluation.protocol}",
-        caption=f"on {evaluation.robust.points} points; below each accuracy its 95 % Wilson interval",
+        title=f"{DATASETS[model.dataset].title}, {what}",
+        caption=f"on {evaluation.clean.points} points; below each accuracy its 95 % Wilson interval",
         box=SIMPLE_HEAD,
         title_justify="left",
         caption_justify="left",
@@ -185,7 +201,7 @@ def _row_table(model: ModelDetail, evaluation: EvaluationView, rank: int | None)
         "-" if rank is None else str(rank),
         model.name,
         _accuracy(evaluation.clean),
-        _accuracy(evaluation.robust),
+        "-" if evaluation.robust is None else _accuracy(evaluation.robust),
         ARCHITECTURES[model.architecture].title,
         LOSS_TITLES[model.loss] if model.loss else "-",
     )

@@ -7,9 +7,11 @@ from datetime import datetime
 
 def duration(seconds: float) -> str:
     """
-    >>> duration(0.42), duration(7.6), duration(75), duration(7500)
-    ('0.4 s', '8 s', '1 min 15 s', '2 h 05 min')
+    >>> duration(0.02), duration(0.42), duration(7.6), duration(75), duration(7500)
+    ('< 0.1 s', '0.4 s', '8 s', '1 min 15 s', '2 h 05 min')
     """
+    if 0 < seconds < 0.05:
+        return "< 0.1 s"
     if 0 < seconds < 1:
         return f"{seconds:.1f} s"
     total = round(seconds)

@@ -22,11 +22,11 @@ from sqlalchemy import CursorResult, delete, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, selectinload
 
-from app import checkpoints
+from app import job_files
 from app.database import Database, database_now
 from app.errors import Conflict, NotFound, StaleAttempt
 from app.outbox import enqueue
-from app.tables import IdempotencyKey, Job, JobEvent, JobKind, JobState
+from app.tables import Evaluation, IdempotencyKey, Job, JobEvent, JobKind, JobState
 from gkl.errors import FailureCode
 from gkl.outcome import Progress
 from gkl.spec import JOB_SPEC, EvaluateSpec, TrainSpec
@@ -62,7 +62,7 @@ def create(session: Session, spec: TrainSpec | EvaluateSpec, *, parent_id: int |
         Unprocessable: the spec names weights that are not here, or that are of another network.
     """
     if isinstance(spec, EvaluateSpec):
-        checkpoints.check_weights(session, spec)
+        job_files.check_weights(session, spec)
     job = Job(
         kind=JobKind(spec.kind),
         name=spec.name,
@@ -269,6 +269,9 @@ def _move(
     )
     if changed:
         session.refresh(job)
+        if new in (JobState.FAILED, JobState.CANCELLED):
+            # An upper bound stands on a board only while its evaluation can end.
+            session.execute(delete(Evaluation).where(Evaluation.job_id == job.id, Evaluation.is_provisional))
         data: dict[str, Any] = {"state": new}
         if reason is not None:
             data["reason"] = reason

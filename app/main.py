@@ -14,7 +14,7 @@ from fastapi.staticfiles import StaticFiles
 
 import gkl
 from app.problems import TooLargeAsProblem, install_error_handlers
-from app.routes import api, health
+from app.routes import api, health, uploads
 from app.service import Service, refuse_other_sites
 from app.settings import Settings
 from app.web import pages
@@ -44,11 +44,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         dependencies=[Depends(refuse_other_sites)],
     )
     app.state.service = service
-    app.add_middleware(TooLargeAsProblem, max_body_bytes=settings.max_body_bytes)
+    limits = {"/api/v1/weights": settings.max_weights_bytes}
+    app.add_middleware(TooLargeAsProblem, max_body_bytes=settings.max_body_bytes, others=limits)
     install_error_handlers(app, pages.error_page)
     # On the routers, not on the application: its limit answers from outside all middleware.
     for router in (api, health.router, pages.router):
         app.include_router(router, max_body_size=settings.max_body_bytes)
+    app.include_router(uploads, max_body_size=settings.max_weights_bytes)
     app.mount("/static", StaticFiles(directory=_HERE / "web" / "static"), name="static")
     app.mount("/swagger", StaticFiles(directory=_SWAGGER_FILES), name="swagger")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -153,9 +153,10 @@ def _plain_sentence(request: Request, status: int) -> str:
 class TooLargeAsProblem:
     """Gives the body limit's own answer, plain text sent from outside all handlers, the one shape."""
 
-    def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, max_body_bytes: int, others: Mapping[str, int]) -> None:
+        """`others`: the limits of paths that have one of their own."""
         self.app = app
-        self.max_body_bytes = max_body_bytes
+        self.max_body_bytes, self.others = max_body_bytes, others
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         replaced = False
@@ -165,7 +166,8 @@ class TooLargeAsProblem:
             too_large = message.get("status") == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
             if message["type"] == "http.response.start" and too_large:
                 replaced = True
-                detail = f"The body is larger than the {self.max_body_bytes} bytes that this service accepts."
+                limit = self.others.get(scope["path"], self.max_body_bytes)
+                detail = f"The body is larger than the {limit} bytes that this service accepts here."
                 answer = problem_response(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "content_too_large", detail)
                 await answer(scope, receive, send)
             elif not replaced:

@@ -8,9 +8,9 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from app import leaderboard
-from app.tables import AttackResult, Evaluation, Job, JobKind, JobState, Model
+from app.tables import AttackResult, Evaluation, Job, JobKind, JobState, Model, Upload
 from gkl.errors import FailureCode
-from gkl.outcome import Progress
+from gkl.outcome import CorruptionOutcome, Flag, Progress
 
 
 class Schema(BaseModel):
@@ -86,6 +86,11 @@ class AttackView(Schema):
     broken: int
     survivors: int
     seconds: float
+    discarded: int
+    """Misclassified images that it returned from outside the threat model; not counted."""
+    loss: str | None
+    targets: int | None
+    """Classes it aimed at for each point."""
 
     @classmethod
     def of(cls, result: AttackResult) -> Self:
@@ -95,12 +100,16 @@ class AttackView(Schema):
             broken=result.broken,
             survivors=result.survivors,
             seconds=result.seconds,
+            discarded=result.discarded,
+            loss=result.loss,
+            targets=result.targets,
         )
 
 
 class AccuracyView(Schema):
     accuracy: float = Field(ge=0, le=1)
-    correct: int
+    correct: int | None
+    """Null for a mean over corruptions."""
     points: int
     interval: tuple[float, float]
     """95 % Wilson interval."""
@@ -111,14 +120,27 @@ class EvaluationView(Schema):
     job_id: int
     threat_model: str
     """Name of the board."""
-    norm: str
-    epsilon: float
+    norm: str | None
+    epsilon: float | None
     protocol: str
     is_complete: bool
-    """Whether all test images were attacked; only then is it ranked."""
+    """Whether all test images were taken; only then is it ranked."""
+    is_provisional: bool
+    """The first attacks' upper bound, while the others run."""
+    not_ranked: str | None
+    """Why it has no place on a board, in words; null if it has, or will have when it is final."""
     clean: AccuracyView
-    robust: AccuracyView
+    robust: AccuracyView | None
+    """Under attack, or the mean over corruptions and severities; null for clean images alone."""
     attacks: list[AttackView]
+    corruptions: list[CorruptionOutcome]
+    mean_corruption_error: float | None
+    """mCE; for ImageNet relative to AlexNet."""
+    unreliable: bool
+    """Whether there is a flag."""
+    flags: list[Flag]
+    certificate_sha256: str | None
+    """Of the file at /api/v1/evaluations/{id}/certificate."""
     seconds: float
     created_at: datetime
     manifest: dict[str, Any]
@@ -134,19 +156,28 @@ class EvaluationView(Schema):
             epsilon=evaluation.epsilon,
             protocol=evaluation.protocol,
             is_complete=evaluation.is_complete,
+            is_provisional=evaluation.is_provisional,
+            not_ranked=leaderboard.why_not_ranked(evaluation),
             clean=AccuracyView(
                 accuracy=evaluation.clean_accuracy,
                 correct=evaluation.clean_correct,
                 points=evaluation.num_points,
                 interval=evaluation.clean_interval,
             ),
-            robust=AccuracyView(
+            robust=None
+            if evaluation.robust_accuracy is None or evaluation.robust_interval is None
+            else AccuracyView(
                 accuracy=evaluation.robust_accuracy,
                 correct=evaluation.robust_correct,
                 points=evaluation.num_points,
                 interval=evaluation.robust_interval,
             ),
             attacks=[AttackView.of(result) for result in evaluation.attacks],
+            corruptions=[CorruptionOutcome.model_validate(each) for each in evaluation.corruptions],
+            mean_corruption_error=evaluation.mean_corruption_error,
+            unreliable=evaluation.is_unreliable,
+            flags=[Flag.model_validate(flag) for flag in evaluation.flags],
+            certificate_sha256=evaluation.certificate_sha256,
             seconds=evaluation.seconds,
             created_at=evaluation.created_at,
             manifest=evaluation.manifest,
@@ -182,8 +213,38 @@ class ModelDetail(ModelView):
     """Newest first."""
 
 
+class PointView(Schema):
+    index: int
+    """Its place among the test images."""
+    label: int
+    prediction: int
+    """The class of the clean image."""
+    broken_by: str | None
+    """The attack that broke it; null if it stands, or was misclassified without one."""
+    adversarial_prediction: int | None
+    """The class of its adversarial example; -1 where the model answered NaN."""
+    perturbation_norm: float | None
+    """Distance of that example, in units of the pixel range."""
+
+
+class UploadView(Schema):
+    sha256: str
+    """What an evaluation's spec says as `weights`."""
+    format: str
+    """'safetensors', or 'torch' for a state dict of torch.save."""
+    size_bytes: int
+    created_at: datetime
+
+    @classmethod
+    def of(cls, upload: Upload) -> Self:
+        return cls(
+            sha256=upload.sha256, format=upload.format, size_bytes=upload.size_bytes, created_at=upload.created_at
+        )
+
+
 class RowView(Schema):
-    rank: int
+    rank: int | None
+    """Null while the verdict is provisional."""
     model: ModelView
     evaluation: EvaluationView
 
@@ -196,8 +257,8 @@ class BoardSummary(Schema):
     dataset: str
     threat_model: str
     title: str
-    norm: str
-    epsilon: float
+    norm: str | None
+    epsilon: float | None
     num_models: int
 
     @classmethod

@@ -22,6 +22,10 @@ class Settings(BaseSettings):
     datasets_dir: str = ""
     """Where the data sets are, each in a folder of its name; empty means `datasets` in the data directory."""
 
+    models_dir: str = ""
+    """Where RobustBench's published weights are, in its own layout `<dataset>/<threat model>/<model>.pt`; empty means
+    `models` in the data directory."""
+
     database_url: str = ""
     """SQLAlchemy address of the database; empty means the SQLite file `gklbench.sqlite3` in the data directory."""
 
@@ -36,6 +40,9 @@ class Settings(BaseSettings):
 
     max_body_bytes: int = Field(default=1024 * 1024, ge=1024)
     """Largest request body that the API reads."""
+
+    max_weights_bytes: int = Field(default=4 * 1024**3, ge=1024)
+    """Largest file of weights that can be sent."""
 
     lease_seconds: float = Field(default=90, gt=0)
     """A running job whose worker has not been heard of for so long is taken from it."""
@@ -77,9 +84,14 @@ class Settings(BaseSettings):
     def effective_datasets_dir(self) -> Path:
         return Path(self.datasets_dir).resolve() if self.datasets_dir else self.data_dir.resolve() / "datasets"
 
+    @property
+    def effective_models_dir(self) -> Path:
+        return Path(self.models_dir).resolve() if self.models_dir else self.data_dir.resolve() / "models"
+
     def environment(self) -> dict[str, str]:
         """The variables that give another process these settings."""
         values = {name: str(getattr(self, name)) for name in type(self).model_fields}
         values["data_dir"] = str(self.data_dir.resolve())
         values["datasets_dir"] = str(self.effective_datasets_dir)
+        values["models_dir"] = str(self.effective_models_dir)
         return {f"GKLBENCH_{name.upper()}": value for name, value in values.items()}

@@ -159,30 +159,46 @@ class IdempotencyKey(Base):
     created_at: Mapped[datetime]
 
 
-class CheckpointKind(StrEnum):
+class FileKind(StrEnum):
     RESUME = "resume"
-    """A training's whole state, to go on from."""
+    """A training's whole state, to go on from; numbered by epoch."""
     WEIGHTS = "weights"
-    """The network alone, to evaluate."""
+    """The network that a training made; numbered by epoch."""
+    BLOCK = "block"
+    """A finished part of an evaluation, to go on from; numbered by part."""
+    CERTIFICATE = "certificate"
+    """The proof of an evaluation."""
 
 
-class Checkpoint(Base):
-    """A file in the artifact store that a train job left."""
+class JobFile(Base):
+    """A file in the artifact store that a job left."""
 
-    __tablename__ = "checkpoints"
+    __tablename__ = "job_files"
 
     id: Mapped[int] = mapped_column(_Id, primary_key=True)
     job_id: Mapped[int] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
-    kind: Mapped[CheckpointKind] = mapped_column(_enum(CheckpointKind, 20))
-    epoch: Mapped[int]
+    kind: Mapped[FileKind] = mapped_column(_enum(FileKind, 20))
+    number: Mapped[int]
     file: Mapped[str] = mapped_column(String(200))
+    """Its name in the run's directory."""
     sha256: Mapped[str] = mapped_column(String(64), index=True)
     size_bytes: Mapped[int] = mapped_column(BigInteger)
-    dataset: Mapped[str] = mapped_column(String(50))
-    architecture: Mapped[str] = mapped_column(String(100))
     created_at: Mapped[datetime]
 
-    __table_args__ = (UniqueConstraint("job_id", "kind", "epoch"),)
+    job: Mapped[Job] = relationship()
+
+    __table_args__ = (UniqueConstraint("job_id", "kind", "number"),)
+
+
+class Upload(Base):
+    """Weights that somebody sent."""
+
+    __tablename__ = "uploads"
+
+    sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    format: Mapped[str] = mapped_column(String(20))
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[datetime]
 
 
 class Model(Base):
@@ -205,7 +221,7 @@ class Model(Base):
 
 
 class Evaluation(Base):
-    """One measurement of a model under a threat model."""
+    """One measurement of a model: under a threat model, under corruptions, or on clean images alone."""
 
     __tablename__ = "evaluations"
 
@@ -214,21 +230,34 @@ class Evaluation(Base):
     job_id: Mapped[int] = mapped_column(ForeignKey("jobs.id"), unique=True)
     """Unique: a job that is finished twice counts once."""
     board: Mapped[str] = mapped_column(String(50))
-    norm: Mapped[str] = mapped_column(String(10))
-    epsilon: Mapped[float]
+    norm: Mapped[str | None] = mapped_column(String(10))
+    epsilon: Mapped[float | None]
     protocol: Mapped[str] = mapped_column(String(50))
     num_points: Mapped[int]
     is_complete: Mapped[bool]
-    """Whether all test images were attacked; only then is it ranked."""
+    """Whether all test images were taken; only then is it ranked."""
+    is_provisional: Mapped[bool] = mapped_column(default=False)
+    """An upper bound from the first attacks, while the others run."""
     clean_correct: Mapped[int]
-    robust_correct: Mapped[int]
+    robust_correct: Mapped[int | None]
+    """Points that stand after all attacks."""
+    robust_accuracy: Mapped[float | None]
+    """The share of those; for corruptions the mean accuracy; null for clean images alone."""
+    mean_corruption_error: Mapped[float | None]
+    corruptions: Mapped[list[Any]] = mapped_column(_Json, default=list)
+    """`gkl.outcome.CorruptionOutcome` for each corruption in each severity."""
+    flags: Mapped[list[Any]] = mapped_column(_Json, default=list)
+    """`gkl.outcome.Flag` for each reason not to trust it."""
+    certificate_sha256: Mapped[str | None] = mapped_column(String(64))
     seconds: Mapped[float]
     manifest: Mapped[dict[str, Any]]
     created_at: Mapped[datetime]
 
     model: Mapped[Model] = relationship(back_populates="evaluations")
     job: Mapped[Job] = relationship()
-    attacks: Mapped[list[AttackResult]] = relationship(back_populates="evaluation", order_by="AttackResult.position")
+    attacks: Mapped[list[AttackResult]] = relationship(
+        back_populates="evaluation", order_by="AttackResult.position", cascade="all, delete-orphan"
+    )
 
     __table_args__ = (
         Index("ix_evaluations_board", "board", "is_complete", "model_id"),
@@ -241,16 +270,19 @@ class Evaluation(Base):
         return self.clean_correct / self.num_points
 
     @property
-    def robust_accuracy(self) -> float:
-        return self.robust_correct / self.num_points
-
-    @property
     def clean_interval(self) -> tuple[float, float]:
         return wilson_interval(self.clean_correct, self.num_points)
 
     @property
-    def robust_interval(self) -> tuple[float, float]:
-        return wilson_interval(self.robust_correct, self.num_points)
+    def robust_interval(self) -> tuple[float, float] | None:
+        """Of a mean over corruptions as if it were one pass over the images: their versions are not independent."""
+        if self.robust_accuracy is None:
+            return None
+        return wilson_interval(self.robust_accuracy * self.num_points, self.num_points)
+
+    @property
+    def is_unreliable(self) -> bool:
+        return bool(self.flags)
 
 
 class AttackResult(Base):
@@ -264,6 +296,10 @@ class AttackResult(Base):
     points: Mapped[int]
     broken: Mapped[int]
     seconds: Mapped[float]
+    discarded: Mapped[int] = mapped_column(default=0)
+    """Misclassified images that it returned from outside the threat model; not counted."""
+    loss: Mapped[str | None] = mapped_column(String(20))
+    targets: Mapped[int | None]
 
     evaluation: Mapped[Evaluation] = relationship(back_populates="attacks")
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gkl.catalog import Norm
+from gkl.errors import InvalidInput
 
 
 def projected_gradient_ascent(
@@ -37,7 +38,12 @@ def projected_gradient_ascent(
 
     Returns:
         (B, *) images in [0, 1] at most `epsilon` from `x`, detached.
+
+    Raises:
+        InvalidInput: the norm is L1.
     """
+    if norm == "L1":
+        raise InvalidInput("there is no gradient ascent in L1 here; take 'Linf' or 'L2'")
     x_adv = project(start, x, norm=norm, epsilon=epsilon)
     for _ in range(num_steps):
         x_adv.requires_grad_(True)

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from gkl.zoo import ZOO
 
-Norm = Literal["Linf", "L2"]
+Norm = Literal["Linf", "L2", "L1"]
 
 
 class Dataset(BaseModel):
@@ -163,6 +163,29 @@ ARCHITECTURES: dict[str, Architecture] = {
         ),
     ]
 }
+
+
+CORRUPTIONS: tuple[str, ...] = (
+    "gaussian_noise",
+    "shot_noise",
+    "impulse_noise",
+    "defocus_blur",
+    "glass_blur",
+    "motion_blur",
+    "zoom_blur",
+    "snow",
+    "frost",
+    "fog",
+    "brightness",
+    "contrast",
+    "elastic_transform",
+    "pixelate",
+    "jpeg_compression",
+)
+"""The common corruptions of arXiv 1903.12261, each in severities 1 to 5, named like their files."""
+
+CORRUPTED_DATASETS: dict[str, str] = {"cifar10": "CIFAR-10-C", "cifar100": "CIFAR-100-C", "imagenet": "ImageNet-C"}
+"""The data sets that exist in corrupted versions -> the folder of those."""
 
 
 def unknown_name_message(what: str, name: str, known: Iterable[str]) -> str:

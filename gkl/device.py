@@ -46,12 +46,17 @@ def out_of_memory_explained() -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        # torch raises its own error for CUDA and a plain RuntimeError for the CPU's allocator.
-        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+        if not is_out_of_memory(error):
             raise
         raise OutOfMemory(
             "the device has too little memory for this run; lower batch_size and start it again"
         ) from error
+
+
+def is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
+    # torch raises its own error for CUDA and a plain RuntimeError for the CPU's allocator.
+    said = ("can't allocate memory", "STATUS_ALLOC_FAILED")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(words in str(error) for words in said)
 
 
 @contextmanager

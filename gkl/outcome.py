@@ -17,7 +17,7 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
-def wilson_interval(successes: int, trials: int, z: float = 1.959963984540054) -> tuple[float, float]:
+def wilson_interval(successes: float, trials: int, z: float = 1.959963984540054) -> tuple[float, float]:
     """Wilson score interval of a proportion; with the default z, at 95 % confidence.
 
     >>> low, high = wilson_interval(5709, 10000)
@@ -51,7 +51,12 @@ class Manifest(Record):
     synthetic_sha256: str | None = None
     """sha256 over the checksums in the .npz of generated images, where a training used one."""
     weights_sha256: str
-    """sha256 of the safetensors file with the weights, made by a training or attacked by an evaluation."""
+    """sha256 of the file with the weights, made by a training or attacked by an evaluation."""
+    dtype: str | None = None
+    """Number format of the network's weights, for an evaluation: 'float32'."""
+    batch_size_used: int | None = None
+    """Most images that an evaluation's model was given at once after the device's memory had its say; smaller than
+    the spec's batch_size where that was too much."""
 
 
 class AttackOutcome(Record):
@@ -63,10 +68,53 @@ class AttackOutcome(Record):
     broken: int
     """Points for which it found an adversarial example."""
     seconds: float
+    """Time of its finished blocks, also of those before an interruption or on another machine."""
+    discarded: int = 0
+    """Images it returned that are misclassified but outside the threat model; not counted as broken."""
+    loss: str | None = None
+    """The loss it increases, where it has a choice: 'ce', 'dlr', 'dlr-targeted'; with too few classes for DLR,
+    'margin' or 'ce-targeted'."""
+    targets: int | None = None
+    """Classes it aims at for each point, if it is targeted."""
 
     @property
     def survivors(self) -> int:
         return self.points - self.broken
+
+
+FlagName = Literal[
+    "randomized",
+    "randomized_when_perturbed",
+    "probabilities_as_logits",
+    "log_probabilities_as_logits",
+    "dynamic",
+    "zero_gradients",
+    "square_improved",
+    "batch_dependent",
+    "training_mode",
+]
+
+
+class Flag(Record):
+    """A reason not to trust a verdict, found while it was measured."""
+
+    name: FlagName
+    sentence: str
+    """What was seen and what it means, for a reader of the leaderboard."""
+    value: float | None = None
+    """The measured quantity, where there is one: a share, a distance."""
+
+
+class CorruptionOutcome(Record):
+    """One corruption in one severity."""
+
+    corruption: str
+    severity: int
+    points: int
+    correct: int
+    seconds: float
+    data_sha256: str
+    """Of all its images and labels; over names and sizes for ImageNet's files."""
 
 
 class TrainOutcome(Record):
@@ -90,11 +138,29 @@ class EvaluationOutcome(Record):
     num_points: int
     clean_correct: int
     """Points classified correctly without perturbation."""
-    robust_correct: int
-    """Points for which no attack found an adversarial example."""
-    attacks: list[AttackOutcome]
+    robust_correct: int | None = None
+    """Points for which no attack found an adversarial example; null without attacks."""
+    attacks: list[AttackOutcome] = []
+    corruptions: list[CorruptionOutcome] = []
+    mean_corruption_error: float | None = None
+    """mCE: for ImageNet relative to AlexNet's errors (arXiv 1903.12261), else the mean error itself; 1 is AlexNet's."""
+    flags: list[Flag] = []
+    """Why not to trust it; empty if nothing was found."""
+    answers_vary: bool = False
+    """The model answers differently each time, or depending on the rest of a batch, so that no number of it can be
+    re-checked exactly."""
+    certificate: str | None = None
+    """File name of the certificate, relative to the run's directory."""
     seconds: float
+    """Working time, also before an interruption."""
     manifest: Manifest
+
+    @property
+    def robust_accuracy(self) -> float | None:
+        """Accuracy under attack, or the mean over corruptions and severities; None for clean images alone."""
+        if self.corruptions:
+            return sum(c.correct / c.points for c in self.corruptions) / len(self.corruptions)
+        return None if self.robust_correct is None else self.robust_correct / self.num_points
 
 
 class StepMetrics(Record):
@@ -157,6 +223,23 @@ class AttackFinished(Record):
     outcome: AttackOutcome
 
 
+class BlockSaved(Record):
+    """A part of an evaluation that need not be run again, in a file."""
+
+    type: Literal["block"] = "block"
+    file: str
+    """File name, relative to the run's directory."""
+    number: int
+    """The part's number, unique within the evaluation."""
+
+
+class ProvisionalVerdict(Record):
+    """What is certain before the last attacks: more can only be lost. Re-checked like a final one."""
+
+    type: Literal["provisional"] = "provisional"
+    outcome: EvaluationOutcome
+
+
 class CheckpointSaved(Record):
     type: Literal["checkpoint"] = "checkpoint"
     file: str
@@ -180,7 +263,7 @@ class Interrupted(Record):
     type: Literal["interrupted"] = "interrupted"
 
 
-Event: TypeAlias = Progress | EpochFinished | AttackFinished | CheckpointSaved
+Event: TypeAlias = Progress | EpochFinished | AttackFinished | CheckpointSaved | BlockSaved | ProvisionalVerdict
 Ending: TypeAlias = TrainOutcome | EvaluationOutcome | Failed | Interrupted
 MESSAGE: TypeAdapter[Event | Ending] = TypeAdapter(
     Annotated[Event | Ending, Field(discriminator="type")],

@@ -7,10 +7,7 @@ import subprocess
 from importlib.metadata import version
 from pathlib import Path
 
-import torch
-
 import gkl
-from gkl.device import device_name
 from gkl.outcome import Manifest
 from gkl.spec import EvaluateSpec, TrainSpec
 
@@ -22,10 +19,12 @@ def make_manifest(
     *,
     commit: str | None,
     seed: int,
-    device: torch.device,
+    device: str,
     dataset_sha256: str,
     weights_sha256: str,
     synthetic_sha256: str | None = None,
+    dtype: str | None = None,
+    batch_size_used: int | None = None,
 ) -> Manifest:
     """`commit` is `git_commit()` of the run's start: a checkout may move on while a run of hours goes on."""
     return Manifest(
@@ -33,11 +32,13 @@ def make_manifest(
         git_commit=commit,
         packages={name: version(name) for name in _PACKAGES},
         python=platform.python_version(),
-        device=device_name(device),
+        device=device,
         seed=seed,
         dataset_sha256=dataset_sha256,
         synthetic_sha256=synthetic_sha256,
         weights_sha256=weights_sha256,
+        dtype=dtype,
+        batch_size_used=batch_size_used,
     )
 
 

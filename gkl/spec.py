@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     AfterValidator,
@@ -21,7 +21,8 @@ from pydantic import (
     model_validator,
 )
 
-from gkl.catalog import ARCHITECTURES, DATASETS, Norm, unknown_name_message
+from gkl.catalog import ARCHITECTURES, CORRUPTED_DATASETS, DATASETS, Norm, unknown_name_message
+from gkl.zoo import ZOO
 
 SHA256_PATTERN = r"^[0-9a-f]{64}$"
 _EPSILON_PATTERN = r"^[0-9]+(\.[0-9]+)?(/[0-9]+)?$"
@@ -122,22 +123,6 @@ class ThreatModel(Spec):
                 "give it in units of that range, for instance '8/255' instead of 8"
             )
         return self
-
-
-def board_name(dataset: str, threat_model: ThreatModel) -> str:
-    """Name of the board on which a result under this threat model ranks, unique within its data set.
-
-    The data set's own budget gives RobustBench's plain name; any other budget is a board of its own.
-
-    >>> board_name("digits", ThreatModel(norm="Linf", epsilon=0.2))
-    'Linf'
-    >>> board_name("digits", ThreatModel(norm="Linf", epsilon="8/255"))
-    'Linf-8-255'
-    """
-    standard = DATASETS[dataset].epsilon.get(threat_model.norm)
-    if standard is not None and math.isclose(standard, threat_model.epsilon, rel_tol=1e-6):
-        return threat_model.norm
-    return f"{threat_model.norm}-{format_epsilon(threat_model.epsilon).replace('/', '-')}"
 
 
 class TradesObjective(Spec):
@@ -386,21 +371,65 @@ class Compute(Spec):
     """Run the network through torch.compile, which needs a C++ compiler on the machine."""
 
 
+Protocol = Literal["standard", "plus", "rand", "custom", "clean", "corruptions"]
+AttackName = Literal["apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square"]
+
+PROTOCOL_ATTACKS: dict[Protocol, tuple[AttackName, ...]] = {
+    "standard": ("apgd-ce", "apgd-t", "fab-t", "square"),
+    "plus": ("apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"),
+    "rand": ("apgd-ce", "apgd-dlr"),
+}
+"""AutoAttack's versions (arXiv 2003.01690) and their attacks, in their order."""
+
+RANKED_PROTOCOLS: tuple[Protocol, ...] = ("standard", "plus", "corruptions")
+"""Those whose results may stand beside each other on a board: no weaker than the standard one."""
+
+
 class Evaluation(Spec):
-    """How a model is attacked. 'standard' is AutoAttack's: APGD-CE, APGD-T, FAB-T and Square (arXiv 2003.01690)."""
+    """What is measured of a model: accuracy under attacks, under common corruptions, or on clean images alone."""
 
-    protocol: Literal["standard"] = "standard"
+    protocol: Protocol = "standard"
+    """AutoAttack's 'standard', 'plus' or 'rand' (for randomized models; 20 gradients a step); 'custom' with a list of
+    attacks; 'clean' without any; or 'corruptions', the 15 common ones in five severities."""
 
-    threat_model: ThreatModel
+    attacks: tuple[AttackName, ...] | None = Field(default=None, strict=False)
+    """The attacks of the protocol 'custom', in their order, with the options of AutoAttack's custom version."""
+
+    threat_model: ThreatModel | None = None
+    """What an attack may do; not for 'clean' and 'corruptions'."""
 
     num_points: int | None = Field(default=None, ge=1)
-    """Attack only the first so many test images; null attacks all of them. Only complete evaluations are ranked."""
+    """Take only the first so many test images; null takes all of them. Only complete evaluations are ranked."""
 
     batch_size: int = Field(default=200, ge=1, le=10_000)
     """Images attacked at once; part of the result, since each block of this size has its own random stream."""
 
     seed: Seed = 0
     """Seed of the attacks."""
+
+    @property
+    def attack_names(self) -> tuple[AttackName, ...]:
+        """The attacks in their order; none for 'clean' and 'corruptions'."""
+        return self.attacks or PROTOCOL_ATTACKS.get(self.protocol, ())
+
+    @model_validator(mode="after")
+    def _parts_agree(self) -> Self:
+        if self.protocol == "custom":
+            if not self.attacks:
+                # AutoAttack would run nothing and report the clean accuracy as the robust one.
+                raise ValueError(f"the protocol 'custom' needs attacks; name some of {', '.join(get_args(AttackName))}")
+            if len(set(self.attacks)) < len(self.attacks):
+                raise ValueError("attacks names one twice, which would find nothing new; name each once")
+        elif self.attacks is not None:
+            raise ValueError(f"attacks are for the protocol 'custom'; {self.protocol!r} has its own, leave them out")
+        if self.protocol in ("clean", "corruptions"):
+            if self.threat_model is not None:
+                raise ValueError(f"the protocol {self.protocol!r} has no threat_model; leave it out")
+        elif self.threat_model is None:
+            raise ValueError(
+                f"the protocol {self.protocol!r} needs a threat_model, such as {{'norm': 'Linf', 'epsilon': '8/255'}}"
+            )
+        return self
 
 
 class TrainSpec(Spec):
@@ -452,6 +481,8 @@ class TrainSpec(Spec):
     def _parts_agree(self) -> Self:
         _check_architecture_fits(self.dataset, self.architecture)
         _check_epsilon_fits(self.dataset, self.threat_model)
+        if self.threat_model.norm == "L1":
+            raise ValueError("threat_model.norm 'L1' is for evaluations; train under 'Linf' or 'L2'")
         if self.evaluation is not None:
             _check_evaluation_fits(self.dataset, self.evaluation)
         channels = DATASETS[self.dataset].image_shape[0]
@@ -491,19 +522,23 @@ class TrainSpec(Spec):
         )
 
 
+PUBLISHED_WEIGHTS = "robustbench"
+
+
 class EvaluateSpec(Spec):
-    """Evaluate weights that the service already has, named by their sha256."""
+    """Evaluate weights: trained here, sent here, or published with RobustBench's model zoo."""
 
     kind: Literal["evaluate"] = "evaluate"
 
     name: ModelName
-    """Name of the job; the model keeps the name under which it was trained."""
+    """Name of the job, and of the model if it has none yet."""
 
     dataset: DatasetName
     architecture: ArchitectureName
 
-    weights: str = Field(pattern=SHA256_PATTERN)
-    """sha256 of the safetensors file with the weights, as a finished train job reports it."""
+    weights: str = Field(pattern=rf"{SHA256_PATTERN}|^{PUBLISHED_WEIGHTS}$")
+    """sha256 of the file with the weights, as a finished train job or an upload reports it; or 'robustbench' for the
+    published weights of an architecture of the zoo."""
 
     evaluation: Evaluation
 
@@ -511,11 +546,35 @@ class EvaluateSpec(Spec):
     def _parts_agree(self) -> Self:
         _check_architecture_fits(self.dataset, self.architecture)
         _check_evaluation_fits(self.dataset, self.evaluation)
+        if self.weights == PUBLISHED_WEIGHTS and self.architecture not in ZOO:
+            raise ValueError(
+                f"weights 'robustbench' are those of a model of the zoo, such as 'cifar10/Linf/Carmon2019Unlabeled', "
+                f"not of {self.architecture!r}; give the sha256 of a file"
+            )
         return self
 
 
 JobSpec = Annotated[TrainSpec | EvaluateSpec, Field(discriminator="kind")]
 JOB_SPEC: TypeAdapter[TrainSpec | EvaluateSpec] = TypeAdapter(JobSpec)
+
+
+def board_name(dataset: str, evaluation: Evaluation) -> str:
+    """Name of the board on which a result ranks, unique within its data set: RobustBench's threat model.
+
+    The data set's own budget gives the plain name of the norm; any other budget is a board of its own.
+
+    >>> board_name("digits", Evaluation(threat_model=ThreatModel(norm="Linf", epsilon=0.2)))
+    'Linf'
+    >>> board_name("digits", Evaluation(threat_model=ThreatModel(norm="Linf", epsilon="8/255")))
+    'Linf-8-255'
+    """
+    threat_model = evaluation.threat_model
+    if threat_model is None:
+        return evaluation.protocol
+    standard = DATASETS[dataset].epsilon.get(threat_model.norm)
+    if standard is not None and math.isclose(standard, threat_model.epsilon, rel_tol=1e-6):
+        return threat_model.norm
+    return f"{threat_model.norm}-{format_epsilon(threat_model.epsilon).replace('/', '-')}"
 
 
 def _check_architecture_fits(dataset: str, architecture: str) -> None:
@@ -528,17 +587,24 @@ def _check_architecture_fits(dataset: str, architecture: str) -> None:
 
 
 def _check_epsilon_fits(dataset: str, threat_model: ThreatModel) -> None:
-    """An L2 ball wider than the whole image box would allow every image."""
-    diagonal = math.sqrt(math.prod(DATASETS[dataset].image_shape))
-    if threat_model.norm == "L2" and threat_model.epsilon > diagonal:
+    """An L1 or L2 ball wider than the whole image box would allow every image."""
+    pixels = math.prod(DATASETS[dataset].image_shape)
+    widest = {"Linf": 1.0, "L2": math.sqrt(pixels), "L1": float(pixels)}[threat_model.norm]
+    if threat_model.epsilon > widest:
         raise ValueError(
-            f"epsilon {threat_model.epsilon:g} exceeds {diagonal:g}, the largest L2 distance of two "
+            f"epsilon {threat_model.epsilon:g} exceeds {widest:g}, the largest {threat_model.norm} distance of two "
             f"{dataset} images; give it in units of the pixel range [0, 1]"
         )
 
 
 def _check_evaluation_fits(dataset: str, evaluation: Evaluation) -> None:
-    _check_epsilon_fits(dataset, evaluation.threat_model)
+    if evaluation.threat_model is not None:
+        _check_epsilon_fits(dataset, evaluation.threat_model)
+    if evaluation.protocol == "corruptions" and dataset not in CORRUPTED_DATASETS:
+        raise ValueError(
+            f"there is no corrupted version of {dataset}; the protocol 'corruptions' is for "
+            f"{', '.join(CORRUPTED_DATASETS)}"
+        )
     available = DATASETS[dataset].num_test
     if evaluation.num_points is not None and evaluation.num_points > available:
         raise ValueError(

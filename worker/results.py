@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from app import checkpoints, jobs, leaderboard
+from app import job_files, jobs, leaderboard
 from app.artifacts import ArtifactStore, StoredFile
 from app.database import Database
-from app.tables import CheckpointKind
+from app.tables import FileKind
 from gkl.outcome import Ending, EvaluationOutcome, Failed, TrainOutcome
 from gkl.spec import EvaluateSpec, TrainSpec
+
+_T = TypeVar("_T")
 
 
 def save_result(
@@ -31,18 +35,41 @@ def save_result(
     """
     # The file is stored before the row that names it: a crash in between leaves a file without a row, never
     # the reverse.
-    stored = store.put(directory / ending.weights) if isinstance(ending, TrainOutcome) else None
+    stored = None
+    if isinstance(ending, TrainOutcome):
+        stored = store.put(directory / ending.weights)
+    elif isinstance(ending, EvaluationOutcome) and ending.certificate is not None:
+        stored = store.put(directory / ending.certificate)
 
-    def save(session: Session) -> list[str]:
-        return _save(session, claim, ending, stored)
-
-    try:
-        unused = database.write_patiently(save, seconds=patience_seconds)
-    except IntegrityError:
-        # Another training that made the same weights ended in the same moment: now its model is there.
-        unused = database.write_patiently(save, seconds=patience_seconds)
+    unused = _write(database, lambda session: _save(session, claim, ending, stored), patience_seconds)
     for sha256 in unused:
         store.remove(sha256)
+
+
+def save_provisional(
+    database: Database, claim: jobs.Claim, outcome: EvaluationOutcome, *, patience_seconds: float
+) -> None:
+    """Put a running evaluation's upper bound on the board, where its verdict will take its place.
+
+    Raises:
+        StaleAttempt: the job was given to another worker meanwhile.
+    """
+
+    def save(session: Session) -> None:
+        jobs.hold(session, claim)
+        assert isinstance(claim.spec, EvaluateSpec)
+        job = jobs.get(session, claim.job_id)
+        leaderboard.record_evaluation(session, job, claim.spec, outcome, is_provisional=True)
+
+    _write(database, save, patience_seconds)
+
+
+def _write(database: Database, change: Callable[[Session], _T], patience_seconds: float) -> _T:
+    try:
+        return database.write_patiently(change, seconds=patience_seconds)
+    except IntegrityError:
+        # Another job that made or measured the same weights wrote in the same moment: now its model is there.
+        return database.write_patiently(change, seconds=patience_seconds)
 
 
 def _save(session: Session, claim: jobs.Claim, ending: Ending, stored: StoredFile | None) -> list[str]:
@@ -53,8 +80,7 @@ def _save(session: Session, claim: jobs.Claim, ending: Ending, stored: StoredFil
         assert stored is not None
         return _save_training(session, claim, ending, stored)
     elif isinstance(ending, EvaluationOutcome):
-        assert isinstance(claim.spec, EvaluateSpec)
-        leaderboard.record_evaluation(session, jobs.succeed(session, claim), claim.spec, ending)
+        return _save_evaluation(session, claim, ending, stored)
     else:
         # A job that was to be cancelled is then cancelled.
         jobs.hand_back(session, claim)
@@ -66,17 +92,23 @@ def _save_training(session: Session, claim: jobs.Claim, outcome: TrainOutcome, s
     spec = claim.spec
     assert isinstance(spec, TrainSpec)
     job = jobs.succeed(session, claim)
-    checkpoints.add(
-        session,
-        job.id,
-        spec,
-        CheckpointKind.WEIGHTS,
-        epoch=outcome.epochs,
-        file=outcome.weights,
-        stored=stored,
-    )
+    job_files.add(session, job.id, FileKind.WEIGHTS, number=outcome.epochs, file=outcome.weights, stored=stored)
     leaderboard.record_model(session, job, spec, stored.sha256)
     follow_up = spec.follow_up(stored.sha256)
     if follow_up is not None:
         jobs.create(session, follow_up, parent_id=job.id)
-    return checkpoints.forget_old_resume_points(session, job.id, keep=0)
+    return job_files.forget_all_to_go_on_from(session, job.id)
+
+
+def _save_evaluation(
+    session: Session, claim: jobs.Claim, outcome: EvaluationOutcome, stored: StoredFile | None
+) -> list[str]:
+    """The leaderboard's row and its certificate; returns files that are no longer needed."""
+    assert isinstance(claim.spec, EvaluateSpec)
+    job = jobs.succeed(session, claim)
+    if stored is not None:
+        assert outcome.certificate is not None
+        job_files.add(session, job.id, FileKind.CERTIFICATE, number=0, file=outcome.certificate, stored=stored)
+    certificate_sha256 = None if stored is None else stored.sha256
+    leaderboard.record_evaluation(session, job, claim.spec, outcome, certificate_sha256=certificate_sha256)
+    return job_files.forget_all_to_go_on_from(session, job.id)

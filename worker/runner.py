@@ -70,8 +70,15 @@ def _execute(order: dict[str, Any], send: Callable[[BaseModel], None], should_st
         return train(spec, directory, datasets_dir=datasets_dir, report=send, should_stop=should_stop)
     from gkl.evaluation import evaluate  # noqa: PLC0415
 
-    weights = directory / order["weights"]
-    return evaluate(spec, weights, datasets_dir=datasets_dir, report=send, should_stop=should_stop)
+    return evaluate(
+        spec,
+        None if order["weights"] is None else directory / order["weights"],
+        directory,
+        datasets_dir=datasets_dir,
+        models_dir=Path(order["models_dir"]),
+        report=send,
+        should_stop=should_stop,
+    )
 
 
 def _die_with_supervisor() -> None:

@@ -24,15 +24,16 @@ from typing import IO, Self, TypeVar
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
-from app import checkpoints, jobs
+from app import job_files, jobs
 from app.artifacts import ArtifactStore
 from app.database import Database
 from app.errors import NotFound
 from app.settings import Settings
-from app.tables import CheckpointKind, JobState
+from app.tables import FileKind, JobState
 from gkl.errors import FailureCode
 from gkl.outcome import (
     MESSAGE,
+    BlockSaved,
     CheckpointSaved,
     Ending,
     EvaluationOutcome,
@@ -40,9 +41,11 @@ from gkl.outcome import (
     Failed,
     Interrupted,
     Progress,
+    ProvisionalVerdict,
     TrainOutcome,
 )
-from gkl.spec import EvaluateSpec, TrainSpec
+from gkl.spec import PUBLISHED_WEIGHTS, EvaluateSpec
+from worker.results import save_provisional
 
 _log = logging.getLogger(__name__)
 
@@ -118,17 +121,18 @@ class Supervisor:
 
     def _fetch_files(self) -> str | None:
         """Bring what the run starts from into its directory; returns the file name of given weights."""
-        if isinstance(self.claim.spec, EvaluateSpec):
-            self.store.fetch(self.claim.spec.weights, self.directory / "weights.safetensors")
-            return "weights.safetensors"
         with self.database.reading() as session:
-            points = checkpoints.resume_points(session, self.claim.job_id)
-        for point in points:
+            left = job_files.to_go_on_from(session, self.claim.job_id)
+        for file in left:
             try:
-                self.store.fetch(point.sha256, self.directory / point.file)
+                self.store.fetch(file.sha256, self.directory / file.file)
             except NotFound:
-                _log.warning("job %d: checkpoint %s is gone; the one before is used", self.claim.job_id, point.file)
-        return None
+                _log.warning("job %d: %s is gone; what it held is computed again", self.claim.job_id, file.file)
+        spec = self.claim.spec
+        if not isinstance(spec, EvaluateSpec) or spec.weights == PUBLISHED_WEIGHTS:
+            return None
+        self.store.fetch(spec.weights, self.directory / "weights")
+        return "weights"
 
     def _start(self, weights: str | None, log_file: IO[str]) -> subprocess.Popen[str]:
         process = subprocess.Popen(
@@ -151,6 +155,7 @@ class Supervisor:
             "spec": self.claim.spec.model_dump(mode="json"),
             "directory": str(self.directory),
             "datasets_dir": str(self.settings.effective_datasets_dir),
+            "models_dir": str(self.settings.effective_models_dir),
             "weights": weights,
         }
         # The pipe stays open: its end tells the runner that this process is gone.
@@ -190,32 +195,30 @@ class Supervisor:
         if isinstance(event, Progress):
             self.progress, self.progress_is_new = event, True
         elif isinstance(event, CheckpointSaved):
-            self._keep_checkpoint(event)
+            self._keep(FileKind.RESUME, event.file, event.epoch)
+        elif isinstance(event, BlockSaved):
+            self._keep(FileKind.BLOCK, event.file, event.number)
+        elif isinstance(event, ProvisionalVerdict):
+            patience = self.settings.lease_seconds
+            save_provisional(self.database, self.claim, event.outcome, patience_seconds=patience)
         else:
             self._write(lambda session: jobs.record(session, self.claim, event))
 
-    def _keep_checkpoint(self, event: CheckpointSaved) -> None:
-        spec = self.claim.spec
-        assert isinstance(spec, TrainSpec)
+    def _keep(self, kind: FileKind, file: str, number: int) -> None:
+        """Store what a later attempt can go on from."""
         try:
-            stored = self.store.put(self.directory / event.file)
+            stored = self.store.put(self.directory / file)
         except FileNotFoundError:
             # The runner keeps only its newest ones, and has gone on faster than they are copied.
             return
 
         def keep(session: Session) -> list[str]:
             jobs.hold(session, self.claim)
-            unused = checkpoints.forget_resume_points_from(session, self.claim.job_id, event.epoch)
-            checkpoints.add(
-                session,
-                self.claim.job_id,
-                spec,
-                CheckpointKind.RESUME,
-                epoch=event.epoch,
-                file=event.file,
-                stored=stored,
-            )
-            unused += checkpoints.forget_old_resume_points(session, self.claim.job_id)
+            job_id = self.claim.job_id
+            unused = job_files.add(session, job_id, kind, number=number, file=file, stored=stored)
+            if kind is FileKind.RESUME:
+                unused += job_files.forget_resume_points_after(session, job_id, number)
+                unused += job_files.forget_old_resume_points(session, job_id)
             return [sha256 for sha256 in unused if sha256 != stored.sha256]
 
         for sha256 in self._write(keep):

@@ -3,9 +3,14 @@
 from fastapi import APIRouter
 
 from app.problems import PROBLEM_RESPONSES
-from app.routes import catalog, jobs, leaderboards
+from app.routes import catalog, evaluations, jobs, leaderboards, weights
 
 api = APIRouter(prefix="/api/v1", responses=PROBLEM_RESPONSES)
 api.include_router(jobs.router)
 api.include_router(leaderboards.router)
+api.include_router(evaluations.router)
 api.include_router(catalog.router)
+
+# Apart from the rest: the only requests with large bodies.
+uploads = APIRouter(prefix="/api/v1", responses=PROBLEM_RESPONSES)
+uploads.include_router(weights.router)

@@ -78,7 +78,7 @@ def error_page(request: Request, status: int, detail: str) -> Response:
 def home(request: Request, service: ServiceDep) -> Response:
     with service.database.reading() as session:
         boards = leaderboard.boards(session)
-        leaders = [leaderboard.rows(session, board.dataset, board.name)[0] for board in boards]
+        leaders = [leaderboard.leader(session, board.dataset, board.name) for board in boards]
         recent = jobs.page(session, limit=5)
         return _render(
             request,
@@ -103,7 +103,12 @@ def model(request: Request, service: ServiceDep, model_id: JobId) -> Response:
     with service.database.reading() as session:
         found = leaderboard.model(session, model_id)
         evaluations = [
-            (evaluation, leaderboard.rank_of(session, evaluation), survivor_bars(evaluation))
+            (
+                evaluation,
+                leaderboard.rank_of(session, evaluation),
+                leaderboard.why_not_ranked(evaluation),
+                survivor_bars(evaluation),
+            )
             for evaluation in leaderboard.evaluations_of(session, model_id)
         ]
         events = jobs.events_after(session, found.train_job_id, 0, limit=100_000) if found.train_job_id else []

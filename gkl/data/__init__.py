@@ -1,6 +1,7 @@
 """Data sets behind the names in `gkl.catalog.DATASETS`."""
 
+from gkl.data.corrupted import SEVERITIES, load_corrupted
 from gkl.data.images import Images, ImageSet, unit_range
 from gkl.data.loading import load_test, load_train
 
-__all__ = ["ImageSet", "Images", "load_test", "load_train", "unit_range"]
+__all__ = ["SEVERITIES", "ImageSet", "Images", "load_corrupted", "load_test", "load_train", "unit_range"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def imagenet(folder: Path, train: bool) -> ImageFiles:
         wanted = f"{root}/{missing[0]}/*.JPEG" if missing else ""
         random.Random(0).shuffle(paths)
     else:
-        listed = (helper_files / "imagenet_test_image_ids.txt").read_text().split()
+        listed, _ = evaluated_image_names()
         paths = [root / name for name in listed]
         missing = [name for name, path in zip(listed, paths, strict=True) if not path.is_file()]
         wanted = f"{root}/{missing[0]}" if missing else ""
@@ -50,6 +51,14 @@ def imagenet(folder: Path, train: bool) -> ImageFiles:
         raise InvalidInput(f"ImageNet is not whole: there is no {wanted}, and {len(missing) - 1} more are missing")
     labels = torch.tensor([classes[path.parent.name] for path in paths])
     return ImageFiles(paths, labels, _decode)
+
+
+def evaluated_image_names() -> tuple[list[str], Tensor]:
+    """The 5,000 validation images that RobustBench evaluates on, as <class>/<file>, and their labels (5000,)."""
+    helper_files = _robustbench_helper_files()
+    classes: dict[str, int] = json.loads((helper_files / "imagenet_class_to_id_map.json").read_text())
+    names = (helper_files / "imagenet_test_image_ids.txt").read_text().split()
+    return names, torch.tensor([classes[name.split("/")[0]] for name in names])
 
 
 def _robustbench_helper_files() -> Path:
@@ -60,10 +69,17 @@ def _robustbench_helper_files() -> Path:
     return Path(spec.origin).parent / "helper_files"
 
 
-def _decode(path: Path) -> Tensor:
+def decode_with(path: Path, convert: Callable[[Image.Image], Tensor]) -> Tensor:
     try:
         with Image.open(path) as image:
-            decoded: Tensor = _RESIZE_AND_CROP(image.convert("RGB"))
-            return decoded
+            return convert(image)
     except (OSError, UnidentifiedImageError) as error:
         raise InvalidInput(f"{path} cannot be read as an image ({error}); fetch it again") from error
+
+
+def _decode(path: Path) -> Tensor:
+    def convert(image: Image.Image) -> Tensor:
+        converted: Tensor = _RESIZE_AND_CROP(image.convert("RGB"))
+        return converted
+
+    return decode_with(path, convert)

@@ -1,5 +1,22 @@
-"""Robust accuracy by AutoAttack, attack by attack and block by block."""
+"""Robust accuracy by AutoAttack: measured in blocks that can be resumed, proven by a certificate.
 
-from gkl.evaluation.evaluate import evaluate
+`evaluate` and `verify` work on files, as the service does. `measure` takes any classifier and any images.
+"""
 
-__all__ = ["evaluate"]
+from gkl.evaluation.blocks import Blocks
+from gkl.evaluation.certificate import Verification
+from gkl.evaluation.evaluate import CERTIFICATE_FILE, evaluate, evaluate_shard, verify
+from gkl.evaluation.measurement import Measurement, Shard, measure, measure_shard
+
+__all__ = [
+    "CERTIFICATE_FILE",
+    "Blocks",
+    "Measurement",
+    "Shard",
+    "Verification",
+    "evaluate",
+    "evaluate_shard",
+    "measure",
+    "measure_shard",
+    "verify",
+]

@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from pyautoattack import AutoAttack
 from torch import Tensor, nn
 
-from gkl.spec import ThreatModel
+from gkl.spec import AttackName, Evaluation
+
+# What it would warn of, batch by batch, is measured once and kept as a flag (`gkl.evaluation.checks`).
+_SILENT = logging.getLogger("gkl.evaluation.pyautoattack")
+_SILENT.addHandler(logging.NullHandler())
+_SILENT.propagate = False
+
+_TITLES: dict[AttackName, str] = {
+    "apgd-ce": "APGD-CE",
+    "apgd-dlr": "APGD-DLR",
+    "apgd-t": "APGD-T",
+    "fab": "FAB",
+    "fab-t": "FAB-T",
+    "square": "Square",
+}
+
+# The difference-of-logits-ratio loss divides by a difference to the third largest logit; its targeted form to the
+# mean of the third and fourth.
+_DLR_CLASSES, _TARGETED_DLR_CLASSES = 3, 4
 
 
 @dataclass(frozen=True)
@@ -23,25 +43,90 @@ class Attack:
     """Calls of the model it makes for a block it cannot break; for estimates."""
     perturb: Callable[[Tensor, Tensor], Tensor]
     """Images (B, *) in [0, 1] and labels (B,) -> perturbed images (B, *); changes torch's global random state."""
+    loss: str | None = None
+    """The loss it increases, where it has a choice."""
+    targets: int | None = None
+    """Classes it aims at for each point, if it is targeted."""
 
 
-def standard_attacks(model: nn.Module, threat_model: ThreatModel, *, seed: int, device: torch.device) -> list[Attack]:
-    """AutoAttack's standard version (arXiv 2003.01690): APGD-CE, targeted APGD-DLR, targeted FAB, Square.
+def make_attacks(model: nn.Module, evaluation: Evaluation, *, num_classes: int, device: torch.device) -> list[Attack]:
+    """The protocol's attacks in their order (arXiv 2003.01690; FAB: 1907.02044; Square: 1912.00049).
 
-    Every call of an attack starts from `seed`, as pyautoattack does for every batch, so that a block's
+    Every call of an attack starts from the spec's seed, as pyautoattack does for every batch, so that a block's
     result depends on nothing but the block.
+
+    With fewer than 10 classes there are as many targets as other classes. With fewer than 4, targeted APGD increases
+    the target's cross-entropy margin instead of the targeted DLR loss, and with 2, APGD-DLR the plain margin, since
+    DLR is not defined there.
     """
+    return [_attack(name, model, evaluation, num_classes, device) for name in evaluation.attack_names]
+
+
+def _attack(
+    name: AttackName, model: nn.Module, evaluation: Evaluation, num_classes: int, device: torch.device
+) -> Attack:
+    assert evaluation.threat_model is not None, "only a protocol with attacks has some"
     # Its constructor holds the published options; a change of the reference's defaults is a change here too.
     reference = AutoAttack(
-        model, norm=threat_model.norm, eps=threat_model.epsilon, seed=seed, version="standard", device=device
+        model,
+        norm=evaluation.threat_model.norm,
+        eps=evaluation.threat_model.epsilon,
+        seed=evaluation.seed,
+        version=evaluation.protocol,
+        attacks=list(evaluation.attack_names) if evaluation.protocol == "custom" else None,
+        device=device,
     )
-    reference.apgd.loss = "ce"
-    reference.fab.targeted = True
-    targets, iterations = reference.apgd_targeted.n_target_classes, reference.apgd.n_iter
-    queries = reference.square.n_queries
-    return [
-        Attack("APGD-CE", 3 * iterations, iterations, reference.apgd.perturb),
-        Attack("APGD-T", 3 * targets * iterations, targets * iterations, reference.apgd_targeted.perturb),
-        Attack("FAB-T", 4 * targets * iterations, 2 * targets * iterations, reference.fab.perturb),
-        Attack("Square", queries, queries, reference.square.perturb),
-    ]
+    reference.apgd.logger = reference.apgd_targeted.logger = _SILENT
+    title = _TITLES[name]
+    if name == "square":
+        square = reference.square
+        return Attack(title, square.n_queries, square.n_queries, square.perturb)
+    if name in ("fab", "fab-t"):
+        return _fab(title, reference, is_targeted=name == "fab-t", num_classes=num_classes)
+    if name == "apgd-t":
+        return _targeted_apgd(title, reference, num_classes)
+    apgd = reference.apgd
+    apgd.loss, loss = ("ce", "ce") if name == "apgd-ce" else ("dlr", "dlr")
+    if loss == "dlr" and num_classes < _DLR_CLASSES:
+        apgd.dlr_loss, loss = margin_loss, "margin"
+    passes = apgd.n_restarts * apgd.eot_iter * apgd.n_iter
+    return Attack(title, 3 * passes, passes, apgd.perturb, loss=loss)
+
+
+def _targeted_apgd(title: str, reference: Any, num_classes: int) -> Attack:
+    apgd, loss = reference.apgd_targeted, "dlr-targeted"
+    apgd.n_target_classes = targets = min(apgd.n_target_classes, num_classes - 1)
+    if num_classes < _TARGETED_DLR_CLASSES:
+        apgd.dlr_loss_targeted, loss = apgd.ce_loss_targeted, "ce-targeted"
+    passes = targets * apgd.n_restarts * apgd.eot_iter * apgd.n_iter
+    return Attack(title, 3 * passes, passes, apgd.perturb, loss=loss, targets=targets)
+
+
+def _fab(title: str, reference: Any, *, is_targeted: bool, num_classes: int) -> Attack:
+    fab = reference.fab
+    fab.targeted = is_targeted
+    if not is_targeted:
+        # A forward pass, a backward pass per class, and a forward pass to judge.
+        passes = fab.n_restarts * fab.n_iter
+        return Attack(title, (2 + 2 * num_classes) * passes, 2 * passes, fab.perturb)
+    # As in the reference's own run, also where the untargeted one restarts.
+    fab.n_restarts = 1
+    fab.n_target_classes = targets = min(fab.n_target_classes, num_classes - 1)
+    passes = targets * fab.n_iter
+    return Attack(title, 4 * passes, 2 * passes, fab.perturb, targets=targets)
+
+
+def margin_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Largest other logit minus the label's: (B, C), (B,) -> (B,), positive where misclassified."""
+    own = logits.gather(1, labels[:, None])
+    others = logits.scatter(1, labels[:, None], float("-inf"))
+    return others.amax(1) - own.squeeze(1)
+
+
+def dlr_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Difference-of-logits ratio (arXiv 2003.01690, Eq. 6), or with 2 classes the margin: (B, C), (B,) -> (B,)."""
+    margin = margin_loss(logits, labels)
+    if logits.shape[1] < _DLR_CLASSES:
+        return margin
+    ordered = logits.sort(dim=1, descending=True).values
+    return margin / (ordered[:, 0] - ordered[:, 2] + 1e-12)

@@ -1,197 +1,328 @@
-"""Measure clean and robust accuracy of given weights.
-
-The test images are cut into fixed blocks of `batch_size` consecutive ones. Attack after attack takes, block
-by block, the points that still stand; a point is broken when an attack returns an image inside the threat
-model that the model misclassifies. Robust accuracy is the share of points that nothing broke.
-"""
+"""Measure weights as a spec says, prove the result, and only then report it."""
 
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from gkl.catalog import DATASETS
-from gkl.data import ImageSet, load_test, unit_range
+from gkl.data import Images, ImageSet, load_corrupted, load_test
 from gkl.device import out_of_memory_explained, select_device, set_tensor_float_32
-from gkl.errors import InvalidInput, InvalidVerdict
-from gkl.evaluation.attacks import Attack, standard_attacks
-from gkl.evaluation.progress import EvaluationProgress
-from gkl.files import sha256_of
-from gkl.models import build_model, load_weights
-from gkl.outcome import AttackFinished, AttackOutcome, EvaluationOutcome, Event
+from gkl.errors import InvalidInput, InvalidVerdict, Stopped
+from gkl.evaluation.blocks import Blocks
+from gkl.evaluation.certificate import Verification, read_certificate, verify_certificate, write_certificate
+from gkl.evaluation.corruptions import ALL, mean_corruption_error, measure_corruptions
+from gkl.evaluation.measurement import Measurement, Shard, measure, measure_shard
+from gkl.files import check_writable, sha256_of
+from gkl.models import load_model, weights_sha256
+from gkl.outcome import CorruptionOutcome, EvaluationOutcome, Event, Progress, ProvisionalVerdict
 from gkl.provenance import git_commit, make_manifest
-from gkl.spec import EvaluateSpec, ThreatModel
+from gkl.spec import PUBLISHED_WEIGHTS, EvaluateSpec
 
 _log = logging.getLogger(__name__)
 
-# Attacks project in float32; an image this little outside the ball is rounding, more is an attack's error.
-_NORM_TOLERANCE = 1e-5
+CERTIFICATE_FILE = "certificate.safetensors"
+_PROVISIONAL_FILE = "provisional.safetensors"
 
 
 @out_of_memory_explained()
 def evaluate(
     spec: EvaluateSpec,
-    weights: Path,
+    weights: Path | None,
+    directory: Path,
     *,
     datasets_dir: Path,
+    models_dir: Path | None = None,
     report: Callable[[Event], None],
     should_stop: Callable[[], bool] = lambda: False,
     device: str | None = None,
 ) -> EvaluationOutcome:
-    """Attack the weights as the spec says.
+    """Measure the weights, write the certificate, check it, and return what it proves.
+
+    Finished parts lie in `directory`; the same call goes on from them, and ends with the same outcome, point by
+    point, as if it had never been interrupted. Parts of `evaluate_shard` count too.
 
     Args:
         spec: what to evaluate and how.
-        weights: safetensors file; its sha256 must be the spec's.
+        weights: safetensors or state dict, whose sha256 must be the spec's; None for RobustBench's published ones.
+        directory: where finished parts and the certificate are written; made if it is missing.
         datasets_dir: where the data sets' files are, each in a folder of its name.
-        report: called with progress and every finished attack.
+        models_dir: where RobustBench keeps published weights.
+        report: called with progress, every finished part and attack, and the provisional verdict.
         should_stop: asked at every call of the model; when it says yes the run ends with `Stopped`.
         device: such as 'cpu' or 'cuda:1'; by default CUDA if there is one.
 
     Raises:
-        InvalidInput: the weights are other ones, or of another architecture, or their logits are not finite.
-        InvalidVerdict: an attack returned an image outside the threat model.
-        OutOfMemory: the batch is too large for the device.
+        InvalidInput: the weights are other ones, or of another architecture, or their logits are not finite; or the
+            directory holds parts of another evaluation.
+        InvalidVerdict: the certificate did not survive its own check; no result is to be recorded.
+        NoSpaceLeft: the disk is full.
+        OutOfMemory: not even one image at once fits on the device.
         Stopped: `should_stop` said yes.
     """
-    commit = git_commit()
-    found = sha256_of(weights)
-    if found != spec.weights:
-        raise InvalidInput(f"the spec asks for weights {spec.weights}, but {weights.name} has sha256 {found}")
-    selected = select_device(device)
-    set_tensor_float_32(False)
-    model = build_model(spec.architecture, spec.dataset)
-    load_weights(model, weights)
-    # Batch statistics must not move under attack, and gradients are only ever wanted for images.
-    model.to(selected).eval().requires_grad_(False)
-    data = load_test(spec.dataset, datasets_dir, spec.evaluation.num_points)
-    started = time.perf_counter()
-    # The attacks seed torch's global streams; a caller's are left as they were, on the one device that is used.
-    with torch.random.fork_rng(devices=[selected] if selected.type == "cuda" else []):
-        attacks = standard_attacks(model, spec.evaluation.threat_model, seed=spec.evaluation.seed, device=selected)
-        clean_correct, outcomes = run_attacks(
-            model,
-            data,
-            attacks,
-            spec.evaluation.threat_model,
-            num_classes=DATASETS[spec.dataset].num_classes,
-            block_size=spec.evaluation.batch_size,
-            device=selected,
+    run = _prepared(
+        spec,
+        weights,
+        directory,
+        datasets_dir=datasets_dir,
+        models_dir=models_dir,
+        report=report,
+        should_stop=should_stop,
+        device=device,
+    )
+    evaluation = spec.evaluation
+
+    def tell_provisional(measurement: Measurement) -> None:
+        outcome = run.proven(measurement, directory / _PROVISIONAL_FILE, run.model, [], None)
+        report(ProvisionalVerdict(outcome=outcome))
+
+    def report_clean_part(event: Event) -> None:
+        # The clean pass is one of 76.
+        if isinstance(event, Progress):
+            share = 1 / (len(ALL) + 1)
+            event = event.model_copy(update={"fraction": event.fraction * share, "seconds_left": None})
+        report(event)
+
+    measurement = measure(
+        run.model,
+        run.data,
+        evaluation,
+        num_classes=run.num_classes,
+        blocks=run.blocks,
+        report=report_clean_part if evaluation.protocol == "corruptions" else report,
+        should_stop=should_stop,
+        provisional=tell_provisional,
+        device=run.device,
+    )
+    corruptions: list[CorruptionOutcome] = []
+    predictions = None
+    if evaluation.protocol == "corruptions":
+        corruptions, predictions = measure_corruptions(
+            run.model,
+            run.corrupted,
+            run.data.labels,
+            num_classes=run.num_classes,
+            batch_size=measurement.batch_size_used,
+            seed=evaluation.seed,
+            blocks=run.blocks,
+            # After the clean pass and the checks.
+            first_part=2 * -(-len(run.data) // evaluation.batch_size),
             report=report,
             should_stop=should_stop,
+            device=run.device,
         )
-    return EvaluationOutcome(
-        num_points=len(data),
-        clean_correct=clean_correct,
-        robust_correct=outcomes[-1].survivors,
-        attacks=outcomes,
-        seconds=time.perf_counter() - started,
-        manifest=make_manifest(
-            spec,
-            commit=commit,
-            seed=spec.evaluation.seed,
-            device=selected,
-            dataset_sha256=data.sha256(),
-            weights_sha256=found,
-        ),
+    # Not the network that was attacked: a fresh one from the file, as a stranger would have it.
+    run.model = run.load_model()
+    report(Progress(stage="checking the certificate", fraction=1.0))
+    return run.proven(measurement, directory / CERTIFICATE_FILE, run.model, corruptions, predictions)
+
+
+@out_of_memory_explained()
+def evaluate_shard(
+    spec: EvaluateSpec,
+    weights: Path | None,
+    directory: Path,
+    shard: Shard,
+    *,
+    datasets_dir: Path,
+    models_dir: Path | None = None,
+    report: Callable[[Event], None],
+    should_stop: Callable[[], bool] = lambda: False,
+    device: str | None = None,
+) -> None:
+    """Run one shard's blocks of an evaluation into `directory`; `evaluate` puts them together. Else like `evaluate`."""
+    if spec.evaluation.protocol == "corruptions":
+        raise InvalidInput("an evaluation on corruptions has no shards; start it without them")
+    run = _prepared(
+        spec,
+        weights,
+        directory,
+        datasets_dir=datasets_dir,
+        models_dir=models_dir,
+        report=report,
+        should_stop=should_stop,
+        device=device,
+    )
+    measure_shard(
+        run.model,
+        run.data,
+        spec.evaluation,
+        shard,
+        num_classes=run.num_classes,
+        blocks=run.blocks,
+        report=report,
+        should_stop=should_stop,
+        device=run.device,
     )
 
 
-def run_attacks(
-    model: nn.Module,
-    data: ImageSet,
-    attacks: list[Attack],
-    threat_model: ThreatModel,
+@out_of_memory_explained()
+def verify(
+    certificate: Path,
+    weights: Path | None,
     *,
-    num_classes: int,
-    block_size: int,
-    device: torch.device,
+    datasets_dir: Path,
+    models_dir: Path | None = None,
+    device: str | None = None,
+    batch_size: int = 200,
+) -> Verification:
+    """Check a certificate against weights and data, as anyone can.
+
+    Raises:
+        InvalidInput: the file is no certificate, or the weights or the data cannot be read.
+    """
+    claimed = read_certificate(certificate)
+    selected = select_device(device)
+    set_tensor_float_32(False)
+    model = load_model(claimed.architecture, claimed.dataset, weights, models_dir)
+    if claimed.num_points > DATASETS[claimed.dataset].num_test:
+        raise InvalidInput(f"{certificate.name} is about {claimed.num_points} points, more than {claimed.dataset} has")
+    data = load_test(claimed.dataset, datasets_dir, claimed.num_points)
+    return verify_certificate(
+        claimed,
+        model.to(selected).eval(),
+        data,
+        weights_sha256=weights_sha256(claimed.architecture, weights, models_dir),
+        batch_size=batch_size,
+        device=selected,
+        corrupted=lambda corruption, severity: load_corrupted(claimed.dataset, datasets_dir, corruption, severity),
+    )
+
+
+@dataclass
+class _Prepared:
+    """All that an evaluation needs, checked."""
+
+    spec: EvaluateSpec
+    weights: Path | None
+    datasets_dir: Path
+    models_dir: Path | None
+    commit: str | None
+    sha256: str
+    device: torch.device
+    data: ImageSet
+    blocks: Blocks
+    model: nn.Module
+    should_stop: Callable[[], bool]
+
+    @property
+    def num_classes(self) -> int:
+        return DATASETS[self.spec.dataset].num_classes
+
+    def load_model(self) -> nn.Module:
+        model = load_model(self.spec.architecture, self.spec.dataset, self.weights, self.models_dir)
+        return model.to(self.device).eval()
+
+    def stop_if_asked(self) -> None:
+        if self.should_stop():
+            raise Stopped
+
+    def corrupted(self, corruption: str, severity: int) -> Images:
+        return load_corrupted(self.spec.dataset, self.datasets_dir, corruption, severity)
+
+    def proven(
+        self,
+        measurement: Measurement,
+        path: Path,
+        model: nn.Module,
+        corruptions: list[CorruptionOutcome],
+        corrupted_prediction: torch.Tensor | None,
+    ) -> EvaluationOutcome:
+        """Write the certificate, check it with the model, and return the outcome that it proves."""
+        spec, dataset_sha256 = self.spec, self.data.sha256()
+        manifest = make_manifest(
+            spec,
+            commit=self.commit,
+            seed=spec.evaluation.seed,
+            device=measurement.device,
+            dataset_sha256=dataset_sha256,
+            weights_sha256=self.sha256,
+            dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
+            batch_size_used=measurement.batch_size_used,
+        )
+        write_certificate(
+            path,
+            measurement,
+            spec.evaluation,
+            dataset=spec.dataset,
+            architecture=spec.architecture,
+            weights_sha256=self.sha256,
+            dataset_sha256=dataset_sha256,
+            manifest=manifest.model_dump(mode="json"),
+            corruptions=corruptions,
+            corrupted_prediction=corrupted_prediction,
+        )
+        verification = verify_certificate(
+            read_certificate(path),
+            model,
+            self.data,
+            weights_sha256=self.sha256,
+            batch_size=measurement.batch_size_used,
+            device=self.device,
+            corrupted=self.corrupted,
+            on_call=self.stop_if_asked,
+        )
+        if not verification.holds:
+            raise InvalidVerdict(
+                f"the certificate did not survive its own check ({verification.problems[0]}); no result was recorded, "
+                "please report this"
+            )
+        if verification.borderline:
+            _log.info("%d answers lie within rounding of another class", verification.borderline)
+        attacks = measurement.attacks
+        return EvaluationOutcome(
+            num_points=measurement.num_points,
+            clean_correct=measurement.clean_correct,
+            robust_correct=measurement.robust_correct if attacks else None,
+            attacks=attacks,
+            corruptions=corruptions,
+            mean_corruption_error=mean_corruption_error(spec.dataset, corruptions) if corruptions else None,
+            flags=measurement.flags,
+            answers_vary=measurement.answers_vary,
+            certificate=path.name,
+            seconds=measurement.seconds + sum(each.seconds for each in corruptions),
+            manifest=manifest,
+        )
+
+
+def _prepared(
+    spec: EvaluateSpec,
+    weights: Path | None,
+    directory: Path,
+    *,
+    datasets_dir: Path,
+    models_dir: Path | None,
     report: Callable[[Event], None],
     should_stop: Callable[[], bool],
-) -> tuple[int, list[AttackOutcome]]:
-    """Run the attacks one after the other; returns the clean correct points and each attack's outcome."""
-    check_images(data.images)
-    blocks = list(zip(data.images.split(block_size), data.labels.split(block_size), strict=True))
-    standing = [_classified_correctly(model, unit_range(x.to(device)), y.to(device), num_classes) for x, y in blocks]
-    clean_correct = sum(int(mask.sum()) for mask in standing)
-    outcomes: list[AttackOutcome] = []
-    with EvaluationProgress(model, attacks, len(blocks), report, should_stop) as progress:
-        entering = clean_correct
-        for attack in attacks:
-            progress.start_attack(attack, entering)
-            attack_started, broken = time.perf_counter(), 0
-            for number, (x, y) in enumerate(blocks):
-                progress.start_block(number)
-                index = standing[number].nonzero().squeeze(1)
-                if len(index) == 0:
-                    continue
-                fooled = _attack_block(
-                    model, attack, unit_range(x[index].to(device)), y[index].to(device), threat_model
-                )
-                standing[number][index[fooled]] = False
-                broken += int(fooled.sum())
-            outcome = AttackOutcome(
-                attack=attack.name,
-                points=entering,
-                broken=broken,
-                seconds=time.perf_counter() - attack_started,
-            )
-            outcomes.append(outcome)
-            _log.info("%s broke %d of %d points", attack.name, broken, entering)
-            report(AttackFinished(outcome=outcome))
-            entering = outcome.survivors
-    return clean_correct, outcomes
-
-
-def check_images(images: Tensor) -> None:
-    """The threat model's box is [0, 1]; attacks on images outside it give a wrong number without a word."""
-    if images.dtype == torch.uint8:
-        return
-    low, high = float(images.min()), float(images.max())
-    if not (low >= 0.0 and high <= 1.0):
-        raise InvalidInput(
-            f"the images have values from {low:g} to {high:g}, but an evaluation needs them in [0, 1]; "
-            "leave normalization to the model"
-        )
-
-
-@torch.no_grad()
-def _classified_correctly(model: nn.Module, x: Tensor, y: Tensor, num_classes: int) -> Tensor:
-    """Which of the (B,) clean points the model gets right; refuses logits that no attack could judge."""
-    logits = model(x)
-    if logits.shape != (len(x), num_classes):
-        raise InvalidInput(
-            f"the model's output has shape {tuple(logits.shape)} for {len(x)} images of {num_classes} classes; "
-            f"it must be ({len(x)}, {num_classes})"
-        )
-    if not logits.isfinite().all():
-        # argmax of NaN is 0: the points of class 0 would count as robust.
-        raise InvalidInput("the model gives NaN or infinite logits on test images; its training diverged")
-    correct: Tensor = logits.argmax(1) == y
-    return correct.cpu()
-
-
-def _attack_block(model: nn.Module, attack: Attack, x: Tensor, y: Tensor, threat_model: ThreatModel) -> Tensor:
-    """Which of the (B,) points the attack breaks, each judged again from the image it returned."""
-    x_adv = attack.perturb(x, y).detach()
-    with torch.no_grad():
-        fooled: Tensor = model(x_adv).argmax(1) != y
-    difference = (x_adv - x).flatten(1)
-    size = difference.abs().amax(1) if threat_model.norm == "Linf" else difference.norm(dim=1)
-    flat = x_adv.flatten(1)
-    finite = flat.isfinite().all(1)
-    inside = (flat.amin(1) >= 0) & (flat.amax(1) <= 1) & (size <= threat_model.epsilon + _NORM_TOLERANCE)
-    # NaN is wrong even where it "fooled" nobody: the model's answer to it is NaN, whose argmax is class 0.
-    wrong = (~finite | (fooled & ~inside)).nonzero()
-    if len(wrong):
-        first = int(wrong[0])
-        raise InvalidVerdict(
-            f"{attack.name} returned an image outside the threat model ({threat_model.norm} {size[first]:.6f}, "
-            f"values {flat[first].min():g} to {flat[first].max():g}); no result was recorded, please report this"
-        )
-    return fooled.cpu()
+    device: str | None,
+) -> _Prepared:
+    commit = git_commit()
+    check_writable(directory)
+    if weights is None and spec.weights != PUBLISHED_WEIGHTS:
+        raise InvalidInput(f"the spec asks for weights {spec.weights}; name their file")
+    if weights is not None:
+        found = sha256_of(weights)
+        if found != spec.weights:
+            raise InvalidInput(f"the spec asks for weights {spec.weights}, but {weights.name} has sha256 {found}")
+    selected = select_device(device)
+    set_tensor_float_32(False)
+    model = load_model(spec.architecture, spec.dataset, weights, models_dir).to(selected).eval()
+    sha256 = weights_sha256(spec.architecture, weights, models_dir)
+    data = load_test(spec.dataset, datasets_dir, spec.evaluation.num_points)
+    origin: Mapping[str, Any] = {
+        "dataset": spec.dataset,
+        "architecture": spec.architecture,
+        "weights_sha256": sha256,
+        "dataset_sha256": data.sha256(),
+        **spec.evaluation.model_dump(mode="json"),
+    }
+    blocks = Blocks(directory, origin, report)
+    return _Prepared(
+        spec, weights, datasets_dir, models_dir, commit, sha256, selected, data, blocks, model, should_stop
+    )

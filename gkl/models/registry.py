@@ -1,9 +1,8 @@
-"""From a spec's architecture name to a network, and from a safetensors file to its weights."""
+"""From a spec's architecture name to a network."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 from torch import nn
 
@@ -11,7 +10,6 @@ from gkl.catalog import ARCHITECTURES, DATASETS, unknown_name_message
 from gkl.errors import InvalidInput
 from gkl.models.robustbench import dm_network, preact_resnet_18, resnet_18, wide_resnet, zoo_definition
 from gkl.models.small_cnn import SmallCNN, TinyCNN
-from gkl.tensor_files import load_tensors
 from gkl.zoo import ZOO
 
 Builder = Callable[[int, tuple[int, int, int]], nn.Module]
@@ -43,28 +41,3 @@ def build_model(architecture: str, dataset: str) -> nn.Module:
         raise InvalidInput(f"the architecture {architecture!r} cannot be built for {dataset}")
     described = DATASETS[dataset]
     return _BUILDERS[architecture](described.num_classes, described.image_shape)
-
-
-def load_weights(model: nn.Module, path: Path) -> None:
-    """Load a safetensors file into a network, which must have exactly these names, shapes and dtypes.
-
-    Raises:
-        InvalidInput: with the first difference, if the file is not safetensors or is of another network.
-    """
-    tensors, _ = load_tensors(path)
-    expected = model.state_dict()
-    for name, tensor in expected.items():
-        if name not in tensors:
-            raise InvalidInput(f"{path.name} lacks the tensor {name!r}; was it made by another architecture?")
-        given = tensors[name]
-        if given.shape != tensor.shape or given.dtype != tensor.dtype:
-            raise InvalidInput(
-                f"tensor {name!r} in {path.name} is {given.dtype} {tuple(given.shape)}, but the architecture "
-                f"has {tensor.dtype} {tuple(tensor.shape)} there; choose the architecture it was trained with"
-            )
-        if given.is_floating_point() and not given.isfinite().all():
-            raise InvalidInput(f"tensor {name!r} in {path.name} has NaN or infinite values; the training diverged")
-    surplus = sorted(tensors.keys() - expected.keys())
-    if surplus:
-        raise InvalidInput(f"{path.name} has a tensor {surplus[0]!r} that the architecture does not have")
-    model.load_state_dict(tensors)

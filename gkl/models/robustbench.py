@@ -8,12 +8,14 @@ import sys
 import warnings
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 
 import pyautoattack
 from torch import nn
 
 from gkl.errors import InvalidInput
+from gkl.weights_format import weights_format
 from gkl.zoo import ZOO
 
 # Mean and standard deviation of the training images, which RobustBench has no use for.
@@ -75,14 +77,69 @@ def zoo_definition(name: str) -> Callable[[int, tuple[int, int, int]], nn.Module
     def build(num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
         dataset, threat_model, model_id = ZOO[name]
         zoo, enums = _robustbench("model_zoo"), _robustbench("model_zoo.enums")
-        timm = import_module("timm")
-        timm_name = f"{model_id.lower().replace('-', '_')}_{dataset}_{threat_model.lower()}"
-        if timm.is_model(timm_name):
-            return _built(lambda: timm.create_model(timm_name, num_classes=num_classes, pretrained=False))
+        timm_name = _timm_name(name)
+        if timm_name is not None:
+            create = import_module("timm").create_model
+            return _built(lambda: create(timm_name, num_classes=num_classes, pretrained=False))
         definitions = zoo.model_dicts[enums.BenchmarkDataset(dataset)][enums.ThreatModel(threat_model)]
         return _built(definitions[model_id]["model"])
 
     return build
+
+
+def published_files(name: str, models_dir: Path) -> list[Path]:
+    """Where a zoo model's published weights lie in RobustBench's own cache layout; several for an ensemble."""
+    dataset, threat_model, model_id = ZOO[name]
+    zoo, enums = _robustbench("model_zoo"), _robustbench("model_zoo.enums")
+    definition = zoo.model_dicts[enums.BenchmarkDataset(dataset)][enums.ThreatModel(threat_model)].get(model_id, {})
+    path = models_dir / dataset / threat_model / f"{model_id}.pt"
+    parts = definition.get("gdrive_id")
+    return [path.with_name(f"{path.name}_m{i}.pt") for i in range(len(parts))] if isinstance(parts, list) else [path]
+
+
+def load_published(name: str, models_dir: Path) -> nn.Module:
+    """A zoo model with its published weights, by RobustBench's own loader, which downloads what is missing.
+
+    Raises:
+        InvalidInput: a file is missing and cannot be downloaded, or is no weights; says which and where it belongs.
+    """
+    dataset, threat_model, model_id = ZOO[name]
+    files = published_files(name, models_dir)
+    loader = _robustbench("utils").load_model
+    for file in files:
+        if file.is_file():
+            weights_format(file)
+    missing = [file for file in files if not file.is_file()]
+    timm_model = {"custom_checkpoint": str(files[0])} if not missing and _timm_name(name) is not None else {}
+    cause: Exception | None = None
+    try:
+        model = _built(
+            lambda: loader(model_id, model_dir=models_dir, dataset=dataset, threat_model=threat_model, **timm_model)
+        )
+    except Exception as error:  # noqa: BLE001 - its downloaders and torch's unpickler can raise anything
+        cause = error
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    else:
+        if all(file.is_file() for file in files):
+            return model
+        # timm keeps what it downloads elsewhere, where it has no hash that a verdict could name.
+        reason = "its loader puts them elsewhere"
+    if missing:
+        raise InvalidInput(
+            f"the published weights of {name} are not here and cannot be downloaded ({reason:.200}); put them at "
+            f"{missing[0]}, or set GKLBENCH_MODELS_DIR to where RobustBench keeps its models"
+        ) from cause
+    raise InvalidInput(
+        f"{files[0]} cannot be loaded as the weights of {name} ({reason:.300}); fetch the file again"
+    ) from cause
+
+
+def _timm_name(name: str) -> str | None:
+    dataset, threat_model, model_id = ZOO[name]
+    # Importing the zoo is what makes its models known to timm.
+    _robustbench("model_zoo")
+    timm_name = f"{model_id.lower().replace('-', '_')}_{dataset}_{threat_model.lower()}"
+    return timm_name if import_module("timm").is_model(timm_name) else None
 
 
 def _built(build: Callable[[], nn.Module]) -> nn.Module:

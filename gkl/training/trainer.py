@@ -13,7 +13,7 @@ from gkl.catalog import DATASETS
 from gkl.data import load_train
 from gkl.data.augmentation import augmented_views
 from gkl.data.synthetic import SyntheticImages
-from gkl.device import out_of_memory_explained, select_device, set_tensor_float_32
+from gkl.device import device_name, out_of_memory_explained, select_device, set_tensor_float_32
 from gkl.errors import Stopped
 from gkl.files import check_writable, sha256_of
 from gkl.models import build_model
@@ -306,7 +306,7 @@ class _Run:
                 spec,
                 commit=self.commit,
                 seed=spec.seed,
-                device=self.device,
+                device=device_name(self.device),
                 dataset_sha256=self.dataset_sha256,
                 synthetic_sha256=self.synthetic_sha256,
                 weights_sha256=sha256_of(path),

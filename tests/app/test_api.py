@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -242,3 +243,64 @@ def test_the_document_describes_it_and_its_page_needs_no_internet(client: TestCl
     for path in ("/swagger/swagger-ui-bundle.js", "/swagger/swagger-ui.css"):
         assert path in page
         assert client.get(path).status_code == 200
+
+
+def send(client: TestClient, content: bytes) -> httpx2.Response:
+    return client.post("/api/v1/weights", content=content, headers={"Content-Type": "application/octet-stream"})
+
+
+def test_weights_are_sent_once(client: TestClient, store: ArtifactStore) -> None:
+    content = b"PK\x03\x04" + bytes(3_000_000)
+    first = send(client, content)
+    assert first.status_code == 201, first.text
+    upload = first.json()
+    assert upload["sha256"] == hashlib.sha256(content).hexdigest()
+    assert (upload["format"], upload["size_bytes"]) == ("torch", len(content))
+    assert store.path(upload["sha256"]).read_bytes() == content
+    assert send(client, content).json() == upload
+    assert client.get(first.headers["location"]).json() == upload
+    spec = {
+        "kind": "evaluate",
+        "name": "Sent",
+        "dataset": "digits",
+        "architecture": "small_cnn",
+        "weights": upload["sha256"],
+        "evaluation": {"threat_model": {"norm": "Linf", "epsilon": 0.2}},
+    }
+    assert post(client, spec).status_code == 202
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"<!DOCTYPE html><html>Too many users have viewed this file", "The file is an HTML page, not weights"),
+        (b"", "neither safetensors nor a state dict"),
+        (b"hello", "neither safetensors nor a state dict"),
+    ],
+)
+def test_what_is_no_weights_is_refused_and_leaves_nothing(
+    client: TestClient, store: ArtifactStore, settings: Settings, content: bytes, says: str
+) -> None:
+    assert_problem(send(client, content), 422, says.replace("The file", "the file"))
+    assert [path for path in settings.data_dir.rglob("*") if path.is_file()] == []
+
+
+def test_weights_that_are_too_large_are_refused(settings: Settings) -> None:
+    small = settings.model_copy(update={"max_weights_bytes": 4096, "max_body_bytes": 1024})
+    with TestClient(create_app(small)) as client:
+        assert send(client, b"PK\x03\x04" + bytes(4000)).status_code == 201
+        assert_problem(send(client, b"PK\x03\x04" + bytes(5000)), 413, "larger than the 4096 bytes")
+        assert_problem(client.post("/api/v1/jobs", content=bytes(2000)), 413, "larger than the 1024 bytes")
+
+
+def test_an_evaluation_without_a_certificate_says_so(client: TestClient, database: Database) -> None:
+    from tests.app.test_leaderboard import measure, train
+
+    measure(database, train(database, "a"), robust=100, provisional=True)
+    evaluation = client.get("/api/v1/models/1").json()["evaluations"][0]
+    assert client.get(f"/api/v1/evaluations/{evaluation['id']}").json() == evaluation
+    assert evaluation["is_provisional"]
+    for part in ("certificate", "points"):
+        response = client.get(f"/api/v1/evaluations/{evaluation['id']}/{part}")
+        assert_problem(response, 404, "has no certificate: its verdict is still provisional")
+    assert_problem(client.get("/api/v1/evaluations/99"), 404, "There is no evaluation 99.")

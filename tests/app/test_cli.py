@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,12 +11,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from app.cli import cli
+from app.cli import cli, main
 from gkl.files import sha256_of
 from gkl.spec import EvaluateSpec
 from tests.specs import tiny_train_spec
 
-COMMANDS = ["up", "demo", "serve", "worker", "relay", "migrate", "submit", "recipe", "train", "evaluate"]
+COMMANDS = ["up", "demo", "serve", "worker", "relay", "migrate", "submit", "recipe", "train", "evaluate", "verify"]
 
 
 def gklbench(*arguments: str | Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
@@ -52,9 +53,29 @@ def test_train_and_evaluate_without_a_service(tmp_path: Path) -> None:
     follow_up = spec.follow_up(sha256_of(weights))
     assert isinstance(follow_up, EvaluateSpec)
     (tmp_path / "evaluate.json").write_text(follow_up.model_dump_json())
-    again = gklbench("evaluate", tmp_path / "evaluate.json", "--weights", weights, "--device", "cpu")
+    arguments = ["evaluate", tmp_path / "evaluate.json", "--weights", weights, "--device", "cpu", "--output"]
+    again = gklbench(*arguments, tmp_path / "again")
     assert again.returncode == 0, again.stderr
-    assert again.stdout.splitlines()[-1] == done.stdout.splitlines()[-1], "the same verdict"
+    verdict = [line for line in done.stdout.splitlines() if "robust accuracy" in line]
+    assert [line for line in again.stdout.splitlines() if "robust accuracy" in line] == verdict
+
+    certificate = tmp_path / "again" / "certificate.safetensors"
+    proven = gklbench("verify", certificate, "--weights", weights)
+    assert proven.returncode == 0, proven.stderr
+    assert "It holds: " in proven.stdout
+    assert "robust accuracy at most" in proven.stdout
+    certificate.write_bytes(certificate.read_bytes()[:-1] + b"\x7f")
+    tampered = gklbench("verify", certificate, "--weights", weights)
+    assert tampered.returncode == 1
+    assert "certificate.safetensors does not hold: " in tampered.stderr
+
+    # The spec need not name the weights that stand beside it; shards are put together by the same command.
+    (tmp_path / "evaluate.json").write_text(follow_up.model_dump_json(exclude={"weights"}))
+    part = gklbench(*arguments, tmp_path / "shards", "--shard", "1/1")
+    assert part.returncode == 0, part.stderr
+    assert "Shard 1/1 is done" in part.stdout
+    merged = gklbench(*arguments, tmp_path / "shards")
+    assert [line for line in merged.stdout.splitlines() if "robust accuracy" in line] == verdict
 
 
 def test_recipe_prints_a_spec_that_is_one() -> None:
@@ -74,20 +95,44 @@ def test_recipe_prints_a_spec_that_is_one() -> None:
         (["train", "SPEC", "--device", "cuda:9"], "VALID", "the device 'cuda:9' cannot be used here"),
         (["train", "SPEC", "--device", "nonsense"], "VALID", "the device 'nonsense' cannot be used here"),
         (["evaluate", "SPEC", "--weights", "w"], "VALID", "is a spec of kind 'train'; use 'gklbench train'"),
+        (["evaluate", "SPEC", "--weights", "w"], "EVALUATE", "there is no file w; name the weights to attack"),
+        (["evaluate", "SPEC", "--shard", "0/3"], "EVALUATE", "there is no shard 0 of 3; take 1 to 3"),
+        (["evaluate", "SPEC", "--shard", "half"], "EVALUATE", "--shard is a number of a total, such as 1/3"),
+        (["evaluate", "SPEC"], "EVALUATE", f"the spec asks for weights {'0' * 64}; name their file"),
+        (["verify", "absent", "--weights", "w"], None, "there is no file absent; name a certificate"),
+        (["verify", "SPEC", "--weights", "SPEC"], "VALID", "cannot be read as safetensors"),
     ],
 )
-def test_mistakes_are_one_sentence(arguments: list[str], content: str | None, says: str, tmp_path: Path) -> None:
+def test_mistakes_are_one_sentence(
+    arguments: list[str],
+    content: str | None,
+    says: str,
+    *,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """In this process: another one for each would spend its time on importing torch."""
     path = tmp_path / "spec.json"
-    path.write_text(tiny_train_spec().model_dump_json() if content == "VALID" else content or "")
+    specs = {"VALID": tiny_train_spec(), "EVALUATE": tiny_train_spec().follow_up("0" * 64)}
+    spec = specs.get(content or "")
+    path.write_text(content or "" if spec is None else spec.model_dump_json())
     if arguments[0] == "submit":
         arguments = [*arguments, "--url", "http://127.0.0.1:1"]
-    if arguments[0] == "train" and "--output" not in arguments:
+    if arguments[0] in ("train", "evaluate") and "--output" not in arguments:
         arguments = [*arguments, "--output", str(tmp_path / "run")]
-    done = gklbench(*[str(path) if a == "SPEC" else a for a in arguments])
-    assert done.returncode == 1
-    assert done.stderr.startswith("gklbench: ")
-    assert says in done.stderr
-    assert "Traceback" not in done.stderr
+    monkeypatch.setattr(sys, "argv", ["gklbench", *(str(path) if a == "SPEC" else a for a in arguments)])
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with pytest.raises(SystemExit) as ended:
+            main()
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    assert ended.value.code == 1
+    error = capsys.readouterr().err
+    assert error.startswith("gklbench: ")
+    assert says in error
 
 
 def test_a_database_that_is_away_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy.exc import IntegrityError
 
-from app import checkpoints, jobs, leaderboard
+from app import job_files, jobs, leaderboard
 from app.artifacts import StoredFile
 from app.database import Database
 from app.errors import NotFound, Unprocessable
-from app.tables import CheckpointKind
-from gkl.outcome import AttackOutcome, EvaluationOutcome, Manifest
+from app.tables import FileKind
+from gkl.catalog import CORRUPTIONS
+from gkl.errors import FailureCode
+from gkl.outcome import AttackOutcome, CorruptionOutcome, EvaluationOutcome, Manifest, wilson_interval
 from gkl.recipes import digits
 from gkl.spec import EvaluateSpec, Evaluation, ThreatModel
 
@@ -24,37 +27,51 @@ def sha(name: str) -> str:
     return hashlib.sha256(name.encode()).hexdigest()
 
 
-def train(database: Database, name: str) -> str:
+def train(database: Database, name: str, dataset: str = "digits") -> str:
     """A finished training; returns the sha256 of its weights."""
-    spec = digits().model_copy(update={"name": name, "evaluation": None})
+    spec = digits().model_copy(update={"name": name, "evaluation": None, "dataset": dataset})
     with database.writing() as session:
         jobs.create(session, spec)
         claim = jobs.claim(session, worker="w", lease=LEASE)
         assert claim is not None
         job = jobs.succeed(session, claim)
         stored = StoredFile(sha(name), 10)
-        checkpoints.add(session, job.id, spec, CheckpointKind.WEIGHTS, epoch=1, file="w", stored=stored)
+        job_files.add(session, job.id, FileKind.WEIGHTS, number=1, file="w", stored=stored)
         leaderboard.record_model(session, job, spec, stored.sha256)
     return stored.sha256
 
 
 def measure(
-    database: Database, weights: str, *, robust: int, clean: int = 350, points: int = 360, epsilon: float = 0.2
+    database: Database,
+    weights: str,
+    *,
+    robust: int | None,
+    clean: int = 350,
+    points: int = 360,
+    epsilon: float = 0.2,
+    provisional: bool = False,
+    evaluation: Evaluation | None = None,
+    dataset: str = "digits",
+    **outcome: Any,
 ) -> int:
-    """A finished evaluation; returns its job's id."""
+    """A finished evaluation, or one that is running and has a provisional verdict; returns its job's id."""
     spec = EvaluateSpec(
         name="other",
-        dataset="digits",
+        dataset=dataset,
         architecture="small_cnn",
         weights=weights,
-        evaluation=Evaluation(threat_model=ThreatModel(epsilon=epsilon)),
+        evaluation=evaluation or Evaluation(threat_model=ThreatModel(epsilon=epsilon)),
     )
-    outcome = EvaluationOutcome(
+    attacks = []
+    if robust is not None:
+        attacks = [AttackOutcome(attack="APGD-CE", points=clean, broken=clean - robust, seconds=1.5)]
+    measured = EvaluationOutcome(
         num_points=points,
         clean_correct=clean,
         robust_correct=robust,
-        attacks=[AttackOutcome(attack="APGD-CE", points=clean, broken=clean - robust, seconds=1.5)],
+        attacks=attacks,
         seconds=2.0,
+        **outcome,
         manifest=Manifest(
             spec=spec.model_dump(mode="json"),
             git_commit=None,
@@ -70,12 +87,12 @@ def measure(
         jobs.create(session, spec)
         claim = jobs.claim(session, worker="w", lease=LEASE)
         assert claim is not None
-        job = jobs.succeed(session, claim)
-        leaderboard.record_evaluation(session, job, spec, outcome)
+        job = jobs.get(session, claim.job_id) if provisional else jobs.succeed(session, claim)
+        leaderboard.record_evaluation(session, job, spec, measured, is_provisional=provisional)
         return job.id
 
 
-def ranking(database: Database, name: str = "Linf") -> list[tuple[int, str, int]]:
+def ranking(database: Database, name: str = "Linf") -> list[tuple[int | None, str, int | None]]:
     with database.reading() as session:
         rows = leaderboard.rows(session, "digits", name)
         return [(row.rank, row.model.name, row.evaluation.robust_correct) for row in rows]
@@ -157,7 +174,148 @@ def test_weights_are_only_evaluated_as_what_they_are(database: Database) -> None
     )
     # As if the catalog had another architecture: the check is on what the weights were made with.
     with (
-        pytest.raises(Unprocessable, match="trained with architecture 'small_cnn', not 'wide'"),
+        pytest.raises(Unprocessable, match="known with architecture 'small_cnn', not 'wide'"),
         database.reading() as session,
     ):
-        checkpoints.check_weights(session, spec.model_copy(update={"architecture": "wide"}))
+        job_files.check_weights(session, spec.model_copy(update={"architecture": "wide"}))
+
+
+def test_a_provisional_verdict_has_a_place_without_a_rank_until_the_final_one(database: Database) -> None:
+    a, b, c = (train(database, name) for name in "abc")
+    measure(database, a, robust=200)
+    running = measure(database, b, robust=220, provisional=True)
+    measure(database, c, robust=240)
+    assert ranking(database) == [(1, "c", 240), (None, "b", 220), (2, "a", 200)]
+    with database.reading() as session:
+        provisional = leaderboard.evaluation_of_job(session, running)
+        assert provisional is not None
+        assert leaderboard.rank_of(session, provisional) is None
+        assert [board.num_models for board in leaderboard.boards(session)] == [3]
+    with database.writing() as session:
+        spec = EvaluateSpec.model_validate(provisional.manifest["spec"])
+        final = EvaluationOutcome(
+            num_points=360,
+            clean_correct=350,
+            robust_correct=180,
+            attacks=[
+                AttackOutcome(attack="APGD-CE", points=350, broken=130, seconds=1.0),
+                AttackOutcome(attack="Square", points=220, broken=40, seconds=1.0),
+            ],
+            seconds=2.0,
+            manifest=Manifest.model_validate(provisional.manifest),
+        )
+        job = jobs.get(session, running)
+        leaderboard.record_evaluation(session, job, spec, final, certificate_sha256=sha("certificate"))
+    assert ranking(database) == [(1, "c", 240), (2, "a", 200), (3, "b", 180)]
+    with database.reading() as session:
+        replaced = leaderboard.evaluation_of_job(session, running)
+        assert replaced is not None
+        assert replaced.id == provisional.id, "a link to it stays good"
+        assert [attack.attack for attack in replaced.attacks] == ["APGD-CE", "Square"]
+
+
+def test_a_final_verdict_stands_before_a_provisional_one_of_the_same_model(database: Database) -> None:
+    weights = train(database, "a")
+    measure(database, weights, robust=200)
+    measure(database, weights, robust=150, provisional=True)
+    assert ranking(database) == [(1, "a", 200)]
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "robust", "why"),
+    [
+        (Evaluation(protocol="clean"), None, "clean images only"),
+        (Evaluation(protocol="rand", threat_model=ThreatModel(epsilon=0.2)), 300, "protocol rand: not ranked"),
+        (
+            Evaluation(protocol="custom", attacks=("apgd-ce",), threat_model=ThreatModel(epsilon=0.2)),
+            300,
+            "protocol custom: not ranked",
+        ),
+    ],
+)
+def test_a_weaker_protocol_is_kept_but_not_ranked(
+    database: Database, evaluation: Evaluation, robust: int | None, why: str
+) -> None:
+    weights = train(database, "a")
+    job_id = measure(database, weights, robust=robust, evaluation=evaluation)
+    assert ranking(database) == []
+    with database.reading() as session:
+        assert leaderboard.boards(session) == []
+        found = leaderboard.evaluation_of_job(session, job_id)
+        assert found is not None
+        assert leaderboard.why_not_ranked(found) == why
+
+
+def test_weights_that_were_sent_are_a_model_once_they_are_measured(database: Database) -> None:
+    spec = EvaluateSpec(
+        name="Sent",
+        dataset="digits",
+        architecture="small_cnn",
+        weights=sha("sent"),
+        evaluation=Evaluation(threat_model=ThreatModel(epsilon=0.2)),
+    )
+    with pytest.raises(Unprocessable, match="send the file to /api/v1/weights first"), database.writing() as session:
+        jobs.create(session, spec)
+    with database.writing() as session:
+        job_files.record_upload(session, StoredFile(sha("sent"), 10), "torch")
+    measure(database, sha("sent"), robust=100)
+    assert ranking(database) == [(1, "other", 100)]
+    # From then on they are known as what they are.
+    with (
+        pytest.raises(Unprocessable, match="known with architecture 'small_cnn', not 'tiny_cnn'"),
+        database.writing() as session,
+    ):
+        jobs.create(session, spec.model_copy(update={"architecture": "tiny_cnn"}))
+
+
+@pytest.mark.parametrize("how", ["failed", "cancelled"])
+def test_a_bound_goes_when_its_evaluation_cannot_end(database: Database, how: str) -> None:
+    job_id = measure(database, train(database, "a"), robust=200, provisional=True)
+    assert ranking(database) == [(None, "a", 200)]
+    with database.writing() as session:
+        job = jobs.get(session, job_id)
+        claim = jobs.Claim(job_id, job.attempt, job.spec)
+        if how == "failed":
+            jobs.fail(session, claim, FailureCode.TIMED_OUT, "it took too long")
+        else:
+            jobs.cancelled(session, claim)
+    assert ranking(database) == []
+
+
+def test_a_board_is_led_by_a_final_verdict(database: Database) -> None:
+    a, b = train(database, "a"), train(database, "b")
+    measure(database, a, robust=300, provisional=True)
+    with database.reading() as session:
+        assert leaderboard.leader(session, "digits", "Linf").model.name == "a"
+    measure(database, b, robust=100)
+    with database.reading() as session:
+        assert leaderboard.leader(session, "digits", "Linf").model.name == "b"
+
+
+def test_corruptions_have_a_board_of_their_own(database: Database) -> None:
+    weights = train(database, "a", dataset="cifar10")
+    corruptions = [
+        CorruptionOutcome(
+            corruption=name, severity=severity, points=10_000, correct=6000, seconds=1, data_sha256=sha("data")
+        )
+        for name in CORRUPTIONS
+        for severity in range(1, 6)
+    ]
+    measure(
+        database,
+        weights,
+        robust=None,
+        clean=9000,
+        points=10_000,
+        evaluation=Evaluation(protocol="corruptions"),
+        dataset="cifar10",
+        corruptions=corruptions,
+        mean_corruption_error=0.4,
+    )
+    with database.reading() as session:
+        (board,) = leaderboard.boards(session)
+        assert (board.name, board.title) == ("corruptions", "CIFAR-10, common corruptions")
+        (row,) = leaderboard.rows(session, "cifar10", "corruptions")
+        assert (row.rank, row.evaluation.robust_correct) == (1, None)
+        assert row.evaluation.robust_accuracy == pytest.approx(0.6)
+        assert row.evaluation.robust_interval == pytest.approx(wilson_interval(6000, 10_000))

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import inspect
+from sqlalchemy import inspect, select
 
 from app import migrations
 from app.database import Database
-from app.tables import Base
+from app.tables import Base, Evaluation, FileKind, JobFile
 
 
 def test_the_migrations_make_the_tables_that_the_code_declares(database: Database) -> None:
@@ -23,3 +23,39 @@ def test_they_go_back_and_forth(database: Database) -> None:
     assert not migrations.is_current(database)
     migrations.upgrade(database)
     assert migrations.is_current(database)
+
+
+def test_rows_survive_the_way_forward_and_back(database: Database) -> None:
+    """From the first schema, with a row in each table, to the newest, and back."""
+    migrations.downgrade(database, "0001")
+    now = "2026-01-02 03:04:05"
+    sha, spec = "a" * 64, '{"dataset": "digits", "architecture": "small_cnn"}'
+    with database.engine.begin() as connection:
+        for statement in (
+            "INSERT INTO jobs (id, kind, name, spec, state, priority, attempt, lost_leases, created_at) VALUES "
+            f"(1, 'train', 'a', '{spec}', 'succeeded', 0, 1, 0, '{now}')",
+            "INSERT INTO checkpoints (id, job_id, kind, epoch, file, sha256, size_bytes, dataset, architecture, "
+            f"created_at) VALUES (1, 1, 'weights', 7, 'w', '{sha}', 10, 'digits', 'small_cnn', '{now}')",
+            "INSERT INTO models (id, name, dataset, architecture, weights_sha256, train_job_id, created_at) VALUES "
+            f"(1, 'a', 'digits', 'small_cnn', '{sha}', 1, '{now}')",
+            "INSERT INTO evaluations (id, model_id, job_id, board, norm, epsilon, protocol, num_points, is_complete, "
+            "clean_correct, robust_correct, seconds, manifest, created_at) VALUES "
+            f"(1, 1, 1, 'Linf', 'Linf', 0.2, 'standard', 360, true, 350, 90, 1.5, '{{}}', '{now}')",
+            "INSERT INTO attack_results (evaluation_id, position, attack, points, broken, seconds) VALUES "
+            "(1, 0, 'APGD-CE', 350, 260, 1.5)",
+        ):
+            connection.exec_driver_sql(statement)
+    migrations.upgrade(database)
+    with database.reading() as session:
+        evaluation = session.scalars(select(Evaluation)).one()
+        assert evaluation.robust_accuracy == 0.25
+        assert (evaluation.flags, evaluation.corruptions, evaluation.is_provisional) == ([], [], False)
+        assert [(a.attack, a.broken, a.discarded) for a in evaluation.attacks] == [("APGD-CE", 260, 0)]
+        file = session.scalars(select(JobFile)).one()
+        assert (file.kind, file.number, file.sha256) == (FileKind.WEIGHTS, 7, sha)
+    migrations.downgrade(database, "0001")
+    with database.engine.begin() as connection:
+        found = connection.exec_driver_sql("SELECT epoch, dataset, architecture FROM checkpoints").one()
+        assert tuple(found) == (7, "digits", "small_cnn")
+        assert connection.exec_driver_sql("SELECT robust_correct, norm FROM evaluations").one() == (90, "Linf")
+        assert connection.exec_driver_sql("SELECT broken FROM attack_results").scalar_one() == 260

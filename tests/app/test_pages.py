@@ -11,9 +11,10 @@ from fastapi.testclient import TestClient
 from app import jobs
 from app.database import Database
 from app.web.charts import training_curves
-from gkl.outcome import EpochFinished, Progress, StepMetrics
+from gkl.outcome import EpochFinished, Flag, Progress, StepMetrics
 from gkl.recipes import digits
 from tests.app.test_leaderboard import LEASE, measure, train
+from tests.app.test_leaderboard import test_corruptions_have_a_board_of_their_own as corruptions_have_a_board
 
 HTML = {"Accept": "text/html,application/xhtml+xml"}
 VOID = {"meta", "link", "img", "br", "input", "hr", "line", "rect", "polyline", "path"}
@@ -175,3 +176,28 @@ def test_a_running_training_shows_its_step(client: TestClient, database: Databas
     for figure in ("Step 12 of 300", "Loss 11.250", "CE, soft 2.25", "wMSE 0.0375", "Clean 87.5 %", "Images/s 1234"):
         assert figure in text
     assert "under PGD, best 30.0 %" in text
+
+
+def test_flags_and_provisional_verdicts_are_shown_in_words(client: TestClient, database: Database) -> None:
+    flag = Flag(name="zero_gradients", sentence="At 3 of 350 points <b>the gradient</b> is zero.", value=0.01)
+    measure(database, train(database, "Doubtful"), robust=100, flags=[flag])
+    measure(database, train(database, "Running"), robust=90, provisional=True)
+    board = get(client, "/leaderboards/digits/Linf")
+    assert board.count("unreliable") >= 1
+    assert "≤ 25.00 %" in board
+    assert ">provisional<" in board
+    assert "At 3 of 350 points &lt;b&gt;the gradient&lt;/b&gt; is zero." in get(client, "/models/1")
+    running = get(client, "/models/2")
+    assert "Provisional: the first attacks have run" in running
+    assert "when it is final" in running
+    assert "at most 25.00 % robust" in get(client, "/jobs/4")
+
+
+def test_corruptions_are_a_table(client: TestClient, database: Database) -> None:
+    corruptions_have_a_board(database)
+    board = get(client, "/leaderboards/cifar10/corruptions")
+    assert "Mean accuracy over 15 common corruptions" in board
+    assert "40.00 %" in board, "mCE"
+    model = get(client, "/models/1")
+    assert model.count("<td>gaussian noise</td>") == 1
+    assert model.count("60.0 %") == 15 * 6

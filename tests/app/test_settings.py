@@ -23,7 +23,8 @@ def test_the_environment_gives_another_process_the_same_settings(monkeypatch: py
     for name, value in settings.environment().items():
         monkeypatch.setenv(name, value)
     absolute = Path("somewhere").resolve()
-    assert Settings() == settings.model_copy(update={"data_dir": absolute, "datasets_dir": str(absolute / "datasets")})
+    folders = {"datasets_dir": str(absolute / "datasets"), "models_dir": str(absolute / "models")}
+    assert Settings() == settings.model_copy(update={"data_dir": absolute, **folders})
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,31 @@ import pytest
 ROOT = Path(__file__).parents[2]
 # The command line may reach across rooms.
 COMMAND_LINE = {"app.cli"}
-APP_MAY_IMPORT_OF_GKL = {"gkl", "gkl.spec", "gkl.outcome", "gkl.errors", "gkl.catalog", "gkl.recipes"}
+APP_MAY_IMPORT_OF_GKL = {
+    "gkl",
+    "gkl.spec",
+    "gkl.outcome",
+    "gkl.errors",
+    "gkl.catalog",
+    "gkl.recipes",
+    "gkl.weights_format",
+}
 WORKER_MAY_IMPORT_OF_APP = {
     "app",
-    *(f"app.{name}" for name in ("settings", "database", "tables", "jobs", "checkpoints", "artifacts", "leaderboard")),
+    *(f"app.{name}" for name in ("settings", "database", "tables", "jobs", "job_files", "artifacts", "leaderboard")),
     *(f"app.{name}" for name in ("outbox", "broker", "errors")),
 }
-TORCH_FREE = ["gkl", "gkl.spec", "gkl.outcome", "gkl.errors", "gkl.catalog", "gkl.recipes", "app.main", "worker.tasks"]
+TORCH_FREE = [
+    "gkl",
+    "gkl.spec",
+    "gkl.outcome",
+    "gkl.errors",
+    "gkl.catalog",
+    "gkl.recipes",
+    "gkl.weights_format",
+    "app.main",
+    "worker.tasks",
+]
 
 
 def modules(room: str) -> dict[str, Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from pydantic import ValidationError
 
 from gkl.errors import InvalidInput
 from gkl.recipes import RECIPES, digits, recipe
-from gkl.spec import JOB_SPEC, EvaluateSpec, ThreatModel, TrainSpec, board_name, format_epsilon
+from gkl.spec import JOB_SPEC, EvaluateSpec, Evaluation, ThreatModel, TrainSpec, board_name, format_epsilon
 
 
 def changed(path: str, value: Any) -> dict[str, Any]:
@@ -88,9 +89,62 @@ def test_epsilon_may_be_a_fraction() -> None:
 
 
 def test_boards_are_named_for_their_budget() -> None:
-    assert board_name("digits", ThreatModel(norm="Linf", epsilon=0.2)) == "Linf"
-    assert board_name("digits", ThreatModel(norm="Linf", epsilon=0.1)) == "Linf-0.1"
-    assert board_name("digits", ThreatModel(norm="Linf", epsilon=4 / 255)) == "Linf-4-255"
+    def name(threat_model: ThreatModel) -> str:
+        return board_name("digits", Evaluation(threat_model=threat_model))
+
+    assert name(ThreatModel(norm="Linf", epsilon=0.2)) == "Linf"
+    assert name(ThreatModel(norm="Linf", epsilon=0.1)) == "Linf-0.1"
+    assert name(ThreatModel(norm="Linf", epsilon=4 / 255)) == "Linf-4-255"
+    assert name(ThreatModel(norm="L1", epsilon=12.0)) == "L1-12"
+    assert board_name("cifar10", Evaluation(protocol="corruptions")) == "corruptions"
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "says"),
+    [
+        ({"protocol": "Standard"}, "'standard', 'plus'"),
+        ({"protocol": "custom"}, "needs attacks; name some of apgd-ce"),
+        ({"protocol": "custom", "attacks": []}, "needs attacks; name some of apgd-ce"),
+        ({"protocol": "custom", "attacks": ["pgd"]}, "'apgd-ce'"),
+        ({"protocol": "custom", "attacks": ["square", "square"]}, "names one twice"),
+        ({"attacks": ["square"]}, "attacks are for the protocol 'custom'; 'standard' has its own"),
+        ({"threat_model": None}, "'standard' needs a threat_model, such as"),
+        ({"protocol": "clean"}, "'clean' has no threat_model; leave it out"),
+        ({"protocol": "corruptions"}, "'corruptions' has no threat_model; leave it out"),
+        ({"protocol": "corruptions", "threat_model": None}, "no corrupted version of digits"),
+        ({"threat_model": {"norm": "L1", "epsilon": 65.0}}, "exceeds 64, the largest L1 distance"),
+    ],
+)
+def test_an_evaluation_that_would_mislead_is_refused(evaluation: dict[str, Any], says: str) -> None:
+    spec = {
+        "kind": "evaluate",
+        "name": "x",
+        "dataset": "digits",
+        "architecture": "small_cnn",
+        "weights": "0" * 64,
+        "evaluation": {"threat_model": {"norm": "Linf", "epsilon": 0.2}, **evaluation},
+    }
+    with pytest.raises(ValidationError, match=re.escape(says)):
+        JOB_SPEC.validate_python(spec)
+
+
+def test_published_weights_are_those_of_the_zoo() -> None:
+    spec = {
+        "kind": "evaluate",
+        "name": "x",
+        "dataset": "cifar10",
+        "architecture": "cifar10/Linf/Carmon2019Unlabeled",
+        "weights": "robustbench",
+        "evaluation": {"threat_model": {"norm": "Linf", "epsilon": "8/255"}},
+    }
+    assert JOB_SPEC.validate_python(spec)
+    with pytest.raises(ValidationError, match="not of 'resnet_18'; give the sha256 of a file"):
+        JOB_SPEC.validate_python(spec | {"architecture": "resnet_18"})
+
+
+def test_l1_is_for_evaluations() -> None:
+    with pytest.raises(ValidationError, match="train under 'Linf' or 'L2'"):
+        JOB_SPEC.validate_python(changed("threat_model", {"norm": "L1", "epsilon": 1.0}))
 
 
 def test_a_training_names_the_evaluation_that_follows() -> None:

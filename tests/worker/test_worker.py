@@ -15,16 +15,20 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 from sqlalchemy import select, update
 
-from app import checkpoints, jobs, leaderboard
+from app import job_files, jobs, leaderboard
 from app.artifacts import ArtifactStore
+from app.certificates import points_of
 from app.database import Database, database_now
 from app.settings import Settings
-from app.tables import Checkpoint, CheckpointKind, Job, JobKind, JobState
+from app.tables import FileKind, Job, JobFile, JobKind, JobState
 from gkl.errors import FailureCode
+from gkl.evaluation import verify
 from gkl.files import sha256_of
-from gkl.spec import Sgd, TrainSpec
+from gkl.models import build_model
+from gkl.spec import EvaluateSpec, Evaluation, Sgd, ThreatModel, TrainSpec
 from tests.specs import NO_FILES, endless_train_spec, tiny_train_spec
 from worker.tasks import Worker
 
@@ -82,12 +86,12 @@ def test_a_training_becomes_weights_a_model_and_the_evaluation_that_follows(
     train_job = look(database, train_id)
     assert train_job.state is JobState.SUCCEEDED, train_job.failure_message
     with database.reading() as session:
-        (stored,) = session.scalars(select(Checkpoint))
+        (stored,) = session.scalars(select(JobFile))
         model = leaderboard.models_of_jobs(session, [train_id])[train_id]
         epochs = [e.data["epoch"] for e in jobs.events_after(session, train_id, 0) if e.type == "epoch"]
         (follow_up,) = jobs.page(session, kind=JobKind.EVALUATE)
     assert epochs == [1, 2]
-    assert (stored.kind, stored.epoch) == (CheckpointKind.WEIGHTS, 2)
+    assert (stored.kind, stored.number) == (FileKind.WEIGHTS, 2)
     assert sha256_of(store.path(stored.sha256)) == stored.sha256 == model.weights_sha256
     assert files(settings) == [store.path(stored.sha256)], "no checkpoint and no working file is left"
     assert (follow_up.parent_id, follow_up.spec["weights"]) == (train_id, stored.sha256)
@@ -96,7 +100,10 @@ def test_a_training_becomes_weights_a_model_and_the_evaluation_that_follows(
     assert worker.run_next() == follow_up.id
     with database.reading() as session:
         evaluation = leaderboard.evaluation_of_job(session, follow_up.id)
-        assert evaluation is not None
+        assert evaluation is not None, look(database, follow_up.id).failure_message
+        assert evaluation.certificate_sha256 is not None
+        certificate = session.scalars(select(JobFile).where(JobFile.kind == FileKind.CERTIFICATE)).one()
+        assert certificate.sha256 == evaluation.certificate_sha256
         assert evaluation.model_id == model.id
         assert [a.attack for a in evaluation.attacks] == ["APGD-CE", "APGD-T", "FAB-T", "Square"]
         assert evaluation.attacks[-1].survivors == evaluation.robust_correct
@@ -140,23 +147,23 @@ def test_a_stopping_worker_hands_its_job_back_and_another_goes_on(
     job_id = send(database, spec)
     running = Background(worker)
 
-    def checkpoints() -> list[Checkpoint]:
+    def checkpoints() -> list[JobFile]:
         with database.reading() as session:
-            return list(session.scalars(select(Checkpoint).order_by(Checkpoint.epoch.desc())))
+            return list(session.scalars(select(JobFile).order_by(JobFile.number.desc())))
 
     until(lambda: len(checkpoints()) == 2)
     worker.stopping.set()
     running.wait()
     job = look(database, job_id)
     assert (job.state, job.lost_leases, job.attempt) == (JobState.QUEUED, 0, 1)
-    saved = checkpoints()[0].epoch
+    saved = checkpoints()[0].number
     assert worker.run_next() is None, "a stopping worker takes nothing"
 
     other = Worker(worker.settings, database, store, publish=lambda _: None, name="other", stopping=threading.Event())
     assert other.run_next() == job_id
     with database.reading() as session:
         events = jobs.events_after(session, job_id, 0)
-        (weights,) = session.scalars(select(Checkpoint))
+        (weights,) = session.scalars(select(JobFile))
     epochs = [e.data["epoch"] for e in events if e.type == "epoch"]
     assert epochs[-1] == 16
     assert saved + 1 in epochs
@@ -165,9 +172,86 @@ def test_a_stopping_worker_hands_its_job_back_and_another_goes_on(
     alone = send(database, spec)
     assert other.run_next() == alone
     with database.reading() as session:
-        undisturbed = session.scalars(select(Checkpoint.sha256).where(Checkpoint.job_id == alone)).one()
+        undisturbed = session.scalars(select(JobFile.sha256).where(JobFile.job_id == alone)).one()
     assert weights.sha256 == undisturbed
     assert files(settings) == [store.path(undisturbed)]
+
+
+def test_an_evaluation_goes_on_elsewhere_from_its_last_finished_part(
+    worker: Worker, database: Database, store: ArtifactStore, settings: Settings
+) -> None:
+    """Its upper bound is on the board meanwhile, and its parts are gone when it has ended."""
+    evaluation = Evaluation(threat_model=ThreatModel(epsilon=0.2), batch_size=40, num_points=120)
+    send(database, tiny_train_spec(architecture="tiny_cnn", epochs=20, evaluation=evaluation))
+    worker.run_next()
+    with database.reading() as session:
+        (waiting,) = jobs.page(session, kind=JobKind.EVALUATE)
+    spec = EvaluateSpec.model_validate(waiting.spec)
+    running = Background(worker)
+
+    def provisional() -> bool:
+        with database.reading() as session:
+            found = leaderboard.evaluation_of_job(session, waiting.id)
+            return found is not None and found.is_provisional
+
+    until(provisional, seconds=120)
+    worker.stopping.set()
+    running.wait()
+    assert look(database, waiting.id).state is JobState.QUEUED
+    with database.reading() as session:
+        parts = job_files.to_go_on_from(session, waiting.id)
+        upper = leaderboard.evaluation_of_job(session, waiting.id)
+        assert upper is not None
+    # Clean, checks, APGD-CE and APGD-T of three blocks each.
+    assert len(parts) >= 10
+    assert {part.kind for part in parts} == {FileKind.BLOCK}
+
+    other = Worker(worker.settings, database, store, publish=lambda _: None, name="other", stopping=threading.Event())
+    assert other.run_next() == waiting.id
+    job = look(database, waiting.id)
+    assert (job.state, job.attempt) == (JobState.SUCCEEDED, 2), job.failure_message
+    with database.reading() as session:
+        final = leaderboard.evaluation_of_job(session, waiting.id)
+        assert final is not None
+        assert job_files.to_go_on_from(session, waiting.id) == []
+    assert not final.is_provisional
+    assert final.certificate_sha256 is not None
+    assert (final.id, final.clean_correct) == (upper.id, upper.clean_correct)
+    first_attacks = [(a.attack, a.broken, a.seconds) for a in final.attacks[:2]]
+    assert first_attacks == [(a.attack, a.broken, a.seconds) for a in upper.attacks], "they were not run again"
+    kept = {store.path(spec.weights), store.path(final.certificate_sha256)}
+    assert set(files(settings)) == kept, "no part is left"
+    # What a stranger would do with the two files.
+    found = verify(store.path(final.certificate_sha256), store.path(spec.weights), datasets_dir=NO_FILES, device="cpu")
+    assert (found.holds, found.robust_correct) == (True, final.robust_correct)
+    points = points_of(store.path(final.certificate_sha256))
+    assert sum(point.broken_by is not None for point in points) == final.clean_correct - (final.robust_correct or 0)
+
+
+def test_weights_that_were_sent_become_a_row(
+    worker: Worker, database: Database, store: ArtifactStore, tmp_path: Path
+) -> None:
+    """A state dict of torch.save; then one of another network, which fails its job with a sentence."""
+    torch.save({"state_dict": build_model("tiny_cnn", "digits").state_dict()}, tmp_path / "model.pt")
+    stored = store.put(tmp_path / "model.pt")
+    evaluation = Evaluation(threat_model=ThreatModel(epsilon=0.9), batch_size=360)
+    with database.writing() as session:
+        job_files.record_upload(session, stored, "torch")
+        specs = [
+            EvaluateSpec(name="Sent", dataset="digits", architecture=name, weights=stored.sha256, evaluation=evaluation)
+            for name in ("small_cnn", "tiny_cnn")
+        ]
+        wrong, right = (jobs.create(session, spec).id for spec in specs)
+    assert worker.run_next() == wrong
+    job = look(database, wrong)
+    assert (job.state, job.failure_code) == (JobState.FAILED, FailureCode.INVALID_INPUT)
+    assert "choose the architecture it was trained with" in (job.failure_message or "")
+    assert worker.run_next() == right
+    assert look(database, right).state is JobState.SUCCEEDED, look(database, right).failure_message
+    with database.reading() as session:
+        (row,) = leaderboard.rows(session, "digits", "Linf-0.9")
+        assert (row.model.name, row.model.loss, row.model.weights_sha256) == ("Sent", None, stored.sha256)
+    assert store.path(stored.sha256).exists()
 
 
 def test_a_worker_that_lost_its_job_stops_the_run_and_keeps_nothing(worker: Worker, database: Database) -> None:
@@ -201,7 +285,7 @@ def test_weights_that_vanished_fail_the_job_and_not_the_worker(
     train_id = send(database, tiny_train_spec())
     worker.run_next()
     with database.reading() as session:
-        store.remove(session.scalars(select(Checkpoint.sha256)).one())
+        store.remove(session.scalars(select(JobFile.sha256)).one())
     job_id = worker.run_next()
     assert job_id is not None
     job = look(database, job_id)
@@ -230,9 +314,9 @@ def test_an_epoch_that_is_trained_again_replaces_its_checkpoint(
     job_id = send(database, tiny_train_spec(epochs=12, evaluation=None))
     running = Background(worker)
 
-    def points() -> list[Checkpoint]:
+    def points() -> list[JobFile]:
         with database.reading() as session:
-            return checkpoints.resume_points(session, job_id)
+            return job_files.to_go_on_from(session, job_id)
 
     until(lambda: len(points()) == 2)
     worker.stopping.set()
@@ -252,6 +336,7 @@ def order_to(directory: Path) -> dict[str, object]:
         "spec": endless_train_spec().model_dump(mode="json"),
         "directory": str(directory),
         "datasets_dir": str(NO_FILES),
+        "models_dir": str(NO_FILES),
         "weights": None,
     }
 

@@ -1,0 +1,60 @@
+"""Evaluations, point by point, and their certificates."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path
+from fastapi.responses import FileResponse
+
+from app import leaderboard
+from app.certificates import points_of
+from app.errors import NotFound
+from app.routes.jobs import MAX_ID
+from app.schemas import EvaluationView, PointView
+from app.service import Service, ServiceDep
+
+router = APIRouter(prefix="/evaluations", tags=["evaluations"])
+
+EvaluationId = Annotated[int, Path(ge=1, le=MAX_ID, description="An evaluation's number.")]
+
+
+@router.get("/{evaluation_id}", summary="Look at an evaluation")
+def get_evaluation(service: ServiceDep, evaluation_id: EvaluationId) -> EvaluationView:
+    with service.database.reading() as session:
+        return EvaluationView.of(leaderboard.evaluation(session, evaluation_id))
+
+
+@router.get(
+    "/{evaluation_id}/certificate",
+    summary="Fetch the certificate",
+    response_class=FileResponse,
+    responses={
+        200: {
+            "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+            "description": "The safetensors file.",
+        }
+    },
+)
+def get_certificate(service: ServiceDep, evaluation_id: EvaluationId) -> FileResponse:
+    """The proof: every broken point's adversarial example. `gklbench verify FILE --weights W` re-checks it."""
+    return FileResponse(
+        service.store.path(_certificate(service, evaluation_id)),
+        media_type="application/octet-stream",
+        filename=f"evaluation-{evaluation_id}.safetensors",
+        headers={"X-Content-Type-Options": "nosniff"},
+    )
+
+
+@router.get("/{evaluation_id}/points", summary="What became of each point")
+def get_points(service: ServiceDep, evaluation_id: EvaluationId) -> list[PointView]:
+    return points_of(service.store.path(_certificate(service, evaluation_id)))
+
+
+def _certificate(service: Service, evaluation_id: int) -> str:
+    with service.database.reading() as session:
+        found = leaderboard.evaluation(session, evaluation_id)
+    if found.certificate_sha256 is None:
+        state = "its verdict is still provisional" if found.is_provisional else "it was measured before there were any"
+        raise NotFound(f"evaluation {evaluation_id} has no certificate: {state}")
+    return found.certificate_sha256

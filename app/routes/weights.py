@@ -1,0 +1,62 @@
+"""Weights that are sent to be evaluated."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request, Response
+from fastapi.concurrency import run_in_threadpool
+
+from app import job_files
+from app.artifacts import Incoming
+from app.errors import Unprocessable
+from app.schemas import UploadView
+from app.service import Service, ServiceDep
+from gkl.errors import InvalidInput
+from gkl.weights_format import weights_format
+
+router = APIRouter(prefix="/weights", tags=["weights"])
+
+_WRITE_BYTES = 1024 * 1024
+_BODY = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+
+
+@router.post(
+    "",
+    status_code=201,
+    summary="Send weights",
+    response_description="The file as it is stored, by its sha256.",
+    openapi_extra={"requestBody": {"required": True, "content": _BODY}},
+)
+async def send_weights(service: ServiceDep, request: Request, response: Response) -> UploadView:
+    """The body is the file: safetensors, or a state dict of torch.save. The same file again is the same upload.
+
+    `curl --data-binary @model.safetensors -H 'Content-Type: application/octet-stream' URL`; then send a job with its
+    sha256 as `weights`. What is in it is looked at by the run, under the architecture that the job names.
+    """
+    with service.store.incoming() as incoming:
+        waiting = bytearray()
+        async for chunk in request.stream():
+            waiting += chunk
+            if len(waiting) >= _WRITE_BYTES:
+                await run_in_threadpool(incoming.write, bytes(waiting))
+                waiting.clear()
+        incoming.write(bytes(waiting))
+        upload = await run_in_threadpool(_keep, service, incoming)
+    response.headers["Location"] = f"/api/v1/weights/{upload.sha256}"
+    return upload
+
+
+def _keep(service: Service, incoming: Incoming) -> UploadView:
+    incoming.flush()
+    try:
+        found = weights_format(incoming.path, "the file")
+    except InvalidInput as error:
+        raise Unprocessable(f"body: {error}") from error
+    stored = incoming.keep()
+    with service.database.writing() as session:
+        return UploadView.of(job_files.record_upload(session, stored, found))
+
+
+@router.get("/{sha256}", summary="Look at weights that were sent")
+def get_weights(service: ServiceDep, sha256: str) -> UploadView:
+    with service.database.reading() as session:
+        return UploadView.of(job_files.upload(session, sha256))

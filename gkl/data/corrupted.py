@@ -1,0 +1,83 @@
+"""Corrupted test images: CIFAR-10-C, CIFAR-100-C and ImageNet-C (arXiv 1903.12261), in their published layouts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import v2
+
+from gkl.catalog import CORRUPTED_DATASETS, DATASETS
+from gkl.data.imagenet import decode_with, evaluated_image_names
+from gkl.data.images import ImageFiles, Images, ImageSet
+from gkl.errors import InvalidInput
+
+SEVERITIES = (1, 2, 3, 4, 5)
+_SIDE = 224
+# The published images have this size already; RobustBench makes sure of it in the same way.
+_RESIZE = v2.Compose([v2.Resize((_SIDE, _SIDE)), v2.PILToTensor()])
+
+
+def load_corrupted(dataset: str, datasets_dir: Path, corruption: str, severity: int) -> Images:
+    """All test images of a data set under one corruption in a severity of 1 to 5, in the order of the clean ones.
+
+    Raises:
+        InvalidInput: files are missing or damaged; says what belongs where.
+    """
+    folder = datasets_dir / dataset / CORRUPTED_DATASETS[dataset]
+    if not folder.is_dir():
+        wanted = (
+            f"{folder}/gaussian_noise/1/n01440764/*.JPEG and so on"
+            if dataset == "imagenet"
+            else f"{folder}/gaussian_noise.npy and its companions"
+        )
+        raise InvalidInput(f"{CORRUPTED_DATASETS[dataset]} is not here: put its files to {wanted}")
+    if dataset == "imagenet":
+        return _imagenet(folder / corruption / str(severity))
+    return _cifar(folder, corruption, severity, DATASETS[dataset].num_classes)
+
+
+def _cifar(folder: Path, corruption: str, severity: int, num_classes: int) -> ImageSet:
+    """Each file holds the five severities one after the other; read as it is used, not as a whole."""
+    path, labels_path = folder / f"{corruption}.npy", folder / "labels.npy"
+    try:
+        images = np.load(path, mmap_mode="r", allow_pickle=False)
+        labels = np.load(labels_path, allow_pickle=False)
+    except FileNotFoundError as error:
+        raise InvalidInput(f"{folder.name} is not whole: there is no {error.filename}") from error
+    except (ValueError, EOFError, OSError) as error:
+        raise InvalidInput(f"{path} or its labels.npy cannot be read ({error}); fetch {folder.name} again") from error
+    each, rest = divmod(len(images), len(SEVERITIES))
+    if images.dtype != np.uint8 or images.shape[1:] != (32, 32, 3) or rest or len(labels) not in (each, len(images)):
+        raise InvalidInput(
+            f"{path} has shape {images.shape} of {images.dtype} beside {len(labels)} labels; expected five severities "
+            "of 32 x 32 x 3 uint8 images"
+        )
+    part = slice((severity - 1) * each, severity * each)
+    chosen = torch.from_numpy(labels[part] if len(labels) == len(images) else labels).long()
+    if len(chosen) and (int(chosen.min()) < 0 or int(chosen.max()) >= num_classes):
+        raise InvalidInput(f"{labels_path} has labels outside 0 to {num_classes - 1}; fetch {folder.name} again")
+    return ImageSet(torch.from_numpy(np.ascontiguousarray(images[part].transpose(0, 3, 1, 2))), chosen)
+
+
+def _imagenet(folder: Path) -> ImageFiles:
+    """The corrupted versions of the 5,000 images that RobustBench evaluates on, in its order."""
+    names, labels = evaluated_image_names()
+    paths = [folder / name for name in names]
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        raise InvalidInput(
+            f"ImageNet-C is not whole: there is no {missing[0]}, and {len(missing) - 1} more are missing"
+        )
+    return ImageFiles(paths, labels, _decode)
+
+
+def _decode(path: Path) -> Tensor:
+    def convert(image: Image.Image) -> Tensor:
+        converted: Tensor = _RESIZE(image.convert("RGB"))
+        return converted
+
+    return decode_with(path, convert)

@@ -1,0 +1,92 @@
+"""Finished parts of an evaluation, kept so that no part is ever run twice.
+
+A part is one stage (the clean pass, an attack, a corruption) on one block of points. Its file is written whole or not
+at all. An evaluation that finds all parts goes straight to its result: that is how an interrupted run is resumed, and
+how parts from several shards are put together.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from gkl.errors import InvalidInput
+from gkl.outcome import BlockSaved, Event
+from gkl.tensor_files import load_tensors, save_tensors
+
+_log = logging.getLogger(__name__)
+_FORMAT = "gkl-evaluation-block-1"
+
+
+@dataclass(frozen=True)
+class Block:
+    """What a finished part left."""
+
+    tensors: Mapping[str, Tensor]
+    record: Mapping[str, Any]
+    """JSON-compatible: seconds, counts, and which part it is."""
+
+
+class Blocks:
+    """The finished parts of one evaluation, by number: in a directory, or in memory without one."""
+
+    def __init__(
+        self, directory: Path | None, origin: Mapping[str, Any], report: Callable[[Event], None] = lambda _: None
+    ) -> None:
+        """
+        Args:
+            directory: where the files are; they are made by this class, also those found there.
+            origin: what must not change between the runs that leave parts: the spec, hashes of weights and data.
+            report: told of every file.
+        """
+        self.directory, self.origin, self.report = directory, dict(origin), report
+        self._in_memory: dict[int, Block] = {}
+
+    def get(self, number: int) -> Block | None:
+        """
+        Raises:
+            InvalidInput: the file there is a part of another evaluation.
+        """
+        if self.directory is None:
+            return self._in_memory.get(number)
+        path = self._path(self.directory, number)
+        if not path.exists():
+            return None
+        try:
+            tensors, metadata = load_tensors(path)
+        except InvalidInput as error:
+            _log.warning("%s; this part is run again", error)
+            return None
+        if metadata.get("format") != _FORMAT:
+            _log.warning("%s is no part of an evaluation of this version; this part is run again", path.name)
+            return None
+        for field, value in self.origin.items():
+            found = metadata["origin"].get(field)
+            if found != value:
+                raise InvalidInput(
+                    f"{self.directory} holds parts of another evaluation: its {field} is {found!r}, not {value!r}; "
+                    "choose another directory, or remove this one"
+                )
+        return Block(tensors, metadata["record"])
+
+    def put(self, number: int, block: Block) -> None:
+        """
+        Raises:
+            NoSpaceLeft: the disk is full; all parts before are unharmed.
+        """
+        if self.directory is None:
+            self._in_memory[number] = block
+            return
+        path = self._path(self.directory, number)
+        metadata = {"format": _FORMAT, "origin": self.origin, "record": dict(block.record)}
+        save_tensors(path, block.tensors, metadata)
+        self.report(BlockSaved(file=path.name, number=number))
+
+    @staticmethod
+    def _path(directory: Path, number: int) -> Path:
+        return directory / f"block-{number:06d}.safetensors"

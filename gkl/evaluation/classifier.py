@@ -1,0 +1,82 @@
+"""What the attacks see of a model: float32 in, float32 logits out, never more images at once than fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from gkl.errors import InvalidInput
+
+
+class Classifier(nn.Module):
+    """A model at the boundary to the attacks.
+
+    Casts images to the number format of the weights and logits to float32: in half precision ties make DLR NaN and
+    Square's infinities overflow. Splits a batch that does not fit into the device's memory; the attack and its random
+    streams do not notice, so the verdict stays that of the whole block.
+    """
+
+    def __init__(self, model: nn.Module, num_classes: int, on_call: Callable[[], None] = lambda: None) -> None:
+        super().__init__()
+        self.model, self.num_classes, self.on_call = model, num_classes, on_call
+        formats = {p.dtype for p in model.parameters() if p.is_floating_point()}
+        if len(formats) > 1:
+            raise InvalidInput(
+                f"the model mixes number formats ({', '.join(sorted(map(str, formats)))}); convert it to one, "
+                "for instance with model.float()"
+            )
+        self.dtype = formats.pop() if formats else torch.float32
+        self.largest: int | None = None
+        """Most images the model is given at once; None for as many as come."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, height, width) float32 in [0, 1] -> logits (B, C) float32."""
+        self.on_call()
+        if self.largest is None or len(x) <= self.largest:
+            return self._logits(x)
+        parts = x.split(self.largest)
+        if torch.is_grad_enabled() and x.requires_grad:
+            # Each part is computed again when its gradient is taken, so that only one part's layers are held.
+            return torch.cat([checkpoint(self._logits, part, use_reentrant=False) for part in parts])
+        return torch.cat([self._logits(part) for part in parts])
+
+    def _logits(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.model(x.to(self.dtype))
+        return logits.float()
+
+    def halve(self, block_size: int) -> int | None:
+        """Give the model half as many images at once as before; returns how many, or None if it was one."""
+        before = min(self.largest or block_size, block_size)
+        if before <= 1:
+            return None
+        self.largest = before // 2
+        return self.largest
+
+    @torch.no_grad()
+    def first_logits(self, x: Tensor, what: str = "test images") -> Tensor:
+        """Logits (B, C) of clean or merely noisy images, refused where no attack could judge by them.
+
+        Raises:
+            InvalidInput: another shape than (B, C), NaN or infinity.
+        """
+        logits: Tensor = self(x)
+        if logits.shape != (len(x), self.num_classes):
+            raise InvalidInput(
+                f"the model's output has shape {tuple(logits.shape)} for {len(x)} images of {self.num_classes} "
+                f"classes; it must be ({len(x)}, {self.num_classes})"
+            )
+        if not logits.isfinite().all():
+            # argmax of NaN is 0: the points of class 0 would count as robust.
+            raise InvalidInput(
+                f"the model gives NaN or infinite logits on {what}; its training diverged, or it divides by zero"
+            )
+        return logits
+
+    @torch.no_grad()
+    def predict(self, x: Tensor) -> Tensor:
+        """Predicted classes (B,) int64 of allowed images; -1, which is no class, where the model answers NaN."""
+        logits: Tensor = self(x)
+        return logits.argmax(1).masked_fill(logits.isnan().any(1), -1)

@@ -1,0 +1,137 @@
+"""Accuracy under common corruptions (arXiv 1903.12261): 15 of them in five severities."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from statistics import fmean
+
+import torch
+from torch import Tensor, nn
+
+from gkl.catalog import CORRUPTIONS
+from gkl.data import SEVERITIES, Images, unit_range
+from gkl.errors import InvalidInput
+from gkl.evaluation.blocks import Block, Blocks
+from gkl.evaluation.classifier import Classifier
+from gkl.evaluation.progress import EvaluationProgress
+from gkl.outcome import CorruptionOutcome, Event
+
+# AlexNet's error for each corruption of ImageNet-C, mean over severities: Table 1 of arXiv 1903.12261, with the digits
+# that its authors published beside it.
+_ALEXNET_ERRORS = {
+    "gaussian_noise": 0.886428,
+    "shot_noise": 0.894468,
+    "impulse_noise": 0.922640,
+    "defocus_blur": 0.819880,
+    "glass_blur": 0.826268,
+    "motion_blur": 0.785948,
+    "zoom_blur": 0.798360,
+    "snow": 0.866816,
+    "frost": 0.826572,
+    "fog": 0.819324,
+    "brightness": 0.564592,
+    "contrast": 0.853204,
+    "elastic_transform": 0.646056,
+    "pixelate": 0.717840,
+    "jpeg_compression": 0.606500,
+}
+assert _ALEXNET_ERRORS.keys() == set(CORRUPTIONS)
+
+ALL = tuple((corruption, severity) for corruption in CORRUPTIONS for severity in SEVERITIES)
+"""Every corruption in every severity, in the order in which they are run."""
+
+
+def mean_corruption_error(dataset: str, outcomes: Sequence[CorruptionOutcome]) -> float:
+    """mCE: the mean over corruptions of the error, itself the mean over severities.
+
+    For ImageNet each corruption's error is divided by AlexNet's first, so 1 is AlexNet. CIFAR's has no such scale in
+    the literature: there it is the plain mean error.
+    """
+    errors: dict[str, list[float]] = {}
+    for outcome in outcomes:
+        errors.setdefault(outcome.corruption, []).append(1 - outcome.correct / outcome.points)
+    scale = _ALEXNET_ERRORS if dataset == "imagenet" else dict.fromkeys(errors, 1.0)
+    return fmean(fmean(each) / scale[corruption] for corruption, each in errors.items())
+
+
+def measure_corruptions(
+    model: nn.Module,
+    load: Callable[[str, int], Images],
+    labels: Tensor,
+    *,
+    num_classes: int,
+    batch_size: int,
+    seed: int,
+    blocks: Blocks,
+    first_part: int,
+    report: Callable[[Event], None],
+    should_stop: Callable[[], bool],
+    device: torch.device,
+) -> tuple[list[CorruptionOutcome], Tensor]:
+    """Ask the model, in evaluation mode, for every corrupted image.
+
+    Args:
+        model: as it is to be evaluated.
+        load: corruption and severity -> the images, of which the first N are taken.
+        labels: (N,) int64 of the clean images, which the corrupted ones must share.
+        num_classes: C.
+        batch_size: images at once.
+        seed: of torch's streams before each corruption, for randomized models.
+        blocks: where finished parts are kept, from number `first_part` on.
+        first_part: see there.
+        report, should_stop, device: as for `measure`.
+
+    Returns:
+        What came of each corruption in each severity, and the predictions (75, N) int64 in the order of `ALL`.
+    """
+    progress = EvaluationProgress(report, should_stop)
+    progress.restore(1)
+    classifier = Classifier(model, num_classes, progress.on_call)
+    outcomes, predictions = [], []
+    for position, (corruption, severity) in enumerate(ALL):
+        found = blocks.get(first_part + position)
+        if found is None:
+            calls = -(-len(labels) // batch_size)
+            progress.start_part(
+                corruption.replace("_", " "),
+                f"severity {severity}, {position + 1} of {len(ALL)}",
+                work=1,
+                calls=calls,
+                left=len(ALL) - position,
+            )
+            started = time.perf_counter()
+            images = load(corruption, severity)
+            if not torch.equal(images.labels[: len(labels)], labels):
+                raise InvalidInput(
+                    f"the labels of {corruption}, severity {severity}, are not those of the clean images; "
+                    "fetch the corrupted data set again"
+                )
+            torch.manual_seed(seed)
+            batches = torch.arange(len(labels)).split(batch_size)
+            prediction = torch.cat(
+                [classifier.first_logits(unit_range(images.take(b)).to(device)).argmax(1).cpu() for b in batches]
+            )
+            record = {
+                "stage": corruption,
+                "severity": severity,
+                "seconds": time.perf_counter() - started,
+                "data_sha256": images.sha256(),
+            }
+            found = Block({"prediction": prediction}, record)
+            blocks.put(first_part + position, found)
+            progress.finish_part()
+        else:
+            progress.restore(1)
+        predictions.append(found.tensors["prediction"])
+        outcomes.append(
+            CorruptionOutcome(
+                corruption=corruption,
+                severity=severity,
+                points=len(labels),
+                correct=int((predictions[-1] == labels).sum()),
+                seconds=found.record["seconds"],
+                data_sha256=found.record["data_sha256"],
+            )
+        )
+    return outcomes, torch.stack(predictions)

@@ -1,0 +1,593 @@
+"""What the attacks of a protocol do to a model on given images, block by block.
+
+The points are cut into fixed blocks of `batch_size` consecutive ones. Attack after attack takes, block by block, the
+points that still stand; a point is broken when an attack returns an image inside the threat model that the model
+misclassifies. Blocks know nothing of each other, so the verdict depends on the evaluation's spec alone: not on
+restarts, and not on which process attacked which block.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from gkl.data import ImageSet, unit_range
+from gkl.device import device_name, is_out_of_memory
+from gkl.errors import InvalidInput
+from gkl.evaluation import checks
+from gkl.evaluation.attacks import Attack, make_attacks
+from gkl.evaluation.blocks import Block, Blocks
+from gkl.evaluation.classifier import Classifier
+from gkl.evaluation.perturbation import is_allowed
+from gkl.evaluation.progress import EvaluationProgress
+from gkl.outcome import AttackFinished, AttackOutcome, Event, Flag
+from gkl.spec import Evaluation
+
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+STANDS, MISCLASSIFIED = -1, -2
+"""What `Measurement.broken_by` says of a point that no attack broke, and of one that needed none."""
+
+# The five squares of Square's L1 and L2 versions beside each other.
+_SMALLEST_SIDE = 5
+_CLEAN_COST = 4
+_BOX_ROUNDING = 1e-5
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A share of the blocks: every `count`-th one, from `index`, counted from 0."""
+
+    index: int
+    count: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.index < self.count:
+            raise InvalidInput(f"there is no shard {self.index + 1} of {self.count}; take 1 to {self.count}")
+
+    def __contains__(self, block: int) -> bool:
+        return block % self.count == self.index
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The outcome point by point. N points, of which M were broken by attacks."""
+
+    labels: Tensor
+    """(N,) int64."""
+    prediction: Tensor
+    """(N,) int64: the class of the clean image."""
+    broken_by: Tensor
+    """(N,) int64: position of the attack in `attacks`, or STANDS, or MISCLASSIFIED."""
+    perturbation_norm: Tensor
+    """(N,) float64: distance of the adversarial example that broke the point, NaN where there is none."""
+    index: Tensor
+    """(M,) int64: the broken points, rising."""
+    adversarial: Tensor
+    """(M, channels, height, width) float32 in [0, 1]: their adversarial examples."""
+    adversarial_prediction: Tensor
+    """(M,) int64: the classes of those; -1 where the model answered NaN."""
+    attacks: list[AttackOutcome]
+    flags: list[Flag]
+    answers_vary: bool
+    device: str
+    """Name of the processor or GPU; of all, where parts were run on several."""
+    batch_size_used: int
+    """Most images that the model was given at once."""
+    seconds: float
+    """Working time of all parts, also of those before an interruption."""
+
+    @property
+    def num_points(self) -> int:
+        return len(self.labels)
+
+    @property
+    def clean_correct(self) -> int:
+        return int((self.broken_by != MISCLASSIFIED).sum())
+
+    @property
+    def robust_correct(self) -> int:
+        return int((self.broken_by == STANDS).sum())
+
+
+def measure(
+    model: nn.Module,
+    data: ImageSet,
+    evaluation: Evaluation,
+    *,
+    num_classes: int,
+    blocks: Blocks | None = None,
+    report: Callable[[Event], None] = lambda _: None,
+    should_stop: Callable[[], bool] = lambda: False,
+    provisional: Callable[[Measurement], None] = lambda _: None,
+    device: torch.device | None = None,
+) -> Measurement:
+    """Attack any classifier on any images as the evaluation says; what is in `blocks` already is not run again.
+
+    The model is evaluated in evaluation mode, with parameters that take no gradients; afterwards it is as before.
+    torch's global random streams are left as they were.
+
+    Args:
+        model: images (B, channels, height, width) float32 in [0, 1] -> logits (B, C); of any floating number format.
+        data: N images, uint8 or of any floating format with values in [0, 1], and labels 0 to C - 1.
+        evaluation: a protocol with attacks, or 'clean'.
+        num_classes: C, at least 2.
+        blocks: where finished parts are kept; by default in memory.
+        report: called with progress and every finished attack.
+        should_stop: asked at every call of the model; when it says yes the run ends with `Stopped`.
+        provisional: called after APGD-T with what is certain then, if other attacks follow it.
+        device: where to compute; by default where the model is.
+
+    Raises:
+        InvalidInput: images or labels of another kind or range, or the model's answers are no logits of C classes.
+        Stopped: `should_stop` said yes.
+    """
+    run = _Run(
+        model,
+        data,
+        evaluation,
+        num_classes=num_classes,
+        blocks=blocks,
+        report=report,
+        should_stop=should_stop,
+        device=device,
+    )
+    with run.prepared():
+        run.run(range(run.num_blocks), provisional)
+        return run.measurement(len(run.attacks))
+
+
+def measure_shard(
+    model: nn.Module,
+    data: ImageSet,
+    evaluation: Evaluation,
+    shard: Shard,
+    *,
+    num_classes: int,
+    blocks: Blocks,
+    report: Callable[[Event], None] = lambda _: None,
+    should_stop: Callable[[], bool] = lambda: False,
+    device: torch.device | None = None,
+) -> None:
+    """Run one shard's parts into `blocks`; `measure` puts all shards' parts together. Else like `measure`."""
+    run = _Run(
+        model,
+        data,
+        evaluation,
+        num_classes=num_classes,
+        blocks=blocks,
+        report=report,
+        should_stop=should_stop,
+        device=device,
+    )
+    with run.prepared():
+        run.run([number for number in range(run.num_blocks) if number in shard])
+
+
+class _Run:
+    """One process's work on an evaluation.
+
+    A part's number is its stage times the number of blocks plus its block. Stage 0 is the clean pass, then come the
+    attacks; the stage after them is the checks, which has one part.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: ImageSet,
+        evaluation: Evaluation,
+        *,
+        num_classes: int,
+        blocks: Blocks | None,
+        report: Callable[[Event], None],
+        should_stop: Callable[[], bool],
+        device: torch.device | None,
+    ) -> None:
+        self.data = checked_images(data, num_classes, evaluation)
+        self.model, self.evaluation, self.report = model, evaluation, report
+        self.device = device or next((p.device for p in model.parameters()), torch.device("cpu"))
+        self.progress = EvaluationProgress(report, should_stop)
+        self.classifier = Classifier(model, num_classes, self.progress.on_call)
+        self.blocks = blocks or Blocks(None, {})
+        self.slices = [
+            slice(start, min(start + evaluation.batch_size, len(data)))
+            for start in range(0, len(data), evaluation.batch_size)
+        ]
+        self.num_blocks = len(self.slices)
+        self.attacks: list[Attack] = []
+        if evaluation.threat_model is not None:
+            self.attacks = make_attacks(self.classifier, evaluation, num_classes=num_classes, device=self.device)
+        # Of the parts that are done: reading their files again only for these would take the images along.
+        self.records: dict[int, Mapping[str, Any]] = {}
+        # (n,) bool for each block of n points, None until its clean pass is known.
+        self.standing: list[Tensor | None] = [None] * self.num_blocks
+
+    @contextmanager
+    def prepared(self) -> Iterator[None]:
+        """The model as it is evaluated; afterwards as it came."""
+        self.came_in_training_mode = checks.training_mode(self.model)
+        modes = [(module, module.training) for module in self.model.modules()]
+        gradients = [(parameter, parameter.requires_grad) for parameter in self.model.parameters()]
+        # Batch statistics must not move under attack, and gradients are only ever wanted for images.
+        self.model.eval().requires_grad_(False)
+        # The attacks seed torch's global streams; a caller's are left as they were, on the one device that is used.
+        is_cuda = self.device.type == "cuda"
+        current = torch.cuda.device(self.device) if is_cuda else nullcontext()
+        with current, torch.random.fork_rng(devices=[self.device] if is_cuda else []):
+            try:
+                yield
+            finally:
+                for module, mode in modes:
+                    module.training = mode
+                for parameter, flag in gradients:
+                    parameter.requires_grad_(flag)
+
+    # --- the stages ----------------------------------------------------------------------------------------------
+
+    def run(self, numbers: Iterable[int], provisional: Callable[[Measurement], None] | None = None) -> None:
+        """All stages on these blocks. With `provisional` they are all blocks."""
+        mine = list(numbers)
+        self._run_clean(mine)
+        if provisional is not None or 0 in mine:
+            self._run_checks()
+        names = [attack.name for attack in self.attacks]
+        for position, attack in enumerate(self.attacks):
+            self._run_attack(position, mine)
+            if provisional is None:
+                continue
+            outcome = self._attack_outcome(position)
+            _log.info("%s broke %d of %d points", attack.name, outcome.broken, outcome.points)
+            self.report(AttackFinished(outcome=outcome))
+            is_last = position == len(self.attacks) - 1
+            if attack.name == "APGD-T" and "APGD-CE" in names[:position] and not is_last:
+                provisional(self.measurement(position + 1))
+
+    def _run_clean(self, mine: list[int]) -> None:
+        costs = sum(attack.cost for attack in self.attacks)
+        left = float(sum(self._size(b) for b in mine) * (_CLEAN_COST + costs))
+        for number in mine:
+            work = self._size(number) * (_CLEAN_COST if self.attacks else 1)
+            found = self._known(number)
+            if found is None:
+                self.progress.start_part("clean", self._detail(number, len(mine)), work=work, calls=2, left=left)
+                started = time.perf_counter()
+                x, y = self._points(number)
+                prediction, zero = self._fitting(len(x), lambda x=x, y=y: self._clean(x, y))  # type: ignore[misc]
+                seconds = time.perf_counter() - started
+                tensors = {"prediction": prediction}
+                if zero is not None:
+                    tensors["zero_gradient"] = zero
+                found = Block(tensors, self._record("clean", number, seconds))
+                self._keep(number, found)
+                self.progress.finish_part()
+            else:
+                self.progress.restore(work)
+            left -= work
+            self.standing[number] = found.tensors["prediction"] == self.data.labels[self.slices[number]]
+
+    def _clean(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None]:
+        # A randomized model's answers too depend on nothing but the block.
+        torch.manual_seed(self.evaluation.seed)
+        prediction = self.classifier.first_logits(x).argmax(1)
+        if not self.attacks:
+            return prediction.cpu(), None
+        # Only where there is something to attack: of a misclassified point DLR may be constant by its own form.
+        zero = checks.zero_gradient_points(self.classifier, x, y)
+        if zero is None:
+            if self.evaluation.attack_names != ("square",):
+                raise InvalidInput(
+                    "the model's answer does not depend on its input in a way that torch can differentiate; only "
+                    "the protocol 'custom' with 'square' alone can attack it"
+                )
+            zero = torch.ones(len(x), dtype=torch.bool)
+        return prediction.cpu(), zero & (prediction == y).cpu()
+
+    def _run_checks(self) -> None:
+        """What only the first block is asked, once for the whole evaluation."""
+        number = self._part(len(self.attacks) + 1, 0)
+        if self._known(number) is not None:
+            return
+        self.progress.start_part("checks", "", work=0, calls=1, left=self._left_at_most())
+        started = time.perf_counter()
+        x, y = self._points(0)
+        flags, answers_vary = self._fitting(len(x), lambda: self._checks(x, y))
+        record = self._record("checks", 0, time.perf_counter() - started)
+        record |= {"flags": [flag.model_dump() for flag in flags], "answers_vary": answers_vary}
+        self._keep(number, Block({}, record))
+
+    def _left_at_most(self) -> float:
+        costs = sum(attack.cost for attack in self.attacks)
+        return float(costs * sum(int(standing.sum()) for standing in self.standing if standing is not None))
+
+    def _checks(self, x: Tensor, y: Tensor) -> tuple[list[Flag], bool]:
+        torch.manual_seed(self.evaluation.seed)
+        flags: list[Flag | None] = []
+        distance = checks.answers_differ(self.classifier, x, y)
+        perturbed = None
+        if self.evaluation.threat_model is not None:
+            noisy = checks.noise_at_the_border(x, self.evaluation.threat_model)
+            self.classifier.first_logits(noisy, "test images with noise inside the threat model")
+            perturbed = checks.answers_differ(self.classifier, noisy, y)
+        # The protocol 'rand' is made for such models.
+        if self.evaluation.protocol != "rand":
+            if distance is not None:
+                flags.append(checks.randomized(distance))
+            elif perturbed is not None:
+                flags.append(checks.randomized_when_perturbed(perturbed))
+        flags.append(checks.probabilities(self.classifier.first_logits(x)))
+        flags.append(checks.dynamic(self.classifier, x))
+        answers_vary = distance is not None or perturbed is not None
+        if not answers_vary:
+            dependence = checks.batch_dependence(self.classifier, x)
+            flags.append(dependence)
+            answers_vary = dependence is not None
+        if self.came_in_training_mode or checks.training_mode(self.model):
+            flags.append(checks.came_in_training_mode())
+        return [flag for flag in flags if flag is not None], answers_vary
+
+    def _run_attack(self, position: int, mine: list[int]) -> None:
+        attack = self.attacks[position]
+        later = sum(other.cost for other in self.attacks[position + 1 :])
+        waiting = list(mine)
+        for number in mine:
+            standing = self._standing(number)
+            entering = standing.nonzero().squeeze(1)
+            work = float(attack.cost * len(entering))
+            left = float(attack.cost * self._count(waiting) + later * self._count(mine))
+            waiting.remove(number)
+            if len(entering) == 0:
+                continue
+            part = self._part(position + 1, number)
+            found = self._known(part)
+            if found is None:
+                detail = f"{self._count(mine)} points left, {self._detail(number, len(mine))}"
+                self.progress.start_part(attack.name, detail, work=work, calls=attack.calls, left=left)
+                found = self._attack_block(attack, number, entering)
+                self._keep(part, found)
+                self.progress.finish_part()
+            else:
+                self.progress.restore(work)
+            standing[found.tensors["index"] - self.slices[number].start] = False
+
+    def _attack_block(self, attack: Attack, number: int, entering: Tensor) -> Block:
+        """Attack the entering points (n,) of a block; each is judged again from the image that came back."""
+        started = time.perf_counter()
+        x, y = self._points(number)
+        x, y = x[entering], y[entering]
+
+        def attempt() -> tuple[Tensor, Tensor]:
+            # An attack seeds the streams itself, but only after it has asked the model once.
+            torch.manual_seed(self.evaluation.seed)
+            x_adv = _into_box(attack.perturb(x, y).detach())
+            return x_adv, self.classifier.predict(x_adv)
+
+        x_adv, prediction = self._fitting(len(x), attempt)
+        assert self.evaluation.threat_model is not None
+        allowed, size = is_allowed(x_adv, x, self.evaluation.threat_model)
+        fooled = prediction != y
+        broken = (fooled & allowed).cpu()
+        discarded = int((fooled & ~allowed).sum())
+        if discarded:
+            _log.warning("%s returned %d images outside the threat model; not counted", attack.name, discarded)
+        record = self._record(attack.name, number, time.perf_counter() - started)
+        record |= {"points": len(entering), "broken": int(broken.sum()), "discarded": discarded}
+        return Block(
+            {
+                "index": entering[broken] + self.slices[number].start,
+                "adversarial": x_adv.cpu()[broken],
+                "prediction": prediction.cpu()[broken],
+                "norm": size.cpu()[broken],
+            },
+            record,
+        )
+
+    # --- the result ----------------------------------------------------------------------------------------------
+
+    def measurement(self, num_attacks: int) -> Measurement:
+        """What the parts of all blocks, through the first so many attacks, come to."""
+        clean = [self._finished(number) for number in range(self.num_blocks)]
+        prediction = torch.cat([block.tensors["prediction"] for block in clean])
+        broken_by = torch.where(prediction == self.data.labels, STANDS, MISCLASSIFIED)
+        norm = torch.full((len(self.data),), torch.nan, dtype=torch.float64)
+        # Blocks in which nothing stood have no part.
+        parts = [
+            (position, self._part(position + 1, number))
+            for position in range(num_attacks)
+            for number in range(self.num_blocks)
+            if self._part(position + 1, number) in self.records
+        ]
+        for position, part in parts:
+            tensors = self._finished(part).tensors
+            broken_by[tensors["index"]] = position
+            norm[tensors["index"]] = tensors["norm"]
+        index = (broken_by >= 0).nonzero().squeeze(1)
+        # Read a second time, one part after the other: the images of all of them may be gigabytes.
+        adversarial = torch.empty((len(index), *self.data.images.shape[1:]))
+        adversarial_prediction = torch.empty(len(index), dtype=torch.int64)
+        for _, part in parts:
+            tensors = self._finished(part).tensors
+            rows = torch.searchsorted(index, tensors["index"])
+            adversarial[rows], adversarial_prediction[rows] = tensors["adversarial"], tensors["prediction"]
+        outcomes = [self._attack_outcome(position) for position in range(num_attacks)]
+        checked = self._finished(self._part(len(self.attacks) + 1, 0))
+        zero = [block.tensors["zero_gradient"] for block in clean if "zero_gradient" in block.tensors]
+        flags = [Flag.model_validate(flag) for flag in checked.record["flags"]]
+        flags += [
+            flag
+            for flag in (
+                checks.zero_gradients(int(torch.cat(zero).sum()), int((prediction == self.data.labels).sum()))
+                if zero
+                else None,
+                checks.square_improved(outcomes, len(self.data)),
+            )
+            if flag is not None
+        ]
+        every = [block.record for block in (*clean, checked)] + [self.records[part] for _, part in parts]
+        return Measurement(
+            labels=self.data.labels,
+            prediction=prediction,
+            broken_by=broken_by,
+            perturbation_norm=norm,
+            index=index,
+            adversarial=adversarial,
+            adversarial_prediction=adversarial_prediction,
+            attacks=outcomes,
+            flags=flags,
+            answers_vary=checked.record["answers_vary"],
+            device=", ".join(sorted({record["device"] for record in every})),
+            batch_size_used=min(record["batch_size"] for record in every),
+            seconds=sum(record["seconds"] for record in every),
+        )
+
+    def _attack_outcome(self, position: int) -> AttackOutcome:
+        attack = self.attacks[position]
+        parts = (self._part(position + 1, number) for number in range(self.num_blocks))
+        # A block in which nothing stood has no part.
+        records = [self.records[part] for part in parts if part in self.records]
+
+        def total(field: str) -> Any:
+            return sum(record[field] for record in records)
+
+        return AttackOutcome(
+            attack=attack.name,
+            points=total("points"),
+            broken=total("broken"),
+            discarded=total("discarded"),
+            seconds=float(total("seconds")),
+            loss=attack.loss,
+            targets=attack.targets,
+        )
+
+    def _finished(self, part: int) -> Block:
+        block = self.blocks.get(part)
+        if block is None:
+            raise InvalidInput("a part of this evaluation was removed or damaged while it ran; start it again")
+        return block
+
+    # --- shared --------------------------------------------------------------------------------------------------
+
+    def _fitting(self, num_images: int, attempt: Callable[[], _T]) -> _T:
+        """Try, with half as many images given to the model at once after each time that memory was too small."""
+        while True:
+            try:
+                return attempt()
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                smaller = self.classifier.halve(num_images)
+                if smaller is None:
+                    raise
+            # Out of the handler: the error's traceback holds the tensors that were too many.
+            _log.warning("the device is out of memory; the model is now given %d images at once", smaller)
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            self.progress.restart_part()
+
+    def _known(self, part: int) -> Block | None:
+        block = self.blocks.get(part)
+        if block is not None:
+            self.records[part] = block.record
+            if block.record["batch_size"] < self.evaluation.batch_size:
+                # What did not fit before the interruption would not fit now.
+                self.classifier.largest = min(self.classifier.largest or len(self.data), block.record["batch_size"])
+        return block
+
+    def _keep(self, part: int, block: Block) -> None:
+        self.blocks.put(part, block)
+        self.records[part] = block.record
+
+    def _points(self, number: int) -> tuple[Tensor, Tensor]:
+        part = self.slices[number]
+        # Converted before it is moved: a GPU divides by 255 in another way, and a stranger's check does it on a CPU.
+        return unit_range(self.data.images[part]).to(self.device), self.data.labels[part].to(self.device)
+
+    def _size(self, number: int) -> int:
+        return self.slices[number].stop - self.slices[number].start
+
+    def _standing(self, number: int) -> Tensor:
+        standing = self.standing[number]
+        assert standing is not None, "the clean pass comes first"
+        return standing
+
+    def _count(self, numbers: Iterable[int]) -> int:
+        return sum(int(self._standing(number).sum()) for number in numbers)
+
+    def _part(self, stage: int, number: int) -> int:
+        return stage * self.num_blocks + number
+
+    def _detail(self, number: int, of: int) -> str:
+        place = f"block {number + 1} of {self.num_blocks}"
+        return place if of == self.num_blocks else f"{place}, {of} in this shard"
+
+    def _record(self, stage: str, number: int, seconds: float) -> dict[str, Any]:
+        return {
+            "stage": stage,
+            "block": number,
+            "seed": self.evaluation.seed,
+            "seconds": seconds,
+            "device": device_name(self.device),
+            "batch_size": min(self.classifier.largest or self.evaluation.batch_size, self.evaluation.batch_size),
+        }
+
+
+def _into_box(x_adv: Tensor) -> Tensor:
+    """L1's projection leaves the box by rounding; more than that is left for the judge."""
+    clamped = x_adv.clamp(0, 1)
+    return clamped.where((clamped - x_adv).abs() <= _BOX_ROUNDING, x_adv)
+
+
+def checked_images(data: ImageSet, num_classes: int, evaluation: Evaluation) -> ImageSet:
+    """The data in a form that every attack takes: uint8 or float32, contiguous, labels int64.
+
+    Raises:
+        InvalidInput: what no attack could judge, with what was found.
+    """
+    images, labels = data.images, data.labels
+    if images.dim() != 4 or 0 in images.shape:
+        raise InvalidInput(
+            f"the images have shape {tuple(images.shape)}; an evaluation needs (points, channels, height, width)"
+        )
+    if num_classes < 2:
+        raise InvalidInput(f"a classifier has at least 2 classes, not {num_classes}")
+    if labels.shape != images.shape[:1]:
+        raise InvalidInput(f"there are {len(images)} images, but labels of shape {tuple(labels.shape)}; give one each")
+    if labels.is_floating_point() or int(labels.min()) < 0 or int(labels.max()) >= num_classes:
+        raise InvalidInput(f"labels must be whole numbers from 0 to {num_classes - 1} for {num_classes} classes")
+    smallest = min(images.shape[2:])
+    is_square_in_tiles = "square" in evaluation.attack_names and getattr(evaluation.threat_model, "norm", "") != "Linf"
+    if is_square_in_tiles and smallest < _SMALLEST_SIDE:
+        raise InvalidInput(
+            f"Square in L1 and L2 needs images of at least {_SMALLEST_SIDE} x {_SMALLEST_SIDE} pixels, and these have "
+            f"{images.shape[2]} x {images.shape[3]}; take the protocol 'custom' without it"
+        )
+    if is_square_in_tiles and any(_tiles_leave_the_image(side) for side in images.shape[2:]):
+        raise InvalidInput(
+            f"Square in L1 and L2 cannot tile images of {images.shape[2]} x {images.shape[3]} pixels; take the "
+            "protocol 'custom' without it, or pad them"
+        )
+    if images.dtype != torch.uint8:
+        if not images.is_floating_point():
+            raise InvalidInput(f"the images are {images.dtype}; give uint8 pixels, or floats in [0, 1]")
+        low, high = float(images.min()), float(images.max())
+        # The box is [0, 1]; attacks on images outside it give a wrong number without a word.
+        if not (low >= 0.0 and high <= 1.0):
+            raise InvalidInput(
+                f"the images have values from {low:g} to {high:g}, but an evaluation needs them in [0, 1]; "
+                "leave normalization to the model"
+            )
+        images = images.float()
+    return ImageSet(images.cpu().contiguous(), labels.long().cpu().contiguous())
+
+
+def _tiles_leave_the_image(side: int) -> bool:
+    """Whether Square's first tiles, of a fifth of the side each, reach over its end, as they do at 12 or 14 pixels."""
+    tile = side // 5
+    return tile > 1 and (side - 5 * tile) // 2 + side // tile * tile > side

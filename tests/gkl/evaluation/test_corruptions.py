@@ -1,0 +1,210 @@
+"""Mean accuracy and mCE against published figures and a closed form; the layouts of the published data sets."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from gkl.catalog import CORRUPTIONS
+from gkl.data import load_corrupted
+from gkl.errors import InvalidInput, Stopped
+from gkl.evaluation import evaluate, verify
+from gkl.evaluation.certificate import read_certificate
+from gkl.evaluation.corruptions import ALL, mean_corruption_error
+from gkl.files import sha256_of
+from gkl.models import build_model
+from gkl.outcome import CorruptionOutcome, EvaluationOutcome, Event, Progress
+from gkl.spec import EvaluateSpec, Evaluation
+from gkl.tensor_files import load_tensors, save_tensors
+from tests.data_files import pixels, write_cifar10
+
+PUBLISHED = Path(__file__).parents[4] / "shared" / "robustbench" / "model_info" / "cifar10" / "corruptions"
+EACH = 20
+
+
+@pytest.fixture(scope="module")
+def datasets_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """CIFAR-10 and CIFAR-10-C in their published layouts, with 20 random images in each severity."""
+    directory = tmp_path_factory.mktemp("datasets")
+    write_cifar10(directory, per_batch=EACH)
+    folder = directory / "cifar10" / "CIFAR-10-C"
+    folder.mkdir()
+    labels = np.arange(6 * EACH)[5 * EACH :] % 10
+    np.save(folder / "labels.npy", np.tile(labels, 5))
+    for number, corruption in enumerate(CORRUPTIONS):
+        np.save(folder / f"{corruption}.npy", pixels(5 * EACH, 32, 32, 3, seed=number))
+    return directory
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "weights.safetensors"
+    save_file(build_model("tiny_cnn", "cifar10").state_dict(), path)
+    return path
+
+
+def spec_for(weights: Path, **changes: object) -> EvaluateSpec:
+    return EvaluateSpec(
+        name="test",
+        dataset="cifar10",
+        architecture="tiny_cnn",
+        weights=sha256_of(weights),
+        evaluation=Evaluation(protocol="corruptions", batch_size=7, num_points=EACH).model_copy(update=changes),
+    )
+
+
+def outcomes_of(accuracies: dict[tuple[str, int], float]) -> list[CorruptionOutcome]:
+    return [
+        CorruptionOutcome(
+            corruption=name, severity=severity, points=10_000, correct=round(10_000 * value), seconds=0, data_sha256=""
+        )
+        for (name, severity), value in accuracies.items()
+    ]
+
+
+def test_alexnets_own_errors_give_one() -> None:
+    """Published in Table 1 of arXiv 1903.12261: 88.6 for Gaussian noise, 60.7 for JPEG, and so on."""
+    errors = dict(
+        zip(
+            CORRUPTIONS,
+            [88.6, 89.4, 92.3, 82.0, 82.6, 78.6, 79.8, 86.7, 82.7, 81.9, 56.5, 85.3, 64.6, 71.8, 60.7],
+            strict=True,
+        )
+    )
+    alexnet = outcomes_of({(name, s): 1 - error / 100 for name, error in errors.items() for s in range(1, 6)})
+    assert mean_corruption_error("imagenet", alexnet) == pytest.approx(1, abs=1e-3)
+    assert mean_corruption_error("cifar10", alexnet) == pytest.approx(sum(errors.values()) / 1500, abs=1e-4)
+
+
+@pytest.mark.skipif(not PUBLISHED.exists(), reason="RobustBench's published files are not here")
+def test_published_accuracies_give_the_published_mean() -> None:
+    (table,) = PUBLISHED.glob("*.csv")
+    with table.open() as file:
+        corruptions, severities, *rows = csv.reader(file)
+    compared = 0
+    for name, *values in rows:
+        path = PUBLISHED / f"{name}.json"
+        if not path.exists() or len(values) < 75:
+            continue
+        accuracies = {
+            (c, int(s)): float(v) for c, s, v in zip(corruptions[1:76], severities[1:76], values[:75], strict=True)
+        }
+        outcome = EvaluationOutcome.model_construct(corruptions=outcomes_of(accuracies))
+        published = float(json.loads(path.read_text())["corruptions_acc"])
+        assert outcome.robust_accuracy is not None
+        assert 100 * outcome.robust_accuracy == pytest.approx(published, abs=0.02), name
+        assert mean_corruption_error("cifar10", outcome.corruptions) == pytest.approx(1 - published / 100, abs=2e-4)
+        compared += 1
+    assert compared > 5
+
+
+def test_an_evaluation_on_corruptions_is_measured_proven_and_resumed(
+    datasets_dir: Path, weights: Path, tmp_path: Path
+) -> None:
+    spec = spec_for(weights)
+    events: list[Event] = []
+
+    def run(directory: Path, stop_after: int = 1_000_000) -> EvaluationOutcome:
+        calls = iter(range(1_000_000))
+        return evaluate(
+            spec,
+            weights,
+            directory,
+            datasets_dir=datasets_dir,
+            report=events.append,
+            should_stop=lambda: next(calls) > stop_after,
+            device="cpu",
+        )
+
+    outcome = run(tmp_path / "whole")
+    assert [(c.corruption, c.severity) for c in outcome.corruptions] == list(ALL)
+    fractions = [e.fraction for e in events if isinstance(e, Progress)]
+    assert fractions == sorted(fractions)
+    # The same numbers, straight from the files.
+    network = build_model("tiny_cnn", "cifar10").eval()
+    network.load_state_dict(load_tensors(weights)[0])
+    for each in outcome.corruptions[:8]:
+        images = np.load(datasets_dir / "cifar10" / "CIFAR-10-C" / f"{each.corruption}.npy")
+        part = slice((each.severity - 1) * EACH, each.severity * EACH)
+        x = torch.from_numpy(images[part]).permute(0, 3, 1, 2).float() / 255
+        y = torch.arange(6 * EACH)[5 * EACH :] % 10
+        assert each.correct == int((network(x).argmax(1) == y).sum())
+    assert outcome.robust_accuracy == pytest.approx(sum(c.correct for c in outcome.corruptions) / (75 * EACH))
+    assert outcome.mean_corruption_error == pytest.approx(1 - (outcome.robust_accuracy or 0))
+    assert outcome.robust_correct is None
+
+    certificate = tmp_path / "whole" / "certificate.safetensors"
+    found = verify(certificate, weights, datasets_dir=datasets_dir, device="cpu")
+    assert found.holds, found.problems
+
+    with pytest.raises(Stopped):
+        run(tmp_path / "resumed", stop_after=100)
+    resumed = run(tmp_path / "resumed")
+    assert [c.correct for c in resumed.corruptions] == [c.correct for c in outcome.corruptions]
+    read = read_certificate(tmp_path / "resumed" / "certificate.safetensors")
+    expected = read_certificate(certificate)
+    assert torch.equal(read.tensors["corrupted_prediction"], expected.tensors["corrupted_prediction"])
+
+    tensors, metadata = load_tensors(certificate)
+    tensors["corrupted_prediction"][3, 5] = (tensors["corrupted_prediction"][3, 5] + 1) % 10
+    save_tensors(tmp_path / "changed.safetensors", tensors, metadata)
+    changed = verify(tmp_path / "changed.safetensors", weights, datasets_dir=datasets_dir, device="cpu")
+    assert changed.problems[0].startswith("point 5: the model answers")
+    assert "gaussian_noise, severity 4" in changed.problems[0]
+
+
+def test_corruptions_with_other_labels_are_refused(datasets_dir: Path, weights: Path, tmp_path: Path) -> None:
+    labels = datasets_dir / "cifar10" / "CIFAR-10-C" / "labels.npy"
+    original = labels.read_bytes()
+    np.save(labels, (np.load(labels) + 1) % 10)
+    try:
+        with pytest.raises(InvalidInput, match="labels of gaussian_noise, severity 1, are not those of the clean"):
+            evaluate(spec_for(weights), weights, tmp_path, datasets_dir=datasets_dir, report=lambda _: None)
+    finally:
+        labels.write_bytes(original)
+
+
+def test_files_that_are_missing_or_other_are_named(datasets_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"CIFAR-100-C is not here: put its files to .*gaussian_noise.npy"):
+        load_corrupted("cifar100", tmp_path, "fog", 1)
+    with pytest.raises(InvalidInput, match=r"ImageNet-C is not here: put its files to .*n01440764"):
+        load_corrupted("imagenet", tmp_path, "fog", 1)
+    folder = tmp_path / "cifar10" / "CIFAR-10-C"
+    folder.mkdir(parents=True)
+    with pytest.raises(InvalidInput, match=r"not whole: there is no .*fog.npy"):
+        load_corrupted("cifar10", tmp_path, "fog", 1)
+    np.save(folder / "labels.npy", np.zeros(100, dtype=np.int64))
+    np.save(folder / "fog.npy", np.zeros((100, 3, 32, 32), dtype=np.uint8))
+    with pytest.raises(InvalidInput, match="expected five severities of 32 x 32 x 3 uint8"):
+        load_corrupted("cifar10", tmp_path, "fog", 1)
+    (folder / "fog.npy").write_bytes(b"<!DOCTYPE html>")
+    with pytest.raises(InvalidInput, match="cannot be read"):
+        load_corrupted("cifar10", tmp_path, "fog", 1)
+
+
+def test_imagenet_c_is_read_in_robustbenchs_layout_and_order(tmp_path: Path) -> None:
+    from gkl.data.imagenet import evaluated_image_names
+
+    names, labels = evaluated_image_names()
+    folder = tmp_path / "imagenet" / "ImageNet-C" / "fog" / "2"
+    image = Image.fromarray(pixels(1, 224, 224, 3)[0])
+    encoded = tmp_path / "one.JPEG"
+    image.save(encoded)
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.hardlink_to(encoded)
+    images = load_corrupted("imagenet", tmp_path, "fog", 2)
+    assert torch.equal(images.labels, labels)
+    assert images.take(torch.tensor([0, 4999])).shape == (2, 3, 224, 224)
+    (folder / names[7]).unlink()
+    with pytest.raises(InvalidInput, match=f"not whole: there is no .*{names[7]}, and 0 more"):
+        load_corrupted("imagenet", tmp_path, "fog", 2)
