@@ -254,7 +254,7 @@ class _Run:
         costs = sum(attack.cost for attack in self.attacks)
         left = float(sum(self._size(b) for b in mine) * (_CLEAN_COST + costs))
         for number in mine:
-            work = self._size(number) * (_CLEAN_COST if self.attacks else 1)
+            work = self._size(number) * _CLEAN_COST
             found = self._known(number)
             if found is None:
                 self.progress.start_part("clean", self._detail(number, len(mine)), work=work, calls=2, left=left)
