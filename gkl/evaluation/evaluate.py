@@ -318,9 +318,10 @@ def _prepared(
     origin: Mapping[str, Any] = {
         "dataset": spec.dataset,
         "architecture": spec.architecture,
+        # Before the hashes: a difference is told by the first field that has it.
+        **spec.evaluation.model_dump(mode="json"),
         "weights_sha256": sha256,
         "dataset_sha256": data.sha256(),
-        **spec.evaluation.model_dump(mode="json"),
     }
     blocks = Blocks(directory, origin, report)
     return _Prepared(
