@@ -21,7 +21,7 @@ from gkl.errors import InvalidInput, Stopped
 from gkl.evaluation import Blocks, Measurement, Shard, measure, measure_shard
 from gkl.evaluation.attacks import Attack, dlr_loss, make_attacks, margin_loss
 from gkl.evaluation.classifier import Classifier
-from gkl.evaluation.measurement import MISCLASSIFIED, STANDS
+from gkl.evaluation.measurement import MISCLASSIFIED, STANDS, _Run
 from gkl.models import build_model, load_weights
 from gkl.outcome import AttackFinished, Event, Progress
 from gkl.spec import AttackName, Evaluation, Norm, ThreatModel
@@ -488,14 +488,23 @@ def test_a_model_of_two_number_formats_is_refused(robust_model: nn.Module) -> No
 
 
 @pytest.mark.parametrize("distance", [0.11, float("nan"), 0.95])
-def test_an_image_outside_the_threat_model_breaks_nothing(
-    distance: float, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_image_outside_the_threat_model_breaks_nothing(distance: float, caplog: pytest.LogCaptureFixture) -> None:
     """An attack that cheats: outside the ball, the box, or the numbers."""
     data = ImageSet(torch.full((1, 1, 8, 8), 0.45), torch.tensor([0]))
-    cheat = Attack("cheat", 1, 1, lambda x, y: x + distance)
-    monkeypatch.setattr("gkl.evaluation.measurement.make_attacks", lambda *_, **__: [cheat])
-    verdict = measure(TwoSided(torch.full((64,), -1.0)), data, under(epsilon=0.1), num_classes=10)
+    run = _Run(
+        TwoSided(torch.full((64,), -1.0)),
+        data,
+        under(epsilon=0.1),
+        num_classes=10,
+        blocks=None,
+        report=lambda _: None,
+        should_stop=lambda: False,
+        device=None,
+    )
+    run.attacks = [Attack("cheat", 1, 1, lambda x, y: x + distance)]
+    with run.prepared():
+        run.run([0], lambda _: None)
+        verdict = run.measurement(1)
     assert (verdict.clean_correct, verdict.robust_correct) == (1, 1)
     assert verdict.attacks[0].discarded == 1
     assert "outside the threat model; not counted" in caplog.text
