@@ -338,6 +338,7 @@ def verify(
     certificate: Annotated[Path, typer.Argument(help="The safetensors file that an evaluation left.")],
     weights: Weights = None,
     device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:1. Default: CUDA if there is one.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images at once; fewer need less memory.")] = 200,
 ) -> None:
     """Re-check an evaluation's certificate: every adversarial example's norm, box and prediction.
 
@@ -354,6 +355,7 @@ def verify(
         datasets_dir=settings.effective_datasets_dir,
         models_dir=settings.effective_models_dir,
         device=device,
+        batch_size=batch_size,
     )
     if not found.holds:
         more = f" And {len(found.problems) - 1} more." if len(found.problems) > 1 else ""

@@ -52,6 +52,9 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             metadata = (file.metadata() or {}).get(_METADATA_KEY, "{}")
             # Iterated by key: this handle is no mapping.
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return tensors, json.loads(metadata)
+            described = json.loads(metadata)
     except (SafetensorError, OSError, json.JSONDecodeError) as error:
         raise InvalidInput(f"{path.name} cannot be read as safetensors ({error})") from error
+    if not isinstance(described, dict):
+        raise InvalidInput(f"{path.name} cannot be read as safetensors (its metadata are no JSON object)")
+    return tensors, described

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request, Response
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from app import job_files
@@ -11,6 +13,7 @@ from app.errors import Unprocessable
 from app.schemas import UploadView
 from app.service import Service, ServiceDep
 from gkl.errors import InvalidInput
+from gkl.spec import SHA256_PATTERN
 from gkl.weights_format import weights_format
 
 router = APIRouter(prefix="/weights", tags=["weights"])
@@ -57,6 +60,6 @@ def _keep(service: Service, incoming: Incoming) -> UploadView:
 
 
 @router.get("/{sha256}", summary="Look at weights that were sent")
-def get_weights(service: ServiceDep, sha256: str) -> UploadView:
+def get_weights(service: ServiceDep, sha256: Annotated[str, Path(pattern=SHA256_PATTERN)]) -> UploadView:
     with service.database.reading() as session:
         return UploadView.of(job_files.upload(session, sha256))

@@ -164,6 +164,8 @@ def read_certificate(path: Path) -> Certificate:
 
 
 def _check_shapes(certificate: Certificate) -> None:
+    if certificate.dataset not in DATASETS:
+        raise TypeError(f"there is no data set {certificate.dataset!r}")
     tensors = certificate.tensors
     points, broken = len(tensors["label"]), len(tensors["index"])
     for name in (*_POINT_TENSORS, *_BROKEN_TENSORS):

@@ -259,6 +259,9 @@ def test_weights_are_sent_once(client: TestClient, store: ArtifactStore) -> None
     assert store.path(upload["sha256"]).read_bytes() == content
     assert send(client, content).json() == upload
     assert client.get(first.headers["location"]).json() == upload
+    assert_problem(client.get(f"/api/v1/weights/{'0' * 64}"), 404, "No weights with sha256")
+    # PostgreSQL refuses such a text; it must not get there.
+    assert_problem(client.get("/api/v1/weights/%00"), 422, "path.sha256")
     spec = {
         "kind": "evaluate",
         "name": "Sent",

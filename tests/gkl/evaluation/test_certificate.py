@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gkl.data import load_test
@@ -241,7 +242,7 @@ def test_other_data_is_found(certificate: Path, robust_weights: Path, tmp_path: 
     assert "this data has sha256" in found.problems[0]
 
 
-@pytest.mark.parametrize("what", ["half", "weights", "short"])
+@pytest.mark.parametrize("what", ["half", "weights", "short", "elsewhere", "list"])
 def test_what_is_no_certificate_is_one_sentence(
     what: str, certificate: Path, robust_weights: Path, tmp_path: Path
 ) -> None:
@@ -250,8 +251,13 @@ def test_what_is_no_certificate_is_one_sentence(
         path.write_bytes(certificate.read_bytes()[: certificate.stat().st_size // 2])
     elif what == "weights":
         path = robust_weights
-    else:
+    elif what == "short":
         changed(certificate, path, lambda tensors, _: tensors.pop("prediction"))
+    elif what == "elsewhere":
+        changed(certificate, path, lambda _, metadata: metadata.update(dataset="../../etc"))
+    else:
+        tensors, _ = load_tensors(certificate)
+        save_file(tensors, path, {"gklbench": "[]"})
     with pytest.raises(InvalidInput, match=r"cannot be read as safetensors|is no certificate|damaged certificate"):
         check(path, robust_weights)
 
