@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,9 +17,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 from app.errors import NotFound
+from app.job_log import JobLog
+from gkl.errors import NoSpaceLeft
 
 _CHUNK_BYTES = 1024 * 1024
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_INCOMING = ".incoming-"
+_ABANDONED_SECONDS = 3600
 
 
 @dataclass(frozen=True)
@@ -48,7 +55,10 @@ class Incoming:
         path.parent.mkdir(exist_ok=True)
         # mkstemp's files are their maker's alone; API and workers may be different users of one folder.
         self.path.chmod(0o644)
-        self.path.replace(path)
+        # Even where it is there already: the name must be young, or `remove_unnamed` could take it before its row
+        # is committed.
+        with _locked(path.parent.parent, fcntl.LOCK_SH):
+            self.path.replace(path)
         for folder in (path.parent, path.parent.parent):
             _sync_directory(folder)
         return StoredFile(self._digest.hexdigest(), self._size)
@@ -70,14 +80,26 @@ class ArtifactStore:
 
     @contextmanager
     def incoming(self) -> Iterator[Incoming]:
-        """A file that is being received; it appears under its name only when it is whole and kept."""
-        self._root.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=".incoming-", dir=self._root)
+        """A file that is being received; it appears under its name only when it is whole and kept.
+
+        Raises:
+            NoSpaceLeft: the disk is full; nothing half-written is left.
+        """
         try:
-            with os.fdopen(descriptor, "wb") as file:
-                yield Incoming(Path(name), file, self._path)
-        finally:
-            Path(name).unlink(missing_ok=True)
+            self._root.mkdir(parents=True, exist_ok=True)
+            descriptor, name = tempfile.mkstemp(prefix=_INCOMING, dir=self._root)
+            try:
+                with os.fdopen(descriptor, "wb") as file:
+                    yield Incoming(Path(name), file, self._path)
+            finally:
+                Path(name).unlink(missing_ok=True)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise NoSpaceLeft(
+                "the disk of the service's data directory is full, so a file could not be kept; make room there and "
+                "retry the job: it goes on from what it saved before"
+            ) from error
 
     def path(self, sha256: str) -> Path:
         """Where the content with this hash lies.
@@ -94,17 +116,60 @@ class ArtifactStore:
         """Copy stored content to `target`."""
         shutil.copyfile(self.path(sha256), target)
 
-    def remove(self, sha256: str) -> None:
-        self._path(sha256).unlink(missing_ok=True)
+    def remove_unnamed(self, is_named: Callable[[list[str]], set[str]], *, older_than_seconds: float) -> int:
+        """Remove content that no row names; returns how many files.
 
-    def job_log(self, job_id: int) -> Path:
-        """The log of a job's runs; may not exist yet."""
-        return self._logs / f"{job_id}.log"
+        A file is stored before the row that names it is committed, so young ones are left alone. This is the only
+        way in which content goes: a writer that removed its own could take it from another that has just stored
+        the same bytes.
+
+        Args:
+            is_named: of some hashes, those that rows name.
+            older_than_seconds: longer than any transaction that follows a `put` may take.
+        """
+        removed = 0
+        before = time.time() - older_than_seconds
+        for path in self._root.glob(f"{_INCOMING}*"):
+            # Left by a writer that was killed; one that lives has written something since.
+            if _is_older(path, time.time() - _ABANDONED_SECONDS):
+                path.unlink(missing_ok=True)
+        for folder in self._root.glob("[0-9a-f][0-9a-f]"):
+            old = {path.name: path for path in folder.iterdir() if _is_older(path, before)}
+            named = is_named(sorted(old)) if old else set()
+            for name in old.keys() - named:
+                with _locked(self._root, fcntl.LOCK_EX):
+                    # Stored once more in this moment, it is young again.
+                    if _is_older(old[name], before):
+                        old[name].unlink(missing_ok=True)
+                        removed += 1
+        return removed
+
+    def job_log(self, job_id: int) -> JobLog:
+        """The log of a job's runs."""
+        return JobLog(self._logs / f"{job_id}.log")
+
+    def job_logs(self) -> list[Path]:
+        """The files of all logs, each named `<job id>.log`."""
+        return [path for path in self._logs.glob("*.log") if path.stem.isdecimal()]
 
     def _path(self, sha256: str) -> Path:
         if not _SHA256.fullmatch(sha256):
             raise ValueError(f"not a sha256: {sha256!r}")
         return self._root / sha256[:2] / sha256
+
+
+def _is_older(path: Path, moment: float) -> bool:
+    try:
+        return path.stat().st_mtime < moment
+    except FileNotFoundError:
+        return False
+
+
+@contextmanager
+def _locked(root: Path, how: int) -> Iterator[None]:
+    with (root / ".lock").open("a") as file:
+        fcntl.flock(file, how)
+        yield
 
 
 def _sync_directory(folder: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from celery import Celery
 from kombu.exceptions import OperationalError
 from redis import Redis
@@ -13,6 +15,8 @@ from app.outbox import Publish
 from app.settings import Settings
 
 WAKE_TASK = "jobs.wake"
+
+_AWAY_SECONDS = 3.0
 
 
 def make_celery(settings: Settings) -> Celery:
@@ -34,10 +38,17 @@ def make_celery(settings: Settings) -> Celery:
 
 
 def publisher(celery: Celery) -> Publish:
+    away_until = 0.0
+
     def publish(job_id: int) -> None:
+        nonlocal away_until
+        # A broker that does not answer costs each try seconds: one try in a while is enough to see it come back.
+        if time.monotonic() < away_until:
+            raise ConnectionError("it did not answer a moment ago")
         try:
             celery.send_task(WAKE_TASK, args=[job_id], retry=False)
         except OperationalError as error:
+            away_until = time.monotonic() + _AWAY_SECONDS
             raise ConnectionError(str(error)) from error
 
     return publish

@@ -18,6 +18,7 @@ from rich.console import Console
 from sqlalchemy.exc import SQLAlchemyError
 
 from app import formatting
+from app.schemas import JobView
 from app.settings import Settings
 from gkl.errors import GklError, InvalidInput, Stopped
 from gkl.files import sha256_of
@@ -40,6 +41,7 @@ DataDir = Annotated[Path | None, typer.Option(help="Where everything is kept. De
 Port = Annotated[int | None, typer.Option(min=1, max=65535, help="Port of the API and the pages. Default: 8000.")]
 Url = Annotated[str, typer.Option(help="Address of the service.")]
 SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="JSON file with the spec; - reads standard input.")]
+JobNumber = Annotated[int, typer.Argument(metavar="JOB", min=1, help="The job's number.")]
 Weights = Annotated[
     Path | None,
     typer.Option(help="File of weights: safetensors or a state dict. Without it: RobustBench's published ones."),
@@ -191,6 +193,7 @@ def migrate() -> None:
 
 @cli.command()
 def submit(
+    *,
     spec_file: SpecFile,
     weights: Annotated[
         Path | None, typer.Option(help="Send this file of weights first: safetensors or a state dict of torch.save.")
@@ -198,6 +201,10 @@ def submit(
     follow: Annotated[
         bool, typer.Option("--follow", help="Show progress until the job and what follows it end.")
     ] = False,
+    submitter: Annotated[
+        str | None, typer.Option(help="For whom it is: workers are shared fairly between submitters.")
+    ] = None,
+    priority: Annotated[int | None, typer.Option(help="Jobs of higher priority are taken first. Default: 0.")] = None,
     url: Url = "http://127.0.0.1:8000",
 ) -> None:
     """Send a job to a service.
@@ -216,9 +223,36 @@ def submit(
         with Client(url) as client:
             client.send_weights(weights)
     if follow:
-        raise typer.Exit(0 if run_and_show(url, spec, _console) else 1)
+        raise typer.Exit(0 if run_and_show(url, spec, _console, submitter=submitter, priority=priority) else 1)
     with Client(url) as client:
-        job = client.submit(spec)
+        _show_state(url, client.submit(spec, submitter=submitter, priority=priority))
+
+
+@cli.command()
+def cancel(job_id: JobNumber, url: Url = "http://127.0.0.1:8000") -> None:
+    """Cancel a job, and what it is to be followed by.
+
+    Example: `gklbench cancel 7`
+    """
+    from app.client import Client  # noqa: PLC0415
+
+    with Client(url) as client:
+        _show_state(url, client.cancel(job_id))
+
+
+@cli.command()
+def retry(job_id: JobNumber, url: Url = "http://127.0.0.1:8000") -> None:
+    """Queue a failed or cancelled job again; it goes on from what it saved.
+
+    Example: `gklbench retry 7`
+    """
+    from app.client import Client  # noqa: PLC0415
+
+    with Client(url) as client:
+        _show_state(url, client.retry(job_id))
+
+
+def _show_state(url: str, job: JobView) -> None:
     _console.print(f"Job {job.id} is {job.state}: {url}/jobs/{job.id}", highlight=False)
 
 

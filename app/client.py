@@ -18,6 +18,8 @@ from gkl.spec import EvaluateSpec, TrainSpec
 
 _RECONNECT_SECONDS = 1.0
 _GIVE_UP_SECONDS = 120.0
+# What a service that is being restarted, or whose database is, answers for a while.
+_PASSING = (502, 503, 504)
 
 
 class ClientError(Exception):
@@ -48,18 +50,28 @@ class Client:
     ) -> None:
         self._http.close()
 
-    def submit(self, spec: TrainSpec | EvaluateSpec) -> JobView:
+    def submit(
+        self, spec: TrainSpec | EvaluateSpec, *, submitter: str | None = None, priority: int | None = None
+    ) -> JobView:
         # A key of its own makes it safe to send again when only the answer was lost.
         headers = {"Idempotency-Key": str(uuid.uuid4())}
         body = spec.model_dump(mode="json")
+        options = {"submitter": submitter, "priority": priority}
+        query = {name: value for name, value in options.items() if value is not None}
         for last in (False, True):
             try:
-                response = self._http.post("/api/v1/jobs", json=body, headers=headers)
+                response = self._http.post("/api/v1/jobs", json=body, params=query, headers=headers)
                 break
             except httpx2.TransportError as error:
                 if last or isinstance(error, httpx2.ConnectError):
                     raise self._unreachable(error) from error
         return JobView.model_validate(self._checked(response))
+
+    def cancel(self, job_id: int) -> JobView:
+        return JobView.model_validate(self._post(f"/api/v1/jobs/{job_id}/cancel"))
+
+    def retry(self, job_id: int) -> JobView:
+        return JobView.model_validate(self._post(f"/api/v1/jobs/{job_id}/retry"))
 
     def send_weights(self, path: Path) -> UploadView:
         try:
@@ -90,9 +102,7 @@ class Client:
             headers = {} if last_id is None else {"Last-Event-ID": last_id}
             try:
                 with self._http.sse(f"/api/v1/jobs/{job_id}/events", headers=headers, timeout=60) as stream:
-                    if stream.response.status_code != 200:
-                        stream.response.read()
-                        self._checked(stream.response)
+                    self._check_stream(stream.response)
                     lost_at = None
                     for event in stream:
                         last_id = event.id or last_id
@@ -109,6 +119,19 @@ class Client:
     def _get(self, path: str) -> Any:
         try:
             return self._checked(self._http.get(path))
+        except httpx2.TransportError as error:
+            raise self._unreachable(error) from error
+
+    def _check_stream(self, response: httpx2.Response) -> None:
+        if response.status_code in _PASSING:
+            raise httpx2.TransportError(f"it answered {response.status_code}")
+        if response.status_code != 200:
+            response.read()
+            self._checked(response)
+
+    def _post(self, path: str) -> Any:
+        try:
+            return self._checked(self._http.post(path))
         except httpx2.TransportError as error:
             raise self._unreachable(error) from error
 

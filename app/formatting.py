@@ -39,6 +39,23 @@ def interval(bounds: tuple[float, float]) -> str:
     return f"{100 * low:.1f} to {100 * high:.1f}"
 
 
+def size(num_bytes: int) -> str:
+    """
+    >>> size(900), size(45_000_000), size(3_400_000_000)
+    ('900 B', '45 MB', '3.4 GB')
+    """
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if num_bytes >= scale:
+            value = num_bytes / scale
+            return f"{value:.1f} {unit}" if value < 10 else f"{value:.0f} {unit}"
+    return f"{num_bytes} B"
+
+
 def when(moment: datetime) -> str:
     """Minutes are enough for a table; the page's `datetime` attribute has the rest."""
     return moment.strftime("%Y-%m-%d %H:%M")
+
+
+def when_exactly(moment: datetime) -> str:
+    """To the second, for what happened within a minute."""
+    return moment.strftime("%Y-%m-%d %H:%M:%S")

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, delete, or_, select
 from sqlalchemy.orm import Session
 
 from app.artifacts import StoredFile
 from app.database import database_now
 from app.errors import NotFound, Unprocessable
-from app.tables import FileKind, Job, JobFile, Model, Upload
+from app.tables import FileKind, Job, JobFile, JobKind, Model, Upload
 from gkl.spec import PUBLISHED_WEIGHTS, EvaluateSpec
 
 _KEEP = 2
 _TO_GO_ON_FROM = (FileKind.RESUME, FileKind.BLOCK)
 
 
-def add(session: Session, job_id: int, kind: FileKind, *, number: int, file: str, stored: StoredFile) -> list[str]:
-    """Note a file, in place of an earlier one of this number; returns hashes that nothing refers to any more."""
-    earlier = session.scalars(
-        select(JobFile).where(JobFile.job_id == job_id, JobFile.kind == kind, JobFile.number == number)
-    ).all()
-    unused = _forget(session, list(earlier))
+def add(session: Session, job_id: int, kind: FileKind, *, number: int, file: str, stored: StoredFile) -> None:
+    """Note a file, in place of an earlier one of this number. What nothing names any more, `app.cleanup` removes."""
+    _forget(session, JobFile.job_id == job_id, JobFile.kind == kind, JobFile.number == number)
     session.add(
         JobFile(
             job_id=job_id,
@@ -33,45 +30,36 @@ def add(session: Session, job_id: int, kind: FileKind, *, number: int, file: str
         )
     )
     session.flush()
-    return [sha256 for sha256 in unused if sha256 != stored.sha256]
 
 
 def to_go_on_from(session: Session, job_id: int) -> list[JobFile]:
-    """What an earlier attempt left for the next, newest first."""
-    return list(
-        session.scalars(
-            select(JobFile)
-            .where(JobFile.job_id == job_id, JobFile.kind.in_(_TO_GO_ON_FROM))
-            .order_by(JobFile.number.desc())
-        )
-    )
+    """What an earlier attempt left for the next, newest first; for an evaluation also what its shards left."""
+    return list(session.scalars(select(JobFile).where(*_to_go_on_from(job_id)).order_by(JobFile.number.desc())))
 
 
-def forget_old_resume_points(session: Session, job_id: int) -> list[str]:
-    """Drop all but a training's newest two; returns the hashes of files that nothing refers to any more."""
+def forget_old_resume_points(session: Session, job_id: int) -> None:
+    """Drop all but a training's newest two."""
     points = [file for file in to_go_on_from(session, job_id) if file.kind is FileKind.RESUME]
-    return _forget(session, points[_KEEP:])
+    _forget(session, JobFile.id.in_([point.id for point in points[_KEEP:]]))
 
 
-def forget_resume_points_after(session: Session, job_id: int, epoch: int) -> list[str]:
+def forget_resume_points_after(session: Session, job_id: int, epoch: int) -> None:
     """Drop those of later epochs, which a run that fell back to an earlier one makes again."""
-    later = [file for file in to_go_on_from(session, job_id) if file.kind is FileKind.RESUME and file.number > epoch]
-    return _forget(session, later)
+    _forget(session, JobFile.job_id == job_id, JobFile.kind == FileKind.RESUME, JobFile.number > epoch)
 
 
-def forget_all_to_go_on_from(session: Session, job_id: int) -> list[str]:
-    """Drop what only an unfinished job needs; returns the hashes of files that nothing refers to any more."""
-    return _forget(session, to_go_on_from(session, job_id))
+def forget_all_to_go_on_from(session: Session, job_id: int) -> None:
+    """Drop what only an unfinished job needs; with an evaluation's also its shards'."""
+    _forget(session, *_to_go_on_from(job_id))
 
 
-def _forget(session: Session, files: list[JobFile]) -> list[str]:
-    for file in files:
-        session.delete(file)
-    session.flush()
-    hashes = {file.sha256 for file in files}
-    still_used = set(session.scalars(select(JobFile.sha256).where(JobFile.sha256.in_(hashes))))
-    still_used |= set(session.scalars(select(Upload.sha256).where(Upload.sha256.in_(hashes))))
-    return sorted(hashes - still_used)
+def _to_go_on_from(job_id: int) -> tuple[ColumnElement[bool], ...]:
+    shards = select(Job.id).where(Job.parent_id == job_id, Job.kind == JobKind.SHARD)
+    return or_(JobFile.job_id == job_id, JobFile.job_id.in_(shards)), JobFile.kind.in_(_TO_GO_ON_FROM)
+
+
+def _forget(session: Session, *which: ColumnElement[bool]) -> None:
+    session.execute(delete(JobFile).where(*which))
 
 
 def record_upload(session: Session, stored: StoredFile, weights_format: str) -> Upload:

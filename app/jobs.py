@@ -3,35 +3,43 @@
     queued -> running -> succeeded | failed | cancelled
                  └-> cancelling -> cancelled
     running -> queued again, when its worker hands it back or is lost
+    failed | cancelled -> queued again, when somebody retries it
 
 A claim raises `attempt`, which fences: every later write of that worker carries it, and a write with an
 older one, from a worker that lost the job meanwhile, is refused with `StaleAttempt`.
+
+An evaluation in shards is a job that waits, queued and not due, for the shards' jobs. The transaction in which
+the last of them succeeds makes it due; it then finds all its parts done and has only to put them together. Whoever
+changes an evaluation and its shards takes the evaluation's row first.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Any, cast
 
-from pydantic import BaseModel
-from sqlalchemy import CursorResult, delete, select, update
+from pydantic import BaseModel, ValidationError
+from sqlalchemy import CursorResult, Select, delete, func, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session, selectinload
+from sqlalchemy.orm import Session, aliased, selectinload
 
 from app import job_files
 from app.database import Database, database_now
-from app.errors import Conflict, NotFound, StaleAttempt
-from app.outbox import enqueue
-from app.tables import Evaluation, IdempotencyKey, Job, JobEvent, JobKind, JobState
+from app.errors import Conflict, NotFound, StaleAttempt, Unprocessable
+from app.outbox import enqueue, withdraw
+from app.tables import ANONYMOUS, Evaluation, IdempotencyKey, Job, JobEvent, JobKind, JobState, Submitter
 from gkl.errors import FailureCode
-from gkl.outcome import Progress
+from gkl.outcome import Progress, Resources
 from gkl.spec import JOB_SPEC, EvaluateSpec, TrainSpec
 
 _HELD = (JobState.RUNNING, JobState.CANCELLING)
+_RETRIABLE = (JobState.FAILED, JobState.CANCELLED)
 
 
 @dataclass(frozen=True)
@@ -41,6 +49,9 @@ class Claim:
     job_id: int
     attempt: int
     spec_json: dict[str, Any]
+    shard_index: int | None
+    run_seconds: float
+    """Time that earlier attempts took."""
 
     @cached_property
     def spec(self) -> TrainSpec | EvaluateSpec:
@@ -55,49 +66,111 @@ class Claim:
 # --- made by the API ---------------------------------------------------------------------------------------------
 
 
-def create(session: Session, spec: TrainSpec | EvaluateSpec, *, parent_id: int | None = None) -> Job:
-    """Queue a job, together with the wake-up for it.
+def create(
+    session: Session,
+    spec: TrainSpec | EvaluateSpec,
+    *,
+    submitter: str = ANONYMOUS,
+    priority: int = 0,
+    parent_id: int | None = None,
+) -> Job:
+    """Queue a job, together with the wake-up for it; an evaluation in shards with a job for each shard.
 
     Raises:
         Unprocessable: the spec names weights that are not here, or that are of another network.
     """
     if isinstance(spec, EvaluateSpec):
         job_files.check_weights(session, spec)
+    _know(session, submitter)
+    terms: dict[str, Any] = {"submitter": submitter, "priority": priority}
+    job = _add(session, spec, kind=JobKind(spec.kind), parent_id=parent_id, **terms)
+    shards = spec.evaluation.shards if isinstance(spec, EvaluateSpec) else 1
+    if shards == 1:
+        reason = None if parent_id is None else f"job {parent_id} has left the weights"
+        _queue(session, job, due_at=job.created_at, reason=reason)
+        return job
+    _queue(session, job, due_at=None, reason=f"waits for its {shards} shards")
+    for index in range(shards):
+        shard = _add(session, spec, kind=JobKind.SHARD, parent_id=job.id, shard_index=index, **terms)
+        _queue(session, shard, due_at=shard.created_at)
+    return job
+
+
+def _know(session: Session, submitter: str) -> None:
+    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
+    session.execute(insert(Submitter).values(name=submitter).on_conflict_do_nothing())
+
+
+def _add(
+    session: Session,
+    spec: TrainSpec | EvaluateSpec,
+    *,
+    kind: JobKind,
+    submitter: str,
+    priority: int,
+    parent_id: int | None,
+    shard_index: int | None = None,
+) -> Job:
     job = Job(
-        kind=JobKind(spec.kind),
+        kind=kind,
         name=spec.name,
         spec=spec.model_dump(mode="json"),
+        submitter=submitter,
+        priority=priority,
         parent_id=parent_id,
+        shard_index=shard_index,
         created_at=database_now(session),
     )
     session.add(job)
     session.flush()
-    _add_event(session, job.id, "state", {"state": JobState.QUEUED})
-    enqueue(session, job)
     return job
 
 
-def submit(database: Database, spec: TrainSpec | EvaluateSpec, *, key: str | None, remember: timedelta) -> Job:
+def _queue(session: Session, job: Job, *, due_at: datetime | None, reason: str | None = None) -> None:
+    """What a new job begins with."""
+    job.due_at = due_at
+    session.flush()
+    _add_event(session, job.id, "state", {"state": JobState.QUEUED} | ({} if reason is None else {"reason": reason}))
+    if due_at is not None:
+        enqueue(session, job)
+
+
+def submit(
+    database: Database,
+    spec: TrainSpec | EvaluateSpec,
+    *,
+    key: str | None,
+    remember: timedelta,
+    submitter: str = ANONYMOUS,
+    priority: int = 0,
+) -> Job:
     """Queue a job, once per idempotency key.
 
     Raises:
-        Conflict: the key came with another spec before.
+        Conflict: the key came with another job before.
         Unprocessable: see `create`.
     """
-    try:
+
+    terms: dict[str, Any] = {"submitter": submitter, "priority": priority}
+
+    def once() -> Job:
         with database.writing() as session:
-            return _create_once(session, spec, key, remember)
+            if key is None:
+                return create(session, spec, **terms)
+            return _create_once(session, spec, key, remember, terms)
+
+    try:
+        return once()
     except IntegrityError:
         # The same key at the same moment in another transaction, which has committed first.
-        with database.writing() as session:
-            return _create_once(session, spec, key, remember)
+        return once()
 
 
-def _create_once(session: Session, spec: TrainSpec | EvaluateSpec, key: str | None, remember: timedelta) -> Job:
-    if key is None:
-        return create(session, spec)
-    canonical = json.dumps(spec.model_dump(mode="json"), sort_keys=True)
-    body_sha256 = hashlib.sha256(canonical.encode()).hexdigest()
+def _create_once(
+    session: Session, spec: TrainSpec | EvaluateSpec, key: str, remember: timedelta, terms: dict[str, Any]
+) -> Job:
+    asked = {"spec": spec.model_dump(mode="json")} | terms
+    body_sha256 = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
     now = database_now(session)
     session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at < now - remember))
     known = session.get(IdempotencyKey, key)
@@ -107,7 +180,7 @@ def _create_once(session: Session, spec: TrainSpec | EvaluateSpec, key: str | No
                 f"the Idempotency-Key {key!r} was used for another job, {known.job_id}; send a new key for a new job"
             )
         return get(session, known.job_id)
-    job = create(session, spec)
+    job = create(session, spec, **terms)
     session.add(IdempotencyKey(key=key, body_sha256=body_sha256, job_id=job.id, created_at=now))
     session.flush()
     return job
@@ -123,177 +196,363 @@ def get(session: Session, job_id: int) -> Job:
 def request_cancel(session: Session, job_id: int) -> Job:
     """Cancel a queued job at once; ask the worker of a running one to stop. Twice is as good as once.
 
+    A shard goes with its whole evaluation. A training that has ended well is past cancelling, the evaluation that
+    followed it may not be: that one is then meant.
+
     Raises:
         NotFound: there is no such job.
-        Conflict: the job has already ended otherwise.
+        Conflict: the job has already ended otherwise, and nothing that follows from it is left to cancel.
     """
     job = get(session, job_id)
-    if job.state in (JobState.CANCELLING, JobState.CANCELLED):
+    if job.kind is JobKind.SHARD:
+        assert job.parent_id is not None
+        request_cancel(session, job.parent_id)
         return job
+    _lock(session, job)
     if job.state.is_final:
-        raise Conflict(f"job {job_id} has already {job.state}; only a queued or running job can be cancelled")
-    if _move(session, job, JobState.QUEUED, JobState.CANCELLED, finished_at=database_now(session)):
+        unfinished = [follower for follower in job.followers if not follower.state.is_final]
+        for follower in unfinished:
+            request_cancel(session, follower.id)
+        if not unfinished and job.state is not JobState.CANCELLED:
+            raise Conflict(f"job {job_id} has already {job.state}; only a queued or running job can be cancelled")
         return job
-    if _move(session, job, JobState.RUNNING, JobState.CANCELLING):
+    _cancel(session, job, "cancelled by request")
+    for shard in job.shards:
+        _lock(session, shard)
+        _cancel(session, shard, f"job {job.id} was cancelled")
+    return job
+
+
+def _cancel(session: Session, job: Job, reason: str) -> None:
+    """Of a locked job, whatever its state."""
+    if job.state is JobState.QUEUED:
+        _move(session, job, JobState.CANCELLED, reason=reason)
+    elif job.state is JobState.RUNNING:
+        _move(session, job, JobState.CANCELLING, reason=f"{reason}; its worker is asked to stop")
+
+
+def retry(session: Session, job_id: int) -> Job:
+    """Queue a failed or cancelled job again; it goes on from what its last attempt saved.
+
+    A shard goes with its whole evaluation, of which the shards that succeeded keep their result.
+
+    Raises:
+        NotFound: there is no such job.
+        Conflict: the job has not ended, or has ended well, or is a shard still stopping.
+        Unprocessable: its weights are not here any more.
+    """
+    job = get(session, job_id)
+    if job.kind is JobKind.SHARD:
+        assert job.parent_id is not None
+        retry(session, job.parent_id)
         return job
-    # It moved on between the look and the change.
-    session.refresh(job)
-    return request_cancel(session, job_id)
+    _lock(session, job)
+    if job.state not in _RETRIABLE:
+        raise Conflict(f"job {job_id} is {job.state}; only a failed or cancelled job can be retried")
+    try:
+        spec = JOB_SPEC.validate_python(job.spec)
+    except ValidationError as error:
+        raise Unprocessable(f"this version cannot run the spec of job {job_id}; send a new job") from error
+    if isinstance(spec, EvaluateSpec):
+        job_files.check_weights(session, spec)
+    undone = []
+    for shard in job.shards:
+        _lock(session, shard)
+        if shard.state is JobState.SUCCEEDED:
+            continue
+        if shard.state not in _RETRIABLE:
+            raise Conflict(
+                f"job {shard.id}, a shard of job {job_id}, is still {shard.state}; retry when it has stopped"
+            )
+        undone.append(shard)
+    reason = "retried" if not undone else f"retried, waits for {len(undone)} of its {len(job.shards)} shards"
+    _again(session, job, reason=reason, due_at=None if undone else database_now(session))
+    for shard in undone:
+        _again(session, shard, reason="retried", due_at=database_now(session))
+    return job
+
+
+def _again(session: Session, job: Job, *, reason: str, due_at: datetime | None) -> None:
+    _move(
+        session,
+        job,
+        JobState.QUEUED,
+        reason=reason,
+        due_at=due_at,
+        finished_at=None,
+        failure_code=None,
+        failure_message=None,
+        progress=None,
+        lost_leases=0,
+        # Somebody who asks again gives it the whole time again.
+        run_seconds=0.0,
+    )
+    if due_at is not None:
+        enqueue(session, job)
 
 
 # --- made by a worker --------------------------------------------------------------------------------------------
 
 
 def claim(session: Session, *, worker: str, lease: timedelta) -> Claim | None:
-    """Take the queued job that is due: highest priority, then oldest. None if there is none."""
-    candidate = (
-        select(Job.id)
-        .where(Job.state == JobState.QUEUED)
+    """Take the queued job that is due. None if there is none.
+
+    Highest priority first; among equals the submitter with the fewest jobs on workers, then the one who was served
+    longest ago; of that submitter's jobs the oldest.
+    """
+    now = database_now(session)
+    for submitter in _submitters_in_turn(session, now):
+        # Another worker's candidate is passed over instead of waited for. SQLite has one writer anyway.
+        job = session.scalars(_next_of(submitter, now).with_for_update(skip_locked=True)).first()
+        if job is None:
+            continue
+        session.execute(update(Submitter).where(Submitter.name == submitter).values(last_claimed_at=now))
+        _move(
+            session,
+            job,
+            JobState.RUNNING,
+            attempt=Job.attempt + 1,
+            worker=worker,
+            lease_expires_at=now + lease,
+            claimed_at=now,
+            started_at=job.started_at or now,
+            progress=None,
+        )
+        withdraw(session, job)
+        return Claim(job.id, job.attempt, job.spec, job.shard_index, job.run_seconds)
+    return None
+
+
+def _submitters_in_turn(session: Session, now: datetime) -> Sequence[str]:
+    """Those with a job that is due. As many looks into an index as there are submitters, however long the queue."""
+    first = aliased(Job)
+    of_submitter = _next_of(Submitter.name, now).with_only_columns(Job.id).correlate(Submitter).scalar_subquery()
+    held = select(Job.submitter, func.count().label("jobs")).where(Job.state.in_(_HELD)).group_by(Job.submitter)
+    counted = held.subquery()
+    return session.scalars(
+        select(Submitter.name)
+        .join(first, first.id == of_submitter)
+        .outerjoin(counted, counted.c.submitter == Submitter.name)
+        .order_by(
+            first.priority.desc(),
+            func.coalesce(counted.c.jobs, 0),
+            Submitter.last_claimed_at.nulls_first(),
+            first.id,
+        )
+    ).all()
+
+
+def _next_of(submitter: Any, now: datetime) -> Select[Job]:
+    return (
+        select(Job)
+        .where(Job.state == JobState.QUEUED, Job.submitter == submitter, Job.due_at <= now)
         .order_by(Job.priority.desc(), Job.id)
         .limit(1)
-        # Another worker's candidate is passed over instead of waited for. SQLite has one writer anyway.
-        .with_for_update(skip_locked=True)
     )
-    job_id = session.scalar(candidate)
-    if job_id is None:
-        return None
-    now = database_now(session)
-    job = get(session, job_id)
-    _move(
-        session,
-        job,
-        JobState.QUEUED,
-        JobState.RUNNING,
-        attempt=Job.attempt + 1,
-        worker=worker,
-        lease_expires_at=now + lease,
-        started_at=job.started_at or now,
-        progress=None,
-    )
-    return Claim(job.id, job.attempt, job.spec)
 
 
-def heartbeat(session: Session, claim: Claim, *, lease: timedelta, progress: Progress | None = None) -> JobState:
-    """Renew the lease and note the progress; returns the state, in which a wish to cancel is seen."""
+def heartbeat(
+    session: Session,
+    claim: Claim,
+    *,
+    lease: timedelta,
+    progress: Progress | None = None,
+    resources: Resources | None = None,
+) -> JobState:
+    """Renew the lease and note where the run is; returns the state, in which a wish to cancel is seen."""
     values: dict[str, Any] = {"lease_expires_at": database_now(session) + lease}
     if progress is not None:
         values["progress"] = progress.model_dump(mode="json")
+    if resources is not None:
+        values["resources"] = resources.model_dump(mode="json")
     _write_held(session, claim, values)
     return get(session, claim.job_id).state
 
 
 def record(session: Session, claim: Claim, event: BaseModel) -> None:
-    """Keep an event of the run for ever."""
+    """Keep an event of the run."""
     # Taking the job's row first puts its events in order: their ids rise in the order of their commits.
     hold(session, claim)
     data = event.model_dump(mode="json")
     _add_event(session, claim.job_id, data.pop("type"), data)
 
 
-def hold(session: Session, claim: Claim) -> None:
+def hold(session: Session, claim: Claim) -> Job:
     """Keep the job's row to this transaction, for a write about the job in another table.
 
     Raises:
         StaleAttempt: the claim no longer holds the job.
     """
     _write_held(session, claim, {})
+    return get(session, claim.job_id)
 
 
 def succeed(session: Session, claim: Claim) -> Job:
     """End a job well. Its result belongs into the same transaction, after this call."""
-    return _finish(session, claim, JobState.SUCCEEDED)
+    job = _hold_with_family(session, claim)
+    _move(session, job, JobState.SUCCEEDED)
+    if job.kind is JobKind.SHARD:
+        _go_on_after_shards(session, job)
+    return job
+
+
+def _go_on_after_shards(session: Session, shard: Job) -> None:
+    """The last shard to succeed makes its evaluation due. Their order is that in which they take its row."""
+    evaluation = shard.parent
+    assert evaluation is not None
+    undone = session.scalar(
+        select(func.count()).where(
+            Job.parent_id == evaluation.id, Job.kind == JobKind.SHARD, Job.state != JobState.SUCCEEDED
+        )
+    )
+    if undone == 0 and evaluation.state is JobState.QUEUED:
+        evaluation.due_at = database_now(session)
+        session.flush()
+        _add_event(
+            session, evaluation.id, "state", {"state": JobState.QUEUED, "reason": "all its shards are done: merge them"}
+        )
+        enqueue(session, evaluation)
 
 
 def fail(session: Session, claim: Claim, code: FailureCode, message: str) -> Job:
-    return _finish(session, claim, JobState.FAILED, failure_code=code, failure_message=message)
+    job = _hold_with_family(session, claim)
+    _fail(session, job, code, message)
+    return job
+
+
+def _fail(session: Session, job: Job, code: FailureCode, message: str) -> None:
+    """End a locked job, and with a shard the evaluation that can no longer be completed."""
+    _move(session, job, JobState.FAILED, failure_code=code, failure_message=message)
+    evaluation = job.parent
+    if job.kind is not JobKind.SHARD or evaluation is None or evaluation.state is not JobState.QUEUED:
+        return
+    assert job.shard_index is not None
+    siblings = evaluation.shards
+    _move(
+        session,
+        evaluation,
+        JobState.FAILED,
+        failure_code=code,
+        failure_message=f"shard {job.shard_index + 1} of {len(siblings)}, job {job.id}, failed: {message}",
+    )
+    for sibling in siblings:
+        if sibling.id != job.id:
+            _lock(session, sibling)
+            _cancel(session, sibling, f"job {job.id}, another shard, failed")
 
 
 def cancelled(session: Session, claim: Claim) -> Job:
     """End a job that was asked to stop and did."""
-    return _finish(session, claim, JobState.CANCELLED)
+    job = _hold_with_family(session, claim)
+    _move(session, job, JobState.CANCELLED, reason=f"{job.worker} has stopped the run")
+    return job
 
 
 def hand_back(session: Session, claim: Claim) -> Job:
-    """Queue a job again whose worker is going away; it goes on elsewhere from its last checkpoint."""
-    hold(session, claim)
-    job = get(session, claim.job_id)
+    """Queue a job again whose worker is going away, at no cost; it goes on elsewhere from its last checkpoint."""
+    job = hold(session, claim)
     if job.state is JobState.CANCELLING:
         return cancelled(session, claim)
-    _requeue(session, job, reason=f"{job.worker} is stopping and handed it back")
+    _requeue(session, job, reason=f"{job.worker} is stopping and handed it back", due_at=database_now(session))
     return job
 
 
 # --- made by the relay -------------------------------------------------------------------------------------------
 
 
-def reap(session: Session, *, max_lost_leases: int) -> list[Job]:
-    """Take jobs from workers that were not heard of for a lease; returns those jobs."""
+def reap(session: Session, *, max_lost_leases: int, backoff: timedelta) -> list[Job]:
+    """Take jobs from workers that were not heard of for a lease; returns those jobs.
+
+    After the first loss a job waits for `backoff`, after each further one twice as long.
+    """
     now = database_now(session)
-    expired = session.scalars(
-        select(Job)
-        .where(Job.state.in_(_HELD), Job.lease_expires_at < now)
-        .order_by(Job.id)
-        .with_for_update(skip_locked=True)
-    ).all()
-    for job in expired:
-        job.lost_leases += 1
-        session.flush()
-        if job.state is JobState.CANCELLING:
-            _move(session, job, job.state, JobState.CANCELLED, finished_at=now)
-        elif job.lost_leases < max_lost_leases:
-            _requeue(session, job, reason=f"{job.worker} was not heard of for a lease")
-        else:
-            _move(
-                session,
-                job,
-                JobState.RUNNING,
-                JobState.FAILED,
-                finished_at=now,
-                failure_code=FailureCode.WORKER_LOST,
-                failure_message=f"its worker was lost {job.lost_leases} times, last {job.worker}; look at that "
-                "host's memory and worker log, then submit the job again",
-            )
-    return list(expired)
+    expired = select(Job).where(Job.state.in_(_HELD), Job.lease_expires_at < now).order_by(Job.id)
+    reaped = []
+    for candidate in session.scalars(expired).all():
+        if candidate.kind is JobKind.SHARD:
+            assert candidate.parent is not None
+            _lock(session, candidate.parent)
+        found = session.scalars(expired.where(Job.id == candidate.id).with_for_update(skip_locked=True)).first()
+        if found is None:
+            continue
+        session.refresh(found)
+        reaped.append(found)
+        _take_away(session, found, now, max_lost_leases, backoff)
+    return reaped
+
+
+def _take_away(session: Session, job: Job, now: datetime, max_lost_leases: int, backoff: timedelta) -> None:
+    job.lost_leases += 1
+    session.flush()
+    lost = f"{job.worker} was not heard of for a lease"
+    if job.state is JobState.CANCELLING:
+        _move(session, job, JobState.CANCELLED, reason=lost)
+    elif job.lost_leases < max_lost_leases:
+        _requeue(session, job, reason=lost, due_at=now + backoff * 2 ** (job.lost_leases - 1))
+    else:
+        _fail(
+            session,
+            job,
+            FailureCode.WORKER_LOST,
+            f"its worker was lost {job.lost_leases} times, last {job.worker}; look at that host's memory and worker "
+            "log, then retry the job: it goes on from what it saved",
+        )
 
 
 # --- the one way to change a state -------------------------------------------------------------------------------
 
 
-def _move(
-    session: Session, job: Job, old: JobState, new: JobState, *, reason: str | None = None, **values: Any
-) -> bool:
-    """Compare-and-set on (state, attempt), with the event that tells of it; False if another was faster."""
+def _move(session: Session, job: Job, new: JobState, *, reason: str | None = None, **values: Any) -> None:
+    """Compare-and-set on (state, attempt), with the event that tells of it. The row is locked already.
+
+    Raises:
+        StaleAttempt: somebody was faster, which the lock rules out on both databases.
+    """
+    old, now = job.state, database_now(session)
+    if old in _HELD and new not in _HELD:
+        # A lost worker's time counts until its lease ended: after that, it held nothing.
+        until = min(now, job.lease_expires_at) if job.lease_expires_at is not None else now
+        spent = max(0.0, (until - job.claimed_at).total_seconds()) if job.claimed_at is not None else 0.0
+        values = {"lease_expires_at": None, "claimed_at": None, "run_seconds": job.run_seconds + spent} | values
+    if new.is_final:
+        values = {"finished_at": now, "due_at": None} | values
     changed = _execute(
         session,
         update(Job).where(Job.id == job.id, Job.state == old, Job.attempt == job.attempt).values(state=new, **values),
     )
-    if changed:
-        session.refresh(job)
-        if new in (JobState.FAILED, JobState.CANCELLED):
-            # An upper bound stands on a board only while its evaluation can end.
-            session.execute(delete(Evaluation).where(Evaluation.job_id == job.id, Evaluation.is_provisional))
-        data: dict[str, Any] = {"state": new}
-        if reason is not None:
-            data["reason"] = reason
-        if new is JobState.RUNNING:
-            data |= {"attempt": job.attempt, "worker": job.worker}
-        if new is JobState.FAILED:
-            data |= {"code": job.failure_code, "message": job.failure_message}
-        _add_event(session, job.id, "state", data)
-    return changed
+    if not changed:
+        raise StaleAttempt(f"job {job.id} is no longer {old} in attempt {job.attempt}")
+    session.refresh(job)
+    if new in (JobState.FAILED, JobState.CANCELLED):
+        # An upper bound stands on a board only while its evaluation can end.
+        session.execute(delete(Evaluation).where(Evaluation.job_id == job.id, Evaluation.is_provisional))
+    data: dict[str, Any] = {"state": new}
+    if reason is not None:
+        data["reason"] = reason
+    if new is JobState.RUNNING:
+        data |= {"attempt": job.attempt, "worker": job.worker}
+    if new is JobState.FAILED:
+        data |= {"code": job.failure_code, "message": job.failure_message}
+    _add_event(session, job.id, "state", data)
 
 
-def _finish(session: Session, claim: Claim, state: JobState, **values: Any) -> Job:
-    _write_held(session, claim, {"lease_expires_at": None})
-    job = get(session, claim.job_id)
-    moved = _move(session, job, job.state, state, finished_at=database_now(session), **values)
-    assert moved, "the row is locked by the write above"
-    return job
-
-
-def _requeue(session: Session, job: Job, *, reason: str) -> None:
-    _move(session, job, JobState.RUNNING, JobState.QUEUED, reason=reason, worker=None, lease_expires_at=None)
+def _requeue(session: Session, job: Job, *, reason: str, due_at: datetime) -> None:
+    _move(session, job, JobState.QUEUED, reason=reason, worker=None, due_at=due_at)
     enqueue(session, job)
+
+
+def _lock(session: Session, job: Job) -> None:
+    """Keep the row to this transaction, and read what it is now."""
+    session.refresh(job, with_for_update=True)
+
+
+def _hold_with_family(session: Session, claim: Claim) -> Job:
+    """`hold`, and for a shard its evaluation first: whoever needs both takes them in this order."""
+    job = get(session, claim.job_id)
+    if job.kind is JobKind.SHARD:
+        assert job.parent is not None
+        _lock(session, job.parent)
+    return hold(session, claim)
 
 
 def _write_held(session: Session, claim: Claim, values: dict[str, Any]) -> None:
@@ -320,6 +579,9 @@ def _execute(session: Session, statement: Any) -> bool:
 def _add_event(session: Session, job_id: int, kind: str, data: dict[str, Any]) -> None:
     session.add(JobEvent(job_id=job_id, type=kind, data=data, created_at=database_now(session)))
     session.flush()
+
+
+# --- to look at --------------------------------------------------------------------------------------------------
 
 
 def events_after(session: Session, job_id: int, event_id: int, *, limit: int = 1000) -> list[JobEvent]:
@@ -350,6 +612,30 @@ def page(
     return list(session.scalars(query))
 
 
-def seconds_running(job: Job, now: datetime) -> float | None:
-    """How long the job has been, or was, on workers since it was first claimed."""
-    return None if job.started_at is None else ((job.finished_at or now) - job.started_at).total_seconds()
+def count_due(session: Session) -> int:
+    """Jobs that wait for nothing but a worker."""
+    return (
+        session.scalar(select(func.count()).where(Job.state == JobState.QUEUED, Job.due_at <= database_now(session)))
+        or 0
+    )
+
+
+def progress(job: Job) -> dict[str, Any] | None:
+    """Where a job is, as a `gkl.outcome.Progress`; of an evaluation that waits for its shards, where they are."""
+    if job.state is not JobState.QUEUED or not job.shards or job.due_at is not None:
+        return job.progress
+    done = [shard.state is JobState.SUCCEEDED for shard in job.shards]
+    parts = [
+        1.0 if is_done else (shard.progress or {}).get("fraction", 0.0)
+        for shard, is_done in zip(job.shards, done, strict=True)
+    ]
+    return Progress(
+        stage="shards", fraction=sum(parts) / len(parts), detail=f"{sum(done)} of {len(done)} are done"
+    ).model_dump(mode="json")
+
+
+def seconds_on_workers(job: Job, now: datetime) -> float | None:
+    """How long the job has been on workers since it was sent or last retried; None if it never was."""
+    if job.started_at is None:
+        return None
+    return job.run_seconds + ((now - job.claimed_at).total_seconds() if job.claimed_at is not None else 0.0)

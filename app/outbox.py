@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 from datetime import timedelta
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, exists, select, update
 from sqlalchemy.orm import Session
 
 from app.database import Database, database_now
@@ -21,51 +21,69 @@ _log = logging.getLogger(__name__)
 Publish = Callable[[int], None]
 """Sends the wake-up for a job id; raises if the broker cannot be reached."""
 
+_BATCH = 100
+# A woken worker goes on until nothing is due: a few messages wake as many workers as there are for any queue.
+_ANNOUNCED_AGAIN = 20
+
 
 def enqueue(session: Session, job: Job) -> None:
-    """Owe the workers a wake-up for this job, from the moment the transaction commits."""
+    """Owe the workers a wake-up for this job, from the moment the transaction commits and the job is due."""
+    assert job.due_at is not None
+    withdraw(session, job)
+    session.add(OutboxMessage(job_id=job.id, created_at=database_now(session), due_at=job.due_at))
+
+
+def withdraw(session: Session, job: Job) -> None:
+    """Owe no wake-up for this job any more."""
     session.execute(delete(OutboxMessage).where(OutboxMessage.job_id == job.id))
-    session.add(OutboxMessage(job_id=job.id, created_at=database_now(session)))
 
 
-def publish_pending(database: Database, publish: Publish, *, limit: int = 100) -> int:
-    """Publish what is owed, oldest first; returns how many. Stops quietly if the broker is away.
+def publish_pending(database: Database, publish: Publish, *, job_id: int | None = None) -> int:
+    """Publish what is owed and due, oldest first, or only what is owed for one job; returns how many.
 
-    A message that is published and not marked, because this process died in between, goes out twice: a
-    worker that finds no queued job does nothing.
+    Stops quietly if the broker is away. A message that is published and not marked, because this process died in
+    between, goes out twice: a worker that finds no queued job does nothing.
     """
-    with database.reading() as session:
-        owed = session.execute(
-            select(OutboxMessage.id, OutboxMessage.job_id)
-            .where(OutboxMessage.published_at.is_(None))
-            .order_by(OutboxMessage.id)
-            .limit(limit)
-        ).all()
-    published: list[int] = []
-    for message_id, job_id in owed:
-        try:
-            publish(job_id)
-        except OSError as error:
-            _log.warning("the broker cannot be reached (%s); %d messages wait", error, len(owed) - len(published))
-            break
-        published.append(message_id)
-    if published:
-        with database.writing() as session:
-            now = database_now(session)
-            for message in session.scalars(select(OutboxMessage).where(OutboxMessage.id.in_(published))):
-                message.published_at = now
-    return len(published)
+    total = 0
+    while True:
+        with database.reading() as session:
+            query = (
+                select(OutboxMessage.id, OutboxMessage.job_id)
+                .where(OutboxMessage.published_at.is_(None), OutboxMessage.due_at <= database_now(session))
+                .order_by(OutboxMessage.id)
+                .limit(_BATCH)
+            )
+            owed = session.execute(query if job_id is None else query.where(OutboxMessage.job_id == job_id)).all()
+        published: list[int] = []
+        for message_id, owed_job_id in owed:
+            try:
+                publish(owed_job_id)
+            except OSError as error:
+                _log.warning("the broker cannot be reached (%s); messages wait", error)
+                break
+            published.append(message_id)
+        if published:
+            with database.writing() as session:
+                now = database_now(session)
+                session.execute(update(OutboxMessage).where(OutboxMessage.id.in_(published)).values(published_at=now))
+        total += len(published)
+        if len(published) < _BATCH:
+            return total
 
 
 def requeue_unclaimed(session: Session, *, after: timedelta) -> int:
     """Owe another wake-up for jobs that are still queued so long after their last one; returns how many.
 
-    Also forgets the messages of jobs that are past queueing.
+    Of a long queue only the oldest are announced: the workers that they wake take the others too. Also forgets the
+    messages of jobs that are past queueing.
     """
-    queued = select(Job.id).where(Job.state == JobState.QUEUED)
-    session.execute(delete(OutboxMessage).where(OutboxMessage.job_id.not_in(queued)))
+    is_queued = exists().where(Job.id == OutboxMessage.job_id, Job.state == JobState.QUEUED)
+    session.execute(delete(OutboxMessage).where(~is_queued))
     forgotten = session.scalars(
-        select(OutboxMessage).where(OutboxMessage.published_at <= database_now(session) - after)
+        select(OutboxMessage)
+        .where(OutboxMessage.published_at <= database_now(session) - after)
+        .order_by(OutboxMessage.published_at, OutboxMessage.id)
+        .limit(_ANNOUNCED_AGAIN)
     ).all()
     for message in forgotten:
         message.published_at = None

@@ -12,6 +12,8 @@ from fastapi.encoders import jsonable_encoder
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -100,6 +102,19 @@ def install_error_handlers(app: FastAPI, render_page: RenderPage) -> None:
         detail = error.detail if error.detail != phrase else _plain_sentence(request, error.status_code)
         code = phrase.lower().replace(" ", "_")
         return respond(request, error.status_code, code, detail, headers=dict(error.headers or {}))
+
+    @app.exception_handler(OperationalError)
+    @app.exception_handler(InterfaceError)
+    @app.exception_handler(PoolTimeout)
+    def database_away(request: Request, error: SQLAlchemyError) -> Response:
+        _log.warning("%s %s: the database cannot be used (%s)", request.method, request.url.path, error)
+        return respond(
+            request,
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            "database_away",
+            "The database cannot be used at the moment. Nothing was changed; try again in a few seconds.",
+            headers={"Retry-After": "5"},
+        )
 
     @app.exception_handler(Exception)
     def unexpected(request: Request, error: Exception) -> Response:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app import leaderboard
+from app import jobs, leaderboard
 from app.tables import AttackResult, Evaluation, Job, JobKind, JobState, Model, Upload
+from app.workers import WorkerStatus
 from gkl.errors import FailureCode
-from gkl.outcome import CorruptionOutcome, Flag, Progress
+from gkl.outcome import CorruptionOutcome, Flag, Progress, Resources
 
 
 class Schema(BaseModel):
@@ -28,15 +29,29 @@ class JobView(Schema):
     kind: JobKind
     name: str
     state: JobState
+    submitter: str
+    """For whom it is: workers are shared fairly between submitters."""
     priority: int
     parent_id: int | None
-    """The train job that this evaluation follows."""
+    """The train job that this evaluation follows; the evaluation that this is a shard of."""
     child_ids: list[int]
     """The jobs that followed this one."""
+    shard: int | None
+    """Which shard it is, counted from 1."""
+    shard_ids: list[int]
+    """The jobs that share this evaluation's work."""
     attempt: int
     """How many times a worker has taken it up."""
     worker: str | None
+    lost_leases: int
+    """How many of those workers were lost."""
+    due_at: datetime | None
+    """From when on a queued job can be taken: later after a lost worker; null while it waits for its shards."""
+    run_seconds: float
+    """Time on workers in the attempts that are over, since it was sent or last retried."""
     progress: Progress | None
+    resources: Resources | None
+    """What its run has used so far, or what its last one did."""
     failure: FailureView | None
     model_id: int | None
     """The leaderboard's model that the job made or measured, once it has succeeded."""
@@ -50,17 +65,25 @@ class JobView(Schema):
 
     @classmethod
     def of(cls, job: Job, model: Model | None) -> Self:
+        progress = jobs.progress(job)
         return cls(
             id=job.id,
             kind=job.kind,
             name=job.name,
             state=job.state,
+            submitter=job.submitter,
             priority=job.priority,
             parent_id=job.parent_id,
-            child_ids=[child.id for child in job.children],
+            child_ids=[follower.id for follower in job.followers],
+            shard=None if job.shard_index is None else job.shard_index + 1,
+            shard_ids=[shard.id for shard in job.shards],
             attempt=job.attempt,
             worker=job.worker,
-            progress=None if job.progress is None else Progress.model_validate(job.progress),
+            lost_leases=job.lost_leases,
+            due_at=job.due_at,
+            run_seconds=job.run_seconds,
+            progress=None if progress is None else Progress.model_validate(progress),
+            resources=None if job.resources is None else Resources.model_validate(job.resources),
             failure=None
             if job.failure_code is None
             else FailureView(code=job.failure_code, message=job.failure_message or ""),
@@ -70,6 +93,35 @@ class JobView(Schema):
             started_at=job.started_at,
             finished_at=job.finished_at,
             spec=job.spec,
+        )
+
+
+class WorkerView(Schema):
+    name: str
+    host: str
+    device: str
+    """Its GPU or processor."""
+    state: Literal["idle", "busy", "draining", "lost"]
+    """'draining': told to stop, takes no job any more; 'lost': not heard of for a lease."""
+    job_id: int | None
+    """What it runs."""
+    started_at: datetime
+    heard_at: datetime
+    """Its last heartbeat."""
+    version: str
+
+    @classmethod
+    def of(cls, status: WorkerStatus) -> Self:
+        row = status.row
+        return cls(
+            name=row.name,
+            host=row.host,
+            device=row.device,
+            state=status.state,
+            job_id=None if status.job is None else status.job.id,
+            started_at=row.started_at,
+            heard_at=row.heard_at,
+            version=row.version,
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -10,10 +11,12 @@ from fastapi import Depends, Request
 
 from app.artifacts import ArtifactStore
 from app.broker import make_celery, publisher
-from app.database import Database
+from app.database import DATABASE_AWAY, Database
 from app.errors import Forbidden
 from app.outbox import Publish, publish_pending
 from app.settings import Settings
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -33,8 +36,12 @@ class Service:
             publish=publisher(make_celery(settings)),
         )
 
-    def publish_pending(self) -> None:
-        publish_pending(self.database, self.publish)
+    def publish_pending(self, job_id: int | None = None) -> None:
+        """What is owed, or what is owed for one job. What fails here, the relay does."""
+        try:
+            publish_pending(self.database, self.publish, job_id=job_id)
+        except DATABASE_AWAY as error:
+            _log.warning("the database cannot be used (%s); messages wait", error.orig)
 
 
 def _service(request: Request) -> Service:

@@ -53,8 +53,20 @@ class Settings(BaseSettings):
     max_lost_leases: int = Field(default=3, ge=1)
     """A job whose worker was lost so many times fails with `worker_lost` instead of being queued again."""
 
-    stop_grace_seconds: float = Field(default=20, gt=0)
-    """Time between asking a run to stop and killing it."""
+    lost_backoff_seconds: float = Field(default=10, ge=0)
+    """How long a job waits after its worker was lost; after each further loss twice as long."""
+
+    max_run_seconds: float = Field(default=7 * 24 * 3600, gt=0)
+    """A job that was on workers for longer fails with `timed_out`; what it saved is kept for a retry."""
+
+    no_progress_seconds: float = Field(default=1800, gt=0)
+    """A run that says nothing for longer is stopped, and its job fails with `no_progress`."""
+
+    stop_grace_seconds: float = Field(default=60, gt=0)
+    """Time between asking a run to stop, in which it saves what it has, and killing it."""
+
+    poll_seconds: float = Field(default=5, gt=0)
+    """How often an idle worker looks for a job that no message told it of."""
 
     relay_seconds: float = Field(default=5, gt=0)
     """How often the relay looks for messages to publish and for lost workers."""
@@ -64,6 +76,18 @@ class Settings(BaseSettings):
 
     idempotency_hours: float = Field(default=24, gt=0)
     """How long an Idempotency-Key is remembered."""
+
+    max_log_bytes: int = Field(default=16 * 1024**2, ge=4096)
+    """Largest log of a job, and of a process of `gklbench up`; what is older is dropped."""
+
+    checkpoint_retention_days: float = Field(default=7, ge=0)
+    """How long what a failed or cancelled job saved is kept, from which a retry goes on."""
+
+    log_retention_days: float = Field(default=90, ge=0)
+    """How long the log of an ended job is kept, and of a failed or cancelled one the events but for its states."""
+
+    cleanup_seconds: float = Field(default=300, gt=0)
+    """How often the relay removes what is past its time and files that nothing refers to."""
 
     @model_validator(mode="after")
     def _settings_agree(self) -> Self:
@@ -79,6 +103,11 @@ class Settings(BaseSettings):
     @property
     def effective_database_url(self) -> str:
         return self.database_url or f"sqlite:///{self.data_dir.resolve() / 'gklbench.sqlite3'}"
+
+    @property
+    def runs_dir(self) -> Path:
+        """Where each run has its working directory."""
+        return self.data_dir.resolve() / "runs"
 
     @property
     def effective_datasets_dir(self) -> Path:

@@ -27,6 +27,9 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from gkl.errors import FailureCode
 from gkl.outcome import wilson_interval
 
+ANONYMOUS = "anonymous"
+"""The submitter of jobs that name none."""
+
 
 class JobState(StrEnum):
     QUEUED = "queued"
@@ -44,6 +47,8 @@ class JobState(StrEnum):
 class JobKind(StrEnum):
     TRAIN = "train"
     EVALUATE = "evaluate"
+    SHARD = "shard"
+    """A share of an evaluation's points, as a job of its own."""
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -94,13 +99,23 @@ class Job(Base):
     name: Mapped[str] = mapped_column(String(100))
     spec: Mapped[dict[str, Any]]
     state: Mapped[JobState] = mapped_column(_enum(JobState, 20), default=JobState.QUEUED)
+    submitter: Mapped[str] = mapped_column(String(100), default=ANONYMOUS, server_default=ANONYMOUS)
     priority: Mapped[int] = mapped_column(Integer, default=0)
     parent_id: Mapped[int | None] = mapped_column(ForeignKey("jobs.id"), index=True)
-    """The train job whose weights this evaluation attacks."""
+    """The train job whose weights this evaluation attacks; the evaluation of which this is a shard."""
+    shard_index: Mapped[int | None]
+    """Which shard of its parent it is, counted from 0."""
 
     created_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
+    """When it was first claimed."""
     finished_at: Mapped[datetime | None]
+    due_at: Mapped[datetime | None]
+    """From when on a queued job may be claimed: later after a lost worker; null while it waits for its shards."""
+    claimed_at: Mapped[datetime | None]
+    """When the attempt began that holds it; null while none does."""
+    run_seconds: Mapped[float] = mapped_column(default=0.0, server_default="0")
+    """Time on workers in the attempts that are over, since it was sent or last retried."""
 
     attempt: Mapped[int] = mapped_column(Integer, default=0)
     """How many times a worker has claimed it."""
@@ -110,6 +125,8 @@ class Job(Base):
 
     progress: Mapped[dict[str, Any] | None]
     """The newest `gkl.outcome.Progress`."""
+    resources: Mapped[dict[str, Any] | None]
+    """The newest `gkl.outcome.Resources`."""
     failure_code: Mapped[FailureCode | None] = mapped_column(_enum(FailureCode, 30))
     failure_message: Mapped[str | None]
 
@@ -117,10 +134,47 @@ class Job(Base):
     children: Mapped[list[Job]] = relationship(back_populates="parent", order_by="Job.id")
 
     __table_args__ = (
-        # What a claim looks for, in the order in which it takes.
-        Index("ix_jobs_claim", "state", priority.desc(), "id"),
+        # What a claim looks for of each submitter, in the order in which it takes.
+        Index("ix_jobs_claim", "state", "submitter", priority.desc(), "id"),
+        Index("ix_jobs_state_id", "state", "id"),
         Index("ix_jobs_kind_id", "kind", "id"),
     )
+
+    @property
+    def shards(self) -> list[Job]:
+        """The jobs that share its work, in their order; none for most jobs."""
+        return [child for child in self.children if child.kind is JobKind.SHARD]
+
+    @property
+    def followers(self) -> list[Job]:
+        """The jobs that take up its result."""
+        return [child for child in self.children if child.kind is not JobKind.SHARD]
+
+
+class Submitter(Base):
+    """Whoever sends jobs, between whom workers are shared fairly."""
+
+    __tablename__ = "submitters"
+
+    name: Mapped[str] = mapped_column(String(100), primary_key=True)
+    last_claimed_at: Mapped[datetime | None]
+    """When a worker last took up a job of theirs."""
+
+
+class WorkerRow(Base):
+    """A worker that has been heard of."""
+
+    __tablename__ = "workers"
+
+    name: Mapped[str] = mapped_column(String(200), primary_key=True)
+    host: Mapped[str] = mapped_column(String(200))
+    device: Mapped[str] = mapped_column(String(200))
+    """Its GPU or processor."""
+    version: Mapped[str] = mapped_column(String(50))
+    is_draining: Mapped[bool]
+    """Told to stop: takes no job any more."""
+    started_at: Mapped[datetime]
+    heard_at: Mapped[datetime] = mapped_column(index=True)
 
 
 class JobEvent(Base):
@@ -145,7 +199,9 @@ class OutboxMessage(Base):
     id: Mapped[int] = mapped_column(_Id, primary_key=True)
     job_id: Mapped[int] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
     created_at: Mapped[datetime]
-    published_at: Mapped[datetime | None]
+    due_at: Mapped[datetime]
+    """Not published before."""
+    published_at: Mapped[datetime | None] = mapped_column(index=True)
 
 
 class IdempotencyKey(Base):

@@ -163,6 +163,28 @@ class EvaluationOutcome(Record):
         return None if self.robust_correct is None else self.robust_correct / self.num_points
 
 
+class ShardOutcome(Record):
+    """A shard's parts are all there; the evaluation that puts them together makes the verdict."""
+
+    type: Literal["shard"] = "shard"
+    seconds: float
+    """Time that this run took."""
+
+
+class Resources(Record):
+    """What a run has used so far. Replaced by the next one."""
+
+    type: Literal["resources"] = "resources"
+    device: str
+    """Name of the processor or GPU."""
+    peak_memory_bytes: int
+    """Most main memory that the run's process held at once."""
+    peak_gpu_memory_bytes: int | None = None
+    """Most memory that its tensors took on the GPU; null on a CPU."""
+    cpu_seconds: float
+    """Processor time of its process, over all cores."""
+
+
 class StepMetrics(Record):
     """The latest training step."""
 
@@ -263,8 +285,10 @@ class Interrupted(Record):
     type: Literal["interrupted"] = "interrupted"
 
 
-Event: TypeAlias = Progress | EpochFinished | AttackFinished | CheckpointSaved | BlockSaved | ProvisionalVerdict
-Ending: TypeAlias = TrainOutcome | EvaluationOutcome | Failed | Interrupted
+Event: TypeAlias = (
+    Progress | Resources | EpochFinished | AttackFinished | CheckpointSaved | BlockSaved | ProvisionalVerdict
+)
+Ending: TypeAlias = TrainOutcome | EvaluationOutcome | ShardOutcome | Failed | Interrupted
 MESSAGE: TypeAdapter[Event | Ending] = TypeAdapter(
     Annotated[Event | Ending, Field(discriminator="type")],
 )

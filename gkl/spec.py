@@ -407,6 +407,9 @@ class Evaluation(Spec):
     seed: Seed = 0
     """Seed of the attacks."""
 
+    shards: int = Field(default=1, ge=1, le=256)
+    """Share the blocks between so many jobs, which any workers take; the verdict is the same."""
+
     @property
     def attack_names(self) -> tuple[AttackName, ...]:
         """The attacks in their order; none for 'clean' and 'corruptions'."""
@@ -429,6 +432,8 @@ class Evaluation(Spec):
             raise ValueError(
                 f"the protocol {self.protocol!r} needs a threat_model, such as {{'norm': 'Linf', 'epsilon': '8/255'}}"
             )
+        if self.protocol == "corruptions" and self.shards > 1:
+            raise ValueError("an evaluation on corruptions has no shards; leave them out")
         return self
 
 
@@ -610,4 +615,11 @@ def _check_evaluation_fits(dataset: str, evaluation: Evaluation) -> None:
         raise ValueError(
             f"num_points {evaluation.num_points} exceeds the {available} test images of {dataset}; "
             "leave it out to attack all of them"
+        )
+    num_points = evaluation.num_points or available
+    blocks = math.ceil(num_points / evaluation.batch_size)
+    if evaluation.shards > blocks:
+        raise ValueError(
+            f"shards {evaluation.shards} exceeds the {blocks} blocks of batch_size {evaluation.batch_size} that "
+            f"{num_points} points make; lower one of them"
         )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import threading
 from typing import Any
 
@@ -14,42 +12,54 @@ from app.artifacts import ArtifactStore
 from app.broker import make_celery, publisher
 from app.database import Database
 from app.settings import Settings
+from worker.presence import announce, worker_name
 from worker.tasks import Worker
 
 
-def make_worker_app(settings: Settings) -> Celery:
-    """Celery with the task that wakes this process's one worker. Does not connect."""
-    celery = make_celery(settings)
+def make_worker(settings: Settings) -> Worker:
+    """This process's one worker. Does not connect."""
+    return Worker(
+        settings=settings,
+        database=Database(settings.effective_database_url),
+        store=ArtifactStore(settings.data_dir),
+        publish=publisher(make_celery(settings)),
+        name=worker_name(),
+        stopping=threading.Event(),
+    )
+
+
+def make_worker_app(worker: Worker) -> Celery:
+    """Celery with the task that wakes the worker. Does not connect."""
+    celery = make_celery(worker.settings)
     celery.conf.update(
         # Acknowledge a message before it is worked on. A Redis-protocol broker delivers a message that is not
         # acknowledged again after its visibility timeout, to a second worker, while the first still runs.
         task_acks_late=False,
+        # Nor when the worker is lost: a run that the out-of-memory killer ends would be delivered again for ever.
+        # The reaper counts attempts.
+        task_reject_on_worker_lost=False,
         # Take a message only when there is room for it: one that waits behind a job of hours is lost to others.
         worker_disable_prefetch=True,
         worker_prefetch_multiplier=1,
         # One GPU, one job. A thread, because the job itself is a process of its own: prefork's children are
-        # daemonic and their jobs could have no data-loading processes.
+        # daemonic and their jobs could have no data-loading processes; the solo pool would hear neither its
+        # broker nor a signal while a job runs.
         worker_pool="threads",
         worker_concurrency=1,
         # The supervisor owns every limit; Celery's are exceptions thrown into a thread.
         task_time_limit=None,
         task_soft_time_limit=None,
-        # Prefetched messages are not held, so there is none to give back when the connection drops.
+        # A job goes on while the broker is away: nothing of it is there.
         worker_cancel_long_running_tasks_on_connection_loss=False,
+        # A broker that was away comes back after minutes or a night; the job's row is there meanwhile.
+        broker_connection_retry=True,
         worker_hijack_root_logger=False,
-    )
-    stopping = threading.Event()
-    worker = Worker(
-        settings=settings,
-        database=Database(settings.effective_database_url),
-        store=ArtifactStore(settings.data_dir),
-        publish=publisher(celery),
-        name=f"{socket.gethostname()}/{os.getpid()}",
-        stopping=stopping,
+        # Nobody listens to Celery's own events: what is to be known of a worker is its row.
+        worker_send_task_events=False,
     )
 
     def on_shutdown(**_: Any) -> None:
-        stopping.set()
+        worker.stopping.set()
 
     # Kept alive by the instance: signals hold receivers weakly.
     worker_shutting_down.connect(on_shutdown, weak=False)
@@ -64,4 +74,18 @@ def _keep_our_logging(**_: Any) -> None:
 
 def run_worker(settings: Settings) -> None:
     """Work until told to stop. A running job is then asked to checkpoint and is handed back."""
-    make_worker_app(settings).worker_main(["worker", "--without-gossip", "--without-mingle", "--without-heartbeat"])
+    worker = make_worker(settings)
+    celery = make_worker_app(worker)
+    ended = threading.Event()
+    presence = threading.Thread(target=announce, args=(settings, worker.database, worker.name, worker.stopping, ended))
+    polling = threading.Thread(target=worker.poll)
+    presence.start()
+    polling.start()
+    try:
+        celery.worker_main(["worker", "--without-gossip", "--without-mingle", "--without-heartbeat"])
+    finally:
+        # Celery has waited for its own thread; a job may be in the one that polls.
+        worker.stopping.set()
+        polling.join()
+        ended.set()
+        presence.join()

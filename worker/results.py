@@ -12,8 +12,8 @@ from sqlalchemy.orm import Session
 from app import job_files, jobs, leaderboard
 from app.artifacts import ArtifactStore, StoredFile
 from app.database import Database
-from app.tables import FileKind
-from gkl.outcome import Ending, EvaluationOutcome, Failed, TrainOutcome
+from app.tables import FileKind, JobState
+from gkl.outcome import Ending, EvaluationOutcome, Failed, ShardOutcome, TrainOutcome
 from gkl.spec import EvaluateSpec, TrainSpec
 
 _T = TypeVar("_T")
@@ -26,12 +26,13 @@ def save_result(
     ending: Ending,
     directory: Path,
     *,
-    patience_seconds: float,
+    give_up: Callable[[], bool],
 ) -> None:
     """End the job with what its run reported.
 
     Raises:
-        StaleAttempt: the job was given to another worker meanwhile; nothing is kept of this run.
+        StaleAttempt: the job was given to another worker meanwhile; nothing is counted of this run.
+        NoSpaceLeft: the file of the result cannot be kept.
     """
     # The file is stored before the row that names it: a crash in between leaves a file without a row, never
     # the reverse.
@@ -40,14 +41,11 @@ def save_result(
         stored = store.put(directory / ending.weights)
     elif isinstance(ending, EvaluationOutcome) and ending.certificate is not None:
         stored = store.put(directory / ending.certificate)
-
-    unused = _write(database, lambda session: _save(session, claim, ending, stored), patience_seconds)
-    for sha256 in unused:
-        store.remove(sha256)
+    _write(database, lambda session: _save(session, claim, ending, stored), give_up)
 
 
 def save_provisional(
-    database: Database, claim: jobs.Claim, outcome: EvaluationOutcome, *, patience_seconds: float
+    database: Database, claim: jobs.Claim, outcome: EvaluationOutcome, *, give_up: Callable[[], bool]
 ) -> None:
     """Put a running evaluation's upper bound on the board, where its verdict will take its place.
 
@@ -56,54 +54,57 @@ def save_provisional(
     """
 
     def save(session: Session) -> None:
-        jobs.hold(session, claim)
+        job = jobs.hold(session, claim)
         assert isinstance(claim.spec, EvaluateSpec)
-        job = jobs.get(session, claim.job_id)
         leaderboard.record_evaluation(session, job, claim.spec, outcome, is_provisional=True)
 
-    _write(database, save, patience_seconds)
+    _write(database, save, give_up)
 
 
-def _write(database: Database, change: Callable[[Session], _T], patience_seconds: float) -> _T:
+def _write(database: Database, change: Callable[[Session], _T], give_up: Callable[[], bool]) -> _T:
     try:
-        return database.write_patiently(change, seconds=patience_seconds)
+        return database.write_patiently(change, give_up=give_up)
     except IntegrityError:
         # Another job that made or measured the same weights wrote in the same moment: now its model is there.
-        return database.write_patiently(change, seconds=patience_seconds)
+        return database.write_patiently(change, give_up=give_up)
 
 
-def _save(session: Session, claim: jobs.Claim, ending: Ending, stored: StoredFile | None) -> list[str]:
-    """The end of the job with all that follows from it; returns files that are no longer needed."""
+def _save(session: Session, claim: jobs.Claim, ending: Ending, stored: StoredFile | None) -> None:
+    """The end of the job with all that follows from it."""
     if isinstance(ending, Failed):
         jobs.fail(session, claim, ending.code, ending.message)
     elif isinstance(ending, TrainOutcome):
         assert stored is not None
-        return _save_training(session, claim, ending, stored)
+        _save_training(session, claim, ending, stored)
     elif isinstance(ending, EvaluationOutcome):
-        return _save_evaluation(session, claim, ending, stored)
+        _save_evaluation(session, claim, ending, stored)
+    elif isinstance(ending, ShardOutcome):
+        # Its parts are kept until its evaluation has put them together.
+        jobs.succeed(session, claim)
     else:
         # A job that was to be cancelled is then cancelled.
         jobs.hand_back(session, claim)
-    return []
 
 
-def _save_training(session: Session, claim: jobs.Claim, outcome: TrainOutcome, stored: StoredFile) -> list[str]:
-    """Model, weights and the evaluation that is to follow; returns files that are no longer needed."""
+def _save_training(session: Session, claim: jobs.Claim, outcome: TrainOutcome, stored: StoredFile) -> None:
+    """Model, weights and the evaluation that is to follow."""
     spec = claim.spec
     assert isinstance(spec, TrainSpec)
+    was_to_be_cancelled = jobs.hold(session, claim).state is JobState.CANCELLING
     job = jobs.succeed(session, claim)
     job_files.add(session, job.id, FileKind.WEIGHTS, number=outcome.epochs, file=outcome.weights, stored=stored)
     leaderboard.record_model(session, job, spec, stored.sha256)
     follow_up = spec.follow_up(stored.sha256)
-    if follow_up is not None:
-        jobs.create(session, follow_up, parent_id=job.id)
-    return job_files.forget_all_to_go_on_from(session, job.id)
+    # The wish came too late for the training, but not for what would follow it.
+    if follow_up is not None and not was_to_be_cancelled:
+        jobs.create(session, follow_up, submitter=job.submitter, priority=job.priority, parent_id=job.id)
+    job_files.forget_all_to_go_on_from(session, job.id)
 
 
 def _save_evaluation(
     session: Session, claim: jobs.Claim, outcome: EvaluationOutcome, stored: StoredFile | None
-) -> list[str]:
-    """The leaderboard's row and its certificate; returns files that are no longer needed."""
+) -> None:
+    """The leaderboard's row and its certificate."""
     assert isinstance(claim.spec, EvaluateSpec)
     job = jobs.succeed(session, claim)
     if stored is not None:
@@ -111,4 +112,4 @@ def _save_evaluation(
         job_files.add(session, job.id, FileKind.CERTIFICATE, number=0, file=outcome.certificate, stored=stored)
     certificate_sha256 = None if stored is None else stored.sha256
     leaderboard.record_evaluation(session, job, claim.spec, outcome, certificate_sha256=certificate_sha256)
-    return job_files.forget_all_to_go_on_from(session, job.id)
+    job_files.forget_all_to_go_on_from(session, job.id)

@@ -1,6 +1,6 @@
 """`python -m worker.runner`: one run, as a process of its own. Knows neither Celery nor the database.
 
-Standard input: one JSON line with the order (spec, directories, weights); then nothing, and its end means that
+Standard input: one JSON line with the order (spec, shard, directories, weights); then nothing, and its end means that
 the supervisor is gone. Standard output: JSON lines, events and at last an ending (`gkl.outcome`). Standard
 error: the log. SIGTERM: stop at the next step, with an `Interrupted`.
 """
@@ -9,10 +9,15 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
+import platform
+import re
+import resource
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,10 +25,12 @@ from typing import Any
 from pydantic import BaseModel
 
 from gkl.errors import FailureCode, GklError, Stopped
-from gkl.outcome import Ending, Failed, Interrupted
+from gkl.outcome import Ending, Failed, Interrupted, Resources, ShardOutcome
 from gkl.spec import JOB_SPEC, TrainSpec
 
 _log = logging.getLogger("worker.runner")
+
+_MEASURE_SECONDS = 5.0
 
 
 def main() -> None:
@@ -36,12 +43,23 @@ def main() -> None:
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
 
-    def send(message: BaseModel) -> None:
+    def write(message: BaseModel) -> None:
         messages.write(message.model_dump_json() + "\n")
+
+    last_measured = -math.inf
+
+    def send(message: BaseModel) -> None:
+        nonlocal last_measured
+        write(message)
+        if time.monotonic() - last_measured >= _MEASURE_SECONDS:
+            last_measured = time.monotonic()
+            write(_resources())
 
     order = json.loads(sys.stdin.readline())
     threading.Thread(target=_die_with_supervisor, daemon=True).start()
-    send(_run(order, send, stop.is_set))
+    ending = _run(order, send, stop.is_set)
+    write(_resources())
+    write(ending)
 
 
 def _run(order: dict[str, Any], send: Callable[[BaseModel], None], should_stop: Callable[[], bool]) -> Ending:
@@ -68,16 +86,37 @@ def _execute(order: dict[str, Any], send: Callable[[BaseModel], None], should_st
         from gkl.training import train  # noqa: PLC0415
 
         return train(spec, directory, datasets_dir=datasets_dir, report=send, should_stop=should_stop)
-    from gkl.evaluation import evaluate  # noqa: PLC0415
+    from gkl.evaluation import Shard, evaluate, evaluate_shard  # noqa: PLC0415
 
-    return evaluate(
-        spec,
-        None if order["weights"] is None else directory / order["weights"],
-        directory,
-        datasets_dir=datasets_dir,
-        models_dir=Path(order["models_dir"]),
-        report=send,
-        should_stop=should_stop,
+    weights = None if order["weights"] is None else directory / order["weights"]
+    options: dict[str, Any] = {
+        "datasets_dir": datasets_dir,
+        "models_dir": Path(order["models_dir"]),
+        "report": send,
+        "should_stop": should_stop,
+    }
+    if order["shard_index"] is None:
+        return evaluate(spec, weights, directory, **options)
+    started = time.perf_counter()
+    evaluate_shard(spec, weights, directory, Shard(order["shard_index"], spec.evaluation.shards), **options)
+    return ShardOutcome(seconds=time.perf_counter() - started)
+
+
+def _resources() -> Resources:
+    """What this process has used; asks CUDA only where the run does."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    # Not ru_maxrss: that begins with what the worker held when it started this process.
+    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    peak = re.search(r"VmHWM:\s*(\d+) kB", status)
+    torch = sys.modules.get("torch")
+    device, gpu_bytes = f"CPU ({platform.machine()}, {os.cpu_count()} cores)", None
+    if torch is not None and torch.cuda.is_initialized():
+        device, gpu_bytes = torch.cuda.get_device_name(), torch.cuda.max_memory_allocated()
+    return Resources(
+        device=device,
+        peak_memory_bytes=1024 * int(peak[1]) if peak else 0,
+        peak_gpu_memory_bytes=gpu_bytes,
+        cpu_seconds=used.ru_utime + used.ru_stime,
     )
 
 

@@ -1,4 +1,4 @@
-"""Runs a job as a process of its own, and keeps its row alive while it does.
+"""Runs a job as a process of its own, and watches over it.
 
 The runner prints JSON lines on its standard output; its standard error is the job's log. Whatever happens
 to it, a crash, the kernel's out-of-memory killer, a hang in a driver, happens to it and not to the worker.
@@ -17,7 +17,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
+from pathlib import Path
 from types import TracebackType
 from typing import IO, Self, TypeVar
 
@@ -27,9 +28,10 @@ from sqlalchemy.orm import Session
 from app import job_files, jobs
 from app.artifacts import ArtifactStore
 from app.database import Database
-from app.errors import NotFound
+from app.errors import NotFound, StaleAttempt
+from app.formatting import duration
 from app.settings import Settings
-from app.tables import FileKind, JobState
+from app.tables import FileKind
 from gkl.errors import FailureCode
 from gkl.outcome import (
     MESSAGE,
@@ -42,16 +44,19 @@ from gkl.outcome import (
     Interrupted,
     Progress,
     ProvisionalVerdict,
+    Resources,
+    ShardOutcome,
     TrainOutcome,
 )
 from gkl.spec import PUBLISHED_WEIGHTS, EvaluateSpec
-from worker.results import save_provisional
+from worker.lease import Lease
+from worker.results import save_provisional, save_result
 
 _log = logging.getLogger(__name__)
 
-_PROGRESS_SECONDS = 1.0
 _T = TypeVar("_T")
-_ENDINGS = (TrainOutcome, EvaluationOutcome, Failed, Interrupted)
+_SUCCESSES = (TrainOutcome, EvaluationOutcome, ShardOutcome)
+_ENDINGS = (*_SUCCESSES, Failed, Interrupted)
 
 
 class Supervisor:
@@ -67,19 +72,20 @@ class Supervisor:
     ) -> None:
         self.settings, self.database, self.store = settings, database, store
         self.claim, self.stopping = claim, stopping
-        self.directory = settings.data_dir.resolve() / "runs" / f"{claim.job_id}-{claim.attempt}"
-        self.lease = timedelta(seconds=settings.lease_seconds)
-        self.process: subprocess.Popen[str] | None = None
-        self.progress: Progress | None = None
-        self.progress_is_new = False
-        self.last_heartbeat = time.monotonic()
+        self.directory = run_directory(settings, claim)
+        self.lease = Lease(
+            database, claim, lease_seconds=settings.lease_seconds, heartbeat_seconds=settings.heartbeat_seconds
+        )
+        self.process: subprocess.Popen[bytes] | None = None
+        self.log_thread: threading.Thread
+        self.started = self.heard = time.monotonic()
         self.asked_to_stop_at: float | None = None
+        self.limit: Failed | None = None
+        """Why it was asked to stop, if it was for a limit."""
 
     def __enter__(self) -> Self:
-        for stale in self.directory.parent.glob(f"{self.claim.job_id}-*"):
-            # Left by an attempt whose worker was killed; its writes are refused by now.
-            shutil.rmtree(stale, ignore_errors=True)
         self.directory.mkdir(parents=True)
+        self.lease.__enter__()
         return self
 
     def __exit__(
@@ -89,40 +95,35 @@ class Supervisor:
         trace: TracebackType | None,
     ) -> None:
         if self.process is not None:
-            if self.process.poll() is None:
-                self._kill()
+            self._end(self.process, within_seconds=0)
             assert self.process.stdin is not None
             self.process.stdin.close()
         shutil.rmtree(self.directory, ignore_errors=True)
+        self.lease.__exit__(kind, error, trace)
 
     def run(self) -> Ending:
-        """Run the job to its end.
+        """Run the job to its end and save what it came to.
 
         Raises:
-            StaleAttempt: the job was given to another worker.
+            StaleAttempt: the job was given to another worker; nothing of this run is counted.
+            NoSpaceLeft: the disk of the artifact store is full.
         """
         weights = self._fetch_files()
-        log = self.store.job_log(self.claim.job_id)
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("a", encoding="utf-8") as log_file:
-            now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-            print(f"--- attempt {self.claim.attempt}, {now} ---", file=log_file, flush=True)
-            self.process = self._start(weights, log_file)
-            ending = self._follow(self.process)
-        return ending or self._explain(self._wait_for_exit(self.process))
+        self._log(f"--- attempt {self.claim.attempt}, {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC ---\n".encode())
+        self.process = self._start(weights)
+        ending = self._follow(self.process)
+        returncode = self._end(self.process, within_seconds=self.settings.stop_grace_seconds)
+        # Whoever sees that the job has ended finds the whole log.
+        self.log_thread.join(timeout=5)
+        ending = self._judge(ending, returncode)
+        save_result(self.database, self.store, self.claim, ending, self.directory, give_up=self._gives_up)
+        return ending
 
-    def _wait_for_exit(self, process: subprocess.Popen[str]) -> int:
-        """The runner has closed its output; an interpreter that hangs on its way out is ended."""
-        try:
-            return process.wait(timeout=self.settings.stop_grace_seconds)
-        except subprocess.TimeoutExpired:
-            self._kill()
-            return process.wait()
+    # --- the runner's process ------------------------------------------------------------------------------------
 
     def _fetch_files(self) -> str | None:
         """Bring what the run starts from into its directory; returns the file name of given weights."""
-        with self.database.reading() as session:
-            left = job_files.to_go_on_from(session, self.claim.job_id)
+        left = self._write(lambda session: job_files.to_go_on_from(session, self.claim.job_id))
         for file in left:
             try:
                 self.store.fetch(file.sha256, self.directory / file.file)
@@ -134,16 +135,13 @@ class Supervisor:
         self.store.fetch(spec.weights, self.directory / "weights")
         return "weights"
 
-    def _start(self, weights: str | None, log_file: IO[str]) -> subprocess.Popen[str]:
+    def _start(self, weights: str | None) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(
             # -P: nothing is imported from the directory in which the worker happens to run.
             [sys.executable, "-P", "-m", "worker.runner"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=log_file,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
+            stderr=subprocess.PIPE,
             # The run needs no address or secret of the service.
             env={k: v for k, v in os.environ.items() if not k.startswith("GKLBENCH_")},
             # A group of its own: signals to the worker's group, such as Ctrl-C, are the worker's to pass on,
@@ -151,29 +149,74 @@ class Supervisor:
             start_new_session=True,
         )
         assert process.stdin is not None
+        assert process.stderr is not None
         order = {
             "spec": self.claim.spec.model_dump(mode="json"),
+            "shard_index": self.claim.shard_index,
             "directory": str(self.directory),
             "datasets_dir": str(self.settings.effective_datasets_dir),
             "models_dir": str(self.settings.effective_models_dir),
             "weights": weights,
         }
+        self.log_thread = threading.Thread(target=self._copy_log, args=(process.stderr,), daemon=True)
+        self.log_thread.start()
         # The pipe stays open: its end tells the runner that this process is gone.
-        process.stdin.write(json.dumps(order) + "\n")
-        process.stdin.flush()
+        try:
+            process.stdin.write(json.dumps(order).encode() + b"\n")
+            process.stdin.flush()
+        except BrokenPipeError:
+            _log.warning("job %d: its runner ended before it had read its order", self.claim.job_id)
         return process
 
-    def _follow(self, process: subprocess.Popen[str]) -> Ending | None:
+    def _copy_log(self, stderr: IO[bytes]) -> None:
+        with stderr:
+            # Lines, or what there is of one: a progress bar of a library may never end its line.
+            while chunk := os.read(stderr.fileno(), 64 * 1024):
+                self._log(chunk)
+
+    def _log(self, text: bytes) -> None:
+        try:
+            self.store.job_log(self.claim.job_id).append(text, max_bytes=self.settings.max_log_bytes)
+        except OSError as error:
+            # A log that cannot be written must not end the run: what that cannot do without is told by itself.
+            _log.warning("job %d: its log cannot be written (%s)", self.claim.job_id, error.strerror)
+
+    def _end(self, process: subprocess.Popen[bytes], *, within_seconds: float) -> int:
+        """Wait for the runner, then end what is left of it and of the processes it started; its exit status."""
+        deadline = time.monotonic() + within_seconds
+        if process.returncode is not None:
+            return process.returncode
+        # Without reaping it: until then its number, which is the group's too, cannot become another process's.
+        while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            if time.monotonic() >= deadline:
+                break
+            time.sleep(0.02)
+        self._signal(signal.SIGKILL)
+        return process.wait()
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self.process is not None
+        if self.process.returncode is not None:
+            # Reaped: its number may be somebody else's by now.
+            return
+        try:
+            os.killpg(self.process.pid, number)
+        except ProcessLookupError:
+            _log.debug("the runner of job %d had ended already", self.claim.job_id)
+
+    # --- while it runs -------------------------------------------------------------------------------------------
+
+    def _follow(self, process: subprocess.Popen[bytes]) -> Ending | None:
         """Read the runner's lines until it closes its output; returns the ending it reported."""
-        lines: queue.Queue[str | None] = queue.Queue()
-        threading.Thread(target=_read_lines, args=(process, lines), daemon=True).start()
+        lines: queue.Queue[bytes | None] = queue.Queue()
+        threading.Thread(target=self._read_lines, args=(process, lines), daemon=True).start()
         ending: Ending | None = None
         while True:
-            self._enforce_stop()
+            self._enforce()
             try:
                 line = lines.get(timeout=0.2)
             except queue.Empty:
-                line = ""
+                continue
             if line is None:
                 return ending
             message = _parse(line)
@@ -181,26 +224,27 @@ class Supervisor:
                 ending = message
             elif message is not None:
                 self._take(message)
-            if self._heartbeat_is_due():
-                self._heartbeat()
 
-    def _heartbeat_is_due(self) -> bool:
-        """Now and then for the lease, and within a second for new progress."""
-        pause = min(_PROGRESS_SECONDS, self.settings.heartbeat_seconds)
-        if not self.progress_is_new:
-            pause = self.settings.heartbeat_seconds
-        return time.monotonic() - self.last_heartbeat >= pause
+    def _read_lines(self, process: subprocess.Popen[bytes], lines: queue.Queue[bytes | None]) -> None:
+        assert process.stdout is not None
+        try:
+            with process.stdout as stdout:
+                for line in stdout:
+                    # Noted here: the run is not to blame for what its supervisor waits for.
+                    self.heard = time.monotonic()
+                    lines.put(line)
+        finally:
+            lines.put(None)
 
     def _take(self, event: Event) -> None:
-        if isinstance(event, Progress):
-            self.progress, self.progress_is_new = event, True
+        if isinstance(event, Progress | Resources):
+            self.lease.tell(event)
         elif isinstance(event, CheckpointSaved):
             self._keep(FileKind.RESUME, event.file, event.epoch)
         elif isinstance(event, BlockSaved):
             self._keep(FileKind.BLOCK, event.file, event.number)
         elif isinstance(event, ProvisionalVerdict):
-            patience = self.settings.lease_seconds
-            save_provisional(self.database, self.claim, event.outcome, patience_seconds=patience)
+            save_provisional(self.database, self.claim, event.outcome, give_up=self._gives_up)
         else:
             self._write(lambda session: jobs.record(session, self.claim, event))
 
@@ -212,64 +256,80 @@ class Supervisor:
             # The runner keeps only its newest ones, and has gone on faster than they are copied.
             return
 
-        def keep(session: Session) -> list[str]:
+        def keep(session: Session) -> None:
             jobs.hold(session, self.claim)
             job_id = self.claim.job_id
-            unused = job_files.add(session, job_id, kind, number=number, file=file, stored=stored)
+            job_files.add(session, job_id, kind, number=number, file=file, stored=stored)
             if kind is FileKind.RESUME:
-                unused += job_files.forget_resume_points_after(session, job_id, number)
-                unused += job_files.forget_old_resume_points(session, job_id)
-            return [sha256 for sha256 in unused if sha256 != stored.sha256]
+                job_files.forget_resume_points_after(session, job_id, number)
+                job_files.forget_old_resume_points(session, job_id)
 
-        for sha256 in self._write(keep):
-            self.store.remove(sha256)
-
-    def _heartbeat(self) -> None:
-        state = self._write(
-            lambda session: jobs.heartbeat(session, self.claim, lease=self.lease, progress=self.progress)
-        )
-        self.last_heartbeat, self.progress_is_new = time.monotonic(), False
-        if state is JobState.CANCELLING:
-            self._ask_to_stop()
+        self._write(keep)
 
     def _write(self, change: Callable[[Session], _T]) -> _T:
-        """The run goes on while the database is away, as long as the lease may last."""
-        return self.database.write_patiently(change, seconds=self.settings.lease_seconds)
+        """The run goes on while the database is away."""
+        return self.database.write_patiently(change, give_up=self._gives_up)
 
-    def _enforce_stop(self) -> None:
+    def _gives_up(self) -> bool:
+        """Whether to wait no longer for a database that is away: the job will be taken from here by its lease."""
         if self.stopping.is_set():
             self._ask_to_stop()
-        if self.asked_to_stop_at is None or self.process is None:
+        asked = self.asked_to_stop_at
+        return self.lease.is_lost or (asked is not None and time.monotonic() - asked > self.settings.stop_grace_seconds)
+
+    def _enforce(self) -> None:
+        """
+        Raises:
+            StaleAttempt: the job is another worker's.
+        """
+        if self.lease.is_lost:
+            raise StaleAttempt(f"job {self.claim.job_id} is no longer held by attempt {self.claim.attempt}")
+        if self.limit is None:
+            self.limit = self._exceeded()
+        if self.limit is not None or self.lease.is_to_cancel or self.stopping.is_set():
+            self._ask_to_stop()
+        if self.asked_to_stop_at is None:
             return
         if time.monotonic() - self.asked_to_stop_at > self.settings.stop_grace_seconds:
-            self._kill()
+            self._signal(signal.SIGKILL)
+
+    def _exceeded(self) -> Failed | None:
+        now = time.monotonic()
+        if self.claim.run_seconds + now - self.started > self.settings.max_run_seconds:
+            return Failed(
+                code=FailureCode.TIMED_OUT,
+                message=f"it ran for {duration(self.settings.max_run_seconds)}, as long as a job may here; what it "
+                "saved is kept, so retry it to go on from there, or send a smaller one",
+            )
+        if now - self.heard > self.settings.no_progress_seconds:
+            return Failed(
+                code=FailureCode.NO_PROGRESS,
+                message=f"it showed no sign of life for {duration(self.settings.no_progress_seconds)} and was stopped; "
+                "look at the end of its log and at the host's disk and GPU, then retry it to go on from what it saved",
+            )
+        return None
 
     def _ask_to_stop(self) -> None:
         if self.asked_to_stop_at is None and self.process is not None:
             self.asked_to_stop_at = time.monotonic()
             self._signal(signal.SIGTERM)
 
-    def _kill(self) -> None:
-        self._signal(signal.SIGKILL)
-        if self.process is not None:
-            self.process.wait()
+    # --- what became of it ---------------------------------------------------------------------------------------
 
-    def _signal(self, number: signal.Signals) -> None:
-        assert self.process is not None
-        try:
-            os.killpg(self.process.pid, number)
-        except ProcessLookupError:
-            _log.debug("the runner of job %d had ended already", self.claim.job_id)
-
-    def _explain(self, returncode: int) -> Ending:
-        """What to say of a runner that ended without reporting an ending."""
+    def _judge(self, reported: Ending | None, returncode: int) -> Ending:
+        if isinstance(reported, _SUCCESSES):
+            return reported
+        if self.limit is not None:
+            return self.limit
+        if reported is not None:
+            return reported
         if self.asked_to_stop_at is not None:
             return Interrupted()
         if returncode == -signal.SIGKILL:
             return Failed(
                 code=FailureCode.KILLED,
                 message="the run was killed from outside (SIGKILL), as the kernel does when a host is out of memory; "
-                "look at the host's memory, lower batch_size if it was short, and submit the job again",
+                "look at the host's memory, lower batch_size if it was short, and retry the job or send a smaller one",
             )
         cause = f"signal {signal.Signals(-returncode).name}" if returncode < 0 else f"exit status {returncode}"
         return Failed(
@@ -278,21 +338,14 @@ class Supervisor:
         )
 
 
-def _read_lines(process: subprocess.Popen[str], lines: queue.Queue[str | None]) -> None:
-    assert process.stdout is not None
-    try:
-        with process.stdout as stdout:
-            for line in stdout:
-                lines.put(line)
-    finally:
-        lines.put(None)
+def run_directory(settings: Settings, claim: jobs.Claim) -> Path:
+    """An attempt's own: one that lost its job and does not know it yet touches no other's files."""
+    return settings.runs_dir / f"{claim.job_id}-{claim.attempt}"
 
 
-def _parse(line: str) -> Event | Ending | None:
-    if not line:
-        return None
+def _parse(line: bytes) -> Event | Ending | None:
     try:
         return MESSAGE.validate_json(line)
     except ValidationError:
-        _log.warning("the runner printed something that is no message: %.200s", line)
+        _log.warning("the runner printed something that is no message: %.200r", line)
         return None

@@ -1,25 +1,24 @@
-"""What a message sets off: claim a job, supervise its run, end it with its result."""
+"""What a message sets off: claim jobs, supervise their runs, end them with their results, until nothing is due."""
 
 from __future__ import annotations
 
+import errno
 import logging
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 from celery import Celery
 from pydantic import ValidationError
-from sqlalchemy.exc import OperationalError
 
 from app import jobs
 from app.artifacts import ArtifactStore
 from app.broker import WAKE_TASK
-from app.database import Database
+from app.database import DATABASE_AWAY, Database
 from app.errors import StaleAttempt
 from app.outbox import Publish, publish_pending
 from app.settings import Settings
-from gkl.errors import FailureCode
-from worker.results import save_result
+from gkl.errors import FailureCode, NoSpaceLeft
 from worker.supervisor import Supervisor
 
 _log = logging.getLogger(__name__)
@@ -36,48 +35,86 @@ class Worker:
     name: str
     stopping: threading.Event
     """Set when this process is told to stop."""
+    busy: threading.Lock = field(default_factory=threading.Lock)
+    """Held while jobs are run, by whichever thread does."""
 
     def register(self, celery: Celery) -> None:
         @celery.task(name=WAKE_TASK)
         def wake(job_id: int) -> None:
             # The message says that there is work, not which: the claim takes what is due first, and a
             # message that came twice finds nothing.
-            self.run_next()
+            with self.busy:
+                self.run_all_due()
+
+    def poll(self) -> None:
+        """Look for work now and then while idle, until told to stop.
+
+        No job waits for a message that was lost, nor for a consumer that no longer hears its broker.
+        """
+        while not self.stopping.wait(self.settings.poll_seconds):
+            if self.busy.acquire(blocking=False):
+                try:
+                    self.run_all_due()
+                except Exception:  # noqa: BLE001 - logged; this thread must outlive whatever it meets
+                    _log.exception("looking for work failed; trying again")
+                finally:
+                    self.busy.release()
+
+    def run_all_due(self) -> None:
+        """A job that ends makes room for the next at once, whether or not its message has come."""
+        while self.run_next() is not None:
+            pass
 
     def run_next(self) -> int | None:
         """Run the job that is due; returns its id, or None if there was none."""
-        if self.stopping.is_set():
-            return None
-        with self.database.writing() as session:
-            claim = jobs.claim(session, worker=self.name, lease=timedelta(seconds=self.settings.lease_seconds))
+        claim = self._claim()
         if claim is None:
             return None
         _log.info("job %d, attempt %d: started", claim.job_id, claim.attempt)
         try:
-            self._run(claim)
+            with Supervisor(self.settings, self.database, self.store, claim, self.stopping) as supervisor:
+                _log.info("job %d: %s", claim.job_id, supervisor.run().type)
         except StaleAttempt:
             _log.warning("job %d was taken from this worker; its run was stopped and not counted", claim.job_id)
-        except OperationalError:
+        except DATABASE_AWAY:
             # Not the job's fault: its lease will end, and another attempt go on from its last checkpoint.
             _log.exception("job %d: the database was away for too long", claim.job_id)
         except ValidationError as error:
             self._fail(claim, FailureCode.INVALID_INPUT, f"this version cannot run the job's spec: {error}")
-        except Exception:  # noqa: BLE001 - logged, and told to the job
+        except NoSpaceLeft as error:
+            self._fail(claim, error.code, str(error))
+        except Exception as error:  # noqa: BLE001 - logged, and told to the job
             # Whatever went wrong here, the job must not stay 'running' without a word.
             _log.exception("job %d: the worker failed", claim.job_id)
-            sentence = f"the worker {self.name} failed while it ran this job; its log has the cause"
-            self._fail(claim, FailureCode.INTERNAL, sentence)
-        publish_pending(self.database, self.publish)
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                sentence = f"the disk of {self.name} is full; make room there and retry the job"
+                self._fail(claim, FailureCode.NO_SPACE_LEFT, sentence)
+            else:
+                sentence = f"the worker {self.name} failed while it ran this job; its log has the cause"
+                self._fail(claim, FailureCode.INTERNAL, sentence)
+        self._publish()
         return claim.job_id
 
-    def _run(self, claim: jobs.Claim) -> None:
-        with Supervisor(self.settings, self.database, self.store, claim, self.stopping) as supervisor:
-            ending = supervisor.run()
-            patience = self.settings.lease_seconds
-            save_result(self.database, self.store, claim, ending, supervisor.directory, patience_seconds=patience)
-            _log.info("job %d: %s", claim.job_id, ending.type)
+    def _claim(self) -> jobs.Claim | None:
+        if self.stopping.is_set():
+            return None
+        try:
+            with self.database.writing() as session:
+                return jobs.claim(session, worker=self.name, lease=timedelta(seconds=self.settings.lease_seconds))
+        except DATABASE_AWAY as error:
+            _log.warning("the database cannot be used (%s); looking for work again later", error.orig)
+            return None
 
     def _fail(self, claim: jobs.Claim, code: FailureCode, message: str) -> None:
-        self.database.write_patiently(
-            lambda session: jobs.fail(session, claim, code, message), seconds=self.settings.lease_seconds
-        )
+        try:
+            self.database.write_patiently(
+                lambda session: jobs.fail(session, claim, code, message), give_up=self.stopping.is_set
+            )
+        except (StaleAttempt, *DATABASE_AWAY):
+            _log.exception("job %d: that it failed could not be written; its lease will end", claim.job_id)
+
+    def _publish(self) -> None:
+        try:
+            publish_pending(self.database, self.publish)
+        except DATABASE_AWAY:
+            _log.warning("the database cannot be used; the relay publishes what is owed")

@@ -1,12 +1,10 @@
-"""Jobs: send, look, follow, cancel."""
+"""Jobs: send, look, follow, cancel, retry."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterable
 from datetime import timedelta
-from pathlib import Path as FilePath
 from typing import Annotated, Any
 
 from fastapi import APIRouter, BackgroundTasks, Body, Depends, Header, Path, Query, Request, Response
@@ -18,7 +16,7 @@ from sqlalchemy.orm import Session
 from app import jobs, leaderboard
 from app.schemas import JobPage, JobView
 from app.service import Service, ServiceDep
-from app.tables import Job, JobEvent, JobKind, JobState
+from app.tables import ANONYMOUS, Job, JobEvent, JobKind, JobState
 from gkl.recipes import RECIPES
 from gkl.spec import JobSpec
 
@@ -27,8 +25,10 @@ router = APIRouter(prefix="/jobs", tags=["jobs"])
 MAX_ID = 2**63 - 1
 JobId = Annotated[int, Path(ge=1, le=MAX_ID, description="A job's number.")]
 
+MAX_PRIORITY = 100
+SUBMITTER_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9 ._@+-]{0,99}$"
+
 _FOLLOW_SECONDS = 0.5
-_LOG_CHUNK_BYTES = 64 * 1024
 
 
 def _examples() -> dict[str, Any]:
@@ -49,10 +49,21 @@ def _examples() -> dict[str, Any]:
 
 @router.post("", status_code=202, summary="Send a job", response_description="The job, queued.")
 def create_job(
+    *,
     service: ServiceDep,
     response: Response,
     background: BackgroundTasks,
     spec: Annotated[JobSpec, Body(openapi_examples=_examples())],
+    submitter: Annotated[
+        str,
+        Query(
+            pattern=SUBMITTER_PATTERN,
+            description="For whom it is: workers are shared fairly between submitters.",
+        ),
+    ] = ANONYMOUS,
+    priority: Annotated[
+        int, Query(ge=-MAX_PRIORITY, le=MAX_PRIORITY, description="Jobs of higher priority are taken first.")
+    ] = 0,
     idempotency_key: Annotated[
         str | None,
         Header(
@@ -64,10 +75,16 @@ def create_job(
     ] = None,
 ) -> JobView:
     """Queue a training or an evaluation. `Location` is where to look at it; 409 if the key came with another body."""
-    remember = timedelta(hours=service.settings.idempotency_hours)
-    job = jobs.submit(service.database, spec, key=idempotency_key, remember=remember)
+    job = jobs.submit(
+        service.database,
+        spec,
+        key=idempotency_key,
+        remember=timedelta(hours=service.settings.idempotency_hours),
+        submitter=submitter,
+        priority=priority,
+    )
     # After the answer: a broker that is slow or away delays no one.
-    background.add_task(service.publish_pending)
+    background.add_task(service.publish_pending, job.id)
     response.headers["Location"] = f"/api/v1/jobs/{job.id}"
     with service.database.reading() as session:
         return _view(session, jobs.get(session, job.id))
@@ -97,9 +114,22 @@ def get_job(service: ServiceDep, job_id: JobId) -> JobView:
 
 @router.post("/{job_id}/cancel", status_code=202, summary="Cancel a job")
 def cancel_job(service: ServiceDep, job_id: JobId) -> JobView:
-    """A queued job is cancelled at once; a running one is asked to stop and is `cancelling` until it has."""
+    """A queued job is cancelled at once; a running one is asked to stop and is `cancelling` until it has.
+
+    Of a training that has ended, the evaluation that follows it is cancelled; of a shard, its whole evaluation.
+    """
     with service.database.writing() as session:
         return _view(session, jobs.request_cancel(session, job_id))
+
+
+@router.post("/{job_id}/retry", status_code=202, summary="Retry a failed or cancelled job")
+def retry_job(service: ServiceDep, background: BackgroundTasks, job_id: JobId) -> JobView:
+    """Queue it again. It goes on from what it saved, as long as that is kept; else it starts over."""
+    with service.database.writing() as session:
+        jobs.retry(session, job_id)
+    background.add_task(service.publish_pending)
+    with service.database.reading() as session:
+        return _view(session, jobs.get(session, job_id))
 
 
 def _existing(service: ServiceDep, job_id: JobId) -> None:
@@ -128,12 +158,12 @@ async def follow_job(
     """
     seen, progress = last_event_id or 0, None
     while not await request.is_disconnected():
-        job, events = await run_in_threadpool(_news, service, job_id, seen)
+        job, now, events = await run_in_threadpool(_news, service, job_id, seen)
         for event in events:
             seen = event.id
             yield ServerSentEvent(id=str(event.id), event=event.type, data=event.data)
-        if job.progress != progress and not job.state.is_final:
-            progress = job.progress
+        if now != progress and now is not None and not job.state.is_final:
+            progress = now
             yield ServerSentEvent(event="progress", data=progress)
         if job.state.is_final and not events:
             return
@@ -151,15 +181,17 @@ def get_log(
     job_id: JobId,
     offset: Annotated[int, Query(ge=0, le=MAX_ID, description="Byte to start at, to follow a growing log.")] = 0,
 ) -> StreamingResponse:
-    """Plain text of what the runs of the job wrote; empty before the first. `X-Log-Size` is where to go on."""
+    """Plain text of what the runs of the job wrote; empty before the first. `X-Log-Size` is where to go on.
+
+    Of a very long log the oldest part is dropped; offsets count from the first byte that was ever written.
+    """
     with service.database.reading() as session:
         jobs.get(session, job_id)
-    path = service.store.job_log(job_id)
-    size = path.stat().st_size if path.exists() else 0
+    log = service.store.job_log(job_id)
     return StreamingResponse(
-        _read(path, offset, size),
+        log.read(offset),
         media_type="text/plain; charset=utf-8",
-        headers={"X-Log-Size": str(size), "X-Content-Type-Options": "nosniff"},
+        headers={"X-Log-Size": str(log.end()), "X-Content-Type-Options": "nosniff"},
     )
 
 
@@ -172,19 +204,8 @@ def _views(session: Session, found: list[Job]) -> list[JobView]:
     return [JobView.of(job, models.get(job.id)) for job in found]
 
 
-def _news(service: Service, job_id: int, seen: int) -> tuple[Job, list[JobEvent]]:
+def _news(service: Service, job_id: int, seen: int) -> tuple[Job, dict[str, Any] | None, list[JobEvent]]:
     with service.database.reading() as session:
         # The job first: if it has ended, all its events are there to be read.
         job = jobs.get(session, job_id)
-        return job, jobs.events_after(session, job_id, seen)
-
-
-def _read(path: FilePath, offset: int, size: int) -> Any:
-    if offset >= size:
-        return
-    with path.open("rb") as file:
-        file.seek(offset, os.SEEK_SET)
-        left = size - offset
-        while left > 0 and (chunk := file.read(min(_LOG_CHUNK_BYTES, left))):
-            left -= len(chunk)
-            yield chunk
+        return job, jobs.progress(job), jobs.events_after(session, job_id, seen)

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from datetime import timedelta
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, BackgroundTasks, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from fastapi.templating import Jinja2Templates
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from pydantic import BeforeValidator
 
-from app import formatting, jobs, leaderboard
+from app import formatting, job_files, jobs, leaderboard, workers
 from app.database import database_now
 from app.routes.jobs import MAX_ID, JobId
 from app.routes.leaderboards import BoardPart
 from app.service import ServiceDep
 from app.tables import JobEvent, JobKind, JobState
+from app.web.attempts import attempts
 from app.web.charts import Curve, survivor_bars, training_curves
 from gkl.catalog import ARCHITECTURES, DATASETS
 from gkl.outcome import EpochFinished
@@ -46,7 +47,9 @@ def _environment() -> Environment:
         duration=formatting.duration,
         percent=formatting.percent,
         interval=formatting.interval,
+        size=formatting.size,
         when=formatting.when,
+        when_exactly=formatting.when_exactly,
         epsilon=format_epsilon,
         pretty_json=lambda value: json.dumps(value, indent=2),
     )
@@ -56,6 +59,7 @@ def _environment() -> Environment:
         loss_titles=leaderboard.LOSS_TITLES,
         loss_parts=_LOSS_PARTS,
         JobState=JobState,
+        progress_of=jobs.progress,
     )
     return environment
 
@@ -147,17 +151,22 @@ def job(request: Request, service: ServiceDep, job_id: JobId) -> Response:
     with service.database.reading() as session:
         found = jobs.get(session, job_id)
         events = jobs.events_after(session, job_id, 0, limit=100_000)
+        history, now = [event for event in events if event.type == "state"], database_now(session)
         return _render(
             request,
             "job.html",
             job=found,
+            progress=jobs.progress(found),
             model=leaderboard.models_of_jobs(session, [job_id]).get(job_id),
             evaluation=leaderboard.evaluation_of_job(session, job_id),
             curve=_curve(events),
             attacks=_attacks_of_last_attempt(events),
-            history=[event for event in events if event.type == "state"],
-            seconds=jobs.seconds_running(found, database_now(session)),
-            log=_log_tail(service.store.job_log(job_id)),
+            history=history,
+            attempts=attempts(history),
+            seconds=jobs.seconds_on_workers(found, now),
+            now=now,
+            saved=job_files.to_go_on_from(session, job_id),
+            log=service.store.job_log(job_id).tail(_LOG_TAIL_BYTES),
         )
 
 
@@ -166,6 +175,22 @@ def cancel(service: ServiceDep, job_id: JobId) -> Response:
     with service.database.writing() as session:
         jobs.request_cancel(session, job_id)
     return RedirectResponse(f"/jobs/{job_id}", status_code=303)
+
+
+@router.post("/jobs/{job_id}/retry")
+def retry(service: ServiceDep, background: BackgroundTasks, job_id: JobId) -> Response:
+    with service.database.writing() as session:
+        jobs.retry(session, job_id)
+    background.add_task(service.publish_pending)
+    return RedirectResponse(f"/jobs/{job_id}", status_code=303)
+
+
+@router.get("/workers")
+def worker_list(request: Request, service: ServiceDep) -> Response:
+    with service.database.reading() as session:
+        lease = timedelta(seconds=service.settings.lease_seconds)
+        found, now = workers.all_of_them(session, lease=lease), database_now(session)
+        return _render(request, "workers.html", workers=found, waiting=jobs.count_due(session), now=now)
 
 
 def _curve(events: list[JobEvent]) -> Curve | None:
@@ -183,14 +208,3 @@ def _attacks_of_last_attempt(events: list[JobEvent]) -> list[dict[str, Any]]:
         elif event.type == "attack":
             attacks.append(event.data["outcome"])
     return attacks
-
-
-def _log_tail(path: Path) -> str:
-    """The end of a log, from the start of a line."""
-    if not path.exists():
-        return ""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        file.seek(max(0, size - _LOG_TAIL_BYTES))
-        text = file.read(_LOG_TAIL_BYTES).decode(errors="replace")
-    return text if size <= _LOG_TAIL_BYTES else text.split("\n", 1)[-1]

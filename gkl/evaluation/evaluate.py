@@ -319,7 +319,8 @@ def _prepared(
         "dataset": spec.dataset,
         "architecture": spec.architecture,
         # Before the hashes: a difference is told by the first field that has it.
-        **spec.evaluation.model_dump(mode="json"),
+        # Who shares the work changes nothing.
+        **spec.evaluation.model_dump(mode="json", exclude={"shards"}),
         "weights_sha256": sha256,
         "dataset_sha256": data.sha256(),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import httpx2
 import pytest
 from fastapi.testclient import TestClient
 
+from app import jobs, workers
 from app.artifacts import ArtifactStore
 from app.database import Database
 from app.main import create_app
@@ -48,6 +50,35 @@ def test_a_job_is_accepted_listed_and_cancelled(client: TestClient) -> None:
     assert client.get("/api/v1/jobs?kind=evaluate").json()["jobs"] == []
     cancelled = client.post(f"/api/v1/jobs/{job['id']}/cancel")
     assert (cancelled.status_code, cancelled.json()["state"]) == (202, "cancelled")
+
+
+def test_a_job_is_retried_from_the_api(client: TestClient) -> None:
+    job_id = post(client).json()["id"]
+    assert_problem(client.post(f"/api/v1/jobs/{job_id}/retry"), 409, "is queued; only a failed or cancelled job")
+    client.post(f"/api/v1/jobs/{job_id}/cancel")
+    again = client.post(f"/api/v1/jobs/{job_id}/retry")
+    assert (again.status_code, again.json()["state"], again.json()["finished_at"]) == (202, "queued", None)
+    assert_problem(client.post("/api/v1/jobs/999/retry"), 404, "no job 999")
+
+
+def test_a_job_says_for_whom_it_is_and_how_urgent(client: TestClient) -> None:
+    job = client.post("/api/v1/jobs?submitter=Ada%20L.&priority=7", json=SPEC).json()
+    assert (job["submitter"], job["priority"]) == ("Ada L.", 7)
+    assert post(client).json()["submitter"] == "anonymous"
+    assert_problem(client.post("/api/v1/jobs?priority=101", json=SPEC), 422, "query.priority")
+    assert_problem(client.post("/api/v1/jobs?submitter=%3Cb%3E", json=SPEC), 422, "query.submitter")
+
+
+def test_the_workers_are_listed(client: TestClient, database: Database) -> None:
+    assert client.get("/api/v1/workers").json() == []
+    job_id = post(client).json()["id"]
+    with database.writing() as session:
+        workers.beat(session, "h/1", host="h", device="CPU", is_draining=False)
+        workers.beat(session, "h/2", host="h", device="GPU", is_draining=True)
+        jobs.claim(session, worker="h/1", lease=timedelta(seconds=90))
+    first, second = client.get("/api/v1/workers").json()
+    assert (first["name"], first["state"], first["job_id"], first["device"]) == ("h/1", "busy", job_id, "CPU")
+    assert (second["name"], second["state"], second["job_id"]) == ("h/2", "draining", None)
 
 
 def test_pages_of_jobs_are_followed_by_cursor(client: TestClient) -> None:
@@ -143,7 +174,9 @@ def test_a_failure_of_the_service_has_it_too(settings: Settings, tmp_path: Path)
     """A database without its schema."""
     broken = settings.model_copy(update={"database_url": f"sqlite:///{tmp_path / 'empty.sqlite3'}"})
     with TestClient(create_app(broken), raise_server_exceptions=False) as client:
-        assert_problem(client.get("/api/v1/jobs"), 500, "its log has the cause")
+        away = client.get("/api/v1/jobs")
+        assert_problem(away, 503, "The database cannot be used at the moment")
+        assert away.headers["retry-after"] == "5"
         ready = client.get("/readyz")
         assert ready.status_code == 503
         assert "gklbench migrate" in ready.json()["parts"]["database"]
@@ -222,9 +255,7 @@ def test_a_log_is_read_from_any_byte(client: TestClient, store: ArtifactStore) -
     job_id = post(client).json()["id"]
     log = client.get(f"/api/v1/jobs/{job_id}/log")
     assert (log.text, log.headers["x-log-size"]) == ("", "0")
-    path = store.job_log(job_id)
-    path.parent.mkdir(parents=True)
-    path.write_text("first\nsecond ✓\n")
+    store.job_log(job_id).append("first\nsecond ✓\n".encode(), max_bytes=1000)
     log = client.get(f"/api/v1/jobs/{job_id}/log")
     assert log.text == "first\nsecond ✓\n"
     assert log.headers["content-type"] == "text/plain; charset=utf-8"

@@ -16,7 +16,21 @@ from gkl.files import sha256_of
 from gkl.spec import EvaluateSpec
 from tests.specs import tiny_train_spec
 
-COMMANDS = ["up", "demo", "serve", "worker", "relay", "migrate", "submit", "recipe", "train", "evaluate", "verify"]
+COMMANDS = [
+    "up",
+    "demo",
+    "serve",
+    "worker",
+    "relay",
+    "migrate",
+    "submit",
+    "cancel",
+    "retry",
+    "recipe",
+    "train",
+    "evaluate",
+    "verify",
+]
 
 
 def gklbench(*arguments: str | Path, stdin: str = "") -> subprocess.CompletedProcess[str]:

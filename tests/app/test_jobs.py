@@ -8,11 +8,12 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import select, update
 
-from app import jobs
+from app import job_files, jobs
+from app.artifacts import StoredFile
 from app.database import Database, database_now
 from app.errors import Conflict, NotFound, StaleAttempt, Unprocessable
 from app.outbox import publish_pending, requeue_unclaimed
-from app.tables import Job, JobState, OutboxMessage
+from app.tables import FileKind, Job, JobState, OutboxMessage
 from gkl.errors import FailureCode
 from gkl.outcome import AttackFinished, AttackOutcome, Progress
 from gkl.recipes import digits
@@ -22,12 +23,9 @@ LEASE = timedelta(seconds=90)
 DAY = timedelta(hours=24)
 
 
-def send(database: Database, **changes: object) -> int:
+def send(database: Database, *, submitter: str = "somebody", priority: int = 0) -> int:
     with database.writing() as session:
-        job = jobs.create(session, digits())
-        for name, value in changes.items():
-            setattr(job, name, value)
-        return job.id
+        return jobs.create(session, digits(), submitter=submitter, priority=priority).id
 
 
 def claim(database: Database, worker: str = "w") -> jobs.Claim | None:
@@ -59,7 +57,7 @@ def expire(database: Database, job_id: int) -> None:
 
 def reap(database: Database, max_lost_leases: int = 3) -> None:
     with database.writing() as session:
-        jobs.reap(session, max_lost_leases=max_lost_leases)
+        jobs.reap(session, max_lost_leases=max_lost_leases, backoff=timedelta(0))
 
 
 def owed(database: Database) -> list[int]:
@@ -94,6 +92,37 @@ def test_a_job_is_claimed_run_and_ended(database: Database) -> None:
 def test_claims_go_by_priority_then_age(database: Database) -> None:
     first, second, urgent = send(database), send(database), send(database, priority=5)
     assert [take(database).job_id for _ in range(3)] == [urgent, first, second]
+    assert claim(database) is None
+
+
+def test_claims_are_shared_between_submitters(database: Database) -> None:
+    """One worker at a time goes round; whoever holds most waits; priority comes before both."""
+    crowd = [send(database, submitter="crowd") for _ in range(4)]
+    one = [send(database, submitter="one") for _ in range(2)]
+    assert [end(database) for _ in range(5)] == [crowd[0], one[0], crowd[1], one[1], crowd[2]]
+
+    late = [send(database, submitter="late") for _ in range(3)]
+    held = [take(database).job_id for _ in range(2)]
+    assert held == [late[0], crowd[3]], "late was never served"
+    crowd += [send(database, submitter="crowd"), send(database, submitter="crowd", priority=1)]
+    assert take(database).job_id == crowd[-1], "priority before fairness"
+    assert take(database).job_id == late[1], "the crowd holds two, late holds one"
+
+
+def end(database: Database) -> int:
+    """Take a job and end it."""
+    claimed = take(database)
+    with database.writing() as session:
+        jobs.succeed(session, claimed)
+    return claimed.job_id
+
+
+def test_a_job_is_not_taken_before_it_is_due(database: Database) -> None:
+    early, late = send(database), send(database)
+    with database.writing() as session:
+        soon = database_now(session) + timedelta(seconds=60)
+        session.execute(update(Job).where(Job.id == early).values(due_at=soon))
+    assert take(database).job_id == late
     assert claim(database) is None
 
 
@@ -161,6 +190,211 @@ def test_lost_workers_cost_three_attempts(database: Database) -> None:
     assert job.failure_message is not None
     assert "gone" in job.failure_message
     assert history(database, job_id) == ["queued", "running"] + ["queued", "running"] * 2 + ["failed"]
+
+
+def test_a_lost_job_waits_longer_each_time(database: Database) -> None:
+    job_id = send(database)
+    owed(database)
+    waits = []
+    for _ in range(2):
+        with database.writing() as session:
+            session.execute(update(Job).values(due_at=database_now(session)))
+        take(database, "gone")
+        expire(database, job_id)
+        with database.writing() as session:
+            (lost,) = jobs.reap(session, max_lost_leases=3, backoff=timedelta(seconds=10))
+            assert lost.due_at is not None
+            waits.append((lost.due_at - database_now(session)).total_seconds())
+        assert claim(database) is None
+        assert owed(database) == [], "nobody is woken for it yet"
+    assert waits == pytest.approx([10, 20], abs=1)
+
+
+def test_time_on_workers_adds_up_over_attempts(database: Database) -> None:
+    job_id = send(database)
+
+    def began(seconds_ago: float) -> None:
+        with database.writing() as session:
+            session.execute(update(Job).values(claimed_at=database_now(session) - timedelta(seconds=seconds_ago)))
+
+    first = take(database)
+    began(100)
+    with database.writing() as session:
+        jobs.hand_back(session, first)
+    second = take(database)
+    assert second.run_seconds == pytest.approx(100, abs=1)
+    began(50)
+    with database.writing() as session:
+        seconds = jobs.seconds_on_workers(jobs.get(session, job_id), database_now(session))
+        assert seconds == pytest.approx(150, abs=1)
+        # A lost worker's time ends with its lease, whenever that is noticed.
+        ended = database_now(session) - timedelta(seconds=20)
+        session.execute(update(Job).values(lease_expires_at=ended))
+    reap(database)
+    assert look(database, job_id).run_seconds == pytest.approx(130, abs=1)
+    third = take(database)
+    with database.writing() as session:
+        jobs.fail(session, third, FailureCode.TIMED_OUT, "too long")
+        jobs.retry(session, job_id)
+    assert take(database).run_seconds == 0
+
+
+def test_a_failed_or_cancelled_job_is_retried(database: Database) -> None:
+    job_id = send(database)
+    owed(database)
+    with pytest.raises(Conflict, match="is queued"), database.writing() as session:
+        jobs.retry(session, job_id)
+    first = take(database)
+    with database.writing() as session:
+        jobs.fail(session, first, FailureCode.OUT_OF_MEMORY, "too much")
+    with database.writing() as session:
+        jobs.retry(session, job_id)
+    job = look(database, job_id)
+    assert (job.state, job.failure_code, job.finished_at, job.lost_leases) == (JobState.QUEUED, None, None, 0)
+    assert owed(database) == [job_id]
+    second = take(database)
+    assert second.attempt == 2
+    with pytest.raises(StaleAttempt), database.writing() as session:
+        jobs.succeed(session, first)
+    with database.writing() as session:
+        jobs.request_cancel(session, job_id)
+        jobs.cancelled(session, second)
+        jobs.retry(session, job_id)
+    third = take(database)
+    with database.writing() as session:
+        jobs.succeed(session, third)
+    with pytest.raises(Conflict, match="is succeeded"), database.writing() as session:
+        jobs.retry(session, job_id)
+    assert history(database, job_id)[-5:] == ["cancelling", "cancelled", "queued", "running", "succeeded"]
+
+
+def test_cancelling_a_training_that_ended_cancels_what_follows_it(database: Database) -> None:
+    _, train_id = trained(database)
+    with database.writing() as session:
+        jobs.request_cancel(session, train_id)
+    with database.reading() as session:
+        (follower,) = jobs.get(session, train_id).followers
+        assert follower.state is JobState.CANCELLED
+        assert jobs.get(session, train_id).state is JobState.SUCCEEDED
+    with pytest.raises(Conflict, match="already succeeded"), database.writing() as session:
+        jobs.request_cancel(session, train_id)
+
+
+def trained(database: Database, shards: int = 1) -> tuple[str, int]:
+    """A training that has ended, followed by a queued evaluation of 360 points in 6 blocks."""
+    sha256 = "a" * 64
+    evaluation = Evaluation(threat_model=ThreatModel(epsilon=0.2), batch_size=60, shards=shards)
+    spec = digits().model_copy(update={"evaluation": evaluation})
+    with database.writing() as session:
+        job = jobs.create(session, spec)
+        claimed = jobs.claim(session, worker="w", lease=LEASE)
+        assert claimed is not None
+        jobs.succeed(session, claimed)
+        stored = StoredFile(sha256, 1)
+        job_files.add(session, job.id, FileKind.WEIGHTS, number=1, file="w", stored=stored)
+        follow_up = spec.follow_up(sha256)
+        assert follow_up is not None
+        jobs.create(session, follow_up, parent_id=job.id)
+        return sha256, job.id
+
+
+def sharded(database: Database) -> tuple[int, list[int]]:
+    """An evaluation in three shards; returns its job's id and theirs."""
+    _, train_id = trained(database, shards=3)
+    with database.reading() as session:
+        (whole,) = jobs.get(session, train_id).followers
+        return whole.id, [shard.id for shard in whole.shards]
+
+
+def states(database: Database, *job_ids: int) -> list[str]:
+    return [look(database, job_id).state.value for job_id in job_ids]
+
+
+def test_the_last_shard_makes_its_evaluation_due(database: Database) -> None:
+    whole, shards = sharded(database)
+    assert owed(database) == shards, "nobody is woken for what has to wait"
+    claims = [take(database) for _ in range(3)]
+    assert [(c.job_id, c.shard_index) for c in claims] == [(job_id, index) for index, job_id in enumerate(shards)]
+    assert claim(database) is None
+    for done in claims[:2]:
+        with database.writing() as session:
+            jobs.succeed(session, done)
+    assert claim(database) is None
+    with database.writing() as session:
+        shown = jobs.progress(jobs.get(session, whole))
+        assert shown is not None
+        assert (shown["detail"], shown["fraction"]) == ("2 of 3 are done", pytest.approx(2 / 3))
+        jobs.succeed(session, claims[2])
+    assert owed(database) == [whole]
+    merging = take(database)
+    assert (merging.job_id, merging.shard_index) == (whole, None)
+
+
+def test_shards_that_end_at_the_same_moment_release_their_evaluation_once(database: Database) -> None:
+    whole, _ = sharded(database)
+    claims = [take(database) for _ in range(3)]
+    barrier = threading.Barrier(3)
+
+    def finish(claimed: jobs.Claim) -> None:
+        barrier.wait()
+        with database.writing() as session:
+            jobs.succeed(session, claimed)
+
+    threads = [threading.Thread(target=finish, args=(c,)) for c in claims]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert take(database).job_id == whole
+    assert claim(database) is None
+    assert history(database, whole) == ["queued", "queued", "running"]
+
+
+def test_a_lost_shard_is_queued_alone(database: Database) -> None:
+    whole, shards = sharded(database)
+    claims = [take(database) for _ in range(3)]
+    with database.writing() as session:
+        jobs.succeed(session, claims[0])
+    expire(database, shards[1])
+    reap(database)
+    assert states(database, whole, *shards) == ["queued", "succeeded", "queued", "running"]
+    again = take(database)
+    assert (again.job_id, again.attempt, again.shard_index) == (shards[1], 2, 1)
+
+
+def test_a_shard_that_fails_fails_its_evaluation_and_a_retry_does_what_is_left(database: Database) -> None:
+    whole, shards = sharded(database)
+    first, second = take(database), take(database)
+    with database.writing() as session:
+        jobs.succeed(session, first)
+        jobs.fail(session, second, FailureCode.OUT_OF_MEMORY, "too much for this GPU")
+    assert states(database, whole, *shards) == ["failed", "succeeded", "failed", "cancelled"]
+    job = look(database, whole)
+    assert job.failure_code is FailureCode.OUT_OF_MEMORY
+    assert job.failure_message == f"shard 2 of 3, job {shards[1]}, failed: too much for this GPU"
+    with database.writing() as session:
+        jobs.retry(session, shards[1])
+    assert states(database, whole, *shards) == ["queued", "succeeded", "queued", "queued"]
+    claims = [take(database), take(database)]
+    assert claim(database) is None
+    for claimed in claims:
+        with database.writing() as session:
+            jobs.succeed(session, claimed)
+    assert take(database).job_id == whole
+
+
+def test_a_shard_is_cancelled_with_its_whole_evaluation(database: Database) -> None:
+    whole, shards = sharded(database)
+    running = take(database)
+    with database.writing() as session:
+        assert jobs.request_cancel(session, shards[2]).state is JobState.CANCELLED
+    assert states(database, whole, *shards) == ["cancelled", "cancelling", "cancelled", "cancelled"]
+    with pytest.raises(Conflict, match="is still cancelling"), database.writing() as session:
+        jobs.retry(session, whole)
+    with database.writing() as session:
+        jobs.cancelled(session, running)
+        jobs.retry(session, whole)
+    assert states(database, whole, *shards) == ["queued"] * 4
 
 
 def test_the_reaper_leaves_living_jobs_alone(database: Database) -> None:
@@ -277,6 +511,14 @@ def test_a_job_that_nobody_claimed_is_announced_again(database: Database) -> Non
     assert owed(database) == [waiting]
     with database.reading() as session:
         assert taken not in session.scalars(select(OutboxMessage.job_id)).all(), "messages of taken jobs are forgotten"
+
+
+def test_of_a_long_queue_only_a_few_are_announced_again(database: Database) -> None:
+    sent = [send(database) for _ in range(30)]
+    assert owed(database) == sent
+    with database.writing() as session:
+        assert requeue_unclaimed(session, after=timedelta(0)) == 20
+    assert owed(database) == sent[:20]
 
 
 def test_weights_that_are_not_here_are_refused(database: Database) -> None:

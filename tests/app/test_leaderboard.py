@@ -274,7 +274,7 @@ def test_a_bound_goes_when_its_evaluation_cannot_end(database: Database, how: st
     assert ranking(database) == [(None, "a", 200)]
     with database.writing() as session:
         job = jobs.get(session, job_id)
-        claim = jobs.Claim(job_id, job.attempt, job.spec)
+        claim = jobs.Claim(job_id, job.attempt, job.spec, None, 0.0)
         if how == "failed":
             jobs.fail(session, claim, FailureCode.TIMED_OUT, "it took too long")
         else:

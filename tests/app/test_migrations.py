@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from datetime import timedelta
+
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import inspect, select
 
-from app import migrations
+from app import jobs, migrations
 from app.database import Database
-from app.tables import Base, Evaluation, FileKind, JobFile
+from app.tables import Base, Evaluation, FileKind, Job, JobFile, OutboxMessage
 
 
 def test_the_migrations_make_the_tables_that_the_code_declares(database: Database) -> None:
@@ -23,6 +25,36 @@ def test_they_go_back_and_forth(database: Database) -> None:
     assert not migrations.is_current(database)
     migrations.upgrade(database)
     assert migrations.is_current(database)
+
+
+def test_a_running_and_a_queued_job_survive_the_step_to_shards(database: Database) -> None:
+    migrations.downgrade(database, "0002")
+    now = "2026-01-02 03:04:05"
+    with database.engine.begin() as connection:
+        for job_id, state, started in ((1, "queued", "NULL"), (2, "running", f"'{now}'")):
+            connection.exec_driver_sql(
+                "INSERT INTO jobs "
+                "(id, kind, name, spec, state, priority, attempt, lost_leases, created_at, started_at) "
+                f"VALUES ({job_id}, 'train', 'a', '{{}}', '{state}', 0, 1, 0, '{now}', {started})"
+            )
+        connection.exec_driver_sql(
+            f"INSERT INTO job_events (job_id, type, data, created_at) VALUES (1, 'state', '{{}}', '{now}')"
+        )
+    migrations.upgrade(database)
+    with database.writing() as session:
+        queued, running = session.get(Job, 1), session.get(Job, 2)
+        assert queued is not None
+        assert running is not None
+        assert (queued.submitter, queued.due_at, queued.run_seconds) == ("anonymous", queued.created_at, 0)
+        assert running.claimed_at == running.started_at
+        assert session.scalars(select(OutboxMessage.job_id)).all() == [1]
+        taken = jobs.claim(session, worker="w", lease=timedelta(seconds=90))
+        assert taken is not None
+        assert taken.job_id == 1
+    migrations.downgrade(database, "0002")
+    with database.engine.begin() as connection:
+        assert connection.exec_driver_sql("SELECT count(*) FROM jobs").scalar_one() == 2
+        assert connection.exec_driver_sql("SELECT count(*) FROM job_events").scalar_one() == 2
 
 
 def test_rows_survive_the_way_forward_and_back(database: Database) -> None:

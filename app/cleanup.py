@@ -1,0 +1,113 @@
+"""What goes by itself: what is past its time, and files that nothing refers to any more."""
+
+from __future__ import annotations
+
+import logging
+import re
+import shutil
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+
+from sqlalchemy import ColumnElement, and_, delete, or_, select
+from sqlalchemy.orm import Session
+
+from app import workers
+from app.database import Database, database_now
+from app.service import Service
+from app.tables import FileKind, IdempotencyKey, Job, JobEvent, JobFile, JobKind, JobState, Upload
+
+_log = logging.getLogger(__name__)
+
+_UNSUCCESSFUL = (JobState.FAILED, JobState.CANCELLED)
+_WORKERS_FORGOTTEN_AFTER = timedelta(days=1)
+_RUN_DIRECTORY = re.compile(r"(\d+)-(\d+)")
+
+
+def clean(service: Service) -> None:
+    """One round. Whatever is interrupted is done by the next one."""
+    settings, database = service.settings, service.database
+    with database.writing() as session:
+        _forget_checkpoints(session, timedelta(days=settings.checkpoint_retention_days))
+        _forget_events(session, timedelta(days=settings.log_retention_days))
+        remembered = database_now(session) - timedelta(hours=settings.idempotency_hours)
+        session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at < remembered))
+        workers.forget_lost(session, after=_WORKERS_FORGOTTEN_AFTER)
+    logs = _remove_logs(service, timedelta(days=settings.log_retention_days))
+    # A run or a file is young until whoever made it has had the time to write its row, or has lost its lease.
+    young_seconds = 2 * settings.lease_seconds
+    directories = _remove_run_directories(database, settings.runs_dir, older_than_seconds=young_seconds)
+
+    def is_named(hashes: list[str]) -> set[str]:
+        with database.reading() as session:
+            return _named(session, hashes)
+
+    files = service.store.remove_unnamed(is_named, older_than_seconds=young_seconds)
+    if files or logs or directories:
+        _log.info("removed %d files, %d logs and %d run directories", files, logs, directories)
+
+
+def _forget_checkpoints(session: Session, after: timedelta) -> None:
+    """Of a whole evaluation that ended badly, also what its good shards left."""
+    ended = _ended(_UNSUCCESSFUL, database_now(session) - after)
+    unsuccessful = select(Job.id).where(ended)
+    shards = select(Job.id).where(Job.kind == JobKind.SHARD, Job.parent_id.in_(unsuccessful))
+    session.execute(
+        delete(JobFile).where(
+            JobFile.kind.in_((FileKind.RESUME, FileKind.BLOCK)),
+            or_(JobFile.job_id.in_(unsuccessful), JobFile.job_id.in_(shards)),
+        )
+    )
+
+
+def _forget_events(session: Session, after: timedelta) -> None:
+    """The states stay, as the job does; what a success measured belongs to its result."""
+    ended = select(Job.id).where(_ended(_UNSUCCESSFUL, database_now(session) - after))
+    session.execute(delete(JobEvent).where(JobEvent.type != "state", JobEvent.job_id.in_(ended)))
+
+
+def _remove_logs(service: Service, after: timedelta) -> int:
+    logs = {int(path.stem): path for path in service.store.job_logs()}
+    if not logs:
+        return 0
+    with service.database.reading() as session:
+        everything = (*_UNSUCCESSFUL, JobState.SUCCEEDED)
+        ended = _ended(everything, database_now(session) - after)
+        old = session.scalars(select(Job.id).where(ended, Job.id >= min(logs), Job.id <= max(logs))).all()
+    gone = [logs[job_id] for job_id in old if job_id in logs]
+    for path in gone:
+        path.unlink(missing_ok=True)
+    return len(gone)
+
+
+def _remove_run_directories(database: Database, runs_dir: Path, *, older_than_seconds: float) -> int:
+    """Those that an attempt left whose worker was killed."""
+    removed = 0
+    for directory in runs_dir.glob("*-*"):
+        match = _RUN_DIRECTORY.fullmatch(directory.name)
+        if match is None or directory.stat().st_mtime > time.time() - older_than_seconds:
+            continue
+        job_id, attempt = int(match[1]), int(match[2])
+        with database.reading() as session:
+            is_held = session.scalar(
+                select(Job.id).where(
+                    Job.id == job_id,
+                    Job.attempt == attempt,
+                    Job.state.in_((JobState.RUNNING, JobState.CANCELLING)),
+                )
+            )
+        if is_held is None:
+            shutil.rmtree(directory, ignore_errors=True)
+            removed += 1
+    return removed
+
+
+def _ended(states: Sequence[JobState], before: object) -> ColumnElement[bool]:
+    return and_(Job.state.in_(states), Job.finished_at < before)
+
+
+def _named(session: Session, hashes: list[str]) -> set[str]:
+    files = session.scalars(select(JobFile.sha256).where(JobFile.sha256.in_(hashes)))
+    uploads = session.scalars(select(Upload.sha256).where(Upload.sha256.in_(hashes)))
+    return {*files, *uploads}

@@ -1,0 +1,67 @@
+"""Tells the service that a worker is there: a row that is renewed while its process lives."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import threading
+
+from app import workers
+from app.database import DATABASE_AWAY, Database
+from app.settings import Settings
+
+_log = logging.getLogger(__name__)
+
+_PROBE_SECONDS = 20
+
+
+def worker_name() -> str:
+    """Unique among living workers: containers have host names of their own."""
+    return f"{socket.gethostname()}/{os.getpid()}"
+
+
+def announce(
+    settings: Settings, database: Database, name: str, stopping: threading.Event, ended: threading.Event
+) -> None:
+    """Renew the worker's row with each heartbeat until `ended`; then remove it."""
+    device = describe_device()
+    host = socket.gethostname()
+    while not ended.is_set():
+        is_draining = stopping.is_set()
+        try:
+            with database.writing() as session:
+                workers.beat(session, name, host=host, device=device, is_draining=is_draining)
+        except DATABASE_AWAY as error:
+            _log.warning("the database cannot be used (%s); telling of this worker later", error.orig)
+        # A worker that is told to stop says so at once.
+        (ended if is_draining else stopping).wait(settings.heartbeat_seconds)
+    try:
+        with database.writing() as session:
+            workers.leave(session, name)
+    except DATABASE_AWAY:
+        _log.warning("the database cannot be used; this worker's row is left to the cleanup")
+
+
+def describe_device() -> str:
+    """The GPU that runs will use, or the processor; found without torch, which a worker never loads.
+
+    `CUDA_VISIBLE_DEVICES` picks the GPU, as it does for a run.
+    """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    nvidia_smi = shutil.which("nvidia-smi")
+    if nvidia_smi is not None and visible not in ("", "-1"):
+        which = [] if visible is None else ["-i", visible.split(",")[0]]
+        command = [nvidia_smi, "--query-gpu=name,memory.total", "--format=csv,noheader", *which]
+        try:
+            found = subprocess.run(command, capture_output=True, text=True, timeout=_PROBE_SECONDS, check=True)
+        except (OSError, subprocess.SubprocessError) as error:
+            _log.warning("nvidia-smi does not tell of a GPU (%s)", error)
+        else:
+            lines = found.stdout.splitlines()
+            if lines:
+                return lines[0].strip()[:200]
+    return f"CPU ({platform.machine()}, {os.cpu_count()} cores)"
