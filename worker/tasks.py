@@ -16,7 +16,6 @@ from app.artifacts import ArtifactStore
 from app.broker import WAKE_TASK
 from app.database import DATABASE_AWAY, Database
 from app.errors import StaleAttempt
-from app.outbox import Publish, publish_pending
 from app.settings import Settings
 from gkl.errors import FailureCode, NoSpaceLeft
 from worker.supervisor import Supervisor
@@ -31,7 +30,6 @@ class Worker:
     settings: Settings
     database: Database
     store: ArtifactStore
-    publish: Publish
     name: str
     stopping: threading.Event
     """Set when this process is told to stop."""
@@ -92,7 +90,7 @@ class Worker:
             else:
                 sentence = f"the worker {self.name} failed while it ran this job; its log has the cause"
                 self._fail(claim, FailureCode.INTERNAL, sentence)
-        self._publish()
+        # What follows from it is this worker's next claim, or another's that looks for work or hears from the relay.
         return claim.job_id
 
     def _claim(self) -> jobs.Claim | None:
@@ -112,9 +110,3 @@ class Worker:
             )
         except (StaleAttempt, *DATABASE_AWAY):
             _log.exception("job %d: that it failed could not be written; its lease will end", claim.job_id)
-
-    def _publish(self) -> None:
-        try:
-            publish_pending(self.database, self.publish)
-        except DATABASE_AWAY:
-            _log.warning("the database cannot be used; the relay publishes what is owed")

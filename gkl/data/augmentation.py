@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.transforms import v2
 
 from gkl.device import own_random_stream
 from gkl.spec import AutoAugmentation, BasicAugmentation, CutoutAugmentation
-
-_AUTOAUGMENT = v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10)
 
 
 def augmented_views(
@@ -70,9 +70,19 @@ def cutout(images: Tensor, size: int, generator: torch.Generator) -> Tensor:
     return images.masked_fill(inside[:, None], 0)
 
 
+@cache
+def _autoaugment_policy() -> Callable[[Tensor], Tensor]:
+    # Imported here: it takes seconds, which runs without it need not spend.
+    from torchvision.transforms import v2  # noqa: PLC0415
+
+    policy: Callable[[Tensor], Tensor] = v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10)
+    return policy
+
+
 def autoaugment(images: Tensor, generator: torch.Generator) -> Tensor:
     """A random sub-policy of AutoAugment's for CIFAR-10 on each image (arXiv 1805.09501, torchvision's version)."""
     as_bytes = images if images.dtype == torch.uint8 else (images * 255).round().to(torch.uint8)
+    policy = _autoaugment_policy()
     with own_random_stream(generator):
-        augmented = torch.stack([_AUTOAUGMENT(image) for image in as_bytes])
+        augmented = torch.stack([policy(image) for image in as_bytes])
     return augmented if images.dtype == torch.uint8 else augmented.float() / 255

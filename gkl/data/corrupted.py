@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import v2
 
 from gkl.catalog import CORRUPTED_DATASETS, DATASETS
 from gkl.data.imagenet import decode_with, evaluated_image_names
@@ -17,8 +18,6 @@ from gkl.errors import InvalidInput
 
 SEVERITIES = (1, 2, 3, 4, 5)
 _SIDE = 224
-# The published images have this size already; RobustBench makes sure of it in the same way.
-_RESIZE = v2.Compose([v2.Resize((_SIDE, _SIDE)), v2.PILToTensor()])
 
 
 def load_corrupted(dataset: str, datasets_dir: Path, corruption: str, severity: int) -> Images:
@@ -75,9 +74,19 @@ def _imagenet(folder: Path) -> ImageFiles:
     return ImageFiles(paths, labels, _decode)
 
 
+@cache
+def _resize() -> Callable[[Image.Image], Tensor]:
+    """The published images have this size already; RobustBench makes sure of it in the same way."""
+    # Imported here: it takes seconds, which runs on other data sets need not spend.
+    from torchvision.transforms import v2  # noqa: PLC0415
+
+    transform: Callable[[Image.Image], Tensor] = v2.Compose([v2.Resize((_SIDE, _SIDE)), v2.PILToTensor()])
+    return transform
+
+
 def _decode(path: Path) -> Tensor:
     def convert(image: Image.Image) -> Tensor:
-        converted: Tensor = _RESIZE(image.convert("RGB"))
+        converted: Tensor = _resize()(image.convert("RGB"))
         return converted
 
     return decode_with(path, convert)

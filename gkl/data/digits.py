@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from sklearn.datasets import load_digits
 
 from gkl.data.images import ImageSet
 
@@ -13,6 +12,9 @@ def digits(train: bool) -> ImageSet:
 
     The file groups its images by writer; every fifth one is a test image, so both parts hold all writers.
     """
+    # Imported here, like all that only some runs need: it takes a second, and pandas with it.
+    from sklearn.datasets import load_digits  # noqa: PLC0415
+
     raw = load_digits()
     # 17 gray levels, 0 to 16.
     images = torch.from_numpy(raw.images).float().unsqueeze(1) / 16

@@ -5,19 +5,16 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from torchvision.transforms import v2
 
 from gkl.data.images import ImageFiles
 from gkl.errors import InvalidInput
-
-# What RobustBench does with an image for most models: shorter side to 256 pixels, the middle 224 of it.
-_RESIZE_AND_CROP = v2.Compose([v2.Resize(256), v2.CenterCrop(224), v2.PILToTensor()])
 
 
 def imagenet(folder: Path, train: bool) -> ImageFiles:
@@ -77,9 +74,19 @@ def decode_with(path: Path, convert: Callable[[Image.Image], Tensor]) -> Tensor:
         raise InvalidInput(f"{path} cannot be read as an image ({error}); fetch it again") from error
 
 
+@cache
+def _resize_and_crop() -> Callable[[Image.Image], Tensor]:
+    """What RobustBench does with an image for most models: shorter side to 256 pixels, the middle 224 of it."""
+    # Imported here: it takes seconds, which runs on other data sets need not spend.
+    from torchvision.transforms import v2  # noqa: PLC0415
+
+    transform: Callable[[Image.Image], Tensor] = v2.Compose([v2.Resize(256), v2.CenterCrop(224), v2.PILToTensor()])
+    return transform
+
+
 def _decode(path: Path) -> Tensor:
     def convert(image: Image.Image) -> Tensor:
-        converted: Tensor = _RESIZE_AND_CROP(image.convert("RGB"))
+        converted: Tensor = _resize_and_crop()(image.convert("RGB"))
         return converted
 
     return decode_with(path, convert)

@@ -39,7 +39,7 @@ from worker.tasks import Worker
 @pytest.fixture
 def worker(settings: Settings, database: Database, store: ArtifactStore) -> Worker:
     quick = settings.model_copy(update={"heartbeat_seconds": 0.3, "stop_grace_seconds": 5.0})
-    return Worker(quick, database, store, publish=lambda _: None, name="test", stopping=threading.Event())
+    return Worker(quick, database, store, name="test", stopping=threading.Event())
 
 
 def send(database: Database, spec: TrainSpec) -> int:
@@ -169,7 +169,7 @@ def test_a_stopping_worker_hands_its_job_back_and_another_goes_on(
     saved = checkpoints()[0].number
     assert worker.run_next() is None, "a stopping worker takes nothing"
 
-    other = Worker(worker.settings, database, store, publish=lambda _: None, name="other", stopping=threading.Event())
+    other = Worker(worker.settings, database, store, name="other", stopping=threading.Event())
     assert other.run_next() == job_id
     with database.reading() as session:
         events = jobs.events_after(session, job_id, 0)
@@ -216,7 +216,7 @@ def test_an_evaluation_goes_on_elsewhere_from_its_last_finished_part(
     assert len(parts) >= 10
     assert {part.kind for part in parts} == {FileKind.BLOCK}
 
-    other = Worker(worker.settings, database, store, publish=lambda _: None, name="other", stopping=threading.Event())
+    other = Worker(worker.settings, database, store, name="other", stopping=threading.Event())
     assert other.run_next() == waiting.id
     job = look(database, waiting.id)
     assert (job.state, job.attempt) == (JobState.SUCCEEDED, 2), job.failure_message
