@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 from html.parser import HTMLParser
 
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import update
 
-from app import jobs
-from app.database import Database
+from app import job_files, jobs, workers
+from app.artifacts import StoredFile
+from app.database import Database, database_now
+from app.service import Service
+from app.tables import FileKind, Job, WorkerRow
 from app.web.charts import training_curves
-from gkl.outcome import EpochFinished, Flag, Progress, StepMetrics
+from gkl.errors import FailureCode
+from gkl.outcome import EpochFinished, Flag, Progress, Resources, StepMetrics
 from gkl.recipes import digits
+from gkl.spec import EvaluateSpec, Evaluation, ThreatModel
 from tests.app.test_leaderboard import LEASE, measure, train
 from tests.app.test_leaderboard import test_corruptions_have_a_board_of_their_own as corruptions_have_a_board
 
@@ -201,3 +208,88 @@ def test_corruptions_are_a_table(client: TestClient, database: Database) -> None
     model = get(client, "/models/1")
     assert model.count("<td>gaussian noise</td>") == 1
     assert model.count("60.0 %") == 15 * 6
+
+
+def words(client: TestClient, path: str) -> str:
+    """A page's text."""
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", get(client, path)))
+
+
+def test_a_job_tells_its_whole_story(client: TestClient, database: Database, service: Service) -> None:
+    """Lost with one worker, failed on another, retried by somebody."""
+    with database.writing() as session:
+        job_id = jobs.create(session, digits(), submitter="Ada", priority=3).id
+        jobs.claim(session, worker="host-a/1", lease=timedelta(seconds=-1))
+        jobs.reap(session, max_lost_leases=3, backoff=timedelta(hours=1))
+    text = words(client, f"/jobs/{job_id}")
+    assert "by Ada · priority 3" in text
+    assert "host-a/1 was not heard of for a lease" in text
+    assert "It is queued again from" in text
+    with database.writing() as session:
+        session.execute(update(Job).values(due_at=database_now(session)))
+        claim = jobs.claim(session, worker="host-b/2", lease=LEASE)
+        assert claim is not None
+        used = Resources(device="A GPU", peak_memory_bytes=3_400_000_000, peak_gpu_memory_bytes=1, cpu_seconds=75)
+        jobs.heartbeat(session, claim, lease=LEASE, resources=used)
+        stored = StoredFile("a" * 64, 1)
+        job_files.add(session, job_id, FileKind.RESUME, number=7, file="f", stored=stored)
+        jobs.fail(session, claim, FailureCode.OUT_OF_MEMORY, "the GPU is too small")
+    service.store.job_log(job_id).append(b"the last words\n", max_bytes=1000)
+    text = words(client, f"/jobs/{job_id}")
+    for told in (
+        "1 host-a/1",
+        "2 host-b/2",
+        "out_of_memory: the GPU is too small",
+        "Peak memory 3.4 GB",
+        "Peak GPU memory 1 B",
+        "Processor time 1 min 15 s",
+        "It goes on from what it saved in epoch 7.",
+        "the last words",
+    ):
+        assert told in text
+    assert client.post(f"/jobs/{job_id}/retry", follow_redirects=False).status_code == 303
+    text = words(client, f"/jobs/{job_id}")
+    assert "queued retried" in text
+    assert "Cancel" in text
+
+
+def test_an_evaluation_shows_its_shards(client: TestClient, database: Database) -> None:
+    evaluation = Evaluation(threat_model=ThreatModel(epsilon=0.2), batch_size=180, shards=2)
+    spec = EvaluateSpec(
+        name="Shared", dataset="digits", architecture="small_cnn", weights=train(database, "a"), evaluation=evaluation
+    )
+    with database.writing() as session:
+        whole = jobs.create(session, spec).id
+        claim = jobs.claim(session, worker="w", lease=LEASE)
+        assert claim is not None
+        jobs.heartbeat(session, claim, lease=LEASE, progress=Progress(stage="APGD-CE", fraction=0.5))
+    text = words(client, f"/jobs/{whole}")
+    assert "waits for its 2 shards" in text
+    assert "0 of 2 are done" in text
+    assert "25 %" in text, "half of one of two"
+    assert f"A share of the points of job {whole}" in words(client, f"/jobs/{claim.job_id}")
+    listed = client.get(f"/api/v1/jobs/{whole}").json()
+    assert (listed["child_ids"], listed["shard_ids"]) == ([], [whole + 1, whole + 2])
+    assert client.get(f"/api/v1/jobs/{whole + 2}").json()["shard"] == 2
+
+
+def test_workers_are_shown_with_what_they_do(client: TestClient, database: Database) -> None:
+    assert "gklbench worker" in words(client, "/workers")
+    with database.writing() as session:
+        for _ in range(2):
+            jobs.create(session, digits())
+        workers.beat(session, "host/1", host="host", device="NVIDIA H200, 143771 MiB", is_draining=False)
+        workers.beat(session, "host/2", host="host", device=HOSTILE, is_draining=True)
+        workers.beat(session, "host/3", host="host", device="CPU", is_draining=False)
+        session.execute(
+            update(WorkerRow)
+            .where(WorkerRow.name == "host/3")
+            .values(heard_at=database_now(session) - timedelta(seconds=100))
+        )
+        jobs.claim(session, worker="host/1", lease=LEASE)
+    text = words(client, "/workers")
+    assert "1 job waits for a worker." in text
+    assert "host/1 busy 1 GKL SmallCNN NVIDIA H200" in text
+    assert "host/2 draining" in text
+    assert "host/3 lost" in text
+    assert "<script>" not in get(client, "/workers").split("<main")[1]

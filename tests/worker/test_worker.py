@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -19,7 +20,7 @@ import torch
 from sqlalchemy import select, update
 
 from app import job_files, jobs, leaderboard
-from app.artifacts import ArtifactStore
+from app.artifacts import ArtifactStore, StoredFile
 from app.certificates import points_of
 from app.cleanup import clean
 from app.database import Database, database_now
@@ -31,7 +32,7 @@ from gkl.evaluation import verify
 from gkl.files import sha256_of
 from gkl.models import build_model
 from gkl.outcome import Resources
-from gkl.spec import EvaluateSpec, Evaluation, Sgd, ThreatModel, TrainSpec
+from gkl.spec import EvaluateSpec, Evaluation, InnerMaximization, Sgd, ThreatModel, TrainSpec
 from tests.specs import NO_FILES, endless_train_spec, tiny_train_spec
 from worker.tasks import Worker
 
@@ -153,7 +154,7 @@ def test_a_job_is_cancelled_while_it_runs(worker: Worker, database: Database) ->
 def test_a_stopping_worker_hands_its_job_back_and_another_goes_on(
     worker: Worker, database: Database, store: ArtifactStore, settings: Settings
 ) -> None:
-    spec = tiny_train_spec(epochs=16, evaluation=None)
+    spec = tiny_train_spec(epochs=16, evaluation=None, inner_maximization=InnerMaximization(num_steps=4))
     job_id = send(database, spec)
     running = Background(worker)
 
@@ -191,7 +192,7 @@ def test_an_evaluation_goes_on_elsewhere_from_its_last_finished_part(
     worker: Worker, database: Database, store: ArtifactStore, settings: Settings
 ) -> None:
     """Its upper bound is on the board meanwhile, and its parts are gone when it has ended."""
-    evaluation = Evaluation(threat_model=ThreatModel(epsilon=0.2), batch_size=40, num_points=120)
+    evaluation = Evaluation(threat_model=ThreatModel(epsilon=0.2), batch_size=20, num_points=60)
     send(database, tiny_train_spec(architecture="tiny_cnn", epochs=20, evaluation=evaluation))
     worker.run_next()
     with database.reading() as session:
@@ -321,7 +322,8 @@ def test_an_epoch_that_is_trained_again_replaces_its_checkpoint(
     worker: Worker, database: Database, store: ArtifactStore
 ) -> None:
     """The newest checkpoint is damaged and the one before is gone: training starts over, and ends well."""
-    job_id = send(database, tiny_train_spec(epochs=12, evaluation=None))
+    quick = InnerMaximization(num_steps=4)
+    job_id = send(database, tiny_train_spec(epochs=12, evaluation=None, inner_maximization=quick))
     running = Background(worker)
 
     def points() -> list[JobFile]:
@@ -392,3 +394,89 @@ def test_a_runner_stops_between_two_steps_on_sigterm(tmp_path: Path) -> None:
         process.wait(timeout=10)
     assert process.returncode == 0
     assert not list(tmp_path.glob(".*")), "nothing half-written"
+
+
+def with_settings(worker: Worker, **changes: float) -> Worker:
+    return replace(worker, settings=worker.settings.model_copy(update=changes))
+
+
+def test_a_run_that_shows_no_sign_of_life_is_stopped_and_says_so(worker: Worker, database: Database) -> None:
+    job_id = send(database, endless_train_spec())
+    running = Background(with_settings(worker, no_progress_seconds=3.0, stop_grace_seconds=1.0))
+    until(lambda: look(database, job_id).progress)
+    for process in runners():
+        process.suspend()
+    running.wait()
+    job = look(database, job_id)
+    assert (job.state, job.failure_code) == (JobState.FAILED, FailureCode.NO_PROGRESS)
+    assert "no sign of life for 3 s" in (job.failure_message or "")
+    assert not runners()
+
+
+def test_a_job_that_runs_too_long_is_stopped_and_a_retry_goes_on(
+    worker: Worker, database: Database, settings: Settings
+) -> None:
+    """The time of earlier attempts counts; a retry begins anew, from the last checkpoint."""
+    job_id = send(database, tiny_train_spec(epochs=12, architecture="tiny_cnn", evaluation=None))
+    with database.writing() as session:
+        session.execute(update(Job).values(run_seconds=1000.0))
+    running = Background(with_settings(worker, max_run_seconds=1006.0))
+    running.wait()
+    job = look(database, job_id)
+    assert (job.state, job.failure_code) == (JobState.FAILED, FailureCode.TIMED_OUT)
+    assert job.run_seconds == pytest.approx(1006, abs=3)
+    with database.writing() as session:
+        saved = job_files.to_go_on_from(session, job_id)
+        jobs.retry(session, job_id)
+    assert worker.run_next() == job_id
+    job = look(database, job_id)
+    assert job.state is JobState.SUCCEEDED, job.failure_message
+    if saved:
+        with database.reading() as session:
+            epochs = [e.data["epoch"] for e in jobs.events_after(session, job_id, 0) if e.type == "epoch"]
+        assert epochs.count(1) == 1
+
+
+class SlowStore(ArtifactStore):
+    """On a disk that takes longer for a file than a lease lasts."""
+
+    def put(self, source: Path) -> StoredFile:
+        time.sleep(3)
+        return super().put(source)
+
+
+def test_a_slow_disk_costs_no_lease(worker: Worker, database: Database, settings: Settings) -> None:
+    """The lease is renewed while the supervisor waits, and the run's silence meanwhile is not held against it."""
+    slow = with_settings(worker, lease_seconds=1.5, heartbeat_seconds=0.3, no_progress_seconds=2.5)
+    slow = replace(slow, store=SlowStore(settings.data_dir))
+    job_id = send(database, tiny_train_spec(epochs=1, architecture="tiny_cnn", evaluation=None))
+    running = Background(slow)
+    while running.thread.is_alive():
+        with database.writing() as session:
+            assert jobs.reap(session, max_lost_leases=3, backoff=timedelta(0)) == []
+        time.sleep(0.2)
+    job = look(database, job_id)
+    assert (job.state, job.attempt) == (JobState.SUCCEEDED, 1), job.failure_message
+
+
+def test_a_cancelled_training_that_ended_well_is_followed_by_nothing(worker: Worker, database: Database) -> None:
+    """The wish comes in the moment between its last step and its last transaction."""
+    job_id = send(database, tiny_train_spec(epochs=1, architecture="tiny_cnn"))
+
+    class Late(ArtifactStore):
+        def put(self, source: Path) -> StoredFile:
+            if "weights" in source.name:
+                with database.writing() as session:
+                    jobs.request_cancel(session, job_id)
+            return super().put(source)
+
+    replace(worker, store=Late(worker.settings.data_dir)).run_next()
+    with database.reading() as session:
+        job = jobs.get(session, job_id)
+        assert (job.state, job.followers) == (JobState.SUCCEEDED, [])
+
+
+def test_a_worker_goes_on_until_nothing_is_due(worker: Worker, database: Database) -> None:
+    sent = [send(database, tiny_train_spec(epochs=1, architecture="tiny_cnn", evaluation=None, seed=s)) for s in (1, 2)]
+    worker.run_all_due()
+    assert [look(database, job_id).state for job_id in sent] == [JobState.SUCCEEDED] * 2
