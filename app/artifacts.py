@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import logging
 import os
 import re
 import shutil
@@ -20,10 +21,14 @@ from app.errors import NotFound
 from app.job_log import JobLog
 from gkl.errors import NoSpaceLeft
 
+_log = logging.getLogger(__name__)
+
 _CHUNK_BYTES = 1024 * 1024
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _INCOMING = ".incoming-"
 _ABANDONED_SECONDS = 3600
+_LOCK = ".lock"
+_LOCK_SECONDS = 10
 
 
 @dataclass(frozen=True)
@@ -55,9 +60,10 @@ class Incoming:
         path.parent.mkdir(exist_ok=True)
         # mkstemp's files are their maker's alone; API and workers may be different users of one folder.
         self.path.chmod(0o644)
-        # Even where it is there already: the name must be young, or `remove_unnamed` could take it before its row
-        # is committed.
         with _locked(path.parent.parent, fcntl.LOCK_SH):
+            # Even where it is there already: the name must be young, or `remove_unnamed` could take it before its
+            # row is committed.
+            os.utime(self.path)
             self.path.replace(path)
         for folder in (path.parent, path.parent.parent):
             _sync_directory(folder)
@@ -101,6 +107,9 @@ class ArtifactStore:
                 "retry the job: it goes on from what it saved before"
             ) from error
 
+    def holds(self, sha256: str) -> bool:
+        return self._path(sha256).is_file()
+
     def path(self, sha256: str) -> Path:
         """Where the content with this hash lies.
 
@@ -127,11 +136,11 @@ class ArtifactStore:
             is_named: of some hashes, those that rows name.
             older_than_seconds: longer than any transaction that follows a `put` may take.
         """
-        removed = 0
-        before = time.time() - older_than_seconds
+        removed, now = 0, self.now()
+        before = now - older_than_seconds
         for path in self._root.glob(f"{_INCOMING}*"):
             # Left by a writer that was killed; one that lives has written something since.
-            if _is_older(path, time.time() - _ABANDONED_SECONDS):
+            if _is_older(path, now - _ABANDONED_SECONDS):
                 path.unlink(missing_ok=True)
         for folder in self._root.glob("[0-9a-f][0-9a-f]"):
             old = {path.name: path for path in folder.iterdir() if _is_older(path, before)}
@@ -143,6 +152,13 @@ class ArtifactStore:
                         old[name].unlink(missing_ok=True)
                         removed += 1
         return removed
+
+    def now(self) -> float:
+        """The clock of the disk, by which the ages of its files are judged: hosts that share it may disagree."""
+        self._root.mkdir(parents=True, exist_ok=True)
+        lock = self._root / _LOCK
+        lock.touch()
+        return lock.stat().st_mtime
 
     def job_log(self, job_id: int) -> JobLog:
         """The log of a job's runs."""
@@ -167,8 +183,19 @@ def _is_older(path: Path, moment: float) -> bool:
 
 @contextmanager
 def _locked(root: Path, how: int) -> Iterator[None]:
-    with (root / ".lock").open("a") as file:
-        fcntl.flock(file, how)
+    # Both ways: NFS gives a shared lock only to who may read, an exclusive one to who may write.
+    with (root / _LOCK).open("a+") as file:
+        deadline = time.monotonic() + _LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(file, how | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                # Held for microseconds, unless by a process that is frozen: that one must not stop all others.
+                if time.monotonic() > deadline:
+                    _log.warning("the lock of the artifact store is held for too long; going on without it")
+                    break
+                time.sleep(0.01)
         yield
 
 

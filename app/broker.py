@@ -16,6 +16,7 @@ from app.settings import Settings
 
 WAKE_TASK = "jobs.wake"
 
+_QUEUE = "gklbench"
 _AWAY_SECONDS = 10.0
 
 
@@ -23,6 +24,7 @@ def make_celery(settings: Settings) -> Celery:
     """A Celery instance with what sender and worker must agree on. Does not connect."""
     celery = Celery("gklbench", broker=settings.broker_url)
     celery.conf.update(
+        task_default_queue=_QUEUE,
         # JSON only: a message that could carry a pickle could carry a program.
         task_serializer="json",
         accept_content=["json"],
@@ -56,12 +58,24 @@ def publisher(celery: Celery) -> Publish:
 
 def broker_problem(settings: Settings) -> str | None:
     """What keeps messages from being sent; None if nothing does."""
-    once = Retry(NoBackoff(), retries=0)
-    client = Redis.from_url(settings.broker_url, socket_connect_timeout=2, socket_timeout=2, retry=once)
     try:
-        client.ping()
+        with _client(settings) as client:
+            client.ping()
     except RedisError as error:
         return f"does not answer: {type(error).__name__}"
-    finally:
-        client.close()
     return None
+
+
+def messages_waiting(settings: Settings) -> int | None:
+    """Wake-ups that no worker has taken yet; None if the broker is away."""
+    try:
+        with _client(settings) as client:
+            # Celery's one queue is a list of this name.
+            return int(client.llen(_QUEUE))
+    except RedisError:
+        return None
+
+
+def _client(settings: Settings) -> Redis:
+    once = Retry(NoBackoff(), retries=0)
+    return Redis.from_url(settings.broker_url, socket_connect_timeout=2, socket_timeout=2, retry=once)

@@ -5,39 +5,48 @@ from __future__ import annotations
 import logging
 import re
 import shutil
-import time
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
-from sqlalchemy import ColumnElement, and_, delete, or_, select
+from sqlalchemy import ColumnElement, and_, delete, insert, or_, select
 from sqlalchemy.orm import Session
 
 from app import workers
 from app.database import Database, database_now
 from app.service import Service
-from app.tables import FileKind, IdempotencyKey, Job, JobEvent, JobFile, JobKind, JobState, Upload
+from app.tables import FileKind, IdempotencyKey, Job, JobEvent, JobFile, JobKind, JobState, Submitter, Upload
 
 _log = logging.getLogger(__name__)
 
 _UNSUCCESSFUL = (JobState.FAILED, JobState.CANCELLED)
-_WORKERS_FORGOTTEN_AFTER = timedelta(days=1)
+_FORGOTTEN_AFTER = timedelta(days=1)
+# Longer than a transaction may wait for its turn, however short the lease.
+_YOUNG_SECONDS = 120
 _RUN_DIRECTORY = re.compile(r"(\d+)-(\d+)")
 
 
-def clean(service: Service) -> None:
-    """One round. Whatever is interrupted is done by the next one."""
+def clean(service: Service, *, young_seconds: float | None = None) -> None:
+    """One round. Whatever is interrupted is done by the next one.
+
+    Args:
+        service: whose.
+        young_seconds: files and run directories that are younger stay. By default two leases: whoever made them has
+            by then written its row, or has lost its job.
+    """
     settings, database = service.settings, service.database
     with database.writing() as session:
         _forget_checkpoints(session, timedelta(days=settings.checkpoint_retention_days))
         _forget_events(session, timedelta(days=settings.log_retention_days))
         remembered = database_now(session) - timedelta(hours=settings.idempotency_hours)
         session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at < remembered))
-        workers.forget_lost(session, after=_WORKERS_FORGOTTEN_AFTER)
+        workers.forget_lost(session, after=_FORGOTTEN_AFTER)
+        _forget_submitters(session)
     logs = _remove_logs(service, timedelta(days=settings.log_retention_days))
-    # A run or a file is young until whoever made it has had the time to write its row, or has lost its lease.
-    young_seconds = 2 * settings.lease_seconds
-    directories = _remove_run_directories(database, settings.runs_dir, older_than_seconds=young_seconds)
+    if young_seconds is None:
+        young_seconds = max(_YOUNG_SECONDS, 2 * settings.lease_seconds)
+    before = service.store.now() - young_seconds
+    directories = _remove_run_directories(database, settings.runs_dir, before)
 
     def is_named(hashes: list[str]) -> set[str]:
         with database.reading() as session:
@@ -67,6 +76,17 @@ def _forget_events(session: Session, after: timedelta) -> None:
     session.execute(delete(JobEvent).where(JobEvent.type != "state", JobEvent.job_id.in_(ended)))
 
 
+def _forget_submitters(session: Session) -> None:
+    """Those who were not served for long and wait for nothing: each costs every claim a look."""
+    waiting = select(Job.submitter).where(Job.state == JobState.QUEUED)
+    long_ago = database_now(session) - _FORGOTTEN_AFTER
+    idle = or_(Submitter.last_claimed_at < long_ago, Submitter.last_claimed_at.is_(None))
+    session.execute(delete(Submitter).where(idle, Submitter.name.not_in(waiting)))
+    # One whose new job was being sent meanwhile: without a row it would wait for ever.
+    missing = waiting.where(Job.submitter.not_in(select(Submitter.name))).distinct()
+    session.execute(insert(Submitter).from_select(["name"], missing))
+
+
 def _remove_logs(service: Service, after: timedelta) -> int:
     logs = {int(path.stem): path for path in service.store.job_logs()}
     if not logs:
@@ -78,15 +98,21 @@ def _remove_logs(service: Service, after: timedelta) -> int:
     gone = [logs[job_id] for job_id in old if job_id in logs]
     for path in gone:
         path.unlink(missing_ok=True)
+        # Left where a worker was killed while it dropped the older half.
+        path.with_suffix(".part").unlink(missing_ok=True)
     return len(gone)
 
 
-def _remove_run_directories(database: Database, runs_dir: Path, *, older_than_seconds: float) -> int:
+def _remove_run_directories(database: Database, runs_dir: Path, before: float) -> int:
     """Those that an attempt left whose worker was killed."""
     removed = 0
     for directory in runs_dir.glob("*-*"):
         match = _RUN_DIRECTORY.fullmatch(directory.name)
-        if match is None or directory.stat().st_mtime > time.time() - older_than_seconds:
+        try:
+            is_young = directory.stat().st_mtime >= before
+        except FileNotFoundError:
+            continue
+        if match is None or is_young:
             continue
         job_id, attempt = int(match[1]), int(match[2])
         with database.reading() as session:

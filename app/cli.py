@@ -157,11 +157,11 @@ def relay(end_with_parent: EndWithParent = False) -> None:
 
     Example: `GKLBENCH_DATABASE_URL=... GKLBENCH_BROKER_URL=... gklbench relay`
     """
-    from app.relay import run_relay  # noqa: PLC0415
+    from app.relay import Relay  # noqa: PLC0415
     from app.service import Service  # noqa: PLC0415
 
     _begin_process(end_with_parent)
-    run_relay(Service.from_settings(_environment_settings()), _stop_flag())
+    Relay(Service.from_settings(_environment_settings())).run(_stop_flag())
 
 
 @cli.command(hidden=True)

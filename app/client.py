@@ -100,8 +100,12 @@ class Client:
         return next((row["rank"] for row in board["rows"] if row["model"]["id"] == model_id), None)
 
     def follow(self, job_id: int) -> Iterator[StreamEvent]:
-        """The job's events from the first to its last state; reconnects and goes on where it was cut off."""
+        """The job's events from the first to its last state; reconnects and goes on where it was cut off.
+
+        Of a job that was retried also the states in which it had ended before.
+        """
         last_id: str | None = None
+        has_ended = False
         lost_at: float | None = None
         while True:
             headers = {} if last_id is None else {"Last-Event-ID": last_id}
@@ -113,8 +117,11 @@ class Client:
                         last_id = event.id or last_id
                         data: Any = event.json()
                         yield StreamEvent(event.event, data)
-                        if event.event == "state" and JobState(data["state"]).is_final:
-                            return
+                        if event.event == "state":
+                            has_ended = JobState(data["state"]).is_final
+                    # The service ends the stream when nothing more will come.
+                    if has_ended:
+                        return
             except httpx2.TransportError as error:
                 lost_at = lost_at or time.monotonic()
                 if time.monotonic() - lost_at > _GIVE_UP_SECONDS:

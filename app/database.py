@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, create_engine, event, func, select, text
+from sqlalchemy import URL, Connection, create_engine, event, func, select, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
 _log = logging.getLogger(__name__)
@@ -24,12 +24,8 @@ where the answer to a commit was lost."""
 
 # A server that does not answer must not hold a process for ever, nor a process that is frozen in a transaction the
 # server's rows.
-_POSTGRESQL = {
-    "connect_timeout": 10,
-    "tcp_user_timeout": 30_000,
-    "keepalives_idle": 30,
-    "options": "-c idle_in_transaction_session_timeout=60s -c lock_timeout=30s",
-}
+_POSTGRESQL = {"connect_timeout": 10, "tcp_user_timeout": 30_000, "keepalives_idle": 30}
+_POSTGRESQL_SESSION = "-c idle_in_transaction_session_timeout=60s -c lock_timeout=30s"
 _T = TypeVar("_T")
 
 
@@ -47,7 +43,7 @@ class Database:
         self.engine = create_engine(
             self.url,
             pool_pre_ping=not self.is_sqlite,
-            connect_args={} if self.is_sqlite else _POSTGRESQL,
+            connect_args={} if self.is_sqlite else _postgresql_options(self.url),
             # A crowd of requests is served in turn; PostgreSQL's default limit is 100 connections for everybody.
             pool_size=_POOL_SIZE,
             max_overflow=0,
@@ -60,13 +56,13 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        with self._read() as session:
+        with _away_recognized(), self._read() as session:
             yield session
 
     @contextmanager
     def writing(self) -> Iterator[Session]:
         """One transaction: committed when the block ends, rolled back if it raises."""
-        with self._write.begin() as session:
+        with _away_recognized(), self._write.begin() as session:
             yield session
 
     def write_patiently(self, change: Callable[[Session], _T], *, give_up: Callable[[], bool]) -> _T:
@@ -89,13 +85,35 @@ class Database:
         self.engine.dispose()
 
 
+def _postgresql_options(url: URL) -> dict[str, Any]:
+    """Ours where the address says nothing else."""
+    given = {name: value for name, value in url.query.items() if isinstance(value, str)}
+    return {**_POSTGRESQL, **given, "options": f"{_POSTGRESQL_SESSION} {given.get('options', '')}".strip()}
+
+
+@contextmanager
+def _away_recognized() -> Iterator[None]:
+    """
+    Raises:
+        OperationalError: in place of the errors that PostgreSQL files under others: a transaction that it ended
+            because this process was frozen in it, and a server that is only read while another takes its place.
+    """
+    try:
+        yield
+    except InternalError as error:
+        if getattr(error.orig, "sqlstate", None) not in ("25P03", "25006"):
+            raise
+        raise OperationalError(error.statement, error.params, error.orig or error) from error
+
+
 def _configure_sqlite(connection: Any, _: Any) -> None:
     # The driver's own BEGIN comes too late for a consistent read-then-write; `_begin_sqlite` sends ours.
     connection.isolation_level = None
     cursor = connection.cursor()
     # Readers and one writer side by side; wait for another writer instead of failing at once.
     cursor.execute("PRAGMA journal_mode = WAL")
-    cursor.execute("PRAGMA synchronous = NORMAL")
+    # A job that was accepted survives a power cut.
+    cursor.execute("PRAGMA synchronous = FULL")
     cursor.execute("PRAGMA busy_timeout = 15000")
     cursor.execute("PRAGMA foreign_keys = ON")
     cursor.close()

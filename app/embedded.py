@@ -110,8 +110,11 @@ class EmbeddedService:
         """Start again what ends by itself; what does so again and again interrupts the main thread."""
         deaths: deque[float] = deque(maxlen=_DEATHS)
         while not self.left.wait(0.5):
-            for name in self.children:
-                _bound_log(self.log_path(name), self.settings.max_log_bytes)
+            try:
+                for name in self.children:
+                    _bound_log(self.log_path(name), self.settings.max_log_bytes)
+            except OSError as error:
+                _log.warning("the logs cannot be bounded (%s)", error.strerror)
             for name, process in list(self.children.items()):
                 if process.poll() is None:
                     continue
@@ -123,7 +126,11 @@ class EmbeddedService:
                 _log.warning("the %s process ended with status %d; starting it again", name, process.returncode)
                 assert process.stdin is not None
                 process.stdin.close()
-                self._start(name)
+                try:
+                    self._start(name)
+                except OSError as error:
+                    # It stays among the dead, and is tried again.
+                    _log.warning("the %s process cannot be started (%s)", name, error.strerror)
 
     def _told_of(self, name: str, process: subprocess.Popen[bytes]) -> str:
         path = self.log_path(name)
@@ -214,8 +221,10 @@ def _bound_log(path: Path, max_bytes: int) -> None:
     """Keep one older part beside a process's log. Its writer appends, so the file may be emptied under it."""
     try:
         if path.stat().st_size > max_bytes // 2:
-            shutil.copyfile(path, path.with_suffix(".log.1"))
-            os.truncate(path, 0)
+            try:
+                shutil.copyfile(path, path.with_suffix(".log.1"))
+            finally:
+                os.truncate(path, 0)
     except FileNotFoundError:
         return
 

@@ -37,6 +37,12 @@ def to_go_on_from(session: Session, job_id: int) -> list[JobFile]:
     return list(session.scalars(select(JobFile).where(*_to_go_on_from(job_id)).order_by(JobFile.number.desc())))
 
 
+def has_parts(session: Session, job_id: int) -> bool:
+    """Whether the finished parts of a shard are still here."""
+    parts = select(JobFile.id).where(JobFile.job_id == job_id, JobFile.kind == FileKind.BLOCK)
+    return session.scalar(parts.limit(1)) is not None
+
+
 def forget_old_resume_points(session: Session, job_id: int) -> None:
     """Drop all but a training's newest two."""
     points = [file for file in to_go_on_from(session, job_id) if file.kind is FileKind.RESUME]

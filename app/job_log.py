@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _CHUNK_BYTES = 64 * 1024
+_LONGEST_LINE = 1000
 _DROPPED = re.compile(rb"--- the first (\d+) bytes of this log were dropped ---\n")
 
 
@@ -24,22 +25,17 @@ class JobLog:
     def append(self, text: bytes, *, max_bytes: int) -> None:
         """Add whole lines, or parts of one; drops the older half first if it would grow beyond `max_bytes`."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("ab") as file:
-            if file.tell() + len(text) > max_bytes:
-                self._drop_older_half()
-            else:
-                file.write(text)
-                return
-        with self.path.open("ab") as file:
-            file.write(text[-max_bytes:])
+        piece = max_bytes // 2
+        for start in range(0, len(text), piece):
+            self._append(text[start : start + piece], max_bytes)
 
     def end(self) -> int:
         """The offset behind its last byte."""
         start, header, size = self._extent()
         return start + size - header
 
-    def read(self, offset: int = 0) -> Iterator[bytes]:
-        """From an offset to what is now the end; from the oldest byte that is left if the offset is older."""
+    def read(self, offset: int = 0, end: int | None = None) -> Iterator[bytes]:
+        """From an offset to another, or to what is now the end; from the oldest byte that is left if that is later."""
         if not self.path.exists():
             return
         with self.path.open("rb") as file:
@@ -47,7 +43,7 @@ class JobLog:
             size = os.fstat(file.fileno()).st_size
             position = 0 if offset < start or offset == 0 else header + offset - start
             file.seek(min(position, size))
-            left = size - position
+            left = (size if end is None else min(size, header + end - start)) - position
             while left > 0 and (chunk := file.read(min(_CHUNK_BYTES, left))):
                 left -= len(chunk)
                 yield chunk
@@ -58,8 +54,11 @@ class JobLog:
         text = b"".join(self.read(offset)).decode(errors="replace")
         return text if offset == 0 else text.split("\n", 1)[-1]
 
-    def remove(self) -> None:
-        self.path.unlink(missing_ok=True)
+    def _append(self, text: bytes, max_bytes: int) -> None:
+        if self.path.exists() and self.path.stat().st_size + len(text) > max_bytes:
+            self._drop_older_half()
+        with self.path.open("ab") as file:
+            file.write(text)
 
     def _extent(self) -> tuple[int, int, int]:
         """Offset of the first byte that is left, size of the line that says so, size of the file."""
@@ -73,7 +72,8 @@ class JobLog:
         start, header, size = self._extent()
         with self.path.open("rb") as file:
             file.seek(header + (size - header) // 2)
-            file.readline()
+            # To the end of the line, unless it is one of those that never end.
+            file.readline(_LONGEST_LINE)
             dropped = start + file.tell() - header
             rest = file.read()
         shorter = self.path.with_suffix(".part")

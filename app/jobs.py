@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -24,7 +25,7 @@ from functools import cached_property
 from typing import Any, cast
 
 from pydantic import BaseModel, ValidationError
-from sqlalchemy import CursorResult, Select, delete, func, select, update
+from sqlalchemy import ColumnElement, CursorResult, Select, and_, delete, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased, selectinload
@@ -37,6 +38,8 @@ from app.tables import ANONYMOUS, Evaluation, IdempotencyKey, Job, JobEvent, Job
 from gkl.errors import FailureCode
 from gkl.outcome import Progress, Resources
 from gkl.spec import JOB_SPEC, EvaluateSpec, TrainSpec
+
+_log = logging.getLogger(__name__)
 
 _HELD = (JobState.RUNNING, JobState.CANCELLING)
 _RETRIABLE = (JobState.FAILED, JobState.CANCELLED)
@@ -258,9 +261,9 @@ def retry(session: Session, job_id: int) -> Job:
     undone = []
     for shard in job.shards:
         _lock(session, shard)
-        if shard.state is JobState.SUCCEEDED:
+        if shard.state is JobState.SUCCEEDED and job_files.has_parts(session, shard.id):
             continue
-        if shard.state not in _RETRIABLE:
+        if not shard.state.is_final:
             raise Conflict(
                 f"job {shard.id}, a shard of job {job_id}, is still {shard.state}; retry when it has stopped"
             )
@@ -283,6 +286,7 @@ def _again(session: Session, job: Job, *, reason: str, due_at: datetime | None) 
         failure_code=None,
         failure_message=None,
         progress=None,
+        worker=None,
         lost_leases=0,
         # Somebody who asks again gives it the whole time again.
         run_seconds=0.0,
@@ -306,7 +310,7 @@ def claim(session: Session, *, worker: str, lease: timedelta) -> Claim | None:
         job = session.scalars(_next_of(submitter, now).with_for_update(skip_locked=True)).first()
         if job is None:
             continue
-        session.execute(update(Submitter).where(Submitter.name == submitter).values(last_claimed_at=now))
+        _note_turn(session, submitter, now)
         _move(
             session,
             job,
@@ -321,6 +325,14 @@ def claim(session: Session, *, worker: str, lease: timedelta) -> Claim | None:
         withdraw(session, job)
         return Claim(job.id, job.attempt, job.spec, job.shard_index, job.run_seconds)
     return None
+
+
+def _note_turn(session: Session, submitter: str, now: datetime) -> None:
+    # Left out while another claim of theirs holds the row: a worker frozen there must not keep others waiting.
+    row = select(Submitter).where(Submitter.name == submitter).with_for_update(skip_locked=True)
+    found = session.scalars(row).first()
+    if found is not None:
+        found.last_claimed_at = now
 
 
 def _submitters_in_turn(session: Session, now: datetime) -> Sequence[str]:
@@ -450,7 +462,7 @@ def cancelled(session: Session, claim: Claim) -> Job:
 
 def hand_back(session: Session, claim: Claim) -> Job:
     """Queue a job again whose worker is going away, at no cost; it goes on elsewhere from its last checkpoint."""
-    job = hold(session, claim)
+    job = _hold_with_family(session, claim)
     if job.state is JobState.CANCELLING:
         return cancelled(session, claim)
     _requeue(session, job, reason=f"{job.worker} is stopping and handed it back", due_at=database_now(session))
@@ -460,28 +472,41 @@ def hand_back(session: Session, claim: Claim) -> Job:
 # --- made by the relay -------------------------------------------------------------------------------------------
 
 
-def reap(session: Session, *, max_lost_leases: int, backoff: timedelta) -> list[Job]:
-    """Take jobs from workers that were not heard of for a lease; returns those jobs.
+def reap(database: Database, *, max_lost_leases: int, backoff: timedelta) -> list[Job]:
+    """Take jobs from workers that were not heard of for a lease, each in a transaction of its own; returns those jobs.
 
     After the first loss a job waits for `backoff`, after each further one twice as long.
     """
-    now = database_now(session)
-    expired = select(Job).where(Job.state.in_(_HELD), Job.lease_expires_at < now).order_by(Job.id)
+    with database.reading() as session:
+        expired = session.scalars(select(Job.id).where(_is_expired(database_now(session))).order_by(Job.id)).all()
     reaped = []
-    for candidate in session.scalars(expired).all():
-        if candidate.kind is JobKind.SHARD:
-            assert candidate.parent is not None
-            _lock(session, candidate.parent)
-        found = session.scalars(expired.where(Job.id == candidate.id).with_for_update(skip_locked=True)).first()
-        if found is None:
+    for job_id in expired:
+        try:
+            with database.writing() as session:
+                job = _take_away(session, job_id, max_lost_leases, backoff)
+        except Exception:  # noqa: BLE001 - logged; one job that cannot be taken must not keep the others
+            _log.exception("job %d could not be taken from its lost worker; trying again later", job_id)
             continue
-        session.refresh(found)
-        reaped.append(found)
-        _take_away(session, found, now, max_lost_leases, backoff)
+        if job is not None:
+            reaped.append(job)
     return reaped
 
 
-def _take_away(session: Session, job: Job, now: datetime, max_lost_leases: int, backoff: timedelta) -> None:
+def _is_expired(now: datetime) -> ColumnElement[bool]:
+    return and_(Job.state.in_(_HELD), Job.lease_expires_at < now)
+
+
+def _take_away(session: Session, job_id: int, max_lost_leases: int, backoff: timedelta) -> Job | None:
+    job = get(session, job_id)
+    if job.kind is JobKind.SHARD:
+        assert job.parent is not None
+        _lock(session, job.parent)
+    now = database_now(session)
+    # Whoever holds the row is alive, or is found next time.
+    is_ours = select(Job.id).where(Job.id == job_id, _is_expired(now)).with_for_update(skip_locked=True)
+    if session.scalar(is_ours) is None:
+        return None
+    session.refresh(job)
     job.lost_leases += 1
     session.flush()
     lost = f"{job.worker} was not heard of for a lease"
@@ -497,6 +522,7 @@ def _take_away(session: Session, job: Job, now: datetime, max_lost_leases: int, 
             f"its worker was lost {job.lost_leases} times, last {job.worker}; look at that host's memory and worker "
             "log, then retry the job: it goes on from what it saved",
         )
+    return job
 
 
 # --- the one way to change a state -------------------------------------------------------------------------------

@@ -7,10 +7,11 @@ is published and lost, the relay publishes later: a broker outage delays jobs an
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
+from typing import Any, cast
 
-from sqlalchemy import delete, exists, select, update
+from sqlalchemy import CursorResult, delete, exists, select, update
 from sqlalchemy.orm import Session
 
 from app.database import Database, database_now
@@ -38,8 +39,8 @@ def withdraw(session: Session, job: Job) -> None:
     session.execute(delete(OutboxMessage).where(OutboxMessage.job_id == job.id))
 
 
-def publish_pending(database: Database, publish: Publish, *, job_id: int | None = None) -> int:
-    """Publish what is owed and due, oldest first, or only what is owed for one job; returns how many.
+def publish_pending(database: Database, publish: Publish, *, job_ids: Sequence[int] | None = None) -> int:
+    """Publish what is owed and due, oldest first, or only what is owed for some jobs; returns how many.
 
     Stops quietly if the broker is away. A message that is published and not marked, because this process died in
     between, goes out twice: a worker that finds no queued job does nothing.
@@ -53,7 +54,8 @@ def publish_pending(database: Database, publish: Publish, *, job_id: int | None 
                 .order_by(OutboxMessage.id)
                 .limit(_BATCH)
             )
-            owed = session.execute(query if job_id is None else query.where(OutboxMessage.job_id == job_id)).all()
+            of_jobs = query if job_ids is None else query.where(OutboxMessage.job_id.in_(job_ids))
+            owed = session.execute(of_jobs).all()
         published: list[int] = []
         for message_id, owed_job_id in owed:
             try:
@@ -79,12 +81,11 @@ def requeue_unclaimed(session: Session, *, after: timedelta) -> int:
     """
     is_queued = exists().where(Job.id == OutboxMessage.job_id, Job.state == JobState.QUEUED)
     session.execute(delete(OutboxMessage).where(~is_queued))
-    forgotten = session.scalars(
-        select(OutboxMessage)
+    oldest = (
+        select(OutboxMessage.id)
         .where(OutboxMessage.published_at <= database_now(session) - after)
         .order_by(OutboxMessage.published_at, OutboxMessage.id)
         .limit(_ANNOUNCED_AGAIN)
-    ).all()
-    for message in forgotten:
-        message.published_at = None
-    return len(forgotten)
+    )
+    again = update(OutboxMessage).where(OutboxMessage.id.in_(oldest)).values(published_at=None)
+    return cast("CursorResult[Any]", session.execute(again)).rowcount

@@ -112,7 +112,7 @@ def install_error_handlers(app: FastAPI, render_page: RenderPage) -> None:
             request,
             HTTPStatus.SERVICE_UNAVAILABLE,
             "database_away",
-            "The database cannot be used at the moment. Nothing was changed; try again in a few seconds.",
+            "The database cannot be used at the moment; try again in a few seconds.",
             headers={"Retry-After": "5"},
         )
 

@@ -101,8 +101,10 @@ class WorkerView(Schema):
     host: str
     device: str
     """Its GPU or processor."""
-    state: Literal["idle", "busy", "draining", "lost"]
-    """'draining': told to stop, takes no job any more; 'lost': not heard of for a lease."""
+    state: Literal["idle", "busy", "draining", "stuck", "lost"]
+    """'draining': told to stop, takes no job any more; 'stuck': see `problem`; 'lost': not heard of for a lease."""
+    problem: str | None
+    """Why it takes no job at the moment, in words."""
     job_id: int | None
     """What it runs."""
     started_at: datetime
@@ -118,6 +120,7 @@ class WorkerView(Schema):
             host=row.host,
             device=row.device,
             state=status.state,
+            problem=row.problem,
             job_id=None if status.job is None else status.job.id,
             started_at=row.started_at,
             heard_at=row.heard_at,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -36,10 +37,10 @@ class Service:
             publish=publisher(make_celery(settings)),
         )
 
-    def publish_pending(self, job_id: int | None = None) -> None:
-        """What is owed, or what is owed for one job. What fails here, the relay does."""
+    def publish_pending(self, job_ids: Sequence[int] | None = None) -> None:
+        """What is owed, or what is owed for some jobs. What fails here, the relay does."""
         try:
-            publish_pending(self.database, self.publish, job_id=job_id)
+            publish_pending(self.database, self.publish, job_ids=job_ids)
         except DATABASE_AWAY as error:
             _log.warning("the database cannot be used (%s); messages wait", error.orig)
 

@@ -23,8 +23,7 @@ class Settings(BaseSettings):
     """Where the data sets are, each in a folder of its name; empty means `datasets` in the data directory."""
 
     models_dir: str = ""
-    """Where RobustBench's published weights are, in its own layout `<dataset>/<threat model>/<model>.pt`; empty means
-    `models` in the data directory."""
+    """Where RobustBench's weights are, as `<dataset>/<threat model>/<model>.pt`; empty: `models` in the data directory."""
 
     database_url: str = ""
     """SQLAlchemy address of the database; empty means the SQLite file `gklbench.sqlite3` in the data directory."""
@@ -64,6 +63,9 @@ class Settings(BaseSettings):
 
     stop_grace_seconds: float = Field(default=60, gt=0)
     """Time between asking a run to stop, in which it saves what it has, and killing it."""
+
+    min_free_bytes: int = Field(default=1024**3, ge=0)
+    """A worker whose data directory has less room takes no job until it has more."""
 
     poll_seconds: float = Field(default=5, gt=0)
     """How often an idle worker looks for a job that no message told it of."""

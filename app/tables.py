@@ -173,12 +173,14 @@ class WorkerRow(Base):
     version: Mapped[str] = mapped_column(String(50))
     is_draining: Mapped[bool]
     """Told to stop: takes no job any more."""
+    problem: Mapped[str | None] = mapped_column(String(500))
+    """Why it takes no job at the moment, in words."""
     started_at: Mapped[datetime]
     heard_at: Mapped[datetime] = mapped_column(index=True)
 
 
 class JobEvent(Base):
-    """What happened to a job, for ever: state changes, epochs, attacks. Its id is the stream's event id."""
+    """What happened to a job: state changes, epochs, attacks. Its id is the stream's event id."""
 
     __tablename__ = "job_events"
 

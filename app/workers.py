@@ -23,22 +23,36 @@ class WorkerStatus:
     """It was not heard of for a lease."""
 
     @property
-    def state(self) -> Literal["idle", "busy", "draining", "lost"]:
+    def state(self) -> Literal["idle", "busy", "draining", "stuck", "lost"]:
         if self.is_lost:
             return "lost"
         if self.row.is_draining:
             return "draining"
-        return "idle" if self.job is None else "busy"
+        if self.job is not None:
+            return "busy"
+        return "idle" if self.row.problem is None else "stuck"
 
 
-def beat(session: Session, name: str, *, host: str, device: str, is_draining: bool) -> None:
-    """Note that a worker lives."""
+def beat(
+    session: Session,
+    name: str,
+    *,
+    host: str,
+    device: str,
+    is_draining: bool = False,
+    problem: str | None = None,
+    is_new: bool = False,
+) -> None:
+    """Note that a worker lives. `is_new`: its process has just begun, whoever had this name before."""
     now = database_now(session)
     row = session.get(WorkerRow, name)
     if row is None:
         row = WorkerRow(name=name, host=host, started_at=now)
         session.add(row)
-    row.device, row.version, row.is_draining, row.heard_at = device, gkl.__version__, is_draining, now
+    elif is_new:
+        row.started_at = now
+    row.device, row.version, row.is_draining, row.problem = device, gkl.__version__, is_draining, problem
+    row.heard_at = now
 
 
 def leave(session: Session, name: str) -> None:

@@ -319,7 +319,7 @@ def ended(cluster: Cluster) -> bool:
 def report(cluster: Cluster, sender: Sender, specs: list[TrainSpec], expected: dict[str, Any]) -> bool:
     with cluster.database.reading() as session:
         every = session.scalars(select(Job)).all()
-        counted = dict(session.execute(select(Evaluation.job_id, func.count()).group_by(Evaluation.job_id)).tuples())
+        counted = Counter(session.scalars(select(Evaluation.job_id)))
     states = Counter(job.state.value for job in every)
     lost = [job_id for job_id in sender.sent if job_id not in {job.id for job in every}]
     trains = [job for job in every if job.kind is JobKind.TRAIN]
@@ -339,7 +339,7 @@ def report(cluster: Cluster, sender: Sender, specs: list[TrainSpec], expected: d
         "trainings without exactly one evaluation": len(
             [job for job in trains if len(job_followers(cluster, job.id)) != 1]
         ),
-        "evaluations not counted exactly once": len([job for job in evaluations if counted.get(job.id) != 1]),
+        "evaluations not counted exactly once": len([job for job in evaluations if counted[job.id] != 1]),
         "not succeeded": len(every) - states["succeeded"],
         "other than in quiet": len(wrong),
     }

@@ -134,6 +134,7 @@ class Cluster:
             "poll_seconds": 0.5,
             "lost_backoff_seconds": 0.5,
             "stop_grace_seconds": 20.0,
+            "min_free_bytes": 0,
         }
         self.settings = Settings(
             data_dir=data_dir,

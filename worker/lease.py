@@ -78,6 +78,10 @@ class Lease:
                 _log.warning("job %d: the database cannot be used (%s)", self._claim.job_id, error.orig)
                 self._has_news = True
                 continue
+            except Exception:  # noqa: BLE001 - logged; without this thread nobody would renew
+                _log.exception("job %d: its lease could not be renewed; trying again", self._claim.job_id)
+                self._has_news = True
+                continue
             last = time.monotonic()
 
     def _renew(self) -> None:

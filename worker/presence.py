@@ -12,6 +12,7 @@ import threading
 
 from app import workers
 from app.database import DATABASE_AWAY, Database
+from app.formatting import size
 from app.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -30,13 +31,25 @@ def announce(
     """Renew the worker's row with each heartbeat until `ended`; then remove it."""
     device = describe_device()
     host = socket.gethostname()
+    is_first = True
     while not ended.is_set():
         is_draining = stopping.is_set()
         try:
             with database.writing() as session:
-                workers.beat(session, name, host=host, device=device, is_draining=is_draining)
+                workers.beat(
+                    session,
+                    name,
+                    host=host,
+                    device=device,
+                    is_draining=is_draining,
+                    problem=disk_problem(settings),
+                    is_new=is_first,
+                )
+            is_first = False
         except DATABASE_AWAY as error:
             _log.warning("the database cannot be used (%s); telling of this worker later", error.orig)
+        except Exception:  # noqa: BLE001 - logged; this thread must outlive whatever it meets
+            _log.exception("this worker could not tell of itself; trying again")
         # A worker that is told to stop says so at once.
         (ended if is_draining else stopping).wait(settings.heartbeat_seconds)
     try:
@@ -44,6 +57,17 @@ def announce(
             workers.leave(session, name)
     except DATABASE_AWAY:
         _log.warning("the database cannot be used; this worker's row is left to the cleanup")
+
+
+def disk_problem(settings: Settings) -> str | None:
+    """Why this worker takes no job: each would fail, one after the other, for want of room."""
+    try:
+        free = shutil.disk_usage(settings.data_dir).free
+    except OSError as error:
+        return f"its data directory cannot be used ({error.strerror})"
+    if free < settings.min_free_bytes:
+        return f"its data directory has {size(free)} of room left; make some, and it goes on"
+    return None
 
 
 def describe_device() -> str:

@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -84,6 +85,8 @@ class Supervisor:
         """Why it was asked to stop, if it was for a limit."""
 
     def __enter__(self) -> Self:
+        # There already only where a database was set back, to before this attempt.
+        shutil.rmtree(self.directory, ignore_errors=True)
         self.directory.mkdir(parents=True)
         self.lease.__enter__()
         return self
@@ -94,12 +97,16 @@ class Supervisor:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self.process is not None:
-            self._end(self.process, within_seconds=0)
-            assert self.process.stdin is not None
-            self.process.stdin.close()
-        shutil.rmtree(self.directory, ignore_errors=True)
-        self.lease.__exit__(kind, error, trace)
+        try:
+            if self.process is not None:
+                self._end(self.process, within_seconds=0)
+                assert self.process.stdin is not None
+                # What it did not read of its order cannot be flushed any more.
+                with suppress(BrokenPipeError):
+                    self.process.stdin.close()
+            shutil.rmtree(self.directory, ignore_errors=True)
+        finally:
+            self.lease.__exit__(kind, error, trace)
 
     def run(self) -> Ending:
         """Run the job to its end and save what it came to.
@@ -158,6 +165,7 @@ class Supervisor:
             "models_dir": str(self.settings.effective_models_dir),
             "weights": weights,
         }
+        self.heard = time.monotonic()
         self.log_thread = threading.Thread(target=self._copy_log, args=(process.stderr,), daemon=True)
         self.log_thread.start()
         # The pipe stays open: its end tells the runner that this process is gone.
@@ -273,6 +281,8 @@ class Supervisor:
     def _gives_up(self) -> bool:
         """Whether to wait no longer for a database that is away: the job will be taken from here by its lease."""
         if self.stopping.is_set():
+            if self.process is None:
+                return True
             self._ask_to_stop()
         asked = self.asked_to_stop_at
         return self.lease.is_lost or (asked is not None and time.monotonic() - asked > self.settings.stop_grace_seconds)
@@ -284,10 +294,12 @@ class Supervisor:
         """
         if self.lease.is_lost:
             raise StaleAttempt(f"job {self.claim.job_id} is no longer held by attempt {self.claim.attempt}")
-        if self.limit is None:
-            self.limit = self._exceeded()
-        if self.limit is not None or self.lease.is_to_cancel or self.stopping.is_set():
+        if self.lease.is_to_cancel or self.stopping.is_set():
             self._ask_to_stop()
+        if self.asked_to_stop_at is None:
+            self.limit = self._exceeded()
+            if self.limit is not None:
+                self._ask_to_stop()
         if self.asked_to_stop_at is None:
             return
         if time.monotonic() - self.asked_to_stop_at > self.settings.stop_grace_seconds:

@@ -18,6 +18,7 @@ from app.database import DATABASE_AWAY, Database
 from app.errors import StaleAttempt
 from app.settings import Settings
 from gkl.errors import FailureCode, NoSpaceLeft
+from worker.presence import disk_problem
 from worker.supervisor import Supervisor
 
 _log = logging.getLogger(__name__)
@@ -95,6 +96,11 @@ class Worker:
 
     def _claim(self) -> jobs.Claim | None:
         if self.stopping.is_set():
+            return None
+        problem = disk_problem(self.settings)
+        if problem is not None:
+            # Jobs wait for room, or for another worker, instead of failing one after the other.
+            _log.warning("no job is taken: %s", problem)
             return None
         try:
             with self.database.writing() as session:

@@ -83,11 +83,12 @@ def create_job(
         submitter=submitter,
         priority=priority,
     )
-    # After the answer: a broker that is slow or away delays no one.
-    background.add_task(service.publish_pending, job.id)
     response.headers["Location"] = f"/api/v1/jobs/{job.id}"
     with service.database.reading() as session:
-        return _view(session, jobs.get(session, job.id))
+        view = _view(session, jobs.get(session, job.id))
+    # After the answer: a broker that is slow or away delays no one.
+    background.add_task(service.publish_pending, view.shard_ids or [view.id])
+    return view
 
 
 @router.get("", summary="List jobs, newest first")
@@ -188,10 +189,11 @@ def get_log(
     with service.database.reading() as session:
         jobs.get(session, job_id)
     log = service.store.job_log(job_id)
+    end = log.end()
     return StreamingResponse(
-        log.read(offset),
+        log.read(offset, end),
         media_type="text/plain; charset=utf-8",
-        headers={"X-Log-Size": str(log.end()), "X-Content-Type-Options": "nosniff"},
+        headers={"X-Log-Size": str(end), "X-Content-Type-Options": "nosniff"},
     )
 
 

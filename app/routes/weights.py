@@ -9,7 +9,7 @@ from fastapi.concurrency import run_in_threadpool
 
 from app import job_files
 from app.artifacts import Incoming
-from app.errors import Unprocessable
+from app.errors import Conflict, Unprocessable
 from app.schemas import UploadView
 from app.service import Service, ServiceDep
 from gkl.errors import InvalidInput
@@ -56,7 +56,11 @@ def _keep(service: Service, incoming: Incoming) -> UploadView:
         raise Unprocessable(f"body: {error}") from error
     stored = incoming.keep()
     with service.database.writing() as session:
-        return UploadView.of(job_files.record_upload(session, stored, found))
+        view = UploadView.of(job_files.record_upload(session, stored, found))
+        if not service.store.holds(stored.sha256):
+            # This process was stopped for so long that the file was taken for one that nobody names.
+            raise Conflict("the file was removed before it was noted, send it again")
+        return view
 
 
 @router.get("/{sha256}", summary="Look at weights that were sent")

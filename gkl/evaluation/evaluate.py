@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from gkl.spec import PUBLISHED_WEIGHTS, EvaluateSpec
 _log = logging.getLogger(__name__)
 
 CERTIFICATE_FILE = "certificate.safetensors"
+_REPORT_SECONDS = 5.0
 _PROVISIONAL_FILE = "provisional.safetensors"
 
 
@@ -119,7 +121,8 @@ def evaluate(
         )
     # Not the network that was attacked: a fresh one from the file, as a stranger would have it.
     run.model = run.load_model()
-    report(Progress(stage="checking the certificate", fraction=1.0))
+    run.checking, run.fraction = "checking the certificate", 1.0
+    report(Progress(stage=run.checking, fraction=run.fraction))
     return run.proven(measurement, directory / CERTIFICATE_FILE, run.model, corruptions, predictions)
 
 
@@ -209,7 +212,12 @@ class _Prepared:
     data: ImageSet
     blocks: Blocks
     model: nn.Module
+    report: Callable[[Event], None]
     should_stop: Callable[[], bool]
+    checking: str = "checking the provisional verdict"
+    fraction: float = 0.0
+    """Share of the whole that was done when the check began."""
+    last_report: float = 0.0
 
     @property
     def num_classes(self) -> int:
@@ -219,9 +227,13 @@ class _Prepared:
         model = load_model(self.spec.architecture, self.spec.dataset, self.weights, self.models_dir)
         return model.to(self.device).eval()
 
-    def stop_if_asked(self) -> None:
+    def on_check(self) -> None:
+        """At every pass of a check: it stops when asked to, and shows that it lives."""
         if self.should_stop():
             raise Stopped
+        if time.monotonic() - self.last_report >= _REPORT_SECONDS:
+            self.last_report = time.monotonic()
+            self.report(Progress(stage=self.checking, fraction=self.fraction))
 
     def corrupted(self, corruption: str, severity: int) -> Images:
         return load_corrupted(self.spec.dataset, self.datasets_dir, corruption, severity)
@@ -266,7 +278,7 @@ class _Prepared:
             batch_size=measurement.batch_size_used,
             device=self.device,
             corrupted=self.corrupted,
-            on_call=self.stop_if_asked,
+            on_call=self.on_check,
         )
         if not verification.holds:
             raise InvalidVerdict(
@@ -326,5 +338,5 @@ def _prepared(
     }
     blocks = Blocks(directory, origin, report)
     return _Prepared(
-        spec, weights, datasets_dir, models_dir, commit, sha256, selected, data, blocks, model, should_stop
+        spec, weights, datasets_dir, models_dir, commit, sha256, selected, data, blocks, model, report, should_stop
     )

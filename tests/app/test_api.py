@@ -73,10 +73,12 @@ def test_the_workers_are_listed(client: TestClient, database: Database) -> None:
     assert client.get("/api/v1/workers").json() == []
     job_id = post(client).json()["id"]
     with database.writing() as session:
-        workers.beat(session, "h/1", host="h", device="CPU", is_draining=False)
+        workers.beat(session, "h/1", host="h", device="CPU")
         workers.beat(session, "h/2", host="h", device="GPU", is_draining=True)
+        workers.beat(session, "h/3", host="h", device="GPU", problem="its disk is full")
         jobs.claim(session, worker="h/1", lease=timedelta(seconds=90))
-    first, second = client.get("/api/v1/workers").json()
+    first, second, third = client.get("/api/v1/workers").json()
+    assert (third["state"], third["problem"]) == ("stuck", "its disk is full")
     assert (first["name"], first["state"], first["job_id"], first["device"]) == ("h/1", "busy", job_id, "CPU")
     assert (second["name"], second["state"], second["job_id"]) == ("h/2", "draining", None)
 

@@ -9,14 +9,14 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import delete, select, update
 
 from app import job_files, jobs, workers
 from app.cleanup import clean
 from app.database import Database, database_now
 from app.errors import NotFound
 from app.service import Service
-from app.tables import FileKind, IdempotencyKey, Job, JobEvent, JobFile, JobState, WorkerRow
+from app.tables import FileKind, IdempotencyKey, Job, JobEvent, JobFile, JobState, Submitter, WorkerRow
 from gkl.errors import FailureCode
 from gkl.outcome import EpochFinished
 from gkl.recipes import digits
@@ -148,6 +148,31 @@ def test_files_and_directories_of_nobody_go(service: Service, tmp_path: Path) ->
     with pytest.raises(NotFound):
         service.store.path(orphan)
     assert sorted(path.name for path in runs.iterdir()) == sorted([f"{job_id}-1", "999-2"])
+
+
+def test_submitters_who_wait_for_nothing_are_forgotten(service: Service) -> None:
+    with service.database.writing() as session:
+        for name in ("idle", "served", "waiting", "lately"):
+            jobs.create(session, digits(), submitter=name)
+        jobs.request_cancel(session, 1)
+        for job_id in (2, 4):
+            jobs.request_cancel(session, job_id)
+        long_ago = database_now(session) - timedelta(days=2)
+        session.execute(update(Submitter).where(Submitter.name == "served").values(last_claimed_at=long_ago))
+        session.execute(
+            update(Submitter).where(Submitter.name == "lately").values(last_claimed_at=database_now(session))
+        )
+    clean(service)
+    with service.database.writing() as session:
+        assert sorted(session.scalars(select(Submitter.name))) == ["lately", "waiting"]
+        # As if it had been forgotten while its job was being sent.
+        session.execute(delete(Submitter).where(Submitter.name == "waiting"))
+        assert jobs.claim(session, worker="w", lease=LEASE) is None
+    clean(service)
+    with service.database.writing() as session:
+        taken = jobs.claim(session, worker="w", lease=LEASE)
+        assert taken is not None
+        assert taken.job_id == 3
 
 
 def test_lost_workers_and_old_keys_are_forgotten(service: Service) -> None:

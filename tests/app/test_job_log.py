@@ -46,3 +46,4 @@ def test_one_huge_line_does_not_break_the_bound(tmp_path: Path) -> None:
     for _ in range(5):
         log.append(b"x" * 10_000, max_bytes=4096)
     assert log.path.stat().st_size <= 4096 + 100
+    assert log.end() == 50_000

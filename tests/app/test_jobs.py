@@ -56,8 +56,7 @@ def expire(database: Database, job_id: int) -> None:
 
 
 def reap(database: Database, max_lost_leases: int = 3) -> None:
-    with database.writing() as session:
-        jobs.reap(session, max_lost_leases=max_lost_leases, backoff=timedelta(0))
+    jobs.reap(database, max_lost_leases=max_lost_leases, backoff=timedelta(0))
 
 
 def owed(database: Database) -> list[int]:
@@ -201,9 +200,9 @@ def test_a_lost_job_waits_longer_each_time(database: Database) -> None:
             session.execute(update(Job).values(due_at=database_now(session)))
         take(database, "gone")
         expire(database, job_id)
-        with database.writing() as session:
-            (lost,) = jobs.reap(session, max_lost_leases=3, backoff=timedelta(seconds=10))
-            assert lost.due_at is not None
+        (lost,) = jobs.reap(database, max_lost_leases=3, backoff=timedelta(seconds=10))
+        assert lost.due_at is not None
+        with database.reading() as session:
             waits.append((lost.due_at - database_now(session)).total_seconds())
         assert claim(database) is None
         assert owed(database) == [], "nobody is woken for it yet"
@@ -366,6 +365,8 @@ def test_a_shard_that_fails_fails_its_evaluation_and_a_retry_does_what_is_left(d
     whole, shards = sharded(database)
     first, second = take(database), take(database)
     with database.writing() as session:
+        part = StoredFile("b" * 64, 1)
+        job_files.add(session, shards[0], FileKind.BLOCK, number=0, file="part", stored=part)
         jobs.succeed(session, first)
         jobs.fail(session, second, FailureCode.OUT_OF_MEMORY, "too much for this GPU")
     assert states(database, whole, *shards) == ["failed", "succeeded", "failed", "cancelled"]
@@ -380,7 +381,14 @@ def test_a_shard_that_fails_fails_its_evaluation_and_a_retry_does_what_is_left(d
     for claimed in claims:
         with database.writing() as session:
             jobs.succeed(session, claimed)
-    assert take(database).job_id == whole
+    merging = take(database)
+    assert merging.job_id == whole
+    # Long after, when the parts are past their time, all is run again.
+    with database.writing() as session:
+        jobs.fail(session, merging, FailureCode.TIMED_OUT, "it took too long")
+        job_files.forget_all_to_go_on_from(session, whole)
+        jobs.retry(session, whole)
+    assert states(database, whole, *shards) == ["queued"] * 4
 
 
 def test_a_shard_is_cancelled_with_its_whole_evaluation(database: Database) -> None:
@@ -392,7 +400,7 @@ def test_a_shard_is_cancelled_with_its_whole_evaluation(database: Database) -> N
     with pytest.raises(Conflict, match="is still cancelling"), database.writing() as session:
         jobs.retry(session, whole)
     with database.writing() as session:
-        jobs.cancelled(session, running)
+        jobs.hand_back(session, running)
         jobs.retry(session, whole)
     assert states(database, whole, *shards) == ["queued"] * 4
 

@@ -220,7 +220,7 @@ def test_a_job_tells_its_whole_story(client: TestClient, database: Database, ser
     with database.writing() as session:
         job_id = jobs.create(session, digits(), submitter="Ada", priority=3).id
         jobs.claim(session, worker="host-a/1", lease=timedelta(seconds=-1))
-        jobs.reap(session, max_lost_leases=3, backoff=timedelta(hours=1))
+    jobs.reap(database, max_lost_leases=3, backoff=timedelta(hours=1))
     text = words(client, f"/jobs/{job_id}")
     assert "by Ada · priority 3" in text
     assert "host-a/1 was not heard of for a lease" in text

@@ -34,6 +34,7 @@ from gkl.models import build_model
 from gkl.outcome import Resources
 from gkl.spec import EvaluateSpec, Evaluation, InnerMaximization, Sgd, ThreatModel, TrainSpec
 from tests.specs import NO_FILES, endless_train_spec, tiny_train_spec
+from worker.presence import disk_problem
 from worker.tasks import Worker
 
 
@@ -55,8 +56,8 @@ def look(database: Database, job_id: int) -> Job:
 
 def files(settings: Settings) -> list[Path]:
     """Everything in the data directory but logs, after a cleanup that thinks nothing young."""
-    service = Service.from_settings(settings.model_copy(update={"lease_seconds": 0.0}))
-    clean(service)
+    service = Service.from_settings(settings)
+    clean(service, young_seconds=0)
     service.database.close()
     return [p for p in settings.data_dir.rglob("*") if p.is_file() and "logs" not in p.parts and p.name != ".lock"]
 
@@ -272,7 +273,8 @@ def test_a_worker_that_lost_its_job_stops_the_run_and_keeps_nothing(worker: Work
     with database.writing() as session:
         past = database_now(session) - timedelta(seconds=1)
         session.execute(update(Job).where(Job.id == job_id).values(lease_expires_at=past))
-        jobs.reap(session, max_lost_leases=3, backoff=timedelta(0))
+    jobs.reap(database, max_lost_leases=3, backoff=timedelta(0))
+    with database.writing() as session:
         taken = jobs.claim(session, worker="other", lease=timedelta(seconds=90))
     running.wait()
     assert not runners()
@@ -452,8 +454,7 @@ def test_a_slow_disk_costs_no_lease(worker: Worker, database: Database, settings
     job_id = send(database, tiny_train_spec(epochs=1, architecture="tiny_cnn", evaluation=None))
     running = Background(slow)
     while running.thread.is_alive():
-        with database.writing() as session:
-            assert jobs.reap(session, max_lost_leases=3, backoff=timedelta(0)) == []
+        assert jobs.reap(database, max_lost_leases=3, backoff=timedelta(0)) == []
         time.sleep(0.2)
     job = look(database, job_id)
     assert (job.state, job.attempt) == (JobState.SUCCEEDED, 1), job.failure_message
@@ -474,6 +475,15 @@ def test_a_cancelled_training_that_ended_well_is_followed_by_nothing(worker: Wor
     with database.reading() as session:
         job = jobs.get(session, job_id)
         assert (job.state, job.followers) == (JobState.SUCCEEDED, [])
+
+
+def test_a_worker_without_room_lets_jobs_wait(worker: Worker, database: Database) -> None:
+    job_id = send(database, tiny_train_spec())
+    assert with_settings(worker, min_free_bytes=2**62).run_next() is None
+    assert look(database, job_id).state is JobState.QUEUED
+    assert "make some, and it goes on" in (
+        disk_problem(worker.settings.model_copy(update={"min_free_bytes": 2**62})) or ""
+    )
 
 
 def test_a_worker_goes_on_until_nothing_is_due(worker: Worker, database: Database) -> None:

@@ -31,6 +31,7 @@ def upgrade() -> None:
         sa.Column("device", sa.String(200), nullable=False),
         sa.Column("version", sa.String(50), nullable=False),
         sa.Column("is_draining", sa.Boolean(), nullable=False),
+        sa.Column("problem", sa.String(500)),
         sa.Column("started_at", TIME, nullable=False),
         sa.Column("heard_at", TIME, nullable=False),
         sa.PrimaryKeyConstraint("name", name="pk_workers"),

@@ -71,16 +71,11 @@ function follow() {
   const changed = () => {
     timer ??= setTimeout(async () => { timer = null; await refresh(); }, PAUSE_MS);
   };
-  for (const type of ["progress", "epoch", "attack"]) stream.addEventListener(type, changed);
-  stream.addEventListener("state", (event) => {
-    changed();
-    if (!["succeeded", "failed", "cancelled"].includes(JSON.parse(event.data).state)) return;
-    stream.close();
-    // Until the page has been seen to show the end.
-    poll(POLL_MS, isLive);
-  });
+  for (const type of ["state", "progress", "epoch", "attack"]) stream.addEventListener(type, changed);
   stream.onerror = () => {
-    if (stream.readyState === EventSource.CLOSED) poll(POLL_MS, isLive);
+    // Also when the service ends the stream: after the job's last state, which the page then shows, or soon will.
+    if (!isLive()) stream.close();
+    else if (stream.readyState === EventSource.CLOSED) poll(POLL_MS, isLive);
   };
 }
 
