@@ -23,7 +23,7 @@ class Settings(BaseSettings):
     """Where the data sets are, each in a folder of its name; empty means `datasets` in the data directory."""
 
     models_dir: str = ""
-    """Where RobustBench's weights are, as `<dataset>/<threat model>/<model>.pt`; empty: `models` in the data directory."""
+    """RobustBench's weights, as `<dataset>/<threat model>/<model>.pt`; empty means `models` in the data directory."""
 
     database_url: str = ""
     """SQLAlchemy address of the database; empty means the SQLite file `gklbench.sqlite3` in the data directory."""
