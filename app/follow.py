@@ -137,8 +137,10 @@ class Display:
         )
 
     def _state(self, data: dict[str, Any]) -> None:
-        if data["state"] == JobState.QUEUED and "reason" in data:
-            self._line(f"queued again: {data['reason']}")
+        if data["state"] == JobState.QUEUED:
+            self._line(f"queued: {data['reason']}")
+        elif data["state"] == JobState.RUNNING:
+            self._line(f"attempt {data['attempt']} on {data['worker']}")
 
     def _line(self, text: str) -> None:
         self.bars.console.print(f"  {text}", highlight=False)

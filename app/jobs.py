@@ -87,15 +87,15 @@ def create(
     _know(session, submitter)
     terms: dict[str, Any] = {"submitter": submitter, "priority": priority}
     job = _add(session, spec, kind=JobKind(spec.kind), parent_id=parent_id, **terms)
+    cause = f"sent by {submitter}" if parent_id is None else f"job {parent_id} has left the weights"
     shards = spec.evaluation.shards if isinstance(spec, EvaluateSpec) else 1
     if shards == 1:
-        reason = None if parent_id is None else f"job {parent_id} has left the weights"
-        _queue(session, job, due_at=job.created_at, reason=reason)
+        _queue(session, job, due_at=job.created_at, reason=cause)
         return job
-    _queue(session, job, due_at=None, reason=f"waits for its {shards} shards")
+    _queue(session, job, due_at=None, reason=f"{cause}, waits for its {shards} shards")
     for index in range(shards):
         shard = _add(session, spec, kind=JobKind.SHARD, parent_id=job.id, shard_index=index, **terms)
-        _queue(session, shard, due_at=shard.created_at)
+        _queue(session, shard, due_at=shard.created_at, reason=f"a share of job {job.id}")
     return job
 
 
@@ -129,11 +129,11 @@ def _add(
     return job
 
 
-def _queue(session: Session, job: Job, *, due_at: datetime | None, reason: str | None = None) -> None:
+def _queue(session: Session, job: Job, *, due_at: datetime | None, reason: str) -> None:
     """What a new job begins with."""
     job.due_at = due_at
     session.flush()
-    _add_event(session, job.id, "state", {"state": JobState.QUEUED} | ({} if reason is None else {"reason": reason}))
+    _add_event(session, job.id, "state", {"state": JobState.QUEUED, "reason": reason})
     if due_at is not None:
         enqueue(session, job)
 

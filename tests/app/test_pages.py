@@ -224,7 +224,7 @@ def test_a_job_tells_its_whole_story(client: TestClient, database: Database, ser
     text = words(client, f"/jobs/{job_id}")
     assert "by Ada · priority 3" in text
     assert "host-a/1 was not heard of for a lease" in text
-    assert "It is queued again from" in text
+    assert "Its worker was lost (loss 1). Another may take it from" in text
     with database.writing() as session:
         session.execute(update(Job).values(due_at=database_now(session)))
         claim = jobs.claim(session, worker="host-b/2", lease=LEASE)
