@@ -18,9 +18,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any, cast
 
@@ -28,7 +27,7 @@ from pydantic import BaseModel, ValidationError
 from sqlalchemy import ColumnElement, CursorResult, Select, and_, delete, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session, aliased, selectinload
+from sqlalchemy.orm import Session, selectinload
 
 from app import job_files
 from app.database import Database, database_now
@@ -335,23 +334,18 @@ def _note_turn(session: Session, submitter: str, now: datetime) -> None:
         found.last_claimed_at = now
 
 
-def _submitters_in_turn(session: Session, now: datetime) -> Sequence[str]:
-    """Those with a job that is due. As many looks into an index as there are submitters, however long the queue."""
-    first = aliased(Job)
-    of_submitter = _next_of(Submitter.name, now).with_only_columns(Job.id).correlate(Submitter).scalar_subquery()
-    held = select(Job.submitter, func.count().label("jobs")).where(Job.state.in_(_HELD)).group_by(Job.submitter)
-    counted = held.subquery()
-    return session.scalars(
-        select(Submitter.name)
-        .join(first, first.id == of_submitter)
-        .outerjoin(counted, counted.c.submitter == Submitter.name)
-        .order_by(
-            first.priority.desc(),
-            func.coalesce(counted.c.jobs, 0),
-            Submitter.last_claimed_at.nulls_first(),
-            first.id,
-        )
-    ).all()
+def _submitters_in_turn(session: Session, now: datetime) -> list[str]:
+    """Those with a job that is due. One look into an index for each submitter, however long the queue."""
+    first = _next_of(Submitter.name, now).with_only_columns(Job.id).correlate(Submitter).scalar_subquery()
+    waiting = [row for row in session.execute(select(Submitter.name, Submitter.last_claimed_at, first)) if row[2]]
+    # Put in order here: joined to the jobs, the planner would rather read them all than look up these few.
+    priority = dict(session.execute(select(Job.id, Job.priority).where(Job.id.in_([row[2] for row in waiting]))).all())
+    held = dict(
+        session.execute(select(Job.submitter, func.count()).where(Job.state.in_(_HELD)).group_by(Job.submitter)).all()
+    )
+    never = datetime.min.replace(tzinfo=UTC)
+    waiting.sort(key=lambda row: (-priority[row[2]], held.get(row[0], 0), row[1] or never, row[2]))
+    return [name for name, _, _ in waiting]
 
 
 def _next_of(submitter: Any, now: datetime) -> Select[Job]:

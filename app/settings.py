@@ -64,7 +64,7 @@ class Settings(BaseSettings):
     stop_grace_seconds: float = Field(default=60, gt=0)
     """Time between asking a run to stop, in which it saves what it has, and killing it."""
 
-    min_free_bytes: int = Field(default=1024**3, ge=0)
+    min_free_bytes: int = Field(default=256 * 1024**2, ge=0)
     """A worker whose data directory has less room takes no job until it has more."""
 
     poll_seconds: float = Field(default=5, gt=0)

@@ -289,7 +289,7 @@ def test_workers_are_shown_with_what_they_do(client: TestClient, database: Datab
         jobs.claim(session, worker="host/1", lease=LEASE)
     text = words(client, "/workers")
     assert "1 job waits for a worker." in text
-    assert "host/1 busy 1 GKL SmallCNN NVIDIA H200" in text
-    assert "host/2 draining" in text
-    assert "host/3 lost" in text
+    assert "host/1 NVIDIA H200, 143771 MiB busy 1 GKL SmallCNN" in text
+    assert "draining" in text
+    assert "host/3 CPU lost" in text
     assert "<script>" not in get(client, "/workers").split("<main")[1]

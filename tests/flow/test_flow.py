@@ -118,6 +118,9 @@ def test_a_killed_runner_is_a_failed_job_and_the_next_one_runs(running: Embedded
     assert failed.failure is not None
     assert failed.failure.code is FailureCode.KILLED
     assert "killed from outside" in page(running, f"/jobs/{job.id}")
+    client.retry(job.id)
+    until(lambda: client.job(job.id).progress)
+    assert client.cancel(job.id).attempt == 2
     following = client.submit(tiny_train_spec(evaluation=None))
     until(lambda: client.job(following.id).state is JobState.SUCCEEDED)
 
@@ -196,16 +199,37 @@ def test_a_killed_parent_takes_everything_with_it(tmp_path: Path) -> None:
     until(lambda: not [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE], seconds=20)
 
 
-def test_a_lost_worker_process_ends_the_demo_with_a_reason(tmp_path: Path) -> None:
+def test_a_process_that_keeps_dying_ends_the_demo_with_a_reason(tmp_path: Path) -> None:
     with command(tmp_path, "demo", "--exit") as demo:
         assert demo.stdout is not None
         demo.stdout.readline()
-        for process in psutil.Process(demo.pid).children():
-            if "worker" in process.cmdline():
-                process.kill()
+        while demo.poll() is None:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                for process in psutil.Process(demo.pid).children():
+                    if "worker" in process.cmdline():
+                        process.kill()
+            time.sleep(0.5)
         output = demo.stdout.read()
     assert demo.returncode == 1
     assert "gklbench: the worker process ended with status -9" in output
+
+
+def test_processes_that_are_killed_are_started_again(running: EmbeddedService, client: Client) -> None:
+    for process in list(running.children.values()):
+        process.kill()
+        process.wait()
+
+    def answers() -> bool:
+        with contextlib.suppress(httpx2.TransportError):
+            return httpx2.get(f"{running.url}/readyz", timeout=5).status_code == 200
+        return False
+
+    until(answers)
+    job = client.submit(tiny_train_spec(evaluation=None, architecture="tiny_cnn", epochs=1))
+    until(lambda: client.job(job.id).state is JobState.SUCCEEDED)
+    servers = [p for p in psutil.Process().children(recursive=True) if "valkey-server" in p.name()]
+    mine = [p for p in servers if str(running.broker_port) in " ".join(p.cmdline())]
+    assert len(mine) <= 1, "the first broker's own server was ended before another took its place"
 
 
 def test_a_port_in_use_is_named(tmp_path: Path) -> None:
