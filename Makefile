@@ -21,7 +21,7 @@ demo: install
 	@$(BIN)/gklbench demo --port $(PORT) $(if $(EXIT),--exit)
 
 test: install
-	$(BIN)/python -m pytest --numprocesses auto
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 check: install
 	$(BIN)/ruff format --check .

@@ -60,6 +60,7 @@ class Incoming:
         path.parent.mkdir(exist_ok=True)
         # mkstemp's files are their maker's alone; API and workers may be different users of one folder.
         self.path.chmod(0o644)
+        # With or without the lock: a frozen process must not keep others from storing.
         with _locked(path.parent.parent, fcntl.LOCK_SH):
             # Even where it is there already: the name must be young, or `remove_unnamed` could take it before its
             # row is committed.
@@ -146,7 +147,10 @@ class ArtifactStore:
             old = {path.name: path for path in folder.iterdir() if _is_older(path, before)}
             named = is_named(sorted(old)) if old else set()
             for name in old.keys() - named:
-                with _locked(self._root, fcntl.LOCK_EX):
+                with _locked(self._root, fcntl.LOCK_EX) as is_locked:
+                    if not is_locked:
+                        # The next cleanup goes on.
+                        return removed
                     # Stored once more in this moment, it is young again.
                     if _is_older(old[name], before):
                         old[name].unlink(missing_ok=True)
@@ -182,21 +186,21 @@ def _is_older(path: Path, moment: float) -> bool:
 
 
 @contextmanager
-def _locked(root: Path, how: int) -> Iterator[None]:
+def _locked(root: Path, how: int) -> Iterator[bool]:
+    """Whether the lock was had: it is held for microseconds, unless by a process that is frozen."""
     # Both ways: NFS gives a shared lock only to who may read, an exclusive one to who may write.
     with (root / _LOCK).open("a+") as file:
         deadline = time.monotonic() + _LOCK_SECONDS
-        while True:
+        is_locked = False
+        while not is_locked and time.monotonic() < deadline:
             try:
                 fcntl.flock(file, how | fcntl.LOCK_NB)
-                break
+                is_locked = True
             except BlockingIOError:
-                # Held for microseconds, unless by a process that is frozen: that one must not stop all others.
-                if time.monotonic() > deadline:
-                    _log.warning("the lock of the artifact store is held for too long; going on without it")
-                    break
                 time.sleep(0.01)
-        yield
+        if not is_locked:
+            _log.warning("the lock of the artifact store is held for more than %d seconds", _LOCK_SECONDS)
+        yield is_locked
 
 
 def _sync_directory(folder: Path) -> None:

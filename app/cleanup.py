@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
-from sqlalchemy import ColumnElement, and_, delete, insert, or_, select
+from sqlalchemy import ColumnElement, and_, delete, or_, select
 from sqlalchemy.orm import Session
 
 from app import workers
@@ -31,8 +31,8 @@ def clean(service: Service, *, young_seconds: float | None = None) -> None:
 
     Args:
         service: whose.
-        young_seconds: files and run directories that are younger stay. By default two leases: whoever made them has
-            by then written its row, or has lost its job.
+        young_seconds: files and run directories that are younger stay. By default two leases, and two minutes at
+            least: whoever made them has by then written its row, or has lost its job.
     """
     settings, database = service.settings, service.database
     with database.writing() as session:
@@ -82,9 +82,7 @@ def _forget_submitters(session: Session) -> None:
     long_ago = database_now(session) - _FORGOTTEN_AFTER
     idle = or_(Submitter.last_claimed_at < long_ago, Submitter.last_claimed_at.is_(None))
     session.execute(delete(Submitter).where(idle, Submitter.name.not_in(waiting)))
-    # One whose new job was being sent meanwhile: without a row it would wait for ever.
-    missing = waiting.where(Job.submitter.not_in(select(Submitter.name))).distinct()
-    session.execute(insert(Submitter).from_select(["name"], missing))
+    # One whose new job is being sent in this moment the relay's next announcement knows again.
 
 
 def _remove_logs(service: Service, after: timedelta) -> int:

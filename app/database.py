@@ -86,9 +86,10 @@ class Database:
 
 
 def _postgresql_options(url: URL) -> dict[str, Any]:
-    """Ours where the address says nothing else."""
-    given = {name: value for name, value in url.query.items() if isinstance(value, str)}
-    return {**_POSTGRESQL, **given, "options": f"{_POSTGRESQL_SESSION} {given.get('options', '')}".strip()}
+    """Ours where the address says nothing else; the rest of what it says SQLAlchemy passes on."""
+    ours: dict[str, Any] = {name: value for name, value in _POSTGRESQL.items() if name not in url.query}
+    given = url.query.get("options", "")
+    return ours | {"options": f"{_POSTGRESQL_SESSION} {given if isinstance(given, str) else ' '.join(given)}".strip()}
 
 
 @contextmanager

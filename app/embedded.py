@@ -15,7 +15,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections import deque
+from collections import defaultdict, deque
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -102,13 +102,13 @@ class EmbeddedService:
                 raise StartError(self._told_of(name, process))
 
     def wait(self) -> None:
-        """Until Ctrl-C, or until a process ends by itself, which is an error."""
+        """Until Ctrl-C, or until a process ends again and again, which is an error."""
         while True:
             self.left.wait()
 
     def _watch(self) -> None:
         """Start again what ends by itself; what does so again and again interrupts the main thread."""
-        deaths: deque[float] = deque(maxlen=_DEATHS)
+        deaths: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=_DEATHS))
         while not self.left.wait(0.5):
             try:
                 for name in self.children:
@@ -118,8 +118,9 @@ class EmbeddedService:
             for name, process in list(self.children.items()):
                 if process.poll() is None:
                     continue
-                deaths.append(time.monotonic())
-                if len(deaths) == _DEATHS and deaths[-1] - deaths[0] < _DEATHS_SECONDS:
+                times = deaths[name]
+                times.append(time.monotonic())
+                if len(times) == _DEATHS and times[-1] - times[0] < _DEATHS_SECONDS:
                     self.failure = StartError(self._told_of(name, process))
                     os.kill(os.getpid(), signal.SIGINT)
                     return
@@ -129,8 +130,9 @@ class EmbeddedService:
                 try:
                     self._start(name)
                 except OSError as error:
-                    # It stays among the dead, and is tried again.
+                    # It stays among the dead, and is tried again: this was none of its deaths.
                     _log.warning("the %s process cannot be started (%s)", name, error.strerror)
+                    times.pop()
 
     def _told_of(self, name: str, process: subprocess.Popen[bytes]) -> str:
         path = self.log_path(name)

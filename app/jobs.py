@@ -30,7 +30,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, selectinload
 
 from app import job_files
-from app.database import Database, database_now
+from app.database import DATABASE_AWAY, Database, database_now
 from app.errors import Conflict, NotFound, StaleAttempt, Unprocessable
 from app.outbox import enqueue, withdraw
 from app.tables import ANONYMOUS, Evaluation, IdempotencyKey, Job, JobEvent, JobKind, JobState, Submitter
@@ -99,8 +99,18 @@ def create(
 
 
 def _know(session: Session, submitter: str) -> None:
+    session.execute(_insert(session).values(name=submitter).on_conflict_do_nothing())
+
+
+def know_all_submitters(session: Session) -> None:
+    """Whoever waits for something: one who was forgotten while their job was being sent would wait for ever."""
+    waiting = select(Job.submitter).where(Job.state == JobState.QUEUED, Job.submitter.not_in(select(Submitter.name)))
+    session.execute(_insert(session).from_select(["name"], waiting.distinct()).on_conflict_do_nothing())
+
+
+def _insert(session: Session) -> Any:
     insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
-    session.execute(insert(Submitter).values(name=submitter).on_conflict_do_nothing())
+    return insert(Submitter)
 
 
 def _add(
@@ -473,11 +483,15 @@ def reap(database: Database, *, max_lost_leases: int, backoff: timedelta) -> lis
     """
     with database.reading() as session:
         expired = session.scalars(select(Job.id).where(_is_expired(database_now(session))).order_by(Job.id)).all()
-    reaped = []
+    reaped: list[Job] = []
     for job_id in expired:
         try:
             with database.writing() as session:
                 job = _take_away(session, job_id, max_lost_leases, backoff)
+        except DATABASE_AWAY as error:
+            # Those who live renew their leases first, when it is back.
+            _log.warning("job %d could not be taken from its lost worker (%s)", job_id, error.orig)
+            return reaped
         except Exception:  # noqa: BLE001 - logged; one job that cannot be taken must not keep the others
             _log.exception("job %d could not be taken from its lost worker; trying again later", job_id)
             continue

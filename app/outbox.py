@@ -86,6 +86,8 @@ def requeue_unclaimed(session: Session, *, after: timedelta) -> int:
         .where(OutboxMessage.published_at <= database_now(session) - after)
         .order_by(OutboxMessage.published_at, OutboxMessage.id)
         .limit(_ANNOUNCED_AGAIN)
+        # A claim that holds one takes the job, and the message with it.
+        .with_for_update(skip_locked=True)
     )
     again = update(OutboxMessage).where(OutboxMessage.id.in_(oldest)).values(published_at=None)
     return cast("CursorResult[Any]", session.execute(again)).rowcount

@@ -10,7 +10,7 @@ from datetime import timedelta
 from app import jobs
 from app.broker import messages_waiting
 from app.cleanup import clean
-from app.database import DATABASE_AWAY
+from app.database import DATABASE_AWAY, database_now
 from app.outbox import requeue_unclaimed
 from app.service import Service
 
@@ -22,40 +22,41 @@ class Relay:
 
     def __init__(self, service: Service) -> None:
         self.service, self.settings = service, service.settings
-        self.began = self.last_cleanup = time.monotonic()
-        self.away_at: float | None = None
-        """When the database was last seen to be away."""
+        settings = self.settings
+        self.last_cleanup = self.away_at = time.monotonic()
+        # While the database was away nobody could renew a lease: first those who live have their turn. A relay that
+        # has just begun may not have seen it, but must not wait for long either: it may be one that dies often.
+        self.reaps_from = self.away_at + min(settings.lease_seconds, 2 * settings.heartbeat_seconds)
         self.announced_at: float | None = None
 
     def run(self, stopping: threading.Event) -> None:
         while True:
-            try:
-                self.round()
-            except DATABASE_AWAY as error:
-                self.away_at = time.monotonic()
-                _log.warning("the database cannot be used (%s); trying again", error.orig)
-            except Exception:  # noqa: BLE001 - logged; whatever one round meets, the next one must come
-                _log.exception("a round of the relay failed; trying again")
+            if self._database_is_here():
+                for duty in (self._reap, self._announce_again, self.service.publish_pending, self._clean):
+                    try:
+                        duty()
+                    except DATABASE_AWAY as error:
+                        _log.warning("the database cannot be used (%s); trying again", error.orig)
+                    except Exception:  # noqa: BLE001 - logged; what one duty meets must not keep the others
+                        _log.exception("a duty of the relay failed; trying again")
             if stopping.wait(self.settings.relay_seconds):
                 return
 
-    def round(self) -> None:
-        now = time.monotonic()
-        lease = self.settings.lease_seconds
-        # While the database was away nobody could renew a lease: first those who live have their turn.
-        if self.away_at is None or now - self.away_at >= lease:
-            self._reap()
-        if self.announced_at is None or now - self.announced_at >= self.settings.republish_seconds:
-            self._announce_again()
-            self.announced_at = now
-        self.service.publish_pending()
-        # And who could not write has written, or has lost its job, before a file is taken for one that nobody names.
-        in_touch_since = self.began if self.away_at is None else self.away_at
-        if now - self.last_cleanup >= self.settings.cleanup_seconds and now - in_touch_since >= 2 * lease:
-            self.last_cleanup = now
-            clean(self.service)
+    def _database_is_here(self) -> bool:
+        """Asked by writing: a disk that is full, or another's lock, keeps heartbeats away too."""
+        try:
+            with self.service.database.writing() as session:
+                database_now(session)
+        except DATABASE_AWAY as error:
+            self.away_at = time.monotonic()
+            self.reaps_from = self.away_at + self.settings.lease_seconds
+            _log.warning("the database cannot be used (%s); trying again", error.orig)
+            return False
+        return True
 
     def _reap(self) -> None:
+        if time.monotonic() < self.reaps_from:
+            return
         backoff = timedelta(seconds=self.settings.lost_backoff_seconds)
         limit = self.settings.max_lost_leases
         for job in jobs.reap(self.service.database, max_lost_leases=limit, backoff=backoff):
@@ -63,10 +64,26 @@ class Relay:
 
     def _announce_again(self) -> None:
         """At first all that is queued: a broker that was started with this process knows of nothing."""
+        now, again = time.monotonic(), self.settings.republish_seconds
+        if self.announced_at is not None and now - self.announced_at < again:
+            return
+        with self.service.database.writing() as session:
+            jobs.know_all_submitters(session)
+        after = timedelta(seconds=0 if self.announced_at is None else again)
+        self.announced_at = now
         waiting = messages_waiting(self.settings)
         if waiting is None or waiting > 0:
             # Whoever takes those takes all that is due; more of them would only pile up.
             return
-        after = timedelta(seconds=0 if self.announced_at is None else self.settings.republish_seconds)
         with self.service.database.writing() as session:
             requeue_unclaimed(session, after=after)
+
+    def _clean(self) -> None:
+        """Only after the database was here for two leases: whoever could not write has written, or lost its job."""
+        now = time.monotonic()
+        if now - self.last_cleanup < self.settings.cleanup_seconds:
+            return
+        if now - self.away_at < 2 * self.settings.lease_seconds:
+            return
+        self.last_cleanup = now
+        clean(self.service)

@@ -91,9 +91,10 @@ class Chaos:
         ]
         if self.postgres is not None:
             faults.append(self.restart_database)
-        name = self.random.choice(faults)()
-        if name is not None:
-            self.counts[name] += 1
+        # Not each is possible at any moment: there may be no runner to kill.
+        while (name := self.random.choice(faults)()) is None:
+            continue
+        self.counts[name] += 1
 
     def mend(self) -> None:
         """What somebody or something would do after a while."""

@@ -31,9 +31,12 @@ def announce(
     """Renew the worker's row with each heartbeat until `ended`; then remove it."""
     device = describe_device()
     host = socket.gethostname()
-    is_first = True
+    is_first, known_problem = True, None
     while not ended.is_set():
-        is_draining = stopping.is_set()
+        is_draining, problem = stopping.is_set(), disk_problem(settings)
+        if problem is not None and known_problem is None:
+            _log.warning("no job is taken: %s", problem)
+        known_problem = problem
         try:
             with database.writing() as session:
                 workers.beat(
@@ -42,7 +45,7 @@ def announce(
                     host=host,
                     device=device,
                     is_draining=is_draining,
-                    problem=disk_problem(settings),
+                    problem=problem,
                     is_new=is_first,
                 )
             is_first = False

@@ -97,10 +97,9 @@ class Worker:
     def _claim(self) -> jobs.Claim | None:
         if self.stopping.is_set():
             return None
-        problem = disk_problem(self.settings)
-        if problem is not None:
-            # Jobs wait for room, or for another worker, instead of failing one after the other.
-            _log.warning("no job is taken: %s", problem)
+        if disk_problem(self.settings) is not None:
+            # Jobs wait for room, or for another worker, instead of failing one after the other. This worker's row,
+            # and once its log, tell of it.
             return None
         try:
             with self.database.writing() as session:

@@ -84,11 +84,13 @@ def evaluate(
         outcome = run.proven(measurement, directory / _PROVISIONAL_FILE, run.model, [], None)
         report(ProvisionalVerdict(outcome=outcome))
 
-    def report_clean_part(event: Event) -> None:
-        # The clean pass is one of 76.
+    def report_part(event: Event) -> None:
         if isinstance(event, Progress):
-            share = 1 / (len(ALL) + 1)
-            event = event.model_copy(update={"fraction": event.fraction * share, "seconds_left": None})
+            if evaluation.protocol == "corruptions":
+                # The clean pass is one of 76.
+                share = 1 / (len(ALL) + 1)
+                event = event.model_copy(update={"fraction": event.fraction * share, "seconds_left": None})
+            run.fraction = event.fraction
         report(event)
 
     measurement = measure(
@@ -97,7 +99,7 @@ def evaluate(
         evaluation,
         num_classes=run.num_classes,
         blocks=run.blocks,
-        report=report_clean_part if evaluation.protocol == "corruptions" else report,
+        report=report_part,
         should_stop=should_stop,
         provisional=tell_provisional,
         device=run.device,

@@ -269,6 +269,7 @@ def test_a_worker_that_was_frozen_past_its_lease_is_refused(cluster: Cluster) ->
     assert wait_for(cluster, cluster.send(training(epochs=1))).worker == frozen
 
 
+@postgresql_only
 def test_shards_give_the_verdict_of_one_and_a_lost_one_is_run_again_alone(cluster: Cluster) -> None:
     cluster.start("relay", "first")
     evaluation = attacks(blocks=6)

@@ -214,6 +214,7 @@ def test_a_process_that_keeps_dying_ends_the_demo_with_a_reason(tmp_path: Path) 
     assert "gklbench: the worker process ended with status -9" in output
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_processes_that_are_killed_are_started_again(running: EmbeddedService, client: Client) -> None:
     for process in list(running.children.values()):
         process.kill()

@@ -38,6 +38,10 @@ from worker.presence import disk_problem
 from worker.tasks import Worker
 
 
+# What does not depend on it is tried on one.
+either_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
+
 @pytest.fixture
 def worker(settings: Settings, database: Database, store: ArtifactStore) -> Worker:
     quick = settings.model_copy(update={"heartbeat_seconds": 0.3, "stop_grace_seconds": 5.0})
@@ -124,6 +128,7 @@ def test_a_training_becomes_weights_a_model_and_the_evaluation_that_follows(
         assert (row.rank, row.model.name) == (1, "Tiny")
 
 
+@either_database
 def test_a_runner_that_is_killed_gives_a_failed_job_with_a_reason(
     worker: Worker, database: Database, settings: Settings
 ) -> None:
@@ -240,6 +245,7 @@ def test_an_evaluation_goes_on_elsewhere_from_its_last_finished_part(
     assert sum(point.broken_by is not None for point in points) == final.clean_correct - (final.robust_correct or 0)
 
 
+@either_database
 def test_weights_that_were_sent_become_a_row(
     worker: Worker, database: Database, store: ArtifactStore, tmp_path: Path
 ) -> None:
@@ -283,6 +289,7 @@ def test_a_worker_that_lost_its_job_stops_the_run_and_keeps_nothing(worker: Work
     assert (job.state, job.worker, job.attempt) == (JobState.RUNNING, "other", 2)
 
 
+@either_database
 def test_divergence_is_a_typed_failure(worker: Worker, database: Database) -> None:
     job_id = send(database, tiny_train_spec(epochs=20, optimizer=Sgd(learning_rate=100.0)))
     assert worker.run_next() == job_id
@@ -292,6 +299,7 @@ def test_divergence_is_a_typed_failure(worker: Worker, database: Database) -> No
     assert "lower one of them" in job.failure_message
 
 
+@either_database
 def test_weights_that_vanished_fail_the_job_and_not_the_worker(
     worker: Worker, database: Database, store: ArtifactStore
 ) -> None:
@@ -305,6 +313,7 @@ def test_weights_that_vanished_fail_the_job_and_not_the_worker(
     assert (job.parent_id, job.state, job.failure_code) == (train_id, JobState.FAILED, FailureCode.INTERNAL)
 
 
+@either_database
 def test_a_spec_that_this_version_can_not_run_fails_its_job_alone(worker: Worker, database: Database) -> None:
     """As after an upgrade that renamed an architecture while the job was queued."""
     old, following = send(database, tiny_train_spec()), send(database, tiny_train_spec(evaluation=None))
@@ -320,6 +329,7 @@ def test_a_spec_that_this_version_can_not_run_fails_its_job_alone(worker: Worker
     assert look(database, following).state is JobState.SUCCEEDED
 
 
+@either_database
 def test_an_epoch_that_is_trained_again_replaces_its_checkpoint(
     worker: Worker, database: Database, store: ArtifactStore
 ) -> None:
@@ -402,6 +412,7 @@ def with_settings(worker: Worker, **changes: float) -> Worker:
     return replace(worker, settings=worker.settings.model_copy(update=changes))
 
 
+@either_database
 def test_a_run_that_shows_no_sign_of_life_is_stopped_and_says_so(worker: Worker, database: Database) -> None:
     job_id = send(database, endless_train_spec())
     running = Background(with_settings(worker, no_progress_seconds=3.0, stop_grace_seconds=1.0))
@@ -415,6 +426,7 @@ def test_a_run_that_shows_no_sign_of_life_is_stopped_and_says_so(worker: Worker,
     assert not runners()
 
 
+@either_database
 def test_a_job_that_runs_too_long_is_stopped_and_a_retry_goes_on(
     worker: Worker, database: Database, settings: Settings
 ) -> None:
@@ -447,6 +459,7 @@ class SlowStore(ArtifactStore):
         return super().put(source)
 
 
+@either_database
 def test_a_slow_disk_costs_no_lease(worker: Worker, database: Database, settings: Settings) -> None:
     """The lease is renewed while the supervisor waits, and the run's silence meanwhile is not held against it."""
     slow = with_settings(worker, lease_seconds=1.5, heartbeat_seconds=0.3, no_progress_seconds=2.5)
@@ -460,6 +473,7 @@ def test_a_slow_disk_costs_no_lease(worker: Worker, database: Database, settings
     assert (job.state, job.attempt) == (JobState.SUCCEEDED, 1), job.failure_message
 
 
+@either_database
 def test_a_cancelled_training_that_ended_well_is_followed_by_nothing(worker: Worker, database: Database) -> None:
     """The wish comes in the moment between its last step and its last transaction."""
     job_id = send(database, tiny_train_spec(epochs=1, architecture="tiny_cnn"))
@@ -477,6 +491,7 @@ def test_a_cancelled_training_that_ended_well_is_followed_by_nothing(worker: Wor
         assert (job.state, job.followers) == (JobState.SUCCEEDED, [])
 
 
+@either_database
 def test_a_worker_without_room_lets_jobs_wait(worker: Worker, database: Database) -> None:
     job_id = send(database, tiny_train_spec())
     assert with_settings(worker, min_free_bytes=2**62).run_next() is None
@@ -486,6 +501,7 @@ def test_a_worker_without_room_lets_jobs_wait(worker: Worker, database: Database
     )
 
 
+@either_database
 def test_a_worker_goes_on_until_nothing_is_due(worker: Worker, database: Database) -> None:
     sent = [send(database, tiny_train_spec(epochs=1, architecture="tiny_cnn", evaluation=None, seed=s)) for s in (1, 2)]
     worker.run_all_due()

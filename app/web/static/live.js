@@ -73,9 +73,13 @@ function follow() {
   };
   for (const type of ["state", "progress", "epoch", "attack"]) stream.addEventListener(type, changed);
   stream.onerror = () => {
-    // Also when the service ends the stream: after the job's last state, which the page then shows, or soon will.
-    if (!isLive()) stream.close();
-    else if (stream.readyState === EventSource.CLOSED) poll(POLL_MS, isLive);
+    // Also when the service ends the stream, after the job's last state: the page may not have been able to show it.
+    if (!isLive()) {
+      stream.close();
+      return;
+    }
+    changed();
+    if (stream.readyState === EventSource.CLOSED) poll(POLL_MS, isLive);
   };
 }
 
