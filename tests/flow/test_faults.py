@@ -200,6 +200,7 @@ def test_a_broker_that_is_away_for_a_minute_delays_and_loses_nothing(make_cluste
         assert job.attempt == 1
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_a_worker_needs_neither_broker_nor_relay_to_find_work(cluster: Cluster) -> None:
     cluster.broker.stop()
     cluster.start("worker")

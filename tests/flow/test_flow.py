@@ -40,6 +40,10 @@ def until(condition: Callable[[], object], seconds: float = 60) -> None:
         time.sleep(0.1)
 
 
+# What does not depend on it is tried on one.
+either_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
+
 @pytest.fixture
 def client(running: EmbeddedService) -> Iterator[Client]:
     with Client(running.url) as client:
@@ -93,6 +97,7 @@ def test_a_job_goes_all_the_way(running: EmbeddedService, client: Client) -> Non
     assert f"/jobs/{evaluation_id}" in page(running, "/jobs?kind=evaluate")
 
 
+@either_database
 def test_a_running_job_is_seen_and_cancelled_on_its_page(running: EmbeddedService, client: Client) -> None:
     job = client.submit(endless_train_spec())
     until(lambda: client.job(job.id).progress)
@@ -214,7 +219,7 @@ def test_a_process_that_keeps_dying_ends_the_demo_with_a_reason(tmp_path: Path) 
     assert "gklbench: the worker process ended with status -9" in output
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@either_database
 def test_processes_that_are_killed_are_started_again(running: EmbeddedService, client: Client) -> None:
     for process in list(running.children.values()):
         process.kill()

@@ -325,6 +325,7 @@ class Greedy(Around):
 _IN_LITTLE_MEMORY = """
 import resource, sys
 from pathlib import Path
+import torch._dynamo  # torch.utils.checkpoint loads it when it is first called
 from gkl.evaluation import Blocks, measure
 from gkl.models import load_model
 from tests.gkl.evaluation.test_measurement import Greedy, quick, test_digits
