@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
@@ -23,22 +23,8 @@ from app.schemas import JobView
 from app.settings import Settings
 from app.tables import JobState
 from gkl.errors import FailureCode
+from tests.cluster import free_port, until
 from tests.specs import endless_train_spec, tiny_train_spec
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def until(condition: Callable[[], object], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.1)
-
 
 # What does not depend on it is tried on one.
 either_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -33,6 +32,7 @@ from gkl.files import sha256_of
 from gkl.models import build_model
 from gkl.outcome import Resources
 from gkl.spec import EvaluateSpec, Evaluation, InnerMaximization, Sgd, ThreatModel, TrainSpec
+from tests.cluster import until
 from tests.specs import NO_FILES, endless_train_spec, tiny_train_spec
 from worker.presence import disk_problem
 from worker.tasks import Worker
@@ -79,13 +79,6 @@ class Background:
     def wait(self) -> None:
         self.thread.join(timeout=60)
         assert not self.thread.is_alive()
-
-
-def until(condition: Callable[[], object], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.05)
 
 
 def test_a_training_becomes_weights_a_model_and_the_evaluation_that_follows(
