@@ -25,7 +25,7 @@ where the answer to a commit was lost."""
 # A server that does not answer must not hold a process for ever, nor a process that is frozen in a transaction the
 # server's rows.
 _POSTGRESQL = {"connect_timeout": 10, "tcp_user_timeout": 30_000, "keepalives_idle": 30}
-_POSTGRESQL_SESSION = "-c idle_in_transaction_session_timeout=60s -c lock_timeout=30s"
+_POSTGRESQL_SESSION = "-c idle_in_transaction_session_timeout=20s -c lock_timeout=30s"
 _T = TypeVar("_T")
 
 

@@ -189,7 +189,7 @@ def test_a_broker_that_is_away_for_a_minute_delays_and_loses_nothing(make_cluste
         away_since = time.monotonic()
         started = time.monotonic()
         sent = [client.submit(training(epochs=1, seed=seed)).id for seed in range(3)]
-        assert time.monotonic() - started < 5, "who sends does not wait for the broker"
+        assert time.monotonic() - started < 15, "who sends does not wait for the broker"
         assert "broker" in str(httpx2.get(f"{cluster.url}/readyz").json()["parts"])
         wait_for(cluster, running)
         time.sleep(max(0.0, 60 - (time.monotonic() - away_since)))
@@ -252,8 +252,8 @@ def test_a_worker_that_was_frozen_past_its_lease_is_refused(cluster: Cluster) ->
     job_id = cluster.send(spec)
     until(lambda: saved(cluster, job_id))
     frozen = cluster.name_of("frozen")
-    cluster.signal("frozen", signal.SIGSTOP)
-    until(lambda: cluster.job(job_id).state is JobState.QUEUED)
+    cluster.freeze("frozen")
+    wait_for(cluster, job_id, JobState.QUEUED)
     cluster.start("second")
     job = wait_for(cluster, job_id)
     assert (job.attempt, job.worker) == (2, cluster.name_of("second"))

@@ -410,15 +410,15 @@ def with_settings(worker: Worker, **changes: float) -> Worker:
 @either_database
 def test_a_run_that_shows_no_sign_of_life_is_stopped_and_says_so(worker: Worker, database: Database) -> None:
     job_id = send(database, endless_train_spec())
-    # Longer than a runner needs to import torch.
-    running = Background(with_settings(worker, no_progress_seconds=12.0, stop_grace_seconds=1.0))
+    # Longer than a runner needs to import torch on a busy machine.
+    running = Background(with_settings(worker, no_progress_seconds=20.0, stop_grace_seconds=1.0))
     until(lambda: look(database, job_id).progress)
     for process in runners():
         process.suspend()
     running.wait()
     job = look(database, job_id)
     assert (job.state, job.failure_code) == (JobState.FAILED, FailureCode.NO_PROGRESS)
-    assert "no sign of life for 12 s" in (job.failure_message or "")
+    assert "no sign of life for 20 s" in (job.failure_message or "")
     assert not runners()
 
 
@@ -433,7 +433,7 @@ def test_a_job_that_runs_too_long_is_stopped_and_a_retry_goes_on(
     Background(with_settings(worker, max_run_seconds=1010.0)).wait()
     job = look(database, job_id)
     assert (job.state, job.failure_code) == (JobState.FAILED, FailureCode.TIMED_OUT)
-    assert job.run_seconds == pytest.approx(1010, abs=3)
+    assert 1010 <= job.run_seconds < 1060, "it was stopped at the limit, and took its time to save"
     with database.writing() as session:
         assert job_files.to_go_on_from(session, job_id), "what it had is saved when it is stopped"
         jobs.retry(session, job_id)
@@ -449,14 +449,14 @@ class SlowStore(ArtifactStore):
     """On a disk that takes longer for a file than a lease lasts."""
 
     def put(self, source: Path) -> StoredFile:
-        time.sleep(3)
+        time.sleep(4)
         return super().put(source)
 
 
 @either_database
 def test_a_slow_disk_costs_no_lease(worker: Worker, database: Database, settings: Settings) -> None:
     """It is renewed while the supervisor waits."""
-    slow = with_settings(worker, lease_seconds=1.5, heartbeat_seconds=0.3)
+    slow = with_settings(worker, lease_seconds=2.5, heartbeat_seconds=0.3)
     slow = replace(slow, store=SlowStore(settings.data_dir))
     job_id = send(database, tiny_train_spec(epochs=1, architecture="tiny_cnn", evaluation=None))
     running = Background(slow)
