@@ -207,7 +207,7 @@ class Cluster:
     def _is_writable(self) -> bool:
         path = self.database.url.database
         assert path is not None
-        with closing(sqlite3.connect(path, timeout=1, isolation_level=None)) as connection:
+        with closing(sqlite3.connect(path, timeout=0.2, isolation_level=None)) as connection:
             try:
                 connection.execute("BEGIN IMMEDIATE")
             except sqlite3.OperationalError:

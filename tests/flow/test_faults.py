@@ -248,7 +248,7 @@ def test_messages_that_come_twice_or_late_and_racing_workers_run_each_job_once(c
 
 def test_a_worker_that_was_frozen_past_its_lease_is_refused(cluster: Cluster) -> None:
     cluster.start("relay", "frozen")
-    spec = training()
+    spec = training(epochs=32)
     job_id = cluster.send(spec)
     until(lambda: saved(cluster, job_id))
     frozen = cluster.name_of("frozen")
