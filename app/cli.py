@@ -10,7 +10,7 @@ import sys
 import threading
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from pydantic import ValidationError
@@ -25,6 +25,9 @@ from gkl.files import sha256_of
 from gkl.recipes import RECIPES
 from gkl.recipes import recipe as find_recipe
 from gkl.spec import JOB_SPEC, EvaluateSpec, TrainSpec
+
+if TYPE_CHECKING:
+    from app.database import Database
 
 cli = typer.Typer(
     no_args_is_help=True,
@@ -179,13 +182,62 @@ def migrate() -> None:
 
     Example: `GKLBENCH_DATABASE_URL=postgresql://user:secret@host/gklbench gklbench migrate`
     """
+    _own_database(None)
+    _console.print("The schema is this version's.")
+
+
+@cli.command("import-robustbench")
+def import_robustbench(
+    path: Annotated[Path, typer.Argument(help="RobustBench's checkout, its model_info, a folder or a file of that.")],
+    data_dir: DataDir = None,
+) -> None:
+    """Put RobustBench's published entries on the boards. The same files again change nothing.
+
+    What is not as it should be in a file is kept, and listed.
+
+    Example: `gklbench import-robustbench robustbench/model_info`
+    """
+    from app.robustbench import find_files, import_files, name_of  # noqa: PLC0415
+
+    files = find_files(path)
+    report = import_files(_own_database(data_dir), ((name_of(file), file.read_bytes()) for file in files))
+    for anomaly in report.anomalies:
+        field = f" {anomaly.field}" if anomaly.field else ""
+        _console.print(f"{anomaly.file}:{field} {anomaly.what}", markup=False, highlight=False, soft_wrap=True)
+    _console.print(
+        f"{report.added} added, {report.changed} changed, {report.unchanged} unchanged, {report.refused} refused; "
+        f"{len(report.anomalies)} things are not as they should be.",
+        highlight=False,
+    )
+    raise typer.Exit(1 if report.refused else 0)
+
+
+@cli.command("export-robustbench")
+def export_robustbench(
+    out: Annotated[Path, typer.Argument(help="Folder for <data set>/<threat model>/<model id>.json.")],
+    data_dir: DataDir = None,
+) -> None:
+    """Write every entry with a final verdict as RobustBench has it; imported ones to the letter as they came.
+
+    Example: `gklbench export-robustbench model_info`
+    """
+    from app.robustbench import export_to  # noqa: PLC0415
+
+    with _own_database(data_dir).reading() as session:
+        written = export_to(session, out)
+    _console.print(f"{written} entries are in {out}.", highlight=False)
+
+
+def _own_database(data_dir: Path | None) -> Database:
+    """This machine's, or the one that GKLBENCH_DATABASE_URL names, with this version's schema."""
     from app.database import Database  # noqa: PLC0415
     from app.migrations import upgrade  # noqa: PLC0415
 
-    settings = _environment_settings()
+    settings = _settings(data_dir, None)
     settings.data_dir.mkdir(parents=True, exist_ok=True)
-    upgrade(Database(settings.effective_database_url))
-    _console.print("The schema is this version's.")
+    database = Database(settings.effective_database_url)
+    upgrade(database)
+    return database
 
 
 # --- a client of a service ---------------------------------------------------------------------------------------

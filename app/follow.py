@@ -13,8 +13,8 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 
 from app.client import Client, StreamEvent
+from app.entries import LOSS_TITLES
 from app.formatting import duration, interval, percent
-from app.leaderboard import LOSS_TITLES
 from app.schemas import AccuracyView, EvaluationView, JobView, ModelDetail
 from app.tables import JobState
 from gkl.catalog import ARCHITECTURES, DATASETS

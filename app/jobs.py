@@ -31,9 +31,10 @@ from sqlalchemy.orm import Session, selectinload
 
 from app import job_files
 from app.database import DATABASE_AWAY, Database, database_now
+from app.entries import withdraw_bound
 from app.errors import Conflict, NotFound, StaleAttempt, Unprocessable
 from app.outbox import enqueue, withdraw
-from app.tables import ANONYMOUS, Evaluation, IdempotencyKey, Job, JobEvent, JobKind, JobState, Submitter
+from app.tables import ANONYMOUS, IdempotencyKey, Job, JobEvent, JobKind, JobState, Submitter
 from gkl.errors import FailureCode
 from gkl.outcome import Progress, Resources
 from gkl.spec import JOB_SPEC, EvaluateSpec, TrainSpec
@@ -559,7 +560,7 @@ def _move(session: Session, job: Job, new: JobState, *, reason: str | None = Non
     session.refresh(job)
     if new in (JobState.FAILED, JobState.CANCELLED):
         # An upper bound stands on a board only while its evaluation can end.
-        session.execute(delete(Evaluation).where(Evaluation.job_id == job.id, Evaluation.is_provisional))
+        withdraw_bound(session, job.id)
     data: dict[str, Any] = {"state": new}
     if reason is not None:
         data["reason"] = reason

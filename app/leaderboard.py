@@ -1,52 +1,19 @@
-"""From a measured outcome to a ranked row."""
+"""From a measured outcome to its rows: the model, the evaluation, the entry on a board."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from sqlalchemy import Select, and_, func, select
+from sqlalchemy import Select, select
 from sqlalchemy.orm import Session, selectinload
 
+from app import entries
 from app.database import database_now
 from app.errors import NotFound
 from app.tables import AttackResult, Evaluation, FileKind, Job, JobFile, Model
 from gkl.catalog import DATASETS
 from gkl.outcome import EvaluationOutcome
-from gkl.spec import RANKED_PROTOCOLS, EvaluateSpec, TrainSpec, board_name, format_epsilon
-
-LOSS_TITLES = {"trades": "TRADES", "dkl": "DKL", "ikl": "IKL", "gkl": "GKL"}
-
-
-@dataclass(frozen=True)
-class Row:
-    """A place on a board; without a rank while it is provisional."""
-
-    rank: int | None
-    evaluation: Evaluation
-
-    @property
-    def model(self) -> Model:
-        return self.evaluation.model
-
-
-@dataclass(frozen=True)
-class Board:
-    """A ranking of models under one threat model on one data set."""
-
-    dataset: str
-    name: str
-    norm: str | None
-    epsilon: float | None
-    num_models: int
-
-    @property
-    def title(self) -> str:
-        title = DATASETS[self.dataset].title
-        if self.norm is None or self.epsilon is None:
-            return f"{title}, common corruptions"
-        return f"{title}, {self.norm} {format_epsilon(self.epsilon)}"
+from gkl.spec import EvaluateSpec, TrainSpec, board_name
 
 
 def record_model(session: Session, job: Job, spec: TrainSpec, weights_sha256: str) -> Model:
@@ -101,6 +68,7 @@ def record_evaluation(
     ]
     session.add(evaluation)
     session.flush()
+    entries.stand(session, model, evaluation.board)
     return evaluation
 
 
@@ -127,95 +95,6 @@ def _model(
     session.add(model)
     session.flush()
     return model
-
-
-# All test images, by a protocol no weaker than the standard one.
-_IS_RANKED = and_(Evaluation.is_complete, Evaluation.protocol.in_(RANKED_PROTOCOLS))
-
-
-def why_not_ranked(evaluation: Evaluation) -> str | None:
-    """In words; None if it is, or will be when it is final."""
-    if evaluation.protocol == "clean":
-        return "clean images only"
-    if evaluation.protocol not in RANKED_PROTOCOLS:
-        return f"protocol {evaluation.protocol}: not ranked"
-    if not evaluation.is_complete:
-        return f"{evaluation.num_points} of {DATASETS[evaluation.model.dataset].num_test} points: not ranked"
-    return None
-
-
-def boards(session: Session) -> list[Board]:
-    """The boards that have a row, by data set and name."""
-    found = session.execute(
-        select(
-            Model.dataset,
-            Evaluation.board,
-            Evaluation.norm,
-            func.min(Evaluation.epsilon),
-            func.count(Model.id.distinct()),
-        )
-        .join(Evaluation.model)
-        .where(_IS_RANKED)
-        .group_by(Model.dataset, Evaluation.board, Evaluation.norm)
-        .order_by(Model.dataset, Evaluation.board)
-    )
-    return [Board(*row) for row in found]
-
-
-def board(session: Session, dataset: str, name: str) -> Board:
-    """
-    Raises:
-        NotFound: nothing was ranked there yet.
-    """
-    for candidate in boards(session):
-        if (candidate.dataset, candidate.name) == (dataset, name):
-            return candidate
-    raise NotFound(f"there is no leaderboard {dataset}/{name}; /api/v1/leaderboards lists those there are")
-
-
-def rows(session: Session, dataset: str, name: str) -> list[Row]:
-    """A board in its order: robust accuracy, then clean accuracy, then who was first.
-
-    A model that was evaluated more than once stands with its lowest robust accuracy: an adversarial example
-    that was found once exists, whatever a later run with another seed found. Only a model without a final verdict
-    stands with a provisional one, in its place by that upper bound, without a rank.
-    """
-    best_known = (
-        select(
-            Evaluation.id,
-            func.row_number()
-            .over(
-                partition_by=Evaluation.model_id,
-                order_by=(Evaluation.is_provisional, Evaluation.robust_accuracy, Evaluation.id),
-            )
-            .label("place"),
-        )
-        .join(Evaluation.model)
-        .where(Evaluation.board == name, _IS_RANKED, Model.dataset == dataset)
-        .subquery()
-    )
-    ordered = session.scalars(
-        _evaluations()
-        .join(best_known, best_known.c.id == Evaluation.id)
-        .where(best_known.c.place == 1)
-        .order_by(Evaluation.robust_accuracy.desc(), Evaluation.clean_correct.desc(), Evaluation.id)
-    )
-    ranks = itertools.count(1)
-    return [Row(None if found.is_provisional else next(ranks), found) for found in ordered]
-
-
-def leader(session: Session, dataset: str, name: str) -> Row:
-    """The first of a board; a provisional one only where there is no final one."""
-    found = rows(session, dataset, name)
-    return next((row for row in found if row.rank == 1), found[0])
-
-
-def rank_of(session: Session, evaluation: Evaluation) -> int | None:
-    """The rank of the model on the evaluation's board; None if it is not ranked there."""
-    for row in rows(session, evaluation.model.dataset, evaluation.board):
-        if row.model.id == evaluation.model_id:
-            return row.rank
-    return None
 
 
 def model(session: Session, model_id: int) -> Model:

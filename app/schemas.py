@@ -7,8 +7,9 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app import jobs, leaderboard
-from app.tables import AttackResult, Evaluation, Job, JobKind, JobState, Model, Upload
+from app import entries, jobs
+from app.robustbench import Anomaly
+from app.tables import AttackResult, Entry, Evaluation, Job, JobKind, JobState, Model, Provenance, Upload
 from app.workers import WorkerStatus
 from gkl.errors import FailureCode
 from gkl.outcome import CorruptionOutcome, Flag, Progress, Resources
@@ -212,7 +213,7 @@ class EvaluationView(Schema):
             protocol=evaluation.protocol,
             is_complete=evaluation.is_complete,
             is_provisional=evaluation.is_provisional,
-            not_ranked=leaderboard.why_not_ranked(evaluation),
+            not_ranked=entries.why_not_ranked(evaluation),
             clean=AccuracyView(
                 accuracy=evaluation.clean_accuracy,
                 correct=evaluation.clean_correct,
@@ -297,15 +298,100 @@ class UploadView(Schema):
         )
 
 
-class RowView(Schema):
-    rank: int | None
-    """Null while the verdict is provisional."""
-    model: ModelView
-    evaluation: EvaluationView
+class NumberView(Schema):
+    """An accuracy of an entry, as a share."""
+
+    accuracy: float = Field(ge=0, le=1)
+    interval: tuple[float, float]
+    """95 % Wilson interval."""
 
     @classmethod
-    def of(cls, row: leaderboard.Row) -> Self:
-        return cls(rank=row.rank, model=ModelView.of(row.model), evaluation=EvaluationView.of(row.evaluation))
+    def of(cls, entry: Entry, accuracy: float | None) -> Self | None:
+        return None if accuracy is None else cls(accuracy=accuracy, interval=entry.interval_of(accuracy))
+
+
+class EntryView(Schema):
+    id: int
+    dataset: str
+    threat_model: str
+    model_id: str
+    """RobustBench's model id, the name of the file in an export."""
+    rank: int | None
+    """On the whole board; null while the verdict is provisional, or without a robust accuracy."""
+    provenance: Provenance
+    """'verified': measured here; 'imported': by RobustBench; 'reported': by the authors alone."""
+    name: str
+    authors: str
+    link: str
+    venue: str
+    year: int | None
+    architecture: str
+    family: str
+    loss: str | None
+    footnote: str
+    """May hold HTML and LaTeX, as RobustBench's do."""
+    extra_data: bool | None
+    synthetic_data: bool
+    epsilon: float | None
+    points: int
+    """Test images behind the accuracies."""
+    clean: NumberView | None
+    robust: NumberView | None
+    """Best known, by which it ranks: external, else AutoAttack's; on corruptions their mean."""
+    autoattack: NumberView | None
+    external: NumberView | None
+    """What is left after attacks other than AutoAttack."""
+    reported: float | None
+    """What the authors say, as a share."""
+    mean_corruption_error: float | None
+    unreliable: bool
+    is_provisional: bool
+    anomalies: list[Anomaly]
+    """What is not as it should be in the file it was imported from."""
+    weights_id: int | None
+    """The model at /api/v1/models/{id}, where its weights are here."""
+    evaluation_id: int | None
+    """The evaluation it stands with, where it was measured here."""
+    created_at: datetime
+    changed_at: datetime
+
+    @classmethod
+    def of(cls, row: entries.Ranked) -> Self:
+        entry = row.entry
+        return cls(
+            id=entry.id,
+            dataset=entry.dataset,
+            threat_model=entry.board,
+            model_id=entry.slug,
+            rank=row.rank,
+            provenance=entry.provenance,
+            name=entry.name,
+            authors=entry.authors,
+            link=entry.link,
+            venue=entry.venue,
+            year=entry.year,
+            architecture=entry.architecture,
+            family=entry.family,
+            loss=entry.loss,
+            footnote=entry.footnote,
+            extra_data=entry.extra_data,
+            synthetic_data=entry.synthetic_data,
+            epsilon=entry.epsilon,
+            points=entry.num_points,
+            clean=NumberView.of(entry, entry.clean_accuracy),
+            robust=NumberView.of(entry, entry.robust_accuracy),
+            autoattack=NumberView.of(entry, entry.autoattack_accuracy),
+            external=NumberView.of(entry, entry.external_accuracy),
+            reported=entry.reported_accuracy,
+            mean_corruption_error=entry.mean_corruption_error,
+            unreliable=entry.unreliable,
+            is_provisional=entry.is_provisional,
+            anomalies=[Anomaly.model_validate(each) for each in entry.anomalies],
+            weights_id=entry.model_id,
+            evaluation_id=entry.evaluation_id,
+            created_at=entry.created_at,
+            changed_at=entry.changed_at,
+        )
 
 
 class BoardSummary(Schema):
@@ -314,23 +400,34 @@ class BoardSummary(Schema):
     title: str
     norm: str | None
     epsilon: float | None
-    num_models: int
+    num_entries: int
 
     @classmethod
-    def of(cls, board: leaderboard.Board) -> Self:
+    def of(cls, board: entries.Board) -> Self:
         return cls(
             dataset=board.dataset,
             threat_model=board.name,
             title=board.title,
             norm=board.norm,
             epsilon=board.epsilon,
-            num_models=board.num_models,
+            num_entries=board.num_entries,
         )
 
 
 class BoardDetail(BoardSummary):
-    rows: list[RowView]
-    """Best first: by robust accuracy, then clean accuracy, then who was first."""
+    entries: list[EntryView]
+    """Those of the view, in its order."""
+
+
+class ModelInfoFiles(Schema):
+    """Files of RobustBench's `model_info`, to be imported."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    files: dict[str, str] = Field(
+        max_length=10_000, examples=[{"cifar10/Linf/Carmon2019Unlabeled.json": '{"name": "..."}'}]
+    )
+    """<data set>/<threat model>/<model id>.json -> the file's text, to the letter."""
 
 
 class Readiness(Schema):

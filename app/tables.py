@@ -18,6 +18,7 @@ from sqlalchemy import (
     Integer,
     MetaData,
     String,
+    Text,
     TypeDecorator,
     UniqueConstraint,
 )
@@ -260,7 +261,7 @@ class Upload(Base):
 
 
 class Model(Base):
-    """An entry of the leaderboard: one set of weights."""
+    """One set of weights."""
 
     __tablename__ = "models"
 
@@ -366,3 +367,82 @@ class AttackResult(Base):
     @property
     def survivors(self) -> int:
         return self.points - self.broken
+
+
+class Provenance(StrEnum):
+    """Who measured an entry's number."""
+
+    VERIFIED = "verified"
+    """A worker of this service."""
+    IMPORTED = "imported"
+    """RobustBench; taken from a file of its `model_info`."""
+    REPORTED = "reported"
+    """Nobody but the model's authors."""
+
+
+class Entry(Base):
+    """A model on one board, in the words and numbers of RobustBench. Shares, not percent; null is not known."""
+
+    __tablename__ = "entries"
+
+    id: Mapped[int] = mapped_column(_Id, primary_key=True)
+    dataset: Mapped[str] = mapped_column(String(50))
+    board: Mapped[str] = mapped_column(String(50))
+    slug: Mapped[str] = mapped_column(String(150))
+    """RobustBench's model id: the file's name in an export."""
+    provenance: Mapped[Provenance] = mapped_column(_enum(Provenance, 20))
+    model_id: Mapped[int | None] = mapped_column(ForeignKey("models.id"))
+    """The weights, where they are here."""
+    evaluation_id: Mapped[int | None] = mapped_column(ForeignKey("evaluations.id"))
+    """The evaluation it stands with, where it was measured here."""
+    source: Mapped[str | None] = mapped_column(Text)
+    """The text of the file it was imported from, to the letter."""
+    anomalies: Mapped[list[Any]] = mapped_column(_Json, default=list)
+    """`app.robustbench.Anomaly` for each thing in that file that is not as it should be."""
+
+    name: Mapped[str] = mapped_column(Text)
+    """The paper's title, or the model's own name."""
+    authors: Mapped[str] = mapped_column(Text, default="")
+    link: Mapped[str] = mapped_column(Text, default="")
+    venue: Mapped[str] = mapped_column(Text, default="")
+    venue_series: Mapped[str] = mapped_column(Text, default="")
+    """The venue without its year: 'NeurIPS'."""
+    year: Mapped[int | None]
+    architecture: Mapped[str] = mapped_column(Text)
+    family: Mapped[str] = mapped_column(Text)
+    """The architecture without its size: 'WideResNet'."""
+    loss: Mapped[str | None] = mapped_column(String(50))
+    footnote: Mapped[str] = mapped_column(Text, default="")
+    extra_data: Mapped[bool | None]
+    synthetic_data: Mapped[bool] = mapped_column(default=False)
+    unreliable: Mapped[bool] = mapped_column(default=False)
+    is_provisional: Mapped[bool] = mapped_column(default=False)
+    epsilon: Mapped[float | None]
+    """As stated for this entry; a board's entries may differ."""
+    num_points: Mapped[int]
+    """Test images behind the accuracies."""
+
+    clean_accuracy: Mapped[float | None]
+    autoattack_accuracy: Mapped[float | None]
+    external_accuracy: Mapped[float | None]
+    """What is left after attacks other than AutoAttack, where there were some."""
+    reported_accuracy: Mapped[float | None]
+    """What the authors say."""
+    robust_accuracy: Mapped[float | None]
+    """Best known, by which it ranks: external, else AutoAttack's; on corruptions their mean."""
+    mean_corruption_error: Mapped[float | None]
+    created_at: Mapped[datetime]
+    changed_at: Mapped[datetime]
+
+    model: Mapped[Model | None] = relationship()
+    evaluation: Mapped[Evaluation | None] = relationship()
+
+    __table_args__ = (
+        UniqueConstraint("dataset", "board", "slug"),
+        UniqueConstraint("model_id", "board"),
+        Index("ix_entries_rank", "dataset", "board", "robust_accuracy"),
+    )
+
+    def interval_of(self, accuracy: float) -> tuple[float, float]:
+        """95 % Wilson interval of one of its accuracies."""
+        return wilson_interval(accuracy * self.num_points, self.num_points)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, cast, get_args
 
 from pydantic import (
     AfterValidator,
@@ -437,6 +437,39 @@ class Evaluation(Spec):
         return self
 
 
+def _web_address(text: str) -> str:
+    if not re.fullmatch(r"https?://[!-~]+", text):
+        raise ValueError("must be an address that begins with http:// or https://, without spaces")
+    return text
+
+
+_OneLine = Annotated[str, Field(max_length=500), AfterValidator(_one_printable_line)]
+
+
+class Publication(Spec):
+    """What a leaderboard says of a model besides its numbers, in the terms of RobustBench's `model_info`."""
+
+    title: _OneLine = ""
+    """Of the paper; without one the model's name stands in its place."""
+
+    authors: _OneLine = ""
+    """Separated by commas."""
+
+    link: Annotated[str, Field(max_length=500), AfterValidator(_web_address)] | None = None
+    """Where the paper or the code is."""
+
+    venue: _OneLine = ""
+    """Where it was published, with the year: 'NeurIPS 2025'; 'arXiv, Mar 2025'."""
+
+    extra_data: bool = False
+    """Whether it was trained on real images besides the data set's own."""
+
+    synthetic_data: bool = False
+    """Whether it was trained on generated images."""
+
+    footnote: _OneLine = ""
+
+
 class TrainSpec(Spec):
     """Train a network adversarially, and, if `evaluation` is given, evaluate it afterwards."""
 
@@ -482,6 +515,9 @@ class TrainSpec(Spec):
     evaluation: Evaluation | None = None
     """The evaluation to run on the trained weights, as a job of its own."""
 
+    publication: Publication | None = None
+    """What the leaderboard is to say of it."""
+
     @model_validator(mode="after")
     def _parts_agree(self) -> Self:
         _check_architecture_fits(self.dataset, self.architecture)
@@ -524,6 +560,7 @@ class TrainSpec(Spec):
             architecture=self.architecture,
             weights=weights_sha256,
             evaluation=self.evaluation,
+            publication=self.publication,
         )
 
 
@@ -546,6 +583,9 @@ class EvaluateSpec(Spec):
     published weights of an architecture of the zoo."""
 
     evaluation: Evaluation
+
+    publication: Publication | None = None
+    """What the leaderboard is to say of it."""
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Self:
@@ -580,6 +620,24 @@ def board_name(dataset: str, evaluation: Evaluation) -> str:
     if standard is not None and math.isclose(standard, threat_model.epsilon, rel_tol=1e-6):
         return threat_model.norm
     return f"{threat_model.norm}-{format_epsilon(threat_model.epsilon).replace('/', '-')}"
+
+
+def threat_model_of_board(dataset: str, name: str) -> ThreatModel | None:
+    """What an attack may do on a board; None for one without attacks, such as 'corruptions'.
+
+    >>> threat_model_of_board("cifar10", "Linf").epsilon == 8 / 255
+    True
+    >>> threat_model_of_board("digits", "Linf-8-255").epsilon == 8 / 255
+    True
+    """
+    found = re.fullmatch(r"(Linf|L2|L1)(?:-([0-9.]+)(?:-([0-9]+))?)?", name)
+    if found is None:
+        return None
+    norm, numerator, denominator = cast("Norm", found[1]), found[2], found[3]
+    epsilon = DATASETS[dataset].epsilon.get(norm) if numerator is None else None
+    if numerator is not None:
+        epsilon = _parse_epsilon(f"{numerator}/{denominator}" if denominator else numerator)
+    return None if epsilon is None else ThreatModel(norm=norm, epsilon=epsilon)
 
 
 def _check_architecture_fits(dataset: str, architecture: str) -> None:

@@ -9,6 +9,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
+from app import entries
 from app.database import Database
 
 
@@ -18,6 +19,9 @@ def upgrade(database: Database, revision: str = "head") -> None:
     with database.engine.connect() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, revision)
+    if is_current(database):
+        with database.writing() as session:
+            entries.add_missing(session)
 
 
 def downgrade(database: Database, revision: str) -> None:

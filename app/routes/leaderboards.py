@@ -1,34 +1,111 @@
-"""Leaderboards and the models on them."""
+"""Leaderboards, the entries on them, and RobustBench's files in and out."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Path, Query, Response
 
-from app import leaderboard
+from app import entries, leaderboard, robustbench
+from app.exports import FORMATS
 from app.routes.jobs import MAX_ID
-from app.schemas import BoardDetail, BoardSummary, EvaluationView, ModelDetail, ModelView, RowView
+from app.schemas import (
+    BoardDetail,
+    BoardSummary,
+    EntryView,
+    EvaluationView,
+    ModelDetail,
+    ModelInfoFiles,
+    ModelView,
+)
 from app.service import ServiceDep
 
 router = APIRouter(tags=["leaderboards"])
 
 BoardPart = Annotated[str, Path(max_length=50, pattern=r"^[A-Za-z0-9._-]+$")]
+EntryId = Annotated[int, Path(ge=1, le=MAX_ID, description="An entry's number.")]
+ExportFormat = Literal["csv", "json", "robustbench", "bibtex", "latex"]
 
 
 @router.get("/leaderboards", summary="List the leaderboards")
 def list_leaderboards(service: ServiceDep) -> list[BoardSummary]:
     with service.database.reading() as session:
-        return [BoardSummary.of(board) for board in leaderboard.boards(session)]
+        return [BoardSummary.of(board) for board in entries.boards(session)]
 
 
 @router.get("/leaderboards/{dataset}/{threat_model}", summary="Read a leaderboard")
-def get_leaderboard(service: ServiceDep, dataset: BoardPart, threat_model: BoardPart) -> BoardDetail:
-    """`threat_model` is the board's name: 'Linf' for the data set's usual budget, 'Linf-0.1' for another."""
+def get_leaderboard(
+    service: ServiceDep, dataset: BoardPart, threat_model: BoardPart, view: Annotated[entries.View, Query()]
+) -> BoardDetail:
+    """`threat_model` is the board's name: 'Linf' for the data set's usual budget, 'Linf-0.1' for another.
+
+    Filters and order are those of the board's page.
+    """
     with service.database.reading() as session:
-        board = leaderboard.board(session, dataset, threat_model)
-        rows = [RowView.of(row) for row in leaderboard.rows(session, dataset, threat_model)]
-        return BoardDetail(**BoardSummary.of(board).model_dump(), rows=rows)
+        board = entries.board(session, dataset, threat_model)
+        found = [EntryView.of(row) for row in entries.search(session, board, view)]
+        return BoardDetail(**BoardSummary.of(board).model_dump(), entries=found)
+
+
+@router.get(
+    "/leaderboards/{dataset}/{threat_model}/export/{file_format}",
+    summary="Download a leaderboard",
+    response_class=Response,
+    responses={
+        200: {
+            "content": {f.media_type.partition(";")[0]: {"schema": {"type": "string"}} for f in FORMATS.values()},
+            "description": "The file.",
+        }
+    },
+)
+def export_leaderboard(
+    service: ServiceDep,
+    dataset: BoardPart,
+    threat_model: BoardPart,
+    file_format: ExportFormat,
+    view: Annotated[entries.View, Query()],
+) -> Response:
+    """Exactly the entries that the page shows for the same query string, in its order."""
+    kind = FORMATS[file_format]
+    with service.database.reading() as session:
+        board = entries.board(session, dataset, threat_model)
+        text = kind.write(board, entries.search(session, board, view))
+    return Response(
+        text,
+        media_type=kind.media_type,
+        headers={
+            "Content-Disposition": f'attachment; filename="{dataset}-{threat_model}.{kind.ending}"',
+            "X-Content-Type-Options": "nosniff",
+        },
+    )
+
+
+@router.get("/entries/{entry_id}", summary="Look at an entry")
+def get_entry(service: ServiceDep, entry_id: EntryId) -> EntryView:
+    with service.database.reading() as session:
+        return EntryView.of(entries.get(session, entry_id))
+
+
+@router.get(
+    "/entries/{entry_id}/model_info.json",
+    summary="Read an entry as RobustBench's model_info",
+    response_class=Response,
+    responses={
+        200: {"content": {"application/json": {"schema": {"type": "object"}}}, "description": "RobustBench's fields."}
+    },
+)
+def get_model_info(service: ServiceDep, entry_id: EntryId) -> Response:
+    """An imported file to the letter as it came; what was measured here in the same form."""
+    with service.database.reading() as session:
+        return Response(robustbench.model_info(entries.get(session, entry_id).entry), media_type="application/json")
+
+
+@router.post("/robustbench/imports", summary="Import RobustBench's model_info")
+def import_model_info(service: ServiceDep, body: ModelInfoFiles) -> robustbench.ImportReport:
+    """All of the files or none. The same file again changes nothing; what is odd in one is kept and reported."""
+    # What is no text in UTF-8 is found, and told, where each file is read.
+    files = ((name, text.encode("utf-8", "surrogatepass")) for name, text in body.files.items())
+    return robustbench.import_files(service.database, files)
 
 
 @router.get("/models/{model_id}", summary="Look at a model and its evaluations")

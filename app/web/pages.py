@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from datetime import timedelta
+from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, BackgroundTasks, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from fastapi.templating import Jinja2Templates
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 
-from app import formatting, job_files, jobs, leaderboard, workers
+import gkl
+from app import entries, formatting, job_files, jobs, leaderboard, robustbench, workers
 from app.database import database_now
 from app.routes.jobs import MAX_ID, JobId
-from app.routes.leaderboards import BoardPart
+from app.routes.leaderboards import BoardPart, EntryId
 from app.service import ServiceDep
 from app.tables import JobEvent, JobKind, JobState
 from app.web.attempts import attempts
-from app.web.charts import Curve, survivor_bars, training_curves
+from app.web.boards import PROVENANCES, board_page
+from app.web.charts import Curve, record, survivor_bars, training_curves
+from app.web.rich_text import plain, rich
 from gkl.catalog import ARCHITECTURES, DATASETS
 from gkl.outcome import EpochFinished
 from gkl.recipes import RECIPES
@@ -51,12 +56,15 @@ def _environment() -> Environment:
         when=formatting.when,
         when_exactly=formatting.when_exactly,
         epsilon=format_epsilon,
+        rich=rich,
+        plain=plain,
         pretty_json=lambda value: json.dumps(value, indent=2),
     )
     environment.globals.update(
         datasets=DATASETS,
         architectures=ARCHITECTURES,
-        loss_titles=leaderboard.LOSS_TITLES,
+        loss_titles=entries.LOSS_TITLES,
+        provenances=PROVENANCES,
         loss_parts=_LOSS_PARTS,
         JobState=JobState,
         progress_of=jobs.progress,
@@ -70,8 +78,22 @@ _LOSS_PARTS = {"natural": "CE, natural", "kl": "KL", "dkl": "DKL", "ce": "CE, so
 _templates = Jinja2Templates(env=_environment())
 
 
-def _render(request: Request, template: str, *, status_code: int = 200, **context: Any) -> HTMLResponse:
-    return _templates.TemplateResponse(request, template, context, status_code=status_code)
+def _build() -> str:
+    """Another text whenever a page may look otherwise for the same rows."""
+    digest = hashlib.sha256(gkl.__version__.encode())
+    for path in sorted(Path(__file__).parent.rglob("*.*")):
+        if path.suffix in (".py", ".html", ".css", ".js"):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+_BUILD = _build()
+
+
+def _render(
+    request: Request, template: str, *, status_code: int = 200, headers: dict[str, str] | None = None, **context: Any
+) -> HTMLResponse:
+    return _templates.TemplateResponse(request, template, context, status_code=status_code, headers=headers)
 
 
 def error_page(request: Request, status: int, detail: str) -> Response:
@@ -81,25 +103,66 @@ def error_page(request: Request, status: int, detail: str) -> Response:
 @router.get("/")
 def home(request: Request, service: ServiceDep) -> Response:
     with service.database.reading() as session:
-        boards = leaderboard.boards(session)
-        leaders = [leaderboard.leader(session, board.dataset, board.name) for board in boards]
+        boards = entries.boards(session)
+        leaders = [entries.leader(session, board) for board in boards]
+        histories = [record(entries.points(session, board, entries.View())) for board in boards]
         recent = jobs.page(session, limit=5)
         return _render(
             request,
             "home.html",
-            boards=list(zip(boards, leaders, strict=True)),
+            boards=list(zip(boards, leaders, histories, strict=True)),
             jobs=recent,
             url=str(request.base_url).rstrip("/"),
             recipe=next(iter(RECIPES)),
         )
 
 
+class _PageOfView(entries.View):
+    """The query string of a board's page."""
+
+    page: int = Field(default=1, ge=1, le=1_000_000)
+
+
 @router.get("/leaderboards/{dataset}/{name}")
-def board(request: Request, service: ServiceDep, dataset: BoardPart, name: BoardPart) -> Response:
+def board(
+    request: Request,
+    service: ServiceDep,
+    dataset: BoardPart,
+    name: BoardPart,
+    query: Annotated[_PageOfView, Query()],
+) -> Response:
     with service.database.reading() as session:
-        found = leaderboard.board(session, dataset, name)
-        rows = leaderboard.rows(session, dataset, name)
-        return _render(request, "board.html", board=found, rows=rows)
+        found = entries.board(session, dataset, name)
+        # The address belongs to it, since one tag must not stand for two pages.
+        what = f"{_BUILD} {request.url.path}?{request.url.query} {entries.revision(session, dataset, name)}"
+        etag = f'W/"{hashlib.sha256(what.encode()).hexdigest()[:32]}"'
+        headers = {"ETag": etag, "Cache-Control": "no-cache"}
+        if etag in request.headers.get("if-none-match", ""):
+            return Response(status_code=304, headers=headers)
+        view = entries.View.model_validate(query.model_dump(exclude={"page"}))
+        return _render(request, "board.html", headers=headers, page=board_page(session, found, view, query.page))
+
+
+@router.get("/entries/{entry_id}")
+def entry(request: Request, service: ServiceDep, entry_id: EntryId) -> Response:
+    with service.database.reading() as session:
+        found = entries.get(session, entry_id)
+        evaluation, model = found.entry.evaluation, found.entry.model
+        train_job_id = None if model is None else model.train_job_id
+        events = jobs.events_after(session, train_job_id, 0, limit=100_000) if train_job_id else []
+        return _render(
+            request,
+            "entry.html",
+            rank=found.rank,
+            entry=found.entry,
+            board=entries.board(session, found.entry.dataset, found.entry.board),
+            model=model,
+            evaluation=evaluation,
+            bars=None if evaluation is None else survivor_bars(evaluation),
+            curve=_curve(events),
+            training=model.train_job.spec if model is not None and model.train_job is not None else None,
+            model_info=robustbench.model_info(found.entry),
+        )
 
 
 @router.get("/models/{model_id}")
@@ -107,16 +170,18 @@ def model(request: Request, service: ServiceDep, model_id: JobId) -> Response:
     with service.database.reading() as session:
         found = leaderboard.model(session, model_id)
         evaluations = [
-            (
-                evaluation,
-                leaderboard.rank_of(session, evaluation),
-                leaderboard.why_not_ranked(evaluation),
-                survivor_bars(evaluation),
-            )
+            (evaluation, entries.why_not_ranked(evaluation), survivor_bars(evaluation))
             for evaluation in leaderboard.evaluations_of(session, model_id)
         ]
         events = jobs.events_after(session, found.train_job_id, 0, limit=100_000) if found.train_job_id else []
-        return _render(request, "model.html", model=found, evaluations=evaluations, curve=_curve(events))
+        return _render(
+            request,
+            "model.html",
+            model=found,
+            evaluations=evaluations,
+            places=entries.entries_of(session, model_id),
+            curve=_curve(events),
+        )
 
 
 @router.get("/jobs")

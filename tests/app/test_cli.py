@@ -23,6 +23,8 @@ COMMANDS = [
     "worker",
     "relay",
     "migrate",
+    "import_robustbench",
+    "export_robustbench",
     "submit",
     "cancel",
     "retry",
@@ -45,7 +47,7 @@ def gklbench(*arguments: str | Path, stdin: str = "") -> subprocess.CompletedPro
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_each_command_has_help_with_an_example(name: str) -> None:
-    result = CliRunner().invoke(cli, [name, "--help"])
+    result = CliRunner().invoke(cli, [name.replace("_", "-"), "--help"])
     assert result.exit_code == 0
     assert "Example:" in result.output
 

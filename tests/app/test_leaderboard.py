@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
 
-from app import job_files, jobs, leaderboard
+from app import entries, job_files, jobs, leaderboard
 from app.artifacts import StoredFile
 from app.database import Database
 from app.errors import NotFound, Unprocessable
-from app.tables import FileKind
+from app.tables import Entry, FileKind
 from gkl.catalog import CORRUPTIONS
 from gkl.errors import FailureCode
 from gkl.outcome import AttackOutcome, CorruptionOutcome, EvaluationOutcome, Manifest, wilson_interval
@@ -94,8 +95,9 @@ def measure(
 
 def ranking(database: Database, name: str = "Linf") -> list[tuple[int | None, str, int | None]]:
     with database.reading() as session:
-        rows = leaderboard.rows(session, "digits", name)
-        return [(row.rank, row.model.name, row.evaluation.robust_correct) for row in rows]
+        board = entries.board(session, "digits", name)
+        rows = [(row.rank, row.entry) for row in entries.search(session, board, entries.View())]
+        return [(rank, e.name, e.evaluation and e.evaluation.robust_correct) for rank, e in rows]
 
 
 def test_rows_rank_by_robust_then_clean_accuracy_then_age(database: Database) -> None:
@@ -118,16 +120,16 @@ def test_a_model_stands_with_its_lowest_complete_result_on_each_board(database: 
     assert ranking(database) == [(1, "b", 180), (2, "a", 150)]
     assert ranking(database, "Linf-0.3") == [(1, "a", 20)]
     with database.reading() as session:
-        boards = leaderboard.boards(session)
-        assert [(board.name, board.num_models, board.title) for board in boards] == [
+        boards = entries.boards(session)
+        assert [(board.name, board.num_entries, board.title) for board in boards] == [
             ("Linf", 2, "Digits, Linf 0.2"),
             ("Linf-0.3", 1, "Digits, Linf 0.3"),
         ]
-        first = leaderboard.rows(session, "digits", "Linf")[1]
-        assert leaderboard.rank_of(session, first.evaluation) == 2
-        assert len(leaderboard.evaluations_of(session, first.model.id)) == 5
+        place = entries.entries_of(session, 1)["Linf"]
+        assert (place.rank, place.entry.name) == (2, "a")
+        assert len(leaderboard.evaluations_of(session, 1)) == 5
         with pytest.raises(NotFound):
-            leaderboard.board(session, "digits", "L2")
+            entries.board(session, "digits", "L2")
 
 
 def test_the_same_weights_are_the_same_model(database: Database) -> None:
@@ -189,8 +191,8 @@ def test_a_provisional_verdict_has_a_place_without_a_rank_until_the_final_one(da
     with database.reading() as session:
         provisional = leaderboard.evaluation_of_job(session, running)
         assert provisional is not None
-        assert leaderboard.rank_of(session, provisional) is None
-        assert [board.num_models for board in leaderboard.boards(session)] == [3]
+        assert entries.entries_of(session, provisional.model_id)["Linf"].rank is None
+        assert [board.num_entries for board in entries.boards(session)] == [3]
     with database.writing() as session:
         spec = EvaluateSpec.model_validate(provisional.manifest["spec"])
         final = EvaluationOutcome(
@@ -238,12 +240,11 @@ def test_a_weaker_protocol_is_kept_but_not_ranked(
 ) -> None:
     weights = train(database, "a")
     job_id = measure(database, weights, robust=robust, evaluation=evaluation)
-    assert ranking(database) == []
     with database.reading() as session:
-        assert leaderboard.boards(session) == []
+        assert entries.boards(session) == []
         found = leaderboard.evaluation_of_job(session, job_id)
         assert found is not None
-        assert leaderboard.why_not_ranked(found) == why
+        assert entries.why_not_ranked(found) == why
 
 
 def test_weights_that_were_sent_are_a_model_once_they_are_measured(database: Database) -> None:
@@ -279,17 +280,24 @@ def test_a_bound_goes_when_its_evaluation_cannot_end(database: Database, how: st
             jobs.fail(session, claim, FailureCode.TIMED_OUT, "it took too long")
         else:
             jobs.cancelled(session, claim)
-    assert ranking(database) == []
+    with database.reading() as session:
+        assert entries.boards(session) == []
 
 
 def test_a_board_is_led_by_a_final_verdict(database: Database) -> None:
     a, b = train(database, "a"), train(database, "b")
     measure(database, a, robust=300, provisional=True)
     with database.reading() as session:
-        assert leaderboard.leader(session, "digits", "Linf").model.name == "a"
+        assert leader(session).name == "a"
     measure(database, b, robust=100)
     with database.reading() as session:
-        assert leaderboard.leader(session, "digits", "Linf").model.name == "b"
+        assert leader(session).name == "b"
+
+
+def leader(session: Session) -> Entry:
+    first = entries.leader(session, entries.board(session, "digits", "Linf"))
+    assert first is not None
+    return first.entry
 
 
 def test_corruptions_have_a_board_of_their_own(database: Database) -> None:
@@ -313,9 +321,10 @@ def test_corruptions_have_a_board_of_their_own(database: Database) -> None:
         mean_corruption_error=0.4,
     )
     with database.reading() as session:
-        (board,) = leaderboard.boards(session)
+        (board,) = entries.boards(session)
         assert (board.name, board.title) == ("corruptions", "CIFAR-10, common corruptions")
-        (row,) = leaderboard.rows(session, "cifar10", "corruptions")
-        assert (row.rank, row.evaluation.robust_correct) == (1, None)
-        assert row.evaluation.robust_accuracy == pytest.approx(0.6)
-        assert row.evaluation.robust_interval == pytest.approx(wilson_interval(6000, 10_000))
+        (row,) = entries.search(session, board, entries.View())
+        assert (row.rank, row.entry.autoattack_accuracy, row.entry.mean_corruption_error) == (1, None, 0.4)
+        assert row.entry.robust_accuracy == pytest.approx(0.6)
+        assert row.entry.evaluation is not None
+        assert row.entry.evaluation.robust_interval == pytest.approx(wilson_interval(6000, 10_000))

@@ -70,7 +70,7 @@ def test_a_job_goes_all_the_way(running: EmbeddedService, client: Client) -> Non
     measured = model.evaluations[0]
     board = page(running, "/leaderboards/digits/Linf-0.9")
     low, high = measured.robust.interval
-    for text in ("Digits, Linf 0.9", f'<a href="/models/{model.id}">Tiny</a>', "SmallCNN", "GKL"):
+    for text in ("Digits, Linf 0.9", '">Tiny</a>', "SmallCNN", "GKL"):
         assert text in board
     assert f"{100 * measured.robust.accuracy:.2f} %" in board
     assert f"{100 * low:.1f} to {100 * high:.1f}" in board

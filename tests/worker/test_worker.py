@@ -18,7 +18,7 @@ import pytest
 import torch
 from sqlalchemy import select, update
 
-from app import job_files, jobs, leaderboard
+from app import entries, job_files, jobs, leaderboard
 from app.artifacts import ArtifactStore, StoredFile
 from app.certificates import points_of
 from app.cleanup import clean
@@ -116,8 +116,8 @@ def test_a_training_becomes_weights_a_model_and_the_evaluation_that_follows(
         assert [a.attack for a in evaluation.attacks] == ["APGD-CE", "APGD-T", "FAB-T", "Square"]
         assert evaluation.attacks[-1].survivors == evaluation.robust_correct
         assert evaluation.manifest["weights_sha256"] == stored.sha256
-        (row,) = leaderboard.rows(session, "digits", "Linf-0.9")
-        assert (row.rank, row.model.name) == (1, "Tiny")
+        (row,) = entries.search(session, entries.board(session, "digits", "Linf-0.9"), entries.View())
+        assert (row.rank, row.entry.name) == (1, "Tiny")
 
 
 @either_database
@@ -262,8 +262,9 @@ def test_weights_that_were_sent_become_a_row(
     assert worker.run_next() == right
     assert look(database, right).state is JobState.SUCCEEDED, look(database, right).failure_message
     with database.reading() as session:
-        (row,) = leaderboard.rows(session, "digits", "Linf-0.9")
-        assert (row.model.name, row.model.loss, row.model.weights_sha256) == ("Sent", None, stored.sha256)
+        (row,) = entries.search(session, entries.board(session, "digits", "Linf-0.9"), entries.View())
+        assert row.entry.model is not None
+        assert (row.entry.name, row.entry.loss, row.entry.model.weights_sha256) == ("Sent", None, stored.sha256)
     assert store.path(stored.sha256).exists()
 
 

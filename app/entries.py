@@ -1,0 +1,504 @@
+"""Boards and the entries on them: what ranks, in which order, and which part of it somebody wants to see."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from sqlalchemy import ColumnElement, and_, case, func, not_, or_, select
+from sqlalchemy.orm import Session, joinedload
+
+from app.database import database_now
+from app.errors import NotFound
+from app.tables import Entry, Evaluation, Model, Provenance
+from gkl.catalog import ARCHITECTURES, DATASETS
+from gkl.spec import PUBLISHED_WEIGHTS, RANKED_PROTOCOLS, Publication, format_epsilon, threat_model_of_board
+
+PAGE_SIZE = 200
+LOSS_TITLES = {"trades": "TRADES", "dkl": "DKL", "ikl": "IKL", "gkl": "GKL"}
+
+
+# --- boards ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Board:
+    """A ranking of models under one threat model on one data set."""
+
+    dataset: str
+    name: str
+    num_entries: int
+
+    @property
+    def norm(self) -> str | None:
+        threat_model = threat_model_of_board(self.dataset, self.name)
+        return None if threat_model is None else threat_model.norm
+
+    @property
+    def epsilon(self) -> float | None:
+        threat_model = threat_model_of_board(self.dataset, self.name)
+        return None if threat_model is None else threat_model.epsilon
+
+    @property
+    def title(self) -> str:
+        dataset = DATASETS[self.dataset].title
+        if self.norm is None or self.epsilon is None:
+            return f"{dataset}, common corruptions{' in 3D' if self.name == 'corruptions_3d' else ''}"
+        return f"{dataset}, {self.norm} {format_epsilon(self.epsilon)}"
+
+
+def boards(session: Session) -> list[Board]:
+    """The boards that have an entry, by data set and name."""
+    rows = session.execute(
+        select(Entry.dataset, Entry.board, func.count())
+        .group_by(Entry.dataset, Entry.board)
+        .order_by(Entry.dataset, Entry.board)
+    )
+    return [Board(*row) for row in rows]
+
+
+def board(session: Session, dataset: str, name: str) -> Board:
+    """
+    Raises:
+        NotFound: there is no entry on it yet.
+    """
+    count = session.scalar(select(func.count()).select_from(Entry).where(Entry.dataset == dataset, Entry.board == name))
+    if not count:
+        raise NotFound(f"there is no leaderboard {dataset}/{name}; /api/v1/leaderboards lists those there are")
+    return Board(dataset, name, count)
+
+
+def revision(session: Session, dataset: str, name: str) -> str:
+    """Another text whenever something on the board has changed."""
+    count, last, changed = session.execute(
+        select(func.count(), func.max(Entry.id), func.max(Entry.changed_at)).where(
+            Entry.dataset == dataset, Entry.board == name
+        )
+    ).one()
+    return f"{count}-{last}-{changed}"
+
+
+# --- from a measurement to an entry ------------------------------------------------------------------------------
+
+_IS_RANKED = and_(Evaluation.is_complete, Evaluation.protocol.in_(RANKED_PROTOCOLS))
+
+
+def why_not_ranked(evaluation: Evaluation) -> str | None:
+    """In words; None if it is, or will be when it is final."""
+    if evaluation.protocol == "clean":
+        return "clean images only"
+    if evaluation.protocol not in RANKED_PROTOCOLS:
+        return f"protocol {evaluation.protocol}: not ranked"
+    if not evaluation.is_complete:
+        return f"{evaluation.num_points} of {DATASETS[evaluation.model.dataset].num_test} points: not ranked"
+    return None
+
+
+def stand(session: Session, model: Model, name: str) -> Entry | None:
+    """Give a model its place on a board by what was measured of it; None if nothing there may be ranked.
+
+    A model that was evaluated more than once stands with its lowest robust accuracy: an adversarial example
+    that was found once exists, whatever a later run with another seed found. Only a model without a final verdict
+    stands with a provisional one.
+    """
+    best_known = session.scalars(
+        select(Evaluation)
+        .where(Evaluation.model_id == model.id, Evaluation.board == name, _IS_RANKED)
+        .order_by(Evaluation.is_provisional, Evaluation.robust_accuracy, Evaluation.id)
+        .limit(1)
+    ).first()
+    if best_known is None:
+        return None
+    now = database_now(session)
+    entry = session.scalars(select(Entry).where(Entry.model_id == model.id, Entry.board == name)).first()
+    if entry is None:
+        entry = Entry(dataset=model.dataset, board=name, model_id=model.id, created_at=now, anomalies=[])
+        entry.slug = _free_slug(session, model, name, best_known)
+        entry.provenance = Provenance.VERIFIED
+    _describe(entry, model, best_known)
+    entry.evaluation_id, entry.changed_at = best_known.id, now
+    entry.epsilon, entry.num_points = best_known.epsilon, best_known.num_points
+    entry.is_provisional, entry.unreliable = best_known.is_provisional, best_known.is_unreliable
+    entry.clean_accuracy = best_known.clean_accuracy
+    entry.mean_corruption_error = best_known.mean_corruption_error
+    entry.autoattack_accuracy = None if best_known.corruptions else best_known.robust_accuracy
+    entry.robust_accuracy = best_known.robust_accuracy
+    if entry.external_accuracy is not None and best_known.robust_accuracy is not None:
+        entry.robust_accuracy = min(entry.external_accuracy, best_known.robust_accuracy)
+    session.add(entry)
+    session.flush()
+    return entry
+
+
+def withdraw_bound(session: Session, job_id: int) -> None:
+    """Take back the provisional verdict of an evaluation that will not end."""
+    bound = session.scalars(
+        select(Evaluation).where(Evaluation.job_id == job_id, Evaluation.is_provisional)
+    ).one_or_none()
+    if bound is None:
+        return
+    model, name = bound.model, bound.board
+    entry = session.scalars(select(Entry).where(Entry.evaluation_id == bound.id)).one_or_none()
+    if entry is not None:
+        # Only a model without a final verdict stands with a provisional one: there is nothing else to keep.
+        session.delete(entry)
+        session.flush()
+    session.delete(bound)
+    session.flush()
+    stand(session, model, name)
+
+
+def add_missing(session: Session) -> None:
+    """The entries of what was measured before there were any."""
+    found = session.execute(
+        select(Model, Evaluation.board)
+        .join(Evaluation.model)
+        .outerjoin(Entry, and_(Entry.model_id == Model.id, Entry.board == Evaluation.board))
+        .where(_IS_RANKED, Entry.id.is_(None))
+        .distinct()
+        .order_by(Model.id, Evaluation.board)
+    ).all()
+    for model, name in found:
+        stand(session, model, name)
+
+
+def _describe(entry: Entry, model: Model, evaluation: Evaluation) -> None:
+    publication = _publication(model, evaluation)
+    architecture = ARCHITECTURES[model.architecture].title
+    train_spec = {} if model.train_job is None else model.train_job.spec
+    entry.name = publication.title or model.name
+    entry.authors, entry.link = publication.authors, publication.link or ""
+    entry.venue, entry.footnote = publication.venue, publication.footnote
+    entry.venue_series, year = series_and_year(publication.venue)
+    entry.year = year or model.created_at.year
+    entry.architecture, entry.family = architecture, architecture_family(architecture)
+    entry.loss = None if model.loss is None else LOSS_TITLES[model.loss]
+    entry.extra_data = publication.extra_data
+    entry.synthetic_data = publication.synthetic_data or train_spec.get("synthetic") is not None
+
+
+def _publication(model: Model, evaluation: Evaluation) -> Publication:
+    """What was said with the evaluation, else with the training."""
+    specs = [evaluation.manifest.get("spec", {}), {} if model.train_job is None else model.train_job.spec]
+    said: dict[str, Any] = next((spec["publication"] for spec in specs if spec.get("publication")), {})
+    return Publication.model_validate(said)
+
+
+def _free_slug(session: Session, model: Model, name: str, evaluation: Evaluation) -> str:
+    """Of the published weights of RobustBench's zoo it is the id that they have there."""
+    is_published = evaluation.manifest.get("spec", {}).get("weights") == PUBLISHED_WEIGHTS
+    text = model.architecture.rpartition("/")[2] if is_published else model.name
+    slug = re.sub(r"[^A-Za-z0-9.-]+", "_", text).strip("._-")[:120] or "model"
+    taken = select(Entry.id).where(Entry.dataset == model.dataset, Entry.board == name, Entry.slug == slug)
+    return slug if session.scalar(taken) is None else f"{slug}_{model.weights_sha256[:12]}"
+
+
+_YEAR = re.compile(r"\b(?:19|20)\d\d\b")
+_TAG = re.compile(r"<[^<>]*>")
+# The longer name before the one that is a part of it.
+_FAMILIES = "WideResNet PreActResNet ResNeXt ResNeSt ResNet ConvNeXt DenseNet EfficientNet BinaryNet XCiT DeiT Swin ViT"
+_KNOWN_FAMILIES = (*_FAMILIES.split(), "SmallCNN", "TinyCNN", "CNN", "VGG")
+
+
+def series_and_year(venue: str) -> tuple[str, int | None]:
+    """
+    >>> series_and_year("NeurIPS 2021"), series_and_year("GitHub,<br>Sep 2019"), series_and_year("N/A")
+    (('NeurIPS', 2021), ('GitHub', 2019), ('N/A', None))
+    """
+    text = _TAG.sub(" ", venue)
+    year = _YEAR.search(text)
+    series = re.split(r",|\b(?:19|20)\d\d\b", text)[0].strip()
+    return series, int(year[0]) if year else None
+
+
+def architecture_family(architecture: str) -> str:
+    """
+    >>> architecture_family("WideResNet-28-10"), architecture_family("ResNet-152 + WideResNet-70-16")
+    ('WideResNet', 'mixture')
+    >>> architecture_family("MeanSparse RaWideResNet-70-16"), architecture_family("XCiT-L12")
+    ('WideResNet', 'XCiT')
+    """
+    if "+" in architecture:
+        return "mixture"
+    lowered = architecture.lower()
+    return next((family for family in _KNOWN_FAMILIES if family.lower() in lowered), "other")
+
+
+# --- a view of a board -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Column:
+    """Something that a board can show of its entries."""
+
+    title: str
+    by: ColumnElement[Any] | Any
+    """What it is sorted by."""
+    falls: bool = False
+    """Whether the largest come first."""
+    is_number: bool = False
+    only: Literal["attacks", "corruptions"] | None = None
+    """The kind of boards that have it."""
+
+
+_DATA_ORDER = case((Entry.extra_data.is_(True), 2), else_=0) + case((Entry.synthetic_data, 1), else_=0)
+
+COLUMNS: dict[str, Column] = {
+    "clean": Column("Clean", Entry.clean_accuracy, falls=True, is_number=True),
+    "robust": Column("Robust", Entry.robust_accuracy, falls=True, is_number=True),
+    "autoattack": Column("AutoAttack", Entry.autoattack_accuracy, falls=True, is_number=True, only="attacks"),
+    "external": Column("External", Entry.external_accuracy, falls=True, is_number=True, only="attacks"),
+    "reported": Column("Reported", Entry.reported_accuracy, falls=True, is_number=True),
+    "mce": Column("mCE", Entry.mean_corruption_error, is_number=True, only="corruptions"),
+    "architecture": Column("Architecture", Entry.architecture),
+    "data": Column("Extra data", _DATA_ORDER),
+    "loss": Column("Loss", Entry.loss),
+    "epsilon": Column("Epsilon", Entry.epsilon, is_number=True),
+    "venue": Column("Venue", Entry.venue_series),
+    "year": Column("Year", Entry.year, falls=True, is_number=True),
+    "provenance": Column("Provenance", Entry.provenance),
+    "added": Column("Added", Entry.created_at, falls=True),
+}
+SORT_KEYS = ("rank", "name", *COLUMNS)
+USUAL_COLUMNS = ("clean", "robust", "autoattack", "mce", "architecture", "data", "venue", "provenance")
+
+
+class View(BaseModel):
+    """Which entries of a board, in which order: the query string of its page, its exports and its API."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    q: str | None = Field(default=None, max_length=200)
+    """Words that must all stand in the name, model id, authors, architecture, venue or footnote."""
+
+    family: str | None = Field(default=None, max_length=100)
+    """Family of the architecture, such as 'WideResNet'."""
+
+    data: Literal["none", "extra", "synthetic"] | None = None
+    """Trained on nothing but the data set, on extra real images, on generated ones."""
+
+    epsilon: str | None = Field(default=None, max_length=32)
+    """As an entry states it: '8/255'."""
+
+    venue: str | None = Field(default=None, max_length=200)
+    """Without its year: 'NeurIPS'."""
+
+    year: int | None = Field(default=None, ge=1900, le=2999)
+
+    provenance: Provenance | None = None
+    """'verified': measured here; 'imported': by RobustBench; 'reported': by the authors alone."""
+
+    unreliable: Literal["yes", "no"] | None = None
+    """Whether there is a reason not to trust the number."""
+
+    loss: str | None = Field(default=None, max_length=50)
+    """What it was trained with, where that is known: 'GKL'."""
+
+    sort: str = "rank"
+    """A column, or 'rank' or 'name'; with '-' before it the other way round."""
+
+    columns: list[str] = Field(default_factory=list, max_length=50)
+    """Which to show on the page and in exports; none for the usual ones."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_empty(cls, values: Any) -> Any:
+        # A form without a script sends an empty text for a choice that was not made.
+        return {k: v for k, v in values.items() if v not in ("", [""])} if isinstance(values, dict) else values
+
+    @field_validator("sort")
+    @classmethod
+    def _known_key(cls, value: str) -> str:
+        if value.removeprefix("-") not in SORT_KEYS:
+            raise ValueError(f"must be one of {', '.join(SORT_KEYS)}, with or without '-' before it")
+        return value
+
+    @field_validator("columns")
+    @classmethod
+    def _known_columns(cls, value: list[str]) -> list[str]:
+        unknown = [name for name in value if name not in COLUMNS]
+        if unknown:
+            raise ValueError(f"{unknown[0]!r} is no column; there are {', '.join(COLUMNS)}")
+        return [name for name in COLUMNS if name in value]
+
+    @property
+    def sort_key(self) -> str:
+        return self.sort.removeprefix("-")
+
+    @property
+    def is_reversed(self) -> bool:
+        return self.sort.startswith("-")
+
+    @property
+    def is_filtered(self) -> bool:
+        return bool(self.model_dump(exclude={"sort", "columns", "page"}, exclude_none=True))
+
+    def columns_on(self, found: Board) -> list[str]:
+        """The columns to show, without those that this kind of board does not have."""
+        kind = "corruptions" if found.epsilon is None else "attacks"
+        return [name for name in self.columns or USUAL_COLUMNS if COLUMNS[name].only in (None, kind)]
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """An entry in its place; without a rank while it is provisional or its number is missing."""
+
+    rank: int | None
+    entry: Entry
+
+
+# Equal robust accuracy: the higher clean accuracy first, then who was first. What has no number comes last.
+_BEST_FIRST: tuple[ColumnElement[Any] | Any, ...] = (
+    Entry.robust_accuracy.desc().nulls_last(),
+    Entry.clean_accuracy.desc().nulls_last(),
+    Entry.id,
+)
+_HAS_RANK = and_(Entry.robust_accuracy.is_not(None), not_(Entry.is_provisional))
+
+
+def search(session: Session, found: Board, view: View, *, limit: int | None = None, offset: int = 0) -> list[Ranked]:
+    """The entries of a view in its order, each with its rank on the whole board."""
+    ranks = _ranks(found)
+    query = (
+        select(Entry, ranks.c.rank)
+        .join(ranks, ranks.c.id == Entry.id)
+        .where(*_conditions(view))
+        .order_by(*_order(view))
+        .limit(limit)
+        .offset(offset)
+    )
+    return [Ranked(rank, entry) for entry, rank in session.execute(query)]
+
+
+def count(session: Session, found: Board, view: View) -> int:
+    """How many entries a view has."""
+    query = select(func.count()).select_from(Entry).where(_is_on(found), *_conditions(view))
+    return session.scalar(query) or 0
+
+
+@dataclass(frozen=True)
+class Point:
+    """What charts need of an entry."""
+
+    id: int
+    name: str
+    clean_accuracy: float
+    robust_accuracy: float
+    year: int | None
+    provenance: Provenance
+
+
+def points(session: Session, found: Board, view: View) -> list[Point]:
+    """The entries of a view that have both accuracies, best first; provisional ones are left out."""
+    query = (
+        select(Entry.id, Entry.name, Entry.clean_accuracy, Entry.robust_accuracy, Entry.year, Entry.provenance)
+        .where(_is_on(found), _HAS_RANK, Entry.clean_accuracy.is_not(None), *_conditions(view))
+        .order_by(*_BEST_FIRST)
+    )
+    rows = session.execute(query)
+    return [Point(i, name, clean or 0.0, robust or 0.0, year, by) for i, name, clean, robust, year, by in rows]
+
+
+def choices(session: Session, found: Board) -> dict[str, list[Any]]:
+    """What a board's entries can be filtered by: for each filter the values there are."""
+    options: dict[str, set[Any]] = {name: set() for name in ("family", "venue", "year", "epsilon", "loss")}
+    rows = session.execute(
+        select(Entry.family, Entry.venue_series, Entry.year, Entry.epsilon, Entry.loss).where(_is_on(found)).distinct()
+    )
+    for family, venue, year, epsilon, loss in rows:
+        known = (family, venue or None, year, None if epsilon is None else format_epsilon(epsilon), loss)
+        for name, value in zip(options, known, strict=True):
+            if value is not None:
+                options[name].add(value)
+    return {name: sorted(values, reverse=name == "year") for name, values in options.items()}
+
+
+def leader(session: Session, found: Board) -> Ranked | None:
+    """The first of a board; a provisional one only where there is no final one."""
+    first = session.scalars(select(Entry).where(_is_on(found)).order_by(not_(_HAS_RANK), *_BEST_FIRST).limit(1)).first()
+    if first is None:
+        return None
+    return Ranked(None if first.is_provisional or first.robust_accuracy is None else 1, first)
+
+
+def get(session: Session, entry_id: int) -> Ranked:
+    """
+    Raises:
+        NotFound: there is no such entry.
+    """
+    options = (joinedload(Entry.model), joinedload(Entry.evaluation).selectinload(Evaluation.attacks))
+    entry = session.scalars(select(Entry).where(Entry.id == entry_id).options(*options)).first()
+    if entry is None:
+        raise NotFound(f"there is no entry {entry_id}")
+    return Ranked(rank_of(session, entry), entry)
+
+
+def rank_of(session: Session, entry: Entry) -> int | None:
+    ranks = _ranks(Board(entry.dataset, entry.board, 0))
+    return session.scalar(select(ranks.c.rank).where(ranks.c.id == entry.id))
+
+
+def entries_of(session: Session, model_id: int) -> dict[str, Ranked]:
+    """A model's place on each board that it is on."""
+    found = session.scalars(select(Entry).where(Entry.model_id == model_id).order_by(Entry.board)).all()
+    return {entry.board: Ranked(rank_of(session, entry), entry) for entry in found}
+
+
+def _is_on(found: Board) -> ColumnElement[bool]:
+    return and_(Entry.dataset == found.dataset, Entry.board == found.name)
+
+
+def _ranks(found: Board) -> Any:
+    place = func.row_number().over(partition_by=case((_HAS_RANK, 1), else_=0), order_by=_BEST_FIRST)
+    return select(Entry.id, case((_HAS_RANK, place)).label("rank")).where(_is_on(found)).subquery()
+
+
+def _conditions(view: View) -> list[ColumnElement[bool]]:
+    conditions: list[ColumnElement[bool]] = []
+    for word in (view.q or "").split():
+        fields = (Entry.name, Entry.slug, Entry.authors, Entry.architecture, Entry.venue, Entry.footnote)
+        conditions.append(or_(*(field.icontains(word, autoescape=True) for field in fields)))
+    exact = {Entry.family: view.family, Entry.venue_series: view.venue, Entry.year: view.year, Entry.loss: view.loss}
+    conditions += [column == value for column, value in exact.items() if value is not None]
+    if view.provenance is not None:
+        conditions.append(Entry.provenance == view.provenance)
+    if view.unreliable is not None:
+        conditions.append(Entry.unreliable.is_(view.unreliable == "yes"))
+    if view.data == "extra":
+        conditions.append(Entry.extra_data.is_(True))
+    elif view.data == "synthetic":
+        conditions.append(Entry.synthetic_data.is_(True))
+    elif view.data == "none":
+        conditions.append(and_(Entry.extra_data.is_(False), Entry.synthetic_data.is_(False)))
+    if view.epsilon is not None:
+        epsilon = _number(view.epsilon)
+        # No entry states something that is no number.
+        near = func.abs(Entry.epsilon - epsilon) < 1e-6 if epsilon is not None else Entry.id.is_(None)
+        conditions.append(near)
+    return conditions
+
+
+def _number(text: str) -> float | None:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)(?:/(\d+))?", text)
+    if found is None or found[2] == "0":
+        return None
+    return float(found[1]) / float(found[2] or 1)
+
+
+def _order(view: View) -> Sequence[Any]:
+    if view.sort_key == "rank":
+        if not view.is_reversed:
+            return _BEST_FIRST
+        return (Entry.robust_accuracy.asc().nulls_last(), Entry.clean_accuracy.asc().nulls_last(), Entry.id.desc())
+    by, falls = (
+        (func.lower(Entry.name), False)
+        if view.sort_key == "name"
+        else (
+            COLUMNS[view.sort_key].by,
+            COLUMNS[view.sort_key].falls,
+        )
+    )
+    return ((by.desc() if falls != view.is_reversed else by.asc()).nulls_last(), *_BEST_FIRST)

@@ -1,0 +1,164 @@
+"""A view of a board as a file: exactly the entries and the order that its page shows."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from app import robustbench
+from app.entries import Board, Ranked
+from app.schemas import EntryView
+from app.tables import Entry
+from gkl.spec import format_epsilon
+
+Write = Callable[[Board, Sequence[Ranked]], str]
+
+
+@dataclass(frozen=True)
+class Format:
+    """One kind of file."""
+
+    title: str
+    ending: str
+    media_type: str
+    write: Write
+
+
+def _csv(_: Board, found: Sequence[Ranked]) -> str:
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["rank", *_CSV])
+    for row in found:
+        writer.writerow([row.rank or "", *(_inert(value(row.entry)) for value in _CSV.values())])
+    return out.getvalue()
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.10g}"
+
+
+def _yes_no(value: bool | None) -> str:
+    return "" if value is None else "yes" if value else "no"
+
+
+_CSV: dict[str, Callable[[Entry], str]] = {
+    "model_id": lambda e: e.slug,
+    "name": lambda e: e.name,
+    "authors": lambda e: e.authors,
+    "venue": lambda e: e.venue,
+    "year": lambda e: str(e.year or ""),
+    "architecture": lambda e: e.architecture,
+    "clean": lambda e: _percent(e.clean_accuracy),
+    "robust": lambda e: _percent(e.robust_accuracy),
+    "autoattack": lambda e: _percent(e.autoattack_accuracy),
+    "external": lambda e: _percent(e.external_accuracy),
+    "reported": lambda e: _percent(e.reported_accuracy),
+    "mce": lambda e: _percent(e.mean_corruption_error),
+    "epsilon": lambda e: "" if e.epsilon is None else format_epsilon(e.epsilon),
+    "extra_data": lambda e: _yes_no(e.extra_data),
+    "synthetic_data": lambda e: _yes_no(e.synthetic_data),
+    "loss": lambda e: e.loss or "",
+    "unreliable": lambda e: _yes_no(e.unreliable),
+    "provisional": lambda e: _yes_no(e.is_provisional),
+    "provenance": lambda e: e.provenance,
+    "link": lambda e: e.link,
+    "footnote": lambda e: e.footnote,
+}
+
+
+def _inert(cell: str) -> str:
+    """A spreadsheet computes what begins like a formula; somebody else's text must not run there."""
+    return f"'{cell}" if cell[:1] in ("=", "+", "-", "@", "\t", "\r") else cell
+
+
+def _json(found_on: Board, found: Sequence[Ranked]) -> str:
+    entries = [EntryView.of(row).model_dump(mode="json") for row in found]
+    return json.dumps({"dataset": found_on.dataset, "threat_model": found_on.name, "entries": entries}, indent=1)
+
+
+def _robustbench(_: Board, found: Sequence[Ranked]) -> str:
+    """One object: model id -> model_info, each to the letter as its own file has it."""
+    pieces = [f"{json.dumps(row.entry.slug)}: {robustbench.model_info(row.entry).strip()}" for row in found]
+    return "{\n" + ",\n".join(pieces) + "\n}\n"
+
+
+def _bibtex(_: Board, found: Sequence[Ranked]) -> str:
+    return "\n".join(_reference(row.entry) for row in found)
+
+
+def _reference(entry: Entry) -> str:
+    authors = " and ".join(author.strip() for author in entry.authors.split(",") if author.strip())
+    fields = {
+        "title": f"{{{_latex_text(entry.name)}}}",
+        "author": _latex_text(authors),
+        "howpublished": _latex_text(entry.venue),
+        "year": str(entry.year or ""),
+        "url": re.sub(r"[{}\\\s]", "", entry.link),
+    }
+    lines = [f"  {name} = {{{value}}}," for name, value in fields.items() if value and value != "{}"]
+    return "\n".join([f"@misc{{{entry.slug},", *lines, "}\n"])
+
+
+def _latex(found_on: Board, found: Sequence[Ranked]) -> str:
+    rows = [
+        " & ".join(
+            [
+                str(row.rank or "--"),
+                _latex_text(row.entry.name),
+                _latex_text(row.entry.architecture),
+                _latex_number(row.entry.clean_accuracy),
+                _latex_number(row.entry.robust_accuracy),
+                _latex_text(row.entry.venue),
+            ]
+        )
+        + r" \\"
+        for row in found
+    ]
+    head = r"\# & Model & Architecture & Clean & Robust & Venue \\"
+    lines = [
+        f"% {found_on.title}. Needs \\usepackage{{booktabs}}.",
+        r"\begin{tabular}{rllrrl}",
+        r"\toprule",
+        head,
+        r"\midrule",
+        *rows,
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _latex_number(share: float | None) -> str:
+    return "--" if share is None else f"{100 * share:.2f}"
+
+
+_SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+_SPECIAL |= {character: "\\" + character for character in "&%$#_{}"}
+
+
+# A formula may do no more than show something.
+_COMMANDS = r"\\(?:ell|infty|varepsilon|epsilon|leq?|geq?|approx|times|cdot|frac|sim|pm)(?![A-Za-z])"
+_FORMULA = re.compile(rf"(\\\((?:{_COMMANDS}|[^\\])*?\\\))")
+
+
+def _latex_text(text: str) -> str:
+    """Tags taken out, simple formulas left as they are, all else to be read as it stands."""
+    pieces = _FORMULA.split(re.sub(r"\s+", " ", re.sub(r"<[^<>]*>", " ", text)).strip())
+    return "".join(piece if number % 2 else _escaped(piece) for number, piece in enumerate(pieces))
+
+
+def _escaped(text: str) -> str:
+    return "".join(_SPECIAL.get(character, character) for character in text)
+
+
+FORMATS: dict[str, Format] = {
+    "csv": Format("CSV", "csv", "text/csv; charset=utf-8", _csv),
+    "json": Format("JSON", "json", "application/json", _json),
+    "robustbench": Format("RobustBench JSON", "robustbench.json", "application/json", _robustbench),
+    "bibtex": Format("BibTeX", "bib", "application/x-bibtex; charset=utf-8", _bibtex),
+    "latex": Format("LaTeX", "tex", "application/x-tex; charset=utf-8", _latex),
+}

@@ -1,0 +1,367 @@
+"""RobustBench's `model_info`: JSON files in and out, without loss.
+
+A file is kept to the letter and given back as it came. What is not as it should be in it is reported and shown,
+never mended: somebody else's words are theirs to correct.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.database import Database, database_now
+from app.entries import architecture_family, series_and_year
+from app.tables import Entry, Provenance
+from gkl.catalog import DATASETS
+from gkl.errors import InvalidInput
+from gkl.spec import ThreatModel, format_epsilon, threat_model_of_board
+
+MAX_FILE_BYTES = 256 * 1024
+_MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,149}")
+_BOARDS = ("corruptions", "corruptions_3d")
+
+_ALWAYS = (
+    *("link", "name", "authors", "dataset", "venue", "architecture"),
+    *("clean_acc", "additional_data", "number_forward_passes", "eps", "reported"),
+)
+_SOMETIMES = (
+    *("autoattack_acc", "external", "unreliable", "footnote"),
+    *("corruptions_acc", "corruptions_mce", "corruptions_acc_3d", "corruptions_mce_3d"),
+)
+_TEXTS = ("link", "name", "authors", "dataset", "venue", "architecture", "footnote")
+_FLAGS = ("additional_data", "unreliable")
+
+
+class Anomaly(BaseModel):
+    """Something in a file that is not as it should be. It is kept as it is."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+    file: str
+    """<data set>/<threat model>/<model id>.json"""
+    field: str | None
+    """The key it is about; null for the file as a whole."""
+    what: str
+    """What was found, in words."""
+
+
+class ImportReport(BaseModel):
+    """What became of an import."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    added: int = 0
+    changed: int = 0
+    unchanged: int = 0
+    refused: int = 0
+    """Files that cannot be an entry; the anomalies say why."""
+    anomalies: list[Anomaly] = []
+
+
+# --- in ----------------------------------------------------------------------------------------------------------
+
+
+def find_files(path: Path) -> list[Path]:
+    """The JSON files of a checkout, of its `model_info`, of a folder in that, or the one file.
+
+    Raises:
+        InvalidInput: there is none.
+    """
+    if path.is_file():
+        return [path]
+    root = path / "model_info" if (path / "model_info").is_dir() else path
+    found = sorted(root.rglob("*.json"))
+    if not found:
+        raise InvalidInput(
+            f"there is no .json file under {path}; name RobustBench's model_info, a folder or a file of it"
+        )
+    return found
+
+
+def name_of(path: Path) -> str:
+    """How a report and the API name a file: <data set>/<threat model>/<model id>.json."""
+    return "/".join(path.resolve().parts[-3:])
+
+
+def import_files(database: Database, files: Iterable[tuple[str, bytes]]) -> ImportReport:
+    """Make each file an entry, or bring its entry up to date; all of them in one transaction.
+
+    Args:
+        database: where the entries are.
+        files: name (<data set>/<threat model>/<model id>.json) and contents of each.
+    """
+    report = ImportReport()
+    with database.writing() as session:
+        for name, contents in files:
+            _import(session, name, contents, report)
+    return report
+
+
+def _import(session: Session, name: str, contents: bytes, report: ImportReport) -> None:
+    place = _place(name)
+    if isinstance(place, str):
+        report.refused += 1
+        report.anomalies.append(Anomaly(file=name, field=None, what=place))
+        return
+    dataset, board, slug = place
+    found = session.scalars(
+        select(Entry).where(Entry.dataset == dataset, Entry.board == board, Entry.slug == slug)
+    ).first()
+    read = _read(contents)
+    if isinstance(read, str) or (found is not None and found.source is None):
+        what = read if isinstance(read, str) else "was measured here; its numbers are not taken from a file"
+        report.refused += 1
+        report.anomalies.append(Anomaly(file=name, field=None, what=what))
+        return
+    text, info, twice = read
+    seen = [(key, "is there twice; the last one counts") for key in twice] + _anomalies(dataset, board, info)
+    anomalies = [Anomaly(file=name, field=_text(key)[:100], what=what) for key, what in seen]
+    report.anomalies += anomalies
+    if found is not None and found.source == text:
+        report.unchanged += 1
+        return
+    now = database_now(session)
+    entry = found or Entry(dataset=dataset, board=board, slug=slug, created_at=now)
+    _fill(entry, info)
+    entry.source, entry.changed_at = text, now
+    entry.anomalies = [anomaly.model_dump() for anomaly in anomalies]
+    session.add(entry)
+    if found is None:
+        # So that a file that comes twice finds itself.
+        session.flush()
+        report.added += 1
+    else:
+        report.changed += 1
+
+
+def _place(name: str) -> tuple[str, str, str] | str:
+    """Data set, board and model id; or what is wrong with them."""
+    dataset, board, file = ("", "", *name.split("/"))[-3:]
+    if dataset not in DATASETS:
+        return f"lies in no folder of a known data set ({', '.join(DATASETS)}) and threat model"
+    if board not in _BOARDS and not _is_attacked(dataset, board):
+        return f"lies in a folder {board!r} that is no threat model, such as Linf, L2 or {_BOARDS[0]}"
+    slug, dot, ending = file.rpartition(".")
+    if (dot, ending) != (".", "json") or not _MODEL_ID.fullmatch(slug):
+        return "has a name that is no model id: letters, digits and ._+- before .json, at most 150"
+    return dataset, board, slug
+
+
+def _is_attacked(dataset: str, board: str) -> bool:
+    try:
+        return len(board) <= 50 and threat_model_of_board(dataset, board) is not None
+    except ValueError:
+        return False
+
+
+def _read(contents: bytes) -> tuple[str, dict[str, Any], list[str]] | str:
+    """Text, values and the keys that are there twice; or why it cannot be read."""
+    if len(contents) > MAX_FILE_BYTES:
+        return f"has {len(contents)} bytes, more than the {MAX_FILE_BYTES} of a description"
+    twice: list[str] = []
+
+    def take(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in values:
+                twice.append(key)
+            values[key] = value
+        return values
+
+    try:
+        text = contents.decode("utf-8")
+        info = json.loads(text, object_pairs_hook=take)
+    except UnicodeDecodeError as error:
+        return f"is not UTF-8 text ({error.reason} at byte {error.start})"
+    except (ValueError, RecursionError) as error:
+        return f"is not JSON ({str(error) or 'nested too deeply'})"
+    if not isinstance(info, dict):
+        return "holds no JSON object"
+    return text, info, twice
+
+
+def _anomalies(dataset: str, board: str, info: dict[str, Any]) -> list[tuple[str, str]]:
+    found = [(key, "is missing") for key in _ALWAYS if key not in info]
+    for key, value in info.items():
+        what = _anomaly(dataset, board, key, value)
+        if what is not None:
+            found.append((key, what))
+    accuracy = (
+        "corruptions_acc" if board == "corruptions" else "corruptions_acc_3d" if board == "corruptions_3d" else None
+    )
+    if accuracy is not None and accuracy not in info:
+        found.append((accuracy, "is missing, so that it has no rank"))
+    elif accuracy is None and not {"autoattack_acc", "external"} & info.keys():
+        found.append(("autoattack_acc", "is missing, so that it has no rank"))
+    clean, attacked = _share(info.get("clean_acc")), _share(info.get("autoattack_acc"))
+    external = _share(info.get("external"))
+    if clean is not None and attacked is not None and attacked > clean:
+        found.append(("autoattack_acc", f"{info['autoattack_acc']} is above clean_acc {info['clean_acc']}"))
+    if external is not None and attacked is not None and external > attacked:
+        found.append(("external", f"{info['external']} is above autoattack_acc {info['autoattack_acc']}, and ranks"))
+    return found
+
+
+def _anomaly(dataset: str, board: str, key: str, value: Any) -> str | None:  # noqa: PLR0911 - one question each
+    shown = f'"{_text(value)[:80]}"' if isinstance(value, str) else json.dumps(value)[:80]
+    if key not in _ALWAYS + _SOMETIMES:
+        return "is no key of RobustBench's"
+    if key in _FLAGS:
+        return None if isinstance(value, bool) else f"{shown} is neither true nor false"
+    if key == "number_forward_passes":
+        return None if type(value) is int and value >= 1 else f"{shown} is no number of passes"
+    if key == "eps":
+        return _epsilon_anomaly(board, threat_model_of_board(dataset, board), value)
+    if key in _TEXTS:
+        if key == "footnote" and value is None:
+            return None
+        if not isinstance(value, str):
+            return f"{shown} is no text"
+        if key == "dataset" and value != dataset:
+            return f"names {shown} in the folder of {dataset}"
+        return f"holds HTML: {shown}" if re.search(r"<[A-Za-z/][^<>]*>", value) else None
+    # An accuracy or an error, in percent.
+    if key == "reported" and value == "":
+        return None
+    if not isinstance(value, str):
+        return f"{shown} is no text with a number"
+    # An error is relative to AlexNet's and may exceed 100.
+    number, wanted = (_number(value), "number") if "mce" in key else (_share(value), "number from 0 to 100")
+    return f"{shown} is no {wanted}" if number is None else None
+
+
+def _epsilon_anomaly(board: str, threat_model: ThreatModel | None, value: Any) -> str | None:
+    shown = json.dumps(value)[:80]
+    if threat_model is None and value is None:
+        return None
+    stated = _epsilon(value)
+    if stated is None or not isinstance(value, str):
+        return f"{shown} is no budget as text"
+    if threat_model is not None and abs(stated - threat_model.epsilon) > 1e-6:
+        return f"{shown} stands on the board of {threat_model.norm} {format_epsilon(threat_model.epsilon)}"
+    return None
+
+
+def _number(value: Any) -> float | None:
+    """Only as people write it: float() would take 'nan', '1e3' and '1_0'."""
+    found = isinstance(value, str) and re.fullmatch(r"\d{1,6}(\.\d{1,12})?", value)
+    return float(value) if found else None
+
+
+def _share(value: Any) -> float | None:
+    number = _number(value)
+    return None if number is None or number > 100 else number / 100
+
+
+def _epsilon(value: Any) -> float | None:
+    found = isinstance(value, str) and re.fullmatch(r"(\d{1,6}(?:\.\d{1,12})?)(?:/(\d{1,6}))?", value)
+    if not found or float(found[2] or 1) == 0:
+        return None
+    return float(found[1]) / float(found[2] or 1)
+
+
+def _text(value: Any) -> str:
+    """What a database can hold of it: no NUL, no half of a character."""
+    if value is None:
+        return ""
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()
+
+
+def _fill(entry: Entry, info: dict[str, Any]) -> None:
+    """What pages show and sort by; a value that cannot be used is as if it were not there."""
+    entry.name = _text(info.get("name")) or entry.slug
+    entry.authors, entry.link = _text(info.get("authors")), _text(info.get("link"))
+    entry.venue, entry.footnote = _text(info.get("venue")), _text(info.get("footnote"))
+    entry.venue_series, entry.year = series_and_year(entry.venue)
+    entry.architecture = _text(info.get("architecture"))
+    entry.family = architecture_family(entry.architecture)
+    extra, unreliable = info.get("additional_data"), info.get("unreliable")
+    entry.extra_data = extra if isinstance(extra, bool) else None
+    entry.synthetic_data = "synthetic" in entry.footnote.lower()
+    entry.unreliable = unreliable is True
+    entry.is_provisional = False
+    entry.epsilon = _epsilon(info.get("eps"))
+    entry.num_points = DATASETS[entry.dataset].num_test
+    entry.clean_accuracy = _share(info.get("clean_acc"))
+    entry.reported_accuracy = _share(info.get("reported"))
+    entry.autoattack_accuracy = entry.external_accuracy = entry.mean_corruption_error = None
+    if entry.board in _BOARDS:
+        ending = "_3d" if entry.board == "corruptions_3d" else ""
+        entry.robust_accuracy = _share(info.get(f"corruptions_acc{ending}"))
+        error = _number(info.get(f"corruptions_mce{ending}"))
+        entry.mean_corruption_error = None if error is None else error / 100
+    else:
+        entry.autoattack_accuracy = _share(info.get("autoattack_acc"))
+        entry.external_accuracy = _share(info.get("external"))
+        known = entry.external_accuracy
+        entry.robust_accuracy = entry.autoattack_accuracy if known is None else known
+    says_only_the_author = entry.robust_accuracy is None and entry.reported_accuracy is not None
+    entry.provenance = Provenance.REPORTED if says_only_the_author else Provenance.IMPORTED
+
+
+# --- out ---------------------------------------------------------------------------------------------------------
+
+
+def model_info(entry: Entry) -> str:
+    """The file of an entry: as it was imported, or in the same form with what was measured here."""
+    if entry.source is not None:
+        return entry.source
+    return json.dumps(_described(entry), indent=2, ensure_ascii=False)
+
+
+def _described(entry: Entry) -> dict[str, Any]:
+    info: dict[str, Any] = {
+        "link": entry.link,
+        "name": entry.name,
+        "authors": entry.authors,
+        "additional_data": bool(entry.extra_data),
+        "number_forward_passes": 1,
+        "dataset": entry.dataset,
+        "venue": entry.venue,
+        "architecture": entry.architecture,
+        "eps": None if entry.epsilon is None else format_epsilon(entry.epsilon),
+        "clean_acc": _percent(entry.clean_accuracy),
+        "reported": "" if entry.reported_accuracy is None else _percent(entry.reported_accuracy),
+    }
+    if entry.autoattack_accuracy is not None:
+        info["autoattack_acc"] = _percent(entry.autoattack_accuracy)
+    else:
+        info["corruptions_acc"] = _percent(entry.robust_accuracy)
+        if entry.mean_corruption_error is not None:
+            info["corruptions_mce"] = _percent(entry.mean_corruption_error)
+    if entry.external_accuracy is not None:
+        info["external"] = _percent(entry.external_accuracy)
+    if entry.footnote:
+        info["footnote"] = entry.footnote
+    return info | {"unreliable": entry.unreliable}
+
+
+def _percent(share: float | None) -> str:
+    """As RobustBench's `update_json` rounds it."""
+    return "" if share is None else str(round(share * 100, 2))
+
+
+def export_to(session: Session, directory: Path) -> int:
+    """Write <dataset>/<threat model>/<model id>.json of every entry with a final verdict; returns how many.
+
+    Raises:
+        InvalidInput: the directory cannot be written.
+    """
+    written = 0
+    for entry in session.scalars(select(Entry).where(Entry.is_provisional.is_(False)).order_by(Entry.id)):
+        path = directory / entry.dataset / entry.board / f"{entry.slug}.json"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(model_info(entry).encode())
+        except OSError as error:
+            raise InvalidInput(f"{path} cannot be written ({error.strerror}); name a folder that can be") from error
+        written += 1
+    return written

@@ -1,0 +1,208 @@
+"""A board's page: its rows as cells, its headings as links, its choices as options."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlencode
+
+from markupsafe import Markup
+from sqlalchemy.orm import Session
+
+from app import entries, formatting
+from app.entries import COLUMNS, PAGE_SIZE, Board, Ranked, View
+from app.exports import FORMATS
+from app.tables import Entry, Provenance
+from app.web.charts import Scatter, clean_against_robust, over_the_years
+from app.web.rich_text import plain
+from gkl.spec import format_epsilon
+
+PROVENANCES = {
+    Provenance.VERIFIED: "verified here",
+    Provenance.IMPORTED: "imported",
+    Provenance.REPORTED: "reported",
+}
+
+
+@dataclass(frozen=True)
+class Heading:
+    title: str
+    href: str
+    aria_sort: str | None
+    classes: str
+
+
+@dataclass(frozen=True)
+class BoardRow:
+    ranked: Ranked
+    cells: list[tuple[str, Markup]]
+    """Classes and contents of each cell after the name."""
+    summary: str
+    """What a phone shows of the columns it has no room for."""
+
+    @property
+    def id_to_show(self) -> str | None:
+        """RobustBench's model id, where it says more than the name: a paper often has several models."""
+        entry = self.ranked.entry
+        return None if entry.source is None else entry.slug
+
+
+@dataclass(frozen=True)
+class Choice:
+    name: str
+    label: str
+    options: list[tuple[Any, str]]
+    chosen: Any
+
+
+@dataclass(frozen=True)
+class BoardPage:
+    board: Board
+    view: View
+    headings: list[Heading]
+    rows: list[BoardRow]
+    choices: list[Choice]
+    columns: list[tuple[str, str, bool]]
+    """Name, title and whether it is shown, of each column that this board may have."""
+    count: int
+    first: int
+    """Which row of the view the page begins with, counted from 1."""
+    earlier: str | None
+    later: str | None
+    exports: list[tuple[str, str]]
+    scatter: Scatter | None
+    years: Scatter | None
+
+
+def board_page(session: Session, board: Board, view: View, page: int) -> BoardPage:
+    shown = view.columns_on(board)
+    total = entries.count(session, board, view)
+    offset = (page - 1) * PAGE_SIZE
+    found = entries.search(session, board, view, limit=PAGE_SIZE, offset=offset)
+    points = entries.points(session, board, view)
+    path = f"/leaderboards/{board.dataset}/{board.name}"
+    files = [(kind.title, f"/api/v1{path}/export/{name}{_query(view)}") for name, kind in FORMATS.items()]
+    return BoardPage(
+        board=board,
+        view=view,
+        headings=[_heading(view, name) for name in ("rank", "name", *shown)],
+        rows=[BoardRow(row, [_cell(name, row.entry) for name in shown], _summary(row.entry)) for row in found],
+        choices=_choices(view, entries.choices(session, board)),
+        columns=[(name, COLUMNS[name].title, name in shown) for name in View(columns=list(COLUMNS)).columns_on(board)],
+        count=total,
+        first=offset + 1,
+        earlier=_query(view, page=page - 1) or path if page > 1 else None,
+        later=_query(view, page=page + 1) if offset + PAGE_SIZE < total else None,
+        exports=files,
+        scatter=clean_against_robust(points),
+        years=over_the_years(points),
+    )
+
+
+def _query(view: View, **changes: Any) -> str:
+    """The query string that leads to this view, changed; begins with '?', or is empty."""
+    said = view.model_dump(mode="json", exclude_defaults=True) | changes
+    said = {key: value for key, value in said.items() if value is not None and (key, value) not in _DEFAULTS}
+    return f"?{urlencode(said, doseq=True)}" if said else ""
+
+
+_DEFAULTS = (("page", 1), ("sort", "rank"))
+_NUMBERS = {"rank"} | {name for name, column in COLUMNS.items() if column.is_number}
+_ON_PHONES = ("rank", "name", "clean", "robust")
+
+
+def _classes(name: str) -> str:
+    return " ".join(["number"] * (name in _NUMBERS) + ["wide"] * (name not in _ON_PHONES))
+
+
+def _heading(view: View, name: str) -> Heading:
+    title = {"rank": "#", "name": "Model"}[name] if name in ("rank", "name") else COLUMNS[name].title
+    falls = name in COLUMNS and COLUMNS[name].falls
+    by_this = view.sort_key == name
+    href = _query(view, sort=f"-{name}" if by_this and not view.is_reversed else name, page=None)
+    aria_sort = ("descending" if falls != view.is_reversed else "ascending") if by_this else None
+    return Heading(title, href or "?", aria_sort, _classes(name))
+
+
+def _summary(entry: Entry) -> str:
+    return ", ".join(filter(None, (plain(entry.architecture), plain(entry.venue), _data(entry))))
+
+
+def _cell(name: str, entry: Entry) -> tuple[str, Markup]:
+    return _classes(name), _CELLS[name](entry)
+
+
+_DASH = Markup('<span class="quiet">&ndash;</span>')
+
+
+def _accuracy(entry: Entry, accuracy: float | None) -> Markup:
+    if accuracy is None:
+        return _DASH
+    low, high = entry.interval_of(accuracy)
+    said = f"95 % Wilson interval over {entry.num_points} images: {100 * low:.1f} to {100 * high:.1f} %"
+    return Markup('<span title="{}">{}</span>').format(said, formatting.percent(accuracy))
+
+
+def _robust(entry: Entry) -> Markup:
+    if entry.robust_accuracy is None:
+        return _DASH
+    if entry.is_provisional:
+        said = "An upper bound after the first attacks"
+        return Markup('<span class="accuracy" title="{}">≤ {}</span>').format(
+            said, formatting.percent(entry.robust_accuracy)
+        )
+    bounds = formatting.interval(entry.interval_of(entry.robust_accuracy))
+    return Markup('<span class="accuracy">{}</span><span class="interval">{}</span>').format(
+        formatting.percent(entry.robust_accuracy), bounds
+    )
+
+
+def _data(entry: Entry) -> str:
+    kinds = ["extra"] * bool(entry.extra_data) + ["synthetic"] * entry.synthetic_data
+    return " + ".join(kinds)
+
+
+def _text(value: str | None) -> Markup:
+    return Markup("{}").format(plain(value)) if value else _DASH
+
+
+def _share(value: float | None) -> Markup:
+    return _DASH if value is None else Markup("{}").format(formatting.percent(value))
+
+
+_CELLS: dict[str, Callable[[Entry], Markup]] = {
+    "clean": lambda e: _accuracy(e, e.clean_accuracy),
+    "robust": _robust,
+    "autoattack": lambda e: _accuracy(e, e.autoattack_accuracy),
+    "external": lambda e: _accuracy(e, e.external_accuracy),
+    "reported": lambda e: _share(e.reported_accuracy),
+    "mce": lambda e: _share(e.mean_corruption_error),
+    "architecture": lambda e: _text(e.architecture),
+    "data": lambda e: _text(_data(e)),
+    "loss": lambda e: _text(e.loss),
+    "epsilon": lambda e: _text(None if e.epsilon is None else format_epsilon(e.epsilon)),
+    "venue": lambda e: _text(e.venue),
+    "year": lambda e: _text(None if e.year is None else str(e.year)),
+    "provenance": lambda e: Markup('<span class="provenance {}">{}</span>').format(
+        e.provenance, PROVENANCES[e.provenance]
+    ),
+    "added": lambda e: Markup("{}").format(f"{e.created_at:%Y-%m-%d}"),
+}
+
+
+def _choices(view: View, known: dict[str, list[Any]]) -> list[Choice]:
+    """Those with something to choose from; one that is chosen is there even where nothing has it."""
+    labels = {"family": "Architecture", "venue": "Venue", "year": "Year", "epsilon": "Epsilon", "loss": "Loss"}
+    data = [("none", "none"), ("extra", "extra real images"), ("synthetic", "generated images")]
+    choices = [
+        Choice(name, labels[name], [(value, str(value)) for value in known[name]], getattr(view, name))
+        for name in ("family", "venue", "year", "epsilon", "loss")
+        if len(known[name]) > 1 or getattr(view, name) is not None
+    ]
+    choices.insert(1, Choice("data", "Extra data", data, view.data))
+    choices.append(
+        Choice("provenance", "Provenance", [(p.value, title) for p, title in PROVENANCES.items()], view.provenance)
+    )
+    choices.append(Choice("unreliable", "Unreliable", [("yes", "yes"), ("no", "no")], view.unreliable))
+    return choices

@@ -1,0 +1,321 @@
+"""RobustBench's files in and out: always ones made alike, and the published ones where they are at hand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from jinja2 import DictLoader
+from sqlalchemy import select
+
+from app import entries, robustbench
+from app.database import Database
+from app.entries import Board, View
+from app.tables import Entry, Provenance
+from gkl.errors import InvalidInput
+from tests.app.test_leaderboard import measure, train
+
+PUBLISHED = Path(__file__).parents[3] / "shared" / "robustbench" / "model_info"
+
+LINF = {
+    "link": "https://example.org/paper",
+    "name": "A Paper",
+    "authors": "Ada Lovelace, Alan Turing",
+    "additional_data": False,
+    "number_forward_passes": 1,
+    "dataset": "cifar10",
+    "venue": "ICML 2023",
+    "architecture": "WideResNet-28-10",
+    "eps": "8/255",
+    "clean_acc": "92.10",
+    "reported": "67.3",
+    "autoattack_acc": "66.50",
+    "unreliable": False,
+}
+CORRUPTED = {key: value for key, value in LINF.items() if key not in ("autoattack_acc", "unreliable")} | {
+    "eps": None,
+    "corruptions_acc": "88.5",
+    "corruptions_mce": "104.25",
+}
+# The key sets of the published files, with values as they have them.
+MADE = {
+    "cifar10/Linf/Plain.json": LINF,
+    "cifar10/Linf/Broken.json": LINF | {"external": "12.00", "autoattack_acc": "75.28", "footnote": ""},
+    "cifar10/Linf/Older.json": {k: v for k, v in LINF.items() if k != "unreliable"} | {"autoattack_acc": "66.50"},
+    "cifar10/Linf/Synthetic_1M.json": LINF | {"footnote": "It uses additional 1M synthetic images in training."},
+    "cifar10/L2/Other.json": LINF | {"eps": "0.5", "additional_data": True, "autoattack_acc": "0.00"},
+    "cifar10/corruptions/Noisy.json": CORRUPTED,
+    "imagenet/corruptions_3d/Deep.json": CORRUPTED
+    | {"dataset": "imagenet", "corruptions_acc_3d": "50.1", "corruptions_mce_3d": "61"},
+}
+
+
+def contents(info: dict[str, Any]) -> bytes:
+    return json.dumps(info, indent=2).encode()
+
+
+def made() -> list[tuple[str, bytes]]:
+    return [(name, contents(info)) for name, info in MADE.items()]
+
+
+def published() -> list[tuple[str, bytes]]:
+    return [(robustbench.name_of(path), path.read_bytes()) for path in robustbench.find_files(PUBLISHED)]
+
+
+each_collection = pytest.mark.parametrize(
+    "files",
+    [
+        pytest.param(made, id="made"),
+        pytest.param(published, id="published", marks=pytest.mark.skipif(not PUBLISHED.is_dir(), reason="not at hand")),
+    ],
+)
+
+
+def written_to(folder: Path, files: list[tuple[str, bytes]]) -> Path:
+    for name, data in files:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return folder
+
+
+@each_collection
+def test_import_then_export_gives_every_file_to_the_letter(
+    database: Database, files: Callable[[], list[tuple[str, bytes]]], tmp_path: Path
+) -> None:
+    given = files()
+    report = robustbench.import_files(database, given)
+    assert (report.added, report.changed, report.unchanged, report.refused) == (len(given), 0, 0, 0)
+    with database.reading() as session:
+        assert robustbench.export_to(session, tmp_path) == len(given)
+        revision = entries.revision(session, "cifar10", "Linf")
+    for name, data in given:
+        assert (tmp_path / name).read_bytes() == data, name
+    # Again, from what was exported: nothing changes.
+    again = robustbench.import_files(
+        database, [(robustbench.name_of(p), p.read_bytes()) for p in robustbench.find_files(tmp_path)]
+    )
+    assert (again.added, again.changed, again.unchanged, again.refused) == (0, 0, len(given), 0)
+    assert again.anomalies == sorted(report.anomalies, key=lambda a: a.file)
+    with database.reading() as session:
+        assert entries.revision(session, "cifar10", "Linf") == revision
+
+
+# With the fields that RobustBench's page shows.
+TEMPLATE = """[{% for m in models %}
+{{ [loop.index, m.name, m.clean_acc, m[acc_field], m.architecture, m.venue, m.link, m.additional_data] | tojson }}
+{{- "," if not loop.last }}{% endfor %}]"""
+
+
+def rendered(folder: Path, dataset: str, board: str, monkeypatch: pytest.MonkeyPatch) -> list[list[Any]]:
+    """What RobustBench's own program makes of a folder. Its package on the index lacks the program's template."""
+    from gkl.models.robustbench import _robustbench
+
+    template = _robustbench("leaderboard.template")
+
+    monkeypatch.setattr(template, "PackageLoader", lambda *_: DictLoader({"leaderboard.html.j2": TEMPLATE}))
+    text: str = template.generate_leaderboard(dataset, board, str(folder))
+    lines: list[list[Any]] = json.loads(text)
+    return lines
+
+
+def best_known(info: dict[str, Any]) -> float:
+    return float(info.get("external", info.get("autoattack_acc", info.get("corruptions_acc"))))
+
+
+@each_collection
+def test_robustbench_itself_renders_the_export_in_the_order_of_our_board(
+    database: Database,
+    files: Callable[[], list[tuple[str, bytes]]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    robustbench.import_files(database, files())
+    with database.reading() as session:
+        robustbench.export_to(session, tmp_path)
+        for name in ("Linf", "L2", "corruptions"):
+            found = entries.search(session, Board("cifar10", name, 0), View())
+            ours = [json.loads(row.entry.source or "") for row in found]
+            theirs = rendered(tmp_path, "cifar10", name, monkeypatch)
+            assert [row.rank for row in found] == list(range(1, len(theirs) + 1)) == [line[0] for line in theirs]
+            # Equal figures stand in the order of the file system there.
+            key = "corruptions_acc" if name == "corruptions" else "autoattack_acc"
+            order = [(best_known(info), info["name"], info["clean_acc"], info[key]) for info in ours]
+            known = {(info["name"], info["clean_acc"], info[key]): best_known(info) for info in ours}
+            their_order = [(known[n, clean, robust], n, clean, robust) for _, n, clean, robust, *_ in theirs]
+            assert [place[0] for place in order] == [place[0] for place in their_order]
+            assert sorted(order) == sorted(their_order)
+
+
+@each_collection
+def test_robustbench_itself_reads_the_export(
+    database: Database,
+    files: Callable[[], list[tuple[str, bytes]]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from gkl.models.robustbench import _robustbench
+
+    utils = _robustbench("utils")
+
+    robustbench.import_files(database, files())
+    # A model of its zoo, so that its list has one in any case.
+    zoo = LINF | {"name": "Unlabeled", "clean_acc": "89.69", "autoattack_acc": "59.53"}
+    if "cifar10/Linf/Carmon2019Unlabeled.json" not in dict(files()):
+        robustbench.import_files(database, [("cifar10/Linf/Carmon2019Unlabeled.json", contents(zoo))])
+    with database.reading() as session:
+        robustbench.export_to(session, tmp_path / "model_info")
+    monkeypatch.chdir(tmp_path)
+    utils.list_available_models("cifar10", "Linf")
+    lines = capsys.readouterr().out.splitlines()
+    assert any("Carmon2019Unlabeled" in line and "59.53%" in line for line in lines)
+    for path in (tmp_path / "model_info").rglob("*.json"):
+        # Its record has no place for these two.
+        info = {k: v for k, v in json.loads(path.read_text()).items() if k not in ("external", "unreliable")}
+        assert utils.ModelInfo(**info).clean_acc == info["clean_acc"]
+
+
+ODD = {
+    "cifar10/Linf/Wrong_dataset.json": (contents(LINF | {"dataset": "cifar100"}), "dataset", "folder of cifar10"),
+    "cifar10/Linf/Twice.json": (contents(LINF)[:-2] + b', "venue": "ICML 2024"\n}', "venue", "is there twice"),
+    "cifar10/Linf/Eps.json": (contents(LINF | {"eps": "0.031"}), "eps", "on the board of Linf 8/255"),
+    "cifar10/Linf/Null.json": (contents(LINF | {"reported": "null"}), "reported", "no number from 0 to 100"),
+    "cifar10/Linf/Nan.json": (contents(LINF | {"autoattack_acc": "nan"}), "autoattack_acc", "no number"),
+    "cifar10/Linf/Number.json": (contents(LINF | {"clean_acc": 92.1}), "clean_acc", "no text with a number"),
+    "cifar10/Linf/Html.json": (contents(LINF | {"venue": "GitHub,<br>Sep 2019"}), "venue", "holds HTML"),
+    "cifar10/Linf/Key.json": (contents(LINF | {"accuracy": "1"}), "accuracy", "no key of RobustBench's"),
+    "cifar10/Linf/Above.json": (contents(LINF | {"external": "70.00"}), "external", "is above autoattack_acc"),
+    "cifar10/Linf/Flag.json": (contents(LINF | {"additional_data": "no"}), "additional_data", "neither true nor"),
+    "cifar10/Linf/Passes.json": (contents(LINF | {"number_forward_passes": 0}), "number_forward_passes", "passes"),
+    "cifar10/Linf/Nul.json": (contents(LINF | {"name": "a\0b", "x\0": 1}), "x\N{REPLACEMENT CHARACTER}", "no key"),
+    "cifar10/Linf/Half.json": (contents(LINF | {"name": "\ud800", "authors": 7}), "authors", "no text"),
+    "cifar10/Linf/Bare.json": (b"{}", "clean_acc", "is missing"),
+    "cifar10/corruptions/Unmeasured.json": (
+        contents({k: v for k, v in CORRUPTED.items() if k != "corruptions_acc"}),
+        "corruptions_acc",
+        "has no rank",
+    ),
+}
+
+
+def test_what_is_odd_is_kept_and_reported_with_its_file_and_field(database: Database, tmp_path: Path) -> None:
+    files = [(name, data) for name, (data, _, _) in ODD.items()]
+    report = robustbench.import_files(database, files)
+    assert (report.added, report.refused) == (len(ODD), 0)
+    for name, (_, field, says) in ODD.items():
+        assert [a for a in report.anomalies if (a.file, a.field) == (name, field) and says in a.what], name
+    with database.reading() as session:
+        robustbench.export_to(session, tmp_path)
+        for name, (data, _, _) in ODD.items():
+            assert (tmp_path / name).read_bytes() == data, name
+        by_slug = {entry.slug: entry for entry in session.scalars(select(Entry))}
+    assert by_slug["Nan"].robust_accuracy is None
+    assert by_slug["Nan"].provenance is Provenance.REPORTED
+    assert by_slug["Eps"].epsilon == 0.031
+    assert by_slug["Above"].robust_accuracy == 0.7, "external ranks, as with RobustBench"
+    assert (by_slug["Bare"].name, by_slug["Bare"].clean_accuracy) == ("Bare", None)
+    assert by_slug["Nul"].name == "a\N{REPLACEMENT CHARACTER}b"
+    assert len(by_slug["Bare"].anomalies) == 12
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "says"),
+    [
+        ("cifar10/Linf/A.json", b"<!DOCTYPE html>", "is not JSON"),
+        ("cifar10/Linf/A.json", b"\xff\xfe", "is not UTF-8 text"),
+        ("cifar10/Linf/A.json", b"[1]", "holds no JSON object"),
+        ("cifar10/Linf/A.json", b"[" * 100_000, "is not JSON"),
+        ("cifar10/Linf/A.json", b'{"a": ' + b"9" * 5000 + b"}", "is not JSON"),
+        ("cifar10/Linf/A.json", b" " * 300_000, "more than"),
+        ("mnist/Linf/A.json", b"{}", "no folder of a known data set"),
+        ("cifar10/Linf-1e9/A.json", b"{}", "no threat model"),
+        ("cifar10/Linf-5/A.json", b"{}", "no threat model"),
+        ("cifar10/Linf/../A.json", b"{}", "no folder of a known data set"),
+        ("cifar10/Linf/A.txt", b"{}", "no model id"),
+        ("cifar10/Linf/..json", b"{}", "no model id"),
+        ("A.json", b"{}", "no folder of a known data set"),
+    ],
+)
+def test_what_cannot_be_an_entry_is_refused_and_the_rest_is_taken(
+    database: Database, name: str, data: bytes, says: str
+) -> None:
+    report = robustbench.import_files(database, [(name, data), ("cifar10/Linf/Good.json", contents(LINF))])
+    assert (report.added, report.refused) == (1, 1)
+    (anomaly,) = report.anomalies
+    assert (anomaly.file, anomaly.field) == (name, None)
+    assert says in anomaly.what
+
+
+def test_a_file_that_changed_changes_its_entry(database: Database) -> None:
+    robustbench.import_files(database, [("cifar10/Linf/A.json", contents(LINF))])
+    report = robustbench.import_files(database, [("cifar10/Linf/A.json", contents(LINF | {"external": "1.5"}))])
+    assert (report.added, report.changed) == (0, 1)
+    with database.reading() as session:
+        entry = session.scalars(select(Entry)).one()
+        assert (entry.robust_accuracy, entry.autoattack_accuracy) == (0.015, 0.665)
+
+
+def test_what_was_measured_here_goes_out_in_the_same_form_and_is_not_overwritten(
+    database: Database, tmp_path: Path
+) -> None:
+    measure(database, train(database, "Größe 1"), robust=123, clean=341)
+    with database.reading() as session:
+        assert robustbench.export_to(session, tmp_path) == 1
+    path = tmp_path / "digits" / "Linf" / "Gr_e_1.json"
+    info = json.loads(path.read_text())
+    assert info == {
+        "link": "",
+        "name": "Größe 1",
+        "authors": "",
+        "additional_data": False,
+        "number_forward_passes": 1,
+        "dataset": "digits",
+        "venue": "",
+        "architecture": "SmallCNN",
+        "eps": "0.2",
+        # As update_json of RobustBench writes them.
+        "clean_acc": str(round(341 / 360 * 100, 2)),
+        "reported": "",
+        "autoattack_acc": str(round(123 / 360 * 100, 2)),
+        "unreliable": False,
+    }
+    report = robustbench.import_files(database, [(robustbench.name_of(path), path.read_bytes())])
+    assert (report.added, report.refused) == (0, 1)
+    assert "was measured here" in report.anomalies[0].what
+
+
+def test_a_checkout_a_folder_and_a_file_are_found(tmp_path: Path) -> None:
+    written_to(tmp_path / "model_info", made())
+    (tmp_path / "setup.json").write_text("{}")
+    assert len(robustbench.find_files(tmp_path)) == len(MADE)
+    assert len(robustbench.find_files(tmp_path / "model_info" / "cifar10" / "Linf")) == 4
+    one = tmp_path / "model_info" / "cifar10" / "Linf" / "Plain.json"
+    assert [robustbench.name_of(path) for path in robustbench.find_files(one)] == ["cifar10/Linf/Plain.json"]
+    with pytest.raises(InvalidInput, match=r"no \.json file under"):
+        robustbench.find_files(tmp_path / "nothing")
+
+
+def test_over_rest(client: TestClient) -> None:
+    files = {name: data.decode() for name, data in made()}
+    report = client.post("/api/v1/robustbench/imports", json={"files": files})
+    assert report.status_code == 200, report.text
+    assert report.json()["added"] == len(files)
+    board = client.get("/api/v1/leaderboards/cifar10/Linf").json()
+    assert [(e["rank"], e["model_id"]) for e in board["entries"]] == [
+        (1, "Plain"),
+        (2, "Older"),
+        (3, "Synthetic_1M"),
+        (4, "Broken"),
+    ]
+    broken = board["entries"][3]
+    assert (broken["robust"]["accuracy"], broken["autoattack"]["accuracy"]) == (0.12, 0.7528)
+    file = client.get(f"/api/v1/entries/{broken['id']}/model_info.json")
+    assert (file.text, file.headers["content-type"]) == (files["cifar10/Linf/Broken.json"], "application/json")
+    again = client.post("/api/v1/robustbench/imports", json={"files": files}).json()
+    assert (again["added"], again["unchanged"]) == (0, len(files))
+    assert client.post("/api/v1/robustbench/imports", json={"files": {"a": 1}}).status_code == 422
