@@ -64,7 +64,7 @@ def _forget_checkpoints(session: Session, after: timedelta) -> None:
     shards = select(Job.id).where(Job.kind == JobKind.SHARD, Job.parent_id.in_(unsuccessful))
     session.execute(
         delete(JobFile).where(
-            JobFile.kind.in_((FileKind.RESUME, FileKind.BLOCK)),
+            JobFile.kind.in_((FileKind.RESUME, FileKind.BLOCK, FileKind.EXAMPLES)),
             or_(JobFile.job_id.in_(unsuccessful), JobFile.job_id.in_(shards)),
         )
     )

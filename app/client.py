@@ -97,7 +97,7 @@ class Client:
 
     def rank(self, dataset: str, threat_model: str, model_id: int) -> int | None:
         board = self._get(f"/api/v1/leaderboards/{dataset}/{threat_model}")
-        return next((row["rank"] for row in board["rows"] if row["model"]["id"] == model_id), None)
+        return next((entry["rank"] for entry in board["entries"] if entry["weights_id"] == model_id), None)
 
     def follow(self, job_id: int) -> Iterator[StreamEvent]:
         """The job's events from the first to its last state; reconnects and goes on where it was cut off.

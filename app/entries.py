@@ -113,7 +113,9 @@ def stand(session: Session, model: Model, name: str) -> Entry | None:
     if best_known is None:
         return None
     now = database_now(session)
-    entry = session.scalars(select(Entry).where(Entry.model_id == model.id, Entry.board == name)).first()
+    known = select(Entry).where(Entry.model_id == model.id, Entry.board == name)
+    # Locked: somebody's examples may be lowering it in this moment.
+    entry = session.scalars(known.with_for_update().execution_options(populate_existing=True)).first()
     if entry is None:
         entry = Entry(dataset=model.dataset, board=name, model_id=model.id, created_at=now, anomalies=[])
         entry.slug = _free_slug(session, model, name, best_known)
@@ -127,7 +129,10 @@ def stand(session: Session, model: Model, name: str) -> Entry | None:
     entry.autoattack_accuracy = None if best_known.corruptions else best_known.robust_accuracy
     entry.robust_accuracy = best_known.robust_accuracy
     if entry.external_accuracy is not None and best_known.robust_accuracy is not None:
-        entry.robust_accuracy = min(entry.external_accuracy, best_known.robust_accuracy)
+        # It ranks wherever it is known, so that it must not be known where AutoAttack has broken more.
+        is_lower = entry.external_accuracy < best_known.robust_accuracy
+        entry.external_accuracy = entry.external_accuracy if is_lower else None
+        entry.robust_accuracy = entry.external_accuracy if is_lower else best_known.robust_accuracy
     session.add(entry)
     session.flush()
     return entry

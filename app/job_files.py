@@ -119,3 +119,18 @@ def check_weights(session: Session, spec: EvaluateSpec) -> None:
         asked = getattr(spec, field)
         if known is not None and asked != known[field]:
             raise Unprocessable(f"{field}: these weights are known with {field} {known[field]!r}, not {asked!r}")
+
+
+def check_examples(session: Session, job_id: int) -> None:
+    """
+    Raises:
+        Unprocessable: the adversarial examples that the job was to check are not here any more.
+    """
+    sent = select(JobFile.id).where(JobFile.job_id == job_id, JobFile.kind == FileKind.EXAMPLES)
+    if session.scalar(sent) is None:
+        raise Unprocessable(f"the examples of job {job_id} are not kept any more; send them again")
+
+
+def forget_examples(session: Session, job_id: int) -> None:
+    """Drop them once they are checked: those that count are in the merged certificate."""
+    _forget(session, JobFile.job_id == job_id, JobFile.kind == FileKind.EXAMPLES)

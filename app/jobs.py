@@ -37,7 +37,7 @@ from app.outbox import enqueue, withdraw
 from app.tables import ANONYMOUS, IdempotencyKey, Job, JobEvent, JobKind, JobState, Submitter
 from gkl.errors import FailureCode
 from gkl.outcome import Progress, Resources
-from gkl.spec import JOB_SPEC, EvaluateSpec, TrainSpec
+from gkl.spec import RUN_SPEC, EvaluateSpec, ExternalSpec, TrainSpec
 
 _log = logging.getLogger(__name__)
 
@@ -57,13 +57,13 @@ class Claim:
     """Time that earlier attempts took."""
 
     @cached_property
-    def spec(self) -> TrainSpec | EvaluateSpec:
+    def spec(self) -> TrainSpec | EvaluateSpec | ExternalSpec:
         """Read only after the claim is committed: a spec of another version must fail its job, not the claim.
 
         Raises:
             ValidationError: this version cannot run it.
         """
-        return JOB_SPEC.validate_python(self.spec_json)
+        return RUN_SPEC.validate_python(self.spec_json)
 
 
 # --- made by the API ---------------------------------------------------------------------------------------------
@@ -71,7 +71,7 @@ class Claim:
 
 def create(
     session: Session,
-    spec: TrainSpec | EvaluateSpec,
+    spec: TrainSpec | EvaluateSpec | ExternalSpec,
     *,
     submitter: str = ANONYMOUS,
     priority: int = 0,
@@ -116,7 +116,7 @@ def _insert(session: Session) -> Any:
 
 def _add(
     session: Session,
-    spec: TrainSpec | EvaluateSpec,
+    spec: TrainSpec | EvaluateSpec | ExternalSpec,
     *,
     kind: JobKind,
     submitter: str,
@@ -263,11 +263,13 @@ def retry(session: Session, job_id: int) -> Job:
     if job.state not in _RETRIABLE:
         raise Conflict(f"job {job_id} is {job.state}; only a failed or cancelled job can be retried")
     try:
-        spec = JOB_SPEC.validate_python(job.spec)
+        spec = RUN_SPEC.validate_python(job.spec)
     except ValidationError as error:
         raise Unprocessable(f"this version cannot run the spec of job {job_id}; send a new job") from error
     if isinstance(spec, EvaluateSpec):
         job_files.check_weights(session, spec)
+    if isinstance(spec, ExternalSpec):
+        job_files.check_examples(session, job_id)
     undone = []
     for shard in job.shards:
         _lock(session, shard)
@@ -465,12 +467,13 @@ def cancelled(session: Session, claim: Claim) -> Job:
     return job
 
 
-def hand_back(session: Session, claim: Claim) -> Job:
-    """Queue a job again whose worker is going away, at no cost; it goes on elsewhere from its last checkpoint."""
+def hand_back(session: Session, claim: Claim, *, reason: str | None = None) -> Job:
+    """Queue a job again, at no cost, and by default because its worker is going away; it goes on from what it saved."""
     job = _hold_with_family(session, claim)
     if job.state is JobState.CANCELLING:
         return cancelled(session, claim)
-    _requeue(session, job, reason=f"{job.worker} is stopping and handed it back", due_at=database_now(session))
+    reason = reason or f"{job.worker} is stopping and handed it back"
+    _requeue(session, job, reason=reason, due_at=database_now(session))
     return job
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from app.settings import Settings
 from app.web import pages
 
 _HERE = Path(__file__).parent
+_UPLOADS = re.compile(r"/api/v1/(weights|entries/[^/]+/attacks)")
 # Swagger UI's files as that package ships them: FastAPI's own page would load them from a CDN.
 _SWAGGER_FILES = Path(fastapi_offline.__file__).parent / "static"
 
@@ -44,8 +46,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         dependencies=[Depends(refuse_other_sites)],
     )
     app.state.service = service
-    limits = {"/api/v1/weights": settings.max_weights_bytes}
-    app.add_middleware(TooLargeAsProblem, max_body_bytes=settings.max_body_bytes, others=limits)
+    app.add_middleware(
+        TooLargeAsProblem,
+        max_body_bytes=settings.max_body_bytes,
+        max_upload_bytes=settings.max_weights_bytes,
+        uploads=_UPLOADS,
+    )
     install_error_handlers(app, pages.error_page)
     # On the routers, not on the application: its limit answers from outside all middleware.
     for router in (api, health.router, pages.router):

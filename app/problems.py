@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -168,10 +169,10 @@ def _plain_sentence(request: Request, status: int) -> str:
 class TooLargeAsProblem:
     """Gives the body limit's own answer, plain text sent from outside all handlers, the one shape."""
 
-    def __init__(self, app: ASGIApp, max_body_bytes: int, others: Mapping[str, int]) -> None:
-        """`others`: the limits of paths that have one of their own."""
+    def __init__(self, app: ASGIApp, max_body_bytes: int, max_upload_bytes: int, uploads: re.Pattern[str]) -> None:
+        """`uploads`: the paths that take files."""
         self.app = app
-        self.max_body_bytes, self.others = max_body_bytes, others
+        self.max_body_bytes, self.max_upload_bytes, self.uploads = max_body_bytes, max_upload_bytes, uploads
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         replaced = False
@@ -181,7 +182,8 @@ class TooLargeAsProblem:
             too_large = message.get("status") == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
             if message["type"] == "http.response.start" and too_large:
                 replaced = True
-                limit = self.others.get(scope["path"], self.max_body_bytes)
+                is_upload = self.uploads.fullmatch(scope["path"]) is not None
+                limit = self.max_upload_bytes if is_upload else self.max_body_bytes
                 detail = f"The body is larger than the {limit} bytes that this service accepts here."
                 answer = problem_response(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "content_too_large", detail)
                 await answer(scope, receive, send)

@@ -310,6 +310,18 @@ class NumberView(Schema):
         return None if accuracy is None else cls(accuracy=accuracy, interval=entry.interval_of(accuracy))
 
 
+class ExternalAttackView(Schema):
+    """Adversarial examples that somebody sent, and that held."""
+
+    name: str
+    submitter: str
+    job_id: int
+    examples: int
+    broken: int
+    """Of points that stood until then."""
+    created_at: datetime
+
+
 class EntryView(Schema):
     id: int
     dataset: str
@@ -392,6 +404,27 @@ class EntryView(Schema):
             created_at=entry.created_at,
             changed_at=entry.changed_at,
         )
+
+
+class EntryDetail(EntryView):
+    external_attacks: list[ExternalAttackView]
+    """Those that held, in the order in which they were sent."""
+
+    @classmethod
+    def with_attacks(cls, row: entries.Ranked) -> Self:
+        attacks = [
+            ExternalAttackView(
+                name=attack.name,
+                submitter=attack.submitter,
+                job_id=attack.job_id,
+                examples=attack.examples,
+                broken=attack.broken or 0,
+                created_at=attack.created_at,
+            )
+            for attack in row.entry.external_attacks
+            if attack.examples is not None
+        ]
+        return cls(**EntryView.of(row).model_dump(), external_attacks=attacks)
 
 
 class BoardSummary(Schema):

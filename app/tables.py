@@ -50,6 +50,8 @@ class JobKind(StrEnum):
     EVALUATE = "evaluate"
     SHARD = "shard"
     """A share of an evaluation's points, as a job of its own."""
+    EXTERNAL = "external"
+    """A check of adversarial examples that somebody sent."""
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -227,6 +229,8 @@ class FileKind(StrEnum):
     """A finished part of an evaluation, to go on from; numbered by part."""
     CERTIFICATE = "certificate"
     """The proof of an evaluation."""
+    EXAMPLES = "examples"
+    """Adversarial examples that somebody sent, until they are checked."""
 
 
 class JobFile(Base):
@@ -436,6 +440,9 @@ class Entry(Base):
 
     model: Mapped[Model | None] = relationship()
     evaluation: Mapped[Evaluation | None] = relationship()
+    external_attacks: Mapped[list[ExternalAttack]] = relationship(
+        back_populates="entry", order_by="ExternalAttack.id", passive_deletes=True
+    )
 
     __table_args__ = (
         UniqueConstraint("dataset", "board", "slug"),
@@ -446,3 +453,28 @@ class Entry(Base):
     def interval_of(self, accuracy: float) -> tuple[float, float]:
         """95 % Wilson interval of one of its accuracies."""
         return wilson_interval(accuracy * self.num_points, self.num_points)
+
+
+class ExternalAttack(Base):
+    """Adversarial examples that somebody sent against an entry."""
+
+    __tablename__ = "external_attacks"
+
+    id: Mapped[int] = mapped_column(_Id, primary_key=True)
+    entry_id: Mapped[int] = mapped_column(ForeignKey("entries.id", ondelete="CASCADE"), index=True)
+    job_id: Mapped[int] = mapped_column(ForeignKey("jobs.id"), unique=True)
+    """Unique: a job that is finished twice counts once."""
+    name: Mapped[str] = mapped_column(String(100))
+    submitter: Mapped[str] = mapped_column(String(100))
+    examples: Mapped[int | None]
+    """How many held; null until they are checked, and where they did not hold."""
+    broken: Mapped[int | None]
+    """Of points that stood until then."""
+    robust_correct: Mapped[int | None]
+    """Points that stand after it."""
+    certificate_sha256: Mapped[str | None] = mapped_column(String(64))
+    """With these examples merged; null where nothing new was broken."""
+    created_at: Mapped[datetime]
+
+    entry: Mapped[Entry] = relationship(back_populates="external_attacks")
+    job: Mapped[Job] = relationship()

@@ -171,6 +171,25 @@ class ShardOutcome(Record):
     """Time that this run took."""
 
 
+class ExternalOutcome(Record):
+    """Somebody's adversarial examples, each of which holds."""
+
+    type: Literal["external"] = "external"
+    attack: str
+    examples: int
+    """Examples that were sent and checked."""
+    broken: int
+    """Those of points that stood until then."""
+    robust_correct: int
+    """Points that still stand."""
+    base_sha256: str
+    """Of the certificate that they were merged with."""
+    certificate: str | None = None
+    """File name of the merged certificate, relative to the run's directory; null if nothing new was broken."""
+    device: str
+    seconds: float
+
+
 class Resources(Record):
     """What a run has used so far. Replaced by the next one."""
 
@@ -288,7 +307,7 @@ class Interrupted(Record):
 Event: TypeAlias = (
     Progress | Resources | EpochFinished | AttackFinished | CheckpointSaved | BlockSaved | ProvisionalVerdict
 )
-Ending: TypeAlias = TrainOutcome | EvaluationOutcome | ShardOutcome | Failed | Interrupted
+Ending: TypeAlias = TrainOutcome | EvaluationOutcome | ShardOutcome | ExternalOutcome | Failed | Interrupted
 MESSAGE: TypeAdapter[Event | Ending] = TypeAdapter(
     Annotated[Event | Ending, Field(discriminator="type")],
 )

@@ -603,6 +603,28 @@ JobSpec = Annotated[TrainSpec | EvaluateSpec, Field(discriminator="kind")]
 JOB_SPEC: TypeAdapter[TrainSpec | EvaluateSpec] = TypeAdapter(JobSpec)
 
 
+class ExternalSpec(Spec):
+    """Check adversarial examples that somebody found. Made by the service, from a request about an entry."""
+
+    kind: Literal["external"] = "external"
+
+    name: ModelName
+    """Name of the attack, and whose it is."""
+
+    dataset: DatasetName
+    architecture: ArchitectureName
+    weights: str = Field(pattern=rf"{SHA256_PATTERN}|^{PUBLISHED_WEIGHTS}$")
+    """As in `EvaluateSpec`."""
+
+    examples: str = Field(pattern=SHA256_PATTERN)
+    """sha256 of the file with the examples."""
+
+
+RunSpec = Annotated[TrainSpec | EvaluateSpec | ExternalSpec, Field(discriminator="kind")]
+RUN_SPEC: TypeAdapter[TrainSpec | EvaluateSpec | ExternalSpec] = TypeAdapter(RunSpec)
+"""What a worker runs: what people send as a job, and what the service makes of other requests."""
+
+
 def board_name(dataset: str, evaluation: Evaluation) -> str:
     """Name of the board on which a result ranks, unique within its data set: RobustBench's threat model.
 

@@ -9,11 +9,11 @@ from typing import TypeVar
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from app import job_files, jobs, leaderboard
+from app import external, job_files, jobs, leaderboard
 from app.artifacts import ArtifactStore, StoredFile
 from app.database import Database
 from app.tables import FileKind, JobState
-from gkl.outcome import Ending, EvaluationOutcome, Failed, ShardOutcome, TrainOutcome
+from gkl.outcome import Ending, EvaluationOutcome, ExternalOutcome, Failed, ShardOutcome, TrainOutcome
 from gkl.spec import EvaluateSpec, TrainSpec
 
 _T = TypeVar("_T")
@@ -39,7 +39,7 @@ def save_result(
     stored = None
     if isinstance(ending, TrainOutcome):
         stored = store.put(directory / ending.weights)
-    elif isinstance(ending, EvaluationOutcome) and ending.certificate is not None:
+    elif isinstance(ending, EvaluationOutcome | ExternalOutcome) and ending.certificate is not None:
         stored = store.put(directory / ending.certificate)
     _write(database, lambda session: _save(session, claim, ending, stored), give_up)
 
@@ -78,6 +78,8 @@ def _save(session: Session, claim: jobs.Claim, ending: Ending, stored: StoredFil
         _save_training(session, claim, ending, stored)
     elif isinstance(ending, EvaluationOutcome):
         _save_evaluation(session, claim, ending, stored)
+    elif isinstance(ending, ExternalOutcome):
+        _save_external(session, claim, ending, stored)
     elif isinstance(ending, ShardOutcome):
         # Its parts are kept until its evaluation has put them together.
         jobs.succeed(session, claim)
@@ -113,3 +115,16 @@ def _save_evaluation(
     certificate_sha256 = None if stored is None else stored.sha256
     leaderboard.record_evaluation(session, job, claim.spec, outcome, certificate_sha256=certificate_sha256)
     job_files.forget_all_to_go_on_from(session, job.id)
+
+
+def _save_external(session: Session, claim: jobs.Claim, outcome: ExternalOutcome, stored: StoredFile | None) -> None:
+    """The entry's accuracy; or another run, if somebody else's examples were merged while these were checked."""
+    jobs.hold(session, claim)
+    if not external.record(session, claim.job_id, outcome, stored):
+        jobs.hand_back(session, claim, reason="other examples against this entry were merged meanwhile")
+        return
+    job = jobs.succeed(session, claim)
+    if stored is not None:
+        assert outcome.certificate is not None
+        job_files.add(session, job.id, FileKind.CERTIFICATE, number=0, file=outcome.certificate, stored=stored)
+    job_files.forget_examples(session, job.id)

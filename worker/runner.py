@@ -26,9 +26,12 @@ from pydantic import BaseModel
 
 from gkl.errors import FailureCode, GklError, Stopped
 from gkl.outcome import Ending, Failed, Interrupted, Resources, ShardOutcome
-from gkl.spec import JOB_SPEC, TrainSpec
+from gkl.spec import RUN_SPEC, ExternalSpec, TrainSpec
 
 _log = logging.getLogger("worker.runner")
+
+CERTIFICATE_FILE, EXAMPLES_FILE = "known.safetensors", "examples.safetensors"
+"""Names in the run's directory of what a check of examples starts from."""
 
 _MEASURE_SECONDS = 5.0
 
@@ -79,14 +82,14 @@ def _run(order: dict[str, Any], send: Callable[[BaseModel], None], should_stop: 
 
 
 def _execute(order: dict[str, Any], send: Callable[[BaseModel], None], should_stop: Callable[[], bool]) -> Ending:
-    spec = JOB_SPEC.validate_python(order["spec"])
+    spec = RUN_SPEC.validate_python(order["spec"])
     directory, datasets_dir = Path(order["directory"]), Path(order["datasets_dir"])
     # Imported here: torch takes seconds, in which an order could already have been refused.
     if isinstance(spec, TrainSpec):
         from gkl.training import train  # noqa: PLC0415
 
         return train(spec, directory, datasets_dir=datasets_dir, report=send, should_stop=should_stop)
-    from gkl.evaluation import Shard, evaluate, evaluate_shard  # noqa: PLC0415
+    from gkl.evaluation import Shard, evaluate, evaluate_shard, merge_examples  # noqa: PLC0415
 
     weights = None if order["weights"] is None else directory / order["weights"]
     options: dict[str, Any] = {
@@ -95,6 +98,9 @@ def _execute(order: dict[str, Any], send: Callable[[BaseModel], None], should_st
         "report": send,
         "should_stop": should_stop,
     }
+    if isinstance(spec, ExternalSpec):
+        certificate, examples = directory / CERTIFICATE_FILE, directory / EXAMPLES_FILE
+        return merge_examples(spec, certificate, examples, weights, directory, **options)
     if order["shard_index"] is None:
         return evaluate(spec, weights, directory, **options)
     started = time.perf_counter()

@@ -26,7 +26,7 @@ from typing import IO, Self, TypeVar
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
-from app import job_files, jobs
+from app import external, job_files, jobs
 from app.artifacts import ArtifactStore
 from app.database import Database
 from app.errors import NotFound, StaleAttempt
@@ -41,6 +41,7 @@ from gkl.outcome import (
     Ending,
     EvaluationOutcome,
     Event,
+    ExternalOutcome,
     Failed,
     Interrupted,
     Progress,
@@ -49,14 +50,15 @@ from gkl.outcome import (
     ShardOutcome,
     TrainOutcome,
 )
-from gkl.spec import PUBLISHED_WEIGHTS, EvaluateSpec
+from gkl.spec import PUBLISHED_WEIGHTS, ExternalSpec, TrainSpec
 from worker.lease import Lease
 from worker.results import save_provisional, save_result
+from worker.runner import CERTIFICATE_FILE, EXAMPLES_FILE
 
 _log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
-_SUCCESSES = (TrainOutcome, EvaluationOutcome, ShardOutcome)
+_SUCCESSES = (TrainOutcome, EvaluationOutcome, ShardOutcome, ExternalOutcome)
 _ENDINGS = (*_SUCCESSES, Failed, Interrupted)
 
 
@@ -137,10 +139,18 @@ class Supervisor:
             except NotFound:
                 _log.warning("job %d: %s is gone; what it held is computed again", self.claim.job_id, file.file)
         spec = self.claim.spec
-        if not isinstance(spec, EvaluateSpec) or spec.weights == PUBLISHED_WEIGHTS:
+        if isinstance(spec, ExternalSpec):
+            self._fetch_for_check(spec)
+        if isinstance(spec, TrainSpec) or spec.weights == PUBLISHED_WEIGHTS:
             return None
         self.store.fetch(spec.weights, self.directory / "weights")
         return "weights"
+
+    def _fetch_for_check(self, spec: ExternalSpec) -> None:
+        """The examples, and what they are to be merged with."""
+        known = self._write(lambda session: external.certificate_for(session, self.claim.job_id))
+        self.store.fetch(known, self.directory / CERTIFICATE_FILE)
+        self.store.fetch(spec.examples, self.directory / EXAMPLES_FILE)
 
     def _start(self, weights: str | None) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(

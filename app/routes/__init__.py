@@ -3,7 +3,7 @@
 from fastapi import APIRouter
 
 from app.problems import PROBLEM_RESPONSES
-from app.routes import catalog, evaluations, jobs, leaderboards, weights, workers
+from app.routes import attacks, catalog, evaluations, jobs, leaderboards, weights, workers
 
 api = APIRouter(prefix="/api/v1", responses=PROBLEM_RESPONSES)
 api.include_router(jobs.router)
@@ -15,3 +15,4 @@ api.include_router(catalog.router)
 # Apart from the rest: the only requests with large bodies.
 uploads = APIRouter(prefix="/api/v1", responses=PROBLEM_RESPONSES)
 uploads.include_router(weights.router)
+uploads.include_router(attacks.router)

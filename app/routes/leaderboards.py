@@ -12,6 +12,7 @@ from app.routes.jobs import MAX_ID
 from app.schemas import (
     BoardDetail,
     BoardSummary,
+    EntryDetail,
     EntryView,
     EvaluationView,
     ModelDetail,
@@ -81,9 +82,9 @@ def export_leaderboard(
 
 
 @router.get("/entries/{entry_id}", summary="Look at an entry")
-def get_entry(service: ServiceDep, entry_id: EntryId) -> EntryView:
+def get_entry(service: ServiceDep, entry_id: EntryId) -> EntryDetail:
     with service.database.reading() as session:
-        return EntryView.of(entries.get(session, entry_id))
+        return EntryDetail.with_attacks(entries.get(session, entry_id))
 
 
 @router.get(

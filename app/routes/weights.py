@@ -36,16 +36,21 @@ async def send_weights(service: ServiceDep, request: Request, response: Response
     sha256 as `weights`. What is in it is looked at by the run, under the architecture that the job names.
     """
     with service.store.incoming() as incoming:
-        waiting = bytearray()
-        async for chunk in request.stream():
-            waiting += chunk
-            if len(waiting) >= _WRITE_BYTES:
-                await run_in_threadpool(incoming.write, bytes(waiting))
-                waiting.clear()
-        incoming.write(bytes(waiting))
+        await receive(request, incoming)
         upload = await run_in_threadpool(_keep, service, incoming)
     response.headers["Location"] = f"/api/v1/weights/{upload.sha256}"
     return upload
+
+
+async def receive(request: Request, incoming: Incoming) -> None:
+    """The request's body, piece by piece."""
+    waiting = bytearray()
+    async for chunk in request.stream():
+        waiting += chunk
+        if len(waiting) >= _WRITE_BYTES:
+            await run_in_threadpool(incoming.write, bytes(waiting))
+            waiting.clear()
+    await run_in_threadpool(incoming.write, bytes(waiting))
 
 
 def _keep(service: Service, incoming: Incoming) -> UploadView:

@@ -6,6 +6,7 @@
 from gkl.evaluation.blocks import Blocks
 from gkl.evaluation.certificate import Verification
 from gkl.evaluation.evaluate import CERTIFICATE_FILE, evaluate, evaluate_shard, verify
+from gkl.evaluation.external import merge_examples
 from gkl.evaluation.measurement import Measurement, Shard, measure, measure_shard
 
 __all__ = [
@@ -18,5 +19,6 @@ __all__ = [
     "evaluate_shard",
     "measure",
     "measure_shard",
+    "merge_examples",
     "verify",
 ]

@@ -92,6 +92,7 @@ def write_certificate(
     measurement: Measurement,
     evaluation: Evaluation,
     *,
+    data: ImageSet,
     dataset: str,
     architecture: str,
     weights_sha256: str,
@@ -112,6 +113,8 @@ def write_certificate(
         "index": measurement.index,
         "adversarial": measurement.adversarial,
         "adversarial_prediction": measurement.adversarial_prediction,
+        # Not needed by a check, which has the data: so that the file alone shows what it says.
+        "clean": data.images[measurement.index],
     }
     if corrupted_prediction is not None:
         tensors["corrupted_prediction"] = corrupted_prediction
@@ -270,8 +273,10 @@ def verify_certificate(
     examples = len(tensors["index"])
     for rows in torch.arange(examples).split(batch_size):
         standing[tensors["index"][rows]] &= ~_breaks(checker, data, rows)
+    are_shown = _check_clean_images(checker, data)
     _check_point_table(checker, correct)
     problems = [f"point {point}: {what}" for point, what in sorted(checker.at_points)]
+    problems += are_shown
     problems += _check_variation(checker, data)
     problems += _check_corruptions(checker, data, corrupted)
     if weights_sha256 != certificate.weights_sha256:
@@ -294,6 +299,19 @@ def verify_certificate(
         certificate.answers_vary,
         problems,
     )
+
+
+def _check_clean_images(checker: _Checker, data: ImageSet) -> list[str]:
+    """Those that the file shows beside the adversarial ones, older files none; returns what is wrong with all."""
+    tensors = checker.certificate.tensors
+    if "clean" not in tensors:
+        return []
+    expected = data.images[tensors["index"]]
+    if tensors["clean"].dtype != expected.dtype or tensors["clean"].shape != expected.shape:
+        return ["the clean images that it shows have another form than the data's"]
+    for i in (tensors["clean"] != expected).flatten(1).any(1).nonzero().squeeze(1).tolist():
+        checker.at_points.append((int(tensors["index"][i]), "the clean image it shows is another than the data's"))
+    return []
 
 
 def _check_variation(checker: _Checker, data: ImageSet) -> list[str]:

@@ -264,6 +264,7 @@ class _Prepared:
             path,
             measurement,
             spec.evaluation,
+            data=self.data,
             dataset=spec.dataset,
             architecture=spec.architecture,
             weights_sha256=self.sha256,

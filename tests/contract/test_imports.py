@@ -24,7 +24,7 @@ APP_MAY_IMPORT_OF_GKL = {
 WORKER_MAY_IMPORT_OF_APP = {
     "app",
     *(f"app.{name}" for name in ("settings", "database", "tables", "jobs", "job_files", "artifacts", "leaderboard")),
-    *(f"app.{name}" for name in ("outbox", "broker", "errors", "workers", "formatting")),
+    *(f"app.{name}" for name in ("outbox", "broker", "errors", "workers", "formatting", "external")),
 }
 TORCH_FREE = [
     "gkl",

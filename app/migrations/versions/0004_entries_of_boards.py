@@ -61,7 +61,32 @@ def upgrade() -> None:
         sa.UniqueConstraint("model_id", "board", name="uq_entries_model_id_board"),
     )
     op.create_index("ix_entries_rank", "entries", ["dataset", "board", "robust_accuracy"])
+    op.create_table(
+        "external_attacks",
+        sa.Column("id", ID, nullable=False),
+        sa.Column("entry_id", ID, nullable=False),
+        sa.Column("job_id", ID, nullable=False),
+        sa.Column("name", sa.String(100), nullable=False),
+        sa.Column("submitter", sa.String(100), nullable=False),
+        sa.Column("examples", sa.Integer()),
+        sa.Column("broken", sa.Integer()),
+        sa.Column("robust_correct", sa.Integer()),
+        sa.Column("certificate_sha256", sa.String(64)),
+        sa.Column("created_at", TIME, nullable=False),
+        sa.ForeignKeyConstraint(["entry_id"], ["entries.id"], name="fk_external_attacks_entry_id", ondelete="CASCADE"),
+        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name="fk_external_attacks_job_id"),
+        sa.PrimaryKeyConstraint("id", name="pk_external_attacks"),
+        sa.UniqueConstraint("job_id", name="uq_external_attacks_job_id"),
+    )
+    op.create_index("ix_external_attacks_entry_id", "external_attacks", ["entry_id"])
 
 
 def downgrade() -> None:
+    op.drop_table("external_attacks")
     op.drop_table("entries")
+    # What the older schema has no kind for.
+    jobs = "(SELECT id FROM jobs WHERE kind = 'external')"
+    for table in ("job_events", "job_files", "outbox", "idempotency_keys"):
+        op.execute(f"DELETE FROM {table} WHERE job_id IN {jobs}")
+    op.execute("DELETE FROM jobs WHERE kind = 'external'")
+    op.execute("DELETE FROM job_files WHERE kind = 'examples'")

@@ -213,6 +213,7 @@ def test_a_model_whose_answers_vary_is_checked_for_what_it_shows(
         tmp_path / "c.safetensors",
         measurement,
         evaluation,
+        data=data,
         dataset="digits",
         architecture="tiny_cnn",
         weights_sha256="0" * 64,

@@ -1,0 +1,157 @@
+"""Adversarial examples that somebody sends against an entry: from the request to the entry's lower accuracy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app import jobs
+from app.artifacts import StoredFile
+from app.database import database_now
+from app.entries import get
+from app.errors import Conflict, Unprocessable
+from app.tables import Entry, Evaluation, ExternalAttack, FileKind, Job, JobFile, Model
+from gkl.catalog import DATASETS
+from gkl.outcome import ExternalOutcome
+from gkl.spec import ExternalSpec
+
+MAX_NAME = 80
+
+
+def check_entry(session: Session, entry_id: int) -> tuple[Entry, Model, Evaluation]:
+    """An entry that can be attacked here, its weights, and the evaluation it stands with.
+
+    Raises:
+        NotFound: there is no such entry.
+        Conflict: it cannot be attacked, with the reason.
+    """
+    entry = get(session, entry_id).entry
+    if entry.model is None or entry.evaluation is None:
+        raise Conflict(
+            f"entry {entry_id} was imported; its weights are not here, so nothing can be checked against it. Send them "
+            "and an evaluation first"
+        )
+    if entry.is_provisional or certificate(session, entry) is None:
+        state = "its verdict is still provisional" if entry.is_provisional else "it has no certificate to merge with"
+        raise Conflict(f"entry {entry_id} cannot be attacked yet: {state}")
+    return entry, entry.model, entry.evaluation
+
+
+def create(session: Session, entry_id: int, examples: StoredFile, *, name: str, submitter: str) -> Job:
+    """Queue the check of examples against an entry.
+
+    Raises:
+        NotFound, Conflict: see `check_entry`.
+    """
+    entry, model, evaluation = check_entry(session, entry_id)
+    spec = ExternalSpec(
+        # With room for whom it is from in what a spec may call itself.
+        name=f"{name} ({submitter})"[:100],
+        dataset=entry.dataset,
+        architecture=model.architecture,
+        weights=evaluation.manifest["spec"]["weights"],
+        examples=examples.sha256,
+    )
+    job = jobs.create(session, spec, submitter=submitter)
+    session.add(
+        JobFile(
+            job_id=job.id,
+            kind=FileKind.EXAMPLES,
+            number=0,
+            file="examples.safetensors",
+            sha256=examples.sha256,
+            size_bytes=examples.size_bytes,
+            created_at=job.created_at,
+        )
+    )
+    session.add(
+        ExternalAttack(
+            entry_id=entry_id, job_id=job.id, name=name, submitter=submitter, created_at=database_now(session)
+        )
+    )
+    session.flush()
+    return job
+
+
+def certificate(session: Session, entry: Entry) -> str | None:
+    """sha256 of the one that breaks the most: the evaluation's own, or one with examples merged."""
+    merged = session.scalars(
+        select(ExternalAttack)
+        .where(ExternalAttack.entry_id == entry.id, ExternalAttack.certificate_sha256.is_not(None))
+        .order_by(ExternalAttack.robust_correct, ExternalAttack.id)
+        .limit(1)
+    ).first()
+    own = entry.evaluation
+    if own is None or own.robust_correct is None:
+        return None
+    if merged is not None and merged.robust_correct is not None and merged.robust_correct < own.robust_correct:
+        return merged.certificate_sha256
+    return own.certificate_sha256
+
+
+def certificate_for(session: Session, job_id: int) -> str:
+    """The one that a check has to extend.
+
+    Raises:
+        Conflict: the entry has gone, or has none any more.
+    """
+    attack = session.scalars(select(ExternalAttack).where(ExternalAttack.job_id == job_id)).first()
+    found = None if attack is None else certificate(session, attack.entry)
+    if found is None:
+        raise Conflict("the entry that these examples are for is no longer there")
+    return found
+
+
+def record(session: Session, job_id: int, outcome: ExternalOutcome, stored: StoredFile | None) -> bool:
+    """Lower the entry's accuracy by what was broken; False if another certificate than this took its place meanwhile.
+
+    The caller ends the job in the same transaction, or queues it again.
+    """
+    attack = session.scalars(select(ExternalAttack).where(ExternalAttack.job_id == job_id)).one()
+    # Two checks of one entry that end in the same moment: the second waits here, and then finds the first's.
+    entry = session.scalars(select(Entry).where(Entry.id == attack.entry_id).with_for_update()).one()
+    session.refresh(entry)
+    if certificate(session, entry) != outcome.base_sha256:
+        return False
+    attack.examples, attack.broken = outcome.examples, outcome.broken
+    attack.robust_correct = outcome.robust_correct
+    attack.certificate_sha256 = None if stored is None else stored.sha256
+    if outcome.broken:
+        entry.external_accuracy = entry.robust_accuracy = outcome.robust_correct / entry.num_points
+        entry.changed_at = database_now(session)
+    session.flush()
+    return True
+
+
+def check_file(path: Path, dataset: str, num_points: int) -> None:
+    """What can be told from the file's head, without reading its images.
+
+    Raises:
+        Unprocessable: it holds no examples for these images.
+    """
+    shape = list(DATASETS[dataset].image_shape)
+    try:
+        with safe_open(path, framework="np") as file:
+            missing = {"adversarial", "index"} - set(file.keys())
+            if missing:
+                raise Unprocessable(f"body: the file lacks the tensor {min(missing)!r}; send 'adversarial' and 'index'")
+            images, index = file.get_slice("adversarial"), file.get_slice("index")
+            found, kind, count = images.get_shape(), images.get_dtype(), index.get_shape()
+            whole = index.get_dtype() in ("I64", "I32", "I16", "I8", "U8")
+    except (SafetensorError, OSError) as error:
+        raise Unprocessable(
+            f"body: the file is no safetensors ({error}); write it with safetensors.torch.save_file"
+        ) from error
+    if kind != "F32" or found[1:] != shape:
+        raise Unprocessable(
+            f"body: 'adversarial' is {kind} {found}; {DATASETS[dataset].title} needs F32 [examples, "
+            f"{', '.join(map(str, shape))}] in [0, 1]"
+        )
+    if not whole or count != found[:1] or not 1 <= found[0] <= num_points:
+        raise Unprocessable(
+            f"body: 'index' is {index.get_dtype()} {count} for {found[0]} images; send one whole number for each, the "
+            f"place of its clean image among the {num_points} test images"
+        )

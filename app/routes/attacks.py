@@ -1,0 +1,84 @@
+"""External attacks: adversarial examples against an entry."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, BackgroundTasks, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
+
+from app import entries, external, jobs
+from app.artifacts import Incoming
+from app.errors import Conflict
+from app.routes.jobs import SUBMITTER_PATTERN
+from app.routes.leaderboards import EntryId
+from app.routes.weights import receive
+from app.schemas import JobView
+from app.service import Service, ServiceDep
+from app.tables import ANONYMOUS
+
+router = APIRouter(prefix="/entries", tags=["leaderboards"])
+
+# One printable line.
+_NAME_PATTERN = r"^[^\x00-\x1f\x7f\s]([^\x00-\x1f\x7f]*[^\x00-\x1f\x7f\s])?$"
+_BODY = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+
+
+@router.post(
+    "/{entry_id}/attacks",
+    status_code=202,
+    summary="Send adversarial examples against an entry",
+    response_description="The job that checks them, queued.",
+    openapi_extra={"requestBody": {"required": True, "content": _BODY}},
+)
+async def attack_entry(
+    *,
+    service: ServiceDep,
+    request: Request,
+    response: Response,
+    background: BackgroundTasks,
+    entry_id: EntryId,
+    name: Annotated[
+        str,
+        Query(
+            min_length=1, max_length=external.MAX_NAME, pattern=_NAME_PATTERN, description="What the attack is called."
+        ),
+    ],
+    submitter: Annotated[str, Query(pattern=SUBMITTER_PATTERN, description="Who found them.")] = ANONYMOUS,
+) -> JobView:
+    """The body is a safetensors file: 'adversarial' (K, channels, height, width) float32 in [0, 1], and 'index' (K,),
+    the place of each one's clean image among the test images.
+
+    A worker re-checks every example: norm, box, and the model's answer in float32. If one does not hold the job fails
+    with the first such point. If they break points that stand, the entry's `external` accuracy falls, and they
+    become part of its certificate.
+    """
+    await run_in_threadpool(_check_entry, service, entry_id)
+    with service.store.incoming() as incoming:
+        await receive(request, incoming)
+        view = await run_in_threadpool(_queue, service, incoming, entry_id, name, submitter)
+    response.headers["Location"] = f"/api/v1/jobs/{view.id}"
+    background.add_task(service.publish_pending, [view.id])
+    return view
+
+
+def _check_entry(service: Service, entry_id: int) -> None:
+    """Before gigabytes are sent."""
+    with service.database.reading() as session:
+        external.check_entry(session, entry_id)
+
+
+def _queue(service: Service, incoming: Incoming, entry_id: int, name: str, submitter: str) -> JobView:
+    incoming.flush()
+    with service.database.reading() as session:
+        entry = entries.get(session, entry_id).entry
+        external.check_file(incoming.path, entry.dataset, entry.num_points)
+    stored = incoming.keep()
+    with service.database.writing() as session:
+        job = external.create(session, entry_id, stored, name=name, submitter=submitter)
+        if not service.store.holds(stored.sha256):
+            # This process was stopped for so long that the file was taken for one that nobody names.
+            raise Conflict("the file was removed before it was noted, send it again")
+        job_id = job.id
+    with service.database.reading() as session:
+        return JobView.of(jobs.get(session, job_id), None)

@@ -1,0 +1,57 @@
+"""Adversarial examples to send: taken out of a certificate, which then knows less."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from gkl.data import load_test
+from gkl.evaluation.certificate import read_certificate, write_certificate
+from gkl.evaluation.measurement import STANDS, Measurement
+from gkl.outcome import AttackOutcome
+from tests.specs import NO_FILES
+
+
+def weakened(certificate: Path, directory: Path, count: int) -> tuple[Path, dict[str, torch.Tensor]]:
+    """The certificate without the last `count` broken points, and the tensors of those examples."""
+    known = read_certificate(certificate)
+    tensors = dict(known.tensors)
+    rest, taken = tensors["index"][:-count], tensors["index"][-count:]
+    tensors["broken_by"][taken] = STANDS
+    tensors["perturbation_norm"][taken] = torch.nan
+    none: dict[str, Any] = {"points": 0, "broken": 0, "seconds": 0.0}
+    path = directory / "weak.safetensors"
+    write_certificate(
+        path,
+        Measurement(
+            labels=tensors["label"],
+            prediction=tensors["prediction"],
+            broken_by=tensors["broken_by"],
+            perturbation_norm=tensors["perturbation_norm"],
+            index=rest,
+            adversarial=tensors["adversarial"][:-count],
+            adversarial_prediction=tensors["adversarial_prediction"][:-count],
+            attacks=[AttackOutcome(attack=name, **none) for name in known.attacks],
+            flags=[],
+            answers_vary=False,
+            device="",
+            batch_size_used=1,
+            seconds=0.0,
+        ),
+        known.evaluation,
+        data=load_test(known.dataset, NO_FILES, known.num_points),
+        dataset=known.dataset,
+        architecture=known.architecture,
+        weights_sha256=known.weights_sha256,
+        dataset_sha256=known.dataset_sha256,
+        manifest=known.manifest,
+    )
+    return path, {"adversarial": tensors["adversarial"][-count:].clone(), "index": taken.clone()}
+
+
+def saved(path: Path, tensors: dict[str, torch.Tensor]) -> Path:
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+    return path

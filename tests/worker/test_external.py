@@ -1,0 +1,189 @@
+"""Examples against an entry, all the way: sent over REST, checked by a worker, on the board."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from fastapi.testclient import TestClient
+from sqlalchemy import select
+
+from app import entries, external, jobs, robustbench
+from app.artifacts import ArtifactStore
+from app.database import Database
+from app.tables import Entry, Evaluation, ExternalAttack, FileKind, JobFile, JobState
+from gkl.errors import FailureCode
+from gkl.evaluation import verify
+from tests.app.test_robustbench import LINF, contents
+from tests.examples import saved, weakened
+from tests.specs import NO_FILES, tiny_train_spec
+from tests.worker.test_worker import either_database, files, look, send
+from tests.worker.test_worker import worker as _worker_fixture
+from worker.tasks import Worker
+
+worker = _worker_fixture
+Examples = dict[str, torch.Tensor]
+
+
+@pytest.fixture
+def weak(worker: Worker, database: Database, store: ArtifactStore, tmp_path: Path) -> Examples:
+    """An entry whose evaluation missed four points; returns their examples."""
+    send(database, tiny_train_spec(epochs=1, architecture="tiny_cnn"))
+    worker.run_all_due()
+    with database.writing() as session:
+        evaluation = session.scalars(select(Evaluation)).one()
+        assert evaluation.certificate_sha256 is not None
+        path, examples = weakened(store.path(evaluation.certificate_sha256), tmp_path, 4)
+        stored = store.put(path)
+        file = session.scalars(select(JobFile).where(JobFile.kind == FileKind.CERTIFICATE)).one()
+        file.sha256 = evaluation.certificate_sha256 = stored.sha256
+        assert evaluation.robust_correct is not None
+        evaluation.robust_correct += 4
+        evaluation.robust_accuracy = evaluation.robust_correct / evaluation.num_points
+        entries.stand(session, evaluation.model, evaluation.board)
+    return examples
+
+
+def attack(client: TestClient, path: Path, tensors: Examples, name: str = "Mine") -> int:
+    response = client.post(
+        f"/api/v1/entries/1/attacks?name={name}&submitter=Ada",
+        content=saved(path, tensors).read_bytes(),
+        headers={"Content-Type": "application/octet-stream"},
+    )
+    assert response.status_code == 202, response.text
+    assert response.headers["location"] == f"/api/v1/jobs/{response.json()['id']}"
+    job_id: int = response.json()["id"]
+    return job_id
+
+
+def entry_of(database: Database) -> Entry:
+    with database.reading() as session:
+        return entries.get(session, 1).entry
+
+
+def test_examples_that_break_more_lower_the_entry_and_join_its_certificate(
+    worker: Worker, client: TestClient, weak: Examples, tmp_path: Path
+) -> None:
+    database, store = worker.database, worker.store
+    before = entry_of(database)
+    assert before.robust_accuracy == before.autoattack_accuracy == 4 / 360
+    first = attack(client, tmp_path / "a", {name: tensor[:3] for name, tensor in weak.items()}, "First")
+    again = attack(client, tmp_path / "b", weak, "Second")
+    worker.run_all_due()
+    for job_id in (first, again):
+        assert look(database, job_id).state is JobState.SUCCEEDED, look(database, job_id).failure_message
+    entry = entry_of(database)
+    assert (entry.autoattack_accuracy, entry.external_accuracy, entry.robust_accuracy) == (4 / 360, 0.0, 0.0)
+    told = client.get("/api/v1/entries/1").json()
+    assert [(a["name"], a["submitter"], a["examples"], a["broken"]) for a in told["external_attacks"]] == [
+        ("First", "Ada", 3, 3),
+        ("Second", "Ada", 4, 1),
+    ]
+    info = client.get("/api/v1/entries/1/model_info.json").json()
+    assert (info["autoattack_acc"], info["external"]) == ("1.11", "0.0")
+    # The proof of all of it.
+    with database.reading() as session:
+        merged = external.certificate(session, entries.get(session, 1).entry)
+        assert merged is not None
+        assert entry.model is not None
+    weights = store.path(entry.model.weights_sha256)
+    checked = verify(store.path(merged), weights, datasets_dir=NO_FILES, device="cpu")
+    assert (checked.problems, checked.robust_correct) == ([], 0)
+    assert merged in {path.name for path in files(worker.settings)}, "the cleanup keeps it"
+    with database.reading() as session:
+        kept = session.scalars(select(JobFile.kind).where(JobFile.job_id.in_((first, again)))).all()
+        assert kept == [FileKind.CERTIFICATE] * 2, "the examples themselves are in it"
+
+
+@either_database
+def test_a_wrong_example_fails_the_job_with_its_point_and_changes_nothing(
+    worker: Worker, database: Database, client: TestClient, weak: Examples, tmp_path: Path
+) -> None:
+    weak["adversarial"][1] = 2.0
+    job_id = attack(client, tmp_path / "a", weak)
+    worker.run_all_due()
+    job = look(database, job_id)
+    assert (job.state, job.failure_code) == (JobState.FAILED, FailureCode.INVALID_INPUT)
+    assert f"point {int(weak['index'][1])}: its adversarial image" in (job.failure_message or "")
+    assert entry_of(database).external_accuracy is None
+    with database.reading() as session:
+        assert session.scalars(select(ExternalAttack)).one().examples is None
+
+
+@either_database
+def test_two_checks_at_once_are_merged_one_after_the_other(
+    worker: Worker, database: Database, client: TestClient, weak: Examples, tmp_path: Path
+) -> None:
+    """The second finds that its certificate is no longer the entry's, and is run again with the new one."""
+    job_id = attack(client, tmp_path / "a", {name: tensor[:2] for name, tensor in weak.items()})
+    other = attack(client, tmp_path / "b", {name: tensor[2:] for name, tensor in weak.items()})
+    save, held = external.record, []
+
+    def other_first(session, held_id, outcome, stored):  # type: ignore[no-untyped-def]
+        held.append(held_id)
+        if held == [job_id]:
+            # As if another worker had merged its examples while these were checked.
+            return False
+        return save(session, held_id, outcome, stored)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(external, "record", other_first)
+        assert worker.run_next() == job_id
+        assert look(database, job_id).state is JobState.QUEUED
+        worker.run_all_due()
+    assert (look(database, job_id).attempt, look(database, other).attempt) == (2, 1)
+    assert entry_of(database).robust_accuracy == 0.0
+    with database.reading() as session:
+        broken = session.scalars(select(ExternalAttack.broken).order_by(ExternalAttack.id)).all()
+        assert broken == [2, 2]
+        events = [e.data for e in jobs.events_after(session, job_id, 0) if e.type == "state"]
+    assert "merged meanwhile" in events[2]["reason"]
+
+
+@either_database
+def test_an_outcome_about_another_certificate_is_not_recorded(
+    database: Database, client: TestClient, weak: Examples, tmp_path: Path
+) -> None:
+    from gkl.outcome import ExternalOutcome
+
+    job_id = attack(client, tmp_path / "a", weak)
+    outcome = ExternalOutcome(
+        attack="a", examples=4, broken=4, robust_correct=0, base_sha256="0" * 64, device="CPU", seconds=1.0
+    )
+    with database.writing() as session:
+        assert not external.record(session, job_id, outcome, None)
+    assert entry_of(database).external_accuracy is None
+
+
+@either_database
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda e: e | {"adversarial": e["adversarial"].double()}, "'adversarial' is F64"),
+        (lambda e: e | {"adversarial": e["adversarial"].flatten(1)}, "Digits needs F32 [examples, 1, 8, 8]"),
+        (lambda e: e | {"index": e["index"].float()}, "'index' is F32"),
+        (lambda e: {"index": e["index"]}, "lacks the tensor 'adversarial'"),
+    ],
+)
+def test_what_is_no_set_of_examples_is_refused_when_it_is_sent(
+    client: TestClient, weak: Examples, tmp_path: Path, make: Callable[[Examples], Examples], says: str
+) -> None:
+    body = saved(tmp_path / "a", make(weak)).read_bytes()
+    response = client.post("/api/v1/entries/1/attacks?name=a", content=body)
+    assert response.status_code == 422
+    assert says in response.json()["detail"]
+
+
+@either_database
+def test_where_nothing_can_be_attacked_it_says_why(client: TestClient, database: Database, tmp_path: Path) -> None:
+    robustbench.import_files(database, [("cifar10/Linf/A.json", contents(LINF))])
+    for path, status, says in (
+        ("/api/v1/entries/1/attacks?name=a", 409, "its weights are not here"),
+        ("/api/v1/entries/2/attacks?name=a", 404, "There is no entry 2"),
+        ("/api/v1/entries/1/attacks", 422, "query.name"),
+        ("/api/v1/entries/1/attacks?name=a%0ab", 422, "query.name"),
+    ):
+        response = client.post(path, content=b"no file")
+        assert (response.status_code, says in response.json()["detail"]) == (status, True), response.text
