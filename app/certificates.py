@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 from safetensors import safe_open
 
+from app.errors import NotFound
 from app.schemas import PointView
 
 
@@ -31,3 +38,105 @@ def points_of(path: Path) -> list[PointView]:
         )
         for number, (label, prediction, by, norm) in enumerate(zip(labels, predictions, broken_by, norms, strict=True))
     ]
+
+
+Picture = Literal["clean", "adversarial", "difference"]
+
+
+@dataclass(frozen=True)
+class BrokenPoint:
+    """A point whose adversarial example can be looked at."""
+
+    index: int
+    label: int
+    prediction: int
+    """The class of the adversarial image; -1 where the model answered NaN."""
+    broken_by: str
+    norm: float
+    """Distance of the two images, in units of the pixel range."""
+
+
+@dataclass(frozen=True)
+class Broken:
+    """The broken points of a certificate that are asked for."""
+
+    attacks: list[str]
+    """All attacks that broke something, in their order."""
+    labels: list[int]
+    """All labels of broken points."""
+    count: int
+    points: list[BrokenPoint]
+    has_pictures: bool
+
+
+def broken_points(
+    path: Path,
+    *,
+    attack: str | None = None,
+    label: int | None = None,
+    first_point: int = 0,
+    limit: int = 24,
+    offset: int = 0,
+) -> Broken:
+    """Those that an attack broke, of a label, from some point on; in the order of the test images."""
+    with safe_open(path, framework="np") as file:
+        names: list[str] = json.loads(file.metadata()["gklbench"])["attacks"]
+        index, wrong = file.get_tensor("index"), file.get_tensor("adversarial_prediction")
+        by, labels = file.get_tensor("broken_by")[index], file.get_tensor("label")[index]
+        norms = file.get_tensor("perturbation_norm")[index]
+        has_pictures = "clean" in file.keys()  # noqa: SIM118 - this handle is no mapping
+    chosen = index >= first_point
+    if attack is not None:
+        chosen &= by == (names.index(attack) if attack in names else -1)
+    if label is not None:
+        chosen &= labels == label
+    rows = chosen.nonzero()[0]
+    return Broken(
+        attacks=[names[position] for position in sorted(set(by.tolist()))],
+        labels=sorted(set(labels.tolist())),
+        count=len(rows),
+        points=[
+            BrokenPoint(int(index[row]), int(labels[row]), int(wrong[row]), names[by[row]], float(norms[row]))
+            for row in rows[offset : offset + limit].tolist()
+        ],
+        has_pictures=has_pictures,
+    )
+
+
+def picture(path: Path, point: int, which: Picture) -> bytes:
+    """A point's clean image, its adversarial example, or their difference stretched to the whole range, as PNG.
+
+    Raises:
+        NotFound: no attack broke this point, or the file is older than its pictures.
+    """
+    with safe_open(path, framework="np") as file:
+        rows = (file.get_tensor("index") == point).nonzero()[0]
+        if not len(rows):
+            raise NotFound(f"no attack broke point {point}: there is no adversarial example to show")
+        if "clean" not in file.keys():  # noqa: SIM118
+            raise NotFound("this certificate was made before they held the clean images; evaluate again to see them")
+        row = int(rows[0])
+        clean = _unit(file.get_slice("clean")[row : row + 1][0])
+        adversarial = file.get_slice("adversarial")[row : row + 1][0].astype(np.float64)
+    pixels = {"clean": clean, "adversarial": adversarial}.get(which)
+    if pixels is None:
+        difference = adversarial - clean
+        # Grey is no change.
+        pixels = 0.5 + 0.5 * difference / max(np.abs(difference).max(), 1e-12)
+    eight_bit = (pixels * 255).round().clip(0, 255).astype(np.uint8)
+    image = Image.fromarray(eight_bit[0] if len(eight_bit) == 1 else eight_bit.transpose(1, 2, 0))
+    out = io.BytesIO()
+    image.save(out, "PNG")
+    return out.getvalue()
+
+
+def _unit(image: NDArray[Any]) -> NDArray[np.float64]:
+    """uint8 or float pixels -> float64 in [0, 1]."""
+    return image / 255 if image.dtype == np.uint8 else image.astype(np.float64)
+
+
+def standing_points(path: Path) -> NDArray[np.bool_]:
+    """(N,): which points no attack broke and the model gets right."""
+    with safe_open(path, framework="np") as file:
+        stands: NDArray[np.bool_] = file.get_tensor("broken_by") == -1
+        return stands

@@ -281,6 +281,24 @@ def submit(
 
 
 @cli.command()
+def attack(
+    entry: Annotated[int, typer.Argument(metavar="ENTRY", min=1, help="The entry's number.")],
+    examples: Annotated[Path, typer.Argument(help="safetensors with 'adversarial' and 'index'.")],
+    name: Annotated[str, typer.Option(help="What the attack is called.")],
+    submitter: Annotated[str | None, typer.Option(help="Who found them.")] = None,
+    url: Url = "http://127.0.0.1:8000",
+) -> None:
+    """Send adversarial examples against an entry; what breaks points that stand lowers its robust accuracy.
+
+    Example: `gklbench attack 7 examples.safetensors --name "PGD with 1000 steps" --submitter Ada`
+    """
+    from app.client import Client  # noqa: PLC0415
+
+    with Client(url) as client:
+        _show_state(url, client.attack(entry, examples, name=name, submitter=submitter))
+
+
+@cli.command()
 def cancel(job_id: JobNumber, url: Url = "http://127.0.0.1:8000") -> None:
     """Cancel a job, and what it is to be followed by.
 

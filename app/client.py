@@ -79,15 +79,23 @@ class Client:
         return JobView.model_validate(self._post(f"/api/v1/jobs/{job_id}/retry"))
 
     def send_weights(self, path: Path) -> UploadView:
+        return UploadView.model_validate(self._send_file("/api/v1/weights", path, {}))
+
+    def _send_file(self, address: str, path: Path, query: dict[str, str]) -> Any:
         try:
             with path.open("rb") as file:
                 headers = {"Content-Type": "application/octet-stream"}
-                response = self._http.post("/api/v1/weights", content=file, headers=headers, timeout=600)
+                response = self._http.post(address, content=file, params=query, headers=headers, timeout=600)
         except OSError as error:
             raise ClientError(f"{path} cannot be read ({error.strerror})") from error
         except httpx2.TransportError as error:
             raise self._unreachable(error) from error
-        return UploadView.model_validate(self._checked(response))
+        return self._checked(response)
+
+    def attack(self, entry_id: int, examples: Path, *, name: str, submitter: str | None) -> JobView:
+        query = {"name": name} | ({} if submitter is None else {"submitter": submitter})
+        path = f"/api/v1/entries/{entry_id}/attacks"
+        return JobView.model_validate(self._send_file(path, examples, query))
 
     def job(self, job_id: int) -> JobView:
         return JobView.model_validate(self._get(f"/api/v1/jobs/{job_id}"))

@@ -92,13 +92,17 @@ def certificate(session: Session, entry: Entry) -> str | None:
     return own.certificate_sha256
 
 
+def attack_of_job(session: Session, job_id: int) -> ExternalAttack | None:
+    return session.scalars(select(ExternalAttack).where(ExternalAttack.job_id == job_id)).first()
+
+
 def certificate_for(session: Session, job_id: int) -> str:
     """The one that a check has to extend.
 
     Raises:
         Conflict: the entry has gone, or has none any more.
     """
-    attack = session.scalars(select(ExternalAttack).where(ExternalAttack.job_id == job_id)).first()
+    attack = attack_of_job(session, job_id)
     found = None if attack is None else certificate(session, attack.entry)
     if found is None:
         raise Conflict("the entry that these examples are for is no longer there")

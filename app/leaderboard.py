@@ -104,6 +104,10 @@ def model(session: Session, model_id: int) -> Model:
     return found
 
 
+def newest_models(session: Session, *, limit: int) -> list[Model]:
+    return list(session.scalars(select(Model).order_by(Model.id.desc()).limit(limit)))
+
+
 def evaluation(session: Session, evaluation_id: int) -> Evaluation:
     found = session.scalars(_evaluations().where(Evaluation.id == evaluation_id)).first()
     if found is None:

@@ -18,7 +18,7 @@ from app.problems import TooLargeAsProblem, install_error_handlers
 from app.routes import api, health, uploads
 from app.service import Service, refuse_other_sites
 from app.settings import Settings
-from app.web import pages
+from app.web import pages, rendering
 
 _HERE = Path(__file__).parent
 _UPLOADS = re.compile(r"/api/v1/(weights|entries/[^/]+/attacks)")
@@ -52,7 +52,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         max_upload_bytes=settings.max_weights_bytes,
         uploads=_UPLOADS,
     )
-    install_error_handlers(app, pages.error_page)
+    install_error_handlers(app, rendering.error_page)
     # On the routers, not on the application: its limit answers from outside all middleware.
     for router in (api, health.router, pages.router):
         app.include_router(router, max_body_size=settings.max_body_bytes)

@@ -29,6 +29,11 @@ class Dataset(BaseModel):
     num_test: int = Field(description="Images that an evaluation attacks, in a fixed order.")
     epsilon: dict[Norm, float] = Field(description="The perturbation budget of its main board, per norm.")
     source: str = Field(description="Where the data comes from.")
+    class_names: tuple[str, ...] = Field(default=(), description="Its classes in words, where there are few.")
+
+    def class_name(self, label: int) -> str:
+        """In words where there are some, else the number."""
+        return self.class_names[label] if 0 <= label < len(self.class_names) else str(label)
 
 
 class Architecture(BaseModel):
@@ -64,6 +69,10 @@ DATASETS: dict[str, Dataset] = {
             num_test=10_000,
             epsilon={"Linf": 0.1, "L2": 1.5},
             source="Fashion-MNIST (arXiv 1708.07747), its idx files; Debian's dataset-fashion-mnist has them.",
+            class_names=(
+                *("T-shirt", "trouser", "pullover", "dress", "coat"),
+                *("sandal", "shirt", "sneaker", "bag", "ankle boot"),
+            ),
         ),
         Dataset(
             name="cifar10",
@@ -74,6 +83,10 @@ DATASETS: dict[str, Dataset] = {
             num_test=10_000,
             epsilon={"Linf": 8 / 255, "L2": 0.5},
             source="CIFAR-10 (Krizhevsky, 2009), the archive of its Python version.",
+            class_names=(
+                *("airplane", "automobile", "bird", "cat", "deer"),
+                *("dog", "frog", "horse", "ship", "truck"),
+            ),
         ),
         Dataset(
             name="cifar100",

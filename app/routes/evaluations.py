@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Path
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, Response
 
 from app import leaderboard
-from app.certificates import points_of
+from app.certificates import Picture, picture, points_of
 from app.errors import NotFound
 from app.routes.jobs import MAX_ID
 from app.schemas import EvaluationView, PointView
@@ -16,6 +16,7 @@ from app.service import Service, ServiceDep
 
 router = APIRouter(prefix="/evaluations", tags=["evaluations"])
 
+PointNumber = Annotated[int, Path(ge=0, le=MAX_ID, description="Its place among the test images, from 0.")]
 EvaluationId = Annotated[int, Path(ge=1, le=MAX_ID, description="An evaluation's number.")]
 
 
@@ -49,6 +50,28 @@ def get_certificate(service: ServiceDep, evaluation_id: EvaluationId) -> FileRes
 @router.get("/{evaluation_id}/points", summary="What became of each point")
 def get_points(service: ServiceDep, evaluation_id: EvaluationId) -> list[PointView]:
     return points_of(service.store.path(_certificate(service, evaluation_id)))
+
+
+@router.get(
+    "/{evaluation_id}/points/{point}/{which}.png",
+    summary="Look at a broken point",
+    response_class=Response,
+    responses={
+        200: {
+            "content": {"image/png": {"schema": {"type": "string", "format": "binary"}}},
+            "description": "The picture, a pixel for a pixel.",
+        }
+    },
+)
+def get_picture(service: ServiceDep, evaluation_id: EvaluationId, point: PointNumber, which: Picture) -> Response:
+    """The clean image, the adversarial one, or their difference: grey where there is none, stretched to the range."""
+    return picture_response(service, _certificate(service, evaluation_id), point, which)
+
+
+def picture_response(service: Service, sha256: str, point: int, which: Picture) -> Response:
+    """What a certificate shows never changes."""
+    headers = {"Cache-Control": "max-age=86400", "X-Content-Type-Options": "nosniff"}
+    return Response(picture(service.store.path(sha256), point, which), media_type="image/png", headers=headers)
 
 
 def _certificate(service: Service, evaluation_id: int) -> str:

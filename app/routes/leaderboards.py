@@ -5,9 +5,13 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Query, Response
+from fastapi.responses import FileResponse
 
-from app import entries, leaderboard, robustbench
+from app import entries, external, leaderboard, robustbench
+from app.certificates import Picture, points_of
+from app.errors import NotFound
 from app.exports import FORMATS
+from app.routes.evaluations import PointNumber, picture_response
 from app.routes.jobs import MAX_ID
 from app.schemas import (
     BoardDetail,
@@ -18,8 +22,9 @@ from app.schemas import (
     ModelDetail,
     ModelInfoFiles,
     ModelView,
+    PointView,
 )
-from app.service import ServiceDep
+from app.service import Service, ServiceDep
 
 router = APIRouter(tags=["leaderboards"])
 
@@ -99,6 +104,56 @@ def get_model_info(service: ServiceDep, entry_id: EntryId) -> Response:
     """An imported file to the letter as it came; what was measured here in the same form."""
     with service.database.reading() as session:
         return Response(robustbench.model_info(entries.get(session, entry_id).entry), media_type="application/json")
+
+
+@router.get(
+    "/entries/{entry_id}/certificate",
+    summary="Fetch the certificate of all that is known",
+    response_class=FileResponse,
+    responses={
+        200: {
+            "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+            "description": "The safetensors file.",
+        }
+    },
+)
+def get_entry_certificate(service: ServiceDep, entry_id: EntryId) -> FileResponse:
+    """The evaluation's own, or with external attacks merged. `gklbench verify FILE --weights W` re-checks it."""
+    return FileResponse(
+        service.store.path(_certificate(service, entry_id)),
+        media_type="application/octet-stream",
+        filename=f"entry-{entry_id}.safetensors",
+        headers={"X-Content-Type-Options": "nosniff"},
+    )
+
+
+@router.get("/entries/{entry_id}/points", summary="What became of each point of an entry")
+def get_entry_points(service: ServiceDep, entry_id: EntryId) -> list[PointView]:
+    return points_of(service.store.path(_certificate(service, entry_id)))
+
+
+@router.get(
+    "/entries/{entry_id}/points/{point}/{which}.png",
+    summary="Look at a broken point of an entry",
+    response_class=Response,
+    responses={
+        200: {
+            "content": {"image/png": {"schema": {"type": "string", "format": "binary"}}},
+            "description": "The picture, a pixel for a pixel.",
+        }
+    },
+)
+def get_entry_picture(service: ServiceDep, entry_id: EntryId, point: PointNumber, which: Picture) -> Response:
+    """As of an evaluation, also of points that an external attack broke."""
+    return picture_response(service, _certificate(service, entry_id), point, which)
+
+
+def _certificate(service: Service, entry_id: int) -> str:
+    with service.database.reading() as session:
+        found = external.certificate(session, entries.get(session, entry_id).entry)
+    if found is None:
+        raise NotFound(f"entry {entry_id} has no certificate: it was not measured here, or its verdict is provisional")
+    return found
 
 
 @router.post("/robustbench/imports", summary="Import RobustBench's model_info")

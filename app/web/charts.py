@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
 from app.entries import Point
-from app.tables import Evaluation, Provenance
+from app.tables import Evaluation, JobEvent, Provenance
 from gkl.outcome import EpochFinished
 
 WIDTH, HEIGHT = 640, 240
@@ -118,6 +118,13 @@ def training_curves(epochs: list[EpochFinished]) -> Curve | None:
         y_ticks=[Tick(y(share), f"{share:.0%}") for share in (0.0, 0.25, 0.5, 0.75, 1.0)],
         last=ordered[-1],
         best_held_out=max(measured, key=lambda e: e.held_out_robust_accuracy or 0.0) if measured else None,
+    )
+
+
+def curve_of(events: Iterable[JobEvent]) -> Curve | None:
+    """The training curve that a job's events tell."""
+    return training_curves(
+        [EpochFinished.model_validate(e.data | {"type": "epoch"}) for e in events if e.type == "epoch"]
     )
 
 

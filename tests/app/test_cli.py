@@ -26,6 +26,7 @@ COMMANDS = [
     "import_robustbench",
     "export_robustbench",
     "submit",
+    "attack",
     "cancel",
     "retry",
     "recipe",

@@ -86,3 +86,12 @@ function follow() {
 if (main.dataset.events) follow();
 if (main.dataset.pollSeconds) poll(1000 * Number(main.dataset.pollSeconds));
 document.querySelectorAll(".log").forEach((log) => { log.scrollTop = log.scrollHeight; });
+
+// A view's form needs no button where there are scripts.
+document.querySelectorAll("form[data-auto]").forEach((form) => {
+  form.addEventListener("change", () => form.requestSubmit());
+  form.addEventListener("submit", () => {
+    // Short addresses to share: what was not chosen is not in them.
+    for (const field of form.elements) if (field.value === "") field.disabled = true;
+  });
+});

@@ -1,0 +1,158 @@
+"""Pages about boards and what stands on them: board, entry, its points, models, comparison."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import HTMLResponse, Response
+from pydantic import Field
+from sqlalchemy.orm import Session
+
+from app import entries, external, jobs, leaderboard, robustbench
+from app.certificates import Broken, broken_points
+from app.errors import NotFound
+from app.routes.jobs import MAX_ID, JobId
+from app.routes.leaderboards import BoardPart, EntryId
+from app.service import Service, ServiceDep
+from app.tables import Entry
+from app.web.boards import board_page
+from app.web.charts import curve_of, survivor_bars
+from app.web.compare import comparison_of
+from app.web.rendering import BUILD, Chosen, render
+
+router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
+
+_PICTURES_PER_PAGE = 24
+
+
+class _PageOfView(entries.View):
+    """The query string of a board's page."""
+
+    page: int = Field(default=1, ge=1, le=1_000_000)
+
+
+@router.get("/leaderboards/{dataset}/{name}")
+def board(
+    request: Request,
+    service: ServiceDep,
+    dataset: BoardPart,
+    name: BoardPart,
+    query: Annotated[_PageOfView, Query()],
+) -> Response:
+    with service.database.reading() as session:
+        found = entries.board(session, dataset, name)
+        # The address belongs to it, since one tag must not stand for two pages.
+        what = f"{BUILD} {request.url.path}?{request.url.query} {entries.revision(session, dataset, name)}"
+        etag = f'W/"{hashlib.sha256(what.encode()).hexdigest()[:32]}"'
+        headers = {"ETag": etag, "Cache-Control": "no-cache"}
+        if etag in request.headers.get("if-none-match", ""):
+            return Response(status_code=304, headers=headers)
+        view = entries.View.model_validate(query.model_dump(exclude={"page"}))
+        return render(request, "board.html", headers=headers, page=board_page(session, found, view, query.page))
+
+
+@router.get("/entries/{entry_id}")
+def entry(request: Request, service: ServiceDep, entry_id: EntryId) -> Response:
+    with service.database.reading() as session:
+        found = entries.get(session, entry_id)
+        evaluation, model = found.entry.evaluation, found.entry.model
+        train_job_id = None if model is None else model.train_job_id
+        events = jobs.events_after(session, train_job_id, 0, limit=100_000) if train_job_id else []
+        return render(
+            request,
+            "entry.html",
+            rank=found.rank,
+            entry=found.entry,
+            board=entries.board(session, found.entry.dataset, found.entry.board),
+            model=model,
+            evaluation=evaluation,
+            bars=None if evaluation is None else survivor_bars(evaluation),
+            curve=curve_of(events),
+            training=model.train_job.spec if model is not None and model.train_job is not None else None,
+            model_info=robustbench.model_info(found.entry),
+            leader=entries.leader(session, entries.board(session, found.entry.dataset, found.entry.board)),
+            broken=_broken(service, session, found.entry, limit=6),
+            attacks=found.entry.external_attacks,
+            url=str(request.base_url).rstrip("/"),
+        )
+
+
+def _broken(service: Service, session: Session, entry: Entry, **which: Any) -> Broken | None:
+    """None where there is no certificate to show."""
+    sha256 = external.certificate(session, entry)
+    return None if sha256 is None else broken_points(service.store.path(sha256), **which)
+
+
+_Number = Annotated[int | None, Chosen, Query(ge=0, le=MAX_ID)]
+
+
+@router.get("/entries/{entry_id}/points")
+def points(
+    *,
+    request: Request,
+    service: ServiceDep,
+    entry_id: EntryId,
+    attack: Annotated[str | None, Chosen, Query(max_length=200)] = None,
+    label: _Number = None,
+    first: _Number = None,
+    page: Annotated[int, Query(ge=1, le=100_000)] = 1,
+) -> Response:
+    with service.database.reading() as session:
+        found = entries.get(session, entry_id).entry
+        offset = (page - 1) * _PICTURES_PER_PAGE
+        broken = _broken(
+            service,
+            session,
+            found,
+            attack=attack,
+            label=label,
+            first_point=first or 0,
+            limit=_PICTURES_PER_PAGE,
+            offset=offset,
+        )
+        if broken is None:
+            raise NotFound(f"entry {entry_id} has no certificate to take pictures from")
+        turn = request.url.include_query_params
+        return render(
+            request,
+            "points.html",
+            entry=found,
+            board=entries.board(session, found.dataset, found.board),
+            broken=broken,
+            attack=attack,
+            label=label,
+            first=first,
+            earlier=f"?{turn(page=page - 1).query}" if page > 1 else None,
+            later=f"?{turn(page=page + 1).query}" if offset + _PICTURES_PER_PAGE < broken.count else None,
+        )
+
+
+@router.get("/compare")
+def compare(
+    request: Request,
+    service: ServiceDep,
+    chosen: Annotated[list[int], Query(alias="entries", min_length=2, max_length=4)],
+) -> Response:
+    with service.database.reading() as session:
+        return render(request, "compare.html", comparison=comparison_of(session, service.store, chosen))
+
+
+@router.get("/models/{model_id}")
+def model(request: Request, service: ServiceDep, model_id: JobId) -> Response:
+    with service.database.reading() as session:
+        found = leaderboard.model(session, model_id)
+        evaluations = [
+            (evaluation, entries.why_not_ranked(evaluation), survivor_bars(evaluation))
+            for evaluation in leaderboard.evaluations_of(session, model_id)
+        ]
+        events = jobs.events_after(session, found.train_job_id, 0, limit=100_000) if found.train_job_id else []
+        return render(
+            request,
+            "model.html",
+            model=found,
+            evaluations=evaluations,
+            places=entries.entries_of(session, model_id),
+            curve=curve_of(events),
+        )

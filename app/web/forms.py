@@ -1,0 +1,240 @@
+"""Forms made from the specs: what a spec has a field for, its form has one for."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError, WithJsonSchema
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from app.problems import field_problems
+from gkl.spec import format_epsilon
+
+NONE = "none"
+"""What a choice between variants calls leaving the part out."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """One field, or a part of the spec with fields of its own."""
+
+    name: str
+    """Dotted path in the spec, as errors name it."""
+    title: str
+    kind: Literal["text", "number", "select", "checkbox", "group", "variant"]
+    help: str
+    value: str
+    options: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    inputs: list[Input] = field(default_factory=list)
+    is_required: bool = False
+
+
+def inputs(model: type[BaseModel], values: Mapping[str, Any], errors: Mapping[str, list[str]]) -> list[Input]:
+    """The fields of a spec, with values as its JSON has them and errors by dotted path."""
+    return _inputs(model, values, errors, "")
+
+
+def parse(model: type[BaseModel], sent: Mapping[str, str]) -> dict[str, Any]:
+    """What a form sent, as the spec's JSON. What is no number stays text, for the spec to refuse."""
+    return _parse(model, sent, "")
+
+
+def errors_of(error: ValidationError) -> dict[str, list[str]]:
+    """By dotted path; '' for those about the spec as a whole."""
+    found: dict[str, list[str]] = {}
+    for problem in field_problems(error.errors(include_input=False, include_url=False)):
+        found.setdefault(problem.location, []).append(problem.message)
+    return found
+
+
+# --- what an annotation is ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """An annotation, taken apart."""
+
+    models: dict[str, type[BaseModel]]
+    """By the value that tells them apart, where there are several."""
+    literals: list[str]
+    plain: set[type]
+    is_optional: bool
+    is_list: bool
+    tag: str | None
+
+
+def _shape(annotation: Any, metadata: list[Any]) -> _Shape:
+    models: dict[str, type[BaseModel]] = {}
+    literals: list[str] = []
+    plain: set[type] = set()
+    is_optional = is_list = False
+    tag: str | None = None
+    waiting = [annotation]
+    for extra in metadata:
+        if isinstance(extra, WithJsonSchema):
+            literals += (extra.json_schema or {}).get("enum", [])
+        tag = getattr(extra, "discriminator", None) or tag
+    while waiting:
+        part = waiting.pop(0)
+        origin = get_origin(part)
+        if origin is Annotated:
+            inner, *extras = get_args(part)
+            shape = _shape(inner, list(extras))
+            models |= shape.models
+            literals += shape.literals
+            plain |= shape.plain
+            tag = tag or shape.tag
+        elif origin in (Union, types.UnionType):
+            waiting = [*get_args(part), *waiting]
+        elif origin is Literal:
+            literals += [str(value) for value in get_args(part)]
+        elif origin is tuple:
+            is_list = True
+            waiting.append(get_args(part)[0])
+        elif part is type(None):
+            is_optional = True
+        elif isinstance(part, type) and issubclass(part, BaseModel):
+            models[_tag_of(part)] = part
+        elif isinstance(part, type):
+            plain.add(part)
+    return _Shape(models, literals, plain, is_optional, is_list, tag)
+
+
+def _tag_of(model: type[BaseModel]) -> str:
+    """The value of its discriminating field; its own name if it has none."""
+    for name in ("kind", "loss"):
+        info = model.model_fields.get(name)
+        if info is not None and get_origin(info.annotation) is Literal:
+            return str(get_args(info.annotation)[0])
+    return model.__name__
+
+
+def _shape_of(info: FieldInfo) -> _Shape:
+    metadata = [*info.metadata, *([info] if info.discriminator else [])]
+    return _shape(info.annotation, metadata)
+
+
+def _tag_field(shape: _Shape) -> str | None:
+    first = next(iter(shape.models.values()))
+    return next((name for name in ("kind", "loss") if name in first.model_fields), None)
+
+
+# --- to a form ---------------------------------------------------------------------------------------------------
+
+
+def _inputs(
+    model: type[BaseModel], values: Mapping[str, Any], errors: Mapping[str, list[str]], prefix: str
+) -> list[Input]:
+    found = []
+    for name, info in model.model_fields.items():
+        shape = _shape_of(info)
+        # What tells the variants apart is chosen where there is a choice.
+        if name in ("kind", "loss") and len(shape.literals) == 1 and not shape.models:
+            continue
+        value = values.get(name, _default(info))
+        found.append(_input(f"{prefix}{name}", info, shape, value, errors))
+    return found
+
+
+def _default(info: FieldInfo) -> Any:
+    value = info.get_default(call_default_factory=True)
+    if value is PydanticUndefined:
+        return None
+    return value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+
+
+def _input(path: str, info: FieldInfo, shape: _Shape, value: Any, errors: Mapping[str, list[str]]) -> Input:
+    common: dict[str, Any] = {
+        "name": path,
+        "title": path.rpartition(".")[2].replace("_", " "),
+        "help": (info.description or "").replace("`", ""),
+        "errors": errors.get(path, []),
+        "is_required": info.is_required(),
+    }
+    if shape.models:
+        return _part(path, shape, value if isinstance(value, Mapping) else None, common, errors)
+    if shape.literals and not shape.plain - {str} and not shape.is_list:
+        # A long list of names has those of its own making first.
+        options = ([""] if shape.is_optional else []) + sorted(shape.literals, key=lambda name: "/" in name)
+        return Input(kind="select", value="" if value is None else str(value), options=options, **common)
+    if shape.plain == {bool}:
+        return Input(kind="checkbox", value="true" if value else "", **common)
+    if isinstance(value, list | tuple):
+        value = ", ".join(map(str, value))
+    is_number = bool(shape.plain & {int, float}) and not shape.is_list
+    return Input(kind="number" if is_number else "text", value=_text(value, path), **common)
+
+
+def _text(value: Any, path: str) -> str:
+    """So that reading it gives the same value again."""
+    if isinstance(value, float):
+        if path.endswith("epsilon"):
+            numerator, _, denominator = format_epsilon(value).partition("/")
+            if float(numerator) / float(denominator or 1) == value:
+                return format_epsilon(value)
+        return str(int(value)) if value.is_integer() else repr(value)
+    return "" if value is None else str(value)
+
+
+def _part(
+    path: str, shape: _Shape, value: Mapping[str, Any] | None, common: dict[str, Any], errors: Mapping[str, list[str]]
+) -> Input:
+    tag_field = _tag_field(shape)
+    tags = list(shape.models)
+    chosen: str | None = None if value is None and shape.is_optional else tags[0]
+    if value is not None and tag_field is not None and value.get(tag_field) in tags:
+        chosen = value[tag_field]
+    inner = [] if chosen is None else _inputs(shape.models[chosen], value or {}, errors, f"{path}.")
+    if len(tags) == 1 and not shape.is_optional:
+        return Input(kind="group", value="", inputs=inner, **common)
+    options = ([NONE] if shape.is_optional else []) + (tags if len(tags) > 1 else ["on"])
+    shown = NONE if chosen is None else chosen if len(tags) > 1 else "on"
+    return Input(kind="variant", value=shown, options=options, inputs=inner, **common)
+
+
+# --- from a form -------------------------------------------------------------------------------------------------
+
+
+def _parse(model: type[BaseModel], sent: Mapping[str, str], prefix: str) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name, info in model.model_fields.items():
+        shape, path = _shape_of(info), f"{prefix}{name}"
+        if name in ("kind", "loss") and len(shape.literals) == 1 and not shape.models:
+            values[name] = shape.literals[0]
+        elif shape.models:
+            tags = list(shape.models)
+            said = sent.get(path)
+            if said == NONE or (said is None and shape.is_optional):
+                continue
+            chosen = said if said in tags else tags[0]
+            values[name] = _parse(shape.models[chosen], sent, f"{path}.")
+        elif shape.plain == {bool}:
+            # A box that is not ticked is not sent.
+            values[name] = sent.get(path) == "true"
+        elif sent.get(path, "").strip() != "":
+            values[name] = _value(sent[path].strip(), shape)
+        # Left out: the default, or an error where there is none.
+    return values
+
+
+def _value(text: str, shape: _Shape) -> Any:
+    if shape.is_list:
+        return [_number(part.strip(), shape) for part in text.split(",") if part.strip()]
+    return _number(text, shape)
+
+
+def _number(text: str, shape: _Shape) -> Any:
+    if text in shape.literals:
+        return text
+    for kind in (int, float):
+        if kind in shape.plain:
+            try:
+                return kind(text)
+            except ValueError:
+                continue
+    return text

@@ -1,0 +1,220 @@
+"""Pages that send a job: a form from the spec, the commands that say the same, each error beside its field."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Annotated, Any, Literal
+from urllib.parse import parse_qsl
+
+from fastapi import APIRouter, BackgroundTasks, Query, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from pydantic import ValidationError
+
+from app import jobs, leaderboard
+from app.errors import NotFound, Unprocessable
+from app.routes.jobs import MAX_ID, SUBMITTER_PATTERN
+from app.service import Service, ServiceDep
+from app.tables import ANONYMOUS
+from app.web.forms import Input, errors_of, inputs, parse
+from app.web.rendering import Chosen, render
+from gkl.catalog import unknown_name_message
+from gkl.recipes import RECIPES
+from gkl.spec import EvaluateSpec, Evaluation, ThreatModel, TrainSpec
+
+router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
+
+Kind = Literal["train", "evaluate"]
+SPECS: dict[Kind, type[TrainSpec] | type[EvaluateSpec]] = {"train": TrainSpec, "evaluate": EvaluateSpec}
+
+# Words that the form itself sends beside the spec's fields.
+_OWN = ("action", "submitter")
+
+
+@dataclass(frozen=True)
+class Form:
+    kind: Kind
+    inputs: list[Input]
+    errors: list[str]
+    """About the spec as a whole."""
+    has_errors: bool
+    submitter: str
+    body: str | None
+    """The spec as JSON, without what is left at its default; None while it is not valid."""
+    spec: TrainSpec | EvaluateSpec | None
+
+
+def first_values(kind: Kind) -> dict[str, Any]:
+    """What a form begins with."""
+    if kind == "train":
+        return next(iter(RECIPES.values()))().model_dump(mode="json")
+    evaluation = Evaluation(threat_model=ThreatModel(epsilon=0.2))
+    return {
+        "name": "",
+        "dataset": "digits",
+        "architecture": "small_cnn",
+        "weights": "",
+        "evaluation": evaluation.model_dump(mode="json"),
+    }
+
+
+def form_of(
+    kind: Kind, values: Mapping[str, Any], *, submitter: str = "", refusal: Unprocessable | None = None
+) -> Form:
+    """The form with these values, which need not be right. Its errors are shown only where somebody asks to send it."""
+    spec: TrainSpec | EvaluateSpec | None = None
+    errors: dict[str, list[str]] = {}
+    try:
+        spec = SPECS[kind].model_validate(dict(values))
+    except ValidationError as error:
+        errors = errors_of(error)
+    if refusal is not None:
+        # What only the service can know names its field like the rest.
+        field, colon, sentence = str(refusal).partition(": ")
+        known = bool(colon) and field in SPECS[kind].model_fields
+        errors.setdefault(field if known else "", []).append(sentence if known else str(refusal))
+    made = inputs(SPECS[kind], values, errors)
+    shown = _names(made)
+    rest = [
+        f"{name}: {text}" if name else text for name, all_of in errors.items() if name not in shown for text in all_of
+    ]
+    return Form(
+        kind=kind,
+        inputs=made,
+        errors=rest,
+        has_errors=bool(errors),
+        submitter=submitter,
+        body=None if spec is None else json.dumps(_short(spec)),
+        spec=spec,
+    )
+
+
+def from_sent(kind: Kind, sent: Mapping[str, str]) -> dict[str, Any]:
+    return parse(SPECS[kind], {name: value for name, value in sent.items() if name not in _OWN})
+
+
+def commands(form: Form, url: str) -> str | None:
+    """The same job from a terminal, twice."""
+    if form.body is None:
+        return None
+    body = shlex.quote(form.body)
+    whose = f" --submitter {shlex.quote(form.submitter)}" if form.submitter else ""
+    query = f"?submitter={form.submitter.replace(' ', '%20')}" if form.submitter else ""
+    return (
+        f"echo {body} |\n  gklbench submit - --follow{whose} --url {url}\n\n"
+        f"curl {shlex.quote(f'{url}/api/v1/jobs{query}') if query else f'{url}/api/v1/jobs'} --json {body}"
+    )
+
+
+def _short(spec: TrainSpec | EvaluateSpec) -> dict[str, Any]:
+    short = spec.model_dump(mode="json", exclude_defaults=True)
+    return _with_tags(spec, short)
+
+
+def _with_tags(spec: Any, short: dict[str, Any]) -> dict[str, Any]:
+    """A variant is told by its tag, also where that is a default."""
+    for tag in ("kind", "loss"):
+        if tag in type(spec).model_fields:
+            short = {tag: getattr(spec, tag)} | short
+    return {
+        name: _with_tags(getattr(spec, name), value) if isinstance(value, dict) else value
+        for name, value in short.items()
+    }
+
+
+def _names(made: list[Input]) -> set[str]:
+    return {name for each in made for name in (each.name, *_names(each.inputs))}
+
+
+# --- the pages -----------------------------------------------------------------------------------------------------
+
+
+@router.get("/submit")
+def submit_page() -> Response:
+    return RedirectResponse("/submit/train", status_code=303)
+
+
+@router.get("/submit/{kind}")
+def submit_form(
+    request: Request,
+    service: ServiceDep,
+    kind: Kind,
+    recipe: Annotated[str | None, Chosen, Query(max_length=100)] = None,
+    job: Annotated[int | None, Chosen, Query(ge=1, le=MAX_ID)] = None,
+) -> Response:
+    """Filled in from a recipe, or from the spec of another job."""
+    values = first_values(kind)
+    if job is not None:
+        with service.database.reading() as session:
+            values = jobs.get(session, job).spec
+    elif kind == "train" and recipe is not None:
+        if recipe not in RECIPES:
+            raise NotFound(unknown_name_message("recipe", recipe, RECIPES))
+        values = RECIPES[recipe]().model_dump(mode="json")
+    form = form_of(kind, values)
+    return _submit_page(request, service, form, recipe=recipe or next(iter(RECIPES)), show_errors=False)
+
+
+@router.post("/submit/{kind}")
+async def send_form(request: Request, service: ServiceDep, background: BackgroundTasks, kind: Kind) -> Response:
+    body = (await request.body()).decode("utf-8", "replace")
+    sent = dict(parse_qsl(body, keep_blank_values=True, max_num_fields=1000))
+    return await run_in_threadpool(_take_form, request, service, background, kind, sent)
+
+
+def _take_form(
+    request: Request, service: Service, background: BackgroundTasks, kind: Kind, sent: dict[str, str]
+) -> Response:
+    values, submitter = from_sent(kind, sent), sent.get("submitter", "").strip()
+    form = form_of(kind, values, submitter=submitter)
+    action = sent.get("action", "send")
+    if action == "send" and form.spec is not None:
+        try:
+            _check_submitter(submitter)
+            job = jobs.submit(
+                service.database, form.spec, key=None, remember=timedelta(0), submitter=submitter or ANONYMOUS
+            )
+        except Unprocessable as refusal:
+            form = form_of(kind, values, submitter=submitter, refusal=refusal)
+        else:
+            background.add_task(service.publish_pending)
+            return RedirectResponse(f"/jobs/{job.id}", status_code=303, background=background)
+    # A script that looks at what is typed shows errors too, but for those of a form that was just redrawn.
+    status = 422 if action == "send" else 200
+    return _submit_page(request, service, form, recipe=None, show_errors=action != "update", status_code=status)
+
+
+def _check_submitter(name: str) -> None:
+    if name and not re.fullmatch(SUBMITTER_PATTERN, name):
+        raise Unprocessable("for whom: write letters, digits, spaces and ._@+-, at most 100")
+
+
+def _submit_page(
+    request: Request,
+    service: Service,
+    form: Form,
+    *,
+    recipe: str | None,
+    show_errors: bool,
+    status_code: int = 200,
+) -> Response:
+    url = str(request.base_url).rstrip("/")
+    with service.database.reading() as session:
+        models = leaderboard.newest_models(session, limit=50) if form.kind == "evaluate" else []
+    return render(
+        request,
+        "submit.html",
+        status_code=status_code,
+        form=form,
+        show_errors=show_errors,
+        recipe=recipe,
+        recipes=list(RECIPES),
+        commands=commands(form, url),
+        models=[(found.weights_sha256, f"{found.name}, {found.architecture}") for found in models],
+        url=url,
+    )

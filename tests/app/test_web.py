@@ -1,0 +1,205 @@
+"""Forms from specs, other people's markup, comparisons, caching; in HTML what a browser gets."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from app import robustbench
+from app.database import Database
+from app.web.charts import _round_range
+from app.web.forms import Input, inputs, parse
+from app.web.rich_text import plain, rich
+from app.web.submit import SPECS, Kind, commands, first_values, form_of
+from gkl.recipes import RECIPES
+from gkl.spec import JOB_SPEC, EvaluateSpec, TrainSpec
+from tests.app.test_entries import ENTRIES
+from tests.app.test_pages import get
+from tests.app.test_robustbench import LINF, contents
+
+FORM = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "text/html"}
+
+
+def sent(made: list[Input]) -> dict[str, str]:
+    """What a browser sends of a form."""
+    values: dict[str, str] = {}
+    for each in made:
+        if each.kind == "checkbox":
+            values |= {each.name: "true"} if each.value else {}
+        elif each.kind != "group":
+            values[each.name] = each.value
+        values |= sent(each.inputs)
+    return values
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_comes_through_the_form_unchanged(name: str) -> None:
+    spec = RECIPES[name]()
+    made = inputs(TrainSpec, spec.model_dump(mode="json"), {})
+    assert TrainSpec.model_validate(parse(TrainSpec, sent(made))) == spec
+
+
+def test_every_field_of_the_specs_has_an_input() -> None:
+    def paths(schema: dict[str, Any], part: dict[str, Any]) -> set[str]:
+        return set(part["properties"]) - {"kind"}
+
+    for spec in SPECS.values():
+        schema = spec.model_json_schema()
+        assert {each.name for each in inputs(spec, {}, {})} == paths(schema, schema)
+
+
+def test_the_variant_that_is_chosen_has_its_own_fields() -> None:
+    values = RECIPES["digits"]().model_dump(mode="json") | {"averaging": {"kind": "step"}}
+    names = set(sent(inputs(TrainSpec, values, {})))
+    assert {"averaging", "averaging.tau", "averaging.warmup_fraction"} <= names
+    got = parse(TrainSpec, sent(inputs(TrainSpec, values, {})) | {"averaging": "none"})
+    assert "averaging" not in got
+
+
+def test_what_is_no_number_reaches_the_spec_and_is_refused_there() -> None:
+    values = parse(TrainSpec, sent(inputs(TrainSpec, first_values("train"), {})) | {"epochs": "many"})
+    assert values["epochs"] == "many"
+    form = form_of("train", values)
+    (wrong,) = [each for each in form.inputs if each.errors]
+    assert (wrong.name, wrong.value) == ("epochs", "many")
+    assert form.body is None
+
+
+@pytest.mark.parametrize("kind", SPECS)
+def test_the_commands_say_the_same_job(kind: Kind) -> None:
+    values = first_values(kind) | {"name": "It's"}
+    if kind == "evaluate":
+        values["weights"] = "0" * 64
+    form = form_of(kind, values, submitter="Ada L")
+    assert form.body is not None
+    assert JOB_SPEC.validate_json(form.body) == SPECS[kind].model_validate(values)
+    text = commands(form, "http://host")
+    assert text is not None
+    assert "--submitter 'Ada L'" in text
+    assert "http://host/api/v1/jobs?submitter=Ada%20L" in text
+
+
+def test_an_error_about_the_whole_spec_is_told_too() -> None:
+    form = form_of("train", first_values("train") | {"selection": {"num_images": 9999}})
+    (said,) = form.errors
+    assert "leaves none of the 1437 training images" in said
+
+
+def test_the_form_sends_a_job_or_says_what_is_wrong(client: TestClient) -> None:
+    form = sent(inputs(TrainSpec, first_values("train"), {}))
+    wrong = client.post("/submit/train", data=form | {"epochs": "-1"}, headers=FORM)
+    assert wrong.status_code == 422
+    assert "Not sent." in wrong.text
+    assert re.search(r'id="e-epochs"><p class="wrong">[^<]*greater than or equal to 1', wrong.text)
+    redrawn = client.post("/submit/train", data=form | {"epochs": "-1", "action": "update"}, headers=FORM)
+    assert redrawn.status_code == 200
+    assert "Not sent." not in redrawn.text
+    done = client.post("/submit/train", data=form | {"submitter": "Ada"}, headers=FORM, follow_redirects=False)
+    assert (done.status_code, done.headers["location"]) == (303, "/jobs/1")
+    assert client.get("/api/v1/jobs/1").json()["submitter"] == "Ada"
+    bad = client.post("/submit/train", data=form | {"submitter": "<b>"}, headers=FORM)
+    assert "for whom: write letters" in bad.text
+
+
+def test_what_only_the_service_knows_stands_beside_its_field(client: TestClient) -> None:
+    form = sent(inputs(EvaluateSpec, first_values("evaluate") | {"name": "a", "weights": "0" * 64}, {}))
+    answer = client.post("/submit/evaluate", data=form, headers=FORM)
+    assert answer.status_code == 422
+    assert re.search(r'id="e-weights"><p class="wrong">no weights with sha256', answer.text)
+
+
+def test_a_form_is_filled_in_from_another_job(client: TestClient) -> None:
+    spec = RECIPES["digits"]().model_copy(update={"name": "The first", "epochs": 17})
+    client.post("/api/v1/jobs", json=spec.model_dump(mode="json"))
+    text = get(client, "/submit/train?job=1")
+    assert 'value="The first"' in text
+    assert 'name="epochs" value="17"' in text
+    assert "There is no job 9" in get(client, "/submit/train?job=9", 404)
+    assert "Unknown recipe" in get(client, "/submit/train?recipe=nothing", 404)
+
+
+HOSTILE = LINF | {
+    "name": "<script>alert(1)</script>",
+    "authors": "<img src=x onerror=alert(1)>",
+    "venue": '"><b>2023',
+    "link": "javascript:alert(1)",
+    "architecture": "</td><script>",
+    "footnote": r'<a href="javascript:alert(1)">x</a><script>alert(1)</script>\(\text{<script>alert(1)</script>}\)',
+}
+
+
+def test_imported_markup_does_nothing_on_any_page(client: TestClient, database: Database) -> None:
+    robustbench.import_files(
+        database, [("cifar10/Linf/Evil.json", contents(HOSTILE)), ("cifar10/Linf/Good.json", contents(LINF))]
+    )
+    for path in ("/", "/leaderboards/cifar10/Linf", "/entries/1", "/compare?entries=1&entries=2"):
+        text = get(client, path, external=True)
+        assert "<script>alert" not in text
+        assert "<img src=x" not in text
+        assert 'href="javascript' not in text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a < b & c", "a &lt; b &amp; c"),
+        ("one<br>two", "one<br>two"),
+        (r"\(\frac{\)", r"\(\frac{\)"),
+        ("<style>x</style>y", "y"),
+    ],
+)
+def test_rich_text_keeps_what_is_harmless(text: str, shown: str) -> None:
+    assert rich(text) == shown
+
+
+def test_a_formula_is_mathml() -> None:
+    assert "<msub><mi>\N{SCRIPT SMALL L}</mi>" in rich(r"\(\ell_2\)")
+    assert plain("a<br>b") == "a b"
+
+
+def test_a_board_is_sent_once_and_again_when_it_changes(client: TestClient, database: Database) -> None:
+    robustbench.import_files(database, [("cifar10/Linf/A.json", contents(LINF))])
+    path = "/leaderboards/cifar10/Linf"
+    first = client.get(path, headers={"Accept": "text/html"})
+    tag = {"Accept": "text/html", "If-None-Match": first.headers["etag"]}
+    assert client.get(path, headers=tag).status_code == 304
+    assert client.get(f"{path}?sort=clean", headers=tag).status_code == 200
+    robustbench.import_files(database, [("cifar10/Linf/B.json", contents(LINF))])
+    assert client.get(path, headers=tag).status_code == 200
+
+
+def test_entries_are_compared_by_their_figures_where_points_are_not_known(
+    client: TestClient, database: Database
+) -> None:
+    files = [(f"cifar10/Linf/{n}.json", contents(LINF | {"name": n} | c)) for n, c in ENTRIES.items()]
+    robustbench.import_files(database, files)
+    text = get(client, "/compare?entries=1&entries=4&entries=1")
+    assert text.count('scope="col"') == 2
+    assert "70.00 %" in text
+    assert "Point by point only what was measured here" in text
+    for query in ("entries=1", "entries=1&entries=2&entries=3&entries=4&entries=5", "entries=1&entries=99"):
+        assert client.get(f"/compare?{query}", headers={"Accept": "text/html"}).status_code in (404, 422)
+
+
+def test_a_long_board_is_on_pages(client: TestClient, database: Database) -> None:
+    files = [
+        (f"cifar10/Linf/M{n}.json", contents(LINF | {"name": f"M{n}", "autoattack_acc": f"{n / 10:.2f}"}))
+        for n in range(201)
+    ]
+    robustbench.import_files(database, files)
+    first = get(client, "/leaderboards/cifar10/Linf")
+    assert "1 to 200" in first
+    assert 'href="?page=2"' in first
+    second = get(client, "/leaderboards/cifar10/Linf?page=2")
+    assert "201 to 201" in second
+    assert ">M0</a>" in second
+
+
+@pytest.mark.parametrize(
+    ("values", "low", "high"), [([50.0], 50.0, 50.5), ([0.0, 100.0], 0.0, 100.0), ([91.2, 93.7], 91.0, 94.0)]
+)
+def test_axes_hold_all_values_between_round_ends(values: list[float], low: float, high: float) -> None:
+    assert _round_range(values, None)[:2] == (low, high)

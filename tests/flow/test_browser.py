@@ -1,0 +1,211 @@
+"""What people do on the pages, in a real browser, with the whole service running behind them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
+
+from app import robustbench
+from app.client import Client
+from app.database import Database
+from app.embedded import EmbeddedService
+from app.tables import JobState
+from tests.app.test_entries import ENTRIES
+from tests.app.test_robustbench import LINF, contents
+from tests.flow.test_flow import either_database
+from tests.flow.test_flow import running as _running_fixture
+from tests.specs import tiny_train_spec
+
+running = _running_fixture
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
+
+pytestmark = [
+    either_database,
+    # Where changes are judged it has to be there.
+    pytest.mark.skipif(CHROMIUM is None and not os.environ.get("CI"), reason="needs Chromium on the PATH"),
+]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    quiet = ("quic", "background-networking", "component-update", "sync", "gpu")
+    with sync_playwright() as playwright:
+        arguments = ["--no-sandbox", "--no-first-run", *(f"--disable-{what}" for what in quiet)]
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser, running: EmbeddedService) -> Iterator[Page]:
+    """A page that fails the test on an error of a script, and on a request to anywhere else."""
+    page = browser.new_page(base_url=running.url, viewport={"width": 1280, "height": 900})
+    wrong: list[str] = []
+
+    def note(message: ConsoleMessage) -> None:
+        # A form that is refused is answered with 422, which the console tells too.
+        if message.type == "error" and "422" not in message.text:
+            wrong.append(message.text)
+
+    def check(request: Request) -> None:
+        if not request.url.startswith((running.url, "data:")):
+            wrong.append(f"asked {request.url}")
+
+    page.on("console", note)
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("request", check)
+    page.set_default_timeout(15_000)
+    yield page
+    page.close()
+    assert wrong == []
+
+
+@pytest.fixture
+def board(database: Database) -> None:
+    files = [
+        (f"cifar10/Linf/{name}.json", contents(LINF | {"name": name} | changes)) for name, changes in ENTRIES.items()
+    ]
+    robustbench.import_files(database, files)
+
+
+def first_column(page: Page) -> list[str]:
+    return [text.strip() for text in page.locator(".board tbody td:nth-child(2) > a").all_inner_texts()]
+
+
+@pytest.mark.usefixtures("board")
+def test_a_board_is_sorted_filtered_searched_and_shared(page: Page, browser: Browser, running: EmbeddedService) -> None:
+    page.goto("/")
+    page.get_by_role("link", name="CIFAR-10, Linf 8/255").click()
+    assert first_column(page)[0] == "First"
+    page.get_by_role("columnheader", name="Clean").get_by_role("link").click()
+    expect(page.get_by_role("columnheader", name="Clean")).to_have_attribute("aria-sort", "descending")
+    page.get_by_role("columnheader", name="Clean").get_by_role("link").click()
+    expect(page.get_by_role("columnheader", name="Clean")).to_have_attribute("aria-sort", "ascending")
+    assert first_column(page)[0] == "Tied_lower"
+    page.locator("select[name=venue]").select_option("NeurIPS")
+    page.wait_for_url("**venue=NeurIPS**")
+    assert first_column(page) == ["Tied_lower"]
+    assert "q=" not in page.url
+    page.get_by_role("link", name="Show all").click()
+    page.get_by_label("Search").fill("xcit")
+    page.get_by_label("Search").press("Enter")
+    page.wait_for_url("**q=xcit**")
+    assert first_column(page) == ["Extra"]
+    # The same address shows the same without scripts.
+    plain = browser.new_context(java_script_enabled=False).new_page()
+    plain.goto(page.url)
+    assert first_column(plain) == ["Extra"]
+    plain.locator("select[name=provenance]").select_option("reported")
+    plain.get_by_label("Search").fill("")
+    plain.get_by_role("button", name="Show", exact=True).click()
+    assert first_column(plain) == ["Claimed"]
+    plain.context.close()
+
+
+@pytest.mark.usefixtures("board")
+def test_columns_charts_and_downloads(page: Page, tmp_path: Path) -> None:
+    page.goto("/leaderboards/cifar10/Linf")
+    page.get_by_text("Columns").click()
+    page.get_by_role("checkbox", name="Reported").check()
+    page.wait_for_url("**columns=reported**")
+    expect(page.get_by_role("columnheader", name="Reported")).to_be_visible()
+    with page.expect_download() as waiting:
+        page.get_by_role("link", name="RobustBench JSON").click()
+    waiting.value.save_as(tmp_path / "view.json")
+    assert set(json.loads((tmp_path / "view.json").read_text())) == set(ENTRIES)
+    dots = page.locator(".scatter").first.locator("circle")
+    assert dots.count() == len(ENTRIES) - 1
+    dots.last.click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("First")
+
+
+@pytest.mark.usefixtures("board")
+def test_a_phone_shows_all_of_a_board_without_scrolling_sideways(page: Page) -> None:
+    page.set_viewport_size({"width": 390, "height": 800})
+    for path in ("/", "/leaderboards/cifar10/Linf", "/entries/1", "/submit/train", "/submit/evaluate", "/jobs"):
+        page.goto(path)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, path
+    page.goto("/leaderboards/cifar10/Linf")
+    expect(page.locator(".board tbody tr").first).to_contain_text("WideResNet-28-10")
+
+
+def test_a_job_is_sent_with_the_form_watched_and_its_pictures_looked_at(page: Page, running: EmbeddedService) -> None:
+    page.goto("/submit")
+    page.get_by_label("Recipe").select_option("digits-trades")
+    page.get_by_role("button", name="Fill in").click()
+    expect(page.get_by_label("kl weight")).to_be_visible()
+    # A choice redraws the form; what was typed stays.
+    page.get_by_label("name").first.fill("From the form")
+    page.get_by_role("combobox", name="objective").select_option("gkl")
+    expect(page.get_by_label("gamma", exact=False).first).to_be_visible()
+    expect(page.get_by_label("name").first).to_have_value("From the form")
+    # An error stands beside its field, and the commands wait for it to be mended.
+    page.get_by_label("epochs").fill("0")
+    expect(page.locator("#e-epochs")).to_contain_text("greater than or equal to 1")
+    page.get_by_role("button", name="Send the job").click()
+    expect(page.get_by_role("alert")).to_contain_text("Not sent.")
+    expect(page.locator("#e-epochs")).to_contain_text("greater than or equal to 1")
+    page.get_by_label("epochs").fill("2")
+    page.get_by_label("architecture").select_option("tiny_cnn")
+    page.locator("[name='threat_model.epsilon']").fill("0.9")
+    page.locator("[name='evaluation.threat_model.epsilon']").fill("0.9")
+    expect(page.locator("#commands")).to_contain_text('"epochs": 2')
+    expect(page.locator("#commands")).to_contain_text("gklbench submit - --follow")
+    page.get_by_label("For whom").fill("Ada")
+    page.get_by_role("button", name="Send the job").click()
+    page.wait_for_url("**/jobs/1")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Job 1: From the form")
+    # It goes on by itself: nobody loads the page again.
+    expect(page.locator(".lead .state")).to_have_text("succeeded", timeout=60_000)
+    page.get_by_role("link", name="job 2").click()
+    expect(page.locator(".lead .state")).to_have_text("succeeded", timeout=60_000)
+    page.get_by_role("link", name="From the form").click()
+    page.get_by_role("link", name="1", exact=True).click()
+    expect(page.locator(".provenance").first).to_have_text("verified here")
+    pictures = page.locator(".pictures img")
+    expect(pictures.first).to_be_visible()
+    pictures.last.scroll_into_view_if_needed()
+    page.wait_for_function("[...document.querySelectorAll('.pictures img')].every((img) => img.naturalWidth === 8)")
+    page.get_by_role("link", name="broken points").click()
+    label = page.locator("select[name=label] option").nth(1).inner_text()
+    page.locator("select[name=label]").select_option(label)
+    page.wait_for_url(f"**label={label}**")
+    shown = page.locator(".pictures strong:first-child").all_inner_texts()
+    assert set(shown) == {label}
+
+
+def test_a_file_of_weights_is_sent_with_the_page(page: Page, running: EmbeddedService, tmp_path: Path) -> None:
+    from gkl.training import train
+    from tests.specs import NO_FILES
+
+    train(
+        tiny_train_spec(epochs=1, architecture="tiny_cnn"),
+        tmp_path,
+        datasets_dir=NO_FILES,
+        report=lambda _: None,
+        device="cpu",
+    )
+    page.goto("/submit/evaluate")
+    (tmp_path / "page.html").write_text("<!doctype html>")
+    page.get_by_label("File of weights").set_input_files(tmp_path / "page.html")
+    expect(page.get_by_role("status")).to_contain_text("is an HTML page, not weights")
+    page.get_by_label("File of weights").set_input_files(tmp_path / "weights.safetensors")
+    expect(page.get_by_role("status")).to_contain_text("Sent: ")
+    sha256 = page.locator("[name=weights]").input_value()
+    assert len(sha256) == 64
+    page.locator("[name=name]").fill("Sent")
+    page.locator("[name=architecture]").select_option("tiny_cnn")
+    page.locator("[name='evaluation.protocol']").select_option("clean")
+    page.get_by_role("combobox", name="threat model").select_option("none")
+    page.get_by_role("button", name="Send the job").click()
+    page.wait_for_url("**/jobs/1")
+    expect(page.locator(".lead .state")).to_have_text("succeeded", timeout=60_000)
+    with Client(running.url) as client:
+        assert client.job(1).state is JobState.SUCCEEDED
+        assert client.job(1).weights_sha256 == sha256
