@@ -12,6 +12,7 @@ from app.tables import Evaluation, JobEvent, Provenance
 from gkl.outcome import EpochFinished
 
 WIDTH, HEIGHT = 640, 240
+_MANY_DOTS = 1000
 # Room for labels, which are drawn larger on a phone.
 _LEFT, _RIGHT, _TOP, _BOTTOM = 70, 16, 16, 34
 
@@ -192,10 +193,12 @@ class _Frame:
         return Dot(round(self.x(x), 1), round(self.y(y), 1), point.id, label, point.provenance)
 
     def scatter(self, dots: list[Dot], line: list[tuple[float, float]]) -> Scatter:
-        # The first of several in the same place covers the others; it is drawn last, so it is kept.
+        # The first of several in the same place covers the others; it is drawn last, so it is kept. Of very many,
+        # also those that it covers for the most part.
+        grid = 1 if len(dots) <= _MANY_DOTS else 4
         seen: dict[tuple[float, float], Dot] = {}
         for dot in dots:
-            seen.setdefault((round(dot.x), round(dot.y)), dot)
+            seen.setdefault((round(dot.x / grid), round(dot.y / grid)), dot)
         return Scatter(
             width=self.width,
             height=self.height,
