@@ -87,12 +87,12 @@ def broken_points(
         has_pictures = "clean" in file.keys()  # noqa: SIM118 - this handle is no mapping
     chosen = index >= first_point
     if attack is not None:
-        chosen &= by == (names.index(attack) if attack in names else -1)
+        chosen &= np.isin(by, [position for position, name in enumerate(names) if name == attack])
     if label is not None:
         chosen &= labels == label
     rows = chosen.nonzero()[0]
     return Broken(
-        attacks=[names[position] for position in sorted(set(by.tolist()))],
+        attacks=list(dict.fromkeys(names[position] for position in sorted(set(by.tolist())))),
         labels=sorted(set(labels.tolist())),
         count=len(rows),
         points=[

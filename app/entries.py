@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -72,13 +74,14 @@ def board(session: Session, dataset: str, name: str) -> Board:
 
 
 def revision(session: Session, dataset: str, name: str) -> str:
-    """Another text whenever something on the board has changed."""
-    count, last, changed = session.execute(
-        select(func.count(), func.max(Entry.id), func.max(Entry.changed_at)).where(
-            Entry.dataset == dataset, Entry.board == name
-        )
-    ).one()
-    return f"{count}-{last}-{changed}"
+    """Another text whenever an entry of the board has changed, in whatever order the changes were committed."""
+    rows = session.execute(
+        select(Entry.id, Entry.changed_at).where(Entry.dataset == dataset, Entry.board == name).order_by(Entry.id)
+    )
+    digest = hashlib.sha256()
+    for entry_id, changed_at in rows:
+        digest.update(f"{entry_id} {changed_at.timestamp()}\n".encode())
+    return digest.hexdigest()
 
 
 # --- from a measurement to an entry ------------------------------------------------------------------------------
@@ -104,6 +107,7 @@ def stand(session: Session, model: Model, name: str) -> Entry | None:
     that was found once exists, whatever a later run with another seed found. Only a model without a final verdict
     stands with a provisional one.
     """
+    _lock(session, model)
     best_known = session.scalars(
         select(Evaluation)
         .where(Evaluation.model_id == model.id, Evaluation.board == name, _IS_RANKED)
@@ -114,13 +118,13 @@ def stand(session: Session, model: Model, name: str) -> Entry | None:
         return None
     now = database_now(session)
     known = select(Entry).where(Entry.model_id == model.id, Entry.board == name)
-    # Locked: somebody's examples may be lowering it in this moment.
+    # Locked too: somebody's examples may be lowering it in this moment.
     entry = session.scalars(known.with_for_update().execution_options(populate_existing=True)).first()
     if entry is None:
         entry = Entry(dataset=model.dataset, board=name, model_id=model.id, created_at=now, anomalies=[])
         entry.slug = _free_slug(session, model, name, best_known)
         entry.provenance = Provenance.VERIFIED
-    _describe(entry, model, best_known)
+    _describe(session, entry, model, best_known)
     entry.evaluation_id, entry.changed_at = best_known.id, now
     entry.epsilon, entry.num_points = best_known.epsilon, best_known.num_points
     entry.is_provisional, entry.unreliable = best_known.is_provisional, best_known.is_unreliable
@@ -138,6 +142,12 @@ def stand(session: Session, model: Model, name: str) -> Entry | None:
     return entry
 
 
+def _lock(session: Session, model: Model) -> None:
+    """Whoever changes where a model stands does so in turn, and sees what those before have committed."""
+    # Not the stronger lock: an evaluation that another transaction has just added refers to the model.
+    session.execute(select(Model.id).where(Model.id == model.id).with_for_update(key_share=True))
+
+
 def withdraw_bound(session: Session, job_id: int) -> None:
     """Take back the provisional verdict of an evaluation that will not end."""
     bound = session.scalars(
@@ -146,14 +156,17 @@ def withdraw_bound(session: Session, job_id: int) -> None:
     if bound is None:
         return
     model, name = bound.model, bound.board
-    entry = session.scalars(select(Entry).where(Entry.evaluation_id == bound.id)).one_or_none()
+    _lock(session, model)
+    standing_with = select(Entry).where(Entry.evaluation_id == bound.id).execution_options(populate_existing=True)
+    entry = session.scalars(standing_with).one_or_none()
     if entry is not None:
-        # Only a model without a final verdict stands with a provisional one: there is nothing else to keep.
-        session.delete(entry)
+        entry.evaluation_id = None
         session.flush()
     session.delete(bound)
     session.flush()
-    stand(session, model, name)
+    if stand(session, model, name) is None and entry is not None:
+        session.delete(entry)
+        session.flush()
 
 
 def add_missing(session: Session) -> None:
@@ -170,8 +183,8 @@ def add_missing(session: Session) -> None:
         stand(session, model, name)
 
 
-def _describe(entry: Entry, model: Model, evaluation: Evaluation) -> None:
-    publication = _publication(model, evaluation)
+def _describe(session: Session, entry: Entry, model: Model, evaluation: Evaluation) -> None:
+    publication = _publication(session, model, evaluation)
     architecture = ARCHITECTURES[model.architecture].title
     train_spec = {} if model.train_job is None else model.train_job.spec
     entry.name = publication.title or model.name
@@ -185,20 +198,36 @@ def _describe(entry: Entry, model: Model, evaluation: Evaluation) -> None:
     entry.synthetic_data = publication.synthetic_data or train_spec.get("synthetic") is not None
 
 
-def _publication(model: Model, evaluation: Evaluation) -> Publication:
-    """What was said with the evaluation, else with the training."""
-    specs = [evaluation.manifest.get("spec", {}), {} if model.train_job is None else model.train_job.spec]
+def _publication(session: Session, model: Model, evaluation: Evaluation) -> Publication:
+    """What was said with the evaluation, else with the training, else with the first evaluation that said something."""
+    others = session.scalars(select(Evaluation.manifest).where(Evaluation.model_id == model.id).order_by(Evaluation.id))
+    specs = [
+        evaluation.manifest.get("spec", {}),
+        {} if model.train_job is None else model.train_job.spec,
+        *(manifest.get("spec", {}) for manifest in others),
+    ]
     said: dict[str, Any] = next((spec["publication"] for spec in specs if spec.get("publication")), {})
     return Publication.model_validate(said)
 
 
 def _free_slug(session: Session, model: Model, name: str, evaluation: Evaluation) -> str:
-    """Of the published weights of RobustBench's zoo it is the id that they have there."""
+    """Of the published weights of RobustBench's zoo it is the id that they have there, if no import has taken it."""
     is_published = evaluation.manifest.get("spec", {}).get("weights") == PUBLISHED_WEIGHTS
     text = model.architecture.rpartition("/")[2] if is_published else model.name
     slug = re.sub(r"[^A-Za-z0-9.-]+", "_", text).strip("._-")[:120] or "model"
+    return slug if _is_free(session, model, name, slug) else another_slug(session, model, name, slug)
+
+
+def another_slug(session: Session, model: Model, name: str, slug: str) -> str:
+    """One that is free on a board, told apart by the weights."""
+    slug = f"{slug[:120]}_{model.weights_sha256[:12]}"
+    numbers = (slug if number == 1 else f"{slug}_{number}" for number in itertools.count(1))
+    return next(each for each in numbers if _is_free(session, model, name, each))
+
+
+def _is_free(session: Session, model: Model, name: str, slug: str) -> bool:
     taken = select(Entry.id).where(Entry.dataset == model.dataset, Entry.board == name, Entry.slug == slug)
-    return slug if session.scalar(taken) is None else f"{slug}_{model.weights_sha256[:12]}"
+    return session.scalar(taken) is None
 
 
 _YEAR = re.compile(r"\b(?:19|20)\d\d\b")
@@ -312,7 +341,11 @@ class View(BaseModel):
     @classmethod
     def _drop_empty(cls, values: Any) -> Any:
         # A form without a script sends an empty text for a choice that was not made.
-        return {k: v for k, v in values.items() if v not in ("", [""])} if isinstance(values, dict) else values
+        if not isinstance(values, dict):
+            return values
+        if any("\0" in text for text in values.values() if isinstance(text, str)):
+            raise ValueError("a view's address holds no NUL; leave it out")
+        return {k: v for k, v in values.items() if v not in ("", [""])}
 
     @field_validator("sort")
     @classmethod
@@ -481,14 +514,18 @@ def _conditions(view: View) -> list[ColumnElement[bool]]:
     if view.epsilon is not None:
         epsilon = _number(view.epsilon)
         # No entry states something that is no number.
-        near = func.abs(Entry.epsilon - epsilon) < 1e-6 if epsilon is not None else Entry.id.is_(None)
+        near = func.abs(Entry.epsilon - epsilon) < 1e-6 * epsilon if epsilon is not None else Entry.id.is_(None)
         conditions.append(near)
     return conditions
 
 
+_NUMBER = r"\d{1,9}(?:\.\d{1,12})?(?:e-?\d{1,3})?"
+
+
 def _number(text: str) -> float | None:
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)(?:/(\d+))?", text)
-    if found is None or found[2] == "0":
+    """As `format_epsilon` writes it."""
+    found = re.fullmatch(rf"({_NUMBER})(?:/({_NUMBER}))?", text)
+    if found is None or float(found[2] or 1) == 0:
         return None
     return float(found[1]) / float(found[2] or 1)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -81,8 +82,9 @@ def _json(found_on: Board, found: Sequence[Ranked]) -> str:
 
 
 def _robustbench(_: Board, found: Sequence[Ranked]) -> str:
-    """One object: model id -> model_info, each to the letter as its own file has it."""
-    pieces = [f"{json.dumps(row.entry.slug)}: {robustbench.model_info(row.entry).strip()}" for row in found]
+    """One object: model id -> model_info, each to the letter as its own file has it; without provisional entries."""
+    final = [row.entry for row in found if not row.entry.is_provisional]
+    pieces = [f"{json.dumps(entry.slug)}: {robustbench.model_info(entry).strip()}" for entry in final]
     return "{\n" + ",\n".join(pieces) + "\n}\n"
 
 
@@ -111,7 +113,7 @@ def _latex(found_on: Board, found: Sequence[Ranked]) -> str:
                 _latex_text(row.entry.name),
                 _latex_text(row.entry.architecture),
                 _latex_number(row.entry.clean_accuracy),
-                _latex_number(row.entry.robust_accuracy),
+                (r"$\le$ " if row.entry.is_provisional else "") + _latex_number(row.entry.robust_accuracy),
                 _latex_text(row.entry.venue),
             ]
         )
@@ -137,18 +139,28 @@ def _latex_number(share: float | None) -> str:
 
 
 _SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-_SPECIAL |= {character: "\\" + character for character in "&%$#_{}"}
+# By name: BibTeX counts braces, also those behind a backslash.
+_SPECIAL |= {"{": r"\textbraceleft{}", "}": r"\textbraceright{}"}
+_SPECIAL |= {character: "\\" + character for character in "&%$#_"}
 
 
-# A formula may do no more than show something.
-_COMMANDS = r"\\(?:ell|infty|varepsilon|epsilon|leq?|geq?|approx|times|cdot|frac|sim|pm)(?![A-Za-z])"
-_FORMULA = re.compile(rf"(\\\((?:{_COMMANDS}|[^\\])*?\\\))")
+# What a formula may be made of to be left as it is: it must not be able to do more than show something.
+_COMMAND = r"\\(?:ell|infty|varepsilon|epsilon|leq?|geq?|approx|times|cdot|frac|sim|pm)(?![A-Za-z])"
+_PIECE = rf"{_COMMAND}|[A-Za-z0-9 .,+\-=/()<>|_^{{}}]"
+_FORMULA = re.compile(rf"(\\\((?:{_PIECE}){{1,200}}?\\\))")
 
 
 def _latex_text(text: str) -> str:
     """Tags taken out, simple formulas left as they are, all else to be read as it stands."""
     pieces = _FORMULA.split(re.sub(r"\s+", " ", re.sub(r"<[^<>]*>", " ", text)).strip())
-    return "".join(piece if number % 2 else _escaped(piece) for number, piece in enumerate(pieces))
+    kept = (number % 2 and _is_harmless(piece) for number, piece in enumerate(pieces))
+    return "".join(piece if keep else _escaped(piece) for piece, keep in zip(pieces, kept, strict=True))
+
+
+def _is_harmless(formula: str) -> bool:
+    """Braces that fit, and no ^^, by which TeX writes any character."""
+    depths = list(itertools.accumulate((c == "{") - (c == "}") for c in formula))
+    return "^^" not in formula and min(depths) >= 0 and depths[-1] == 0
 
 
 def _escaped(text: str) -> str:

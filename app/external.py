@@ -37,6 +37,8 @@ def check_entry(session: Session, entry_id: int) -> tuple[Entry, Model, Evaluati
     if entry.is_provisional or certificate(session, entry) is None:
         state = "its verdict is still provisional" if entry.is_provisional else "it has no certificate to merge with"
         raise Conflict(f"entry {entry_id} cannot be attacked yet: {state}")
+    if entry.evaluation.epsilon is None:
+        raise Conflict(f"entry {entry_id} stands on a board without attacks; there is nothing to break")
     return entry, entry.model, entry.evaluation
 
 
@@ -49,7 +51,7 @@ def create(session: Session, entry_id: int, examples: StoredFile, *, name: str, 
     entry, model, evaluation = check_entry(session, entry_id)
     spec = ExternalSpec(
         # With room for whom it is from in what a spec may call itself.
-        name=f"{name} ({submitter})"[:100],
+        name=f"{name} ({submitter})"[:100].strip(),
         dataset=entry.dataset,
         architecture=model.architecture,
         weights=evaluation.manifest["spec"]["weights"],
@@ -85,9 +87,10 @@ def certificate(session: Session, entry: Entry) -> str | None:
         .limit(1)
     ).first()
     own = entry.evaluation
-    if own is None or own.robust_correct is None:
+    if own is None:
         return None
-    if merged is not None and merged.robust_correct is not None and merged.robust_correct < own.robust_correct:
+    known = (None if merged is None else merged.robust_correct, own.robust_correct)
+    if merged is not None and known[0] is not None and known[1] is not None and known[0] < known[1]:
         return merged.certificate_sha256
     return own.certificate_sha256
 

@@ -14,14 +14,15 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.database import Database, database_now
-from app.entries import architecture_family, series_and_year
+from app.entries import another_slug, architecture_family, series_and_year
 from app.tables import Entry, Provenance
 from gkl.catalog import DATASETS
 from gkl.errors import InvalidInput
-from gkl.spec import ThreatModel, format_epsilon, threat_model_of_board
+from gkl.spec import Evaluation, ThreatModel, board_name, format_epsilon, threat_model_of_board
 
 MAX_FILE_BYTES = 256 * 1024
 _MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,149}")
@@ -97,30 +98,49 @@ def import_files(database: Database, files: Iterable[tuple[str, bytes]]) -> Impo
         database: where the entries are.
         files: name (<data set>/<threat model>/<model id>.json) and contents of each.
     """
-    report = ImportReport()
-    with database.writing() as session:
-        for name, contents in files:
-            _import(session, name, contents, report)
-    return report
+    given = list(files)
+
+    def once() -> ImportReport:
+        report = ImportReport()
+        with database.writing() as session:
+            for name, contents in given:
+                _import(session, name, contents, report)
+        return report
+
+    try:
+        return once()
+    except IntegrityError:
+        # Somebody else added an entry of the same id in the same moment: now it is there.
+        return once()
 
 
 def _import(session: Session, name: str, contents: bytes, report: ImportReport) -> None:
     place = _place(name)
     if isinstance(place, str):
         report.refused += 1
-        report.anomalies.append(Anomaly(file=name, field=None, what=place))
+        report.anomalies.append(Anomaly(file=_text(name)[-300:], field=None, what=place))
         return
     dataset, board, slug = place
+    name = f"{dataset}/{board}/{slug}.json"
     found = session.scalars(
         select(Entry).where(Entry.dataset == dataset, Entry.board == board, Entry.slug == slug)
     ).first()
     read = _read(contents)
-    if isinstance(read, str) or (found is not None and found.source is None):
-        what = read if isinstance(read, str) else "was measured here; its numbers are not taken from a file"
+    if isinstance(read, str):
         report.refused += 1
-        report.anomalies.append(Anomaly(file=name, field=None, what=what))
+        report.anomalies.append(Anomaly(file=name, field=None, what=read))
         return
     text, info, twice = read
+    if found is not None and found.model is not None:
+        if text == model_info(found):
+            # What was exported here says nothing new.
+            report.unchanged += 1
+            return
+        # A published id is its file's, whoever was here first.
+        found.slug = another_slug(session, found.model, board, slug)
+        found.changed_at = database_now(session)
+        session.flush()
+        found = None
     seen = [(key, "is there twice; the last one counts") for key in twice] + _anomalies(dataset, board, info)
     anomalies = [Anomaly(file=name, field=_text(key)[:100], what=what) for key, what in seen]
     report.anomalies += anomalies
@@ -147,7 +167,7 @@ def _place(name: str) -> tuple[str, str, str] | str:
     if dataset not in DATASETS:
         return f"lies in no folder of a known data set ({', '.join(DATASETS)}) and threat model"
     if board not in _BOARDS and not _is_attacked(dataset, board):
-        return f"lies in a folder {board!r} that is no threat model, such as Linf, L2 or {_BOARDS[0]}"
+        return f"lies in a folder {_text(board)[:50]!r} that is no threat model, such as Linf, L2 or {_BOARDS[0]}"
     slug, dot, ending = file.rpartition(".")
     if (dot, ending) != (".", "json") or not _MODEL_ID.fullmatch(slug):
         return "has a name that is no model id: letters, digits and ._+- before .json, at most 150"
@@ -155,8 +175,10 @@ def _place(name: str) -> tuple[str, str, str] | str:
 
 
 def _is_attacked(dataset: str, board: str) -> bool:
+    """One threat model has one board: 'Linf-16-510' is none."""
     try:
-        return len(board) <= 50 and threat_model_of_board(dataset, board) is not None
+        threat_model = threat_model_of_board(dataset, board) if len(board) <= 50 else None
+        return threat_model is not None and board_name(dataset, Evaluation(threat_model=threat_model)) == board
     except ValueError:
         return False
 
@@ -177,7 +199,7 @@ def _read(contents: bytes) -> tuple[str, dict[str, Any], list[str]] | str:
 
     try:
         text = contents.decode("utf-8")
-        info = json.loads(text, object_pairs_hook=take)
+        info = json.loads(text, object_pairs_hook=take, parse_constant=_no_number)
     except UnicodeDecodeError as error:
         return f"is not UTF-8 text ({error.reason} at byte {error.start})"
     except (ValueError, RecursionError) as error:
@@ -185,6 +207,10 @@ def _read(contents: bytes) -> tuple[str, dict[str, Any], list[str]] | str:
     if not isinstance(info, dict):
         return "holds no JSON object"
     return text, info, twice
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is not part of it")
 
 
 def _anomalies(dataset: str, board: str, info: dict[str, Any]) -> list[tuple[str, str]]:

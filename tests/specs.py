@@ -14,8 +14,8 @@ NO_FILES = Path("/nonexistent")
 def tiny_train_spec(**changes: object) -> TrainSpec:
     """Two epochs, then an evaluation whose budget is so wide that the first attack leaves next to nothing."""
     evaluation = Evaluation(threat_model=ThreatModel(norm="Linf", epsilon=0.9), batch_size=360)
-    base = digits().model_copy(update={"name": "Tiny", "epochs": 2, "batch_size": 256, "evaluation": evaluation})
-    return base.model_copy(update=changes)
+    small = {"name": "Tiny", "architecture": "tiny_cnn", "epochs": 2, "batch_size": 256}
+    return digits().model_copy(update=small | {"evaluation": evaluation} | changes)
 
 
 def endless_train_spec() -> TrainSpec:

@@ -9,7 +9,7 @@ from fastapi.concurrency import run_in_threadpool
 
 from app import entries, external, jobs
 from app.artifacts import Incoming
-from app.errors import Conflict
+from app.errors import Conflict, Unprocessable
 from app.routes.jobs import SUBMITTER_PATTERN
 from app.routes.leaderboards import EntryId
 from app.routes.weights import receive
@@ -53,6 +53,8 @@ async def attack_entry(
     with the first such point. If they break points that stand, the entry's `external` accuracy falls, and they
     become part of its certificate.
     """
+    if not name.isprintable():
+        raise Unprocessable("query.name: must be one printable line")
     await run_in_threadpool(_check_entry, service, entry_id)
     with service.store.incoming() as incoming:
         await receive(request, incoming)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Path, Request
 from fastapi.responses import FileResponse, Response
 
 from app import leaderboard
@@ -63,14 +63,22 @@ def get_points(service: ServiceDep, evaluation_id: EvaluationId) -> list[PointVi
         }
     },
 )
-def get_picture(service: ServiceDep, evaluation_id: EvaluationId, point: PointNumber, which: Picture) -> Response:
+def get_picture(
+    request: Request, service: ServiceDep, evaluation_id: EvaluationId, point: PointNumber, which: Picture
+) -> Response:
     """The clean image, the adversarial one, or their difference: grey where there is none, stretched to the range."""
-    return picture_response(service, _certificate(service, evaluation_id), point, which)
+    return picture_response(request, service, _certificate(service, evaluation_id), point, which)
 
 
-def picture_response(service: Service, sha256: str, point: int, which: Picture) -> Response:
-    """What a certificate shows never changes."""
-    headers = {"Cache-Control": "max-age=86400", "X-Content-Type-Options": "nosniff"}
+def picture_response(request: Request, service: Service, sha256: str, point: int, which: Picture) -> Response:
+    """With a tag of its own: an entry's certificate may be another one tomorrow."""
+    headers = {
+        "ETag": f'"{sha256[:32]}-{point}-{which}"',
+        "Cache-Control": "no-cache",
+        "X-Content-Type-Options": "nosniff",
+    }
+    if headers["ETag"] in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
     return Response(picture(service.store.path(sha256), point, which), media_type="image/png", headers=headers)
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import FileResponse
 
 from app import entries, external, leaderboard, robustbench
 from app.certificates import Picture, points_of
-from app.errors import NotFound
+from app.errors import Conflict, NotFound
 from app.exports import FORMATS
 from app.routes.evaluations import PointNumber, picture_response
 from app.routes.jobs import MAX_ID
@@ -103,7 +103,12 @@ def get_entry(service: ServiceDep, entry_id: EntryId) -> EntryDetail:
 def get_model_info(service: ServiceDep, entry_id: EntryId) -> Response:
     """An imported file to the letter as it came; what was measured here in the same form."""
     with service.database.reading() as session:
-        return Response(robustbench.model_info(entries.get(session, entry_id).entry), media_type="application/json")
+        entry = entries.get(session, entry_id).entry
+        if entry.is_provisional:
+            raise Conflict(
+                f"entry {entry_id} is provisional: an upper bound is no result to export; wait for the final one"
+            )
+        return Response(robustbench.model_info(entry), media_type="application/json")
 
 
 @router.get(
@@ -143,9 +148,11 @@ def get_entry_points(service: ServiceDep, entry_id: EntryId) -> list[PointView]:
         }
     },
 )
-def get_entry_picture(service: ServiceDep, entry_id: EntryId, point: PointNumber, which: Picture) -> Response:
+def get_entry_picture(
+    request: Request, service: ServiceDep, entry_id: EntryId, point: PointNumber, which: Picture
+) -> Response:
     """As of an evaluation, also of points that an external attack broke."""
-    return picture_response(service, _certificate(service, entry_id), point, which)
+    return picture_response(request, service, _certificate(service, entry_id), point, which)
 
 
 def _certificate(service: Service, entry_id: int) -> str:

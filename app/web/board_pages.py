@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse, Response
 from pydantic import Field
+from safetensors import SafetensorError
 from sqlalchemy.orm import Session
 
 from app import entries, external, jobs, leaderboard, robustbench
@@ -25,6 +27,8 @@ from app.web.rendering import BUILD, Chosen, render
 router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
 
 _PICTURES_PER_PAGE = 24
+_ATTACKS_SHOWN = 50
+_log = logging.getLogger(__name__)
 
 
 class _PageOfView(entries.View):
@@ -42,9 +46,11 @@ def board(
     query: Annotated[_PageOfView, Query()],
 ) -> Response:
     with service.database.reading() as session:
+        # Before the rest is read: what changes meanwhile must not be kept under the older tag.
+        revision = entries.revision(session, dataset, name)
         found = entries.board(session, dataset, name)
         # The address belongs to it, since one tag must not stand for two pages.
-        what = f"{BUILD} {request.url.path}?{request.url.query} {entries.revision(session, dataset, name)}"
+        what = f"{BUILD} {request.url.path}?{request.url.query} {revision}"
         etag = f'W/"{hashlib.sha256(what.encode()).hexdigest()[:32]}"'
         headers = {"ETag": etag, "Cache-Control": "no-cache"}
         if etag in request.headers.get("if-none-match", ""):
@@ -71,10 +77,10 @@ def entry(request: Request, service: ServiceDep, entry_id: EntryId) -> Response:
             bars=None if evaluation is None else survivor_bars(evaluation),
             curve=curve_of(events),
             training=model.train_job.spec if model is not None and model.train_job is not None else None,
-            model_info=robustbench.model_info(found.entry),
+            model_info=None if found.entry.is_provisional else robustbench.model_info(found.entry),
             leader=entries.leader(session, entries.board(session, found.entry.dataset, found.entry.board)),
             broken=_broken(service, session, found.entry, limit=6),
-            attacks=found.entry.external_attacks,
+            attacks=found.entry.external_attacks[-_ATTACKS_SHOWN:],
             url=str(request.base_url).rstrip("/"),
         )
 
@@ -82,7 +88,14 @@ def entry(request: Request, service: ServiceDep, entry_id: EntryId) -> Response:
 def _broken(service: Service, session: Session, entry: Entry, **which: Any) -> Broken | None:
     """None where there is no certificate to show."""
     sha256 = external.certificate(session, entry)
-    return None if sha256 is None else broken_points(service.store.path(sha256), **which)
+    if sha256 is None:
+        return None
+    try:
+        return broken_points(service.store.path(sha256), **which)
+    except (NotFound, SafetensorError, OSError) as error:
+        # The figures are in the database: they are shown without the pictures.
+        _log.warning("the certificate of entry %d cannot be read (%s)", entry.id, error)
+        return None
 
 
 _Number = Annotated[int | None, Chosen, Query(ge=0, le=MAX_ID)]
@@ -133,7 +146,7 @@ def points(
 def compare(
     request: Request,
     service: ServiceDep,
-    chosen: Annotated[list[int], Query(alias="entries", min_length=2, max_length=4)],
+    chosen: Annotated[list[Annotated[int, Field(ge=1, le=MAX_ID)]], Query(alias="entries", min_length=2, max_length=4)],
 ) -> Response:
     with service.database.reading() as session:
         return render(request, "compare.html", comparison=comparison_of(session, service.store, chosen))

@@ -76,7 +76,10 @@ class BoardPage:
 
 
 def board_page(session: Session, board: Board, view: View, page: int) -> BoardPage:
-    shown = view.columns_on(board)
+    shown, known = view.columns_on(board), entries.choices(session, board)
+    if known["loss"] and not view.columns:
+        # What this service is about, where it is known.
+        shown.insert(shown.index("architecture") + 1, "loss")
     total = entries.count(session, board, view)
     offset = (page - 1) * PAGE_SIZE
     found = entries.search(session, board, view, limit=PAGE_SIZE, offset=offset)
@@ -88,7 +91,7 @@ def board_page(session: Session, board: Board, view: View, page: int) -> BoardPa
         view=view,
         headings=[_heading(view, name) for name in ("rank", "name", *shown)],
         rows=[BoardRow(row, [_cell(name, row.entry) for name in shown], _summary(row.entry)) for row in found],
-        choices=_choices(view, entries.choices(session, board)),
+        choices=_choices(view, known),
         columns=[(name, COLUMNS[name].title, name in shown) for name in View(columns=list(COLUMNS)).columns_on(board)],
         count=total,
         first=offset + 1,
@@ -196,7 +199,7 @@ def _choices(view: View, known: dict[str, list[Any]]) -> list[Choice]:
     labels = {"family": "Architecture", "venue": "Venue", "year": "Year", "epsilon": "Epsilon", "loss": "Loss"}
     data = [("none", "none"), ("extra", "extra real images"), ("synthetic", "generated images")]
     choices = [
-        Choice(name, labels[name], [(value, str(value)) for value in known[name]], getattr(view, name))
+        Choice(name, labels[name], _options(known[name], getattr(view, name)), getattr(view, name))
         for name in ("family", "venue", "year", "epsilon", "loss")
         if len(known[name]) > 1 or getattr(view, name) is not None
     ]
@@ -206,3 +209,7 @@ def _choices(view: View, known: dict[str, list[Any]]) -> list[Choice]:
     )
     choices.append(Choice("unreliable", "Unreliable", [("yes", "yes"), ("no", "no")], view.unreliable))
     return choices
+
+
+def _options(known: list[Any], chosen: Any) -> list[tuple[Any, str]]:
+    return [(value, str(value)) for value in (known if chosen is None or chosen in known else [*known, chosen])]

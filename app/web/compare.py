@@ -54,7 +54,8 @@ def comparison_of(session: Session, store: ArtifactStore, chosen: list[int]) -> 
     known = {}
     for row in rows:
         sha256 = external.certificate(session, row.entry)
-        if sha256 is not None:
+        # A file that is gone takes the comparison by points with it, not the page.
+        if sha256 is not None and store.holds(sha256):
             known[row.entry.id] = standing_points(store.path(sha256))
     first = next((row.entry for row in rows if row.entry.id in known), None)
     same = [

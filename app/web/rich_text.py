@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 import nh3
 from latex2mathml.converter import convert
@@ -14,6 +15,11 @@ _MATHML = {"math", "mrow", "mi", "mo", "mn", "mtext", "msub", "msup", "msubsup",
 _TAGS = {"a", "b", "br", "em", "i", "strong", "sub", "sup"} | _MATHML
 
 
+# Longer footnotes are cut; a converter of formulas takes its time.
+_MAX_LENGTH, _MAX_FORMULAS = 10_000, 20
+
+
+@lru_cache(maxsize=1000)
 def rich(text: str) -> Markup:
     r"""Links, line breaks and simple formulas are shown; all else that HTML can do is taken out.
 
@@ -22,7 +28,7 @@ def rich(text: str) -> Markup:
     >>> "<math" in rich(r"\(\ell_{\infty}\) = 8/255")
     True
     """
-    pieces = _FORMULA.split(text)
+    pieces = _FORMULA.split(text[:_MAX_LENGTH], maxsplit=_MAX_FORMULAS)
     # Every other piece is a formula. The converter escapes nothing, so what it makes is cleaned with the rest.
     html = "".join(_formula(piece) if number % 2 else piece for number, piece in enumerate(pieces))
     return Markup(

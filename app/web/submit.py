@@ -106,7 +106,7 @@ def commands(form: Form, url: str) -> str | None:
     whose = f" --submitter {shlex.quote(form.submitter)}" if form.submitter else ""
     query = f"?submitter={form.submitter.replace(' ', '%20')}" if form.submitter else ""
     return (
-        f"echo {body} |\n  gklbench submit - --follow{whose} --url {url}\n\n"
+        f"printf '%s' {body} |\n  gklbench submit - --follow{whose} --url {url}\n\n"
         f"curl {shlex.quote(f'{url}/api/v1/jobs{query}') if query else f'{url}/api/v1/jobs'} --json {body}"
     )
 
@@ -163,7 +163,10 @@ def submit_form(
 @router.post("/submit/{kind}")
 async def send_form(request: Request, service: ServiceDep, background: BackgroundTasks, kind: Kind) -> Response:
     body = (await request.body()).decode("utf-8", "replace")
-    sent = dict(parse_qsl(body, keep_blank_values=True, max_num_fields=1000))
+    try:
+        sent = dict(parse_qsl(body, keep_blank_values=True, max_num_fields=1000))
+    except ValueError as error:
+        raise Unprocessable(f"this is no form of this page ({error}); load it again") from error
     return await run_in_threadpool(_take_form, request, service, background, kind, sent)
 
 
@@ -212,6 +215,7 @@ def _submit_page(
         status_code=status_code,
         form=form,
         show_errors=show_errors,
+        was_refused=status_code != 200,
         recipe=recipe,
         recipes=list(RECIPES),
         commands=commands(form, url),

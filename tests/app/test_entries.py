@@ -73,67 +73,67 @@ def test_a_rank_is_that_of_the_whole_board(database: Database, board: Board) -> 
         assert first.entry.slug == "First"
 
 
-@pytest.mark.parametrize(
-    ("view", "found"),
-    [
-        ({"q": "xcit"}, ["Extra"]),
-        ({"q": "turing tied_"}, ["Tied_higher", "Tied_lower"]),
-        ({"q": "100%"}, ["Broken"]),
-        ({"q": "1%0"}, []),
-        ({"q": ""}, None),
-        ({"family": "XCiT"}, ["Extra"]),
-        ({"data": "extra"}, ["Extra"]),
-        ({"data": "synthetic"}, ["Synthetic"]),
-        ({"data": "none", "q": "tied"}, ["Tied_higher", "Tied_lower"]),
-        ({"epsilon": "0.031"}, ["Tied_higher"]),
-        ({"epsilon": "8/255", "q": "tied"}, ["Tied_lower"]),
-        ({"epsilon": "8/0"}, []),
-        ({"venue": "NeurIPS"}, ["Tied_lower"]),
-        ({"venue": "N/A"}, ["Doubtful"]),
-        ({"year": 2021}, ["Tied_lower"]),
-        ({"provenance": "reported"}, ["Claimed"]),
-        ({"provenance": "verified"}, []),
-        ({"unreliable": "yes"}, ["Doubtful"]),
-        ({"unreliable": "no", "year": 2021}, ["Tied_lower"]),
-        ({"loss": "GKL"}, []),
-    ],
-)
-def test_filters(database: Database, board: Board, view: dict[str, Any], found: list[str] | None) -> None:
-    assert names(database, **view) == (names(database) if found is None else found)
+FILTERS: list[tuple[dict[str, Any], list[str] | None]] = [
+    ({"q": "xcit"}, ["Extra"]),
+    ({"q": "turing tied_"}, ["Tied_higher", "Tied_lower"]),
+    ({"q": "100%"}, ["Broken"]),
+    ({"q": "1%0"}, []),
+    ({"q": ""}, None),
+    ({"family": "XCiT"}, ["Extra"]),
+    ({"data": "extra"}, ["Extra"]),
+    ({"data": "synthetic"}, ["Synthetic"]),
+    ({"data": "none", "q": "tied"}, ["Tied_higher", "Tied_lower"]),
+    ({"epsilon": "0.031"}, ["Tied_higher"]),
+    ({"epsilon": "8/255", "q": "tied"}, ["Tied_lower"]),
+    ({"epsilon": "8/0"}, []),
+    ({"epsilon": "1/00"}, []),
+    ({"epsilon": "3.1e-2"}, ["Tied_higher"]),
+    ({"venue": "NeurIPS"}, ["Tied_lower"]),
+    ({"venue": "N/A"}, ["Doubtful"]),
+    ({"year": 2021}, ["Tied_lower"]),
+    ({"provenance": "reported"}, ["Claimed"]),
+    ({"provenance": "verified"}, []),
+    ({"unreliable": "yes"}, ["Doubtful"]),
+    ({"unreliable": "no", "year": 2021}, ["Tied_lower"]),
+    ({"loss": "GKL"}, []),
+]
 
 
-@pytest.mark.parametrize("key", ["rank", "name", *COLUMNS])
-def test_every_column_sorts_both_ways_with_unknowns_last(database: Database, board: Board, key: str) -> None:
-    one, other = names(database, sort=key), names(database, sort=f"-{key}")
-    assert sorted(one) == sorted(other) == sorted(ENTRIES)
-    if key in ("rank", "robust", "autoattack"):
-        assert one[-1] == other[-1] == "Claimed"
-    if key == "clean":
-        assert one[-1] == "Tied_lower"
-        assert other[0] == "Tied_lower"
-    if key == "autoattack":
-        assert one[0] == "Broken"
-    if key == "name":
-        assert one == sorted(ENTRIES, key=str.lower)
+def test_filters(database: Database, board: Board) -> None:
+    for view, found in FILTERS:
+        assert names(database, **view) == (names(database) if found is None else found), view
 
 
-@pytest.mark.parametrize(
-    ("query", "says"),
-    [
-        ("sort=best", "must be one of rank, name, clean"),
-        ("columns=colour", "'colour' is no column"),
-        ("year=soon", "query.year"),
-        ("unreliable=perhaps", "query.unreliable"),
-        ("colour=red", "query.colour"),
-    ],
-)
-def test_a_view_that_cannot_be_is_refused_with_a_sentence(
-    client: TestClient, board: Board, query: str, says: str
-) -> None:
-    for path in ("/leaderboards/cifar10/Linf", "/api/v1/leaderboards/cifar10/Linf"):
-        response = client.get(f"{path}?{query}")
-        assert response.status_code == 422
-        assert says in response.text
+def test_every_column_sorts_both_ways_with_unknowns_last(database: Database, board: Board) -> None:
+    for key in ("rank", "name", *COLUMNS):
+        one, other = names(database, sort=key), names(database, sort=f"-{key}")
+        assert sorted(one) == sorted(other) == sorted(ENTRIES), key
+        if key in ("rank", "robust", "autoattack"):
+            assert one[-1] == other[-1] == "Claimed"
+        if key == "clean":
+            assert (one[-1], other[0]) == ("Tied_lower", "Tied_lower")
+        if key == "autoattack":
+            assert one[0] == "Broken"
+        if key == "name":
+            assert one == sorted(ENTRIES, key=str.lower)
+
+
+REFUSED = [
+    ("sort=best", "must be one of rank, name, clean"),
+    ("columns=colour", "'colour' is no column"),
+    ("year=soon", "query.year"),
+    ("unreliable=perhaps", "query.unreliable"),
+    ("colour=red", "query.colour"),
+    ("q=%00", "holds no NUL"),
+    ("family=a%00", "holds no NUL"),
+]
+
+
+def test_a_view_that_cannot_be_is_refused_with_a_sentence(client: TestClient, board: Board) -> None:
+    for query, says in REFUSED:
+        for path in ("/leaderboards/cifar10/Linf", "/api/v1/leaderboards/cifar10/Linf"):
+            response = client.get(f"{path}?{query}")
+            assert (response.status_code, says in response.text) == (422, True), query
 
 
 def test_choices_are_what_there_is(database: Database, board: Board) -> None:
@@ -221,6 +221,33 @@ def test_a_spreadsheet_computes_nothing_from_a_file(database: Database) -> None:
     assert (row["name"], row["footnote"], row["authors"]) == ('\'=HYPERLINK("x")', "'+1", "'-a, b")
 
 
-def test_text_for_latex_is_escaped_but_for_formulas() -> None:
-    assert exports._latex_text(r"a_b & \(\ell_2\)<br>{c}") == r"a\_b \& \(\ell_2\) \{c\}"
-    assert exports._latex_text(r"\(\input{x}\)") == r"\textbackslash{}(\textbackslash{}input\{x\}\textbackslash{})"
+@pytest.mark.parametrize(
+    ("text", "latex"),
+    [
+        (r"a_b & \(\ell_{2}\)<br>c", r"a\_b \& \(\ell_{2}\) c"),
+        ("{", r"\textbraceleft{}"),
+        (
+            r"\(\input{x}\)",
+            r"\textbackslash{}(\textbackslash{}input\textbraceleft{}x\textbraceright{}\textbackslash{})",
+        ),
+        (r"\(^^5cinput\)", r"\textbackslash{}(\textasciicircum{}\textasciicircum{}5cinput\textbackslash{})"),
+        (r"\(}{\)", r"\textbackslash{}(\textbraceright{}\textbraceleft{}\textbackslash{})"),
+        (r"\(a % b\)", r"\textbackslash{}(a \% b\textbackslash{})"),
+    ],
+)
+def test_text_for_latex_can_do_no_more_than_show_something(text: str, latex: str) -> None:
+    assert exports._latex_text(text) == latex
+
+
+def test_a_name_cannot_leave_its_field_of_bibtex(database: Database) -> None:
+    evil = LINF | {"name": r"\(}}, note = {x}, y = {{\)} A } B"}
+    robustbench.import_files(database, [("cifar10/Linf/Evil.json", contents(evil))])
+    with database.reading() as session:
+        text = FORMATS["bibtex"].write(BOARD, entries.search(session, BOARD, View()))
+    assert text.count("{") == text.count("}")
+    assert "note = {" not in text
+
+
+def test_what_is_chosen_stays_chosen_where_nothing_has_it(client: TestClient, board: Board) -> None:
+    page = client.get("/leaderboards/cifar10/Linf?family=Foo", headers={"Accept": "text/html"}).text
+    assert '<option value="Foo" selected>' in page

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
@@ -19,7 +23,7 @@ from gkl.catalog import CORRUPTIONS
 from gkl.errors import FailureCode
 from gkl.outcome import AttackOutcome, CorruptionOutcome, EvaluationOutcome, Manifest, wilson_interval
 from gkl.recipes import digits
-from gkl.spec import EvaluateSpec, Evaluation, ThreatModel
+from gkl.spec import EvaluateSpec, Evaluation, Publication, ThreatModel
 
 LEASE = timedelta(seconds=90)
 
@@ -53,6 +57,7 @@ def measure(
     provisional: bool = False,
     evaluation: Evaluation | None = None,
     dataset: str = "digits",
+    publication: dict[str, Any] | None = None,
     **outcome: Any,
 ) -> int:
     """A finished evaluation, or one that is running and has a provisional verdict; returns its job's id."""
@@ -62,6 +67,7 @@ def measure(
         architecture="small_cnn",
         weights=weights,
         evaluation=evaluation or Evaluation(threat_model=ThreatModel(epsilon=epsilon)),
+        publication=None if publication is None else Publication(**publication),
     )
     attacks = []
     if robust is not None:
@@ -328,3 +334,82 @@ def test_corruptions_have_a_board_of_their_own(database: Database) -> None:
         assert row.entry.robust_accuracy == pytest.approx(0.6)
         assert row.entry.evaluation is not None
         assert row.entry.evaluation.robust_interval == pytest.approx(wilson_interval(6000, 10_000))
+
+
+def test_a_re_evaluation_keeps_what_was_said_of_the_model(database: Database) -> None:
+    weights = train(database, "a")
+    said = {"title": "A Paper", "authors": "Ada", "extra_data": True, "venue": "ICML 2024"}
+    measure(database, weights, robust=200, publication=said)
+    measure(database, weights, robust=190)
+    with database.reading() as session:
+        entry = entries.entries_of(session, 1)["Linf"].entry
+    assert (entry.name, entry.authors, entry.extra_data, entry.year) == ("A Paper", "Ada", True, 2024)
+    assert entry.autoattack_accuracy == 190 / 360
+
+
+def at_once(*what: Callable[[], object]) -> None:
+    """In threads that begin together; what one raises is raised here."""
+    barrier = threading.Barrier(len(what))
+
+    def run(one: Callable[[], object]) -> object:
+        barrier.wait()
+        return one()
+
+    with ThreadPoolExecutor(len(what)) as pool:
+        for future in [pool.submit(run, one) for one in what]:
+            future.result()
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_of_evaluations_that_end_at_once_the_lowest_counts(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that waits for the other's commit sees what it wrote."""
+    weights = train(database, "a")
+    measure(database, weights, robust=300)
+    stand = entries.stand
+
+    def slow(*arguments: Any) -> Entry | None:
+        found = stand(*arguments)
+        time.sleep(0.3)
+        return found
+
+    monkeypatch.setattr(entries, "stand", slow)
+    results = [100, 150, 120, 110]
+    at_once(*(lambda robust=robust: measure(database, weights, robust=robust) for robust in results))  # type: ignore[misc]
+    with database.reading() as session:
+        assert entries.entries_of(session, 1)["Linf"].entry.robust_accuracy == 100 / 360
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_bounds_that_go_at_once_leave_nothing_behind(database: Database) -> None:
+    weights = train(database, "a")
+    ids = [measure(database, weights, robust=robust, provisional=True) for robust in (200, 190)]
+    with database.writing() as session:
+        for job_id in ids:
+            jobs.request_cancel(session, job_id)
+    claims = []
+    with database.reading() as session:
+        for job_id in ids:
+            job = jobs.get(session, job_id)
+            claims.append(jobs.Claim(job_id, job.attempt, job.spec, None, 0.0))
+
+    def end(claim: jobs.Claim) -> None:
+        with database.writing() as session:
+            jobs.cancelled(session, claim)
+
+    at_once(*(lambda claim=claim: end(claim) for claim in claims))  # type: ignore[misc]
+    with database.reading() as session:
+        assert entries.boards(session) == []
+
+
+def test_an_entry_keeps_its_number_when_its_bound_goes_and_another_stands(database: Database) -> None:
+    weights = train(database, "a")
+    ids = [measure(database, weights, robust=robust, provisional=True) for robust in (190, 200)]
+    with database.reading() as session:
+        before = entries.entries_of(session, 1)["Linf"].entry
+        job = jobs.get(session, ids[0])
+        claim = jobs.Claim(ids[0], job.attempt, job.spec, None, 0.0)
+    with database.writing() as session:
+        jobs.fail(session, claim, FailureCode.TIMED_OUT, "it took too long")
+    with database.reading() as session:
+        after = entries.entries_of(session, 1)["Linf"].entry
+    assert (after.id, after.robust_accuracy, before.robust_accuracy) == (before.id, 200 / 360, 190 / 360)

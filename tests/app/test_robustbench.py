@@ -17,7 +17,7 @@ from app.database import Database
 from app.entries import Board, View
 from app.tables import Entry, Provenance
 from gkl.errors import InvalidInput
-from tests.app.test_leaderboard import measure, train
+from tests.app.test_leaderboard import measure, sha, train
 
 PUBLISHED = Path(__file__).parents[3] / "shared" / "robustbench" / "model_info"
 
@@ -75,6 +75,10 @@ each_collection = pytest.mark.parametrize(
 )
 
 
+# What does not depend on the database is tried on one.
+on_one = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
+
 def written_to(folder: Path, files: list[tuple[str, bytes]]) -> Path:
     for name, data in files:
         path = folder / name
@@ -127,6 +131,7 @@ def best_known(info: dict[str, Any]) -> float:
     return float(info.get("external", info.get("autoattack_acc", info.get("corruptions_acc"))))
 
 
+@on_one
 @each_collection
 def test_robustbench_itself_renders_the_export_in_the_order_of_our_board(
     database: Database,
@@ -151,6 +156,7 @@ def test_robustbench_itself_renders_the_export_in_the_order_of_our_board(
             assert sorted(order) == sorted(their_order)
 
 
+@on_one
 @each_collection
 def test_robustbench_itself_reads_the_export(
     database: Database,
@@ -223,6 +229,7 @@ def test_what_is_odd_is_kept_and_reported_with_its_file_and_field(database: Data
     assert len(by_slug["Bare"].anomalies) == 12
 
 
+@on_one
 @pytest.mark.parametrize(
     ("name", "data", "says"),
     [
@@ -235,6 +242,9 @@ def test_what_is_odd_is_kept_and_reported_with_its_file_and_field(database: Data
         ("mnist/Linf/A.json", b"{}", "no folder of a known data set"),
         ("cifar10/Linf-1e9/A.json", b"{}", "no threat model"),
         ("cifar10/Linf-5/A.json", b"{}", "no threat model"),
+        ("cifar10/Linf-16-510/A.json", b"{}", "no threat model"),
+        ("cifar10/Linf-8-255/A.json", b"{}", "no threat model"),
+        ("cifar10/Linf/A.json", b'{"clean_acc": NaN}', "NaN is not part of it"),
         ("cifar10/Linf/../A.json", b"{}", "no folder of a known data set"),
         ("cifar10/Linf/A.txt", b"{}", "no model id"),
         ("cifar10/Linf/..json", b"{}", "no model id"),
@@ -284,9 +294,24 @@ def test_what_was_measured_here_goes_out_in_the_same_form_and_is_not_overwritten
         "autoattack_acc": str(round(123 / 360 * 100, 2)),
         "unreliable": False,
     }
-    report = robustbench.import_files(database, [(robustbench.name_of(path), path.read_bytes())])
-    assert (report.added, report.refused) == (0, 1)
-    assert "was measured here" in report.anomalies[0].what
+    # Its own export says nothing new; another file of that id is RobustBench's, and takes it.
+    again = robustbench.import_files(database, [(robustbench.name_of(path), path.read_bytes())])
+    assert (again.added, again.unchanged) == (0, 1)
+    other = robustbench.import_files(database, [("digits/Linf/Gr_e_1.json", contents(LINF | {"dataset": "digits"}))])
+    assert (other.added, other.refused) == (1, 0)
+    with database.reading() as session:
+        slugs = session.scalars(select(Entry.slug).order_by(Entry.id)).all()
+    assert slugs == [f"Gr_e_1_{sha('Größe 1')[:12]}", "Gr_e_1"]
+
+
+def test_a_provisional_bound_is_no_model_info(client: TestClient, database: Database, tmp_path: Path) -> None:
+    measure(database, train(database, "a"), robust=123, provisional=True)
+    with database.reading() as session:
+        assert robustbench.export_to(session, tmp_path) == 0
+    assert client.get("/api/v1/entries/1/model_info.json").status_code == 409
+    assert client.get("/api/v1/leaderboards/digits/Linf/export/robustbench").json() == {}
+    assert "$\\le$ 34.17" in client.get("/api/v1/leaderboards/digits/Linf/export/latex").text
+    assert client.get("/entries/1").status_code == 200
 
 
 def test_a_checkout_a_folder_and_a_file_are_found(tmp_path: Path) -> None:
@@ -319,3 +344,23 @@ def test_over_rest(client: TestClient) -> None:
     again = client.post("/api/v1/robustbench/imports", json={"files": files}).json()
     assert (again["added"], again["unchanged"]) == (0, len(files))
     assert client.post("/api/v1/robustbench/imports", json={"files": {"a": 1}}).status_code == 422
+
+
+def test_names_of_files_that_no_answer_can_hold_harm_nothing(client: TestClient) -> None:
+    files = {
+        "x\ud800/cifar10/Linf/A.json": json.dumps(LINF | {"eps": "1"}),
+        "\0/cifar10/Linf/B.json": json.dumps(LINF | {"eps": "1"}),
+        "a\ud800": "{}",
+        "\0": "{}",
+        "cifar10/\ud800/C.json": "{}",
+        "cifar10/Linf/D.json": "\ud800",
+    }
+    body = json.dumps({"files": files})
+    answer = client.post("/api/v1/robustbench/imports", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 200, answer.text
+    assert (answer.json()["added"], answer.json()["refused"]) == (2, 4)
+    board = client.get("/api/v1/leaderboards/cifar10/Linf")
+    assert [e["anomalies"][0]["file"] for e in board.json()["entries"]] == [
+        "cifar10/Linf/A.json",
+        "cifar10/Linf/B.json",
+    ]

@@ -18,7 +18,7 @@ from gkl.recipes import RECIPES
 from gkl.spec import JOB_SPEC, EvaluateSpec, TrainSpec
 from tests.app.test_entries import ENTRIES
 from tests.app.test_pages import get
-from tests.app.test_robustbench import LINF, contents
+from tests.app.test_robustbench import LINF, contents, on_one
 
 FORM = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "text/html"}
 
@@ -88,12 +88,16 @@ def test_an_error_about_the_whole_spec_is_told_too() -> None:
     assert "leaves none of the 1437 training images" in said
 
 
+@on_one
 def test_the_form_sends_a_job_or_says_what_is_wrong(client: TestClient) -> None:
     form = sent(inputs(TrainSpec, first_values("train"), {}))
     wrong = client.post("/submit/train", data=form | {"epochs": "-1"}, headers=FORM)
     assert wrong.status_code == 422
     assert "Not sent." in wrong.text
     assert re.search(r'id="e-epochs"><p class="wrong">[^<]*greater than or equal to 1', wrong.text)
+    checked = client.post("/submit/train", data=form | {"epochs": "-1", "action": "check"}, headers=FORM)
+    assert (checked.status_code, "Not sent." in checked.text) == (200, False)
+    assert 'id="e-epochs"><p class="wrong">' in checked.text
     redrawn = client.post("/submit/train", data=form | {"epochs": "-1", "action": "update"}, headers=FORM)
     assert redrawn.status_code == 200
     assert "Not sent." not in redrawn.text
@@ -104,6 +108,7 @@ def test_the_form_sends_a_job_or_says_what_is_wrong(client: TestClient) -> None:
     assert "for whom: write letters" in bad.text
 
 
+@on_one
 def test_what_only_the_service_knows_stands_beside_its_field(client: TestClient) -> None:
     form = sent(inputs(EvaluateSpec, first_values("evaluate") | {"name": "a", "weights": "0" * 64}, {}))
     answer = client.post("/submit/evaluate", data=form, headers=FORM)
@@ -111,6 +116,7 @@ def test_what_only_the_service_knows_stands_beside_its_field(client: TestClient)
     assert re.search(r'id="e-weights"><p class="wrong">no weights with sha256', answer.text)
 
 
+@on_one
 def test_a_form_is_filled_in_from_another_job(client: TestClient) -> None:
     spec = RECIPES["digits"]().model_copy(update={"name": "The first", "epochs": 17})
     client.post("/api/v1/jobs", json=spec.model_dump(mode="json"))
@@ -131,6 +137,7 @@ HOSTILE = LINF | {
 }
 
 
+@on_one
 def test_imported_markup_does_nothing_on_any_page(client: TestClient, database: Database) -> None:
     robustbench.import_files(
         database, [("cifar10/Linf/Evil.json", contents(HOSTILE)), ("cifar10/Linf/Good.json", contents(LINF))]
@@ -160,6 +167,7 @@ def test_a_formula_is_mathml() -> None:
     assert plain("a<br>b") == "a b"
 
 
+@on_one
 def test_a_board_is_sent_once_and_again_when_it_changes(client: TestClient, database: Database) -> None:
     robustbench.import_files(database, [("cifar10/Linf/A.json", contents(LINF))])
     path = "/leaderboards/cifar10/Linf"
@@ -171,6 +179,7 @@ def test_a_board_is_sent_once_and_again_when_it_changes(client: TestClient, data
     assert client.get(path, headers=tag).status_code == 200
 
 
+@on_one
 def test_entries_are_compared_by_their_figures_where_points_are_not_known(
     client: TestClient, database: Database
 ) -> None:
@@ -182,8 +191,11 @@ def test_entries_are_compared_by_their_figures_where_points_are_not_known(
     assert "Point by point only what was measured here" in text
     for query in ("entries=1", "entries=1&entries=2&entries=3&entries=4&entries=5", "entries=1&entries=99"):
         assert client.get(f"/compare?{query}", headers={"Accept": "text/html"}).status_code in (404, 422)
+    assert client.get("/compare?entries=1&entries=99999999999999999999").status_code == 422
+    assert client.post("/submit/train", content="a=1&" * 2000, headers=FORM).status_code == 422
 
 
+@on_one
 def test_a_long_board_is_on_pages(client: TestClient, database: Database) -> None:
     files = [
         (f"cifar10/Linf/M{n}.json", contents(LINF | {"name": f"M{n}", "autoattack_acc": f"{n / 10:.2f}"}))

@@ -70,7 +70,7 @@ def test_a_job_goes_all_the_way(running: EmbeddedService, client: Client) -> Non
     measured = model.evaluations[0]
     board = page(running, "/leaderboards/digits/Linf-0.9")
     low, high = measured.robust.interval
-    for text in ("Digits, Linf 0.9", '">Tiny</a>', "SmallCNN", "GKL"):
+    for text in ("Digits, Linf 0.9", '">Tiny</a>', "TinyCNN", "GKL"):
         assert text in board
     assert f"{100 * measured.robust.accuracy:.2f} %" in board
     assert f"{100 * low:.1f} to {100 * high:.1f}" in board
@@ -112,7 +112,7 @@ def test_a_killed_runner_is_a_failed_job_and_the_next_one_runs(running: Embedded
     client.retry(job.id)
     until(lambda: client.job(job.id).progress)
     assert client.cancel(job.id).attempt == 2
-    following = client.submit(tiny_train_spec(evaluation=None))
+    following = client.submit(tiny_train_spec(evaluation=None, architecture="small_cnn"))
     until(lambda: client.job(following.id).state is JobState.SUCCEEDED)
 
 
@@ -120,7 +120,7 @@ def test_a_wiped_broker_loses_no_job(running: EmbeddedService, client: Client) -
     """The worker dies with the message, the relay announces the job again."""
     blocker = client.submit(endless_train_spec())
     until(lambda: client.job(blocker.id).progress)
-    waiting = client.submit(tiny_train_spec(evaluation=None))
+    waiting = client.submit(tiny_train_spec(evaluation=None, architecture="small_cnn"))
 
     from redis import Redis
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from app.database import Database
 from app.tables import Entry, Evaluation, ExternalAttack, FileKind, JobFile, JobState
 from gkl.errors import FailureCode
 from gkl.evaluation import verify
+from gkl.outcome import ExternalOutcome
 from tests.app.test_robustbench import LINF, contents
 from tests.examples import saved, weakened
 from tests.specs import NO_FILES, tiny_train_spec
@@ -98,18 +98,41 @@ def test_examples_that_break_more_lower_the_entry_and_join_its_certificate(
 
 
 @either_database
-def test_a_wrong_example_fails_the_job_with_its_point_and_changes_nothing(
+def test_what_does_not_hold_is_refused_and_changes_nothing(
     worker: Worker, database: Database, client: TestClient, weak: Examples, tmp_path: Path
 ) -> None:
+    # What its head tells is refused when it is sent.
+    for wrong, says in (
+        (weak | {"adversarial": weak["adversarial"].double()}, "'adversarial' is F64"),
+        (weak | {"adversarial": weak["adversarial"].flatten(1)}, "Digits needs F32 [examples, 1, 8, 8]"),
+        (weak | {"index": weak["index"].float()}, "'index' is F32"),
+        ({"index": weak["index"]}, "lacks the tensor 'adversarial'"),
+    ):
+        response = client.post("/api/v1/entries/1/attacks?name=a", content=saved(tmp_path / "a", wrong).read_bytes())
+        assert response.status_code == 422
+        assert says in response.json()["detail"]
+    page = client.post("/api/v1/entries/1/attacks?name=a", content=b"<!doctype html>")
+    assert "is no safetensors" in page.json()["detail"]
+    unprintable = client.post("/api/v1/entries/1/attacks?name=a%E2%80%8B", content=b"")
+    assert "one printable line" in unprintable.json()["detail"]
+    # What its pixels tell fails the job, with the first such point.
+    good = {name: tensor.clone() for name, tensor in weak.items()}
     weak["adversarial"][1] = 2.0
     job_id = attack(client, tmp_path / "a", weak)
     worker.run_all_due()
     job = look(database, job_id)
     assert (job.state, job.failure_code) == (JobState.FAILED, FailureCode.INVALID_INPUT)
     assert f"point {int(weak['index'][1])}: its adversarial image" in (job.failure_message or "")
+    # What was found about another certificate is not recorded.
+    job_id = attack(client, tmp_path / "b", good)
+    outcome = ExternalOutcome(
+        attack="a", examples=4, broken=4, robust_correct=0, base_sha256="0" * 64, device="CPU", seconds=1.0
+    )
+    with database.writing() as session:
+        assert not external.record(session, job_id, outcome, None)
     assert entry_of(database).external_accuracy is None
     with database.reading() as session:
-        assert session.scalars(select(ExternalAttack)).one().examples is None
+        assert [attack.examples for attack in session.scalars(select(ExternalAttack))] == [None, None]
 
 
 @either_database
@@ -140,40 +163,6 @@ def test_two_checks_at_once_are_merged_one_after_the_other(
         assert broken == [2, 2]
         events = [e.data for e in jobs.events_after(session, job_id, 0) if e.type == "state"]
     assert "merged meanwhile" in events[2]["reason"]
-
-
-@either_database
-def test_an_outcome_about_another_certificate_is_not_recorded(
-    database: Database, client: TestClient, weak: Examples, tmp_path: Path
-) -> None:
-    from gkl.outcome import ExternalOutcome
-
-    job_id = attack(client, tmp_path / "a", weak)
-    outcome = ExternalOutcome(
-        attack="a", examples=4, broken=4, robust_correct=0, base_sha256="0" * 64, device="CPU", seconds=1.0
-    )
-    with database.writing() as session:
-        assert not external.record(session, job_id, outcome, None)
-    assert entry_of(database).external_accuracy is None
-
-
-@either_database
-@pytest.mark.parametrize(
-    ("make", "says"),
-    [
-        (lambda e: e | {"adversarial": e["adversarial"].double()}, "'adversarial' is F64"),
-        (lambda e: e | {"adversarial": e["adversarial"].flatten(1)}, "Digits needs F32 [examples, 1, 8, 8]"),
-        (lambda e: e | {"index": e["index"].float()}, "'index' is F32"),
-        (lambda e: {"index": e["index"]}, "lacks the tensor 'adversarial'"),
-    ],
-)
-def test_what_is_no_set_of_examples_is_refused_when_it_is_sent(
-    client: TestClient, weak: Examples, tmp_path: Path, make: Callable[[Examples], Examples], says: str
-) -> None:
-    body = saved(tmp_path / "a", make(weak)).read_bytes()
-    response = client.post("/api/v1/entries/1/attacks?name=a", content=body)
-    assert response.status_code == 422
-    assert says in response.json()["detail"]
 
 
 @either_database

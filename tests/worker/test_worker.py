@@ -154,7 +154,9 @@ def test_a_job_is_cancelled_while_it_runs(worker: Worker, database: Database) ->
 def test_a_stopping_worker_hands_its_job_back_and_another_goes_on(
     worker: Worker, database: Database, store: ArtifactStore, settings: Settings
 ) -> None:
-    spec = tiny_train_spec(epochs=16, evaluation=None, inner_maximization=InnerMaximization(num_steps=4))
+    spec = tiny_train_spec(
+        architecture="small_cnn", epochs=16, evaluation=None, inner_maximization=InnerMaximization(num_steps=4)
+    )
     job_id = send(database, spec)
     running = Background(worker)
 
@@ -287,7 +289,7 @@ def test_a_worker_that_lost_its_job_stops_the_run_and_keeps_nothing(worker: Work
 
 @either_database
 def test_divergence_is_a_typed_failure(worker: Worker, database: Database) -> None:
-    job_id = send(database, tiny_train_spec(epochs=20, optimizer=Sgd(learning_rate=100.0)))
+    job_id = send(database, tiny_train_spec(architecture="small_cnn", epochs=20, optimizer=Sgd(learning_rate=100.0)))
     assert worker.run_next() == job_id
     job = look(database, job_id)
     assert (job.state, job.failure_code) == (JobState.FAILED, FailureCode.NON_FINITE_LOSS)
@@ -331,7 +333,9 @@ def test_an_epoch_that_is_trained_again_replaces_its_checkpoint(
 ) -> None:
     """The newest checkpoint is damaged and the one before is gone: training starts over, and ends well."""
     quick = InnerMaximization(num_steps=4)
-    job_id = send(database, tiny_train_spec(epochs=12, evaluation=None, inner_maximization=quick))
+    job_id = send(
+        database, tiny_train_spec(architecture="small_cnn", epochs=12, evaluation=None, inner_maximization=quick)
+    )
     running = Background(worker)
 
     def points() -> list[JobFile]:

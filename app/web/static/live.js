@@ -94,4 +94,8 @@ document.querySelectorAll("form[data-auto]").forEach((form) => {
     // Short addresses to share: what was not chosen is not in them.
     for (const field of form.elements) if (field.value === "") field.disabled = true;
   });
+  // The page as it was left comes back with the browser's button.
+  addEventListener("pageshow", () => {
+    for (const field of form.elements) field.disabled = false;
+  });
 });

@@ -18,6 +18,8 @@ function follow(page) {
   for (const part of document.querySelectorAll("#commands, #problems, .errors")) {
     const fresh = page.getElementById(part.id);
     if (fresh && fresh.innerHTML !== part.innerHTML) part.innerHTML = fresh.innerHTML;
+    const field = form.elements[part.id.replace(/^e-/, "")];
+    if (field && part.matches(".errors")) field.toggleAttribute("aria-invalid", part.childElementCount > 0);
   }
 }
 
