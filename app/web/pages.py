@@ -34,11 +34,13 @@ def home(request: Request, service: ServiceDep) -> Response:
         leaders = [entries.leader(session, board) for board in boards]
         histories = [record(entries.points(session, board, entries.View())) for board in boards]
         recent = jobs.page(session, limit=5)
+        running = jobs.page(session, state=JobState.RUNNING, limit=5)
         return render(
             request,
             "home.html",
             boards=list(zip(boards, leaders, histories, strict=True)),
             jobs=recent,
+            running=running,
             url=str(request.base_url).rstrip("/"),
             recipe=next(iter(RECIPES)),
         )

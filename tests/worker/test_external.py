@@ -63,6 +63,8 @@ def entry_of(database: Database) -> Entry:
         return entries.get(session, 1).entry
 
 
+# Where rows are locked one by one.
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 def test_examples_that_break_more_lower_the_entry_and_join_its_certificate(
     worker: Worker, client: TestClient, weak: Examples, tmp_path: Path
 ) -> None:

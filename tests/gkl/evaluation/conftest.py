@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 from pathlib import Path
 
 import pytest
@@ -13,23 +15,30 @@ from gkl.training import train
 from tests.specs import NO_FILES
 
 
-def _trained(directory: Path, **changes: object) -> Path:
-    spec = digits().model_copy(update={"architecture": "tiny_cnn", **changes})
-    train(spec, directory, datasets_dir=NO_FILES, report=lambda _: None, device="cpu")
-    return directory / "weights.safetensors"
+def _trained(factory: pytest.TempPathFactory, name: str, **changes: object) -> Path:
+    """Trained once for all processes that share the tests' work."""
+    root = factory.getbasetemp()
+    directory = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / name
+    weights = directory / "weights.safetensors"
+    with directory.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not weights.exists():
+            spec = digits().model_copy(update={"architecture": "tiny_cnn", **changes})
+            train(spec, directory, datasets_dir=NO_FILES, report=lambda _: None, device="cpu")
+    return weights
 
 
 @pytest.fixture(scope="session")
 def robust_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of a tiny_cnn for digits."""
-    return _trained(tmp_path_factory.mktemp("robust"), epochs=30)
+    return _trained(tmp_path_factory, "robust", epochs=30)
 
 
 @pytest.fixture(scope="session")
 def plain_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of a tiny_cnn for digits that was trained with next to no perturbation."""
     threat_model = digits().threat_model.model_copy(update={"epsilon": 0.001})
-    return _trained(tmp_path_factory.mktemp("plain"), epochs=5, threat_model=threat_model)
+    return _trained(tmp_path_factory, "plain", epochs=5, threat_model=threat_model)
 
 
 @pytest.fixture
