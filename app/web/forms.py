@@ -65,7 +65,6 @@ class _Shape:
     plain: set[type]
     is_optional: bool
     is_list: bool
-    tag: str | None
 
 
 def _shape(annotation: Any, metadata: list[Any]) -> _Shape:
@@ -73,12 +72,10 @@ def _shape(annotation: Any, metadata: list[Any]) -> _Shape:
     literals: list[str] = []
     plain: set[type] = set()
     is_optional = is_list = False
-    tag: str | None = None
     waiting = [annotation]
     for extra in metadata:
         if isinstance(extra, WithJsonSchema):
             literals += (extra.json_schema or {}).get("enum", [])
-        tag = getattr(extra, "discriminator", None) or tag
     while waiting:
         part = waiting.pop(0)
         origin = get_origin(part)
@@ -88,7 +85,6 @@ def _shape(annotation: Any, metadata: list[Any]) -> _Shape:
             models |= shape.models
             literals += shape.literals
             plain |= shape.plain
-            tag = tag or shape.tag
         elif origin in (Union, types.UnionType):
             waiting = [*get_args(part), *waiting]
         elif origin is Literal:
@@ -102,7 +98,7 @@ def _shape(annotation: Any, metadata: list[Any]) -> _Shape:
             models[_tag_of(part)] = part
         elif isinstance(part, type):
             plain.add(part)
-    return _Shape(models, literals, plain, is_optional, is_list, tag)
+    return _Shape(models, literals, plain, is_optional, is_list)
 
 
 def _tag_of(model: type[BaseModel]) -> str:
@@ -115,8 +111,7 @@ def _tag_of(model: type[BaseModel]) -> str:
 
 
 def _shape_of(info: FieldInfo) -> _Shape:
-    metadata = [*info.metadata, *([info] if info.discriminator else [])]
-    return _shape(info.annotation, metadata)
+    return _shape(info.annotation, info.metadata)
 
 
 def _tag_field(shape: _Shape) -> str | None:
