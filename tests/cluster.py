@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -192,6 +194,26 @@ class Cluster:
 
     def signal(self, name: str, number: signal.Signals) -> None:
         self.processes[name].send_signal(number)
+
+    def freeze(self, name: str) -> None:
+        """SIGSTOP. On SQLite never inside a transaction: no server ends those, so that nobody could write any more."""
+        while True:
+            self.signal(name, signal.SIGSTOP)
+            if not self.database.is_sqlite or self._is_writable():
+                return
+            self.signal(name, signal.SIGCONT)
+            time.sleep(0.05)
+
+    def _is_writable(self) -> bool:
+        path = self.database.url.database
+        assert path is not None
+        with closing(sqlite3.connect(path, timeout=0.2, isolation_level=None)) as connection:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                return False
+            connection.execute("ROLLBACK")
+            return True
 
     def kill(self, name: str) -> None:
         """kill -9, and what lives from it ends by itself."""

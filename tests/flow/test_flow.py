@@ -98,7 +98,6 @@ def test_a_running_job_is_seen_and_cancelled_on_its_page(running: EmbeddedServic
     assert "data-events" not in page(running, f"/jobs/{job.id}")
 
 
-@either_database
 def test_a_killed_runner_is_a_failed_job_and_the_next_one_runs(running: EmbeddedService, client: Client) -> None:
     job = client.submit(endless_train_spec())
     until(lambda: client.job(job.id).progress)
@@ -117,7 +116,6 @@ def test_a_killed_runner_is_a_failed_job_and_the_next_one_runs(running: Embedded
     until(lambda: client.job(following.id).state is JobState.SUCCEEDED)
 
 
-@either_database
 def test_a_wiped_broker_loses_no_job(running: EmbeddedService, client: Client) -> None:
     """The worker dies with the message, the relay announces the job again."""
     blocker = client.submit(endless_train_spec())
