@@ -9,18 +9,17 @@ from fastapi.concurrency import run_in_threadpool
 
 from app import entries, external, jobs
 from app.artifacts import Incoming
-from app.errors import Conflict, Unprocessable
+from app.errors import Conflict
 from app.routes.jobs import SUBMITTER_PATTERN
 from app.routes.leaderboards import EntryId
 from app.routes.weights import receive
 from app.schemas import JobView
 from app.service import Service, ServiceDep
 from app.tables import ANONYMOUS
+from gkl.spec import ModelName
 
 router = APIRouter(prefix="/entries", tags=["leaderboards"])
 
-# One printable line.
-_NAME_PATTERN = r"^[^\x00-\x1f\x7f\s]([^\x00-\x1f\x7f]*[^\x00-\x1f\x7f\s])?$"
 _BODY = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 
 
@@ -38,12 +37,7 @@ async def attack_entry(
     response: Response,
     background: BackgroundTasks,
     entry_id: EntryId,
-    name: Annotated[
-        str,
-        Query(
-            min_length=1, max_length=external.MAX_NAME, pattern=_NAME_PATTERN, description="What the attack is called."
-        ),
-    ],
+    name: Annotated[ModelName, Query(max_length=external.MAX_NAME, description="What the attack is called.")],
     submitter: Annotated[str, Query(pattern=SUBMITTER_PATTERN, description="Who found them.")] = ANONYMOUS,
 ) -> JobView:
     """The body is a safetensors file: 'adversarial' (K, channels, height, width) float32 in [0, 1], and 'index' (K,),
@@ -53,8 +47,6 @@ async def attack_entry(
     with the first such point. If they break points that stand, the entry's `external` accuracy falls, and they
     become part of its certificate.
     """
-    if not name.isprintable():
-        raise Unprocessable("query.name: must be one printable line")
     await run_in_threadpool(_check_entry, service, entry_id)
     with service.store.incoming() as incoming:
         await receive(request, incoming)

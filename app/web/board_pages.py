@@ -63,6 +63,7 @@ def board(
 def entry(request: Request, service: ServiceDep, entry_id: EntryId) -> Response:
     with service.database.reading() as session:
         found = entries.get(session, entry_id)
+        on = entries.board(session, found.entry.dataset, found.entry.board)
         evaluation, model = found.entry.evaluation, found.entry.model
         train_job_id = None if model is None else model.train_job_id
         events = jobs.events_after(session, train_job_id, 0, limit=100_000) if train_job_id else []
@@ -71,14 +72,14 @@ def entry(request: Request, service: ServiceDep, entry_id: EntryId) -> Response:
             "entry.html",
             rank=found.rank,
             entry=found.entry,
-            board=entries.board(session, found.entry.dataset, found.entry.board),
+            board=on,
             model=model,
             evaluation=evaluation,
             bars=None if evaluation is None else survivor_bars(evaluation),
             curve=curve_of(events),
             training=model.train_job.spec if model is not None and model.train_job is not None else None,
             model_info=None if found.entry.is_provisional else robustbench.model_info(found.entry),
-            leader=entries.leader(session, entries.board(session, found.entry.dataset, found.entry.board)),
+            leader=entries.leader(session, on),
             broken=_broken(service, session, found.entry, limit=6),
             attacks=found.entry.external_attacks[-_ATTACKS_SHOWN:],
             url=str(request.base_url).rstrip("/"),

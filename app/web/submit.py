@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
+import secrets
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,7 +35,8 @@ Kind = Literal["train", "evaluate"]
 SPECS: dict[Kind, type[TrainSpec] | type[EvaluateSpec]] = {"train": TrainSpec, "evaluate": EvaluateSpec}
 
 # Words that the form itself sends beside the spec's fields.
-_OWN = ("action", "submitter")
+_OWN = ("action", "submitter", "nonce")
+_NONCE = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,8 @@ class Form:
     """About the spec as a whole."""
     has_errors: bool
     submitter: str
+    nonce: str
+    """Of this page: the same form sent twice from it is one job."""
     body: str | None
     """The spec as JSON, without what is left at its default; None while it is not valid."""
     spec: TrainSpec | EvaluateSpec | None
@@ -64,7 +69,12 @@ def first_values(kind: Kind) -> dict[str, Any]:
 
 
 def form_of(
-    kind: Kind, values: Mapping[str, Any], *, submitter: str = "", refusal: Unprocessable | None = None
+    kind: Kind,
+    values: Mapping[str, Any],
+    *,
+    submitter: str = "",
+    nonce: str = "",
+    refusal: Unprocessable | None = None,
 ) -> Form:
     """The form with these values, which need not be right. Its errors are shown only where somebody asks to send it."""
     spec: TrainSpec | EvaluateSpec | None = None
@@ -89,6 +99,7 @@ def form_of(
         errors=rest,
         has_errors=bool(errors),
         submitter=submitter,
+        nonce=nonce if _NONCE.fullmatch(nonce) else secrets.token_hex(16),
         body=None if spec is None else json.dumps(_short(spec)),
         spec=spec,
     )
@@ -173,17 +184,23 @@ async def send_form(request: Request, service: ServiceDep, background: Backgroun
 def _take_form(
     request: Request, service: Service, background: BackgroundTasks, kind: Kind, sent: dict[str, str]
 ) -> Response:
-    values, submitter = from_sent(kind, sent), sent.get("submitter", "").strip()
-    form = form_of(kind, values, submitter=submitter)
+    values, submitter, nonce = from_sent(kind, sent), sent.get("submitter", "").strip(), sent.get("nonce", "")
+    form = form_of(kind, values, submitter=submitter, nonce=nonce)
     action = sent.get("action", "send")
     if action == "send" and form.spec is not None:
         try:
             _check_submitter(submitter)
+            # With what is in the form: changed after the browser's way back, it is another job.
+            content = hashlib.sha256(f"{submitter} {form.spec.model_dump_json()}".encode()).hexdigest()
             job = jobs.submit(
-                service.database, form.spec, key=None, remember=timedelta(0), submitter=submitter or ANONYMOUS
+                service.database,
+                form.spec,
+                key=f"form {form.nonce} {content}",
+                remember=timedelta(hours=service.settings.idempotency_hours),
+                submitter=submitter or ANONYMOUS,
             )
         except Unprocessable as refusal:
-            form = form_of(kind, values, submitter=submitter, refusal=refusal)
+            form = form_of(kind, values, submitter=submitter, nonce=nonce, refusal=refusal)
         else:
             background.add_task(service.publish_pending)
             return RedirectResponse(f"/jobs/{job.id}", status_code=303, background=background)

@@ -109,6 +109,21 @@ def test_the_form_sends_a_job_or_says_what_is_wrong(client: TestClient) -> None:
 
 
 @on_one
+def test_a_form_that_is_sent_twice_is_one_job(client: TestClient) -> None:
+    nonces = [re.search(r'name="nonce" value="(\w+)"', get(client, "/submit/train")) for _ in range(2)]
+    form = sent(inputs(TrainSpec, first_values("train"), {}))
+
+    def job(nonce: re.Match[str] | None, **changes: str) -> str:
+        assert nonce is not None
+        body = form | changes | {"nonce": nonce[1]}
+        return client.post("/submit/train", data=body, headers=FORM, follow_redirects=False).headers["location"]
+
+    assert job(nonces[0]) == job(nonces[0]) == "/jobs/1"
+    assert job(nonces[0], epochs="7") == "/jobs/2", "changed after the way back"
+    assert job(nonces[1]) == "/jobs/3"
+
+
+@on_one
 def test_what_only_the_service_knows_stands_beside_its_field(client: TestClient) -> None:
     form = sent(inputs(EvaluateSpec, first_values("evaluate") | {"name": "a", "weights": "0" * 64}, {}))
     answer = client.post("/submit/evaluate", data=form, headers=FORM)

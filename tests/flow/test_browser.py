@@ -92,6 +92,7 @@ def test_a_board_is_sorted_filtered_searched_and_shared(page: Page, browser: Bro
     page.wait_for_url("**venue=NeurIPS**")
     assert first_column(page) == ["Tied_lower"]
     assert "q=" not in page.url
+    assert "columns=" not in page.url
     page.get_by_role("link", name="Show all").click()
     page.get_by_label("Search").fill("xcit")
     page.get_by_label("Search").press("Enter")

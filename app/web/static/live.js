@@ -91,7 +91,12 @@ document.querySelectorAll(".log").forEach((log) => { log.scrollTop = log.scrollH
 document.querySelectorAll("form[data-auto]").forEach((form) => {
   form.addEventListener("change", () => form.requestSubmit());
   form.addEventListener("submit", () => {
-    // Short addresses to share: what was not chosen is not in them.
+    // Short addresses to share: what was not chosen is not in them, nor the columns that are there anyway.
+    const boxes = [...form.querySelectorAll("[type=checkbox]")];
+    const isUsual = !new URLSearchParams(location.search).has("columns");
+    if (isUsual && boxes.every((box) => box.checked === box.defaultChecked)) {
+      for (const box of boxes) box.disabled = true;
+    }
     for (const field of form.elements) if (field.value === "") field.disabled = true;
   });
   // The page as it was left comes back with the browser's button.
