@@ -49,6 +49,15 @@ class Incoming:
         self._digest.update(chunk)
         self._size += self._file.write(chunk)
 
+    @property
+    def size_bytes(self) -> int:
+        return self._size
+
+    @property
+    def sha256(self) -> str:
+        """Of what was written so far."""
+        return self._digest.hexdigest()
+
     def flush(self) -> None:
         """So that what was written can be read at `path`."""
         self._file.flush()

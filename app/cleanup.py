@@ -12,7 +12,7 @@ from pathlib import Path
 from sqlalchemy import ColumnElement, and_, delete, or_, select
 from sqlalchemy.orm import Session
 
-from app import workers
+from app import audit, quotas, tokens, uploads, workers
 from app.database import Database, database_now
 from app.service import Service
 from app.tables import FileKind, IdempotencyKey, Job, JobEvent, JobFile, JobKind, JobState, Submitter, Upload
@@ -40,12 +40,17 @@ def clean(service: Service, *, young_seconds: float | None = None) -> None:
         _forget_events(session, timedelta(days=settings.log_retention_days))
         remembered = database_now(session) - timedelta(hours=settings.idempotency_hours)
         session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at < remembered))
+        uploads.forget_old(session, timedelta(days=settings.upload_retention_days))
+        tokens.forget_old_logins(session)
+        audit.forget(session, timedelta(days=settings.audit_retention_days))
+        quotas.forget_worker_time(session)
         workers.forget_lost(session, after=_FORGOTTEN_AFTER)
         _forget_submitters(session)
     logs = _remove_logs(service, timedelta(days=settings.log_retention_days))
     if young_seconds is None:
         young_seconds = max(_YOUNG_SECONDS, 2 * settings.lease_seconds)
     before = service.store.now() - young_seconds
+    pieces = uploads.remove_pieces(service, before)
     directories = _remove_run_directories(database, settings.runs_dir, before)
 
     def is_named(hashes: list[str]) -> set[str]:
@@ -53,8 +58,10 @@ def clean(service: Service, *, young_seconds: float | None = None) -> None:
             return _named(session, hashes)
 
     files = service.store.remove_unnamed(is_named, older_than_seconds=young_seconds)
-    if files or logs or directories:
-        _log.info("removed %d files, %d logs and %d run directories", files, logs, directories)
+    if files or logs or directories or pieces:
+        _log.info(
+            "removed %d files, %d logs, %d run directories and %d given-up uploads", files, logs, directories, pieces
+        )
 
 
 def _forget_checkpoints(session: Session, after: timedelta) -> None:

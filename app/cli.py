@@ -10,24 +10,21 @@ import sys
 import threading
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from pydantic import ValidationError
-from rich.console import Console
 from sqlalchemy.exc import SQLAlchemyError
 
 from app import formatting
 from app.schemas import JobView
-from app.settings import Settings
+from app.terminal import DataDir, SettingsError, console, environment_settings, errors, own_database, settings_of
+from app.token_cli import token_cli
 from gkl.errors import GklError, InvalidInput, Stopped
 from gkl.files import sha256_of
 from gkl.recipes import RECIPES
 from gkl.recipes import recipe as find_recipe
 from gkl.spec import JOB_SPEC, EvaluateSpec, TrainSpec
-
-if TYPE_CHECKING:
-    from app.database import Database
 
 cli = typer.Typer(
     no_args_is_help=True,
@@ -37,12 +34,14 @@ cli = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="GKL Bench: adversarial training, AutoAttack evaluation and a leaderboard, as jobs over REST.",
 )
-_console = Console()
-_errors = Console(stderr=True)
 
-DataDir = Annotated[Path | None, typer.Option(help="Where everything is kept. Default: gklbench-data.")]
+cli.add_typer(token_cli, name="token")
+
 Port = Annotated[int | None, typer.Option(min=1, max=65535, help="Port of the API and the pages. Default: 8000.")]
 Url = Annotated[str, typer.Option(help="Address of the service.")]
+ClientToken = Annotated[
+    str | None, typer.Option(envvar="GKLBENCH_TOKEN", show_envvar=True, help="Token, where the service asks for one.")
+]
 SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="JSON file with the spec; - reads standard input.")]
 JobNumber = Annotated[int, typer.Argument(metavar="JOB", min=1, help="The job's number.")]
 Weights = Annotated[
@@ -56,23 +55,20 @@ def main() -> None:
     """Entry point: every foreseen error is one sentence on standard error and exit status 1."""
     from app.client import ClientError  # noqa: PLC0415
     from app.embedded import StartError  # noqa: PLC0415
+    from app.errors import ServiceError  # noqa: PLC0415
 
     try:
         cli()
     except SQLAlchemyError as error:
         cause = str(getattr(error, "orig", error)).splitlines()[0]
         _fail(f"the database cannot be used ({cause}); look at GKLBENCH_DATABASE_URL")
-    except (StartError, ClientError, GklError, SettingsError) as error:
+    except (StartError, ClientError, GklError, SettingsError, ServiceError) as error:
         _fail(str(error))
 
 
 def _fail(sentence: str) -> NoReturn:
-    _errors.print(f"gklbench: {sentence}", style="red", markup=False, highlight=False, soft_wrap=True)
+    errors.print(f"gklbench: {sentence}", style="red", markup=False, highlight=False, soft_wrap=True)
     sys.exit(1)
-
-
-class SettingsError(Exception):
-    """An environment variable of the service cannot be used."""
 
 
 # --- the service -------------------------------------------------------------------------------------------------
@@ -88,12 +84,12 @@ def up(data_dir: DataDir = None, port: Port = None) -> None:
 
     _interrupt_on_signals()
     try:
-        with EmbeddedService(_settings(data_dir, port)) as service:
-            _console.print(f"GKL Bench is running at [bold]{service.url}[/bold]")
-            _console.print(f"Data in {service.settings.data_dir.resolve()}, Ctrl-C stops it.", highlight=False)
+        with EmbeddedService(settings_of(data_dir, port)) as service:
+            console.print(f"GKL Bench is running at [bold]{service.url}[/bold]")
+            console.print(f"Data in {service.settings.data_dir.resolve()}, Ctrl-C stops it.", highlight=False)
             service.wait()
     except KeyboardInterrupt:
-        _console.print("Stopped.")
+        console.print("Stopped.")
 
 
 @cli.command()
@@ -112,14 +108,14 @@ def demo(
     _interrupt_on_signals()
     ok: bool | None = None
     try:
-        with EmbeddedService(_settings(data_dir, port)) as service:
-            _console.print(f"GKL Bench is running at [bold]{service.url}[/bold]")
-            ok = run_and_show(service.url, find_recipe("digits"), _console)
+        with EmbeddedService(settings_of(data_dir, port)) as service:
+            console.print(f"GKL Bench is running at [bold]{service.url}[/bold]")
+            ok = run_and_show(service.url, find_recipe("digits"), console)
             if not leave:
-                _console.print(f"Serving on at [bold]{service.url}[/bold], Ctrl-C stops it.")
+                console.print(f"Serving on at [bold]{service.url}[/bold], Ctrl-C stops it.")
                 service.wait()
     except KeyboardInterrupt:
-        _console.print("Stopped.")
+        console.print("Stopped.")
     # 130 is what a shell reports of a command that Ctrl-C ended before it was done.
     raise typer.Exit(130 if ok is None else 0 if ok else 1)
 
@@ -132,13 +128,25 @@ def serve(end_with_parent: EndWithParent = False) -> None:
     """
     import uvicorn  # noqa: PLC0415
 
+    from app import tokens  # noqa: PLC0415
+    from app.database import Database  # noqa: PLC0415
     from app.main import create_app  # noqa: PLC0415
 
     _begin_process(end_with_parent)
-    settings = _environment_settings()
-    # Open event streams must not hold up a stop.
+    settings = environment_settings()
+    database = Database(settings.effective_database_url)
+    tokens.check_start(database, settings)
+    database.close()
     uvicorn.run(
-        create_app(settings), host=settings.host, port=settings.port, timeout_graceful_shutdown=3, log_config=None
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        # Open event streams must not hold up a stop.
+        timeout_graceful_shutdown=3,
+        log_config=None,
+        forwarded_allow_ips=settings.trusted_proxies,
+        limit_concurrency=settings.max_connections,
+        server_header=False,
     )
 
 
@@ -151,7 +159,7 @@ def worker(end_with_parent: EndWithParent = False) -> None:
     from worker.celery_app import run_worker  # noqa: PLC0415
 
     _begin_process(end_with_parent)
-    run_worker(_environment_settings())
+    run_worker(environment_settings())
 
 
 @cli.command()
@@ -164,7 +172,7 @@ def relay(end_with_parent: EndWithParent = False) -> None:
     from app.service import Service  # noqa: PLC0415
 
     _begin_process(end_with_parent)
-    Relay(Service.from_settings(_environment_settings())).run(_stop_flag())
+    Relay(Service.from_settings(environment_settings())).run(_stop_flag())
 
 
 @cli.command(hidden=True)
@@ -173,7 +181,7 @@ def broker(port: Annotated[int, typer.Option()], end_with_parent: EndWithParent 
     from app.embedded import run_broker  # noqa: PLC0415
 
     _begin_process(end_with_parent)
-    run_broker(port, _environment_settings().data_dir, _stop_flag())
+    run_broker(port, environment_settings().data_dir, _stop_flag())
 
 
 @cli.command()
@@ -182,8 +190,8 @@ def migrate() -> None:
 
     Example: `GKLBENCH_DATABASE_URL=postgresql://user:secret@host/gklbench gklbench migrate`
     """
-    _own_database(None)
-    _console.print("The schema is this version's.")
+    own_database(None)
+    console.print("The schema is this version's.")
 
 
 @cli.command("import-robustbench")
@@ -200,11 +208,11 @@ def import_robustbench(
     from app.robustbench import find_files, import_files, name_of  # noqa: PLC0415
 
     files = find_files(path)
-    report = import_files(_own_database(data_dir), ((name_of(file), file.read_bytes()) for file in files))
+    report = import_files(own_database(data_dir), ((name_of(file), file.read_bytes()) for file in files))
     for anomaly in report.anomalies:
         field = f" {anomaly.field}" if anomaly.field else ""
-        _console.print(f"{anomaly.file}:{field} {anomaly.what}", markup=False, highlight=False, soft_wrap=True)
-    _console.print(
+        console.print(f"{anomaly.file}:{field} {anomaly.what}", markup=False, highlight=False, soft_wrap=True)
+    console.print(
         f"{report.added} added, {report.changed} changed, {report.unchanged} unchanged, {report.refused} refused; "
         f"{len(report.anomalies)} things are not as they should be.",
         highlight=False,
@@ -223,21 +231,9 @@ def export_robustbench(
     """
     from app.robustbench import export_to  # noqa: PLC0415
 
-    with _own_database(data_dir).reading() as session:
+    with own_database(data_dir).reading() as session:
         written = export_to(session, out)
-    _console.print(f"{written} entries are in {out}.", highlight=False)
-
-
-def _own_database(data_dir: Path | None) -> Database:
-    """This machine's, or the one that GKLBENCH_DATABASE_URL names, with this version's schema."""
-    from app.database import Database  # noqa: PLC0415
-    from app.migrations import upgrade  # noqa: PLC0415
-
-    settings = _settings(data_dir, None)
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
-    database = Database(settings.effective_database_url)
-    upgrade(database)
-    return database
+    console.print(f"{written} entries are in {out}.", highlight=False)
 
 
 # --- a client of a service ---------------------------------------------------------------------------------------
@@ -258,6 +254,7 @@ def submit(
     ] = None,
     priority: Annotated[int | None, typer.Option(help="Jobs of higher priority are taken first. Default: 0.")] = None,
     url: Url = "http://127.0.0.1:8000",
+    token: ClientToken = None,
 ) -> None:
     """Send a job to a service.
 
@@ -272,21 +269,25 @@ def submit(
             raise InvalidInput(f"{spec_file} is a spec of kind {spec.kind!r}; --weights are for an evaluation")
         if sha256_of(_existing(weights, "the weights to attack")) != spec.weights:
             raise InvalidInput(f"{spec_file} names other weights than {weights}; leave 'weights' out of it")
-        with Client(url) as client:
+        with Client(url, token) as client:
             client.send_weights(weights)
     if follow:
-        raise typer.Exit(0 if run_and_show(url, spec, _console, submitter=submitter, priority=priority) else 1)
-    with Client(url) as client:
+        raise typer.Exit(
+            0 if run_and_show(url, spec, console, token=token, submitter=submitter, priority=priority) else 1
+        )
+    with Client(url, token) as client:
         _show_state(url, client.submit(spec, submitter=submitter, priority=priority))
 
 
 @cli.command()
 def attack(
+    *,
     entry: Annotated[int, typer.Argument(metavar="ENTRY", min=1, help="The entry's number.")],
     examples: Annotated[Path, typer.Argument(help="safetensors with 'adversarial' and 'index'.")],
     name: Annotated[str, typer.Option(help="What the attack is called.")],
     submitter: Annotated[str | None, typer.Option(help="Who found them.")] = None,
     url: Url = "http://127.0.0.1:8000",
+    token: ClientToken = None,
 ) -> None:
     """Send adversarial examples against an entry; what breaks points that stand lowers its robust accuracy.
 
@@ -294,36 +295,36 @@ def attack(
     """
     from app.client import Client  # noqa: PLC0415
 
-    with Client(url) as client:
+    with Client(url, token) as client:
         _show_state(url, client.attack(entry, examples, name=name, submitter=submitter))
 
 
 @cli.command()
-def cancel(job_id: JobNumber, url: Url = "http://127.0.0.1:8000") -> None:
+def cancel(job_id: JobNumber, url: Url = "http://127.0.0.1:8000", token: ClientToken = None) -> None:
     """Cancel a job, and what it is to be followed by.
 
     Example: `gklbench cancel 7`
     """
     from app.client import Client  # noqa: PLC0415
 
-    with Client(url) as client:
+    with Client(url, token) as client:
         _show_state(url, client.cancel(job_id))
 
 
 @cli.command()
-def retry(job_id: JobNumber, url: Url = "http://127.0.0.1:8000") -> None:
+def retry(job_id: JobNumber, url: Url = "http://127.0.0.1:8000", token: ClientToken = None) -> None:
     """Queue a failed or cancelled job again; it goes on from what it saved.
 
     Example: `gklbench retry 7`
     """
     from app.client import Client  # noqa: PLC0415
 
-    with Client(url) as client:
+    with Client(url, token) as client:
         _show_state(url, client.retry(job_id))
 
 
 def _show_state(url: str, job: JobView) -> None:
-    _console.print(f"Job {job.id} is {job.state}: {url}/jobs/{job.id}", highlight=False)
+    console.print(f"Job {job.id} is {job.state}: {url}/jobs/{job.id}", highlight=False)
 
 
 @cli.command()
@@ -332,7 +333,7 @@ def recipe(name: Annotated[str, typer.Argument(help=f"One of: {', '.join(RECIPES
 
     Example: `gklbench recipe digits > digits.json`
     """
-    _console.print_json(find_recipe(name).model_dump_json())
+    console.print_json(find_recipe(name).model_dump_json())
 
 
 # --- the engine without a service --------------------------------------------------------------------------------
@@ -358,10 +359,10 @@ def train(
     spec = _read_spec(spec_file)
     if not isinstance(spec, TrainSpec):
         raise InvalidInput(f"{spec_file} is a spec of kind {spec.kind!r}; use 'gklbench evaluate' for it")
-    datasets_dir = _environment_settings().effective_datasets_dir
+    datasets_dir = environment_settings().effective_datasets_dir
     stop = _stop_flag()
     try:
-        with LocalDisplay(_console) as display:
+        with LocalDisplay(console) as display:
             outcome = run_training(
                 spec,
                 output,
@@ -386,7 +387,7 @@ def train(
                 )
                 display.evaluated(measured, directory / str(measured.certificate))
     except Stopped:
-        _console.print(f"Stopped. The same command goes on from what is in {output}.")
+        console.print(f"Stopped. The same command goes on from what is in {output}.")
         raise typer.Exit(130) from None
 
 
@@ -415,10 +416,10 @@ def evaluate(
         raise InvalidInput(f"{spec_file} is a spec of kind {spec.kind!r}; use 'gklbench train' for it")
     if weights is not None:
         _existing(weights, "the weights to attack")
-    settings = _environment_settings()
+    settings = environment_settings()
     stop = _stop_flag()
     try:
-        with LocalDisplay(_console) as display:
+        with LocalDisplay(console) as display:
             options: dict[str, Any] = {
                 "datasets_dir": settings.effective_datasets_dir,
                 "models_dir": settings.effective_models_dir,
@@ -428,12 +429,12 @@ def evaluate(
             }
             if shard is not None:
                 engine.evaluate_shard(spec, weights, output, _parse_shard(shard), **options)
-                _console.print(f"Shard {shard} is done. When all are, the same command without --shard merges them.")
+                console.print(f"Shard {shard} is done. When all are, the same command without --shard merges them.")
                 return
             measured = engine.evaluate(spec, weights, output, **options)
             display.evaluated(measured, output / str(measured.certificate))
     except Stopped:
-        _console.print(f"Stopped. The same command goes on from what is in {output}.")
+        console.print(f"Stopped. The same command goes on from what is in {output}.")
         raise typer.Exit(130) from None
 
 
@@ -452,7 +453,7 @@ def verify(
     """
     from gkl.evaluation import verify as run_verification  # noqa: PLC0415
 
-    settings = _environment_settings()
+    settings = environment_settings()
     found = run_verification(
         _existing(certificate, "a certificate"),
         None if weights is None else _existing(weights, "weights"),
@@ -464,38 +465,18 @@ def verify(
     if not found.holds:
         more = f" And {len(found.problems) - 1} more." if len(found.problems) > 1 else ""
         raise InvalidInput(f"{certificate.name} does not hold: {found.problems[0]}.{more}")
-    _console.print(f"It holds: {found.examples} adversarial examples and {found.num_points} clean images re-checked.")
+    console.print(f"It holds: {found.examples} adversarial examples and {found.num_points} clean images re-checked.")
     if found.answers_vary:
-        _console.print("The model's answers vary from pass to pass; the figures are this pass's alone.")
+        console.print("The model's answers vary from pass to pass; the figures are this pass's alone.")
     for what, correct in (("clean accuracy", found.clean_correct), ("robust accuracy at most", found.robust_correct)):
         if correct is not None:
             accuracy = formatting.percent(correct / found.num_points)
-            _console.print(f"  {what} {accuracy} ({correct} of {found.num_points})", highlight=False)
+            console.print(f"  {what} {accuracy} ({correct} of {found.num_points})", highlight=False)
     if found.borderline:
-        _console.print(f"  {found.borderline} answers lie within rounding of another class.", highlight=False)
+        console.print(f"  {found.borderline} answers lie within rounding of another class.", highlight=False)
 
 
 # --- shared ------------------------------------------------------------------------------------------------------
-
-
-def _settings(data_dir: Path | None, port: int | None) -> Settings:
-    given = {"data_dir": data_dir, "port": port}
-    return _environment_settings().model_copy(
-        update={name: value for name, value in given.items() if value is not None}
-    )
-
-
-def _environment_settings() -> Settings:
-    try:
-        return Settings()
-    except ValidationError as error:
-        from app.problems import field_problems  # noqa: PLC0415
-
-        problems = [
-            f"GKLBENCH_{p.location.upper()}: {p.message}" if p.location else p.message
-            for p in field_problems(error.errors())
-        ]
-        raise SettingsError(" ".join(problems)) from error
 
 
 def _existing(path: Path, what: str) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -14,10 +14,13 @@ import httpx2
 
 from app.schemas import JobView, ModelDetail, UploadView
 from app.tables import JobState
+from gkl.files import sha256_of
 from gkl.spec import EvaluateSpec, TrainSpec
 
 _RECONNECT_SECONDS = 1.0
 _GIVE_UP_SECONDS = 120.0
+_BROKEN_UPLOADS = 5
+_PIECE_BYTES = 1024 * 1024
 # What a service that is being restarted, or whose database is, answers for a while.
 _PASSING = (502, 503, 504)
 
@@ -35,9 +38,10 @@ class StreamEvent:
 
 
 class Client:
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, token: str | None = None) -> None:
         self.url = url.rstrip("/")
-        self._http = httpx2.Client(base_url=self.url, timeout=30)
+        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        self._http = httpx2.Client(base_url=self.url, timeout=30, headers=headers)
 
     def __enter__(self) -> Self:
         return self
@@ -78,8 +82,66 @@ class Client:
     def retry(self, job_id: int) -> JobView:
         return JobView.model_validate(self._post(f"/api/v1/jobs/{job_id}/retry"))
 
-    def send_weights(self, path: Path) -> UploadView:
-        return UploadView.model_validate(self._send_file("/api/v1/weights", path, {}))
+    def send_weights(self, path: Path, *, told: Callable[[float], None] = lambda _: None) -> UploadView:
+        """In pieces, each from where the last one broke off; weights that are there already are not sent again.
+
+        Args:
+            path: of the file.
+            told: is called with the share that is there.
+        """
+        sha256, size = sha256_of(path), path.stat().st_size
+        known = self._http.get(f"/api/v1/weights/{sha256}")
+        if known.is_success:
+            return UploadView.model_validate(known.json())
+        begun = self._sent("POST", "/api/v1/uploads", headers={"Upload-Length": str(size)})
+        address, offset, broken = begun.headers["Location"], 0, 0
+        while True:
+            try:
+                return self._go_on(address, path, offset, told)
+            except httpx2.TransportError as error:
+                broken += 1
+                if broken > _BROKEN_UPLOADS:
+                    raise self._unreachable(error) from error
+            time.sleep(_RECONNECT_SECONDS * broken)
+            try:
+                now = int(self._sent("HEAD", address).headers["Upload-Offset"])
+            except ClientError:
+                if broken == _BROKEN_UPLOADS:
+                    raise
+                continue
+            # One that gets on may break as often as it likes.
+            broken = broken if now == offset else 0
+            offset = now
+
+    def _go_on(self, address: str, path: Path, offset: int, told: Callable[[float], None]) -> UploadView:
+        size = path.stat().st_size
+
+        def rest() -> Iterator[bytes]:
+            with path.open("rb") as file:
+                file.seek(offset)
+                while piece := file.read(_PIECE_BYTES):
+                    yield piece
+                    told(file.tell() / size)
+
+        headers = {
+            "Content-Type": "application/offset+octet-stream",
+            "Upload-Offset": str(offset),
+            "Content-Length": str(size - offset),
+        }
+        response = self._http.patch(address, content=rest(), headers=headers, timeout=600)
+        if response.status_code in (409, *_PASSING):
+            # The service has not noticed yet that the piece before broke off, or is being restarted.
+            raise httpx2.TransportError(f"it answered {response.status_code}")
+        return UploadView.model_validate(self._checked(response))
+
+    def _sent(self, method: str, path: str, **options: Any) -> httpx2.Response:
+        try:
+            response = self._http.request(method, path, **options)
+        except httpx2.TransportError as error:
+            raise self._unreachable(error) from error
+        if not response.is_success:
+            self._checked(response)
+        return response
 
     def _send_file(self, address: str, path: Path, query: dict[str, str]) -> Any:
         try:

@@ -26,6 +26,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
+from app import tokens
 from app.database import Database
 from app.lifeline import start_child
 from app.migrations import upgrade
@@ -70,6 +71,7 @@ class EmbeddedService:
             # The one command that changes the schema runs before anything that reads it.
             database = Database(self.settings.effective_database_url)
             upgrade(database)
+            tokens.check_start(database, self.settings)
             database.close()
             for name in ("api", "worker", "relay"):
                 self._start(name)

@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, and_, case, func, not_, or_, select
 from sqlalchemy.orm import Session, joinedload
 
 from app.database import database_now
-from app.errors import NotFound
+from app.errors import Conflict, NotFound
 from app.tables import Entry, Evaluation, Model, Provenance
 from gkl.catalog import ARCHITECTURES, DATASETS
 from gkl.spec import PUBLISHED_WEIGHTS, RANKED_PROTOCOLS, Publication, format_epsilon, threat_model_of_board
@@ -167,6 +167,45 @@ def withdraw_bound(session: Session, job_id: int) -> None:
     if stand(session, model, name) is None and entry is not None:
         session.delete(entry)
         session.flush()
+
+
+def withdraw(session: Session, entry_id: int, reason: str) -> Entry:
+    """Take an entry's rank, for all to see: it stays on its board with the reason, and a new measurement keeps it so.
+
+    Raises:
+        NotFound: there is no such entry.
+        Conflict: it is withdrawn already.
+    """
+    entry = _locked(session, entry_id)
+    if entry.is_withdrawn:
+        raise Conflict(f"entry {entry_id} is withdrawn already: {entry.withdrawn_reason}")
+    entry.withdrawn_at = entry.changed_at = database_now(session)
+    entry.withdrawn_reason = reason
+    session.flush()
+    return entry
+
+
+def restore(session: Session, entry_id: int) -> Entry:
+    """Give a withdrawn entry its rank again.
+
+    Raises:
+        NotFound: there is no such entry.
+        Conflict: it is not withdrawn.
+    """
+    entry = _locked(session, entry_id)
+    if not entry.is_withdrawn:
+        raise Conflict(f"entry {entry_id} is not withdrawn")
+    entry.withdrawn_at = entry.withdrawn_reason = None
+    entry.changed_at = database_now(session)
+    session.flush()
+    return entry
+
+
+def _locked(session: Session, entry_id: int) -> Entry:
+    entry = session.scalars(select(Entry).where(Entry.id == entry_id).with_for_update()).first()
+    if entry is None:
+        raise NotFound(f"there is no entry {entry_id}")
+    return entry
 
 
 def add_missing(session: Session) -> None:
@@ -382,19 +421,22 @@ class View(BaseModel):
 
 @dataclass(frozen=True)
 class Ranked:
-    """An entry in its place; without a rank while it is provisional or its number is missing."""
+    """An entry in its place; without a rank if it is provisional, withdrawn, or its number is missing."""
 
     rank: int | None
     entry: Entry
 
 
-# Equal robust accuracy: the higher clean accuracy first, then who was first. What has no number comes last.
+_IS_STANDING = Entry.withdrawn_at.is_(None)
+# Equal robust accuracy: the higher clean accuracy first, then who was first. What has no number comes last, but for
+# what was withdrawn.
 _BEST_FIRST: tuple[ColumnElement[Any] | Any, ...] = (
+    case((_IS_STANDING, 0), else_=1),
     Entry.robust_accuracy.desc().nulls_last(),
     Entry.clean_accuracy.desc().nulls_last(),
     Entry.id,
 )
-_HAS_RANK = and_(Entry.robust_accuracy.is_not(None), not_(Entry.is_provisional))
+_HAS_RANK = and_(Entry.robust_accuracy.is_not(None), not_(Entry.is_provisional), _IS_STANDING)
 
 
 def search(session: Session, found: Board, view: View, *, limit: int | None = None, offset: int = 0) -> list[Ranked]:
@@ -459,7 +501,7 @@ def leader(session: Session, found: Board) -> Ranked | None:
     first = session.scalars(select(Entry).where(_is_on(found)).order_by(not_(_HAS_RANK), *_BEST_FIRST).limit(1)).first()
     if first is None:
         return None
-    return Ranked(None if first.is_provisional or first.robust_accuracy is None else 1, first)
+    return Ranked(rank_of(session, first), first)
 
 
 def get(session: Session, entry_id: int) -> Ranked:
@@ -534,7 +576,9 @@ def _order(view: View) -> Sequence[Any]:
     if view.sort_key == "rank":
         if not view.is_reversed:
             return _BEST_FIRST
-        return (Entry.robust_accuracy.asc().nulls_last(), Entry.clean_accuracy.asc().nulls_last(), Entry.id.desc())
+        standing_first = _BEST_FIRST[0]
+        by_accuracy = (Entry.robust_accuracy.asc().nulls_last(), Entry.clean_accuracy.asc().nulls_last())
+        return (standing_first, *by_accuracy, Entry.id.desc())
     by, falls = (
         (func.lower(Entry.name), False)
         if view.sort_key == "name"

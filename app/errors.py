@@ -1,11 +1,15 @@
 """The service's errors. `app.problems` gives them their one shape over HTTP.
 
     ServiceError
+    ├── Unauthorized         401
     ├── Forbidden            403
     ├── NotFound             404
     ├── Conflict             409
     │   └── StaleAttempt            a worker's write to a job that is no longer its own
-    └── Unprocessable        422
+    ├── WrongType            415
+    ├── Unprocessable        422
+    ├── TooMany              429    with how long to wait
+    └── NoRoom               507
 
 Each carries its status, a code for programs, and a sentence that says what to do. Free of FastAPI, since
 workers raise them too.
@@ -21,6 +25,20 @@ class ServiceError(Exception):
 
     status = HTTPStatus.INTERNAL_SERVER_ERROR
     code = "internal"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What the answer says in its head."""
+        return {}
+
+
+class Unauthorized(ServiceError):
+    status = HTTPStatus.UNAUTHORIZED
+    code = "unauthorized"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"WWW-Authenticate": "Bearer"}
 
 
 class Forbidden(ServiceError):
@@ -45,3 +63,30 @@ class StaleAttempt(Conflict):
 class Unprocessable(ServiceError):
     status = HTTPStatus.UNPROCESSABLE_ENTITY
     code = "invalid_input"
+
+
+class WrongType(ServiceError):
+    status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+    code = "wrong_type"
+
+
+class NoRoom(ServiceError):
+    """The disk is full, or would be."""
+
+    status = HTTPStatus.INSUFFICIENT_STORAGE
+    code = "no_room"
+
+
+class TooMany(ServiceError):
+    """More than one may at the moment."""
+
+    status = HTTPStatus.TOO_MANY_REQUESTS
+    code = "too_many"
+
+    def __init__(self, sentence: str, *, retry_after_seconds: int) -> None:
+        super().__init__(sentence)
+        self.retry_after_seconds = retry_after_seconds
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Retry-After": str(self.retry_after_seconds)}

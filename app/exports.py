@@ -65,6 +65,7 @@ _CSV: dict[str, Callable[[Entry], str]] = {
     "loss": lambda e: e.loss or "",
     "unreliable": lambda e: _yes_no(e.unreliable),
     "provisional": lambda e: _yes_no(e.is_provisional),
+    "withdrawn": lambda e: e.withdrawn_reason or "",
     "provenance": lambda e: e.provenance,
     "link": lambda e: e.link,
     "footnote": lambda e: e.footnote,
@@ -82,8 +83,8 @@ def _json(found_on: Board, found: Sequence[Ranked]) -> str:
 
 
 def _robustbench(_: Board, found: Sequence[Ranked]) -> str:
-    """One object: model id -> model_info, each to the letter as its own file has it; without provisional entries."""
-    final = [row.entry for row in found if not row.entry.is_provisional]
+    """One object: model id -> model_info, each to the letter as its own file has. Only final ones that stand."""
+    final = [row.entry for row in found if not row.entry.is_provisional and not row.entry.is_withdrawn]
     pieces = [f"{json.dumps(entry.slug)}: {robustbench.model_info(entry).strip()}" for entry in final]
     return "{\n" + ",\n".join(pieces) + "\n}\n"
 

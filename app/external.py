@@ -8,7 +8,7 @@ from safetensors import SafetensorError, safe_open
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app import jobs
+from app import jobs, quotas
 from app.artifacts import StoredFile
 from app.database import database_now
 from app.entries import get
@@ -57,6 +57,7 @@ def create(session: Session, entry_id: int, examples: StoredFile, *, name: str, 
         weights=evaluation.manifest["spec"]["weights"],
         examples=examples.sha256,
     )
+    quotas.check_room_for_job(session, submitter)
     job = jobs.create(session, spec, submitter=submitter)
     session.add(
         JobFile(

@@ -36,11 +36,12 @@ def run_and_show(
     spec: TrainSpec | EvaluateSpec,
     console: Console,
     *,
+    token: str | None = None,
     submitter: str | None = None,
     priority: int | None = None,
 ) -> bool:
     """Send a job, follow it and the jobs that follow from it; returns whether all succeeded."""
-    with Client(url) as client:
+    with Client(url, token) as client:
         job = client.submit(spec, submitter=submitter, priority=priority)
         waiting = [job.id]
         finished: list[JobView] = []

@@ -68,13 +68,14 @@ def _forget(session: Session, *which: ColumnElement[bool]) -> None:
     session.execute(delete(JobFile).where(*which))
 
 
-def record_upload(session: Session, stored: StoredFile, weights_format: str) -> Upload:
+def record_upload(session: Session, stored: StoredFile, weights_format: str, submitter: str) -> Upload:
     """Note weights that somebody sent; the same file again is the same upload."""
     known = session.get(Upload, stored.sha256)
     if known is not None:
         return known
     upload = Upload(
         sha256=stored.sha256,
+        submitter=submitter,
         format=weights_format,
         size_bytes=stored.size_bytes,
         created_at=database_now(session),
@@ -106,11 +107,12 @@ def check_weights(session: Session, spec: EvaluateSpec) -> None:
         .where(JobFile.sha256 == spec.weights, JobFile.kind == FileKind.WEIGHTS)
     ).first()
     model = session.scalars(select(Model).where(Model.weights_sha256 == spec.weights)).first()
+    # The lock keeps the cleanup from taking an upload for one that no job needs, while this one is being made.
     if made is not None:
         known = made.spec
     elif model is not None:
         known = {"architecture": model.architecture, "dataset": model.dataset}
-    elif session.get(Upload, spec.weights) is None:
+    elif session.get(Upload, spec.weights, with_for_update={"read": True}) is None:
         raise Unprocessable(
             f"weights: no weights with sha256 {spec.weights} are stored here; take the value of weights_sha256 from a "
             "finished train job, or send the file to /api/v1/weights first"

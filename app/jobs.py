@@ -29,7 +29,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, selectinload
 
-from app import job_files
+from app import audit, job_files, quotas, tokens
+from app.audit import Actor
 from app.database import DATABASE_AWAY, Database, database_now
 from app.entries import withdraw_bound
 from app.errors import Conflict, NotFound, StaleAttempt, Unprocessable
@@ -41,6 +42,7 @@ from gkl.spec import RUN_SPEC, EvaluateSpec, ExternalSpec, TrainSpec
 
 _log = logging.getLogger(__name__)
 
+_NOBODY = Actor(ANONYMOUS)
 _HELD = (JobState.RUNNING, JobState.CANCELLING)
 _RETRIABLE = (JobState.FAILED, JobState.CANCELLED)
 
@@ -156,11 +158,13 @@ def submit(
     remember: timedelta,
     submitter: str = ANONYMOUS,
     priority: int = 0,
+    actor: Actor = _NOBODY,
 ) -> Job:
-    """Queue a job, once per idempotency key.
+    """Queue a job, once per idempotency key, which is the actor's own.
 
     Raises:
         Conflict: the key came with another job before.
+        TooMany: the submitter has used up what they may.
         Unprocessable: see `create`.
     """
 
@@ -169,8 +173,8 @@ def submit(
     def once() -> Job:
         with database.writing() as session:
             if key is None:
-                return create(session, spec, **terms)
-            return _create_once(session, spec, key, remember, terms)
+                return _create_by(session, spec, actor, terms)
+            return _create_once(session, spec, actor, terms, key=key, remember=remember)
 
     try:
         return once()
@@ -179,22 +183,38 @@ def submit(
         return once()
 
 
+def _create_by(session: Session, spec: TrainSpec | EvaluateSpec, actor: Actor, terms: dict[str, Any]) -> Job:
+    _know(session, terms["submitter"])
+    quotas.check_room_for_job(session, terms["submitter"])
+    job = create(session, spec, **terms)
+    audit.record(session, actor, "job.create", f"job {job.id}", {"kind": job.kind} | terms)
+    return job
+
+
 def _create_once(
-    session: Session, spec: TrainSpec | EvaluateSpec, key: str, remember: timedelta, terms: dict[str, Any]
+    session: Session,
+    spec: TrainSpec | EvaluateSpec,
+    actor: Actor,
+    terms: dict[str, Any],
+    *,
+    key: str,
+    remember: timedelta,
 ) -> Job:
     asked = {"spec": spec.model_dump(mode="json")} | terms
     body_sha256 = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
     now = database_now(session)
     session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at < now - remember))
-    known = session.get(IdempotencyKey, key)
+    # Two people may choose the same one.
+    stored_key = hashlib.sha256(f"{actor.name}\0{key}".encode("utf-8", "surrogatepass")).hexdigest()
+    known = session.get(IdempotencyKey, stored_key)
     if known is not None:
         if known.body_sha256 != body_sha256:
             raise Conflict(
                 f"the Idempotency-Key {key!r} was used for another job, {known.job_id}; send a new key for a new job"
             )
         return get(session, known.job_id)
-    job = create(session, spec, **terms)
-    session.add(IdempotencyKey(key=key, body_sha256=body_sha256, job_id=job.id, created_at=now))
+    job = _create_by(session, spec, actor, terms)
+    session.add(IdempotencyKey(key=stored_key, body_sha256=body_sha256, job_id=job.id, created_at=now))
     session.flush()
     return job
 
@@ -317,7 +337,11 @@ def claim(session: Session, *, worker: str, lease: timedelta) -> Claim | None:
     longest ago; of that submitter's jobs the oldest.
     """
     now = database_now(session)
-    for submitter in _submitters_in_turn(session, now):
+    in_turn = _submitters_in_turn(session, now)
+    limits = tokens.limits_of(session, in_turn)
+    for submitter in in_turn:
+        if submitter in limits and not quotas.may_run_another(session, submitter, limits[submitter], now):
+            continue
         # Another worker's candidate is passed over instead of waited for. SQLite has one writer anyway.
         job = session.scalars(_next_of(submitter, now).with_for_update(skip_locked=True)).first()
         if job is None:
@@ -551,6 +575,8 @@ def _move(session: Session, job: Job, new: JobState, *, reason: str | None = Non
         # A lost worker's time counts until its lease ended: after that, it held nothing.
         until = min(now, job.lease_expires_at) if job.lease_expires_at is not None else now
         spent = max(0.0, (until - job.claimed_at).total_seconds()) if job.claimed_at is not None else 0.0
+        if job.claimed_at is not None:
+            quotas.note_worker_time(session, job.submitter, job.claimed_at, until)
         values = {"lease_expires_at": None, "claimed_at": None, "run_seconds": job.run_seconds + spent} | values
     if new.is_final:
         values = {"finished_at": now, "due_at": None} | values

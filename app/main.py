@@ -9,19 +9,20 @@ from pathlib import Path
 
 import fastapi_offline
 from fastapi import Depends, FastAPI, Request
-from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
 
 import gkl
+from app.access import refuse_other_sites
 from app.problems import TooLargeAsProblem, install_error_handlers
 from app.routes import api, health, uploads
-from app.service import Service, refuse_other_sites
+from app.security_headers import BodyTimeout, SecurityHeaders
+from app.service import Service
 from app.settings import Settings
-from app.web import pages, rendering
+from app.web import login, pages, rendering
 
 _HERE = Path(__file__).parent
-_UPLOADS = re.compile(r"/api/v1/(weights|entries/[^/]+/attacks)")
+_UPLOADS = re.compile(r"/api/v1/(weights|uploads(/[^/]+)?|entries/[^/]+/attacks)")
 # Swagger UI's files as that package ships them: FastAPI's own page would load them from a CDN.
 _SWAGGER_FILES = Path(fastapi_offline.__file__).parent / "static"
 
@@ -53,8 +54,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         uploads=_UPLOADS,
     )
     install_error_handlers(app, rendering.error_page)
+    app.add_middleware(BodyTimeout, seconds=settings.body_timeout_seconds)
+    app.add_middleware(SecurityHeaders)
     # On the routers, not on the application: its limit answers from outside all middleware.
-    for router in (api, health.router, pages.router):
+    for router in (api, health.router, pages.router, login.router):
         app.include_router(router, max_body_size=settings.max_body_bytes)
     app.include_router(uploads, max_body_size=settings.max_weights_bytes)
     app.mount("/static", StaticFiles(directory=_HERE / "web" / "static"), name="static")
@@ -62,13 +65,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @app.get("/docs", include_in_schema=False)
     def docs(request: Request) -> HTMLResponse:
-        root = request.scope.get("root_path", "")
-        return get_swagger_ui_html(
-            openapi_url=f"{root}/openapi.json",
-            title="GKL Bench: API",
-            swagger_js_url=f"{root}/swagger/swagger-ui-bundle.js",
-            swagger_css_url=f"{root}/swagger/swagger-ui.css",
-            swagger_favicon_url=f"{root}/static/icon.svg",
-        )
+        # Not FastAPI's page: its script stands in the page, where none may.
+        return rendering.render(request, "api.html", root=request.scope.get("root_path", ""))
 
     return app

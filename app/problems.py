@@ -19,6 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import ServiceError
+from gkl.errors import NoSpaceLeft
 
 _log = logging.getLogger(__name__)
 
@@ -75,19 +76,23 @@ PROBLEM_RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 
 
-RenderPage = Callable[[Request, int, str], Response]
-"""Makes the HTML page that tells a browser of an error: request, status, detail."""
+RenderPage = Callable[[Request, int, str, dict[str, str]], Response]
+"""Makes the HTML page that tells a browser of an error: request, status, detail, headers."""
 
 
 def install_error_handlers(app: FastAPI, render_page: RenderPage) -> None:
     def respond(request: Request, status: int, code: str, detail: str, **more: Any) -> Response:
         if not request.url.path.startswith("/api/") and "text/html" in request.headers.get("accept", ""):
-            return render_page(request, status, detail)
+            return render_page(request, status, detail, more.get("headers") or {})
         return problem_response(status, code, detail, **more)
 
     @app.exception_handler(ServiceError)
     def service_error(request: Request, error: ServiceError) -> Response:
-        return respond(request, error.status, error.code, as_sentence(str(error)))
+        return respond(request, error.status, error.code, as_sentence(str(error)), headers=error.headers)
+
+    @app.exception_handler(NoSpaceLeft)
+    def no_space_left(request: Request, error: NoSpaceLeft) -> Response:
+        return respond(request, HTTPStatus.INSUFFICIENT_STORAGE, "no_room", as_sentence(str(error)))
 
     @app.exception_handler(RequestValidationError)
     def validation_error(request: Request, error: RequestValidationError) -> Response:

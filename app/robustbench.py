@@ -17,6 +17,8 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from app import audit
+from app.audit import Actor
 from app.database import Database, database_now
 from app.entries import another_slug, architecture_family, series_and_year
 from app.tables import Entry, Provenance
@@ -91,12 +93,15 @@ def name_of(path: Path) -> str:
     return "/".join(path.resolve().parts[-3:])
 
 
-def import_files(database: Database, files: Iterable[tuple[str, bytes]]) -> ImportReport:
+def import_files(
+    database: Database, files: Iterable[tuple[str, bytes]], *, by: Actor = audit.COMMAND_LINE
+) -> ImportReport:
     """Make each file an entry, or bring its entry up to date; all of them in one transaction.
 
     Args:
         database: where the entries are.
         files: name (<data set>/<threat model>/<model id>.json) and contents of each.
+        by: who does it, for the audit trail.
     """
     given = list(files)
 
@@ -105,6 +110,8 @@ def import_files(database: Database, files: Iterable[tuple[str, bytes]]) -> Impo
         with database.writing() as session:
             for name, contents in given:
                 _import(session, name, contents, report)
+            counts = report.model_dump(mode="json", exclude={"anomalies"})
+            audit.record(session, by, "robustbench.import", f"{len(given)} files", counts)
         return report
 
     try:
@@ -382,7 +389,8 @@ def export_to(session: Session, directory: Path) -> int:
         InvalidInput: the directory cannot be written.
     """
     written = 0
-    for entry in session.scalars(select(Entry).where(Entry.is_provisional.is_(False)).order_by(Entry.id)):
+    final = (Entry.is_provisional.is_(False), Entry.withdrawn_at.is_(None))
+    for entry in session.scalars(select(Entry).where(*final).order_by(Entry.id)):
         path = directory / entry.dataset / entry.board / f"{entry.slug}.json"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

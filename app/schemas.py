@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from app import entries, jobs
 from app.robustbench import Anomaly
-from app.tables import AttackResult, Entry, Evaluation, Job, JobKind, JobState, Model, Provenance, Upload
+from app.tables import AttackResult, AuditRecord, Entry, Evaluation, Job, JobKind, JobState, Model, Provenance, Upload
 from app.workers import WorkerStatus
 from gkl.errors import FailureCode
 from gkl.outcome import CorruptionOutcome, Flag, Progress, Resources
@@ -298,6 +298,40 @@ class UploadView(Schema):
         )
 
 
+class Withdrawal(Schema):
+    model_config = ConfigDict(extra="forbid")
+
+    reason: Annotated[str, Field(min_length=3, max_length=1000, pattern=r"^[^\x00]*$")]
+    """Shown on the entry's page and board."""
+
+
+class AuditView(Schema):
+    id: int
+    created_at: datetime
+    actor: str
+    """A token's name, or 'command line'."""
+    action: str
+    subject: str
+    detail: dict[str, Any]
+
+    @classmethod
+    def of(cls, found: AuditRecord) -> Self:
+        return cls(
+            id=found.id,
+            created_at=found.created_at,
+            actor=found.actor,
+            action=found.action,
+            subject=found.subject,
+            detail=found.detail,
+        )
+
+
+class AuditPage(Schema):
+    records: list[AuditView]
+    next_cursor: int | None
+    """Send it as `cursor` to get the next, older page; null on the last one."""
+
+
 class NumberView(Schema):
     """An accuracy of an entry, as a share."""
 
@@ -329,7 +363,7 @@ class EntryView(Schema):
     model_id: str
     """RobustBench's model id, the name of the file in an export."""
     rank: int | None
-    """On the whole board; null while the verdict is provisional, or without a robust accuracy."""
+    """On the whole board; null if the verdict is provisional, withdrawn, or without a robust accuracy."""
     provenance: Provenance
     """'verified': measured here; 'imported': by RobustBench; 'reported': by the authors alone."""
     name: str
@@ -358,6 +392,8 @@ class EntryView(Schema):
     mean_corruption_error: float | None
     unreliable: bool
     is_provisional: bool
+    withdrawn: str | None
+    """Why an admin took its rank; null for most entries."""
     anomalies: list[Anomaly]
     """What is not as it should be in the file it was imported from."""
     weights_id: int | None
@@ -398,6 +434,7 @@ class EntryView(Schema):
             mean_corruption_error=entry.mean_corruption_error,
             unreliable=entry.unreliable,
             is_provisional=entry.is_provisional,
+            withdrawn=entry.withdrawn_reason,
             anomalies=[Anomaly.model_validate(each) for each in entry.anomalies],
             weights_id=entry.model_id,
             evaluation_id=entry.evaluation_id,

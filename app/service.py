@@ -6,15 +6,14 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
-from urllib.parse import urlsplit
 
 from fastapi import Depends, Request
 
 from app.artifacts import ArtifactStore
 from app.broker import make_celery, publisher
 from app.database import DATABASE_AWAY, Database
-from app.errors import Forbidden
 from app.outbox import Publish, publish_pending
+from app.rate_limits import RateLimiter
 from app.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -26,6 +25,7 @@ class Service:
     database: Database
     store: ArtifactStore
     publish: Publish
+    rate_limiter: RateLimiter
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Service:
@@ -35,6 +35,7 @@ class Service:
             database=Database(settings.effective_database_url),
             store=ArtifactStore(settings.data_dir),
             publish=publisher(make_celery(settings)),
+            rate_limiter=RateLimiter(settings),
         )
 
     def publish_pending(self, job_ids: Sequence[int] | None = None) -> None:
@@ -48,25 +49,6 @@ class Service:
 def _service(request: Request) -> Service:
     service: Service = request.app.state.service
     return service
-
-
-def refuse_other_sites(request: Request) -> None:
-    """Another site's page must not act here through the browser of someone who may.
-
-    Browsers say where a request comes from; whatever is not a browser says nothing and is let through.
-
-    Raises:
-        Forbidden: it comes from another site.
-    """
-    if request.method in ("GET", "HEAD", "OPTIONS"):
-        return
-    site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
-    if site is not None:
-        is_ours = site in ("same-origin", "none")
-    else:
-        is_ours = origin is None or urlsplit(origin).netloc == request.headers.get("host")
-    if not is_ours:
-        raise Forbidden("this request came from a page of another site and was not carried out")
 
 
 ServiceDep = Annotated[Service, Depends(_service)]

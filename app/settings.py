@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+def is_loopback(host: str) -> bool:
+    """
+    >>> is_loopback("127.0.0.1"), is_loopback("localhost"), is_loopback("::1"), is_loopback("0.0.0.0")
+    (True, True, True, False)
+    """
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 class Settings(BaseSettings):
@@ -36,6 +48,39 @@ class Settings(BaseSettings):
 
     port: int = Field(default=8000, ge=0, le=65535)
     """Port on which the API and the pages listen."""
+
+    access: Literal["auto", "open", "tokens"] = "auto"
+    """`open`: no token needed, on loopback only; `tokens`: as `docs/security.md` says; `auto`: open on loopback."""
+
+    anonymous_read: bool = True
+    """Whether boards and jobs can be read without a token, where tokens are asked for."""
+
+    anonymous_requests_per_minute: int = Field(default=600, ge=1)
+    """Requests a minute from one address that come without a token; tokens have their own limit."""
+
+    login_hours: float = Field(default=12, gt=0)
+    """How long a browser stays logged in."""
+
+    trusted_proxies: str = "127.0.0.1"
+    """Addresses of reverse proxies, by commas, whose word for a request's address and scheme is taken."""
+
+    body_timeout_seconds: float = Field(default=30, gt=0)
+    """A request whose body stands still for so long is ended with 408."""
+
+    max_connections: int = Field(default=1000, ge=10)
+    """Connections that one process of the API serves at once; more are answered with 503."""
+
+    max_epochs: int = Field(default=10_000, ge=1)
+    """Most epochs that a training may ask for."""
+
+    max_points: int = Field(default=1_000_000, ge=1)
+    """Most test images that an evaluation may ask for."""
+
+    max_batch_size: int = Field(default=65_536, ge=1)
+    """Largest batch that a training or an evaluation may ask for."""
+
+    architectures: str = ""
+    """The architectures that jobs may name, by commas; empty means all."""
 
     max_body_bytes: int = Field(default=1024 * 1024, ge=1024)
     """Largest request body that the API reads."""
@@ -82,6 +127,12 @@ class Settings(BaseSettings):
     max_log_bytes: int = Field(default=16 * 1024**2, ge=4096)
     """Largest log of a job, and of a process of `gklbench up`; what is older is dropped."""
 
+    upload_retention_days: float = Field(default=7, ge=0)
+    """How long weights are kept that were sent and that no job or entry needs, and what was begun to be sent."""
+
+    audit_retention_days: float = Field(default=365, ge=1)
+    """How long the audit trail is kept."""
+
     checkpoint_retention_days: float = Field(default=7, ge=0)
     """How long what a failed or cancelled job saved is kept, from which a retry goes on."""
 
@@ -98,9 +149,24 @@ class Settings(BaseSettings):
                 "GKLBENCH_LEASE_SECONDS must be at least three times GKLBENCH_HEARTBEAT_SECONDS, "
                 "or living workers would lose their jobs"
             )
+        if self.access == "open" and not is_loopback(self.host):
+            raise ValueError(
+                f"GKLBENCH_ACCESS=open is for loopback only, and GKLBENCH_HOST is {self.host}; leave it at auto and "
+                "give those who may come in a token: gklbench token create"
+            )
         if not self.broker_url.startswith(("redis://", "rediss://")):
             raise ValueError("GKLBENCH_BROKER_URL must be the address of a Redis-protocol server: redis://host:6379/0")
         return self
+
+    @property
+    def is_open(self) -> bool:
+        """Whether nobody needs a token."""
+        return self.access != "tokens" and is_loopback(self.host)
+
+    @property
+    def allowed_architectures(self) -> frozenset[str]:
+        """Empty for all."""
+        return frozenset(name.strip() for name in self.architectures.split(",") if name.strip())
 
     @property
     def effective_database_url(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from enum import StrEnum
 from typing import Any
 
@@ -52,6 +52,14 @@ class JobKind(StrEnum):
     """A share of an evaluation's points, as a job of its own."""
     EXTERNAL = "external"
     """A check of adversarial examples that somebody sent."""
+
+
+class Scope(StrEnum):
+    """What a token allows; each allows what those before it do."""
+
+    READ = "read"
+    SUBMIT = "submit"
+    ADMIN = "admin"
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -220,6 +228,72 @@ class IdempotencyKey(Base):
     created_at: Mapped[datetime]
 
 
+class Token(Base):
+    """A secret that lets somebody in, by its hash, and what they may use."""
+
+    __tablename__ = "tokens"
+
+    id: Mapped[int] = mapped_column(_Id, primary_key=True)
+    name: Mapped[str] = mapped_column(String(100), index=True)
+    """Whose it is: the submitter of what is sent with it."""
+    hint: Mapped[str] = mapped_column(String(20))
+    """The secret's first characters, to tell tokens apart."""
+    sha256: Mapped[str] = mapped_column(String(64), unique=True)
+    """Of the secret, which is random: a slow hash would add nothing."""
+    scope: Mapped[Scope] = mapped_column(_enum(Scope, 20))
+    max_queued_jobs: Mapped[int | None]
+    """Of this and the following limits null is none."""
+    max_running_jobs: Mapped[int | None]
+    gpu_hours_per_day: Mapped[float | None]
+    """Hours on workers in a day of UTC."""
+    max_upload_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    """Of all files that are kept for them."""
+    requests_per_minute: Mapped[int | None]
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]
+    """To the minute."""
+
+
+class LoginSession(Base):
+    """A browser that somebody logged in with a token."""
+
+    __tablename__ = "login_sessions"
+
+    sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    """Of the cookie's value."""
+    token_id: Mapped[int] = mapped_column(ForeignKey("tokens.id", ondelete="CASCADE"), index=True)
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime]
+
+    token: Mapped[Token] = relationship()
+
+
+class AuditRecord(Base):
+    """Something that somebody changed. Written in the transaction that changed it."""
+
+    __tablename__ = "audit"
+
+    id: Mapped[int] = mapped_column(_Id, primary_key=True)
+    created_at: Mapped[datetime] = mapped_column(index=True)
+    actor: Mapped[str] = mapped_column(String(100))
+    token_id: Mapped[int | None] = mapped_column(ForeignKey("tokens.id", ondelete="SET NULL"))
+    action: Mapped[str] = mapped_column(String(50))
+    subject: Mapped[str] = mapped_column(String(200))
+    detail: Mapped[dict[str, Any]] = mapped_column(_Json, default=dict)
+
+
+class WorkerTime(Base):
+    """How long somebody's jobs were on workers in a day of UTC."""
+
+    __tablename__ = "worker_time"
+
+    submitter: Mapped[str] = mapped_column(String(100), primary_key=True)
+    day: Mapped[date] = mapped_column(primary_key=True)
+    seconds: Mapped[float]
+
+
 class FileKind(StrEnum):
     RESUME = "resume"
     """A training's whole state, to go on from; numbered by epoch."""
@@ -259,9 +333,24 @@ class Upload(Base):
     __tablename__ = "uploads"
 
     sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    submitter: Mapped[str] = mapped_column(String(100), default=ANONYMOUS, server_default=ANONYMOUS, index=True)
+    """Who sent them first."""
     format: Mapped[str] = mapped_column(String(20))
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     created_at: Mapped[datetime]
+
+
+class PartialUpload(Base):
+    """A file that is being sent in pieces. How much of it is here its file says."""
+
+    __tablename__ = "partial_uploads"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    submitter: Mapped[str] = mapped_column(String(100), index=True)
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    """Of the whole file."""
+    created_at: Mapped[datetime]
+    touched_at: Mapped[datetime] = mapped_column(index=True)
 
 
 class Model(Base):
@@ -435,6 +524,9 @@ class Entry(Base):
     robust_accuracy: Mapped[float | None]
     """Best known, by which it ranks: external, else AutoAttack's; on corruptions their mean."""
     mean_corruption_error: Mapped[float | None]
+    withdrawn_at: Mapped[datetime | None]
+    """Shown, but without a rank and not exported."""
+    withdrawn_reason: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[datetime]
     changed_at: Mapped[datetime]
 
@@ -449,6 +541,10 @@ class Entry(Base):
         UniqueConstraint("model_id", "board"),
         Index("ix_entries_rank", "dataset", "board", "robust_accuracy"),
     )
+
+    @property
+    def is_withdrawn(self) -> bool:
+        return self.withdrawn_at is not None
 
     def interval_of(self, accuracy: float) -> tuple[float, float]:
         """95 % Wilson interval of one of its accuracies."""

@@ -106,5 +106,6 @@ def store(settings: Settings) -> ArtifactStore:
 
 @pytest.fixture
 def client(settings: Settings) -> Iterator[TestClient]:
-    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
+    # A service without tokens answers at loopback's names only.
+    with TestClient(create_app(settings), base_url="http://127.0.0.1", raise_server_exceptions=False) as client:
         yield client

@@ -2,17 +2,22 @@
 
 from fastapi import APIRouter
 
+from app.access import READS
 from app.problems import PROBLEM_RESPONSES
-from app.routes import attacks, catalog, evaluations, jobs, leaderboards, weights, workers
+from app.routes import attacks, audit, catalog, evaluations, jobs, leaderboards, weights, workers
+from app.routes import uploads as pieces
 
-api = APIRouter(prefix="/api/v1", responses=PROBLEM_RESPONSES)
+# Every route reads at least; those that change something name the scope they need themselves.
+api = APIRouter(prefix="/api/v1", responses=PROBLEM_RESPONSES, dependencies=[READS])
 api.include_router(jobs.router)
 api.include_router(leaderboards.router)
 api.include_router(evaluations.router)
 api.include_router(workers.router)
 api.include_router(catalog.router)
+api.include_router(audit.router)
 
 # Apart from the rest: the only requests with large bodies.
-uploads = APIRouter(prefix="/api/v1", responses=PROBLEM_RESPONSES)
+uploads = APIRouter(prefix="/api/v1", responses=PROBLEM_RESPONSES, dependencies=[READS])
 uploads.include_router(weights.router)
+uploads.include_router(pieces.router)
 uploads.include_router(attacks.router)

@@ -7,15 +7,14 @@ from typing import Annotated
 from fastapi import APIRouter, BackgroundTasks, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from app import entries, external, jobs
+from app import audit, entries, external, jobs, tokens
+from app.access import Principal, Sender
 from app.artifacts import Incoming
 from app.errors import Conflict
-from app.routes.jobs import SUBMITTER_PATTERN
 from app.routes.leaderboards import EntryId
 from app.routes.weights import receive
 from app.schemas import JobView
 from app.service import Service, ServiceDep
-from app.tables import ANONYMOUS
 from gkl.spec import ModelName
 
 router = APIRouter(prefix="/entries", tags=["leaderboards"])
@@ -33,12 +32,16 @@ _BODY = {"application/octet-stream": {"schema": {"type": "string", "format": "bi
 async def attack_entry(
     *,
     service: ServiceDep,
+    sender: Sender,
     request: Request,
     response: Response,
     background: BackgroundTasks,
     entry_id: EntryId,
     name: Annotated[ModelName, Query(max_length=external.MAX_NAME, description="What the attack is called.")],
-    submitter: Annotated[str, Query(pattern=SUBMITTER_PATTERN, description="Who found them.")] = ANONYMOUS,
+    submitter: Annotated[
+        str | None,
+        Query(pattern=tokens.NAME_PATTERN, description="Who found them; by default whose the token is."),
+    ] = None,
 ) -> JobView:
     """The body is a safetensors file: 'adversarial' (K, channels, height, width) float32 in [0, 1], and 'index' (K,),
     the place of each one's clean image among the test images.
@@ -47,10 +50,11 @@ async def attack_entry(
     with the first such point. If they break points that stand, the entry's `external` accuracy falls, and they
     become part of its certificate.
     """
+    finder = sender.submitter(submitter)
     await run_in_threadpool(_check_entry, service, entry_id)
     with service.store.incoming() as incoming:
         await receive(request, incoming)
-        view = await run_in_threadpool(_queue, service, incoming, entry_id, name, submitter)
+        view = await run_in_threadpool(_queue, service, sender, incoming, entry_id, {"name": name, "submitter": finder})
     response.headers["Location"] = f"/api/v1/jobs/{view.id}"
     background.add_task(service.publish_pending, [view.id])
     return view
@@ -62,14 +66,15 @@ def _check_entry(service: Service, entry_id: int) -> None:
         external.check_entry(session, entry_id)
 
 
-def _queue(service: Service, incoming: Incoming, entry_id: int, name: str, submitter: str) -> JobView:
+def _queue(service: Service, sender: Principal, incoming: Incoming, entry_id: int, said: dict[str, str]) -> JobView:
     incoming.flush()
     with service.database.reading() as session:
         entry = entries.get(session, entry_id).entry
         external.check_file(incoming.path, entry.dataset, entry.num_points)
     stored = incoming.keep()
     with service.database.writing() as session:
-        job = external.create(session, entry_id, stored, name=name, submitter=submitter)
+        job = external.create(session, entry_id, stored, **said)
+        audit.record(session, sender.actor, "entry.attack", f"entry {entry_id}", {"job": job.id})
         if not service.store.holds(stored.sha256):
             # This process was stopped for so long that the file was taken for one that nobody names.
             raise Conflict("the file was removed before it was noted, send it again")

@@ -13,10 +13,11 @@ from fastapi.responses import StreamingResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from sqlalchemy.orm import Session
 
-from app import jobs, leaderboard
+from app import audit, jobs, leaderboard, limits, quotas, tokens
+from app.access import Principal, Sender
 from app.schemas import JobPage, JobView
 from app.service import Service, ServiceDep
-from app.tables import ANONYMOUS, Job, JobEvent, JobKind, JobState
+from app.tables import Job, JobEvent, JobKind, JobState
 from gkl.recipes import RECIPES
 from gkl.spec import JobSpec
 
@@ -26,7 +27,6 @@ MAX_ID = 2**63 - 1
 JobId = Annotated[int, Path(ge=1, le=MAX_ID, description="A job's number.")]
 
 MAX_PRIORITY = 100
-SUBMITTER_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9 ._@+-]{0,99}$"
 
 _FOLLOW_SECONDS = 0.5
 
@@ -51,18 +51,25 @@ def _examples() -> dict[str, Any]:
 def create_job(
     *,
     service: ServiceDep,
+    sender: Sender,
     response: Response,
     background: BackgroundTasks,
     spec: Annotated[JobSpec, Body(openapi_examples=_examples())],
     submitter: Annotated[
-        str,
+        str | None,
         Query(
-            pattern=SUBMITTER_PATTERN,
-            description="For whom it is: workers are shared fairly between submitters.",
+            pattern=tokens.NAME_PATTERN,
+            description="For whom it is: workers are shared fairly between submitters. By default whose the token is; "
+            "another only where nobody needs a token, and for admins.",
         ),
-    ] = ANONYMOUS,
+    ] = None,
     priority: Annotated[
-        int, Query(ge=-MAX_PRIORITY, le=MAX_PRIORITY, description="Jobs of higher priority are taken first.")
+        int,
+        Query(
+            ge=-MAX_PRIORITY,
+            le=MAX_PRIORITY,
+            description="Jobs of higher priority are taken first. Above 0 is for admins.",
+        ),
     ] = 0,
     idempotency_key: Annotated[
         str | None,
@@ -75,13 +82,16 @@ def create_job(
     ] = None,
 ) -> JobView:
     """Queue a training or an evaluation. `Location` is where to look at it; 409 if the key came with another body."""
+    limits.check_spec(service.settings, spec)
+    limits.check_priority(sender, priority)
     job = jobs.submit(
         service.database,
         spec,
         key=idempotency_key,
         remember=timedelta(hours=service.settings.idempotency_hours),
-        submitter=submitter,
+        submitter=sender.submitter(submitter),
         priority=priority,
+        actor=sender.actor,
     )
     response.headers["Location"] = f"/api/v1/jobs/{job.id}"
     with service.database.reading() as session:
@@ -114,23 +124,41 @@ def get_job(service: ServiceDep, job_id: JobId) -> JobView:
 
 
 @router.post("/{job_id}/cancel", status_code=202, summary="Cancel a job")
-def cancel_job(service: ServiceDep, job_id: JobId) -> JobView:
+def cancel_job(service: ServiceDep, sender: Sender, job_id: JobId) -> JobView:
     """A queued job is cancelled at once; a running one is asked to stop and is `cancelling` until it has.
 
-    Of a training that has ended, the evaluation that follows it is cancelled; of a shard, its whole evaluation.
+    Of a training that has ended, the evaluation that follows it is cancelled; of a shard, its whole evaluation. Only
+    whose job it is can do that, and admins.
     """
     with service.database.writing() as session:
-        return _view(session, jobs.request_cancel(session, job_id))
+        return _view(session, cancel(session, sender, job_id))
 
 
 @router.post("/{job_id}/retry", status_code=202, summary="Retry a failed or cancelled job")
-def retry_job(service: ServiceDep, background: BackgroundTasks, job_id: JobId) -> JobView:
-    """Queue it again. It goes on from what it saved, as long as that is kept; else it starts over."""
+def retry_job(service: ServiceDep, sender: Sender, background: BackgroundTasks, job_id: JobId) -> JobView:
+    """Queue it again. It goes on from what it saved, as long as that is kept; else it starts over.
+
+    Only whose job it is can do that, and admins.
+    """
     with service.database.writing() as session:
-        jobs.retry(session, job_id)
+        retry(session, sender, job_id)
     background.add_task(service.publish_pending)
     with service.database.reading() as session:
         return _view(session, jobs.get(session, job_id))
+
+
+def cancel(session: Session, sender: Principal, job_id: int) -> Job:
+    sender.check_owns(jobs.get(session, job_id).submitter, f"job {job_id}")
+    audit.record(session, sender.actor, "job.cancel", f"job {job_id}")
+    return jobs.request_cancel(session, job_id)
+
+
+def retry(session: Session, sender: Principal, job_id: int) -> Job:
+    submitter = jobs.get(session, job_id).submitter
+    sender.check_owns(submitter, f"job {job_id}")
+    quotas.check_room_for_job(session, submitter)
+    audit.record(session, sender.actor, "job.retry", f"job {job_id}")
+    return jobs.retry(session, job_id)
 
 
 def _existing(service: ServiceDep, job_id: JobId) -> None:

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import FileResponse
 
-from app import entries, external, leaderboard, robustbench
+from app import audit, entries, external, leaderboard, robustbench
+from app.access import Admin
 from app.certificates import Picture, points_of
 from app.errors import Conflict, NotFound
 from app.exports import FORMATS
@@ -23,6 +24,7 @@ from app.schemas import (
     ModelInfoFiles,
     ModelView,
     PointView,
+    Withdrawal,
 )
 from app.service import Service, ServiceDep
 
@@ -104,6 +106,8 @@ def get_model_info(service: ServiceDep, entry_id: EntryId) -> Response:
     """An imported file to the letter as it came; what was measured here in the same form."""
     with service.database.reading() as session:
         entry = entries.get(session, entry_id).entry
+        if entry.is_withdrawn:
+            raise Conflict(f"entry {entry_id} was withdrawn ({entry.withdrawn_reason}), so it is not exported")
         if entry.is_provisional:
             raise Conflict(
                 f"entry {entry_id} is provisional: an upper bound is no result to export; wait for the final one"
@@ -164,11 +168,28 @@ def _certificate(service: Service, entry_id: int) -> str:
 
 
 @router.post("/robustbench/imports", summary="Import RobustBench's model_info")
-def import_model_info(service: ServiceDep, body: ModelInfoFiles) -> robustbench.ImportReport:
+def import_model_info(service: ServiceDep, admin: Admin, body: ModelInfoFiles) -> robustbench.ImportReport:
     """All of the files or none. The same file again changes nothing; what is odd in one is kept and reported."""
     # What is no text in UTF-8 is found, and told, where each file is read.
     files = ((name, text.encode("utf-8", "surrogatepass")) for name, text in body.files.items())
-    return robustbench.import_files(service.database, files)
+    return robustbench.import_files(service.database, files, by=admin.actor)
+
+
+@router.post("/entries/{entry_id}/withdrawal", summary="Withdraw an entry")
+def withdraw_entry(service: ServiceDep, admin: Admin, entry_id: EntryId, body: Withdrawal) -> EntryView:
+    """It loses its rank and stays where all can see it, with the reason. Nothing of what was measured changes."""
+    with service.database.writing() as session:
+        entries.withdraw(session, entry_id, body.reason)
+        audit.record(session, admin.actor, "entry.withdraw", f"entry {entry_id}", {"reason": body.reason})
+        return EntryView.of(entries.get(session, entry_id))
+
+
+@router.delete("/entries/{entry_id}/withdrawal", summary="Take a withdrawal back")
+def restore_entry(service: ServiceDep, admin: Admin, entry_id: EntryId) -> EntryView:
+    with service.database.writing() as session:
+        entries.restore(session, entry_id)
+        audit.record(session, admin.actor, "entry.restore", f"entry {entry_id}")
+        return EntryView.of(entries.get(session, entry_id))
 
 
 @router.get("/models/{model_id}", summary="Look at a model and its evaluations")

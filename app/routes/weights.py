@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Request, Response
+from fastapi import APIRouter, Header, Path, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from app import job_files
+from app import audit, job_files, quotas, uploads
+from app.access import Sender
 from app.artifacts import Incoming
+from app.audit import Actor
 from app.errors import Conflict, Unprocessable
 from app.schemas import UploadView
 from app.service import Service, ServiceDep
+from app.tables import Scope
 from gkl.errors import InvalidInput
 from gkl.spec import SHA256_PATTERN
 from gkl.weights_format import weights_format
 
 router = APIRouter(prefix="/weights", tags=["weights"])
 
-_WRITE_BYTES = 1024 * 1024
+WRITE_BYTES = 1024 * 1024
 _BODY = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 
 
@@ -29,15 +32,25 @@ _BODY = {"application/octet-stream": {"schema": {"type": "string", "format": "bi
     response_description="The file as it is stored, by its sha256.",
     openapi_extra={"requestBody": {"required": True, "content": _BODY}},
 )
-async def send_weights(service: ServiceDep, request: Request, response: Response) -> UploadView:
+async def send_weights(
+    service: ServiceDep,
+    sender: Sender,
+    request: Request,
+    response: Response,
+    content_length: Annotated[int, Header(ge=0, include_in_schema=False)] = 0,
+) -> UploadView:
     """The body is the file: safetensors, or a state dict of torch.save. The same file again is the same upload.
 
     `curl --data-binary @model.safetensors -H 'Content-Type: application/octet-stream' URL`; then send a job with its
-    sha256 as `weights`. What is in it is looked at by the run, under the architecture that the job names.
+    sha256 as `weights`. Whether it fits the architecture that the job names is looked at by the run, before anything is
+    loaded. Over a connection that may break, send it in pieces: /api/v1/uploads.
     """
+    # Before gigabytes are sent.
+    await run_in_threadpool(_check_room, service, sender.name, content_length)
     with service.store.incoming() as incoming:
         await receive(request, incoming)
-        upload = await run_in_threadpool(_keep, service, incoming)
+        await run_in_threadpool(_check_room, service, sender.name, incoming.size_bytes)
+        upload = await run_in_threadpool(keep, service, incoming, sender.name, sender.actor)
     response.headers["Location"] = f"/api/v1/weights/{upload.sha256}"
     return upload
 
@@ -47,13 +60,24 @@ async def receive(request: Request, incoming: Incoming) -> None:
     waiting = bytearray()
     async for chunk in request.stream():
         waiting += chunk
-        if len(waiting) >= _WRITE_BYTES:
+        if len(waiting) >= WRITE_BYTES:
             await run_in_threadpool(incoming.write, bytes(waiting))
             waiting.clear()
     await run_in_threadpool(incoming.write, bytes(waiting))
 
 
-def _keep(service: Service, incoming: Incoming) -> UploadView:
+def _check_room(service: Service, submitter: str, size_bytes: int) -> None:
+    uploads.check_disk(service, size_bytes)
+    with service.database.reading() as session:
+        quotas.check_room_for_upload(session, submitter, size_bytes)
+
+
+def keep(service: Service, incoming: Incoming, submitter: str, actor: Actor) -> UploadView:
+    """A file that has come whole.
+
+    Raises:
+        Unprocessable: it is not one of weights.
+    """
     incoming.flush()
     try:
         found = weights_format(incoming.path, "the file")
@@ -61,7 +85,9 @@ def _keep(service: Service, incoming: Incoming) -> UploadView:
         raise Unprocessable(f"body: {error}") from error
     stored = incoming.keep()
     with service.database.writing() as session:
-        view = UploadView.of(job_files.record_upload(session, stored, found))
+        upload = job_files.record_upload(session, stored, found, submitter)
+        audit.record(session, actor, "weights.send", f"weights {stored.sha256}", {"bytes": stored.size_bytes})
+        view = UploadView.of(upload)
         if not service.store.holds(stored.sha256):
             # This process was stopped for so long that the file was taken for one that nobody names.
             raise Conflict("the file was removed before it was noted, send it again")
@@ -72,3 +98,14 @@ def _keep(service: Service, incoming: Incoming) -> UploadView:
 def get_weights(service: ServiceDep, sha256: Annotated[str, Path(pattern=SHA256_PATTERN)]) -> UploadView:
     with service.database.reading() as session:
         return UploadView.of(job_files.upload(session, sha256))
+
+
+@router.delete("/{sha256}", status_code=204, summary="Remove weights that were sent", response_class=Response)
+def remove_weights(
+    service: ServiceDep, sender: Sender, sha256: Annotated[str, Path(pattern=SHA256_PATTERN)]
+) -> Response:
+    """One's own, if no job and no measured model needs them. Admins can remove anyone's."""
+    with service.database.writing() as session:
+        uploads.remove(session, sha256, None if sender.may(Scope.ADMIN) else sender.name)
+        audit.record(session, sender.actor, "weights.remove", f"weights {sha256}")
+    return Response(status_code=204)

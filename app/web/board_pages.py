@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from sqlalchemy.orm import Session
 
 from app import entries, external, jobs, leaderboard, robustbench
+from app.access import Reader
 from app.certificates import Broken, broken_points
 from app.errors import NotFound
 from app.routes.jobs import MAX_ID, JobId
@@ -39,8 +40,10 @@ class _PageOfView(entries.View):
 
 @router.get("/leaderboards/{dataset}/{name}")
 def board(
+    *,
     request: Request,
     service: ServiceDep,
+    principal: Reader,
     dataset: BoardPart,
     name: BoardPart,
     query: Annotated[_PageOfView, Query()],
@@ -50,7 +53,9 @@ def board(
         revision = entries.revision(session, dataset, name)
         found = entries.board(session, dataset, name)
         # The address belongs to it, since one tag must not stand for two pages.
-        what = f"{BUILD} {request.url.path}?{request.url.query} {revision}"
+        # Nor may one that was made for somebody else who uses this browser.
+        reader = f"{principal.name} {principal.csrf}"
+        what = f"{BUILD} {reader} {request.url.path}?{request.url.query} {revision}"
         etag = f'W/"{hashlib.sha256(what.encode()).hexdigest()[:32]}"'
         headers = {"ETag": etag, "Cache-Control": "no-cache"}
         if etag in request.headers.get("if-none-match", ""):
@@ -67,6 +72,7 @@ def entry(request: Request, service: ServiceDep, entry_id: EntryId) -> Response:
         evaluation, model = found.entry.evaluation, found.entry.model
         train_job_id = None if model is None else model.train_job_id
         events = jobs.events_after(session, train_job_id, 0, limit=100_000) if train_job_id else []
+        is_exported = not (found.entry.is_provisional or found.entry.is_withdrawn)
         return render(
             request,
             "entry.html",
@@ -78,7 +84,7 @@ def entry(request: Request, service: ServiceDep, entry_id: EntryId) -> Response:
             bars=None if evaluation is None else survivor_bars(evaluation),
             curve=curve_of(events),
             training=model.train_job.spec if model is not None and model.train_job is not None else None,
-            model_info=None if found.entry.is_provisional else robustbench.model_info(found.entry),
+            model_info=robustbench.model_info(found.entry) if is_exported else None,
             leader=entries.leader(session, on),
             broken=_broken(service, session, found.entry, limit=6),
             attacks=found.entry.external_attacks[-_ATTACKS_SHOWN:],

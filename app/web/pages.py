@@ -8,9 +8,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, BackgroundTasks, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
-from app import entries, external, job_files, jobs, leaderboard, workers
+from app import audit, entries, external, job_files, jobs, leaderboard, quotas, workers
+from app.access import READS, Admin, Sender
 from app.database import database_now
-from app.routes.jobs import MAX_ID, JobId
+from app.routes.jobs import MAX_ID, JobId, cancel, retry
 from app.service import ServiceDep
 from app.tables import JobEvent, JobKind, JobState
 from app.web import board_pages, submit
@@ -19,12 +20,13 @@ from app.web.charts import curve_of, record
 from app.web.rendering import Chosen, render
 from gkl.recipes import RECIPES
 
-router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
+router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse, dependencies=[READS])
 router.include_router(board_pages.router)
 router.include_router(submit.router)
 
 _LOG_TAIL_BYTES = 16 * 1024
 _JOBS_PER_PAGE = 50
+_RECORDS_PER_PAGE = 100
 
 
 @router.get("/")
@@ -94,21 +96,22 @@ def job(request: Request, service: ServiceDep, job_id: JobId) -> Response:
             seconds=jobs.seconds_on_workers(found, now),
             now=now,
             saved=job_files.to_go_on_from(session, job_id),
+            waits_for=quotas.why_waiting(session, found),
             log=service.store.job_log(job_id).tail(_LOG_TAIL_BYTES),
         )
 
 
 @router.post("/jobs/{job_id}/cancel")
-def cancel(service: ServiceDep, job_id: JobId) -> Response:
+def cancel_job(service: ServiceDep, sender: Sender, job_id: JobId) -> Response:
     with service.database.writing() as session:
-        jobs.request_cancel(session, job_id)
+        cancel(session, sender, job_id)
     return RedirectResponse(f"/jobs/{job_id}", status_code=303)
 
 
 @router.post("/jobs/{job_id}/retry")
-def retry(service: ServiceDep, background: BackgroundTasks, job_id: JobId) -> Response:
+def retry_job(service: ServiceDep, sender: Sender, background: BackgroundTasks, job_id: JobId) -> Response:
     with service.database.writing() as session:
-        jobs.retry(session, job_id)
+        retry(session, sender, job_id)
     background.add_task(service.publish_pending)
     return RedirectResponse(f"/jobs/{job_id}", status_code=303)
 
@@ -119,6 +122,16 @@ def worker_list(request: Request, service: ServiceDep) -> Response:
         lease = timedelta(seconds=service.settings.lease_seconds)
         found, now = workers.all_of_them(session, lease=lease), database_now(session)
         return render(request, "workers.html", workers=found, waiting=jobs.count_due(session), now=now)
+
+
+@router.get("/audit")
+def audit_trail(
+    request: Request, service: ServiceDep, _: Admin, cursor: Annotated[int | None, Query(ge=1, le=MAX_ID)] = None
+) -> Response:
+    with service.database.reading() as session:
+        found = audit.page(session, before_id=cursor, limit=_RECORDS_PER_PAGE + 1)
+        older = f"?cursor={found[_RECORDS_PER_PAGE - 1].id}" if len(found) > _RECORDS_PER_PAGE else None
+        return render(request, "audit.html", records=found[:_RECORDS_PER_PAGE], older=older)
 
 
 def _attacks_of_last_attempt(events: list[JobEvent]) -> list[dict[str, Any]]:

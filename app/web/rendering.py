@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 from fastapi import Request
-from fastapi.responses import HTMLResponse, Response
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from fastapi.templating import Jinja2Templates
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from pydantic import BeforeValidator
 
 import gkl
 from app import entries, formatting, jobs
-from app.tables import JobState
+from app.access import CSRF_FIELD, Principal
+from app.tables import JobState, Scope
 from app.web.boards import PROVENANCES
 from app.web.rich_text import plain, rich
 from gkl.catalog import ARCHITECTURES, DATASETS
@@ -53,6 +56,8 @@ def _environment() -> Environment:
         provenances=PROVENANCES,
         loss_parts=_LOSS_PARTS,
         JobState=JobState,
+        Scope=Scope,
+        csrf_field=CSRF_FIELD,
         progress_of=jobs.progress,
     )
     return environment
@@ -79,8 +84,17 @@ BUILD = _build()
 def render(
     request: Request, template: str, *, status_code: int = 200, headers: dict[str, str] | None = None, **context: Any
 ) -> HTMLResponse:
+    # None where the error came before anybody was asked who they are.
+    principal: Principal | None = getattr(request.state, "principal", None)
+    context |= {"principal": principal, "csrf": principal.csrf if principal is not None else None}
+    # What is shown may depend on who is logged in.
+    headers = {"Cache-Control": "private, no-cache", "Vary": "Cookie"} | (headers or {})
     return _templates.TemplateResponse(request, template, context, status_code=status_code, headers=headers)
 
 
-def error_page(request: Request, status: int, detail: str) -> Response:
-    return render(request, "error.html", status_code=status, status=status, detail=detail)
+def error_page(request: Request, status: int, detail: str, headers: dict[str, str]) -> Response:
+    """What went wrong; for a browser that is not logged in, where to do that."""
+    if status == HTTPStatus.UNAUTHORIZED and request.method == "GET":
+        query = f"?{request.url.query}" if request.url.query else ""
+        return RedirectResponse(f"/login?{urlencode({'next': request.url.path + query})}", status_code=303)
+    return render(request, "error.html", status_code=status, status=status, detail=detail, headers=headers)

@@ -18,11 +18,11 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from pydantic import ValidationError
 
-from app import jobs, leaderboard
-from app.errors import NotFound, Unprocessable
-from app.routes.jobs import MAX_ID, SUBMITTER_PATTERN
+from app import jobs, leaderboard, limits, tokens
+from app.access import CSRF_FIELD, Principal, Sender
+from app.errors import NotFound, TooMany, Unprocessable
+from app.routes.jobs import MAX_ID
 from app.service import Service, ServiceDep
-from app.tables import ANONYMOUS
 from app.web.forms import Input, errors_of, inputs, parse
 from app.web.rendering import Chosen, render
 from gkl.catalog import unknown_name_message
@@ -35,7 +35,7 @@ Kind = Literal["train", "evaluate"]
 SPECS: dict[Kind, type[TrainSpec] | type[EvaluateSpec]] = {"train": TrainSpec, "evaluate": EvaluateSpec}
 
 # Words that the form itself sends beside the spec's fields.
-_OWN = ("action", "submitter", "nonce")
+_OWN = ("action", "submitter", "nonce", CSRF_FIELD)
 _NONCE = re.compile(r"[0-9a-f]{32}")
 
 
@@ -74,7 +74,7 @@ def form_of(
     *,
     submitter: str = "",
     nonce: str = "",
-    refusal: Unprocessable | None = None,
+    refusal: Unprocessable | TooMany | None = None,
 ) -> Form:
     """The form with these values, which need not be right. Its errors are shown only where somebody asks to send it."""
     spec: TrainSpec | EvaluateSpec | None = None
@@ -172,17 +172,25 @@ def submit_form(
 
 
 @router.post("/submit/{kind}")
-async def send_form(request: Request, service: ServiceDep, background: BackgroundTasks, kind: Kind) -> Response:
+async def send_form(
+    request: Request, service: ServiceDep, sender: Sender, background: BackgroundTasks, kind: Kind
+) -> Response:
     body = (await request.body()).decode("utf-8", "replace")
     try:
         sent = dict(parse_qsl(body, keep_blank_values=True, max_num_fields=1000))
     except ValueError as error:
         raise Unprocessable(f"this is no form of this page ({error}); load it again") from error
-    return await run_in_threadpool(_take_form, request, service, background, kind, sent)
+    return await run_in_threadpool(_take_form, request, service, sender, background, kind=kind, sent=sent)
 
 
 def _take_form(
-    request: Request, service: Service, background: BackgroundTasks, kind: Kind, sent: dict[str, str]
+    request: Request,
+    service: Service,
+    sender: Principal,
+    background: BackgroundTasks,
+    *,
+    kind: Kind,
+    sent: dict[str, str],
 ) -> Response:
     values, submitter, nonce = from_sent(kind, sent), sent.get("submitter", "").strip(), sent.get("nonce", "")
     form = form_of(kind, values, submitter=submitter, nonce=nonce)
@@ -190,6 +198,7 @@ def _take_form(
     if action == "send" and form.spec is not None:
         try:
             _check_submitter(submitter)
+            limits.check_spec(service.settings, form.spec)
             # With what is in the form: changed after the browser's way back, it is another job.
             content = hashlib.sha256(f"{submitter} {form.spec.model_dump_json()}".encode()).hexdigest()
             job = jobs.submit(
@@ -197,9 +206,10 @@ def _take_form(
                 form.spec,
                 key=f"form {form.nonce} {content}",
                 remember=timedelta(hours=service.settings.idempotency_hours),
-                submitter=submitter or ANONYMOUS,
+                submitter=sender.submitter(submitter or None),
+                actor=sender.actor,
             )
-        except Unprocessable as refusal:
+        except (Unprocessable, TooMany) as refusal:
             form = form_of(kind, values, submitter=submitter, nonce=nonce, refusal=refusal)
         else:
             background.add_task(service.publish_pending)
@@ -210,7 +220,7 @@ def _take_form(
 
 
 def _check_submitter(name: str) -> None:
-    if name and not re.fullmatch(SUBMITTER_PATTERN, name):
+    if name and not re.fullmatch(tokens.NAME_PATTERN, name):
         raise Unprocessable("for whom: write letters, digits, spaces and ._@+-, at most 100")
 
 

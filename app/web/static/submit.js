@@ -50,29 +50,66 @@ if (form) {
 const upload = document.querySelector("[data-upload]");
 if (upload) {
   const [input, bar, status] = ["input", "progress", "[role=status]"].map((part) => upload.querySelector(part));
-  input.addEventListener("change", () => {
-    const file = input.files[0];
-    if (!file) return;
-    // fetch does not tell how much it has sent.
+  const ours = upload.dataset.csrf ? { "X-CSRF-Token": upload.dataset.csrf } : {};
+  const pause = (seconds) => new Promise((resolve) => { setTimeout(resolve, 1000 * seconds); });
+
+  // fetch does not tell how much it has sent.
+  const piece = (address, file, offset) => new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
     const started = performance.now();
-    request.open("POST", upload.dataset.upload);
-    request.setRequestHeader("Content-Type", "application/octet-stream");
+    request.open("PATCH", address);
+    const headers = { ...ours, "Content-Type": "application/offset+octet-stream", "Upload-Offset": offset };
+    for (const [name, value] of Object.entries(headers)) request.setRequestHeader(name, value);
     request.upload.onprogress = (event) => {
       bar.hidden = false;
-      bar.value = event.loaded / event.total;
+      bar.value = (offset + event.loaded) / file.size;
       const left = ((performance.now() - started) / 1000) * (event.total / event.loaded - 1);
       status.textContent = `${Math.round(100 * bar.value)} %, ${Math.ceil(left)} s left`;
     };
-    request.onload = () => {
-      const answer = JSON.parse(request.responseText || "{}");
-      status.textContent = request.status === 201 ? `Sent: ${answer.sha256}` : answer.detail;
-      bar.hidden = true;
-      if (request.status !== 201) return;
-      form.elements.weights.value = answer.sha256;
-      form.elements.weights.dispatchEvent(new Event("input", { bubbles: true }));
-    };
-    request.onerror = () => { status.textContent = "The connection broke; choose the file again."; };
-    request.send(file);
+    // The service may not have noticed yet that the piece before broke off.
+    const passing = () => request.status === 409 || request.status >= 500;
+    request.onload = () => (passing() ? reject(request) : resolve(JSON.parse(request.responseText || "{}")));
+    request.onerror = reject;
+    request.send(file.slice(offset));
+  });
+
+  // The tus protocol: a connection that breaks costs nothing of what has arrived.
+  const send = async (file) => {
+    const begun = await fetch(upload.dataset.upload, { method: "POST", headers: { ...ours, "Upload-Length": file.size } });
+    if (!begun.ok) return begun.json();
+    const address = begun.headers.get("Location");
+    for (let offset = 0, broken = 0; ; ) {
+      try {
+        return await piece(address, file, offset);
+      } catch {
+        broken += 1;
+        if (broken > 10) return { detail: "The connection breaks again and again; choose the file once more." };
+      }
+      status.textContent = "The connection broke; going on in a moment.";
+      await pause(broken);
+      try {
+        const now = Number((await fetch(address, { method: "HEAD" })).headers.get("Upload-Offset"));
+        if (now > offset) broken = 0;
+        offset = now;
+      } catch {
+        // Still away.
+      }
+    }
+  };
+
+  input.addEventListener("change", async () => {
+    const file = input.files[0];
+    if (!file) return;
+    let answer;
+    try {
+      answer = await send(file);
+    } catch {
+      answer = { detail: "The service does not answer; try again." };
+    }
+    status.textContent = answer.sha256 ? `Sent: ${answer.sha256}` : answer.detail;
+    bar.hidden = true;
+    if (!answer.sha256) return;
+    form.elements.weights.value = answer.sha256;
+    form.elements.weights.dispatchEvent(new Event("input", { bubbles: true }));
   });
 }

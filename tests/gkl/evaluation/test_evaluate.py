@@ -229,7 +229,14 @@ def weights_with(tmp_path: Path, **changes: torch.Tensor | None) -> Path:
         ({"classifier__2__bias": torch.zeros(10, dtype=torch.int64)}, "torch.int64"),
         ({"classifier__2__bias": torch.full((10,), torch.nan)}, "NaN or infinite values"),
         ({"surplus": torch.zeros(1)}, "'surplus' that the architecture does not have"),
-        ({"classifier__2__weight": torch.full((10, 32), 3e38)}, "NaN or infinite logits"),
+        (
+            {
+                "classifier__0__weight": torch.zeros(32, 64),
+                "classifier__0__bias": torch.ones(32),
+                "classifier__2__weight": torch.full((10, 32), 3e38),
+            },
+            "NaN or infinite logits",
+        ),
     ],
 )
 def test_unusable_weights_are_refused_before_any_attack(

@@ -1,0 +1,240 @@
+"""Who sends a request, and whether they may: every route but the few public ones names the scope it needs.
+
+A program sends its token with each request. A browser logs in with one once and has a cookie, with which a form or a
+script must also send what only a page of this service can know. On loopback nobody needs a token, as long as requests
+are addressed to loopback.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import logging
+from dataclasses import dataclass
+from typing import Annotated
+from urllib.parse import parse_qs, urlsplit
+
+from fastapi import Depends, Request, Security
+from fastapi.concurrency import run_in_threadpool
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
+
+from app import tokens
+from app.audit import Actor
+from app.database import DATABASE_AWAY
+from app.errors import Forbidden, Unauthorized
+from app.service import Service, ServiceDep
+from app.settings import is_loopback
+from app.tables import ANONYMOUS, Scope, Token
+
+_log = logging.getLogger(__name__)
+
+COOKIE = "gklbench_login"
+CSRF_FIELD, CSRF_HEADER = "csrf", "X-CSRF-Token"
+SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+
+_bearer = HTTPBearer(auto_error=False, description="A token of `gklbench token create`, where the service asks for it.")
+
+
+@dataclass(frozen=True)
+class Principal:
+    """Whoever sends a request."""
+
+    name: str
+    scope: Scope | None
+    limits: tokens.Limits
+    token_id: int | None = None
+    is_open: bool = False
+    """Nobody needs a token here, and everybody may speak for everybody."""
+    csrf: str | None = None
+    """What this browser's forms have to send."""
+
+    @property
+    def actor(self) -> Actor:
+        return Actor(self.name, self.token_id)
+
+    @property
+    def is_known(self) -> bool:
+        return self.token_id is not None
+
+    def may(self, needed: Scope) -> bool:
+        return tokens.allows(self.scope, needed)
+
+    def submitter(self, asked: str | None) -> str:
+        """For whom a job is.
+
+        Raises:
+            Forbidden: it would be for somebody else.
+        """
+        if self.is_open:
+            return asked or ANONYMOUS
+        if asked in (None, self.name) or self.may(Scope.ADMIN):
+            return asked or self.name
+        raise Forbidden(f"this token sends jobs of {self.name}, not of {asked}; leave 'submitter' out")
+
+    def check_owns(self, submitter: str, what: str) -> None:
+        """
+        Raises:
+            Forbidden: it is somebody else's, and this is no admin.
+        """
+        if not (self.is_open or submitter == self.name or self.may(Scope.ADMIN)):
+            raise Forbidden(f"{what} is {submitter}'s; only they and admins can do that")
+
+
+async def identified(
+    request: Request,
+    service: ServiceDep,
+    sent: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
+) -> Principal:
+    """Who it is, whatever they may.
+
+    Raises:
+        Unauthorized: the token that was sent is none that lives.
+        Forbidden: it is a form of another page than ours, or comes from elsewhere to a service that is open.
+        TooMany: more requests a minute than they may send.
+    """
+    principal: Principal | None = getattr(request.state, "principal", None)
+    if principal is None:
+        principal = await run_in_threadpool(_identify, request, service, sent)
+        request.state.principal = principal
+        if principal.csrf is not None and sent is None and request.method not in SAFE_METHODS:
+            await _check_csrf(request, principal.csrf)
+    return principal
+
+
+async def _allowed(scopes: SecurityScopes, principal: Annotated[Principal, Depends(identified)]) -> Principal:
+    """
+    Raises:
+        Unauthorized: nobody said who they are.
+        Forbidden: their token does not allow this.
+    """
+    for needed in map(Scope, scopes.scopes):
+        _check(principal, needed)
+    return principal
+
+
+def _check(principal: Principal, needed: Scope) -> None:
+    if principal.may(needed):
+        return
+    if principal.is_known:
+        raise Forbidden(f"this needs a token with the scope '{needed}', and {principal.name}'s has '{principal.scope}'")
+    raise Unauthorized(
+        f"this needs a token with the scope '{needed}': send it as 'Authorization: Bearer gklb_...', or log in at "
+        "/login; the service's owner makes one with 'gklbench token create'"
+    )
+
+
+def _identify(request: Request, service: Service, sent: HTTPAuthorizationCredentials | None) -> Principal:
+    address = request.client.host if request.client else "unknown"
+    if service.settings.is_open:
+        _check_is_local(request)
+        return Principal(ANONYMOUS, Scope.ADMIN, tokens.Limits(None, None, None, None, None), is_open=True)
+    cookie = request.cookies.get(COOKIE)
+    anonymous = Principal(
+        ANONYMOUS,
+        Scope.READ if service.settings.anonymous_read else None,
+        tokens.Limits(requests_per_minute=service.settings.anonymous_requests_per_minute),
+    )
+    token = None
+    if sent is not None or cookie:
+        with service.database.reading() as session:
+            if sent is not None:
+                token = tokens.find(session, sent.credentials)
+            elif cookie:
+                token = tokens.find_logged_in(session, cookie)
+            is_to_be_noted = token is not None and tokens.is_use_to_be_noted(session, token)
+    if token is None:
+        _count(service, _of_address(address), anonymous.limits)
+        if sent is not None:
+            raise Unauthorized("this token is unknown, expired or revoked; ask the service's owner for another")
+        return anonymous
+    principal = _of_token(token, csrf=tokens.csrf_token(cookie) if sent is None and cookie else None)
+    _count(service, f"token {token.name}", principal.limits)
+    if is_to_be_noted:
+        _note_use(service, token)
+    return principal
+
+
+def _of_token(token: Token, *, csrf: str | None) -> Principal:
+    return Principal(token.name, token.scope, tokens.Limits.of(token), token_id=token.id, csrf=csrf)
+
+
+def _of_address(address: str) -> str:
+    """One host has a whole network of IPv6 addresses."""
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    return str(ipaddress.ip_network((found, 64), strict=False)) if found.version == 6 else address
+
+
+def _count(service: Service, who: str, limits: tokens.Limits) -> None:
+    if limits.requests_per_minute is not None:
+        service.rate_limiter.count(who, limits.requests_per_minute)
+
+
+def _note_use(service: Service, token: Token) -> None:
+    try:
+        with service.database.writing() as session:
+            tokens.note_use(session, token.id)
+    except DATABASE_AWAY as error:
+        _log.warning("that a token was used could not be noted (%s)", error.orig)
+
+
+def _check_is_local(request: Request) -> None:
+    """Open is for this machine alone: not for a proxy that serves others, nor for a page elsewhere whose name was
+    made to lead here (DNS rebinding).
+
+    Raises:
+        Forbidden: it may come from elsewhere.
+    """
+    is_forwarded = any(name in request.headers for name in ("forwarded", "x-forwarded-for", "x-forwarded-host"))
+    if is_forwarded or not is_loopback(request.url.hostname or ""):
+        raise Forbidden(
+            "this service is open to its own machine only, at http://127.0.0.1 or http://localhost; to serve others "
+            "set GKLBENCH_ACCESS=tokens and make tokens with 'gklbench token create'"
+        )
+
+
+async def _check_csrf(request: Request, expected: str) -> None:
+    """A cookie is sent with every request of a browser, whoever wrote the page that made it.
+
+    Raises:
+        Forbidden: the request does not show that a page of this service made it.
+    """
+    given = request.headers.get(CSRF_HEADER, "")
+    if not given and request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
+        try:
+            fields = parse_qs((await request.body()).decode("utf-8", "replace"), max_num_fields=1000)
+        except ValueError:
+            fields = {}
+        given = fields.get(CSRF_FIELD, [""])[0]
+    if not hmac.compare_digest(given.encode(), expected.encode()):
+        raise Forbidden("the form does not belong to this login; load the page again and send it from there")
+
+
+def refuse_other_sites(request: Request) -> None:
+    """Another site's page must not act here through the browser of someone who may.
+
+    Browsers say where a request comes from; whatever is not a browser says nothing and is let through.
+
+    Raises:
+        Forbidden: it comes from another site.
+    """
+    if request.method in SAFE_METHODS:
+        return
+    site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
+    if site is not None:
+        is_ours = site in ("same-origin", "none")
+    else:
+        is_ours = origin is None or urlsplit(origin).netloc == request.headers.get("host")
+    if not is_ours:
+        raise Forbidden("this request came from a page of another site and was not carried out")
+
+
+PUBLIC = Depends(identified)
+"""For routes that need no scope."""
+
+READS = Security(_allowed, scopes=[Scope.READ])
+Reader = Annotated[Principal, READS]
+Sender = Annotated[Principal, Security(_allowed, scopes=[Scope.SUBMIT])]
+Admin = Annotated[Principal, Security(_allowed, scopes=[Scope.ADMIN])]

@@ -1,0 +1,60 @@
+"""The audit trail: who changed what, written in the transaction of the change itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from app.database import database_now
+from app.tables import AuditRecord
+
+
+@dataclass(frozen=True)
+class Actor:
+    """Whoever does something."""
+
+    name: str
+    token_id: int | None = None
+
+
+COMMAND_LINE = Actor("command line")
+"""The host's owner, there."""
+
+
+def record(session: Session, actor: Actor, action: str, subject: str, detail: dict[str, Any] | None = None) -> None:
+    """Add a line.
+
+    Args:
+        session: of the transaction that makes the change.
+        actor: who did it.
+        action: such as 'entry.withdraw'.
+        subject: what it was done to, such as 'entry 7'.
+        detail: what else is to be known; no secret.
+    """
+    session.add(
+        AuditRecord(
+            created_at=database_now(session),
+            actor=actor.name,
+            token_id=actor.token_id,
+            action=action,
+            subject=subject[:200],
+            detail=detail or {},
+        )
+    )
+    session.flush()
+
+
+def page(session: Session, *, before_id: int | None = None, limit: int = 100) -> list[AuditRecord]:
+    """Newest first, older than `before_id`."""
+    query = select(AuditRecord).order_by(AuditRecord.id.desc()).limit(limit)
+    if before_id is not None:
+        query = query.where(AuditRecord.id < before_id)
+    return list(session.scalars(query))
+
+
+def forget(session: Session, after: timedelta) -> None:
+    session.execute(delete(AuditRecord).where(AuditRecord.created_at < database_now(session) - after))

@@ -1,0 +1,148 @@
+"""What somebody may use of the service, and what they have used. Limits stand on tokens (`app.tokens.Limits`)."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Any
+
+from sqlalchemy import delete, func, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+
+from app import tokens
+from app.database import database_now
+from app.errors import TooMany
+from app.tables import Job, JobKind, JobState, PartialUpload, Submitter, Upload, WorkerTime
+
+_HELD = (JobState.RUNNING, JobState.CANCELLING)
+_ASK_AGAIN_SECONDS = 60
+_REMEMBERED = timedelta(days=400)
+
+
+def check_room_for_job(session: Session, submitter: str) -> None:
+    """Before a job is queued. Two at once of one submitter come in turn.
+
+    Raises:
+        TooMany: as many wait already as may, or the day's hours are used up.
+    """
+    limits = tokens.limits_of(session, [submitter]).get(submitter, _NONE)
+    if limits.queued_jobs is not None:
+        session.execute(select(Submitter).where(Submitter.name == submitter).with_for_update())
+        waiting = session.scalar(
+            select(func.count()).where(
+                Job.submitter == submitter, Job.state == JobState.QUEUED, Job.kind != JobKind.SHARD
+            )
+        )
+        if (waiting or 0) >= limits.queued_jobs:
+            raise TooMany(
+                f"{waiting} jobs of {submitter} are queued, as many as may be; wait until some have begun, or cancel "
+                "some",
+                retry_after_seconds=_ASK_AGAIN_SECONDS,
+            )
+    if _is_day_used_up(session, submitter, limits, database_now(session)):
+        raise TooMany(
+            f"the jobs of {submitter} have had their {limits.gpu_hours_per_day:g} hours on workers today; more is "
+            "there from 00:00 UTC on",
+            retry_after_seconds=_seconds_left_of_day(database_now(session)),
+        )
+
+
+def check_room_for_upload(session: Session, submitter: str, size_bytes: int) -> None:
+    """
+    Raises:
+        TooMany: with this file, more would be kept of the submitter's than may be.
+    """
+    limit = tokens.limits_of(session, [submitter]).get(submitter, _NONE).upload_bytes
+    if limit is None:
+        return
+    kept = session.scalar(select(func.sum(Upload.size_bytes)).where(Upload.submitter == submitter)) or 0
+    coming = session.scalar(select(func.sum(PartialUpload.size_bytes)).where(PartialUpload.submitter == submitter)) or 0
+    if kept + coming + size_bytes > limit:
+        raise TooMany(
+            f"{kept + coming} bytes are kept or being sent of {submitter}, and {limit} may be; remove weights that no "
+            "job needs: DELETE /api/v1/weights/<sha256>",
+            retry_after_seconds=_ASK_AGAIN_SECONDS,
+        )
+
+
+def may_run_another(session: Session, submitter: str, limits: tokens.Limits, now: datetime) -> bool:
+    """Whether a worker may take up a job of theirs. Keeps others from doing so until this transaction ends."""
+    if limits.running_jobs is not None:
+        row = select(Submitter).where(Submitter.name == submitter).with_for_update(skip_locked=True)
+        if session.scalars(row).first() is None:
+            return False
+        held = session.scalar(select(func.count()).where(Job.submitter == submitter, Job.state.in_(_HELD)))
+        if (held or 0) >= limits.running_jobs:
+            return False
+    return not _is_day_used_up(session, submitter, limits, now)
+
+
+def why_waiting(session: Session, job: Job) -> str | None:
+    """Of a queued job: the limit that keeps it waiting, in words."""
+    limits = tokens.limits_of(session, [job.submitter]).get(job.submitter, _NONE)
+    if job.state is not JobState.QUEUED:
+        return None
+    if _is_day_used_up(session, job.submitter, limits, database_now(session)):
+        return f"its submitter has had {limits.gpu_hours_per_day:g} hours on workers today; it goes on at 00:00 UTC"
+    if limits.running_jobs is not None:
+        held = session.scalar(select(func.count()).where(Job.submitter == job.submitter, Job.state.in_(_HELD)))
+        if (held or 0) >= limits.running_jobs:
+            return f"{held} jobs of its submitter are running, as many as may at once"
+    return None
+
+
+# --- time on workers ---------------------------------------------------------------------------------------------
+
+
+def note_worker_time(session: Session, submitter: str, start: datetime, end: datetime) -> None:
+    """Count an attempt that is over, in the days in which it was."""
+    for day, seconds in _days(start, end):
+        insert: Any = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
+        row = insert(WorkerTime).values(submitter=submitter, day=day, seconds=seconds)
+        more = {"seconds": WorkerTime.seconds + row.excluded.seconds}
+        session.execute(row.on_conflict_do_update(index_elements=["submitter", "day"], set_=more))
+
+
+def forget_worker_time(session: Session) -> None:
+    session.execute(delete(WorkerTime).where(WorkerTime.day < database_now(session).date() - _REMEMBERED))
+
+
+def seconds_today(session: Session, submitter: str, now: datetime) -> float:
+    """Time on workers since 00:00 UTC, with that of the attempts that go on."""
+    day = now.astimezone(UTC).date()
+    midnight = datetime.combine(day, time(), UTC)
+    known = session.get(WorkerTime, (submitter, day), populate_existing=True)
+    begun = session.scalars(
+        select(Job.claimed_at).where(Job.submitter == submitter, Job.state.in_(_HELD), Job.claimed_at.is_not(None))
+    )
+    going_on = sum((now - max(start, midnight)).total_seconds() for start in begun if start is not None)
+    return (0.0 if known is None else known.seconds) + going_on
+
+
+def _is_day_used_up(session: Session, submitter: str, limits: tokens.Limits, now: datetime) -> bool:
+    hours = limits.gpu_hours_per_day
+    return hours is not None and seconds_today(session, submitter, now) >= 3600 * hours
+
+
+def _seconds_left_of_day(now: datetime) -> int:
+    now = now.astimezone(UTC)
+    tomorrow = datetime.combine(now.date() + timedelta(days=1), time(), UTC)
+    return math.ceil((tomorrow - now).total_seconds())
+
+
+def _days(start: datetime, end: datetime) -> list[tuple[date, float]]:
+    """
+    >>> _days(datetime(2026, 1, 1, 23, tzinfo=UTC), datetime(2026, 1, 2, 2, tzinfo=UTC))
+    [(datetime.date(2026, 1, 1), 3600.0), (datetime.date(2026, 1, 2), 7200.0)]
+    """
+    parts = []
+    start, end = start.astimezone(UTC), end.astimezone(UTC)
+    while start < end:
+        until = min(end, datetime.combine(start.date() + timedelta(days=1), time(), UTC))
+        parts.append((start.date(), (until - start).total_seconds()))
+        start = until
+    return parts
+
+
+_NONE = tokens.Limits(None, None, None, None, None)

@@ -1,0 +1,67 @@
+"""How many requests a minute somebody may send. Counted at the broker, so that all processes of the API agree."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+
+from limits import RateLimitItemPerMinute
+from limits.storage import MemoryStorage, RedisStorage
+from limits.strategies import SlidingWindowCounterRateLimiter
+from redis import ConnectionPool
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
+
+from app.errors import TooMany
+from app.settings import Settings
+
+_log = logging.getLogger(__name__)
+
+_AWAY_SECONDS = 10.0
+
+
+class RateLimiter:
+    """While the broker is away each process counts for itself."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._url = settings.broker_url
+        self._alone = SlidingWindowCounterRateLimiter(MemoryStorage())
+        self._together: SlidingWindowCounterRateLimiter | None = None
+        self._away_until = 0.0
+
+    def count(self, who: str, per_minute: int) -> None:
+        """
+        Raises:
+            TooMany: this one is more than may be.
+        """
+        item = RateLimitItemPerMinute(per_minute, namespace="gklbench")
+        if time.monotonic() >= self._away_until:
+            try:
+                self._hit(self._shared(), item, who)
+            except RedisError as error:
+                # One that does not answer would cost every request seconds.
+                self._away_until = time.monotonic() + _AWAY_SECONDS
+                _log.warning("the broker cannot be reached (%s); requests are counted by each process", error)
+            else:
+                return
+        self._hit(self._alone, item, who)
+
+    def _shared(self) -> SlidingWindowCounterRateLimiter:
+        if self._together is None:
+            once = Retry(NoBackoff(), retries=0)
+            pool = ConnectionPool.from_url(self._url, socket_connect_timeout=2, socket_timeout=2, retry=once)
+            storage = RedisStorage(self._url, connection_pool=pool)
+            self._together = SlidingWindowCounterRateLimiter(storage)
+        return self._together
+
+    @staticmethod
+    def _hit(limiter: SlidingWindowCounterRateLimiter, item: RateLimitItemPerMinute, who: str) -> None:
+        if limiter.hit(item, who):
+            return
+        reset = limiter.get_window_stats(item, who).reset_time
+        raise TooMany(
+            f"more than {item.amount} requests a minute; slow down, or ask the service's owner for a higher limit",
+            retry_after_seconds=max(1, math.ceil(reset - time.time())),
+        )

@@ -1,0 +1,105 @@
+"""What every answer tells the browser it may do with it, and how long a request may take to arrive."""
+
+from __future__ import annotations
+
+import asyncio
+from http import HTTPStatus
+
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.problems import problem_response
+
+# Nothing but this service's own files: no inline script or style, no frame, no plugin, no address of another site.
+# Pictures may stand in a style sheet as data: those of Swagger UI do.
+CONTENT_SECURITY_POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self' data:",
+        "font-src 'self'",
+        "connect-src 'self'",
+        "form-action 'self'",
+        "base-uri 'none'",
+        "frame-ancestors 'none'",
+    )
+)
+
+_HEADERS = {
+    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
+}
+_YEAR_SECONDS = 365 * 24 * 3600
+
+
+class SecurityHeaders:
+    """On every answer, also those to requests that failed."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
+                if scope["scheme"] == "https":
+                    headers.setdefault("Strict-Transport-Security", f"max-age={_YEAR_SECONDS}")
+            await send(message)
+
+        await self.app(scope, receive, send_with_headers)
+
+
+class _StandsStill(Exception):
+    """The sender has sent nothing for too long."""
+
+
+class BodyTimeout:
+    """Ends a request whose body does not come on: it would hold a place, and what it has sent so far, for ever."""
+
+    def __init__(self, app: ASGIApp, seconds: float) -> None:
+        self.app, self.seconds = app, seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        is_whole = is_answered = False
+
+        async def receive_in_time() -> Message:
+            nonlocal is_whole
+            if is_whole:
+                # What comes after the body is only that the sender has gone, for which an event stream waits.
+                return await receive()
+            try:
+                message = await asyncio.wait_for(receive(), self.seconds)
+            except TimeoutError:
+                raise _StandsStill from None
+            is_whole = message["type"] != "http.request" or not message.get("more_body", False)
+            return message
+
+        async def send_noting(message: Message) -> None:
+            nonlocal is_answered
+            is_answered = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive_in_time, send_noting)
+        except _StandsStill:
+            if is_answered:
+                raise
+            sentence = f"Nothing of the request's body came for {self.seconds:g} seconds; send it again."
+            answer = problem_response(HTTPStatus.REQUEST_TIMEOUT, "request_timeout", sentence)
+            answer.headers["Connection"] = "close"
+            await answer(scope, receive, send)

@@ -1,0 +1,54 @@
+"""What the commands share: the terminal, the settings of this process, this machine's database."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+
+from app.settings import Settings
+
+if TYPE_CHECKING:
+    from app.database import Database
+
+console = Console()
+errors = Console(stderr=True)
+
+DataDir = Annotated[Path | None, typer.Option(help="Where everything is kept. Default: gklbench-data.")]
+
+
+class SettingsError(Exception):
+    """An environment variable of the service cannot be used."""
+
+
+def settings_of(data_dir: Path | None, port: int | None) -> Settings:
+    given = {"data_dir": data_dir, "port": port}
+    return environment_settings().model_copy(update={name: value for name, value in given.items() if value is not None})
+
+
+def environment_settings() -> Settings:
+    try:
+        return Settings()
+    except ValidationError as error:
+        from app.problems import field_problems  # noqa: PLC0415
+
+        problems = [
+            f"GKLBENCH_{p.location.upper()}: {p.message}" if p.location else p.message
+            for p in field_problems(error.errors())
+        ]
+        raise SettingsError(" ".join(problems)) from error
+
+
+def own_database(data_dir: Path | None) -> Database:
+    """This machine's, or the one that GKLBENCH_DATABASE_URL names, with this version's schema."""
+    from app.database import Database  # noqa: PLC0415
+    from app.migrations import upgrade  # noqa: PLC0415
+
+    settings = settings_of(data_dir, None)
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    database = Database(settings.effective_database_url)
+    upgrade(database)
+    return database

@@ -1,0 +1,183 @@
+"""`gklbench token`: who may use the service, and how much of it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict
+from datetime import timedelta
+from typing import Annotated
+
+import typer
+
+from app import formatting, tokens
+from app.audit import COMMAND_LINE
+from app.tables import Scope
+from app.terminal import DataDir, SettingsError, console, errors, own_database
+from app.tokens import Limits
+
+token_cli = typer.Typer(no_args_is_help=True, help="Who may use the service, and how much of it.")
+
+TokenName = Annotated[str, typer.Option("--name", help="Whose it is: the submitter of what is sent with it.")]
+MaxQueued = Annotated[str | None, typer.Option(help="Jobs that may be queued at once; 'none' for no limit.")]
+MaxRunning = Annotated[str | None, typer.Option(help="Jobs that may run at once; 'none' for no limit.")]
+GpuHours = Annotated[str | None, typer.Option(help="Hours on workers in a day of UTC; 'none' for no limit.")]
+UploadGib = Annotated[str | None, typer.Option(help="GiB of weights that may be kept; 'none' for no limit.")]
+Requests = Annotated[str | None, typer.Option(help="Requests a minute; 'none' for no limit.")]
+
+
+@token_cli.command("create")
+def create_token(
+    *,
+    name: TokenName,
+    scopes: Annotated[str, typer.Option(help="read, submit or admin; each allows what those before it do.")] = "submit",
+    expires: Annotated[str, typer.Option(help="After how long, such as 90d or 12h; or 'never'.")] = "90d",
+    max_queued: MaxQueued = "100",
+    max_running: MaxRunning = "none",
+    gpu_hours_per_day: GpuHours = "none",
+    upload_gib: UploadGib = "50",
+    requests_per_minute: Requests = "600",
+    data_dir: DataDir = None,
+) -> None:
+    """Make a token, which is shown once.
+
+    Example: `gklbench token create --name Ada --scopes submit --expires 90d --max-running 2`
+    """
+
+    asked = (max_queued, max_running, gpu_hours_per_day, upload_gib, requests_per_minute)
+    limits = _limits(*asked, known=Limits())
+    scope, lifetime = _scope(scopes), _lifetime(expires)
+    with own_database(data_dir).writing() as session:
+        made, secret = tokens.create(session, name, scope, lifetime=lifetime, limits=limits, by=COMMAND_LINE)
+        until = "" if made.expires_at is None else f" until {formatting.when(made.expires_at)} UTC"
+    _show_secret(f"A token of {name}, scope {scope}{until}. It is shown only now:", secret)
+
+
+@token_cli.command("rotate")
+def rotate_token(
+    *,
+    name: TokenName,
+    overlap: Annotated[str, typer.Option(help="How long the old one still works, such as 24h or 0h.")] = "24h",
+    data_dir: DataDir = None,
+) -> None:
+    """Make somebody a new secret with the same rights; the old one goes after a while.
+
+    Example: `gklbench token rotate --name Ada --overlap 24h`
+    """
+
+    with own_database(data_dir).writing() as session:
+        _, secret = tokens.rotate(session, name, overlap=_lifetime(overlap) or timedelta(), by=COMMAND_LINE)
+    _show_secret(f"A new token of {name}; the old one works for {overlap} more. It is shown only now:", secret)
+
+
+@token_cli.command("revoke")
+def revoke_token(*, name: TokenName, data_dir: DataDir = None) -> None:
+    """End somebody's tokens and logins at once. What they have sent goes on; cancel it with `gklbench cancel`.
+
+    Example: `gklbench token revoke --name Ada`
+    """
+
+    with own_database(data_dir).writing() as session:
+        count = tokens.revoke(session, name, by=COMMAND_LINE)
+    console.print(f"{count} token{'s' if count > 1 else ''} of {name} revoked.", highlight=False)
+
+
+@token_cli.command("limit")
+def limit_token(
+    *,
+    name: TokenName,
+    max_queued: MaxQueued = None,
+    max_running: MaxRunning = None,
+    gpu_hours_per_day: GpuHours = None,
+    upload_gib: UploadGib = None,
+    requests_per_minute: Requests = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Give somebody other limits, at once. What is not named stays.
+
+    Example: `gklbench token limit --name Ada --max-running 4 --gpu-hours-per-day 48`
+    """
+
+    asked = (max_queued, max_running, gpu_hours_per_day, upload_gib, requests_per_minute)
+    with own_database(data_dir).writing() as session:
+        limits = _limits(*asked, known=tokens.limits_of(session, [name]).get(name, Limits()))
+        tokens.change(session, name, limits, by=COMMAND_LINE)
+    for what, limit in asdict(limits).items():
+        console.print(f"  {what.replace('_', ' ')}: {'no limit' if limit is None else limit}", highlight=False)
+
+
+@token_cli.command("list")
+def list_tokens(data_dir: DataDir = None) -> None:
+    """Show all tokens, by their first characters.
+
+    Example: `gklbench token list`
+    """
+    from rich.table import Table  # noqa: PLC0415
+
+    table = Table("Name", "Token", "Scope", "State", "Made (UTC)", "Ends (UTC)", "Last used (UTC)", box=None)
+    with own_database(data_dir).reading() as session:
+        living = {token.id for token in tokens.living(session)}
+        for each in tokens.all_of_them(session):
+            state = "living" if each.id in living else "revoked" if each.revoked_at is not None else "expired"
+            moments = (each.created_at, each.expires_at, each.last_used_at)
+            shown = ("-" if moment is None else formatting.when(moment) for moment in moments)
+            table.add_row(each.name, f"{each.hint}…", each.scope, state, *shown)
+    console.print(table)
+
+
+def _show_secret(said: str, secret: str) -> None:
+    errors.print(said, highlight=False, soft_wrap=True)
+    # Alone on standard output, so that it can be put into a file or a variable.
+    console.print(secret, markup=False, highlight=False, soft_wrap=True)
+
+
+def _scope(text: str) -> Scope:
+    """The highest of those that are named by commas: each allows what those before it do."""
+    named = [word.strip() for word in text.split(",") if word.strip()]
+    known = [scope for scope in Scope if scope in named]
+    if not known or len(known) != len(set(named)):
+        raise SettingsError(f"--scopes is read, submit or admin, or some of them by commas; not {text!r}")
+    return known[-1]
+
+
+def _lifetime(text: str) -> timedelta | None:
+    match = re.fullmatch(r"(\d{1,5})([dh])", text)
+    if text == "never":
+        return None
+    if match is None:
+        raise SettingsError(f"write a time as days or hours, such as 90d or 12h, not {text!r}")
+    return timedelta(**{"days" if match[2] == "d" else "hours": int(match[1])})
+
+
+def _limits(
+    queued: str | None,
+    running: str | None,
+    gpu_hours: str | None,
+    upload_gib: str | None,
+    requests: str | None,
+    *,
+    known: Limits,
+) -> Limits:
+    """What the options say; where one says nothing, what is known."""
+    gib = _number(upload_gib, "upload-gib")
+    return Limits(
+        queued_jobs=known.queued_jobs if queued is None else _whole(queued, "max-queued"),
+        running_jobs=known.running_jobs if running is None else _whole(running, "max-running"),
+        gpu_hours_per_day=known.gpu_hours_per_day if gpu_hours is None else _number(gpu_hours, "gpu-hours-per-day"),
+        upload_bytes=known.upload_bytes if upload_gib is None else None if gib is None else int(gib * 1024**3),
+        requests_per_minute=known.requests_per_minute if requests is None else _whole(requests, "requests-per-minute"),
+    )
+
+
+def _whole(text: str, option: str) -> int | None:
+    found = _number(text, option)
+    if found is not None and found != int(found):
+        raise SettingsError(f"--{option} is a whole number or 'none', not {text!r}")
+    return None if found is None else int(found)
+
+
+def _number(text: str | None, option: str) -> float | None:
+    if text in (None, "none"):
+        return None
+    if not re.fullmatch(r"\d{1,9}(\.\d{1,6})?", text):
+        raise SettingsError(f"--{option} is a number or 'none', not {text!r}")
+    return float(text)

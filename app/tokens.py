@@ -1,0 +1,265 @@
+"""Tokens: who may come in, what they may do, and how much of it.
+
+A token is 32 random bytes behind a prefix that secret scanners can know. It is shown once; what is kept is its
+SHA-256, which for a random secret is as good as a slow hash. Tokens of one name are one person's: they share what
+they may use, as the newest of them says.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import secrets
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import delete, or_, select
+from sqlalchemy.orm import Session
+
+from app import audit
+from app.audit import Actor
+from app.database import Database, database_now
+from app.errors import NotFound, Unauthorized, Unprocessable
+from app.settings import Settings
+from app.tables import ANONYMOUS, LoginSession, Scope, Token
+
+PREFIX = "gklb_"
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9 ._@+-]{0,99}$"
+
+_SECRET = re.compile(re.escape(PREFIX) + r"[A-Za-z0-9_-]{43}")
+_HINT_LENGTH = len(PREFIX) + 5
+_USE_NOTED_EVERY = timedelta(minutes=1)
+_ORDER = tuple(Scope)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a token may use; None is without limit."""
+
+    queued_jobs: int | None = 100
+    running_jobs: int | None = None
+    gpu_hours_per_day: float | None = None
+    upload_bytes: int | None = 50 * 1024**3
+    requests_per_minute: int | None = 600
+
+    @classmethod
+    def of(cls, token: Token) -> Limits:
+        return cls(
+            queued_jobs=token.max_queued_jobs,
+            running_jobs=token.max_running_jobs,
+            gpu_hours_per_day=token.gpu_hours_per_day,
+            upload_bytes=token.max_upload_bytes,
+            requests_per_minute=token.requests_per_minute,
+        )
+
+
+def allows(given: Scope | None, needed: Scope) -> bool:
+    """
+    >>> allows(Scope.ADMIN, Scope.SUBMIT), allows(Scope.READ, Scope.SUBMIT), allows(None, Scope.READ)
+    (True, False, False)
+    """
+    return given is not None and _ORDER.index(given) >= _ORDER.index(needed)
+
+
+# --- made by the owner -------------------------------------------------------------------------------------------
+
+
+def create(
+    session: Session, name: str, scope: Scope, *, lifetime: timedelta | None, limits: Limits, by: Actor
+) -> tuple[Token, str]:
+    """A new token and its secret, which nobody can read again.
+
+    Raises:
+        Unprocessable: the name cannot be one, or is in use by a living token.
+    """
+    if not re.fullmatch(NAME_PATTERN, name) or name == ANONYMOUS:
+        raise Unprocessable(
+            f"a token's name is whose it is: at most 100 letters, digits, spaces and ._@+-, not {name!r}"
+        )
+    if living(session, name):
+        raise Unprocessable(f"there is a token of {name} already; rotate or revoke it, or choose another name")
+    return _add(session, name, scope, lifetime=lifetime, limits=limits, action="token.create", by=by)
+
+
+def _add(
+    session: Session, name: str, scope: Scope, *, lifetime: timedelta | None, limits: Limits, action: str, by: Actor
+) -> tuple[Token, str]:
+    secret = PREFIX + secrets.token_urlsafe(32)
+    now = database_now(session)
+    token = Token(
+        name=name,
+        hint=secret[:_HINT_LENGTH],
+        sha256=_hash(secret),
+        scope=scope,
+        created_at=now,
+        expires_at=None if lifetime is None else now + lifetime,
+    )
+    _limit(token, limits)
+    session.add(token)
+    session.flush()
+    audit.record(session, by, action, f"token {token.id}", {"name": name, "scope": scope})
+    return token, secret
+
+
+def _limit(token: Token, limits: Limits) -> None:
+    token.max_queued_jobs, token.max_running_jobs = limits.queued_jobs, limits.running_jobs
+    token.gpu_hours_per_day, token.max_upload_bytes = limits.gpu_hours_per_day, limits.upload_bytes
+    token.requests_per_minute = limits.requests_per_minute
+
+
+def rotate(session: Session, name: str, *, overlap: timedelta, by: Actor) -> tuple[Token, str]:
+    """A new secret with the same rights for as long as the old one had; that one goes after `overlap`.
+
+    Raises:
+        NotFound: nobody of this name has a living token.
+    """
+    old = _newest_living(session, name)
+    now = database_now(session)
+    lifetime = None if old.expires_at is None else old.expires_at - old.created_at
+    made = _add(session, name, old.scope, lifetime=lifetime, limits=Limits.of(old), action="token.rotate", by=by)
+    for token in living(session, name):
+        if token.id != made[0].id:
+            token.expires_at = min(token.expires_at or now + overlap, now + overlap)
+    session.flush()
+    return made
+
+
+def revoke(session: Session, name: str, *, by: Actor) -> int:
+    """End all of somebody's tokens at once, and what they are logged in with; returns how many.
+
+    Raises:
+        NotFound: nobody of this name has a living token.
+    """
+    _newest_living(session, name)
+    found = living(session, name)
+    for token in found:
+        token.revoked_at = database_now(session)
+        session.execute(delete(LoginSession).where(LoginSession.token_id == token.id))
+        audit.record(session, by, "token.revoke", f"token {token.id}", {"name": name})
+    session.flush()
+    return len(found)
+
+
+def change(session: Session, name: str, limits: Limits, *, by: Actor) -> Token:
+    """Give somebody other limits.
+
+    Raises:
+        NotFound: nobody of this name has a living token.
+    """
+    token = _newest_living(session, name)
+    for each in living(session, name):
+        _limit(each, limits)
+    audit.record(session, by, "token.change", f"token {token.id}", {"name": name})
+    session.flush()
+    return token
+
+
+def all_of_them(session: Session) -> list[Token]:
+    return list(session.scalars(select(Token).order_by(Token.name, Token.id)))
+
+
+def living(session: Session, name: str | None = None) -> list[Token]:
+    """Those that still let somebody in, newest last."""
+    now = database_now(session)
+    query = select(Token).where(Token.revoked_at.is_(None), or_(Token.expires_at.is_(None), Token.expires_at > now))
+    if name is not None:
+        query = query.where(Token.name == name)
+    return list(session.scalars(query.order_by(Token.id)))
+
+
+def _newest_living(session: Session, name: str) -> Token:
+    found = living(session, name)
+    if not found:
+        raise NotFound(f"nobody called {name} has a living token; 'gklbench token list' shows them all")
+    return found[-1]
+
+
+def check_start(database: Database, settings: Settings) -> None:
+    """
+    Raises:
+        Unauthorized: nobody could use the service, since it asks for tokens and there are none.
+    """
+    if settings.is_open:
+        return
+    with database.reading() as session:
+        if living(session):
+            return
+    where = f"GKLBENCH_HOST={settings.host}" if settings.access == "auto" else f"GKLBENCH_ACCESS={settings.access}"
+    raise Unauthorized(
+        f"with {where} everybody needs a token, and there is none; make the first one with: "
+        f'gklbench token create --name "Your name" --scopes admin --data-dir {settings.data_dir}'
+    )
+
+
+def limits_of(session: Session, names: Collection[str]) -> dict[str, Limits]:
+    """Of those who have, or had, a token. Whoever never had one is without limits."""
+    rows = session.scalars(select(Token).where(Token.name.in_(names)).order_by(Token.id))
+    return {token.name: Limits.of(token) for token in rows}
+
+
+# --- asked with every request ------------------------------------------------------------------------------------
+
+
+def find(session: Session, secret: str) -> Token | None:
+    """The living token with this secret."""
+    if not _SECRET.fullmatch(secret):
+        return None
+    return _if_living(session, session.scalars(select(Token).where(Token.sha256 == _hash(secret))).first())
+
+
+def _if_living(session: Session, token: Token | None) -> Token | None:
+    if token is None or token.revoked_at is not None:
+        return None
+    is_over = token.expires_at is not None and token.expires_at <= database_now(session)
+    return None if is_over else token
+
+
+def is_use_to_be_noted(session: Session, token: Token) -> bool:
+    return token.last_used_at is None or database_now(session) - token.last_used_at > _USE_NOTED_EVERY
+
+
+def note_use(session: Session, token_id: int) -> None:
+    token = session.get(Token, token_id)
+    if token is not None:
+        token.last_used_at = database_now(session)
+
+
+# --- browsers ----------------------------------------------------------------------------------------------------
+
+
+def log_in(session: Session, token: Token, lifetime: timedelta) -> tuple[str, datetime]:
+    """The value for the browser's cookie, and until when it is good. The token itself is not kept in the browser."""
+    value = secrets.token_urlsafe(32)
+    now = database_now(session)
+    until = now + lifetime if token.expires_at is None else min(token.expires_at, now + lifetime)
+    session.add(LoginSession(sha256=_hash(value), token_id=token.id, created_at=now, expires_at=until))
+    audit.record(session, Actor(token.name, token.id), "login", f"token {token.id}")
+    session.flush()
+    return value, until
+
+
+def find_logged_in(session: Session, cookie: str) -> Token | None:
+    """The living token with which a browser logged in."""
+    found = session.get(LoginSession, _hash(cookie))
+    if found is None or found.expires_at <= database_now(session):
+        return None
+    return _if_living(session, found.token)
+
+
+def log_out(session: Session, cookie: str) -> None:
+    session.execute(delete(LoginSession).where(LoginSession.sha256 == _hash(cookie)))
+
+
+def forget_old_logins(session: Session) -> None:
+    session.execute(delete(LoginSession).where(LoginSession.expires_at < database_now(session)))
+
+
+def csrf_token(cookie: str) -> str:
+    """What a form of this browser carries: nobody can know it who does not know the cookie, which no script reads."""
+    return hmac.new(cookie.encode(), b"gklbench form", hashlib.sha256).hexdigest()
+
+
+def _hash(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()

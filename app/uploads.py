@@ -1,0 +1,202 @@
+"""Files of weights that somebody sends: whole or in pieces, checked before they are kept, gone when nothing needs them.
+
+In pieces a file grows under `uploads` in the data directory, and how long it is says where to go on: nothing that was
+sent is sent again after a connection broke, or after this service was restarted.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import BinaryIO
+
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from app import job_files, quotas
+from app.database import Database, database_now
+from app.errors import Conflict, NoRoom, NotFound
+from app.service import Service
+from app.tables import Job, JobFile, JobKind, JobState, Model, PartialUpload, Upload
+
+_UNFINISHED = (JobState.QUEUED, JobState.RUNNING, JobState.CANCELLING)
+
+
+# --- in pieces ---------------------------------------------------------------------------------------------------
+
+
+def begin(service: Service, submitter: str, size_bytes: int) -> PartialUpload:
+    """Make room for a file that will come in pieces.
+
+    Raises:
+        TooMany: more would be kept of the submitter's than may be.
+        NoRoom: the disk has not enough.
+    """
+    check_disk(service, size_bytes)
+    with service.database.writing() as session:
+        quotas.check_room_for_upload(session, submitter, size_bytes)
+        now = database_now(session)
+        upload = PartialUpload(
+            id=secrets.token_hex(16), submitter=submitter, size_bytes=size_bytes, created_at=now, touched_at=now
+        )
+        session.add(upload)
+    path = _path(service, upload.id)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    return upload
+
+
+def check_disk(service: Service, size_bytes: int) -> None:
+    """
+    Raises:
+        NoRoom: it has not enough for a file of this size.
+    """
+    service.settings.data_dir.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(service.settings.data_dir).free
+    if size_bytes > free - service.settings.min_free_bytes:
+        raise NoRoom(f"the service's disk has no room for {size_bytes} bytes; try later, or tell its owner")
+
+
+def find(session: Session, upload_id: str, submitter: str | None) -> PartialUpload:
+    """One's own; `submitter` None is an admin, who sees all.
+
+    Raises:
+        NotFound: there is none of this name, or it is somebody else's.
+    """
+    found = session.get(PartialUpload, upload_id)
+    if found is None or submitter not in (None, found.submitter):
+        raise NotFound(f"there is no upload {upload_id}; it has ended, or was idle for too long: begin another")
+    return found
+
+
+def offset(service: Service, upload_id: str) -> int:
+    """How many bytes of it are here."""
+    try:
+        return _path(service, upload_id).stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+@contextmanager
+def appending(service: Service, upload_id: str, at: int) -> Iterator[BinaryIO]:
+    """The file, to be written on from `at`, kept from others who would write it.
+
+    Raises:
+        Conflict: another request is writing it, or it is not `at` bytes long.
+    """
+    path = _path(service, upload_id)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise Conflict("another request is sending this upload; wait until it has ended") from error
+        known = os.fstat(file.fileno()).st_size
+        if at != known:
+            raise Conflict(f"this upload has {known} bytes, so that it goes on there, not at {at}")
+        try:
+            yield file
+            file.flush()
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise NoRoom("the service's disk is full; go on with this upload later, or tell its owner") from error
+
+
+def touch(database: Database, upload_id: str) -> None:
+    """It is not idle."""
+    with database.writing() as session:
+        found = session.get(PartialUpload, upload_id)
+        if found is not None:
+            found.touched_at = database_now(session)
+
+
+def whole_file(service: Service, upload_id: str) -> Path:
+    return _path(service, upload_id)
+
+
+def end(service: Service, upload_id: str) -> None:
+    """Forget it, with what there is of it."""
+    with service.database.writing() as session:
+        session.execute(delete(PartialUpload).where(PartialUpload.id == upload_id))
+    _path(service, upload_id).unlink(missing_ok=True)
+
+
+def _path(service: Service, upload_id: str) -> Path:
+    return _directory(service) / upload_id
+
+
+def _directory(service: Service) -> Path:
+    return service.settings.data_dir.resolve() / "uploads"
+
+
+# --- what is kept ------------------------------------------------------------------------------------------------
+
+
+def remove(session: Session, sha256: str, submitter: str | None) -> None:
+    """Forget weights that nothing needs; their file goes with the next cleanup. `submitter` None is an admin.
+
+    Raises:
+        NotFound: none of one's own have this hash.
+        Conflict: a job or an entry needs them.
+    """
+    found = job_files.upload(session, sha256)
+    if submitter not in (None, found.submitter):
+        raise NotFound(f"no weights with sha256 {sha256} were sent here by {submitter}")
+    session.refresh(found, with_for_update=True)
+    if sha256 in needed(session, [sha256]):
+        raise Conflict("a job or a measured model needs these weights, so that they stay")
+    session.delete(found)
+    session.flush()
+
+
+def needed(session: Session, hashes: list[str]) -> set[str]:
+    """Of some uploads those that a measured model has, or a job that has not ended, or may be retried."""
+    models = session.scalars(select(Model.weights_sha256).where(Model.weights_sha256.in_(hashes)))
+    # A failed job may be retried for as long as it keeps something to go on from.
+    kept = select(JobFile.id).where(JobFile.job_id == Job.id).exists()
+    weights = Job.spec["weights"].as_string()
+    of_jobs = select(weights).where(
+        Job.kind.in_((JobKind.EVALUATE, JobKind.SHARD, JobKind.EXTERNAL)),
+        weights.in_(hashes),
+        Job.state.in_(_UNFINISHED) | kept,
+    )
+    return {*models, *session.scalars(of_jobs)}
+
+
+def forget_old(session: Session, after: timedelta) -> None:
+    """Weights that nothing needs any more, or ever did."""
+    before = database_now(session) - after
+    # Locked: a job that is being made with one of them holds it.
+    locked = select(Upload.sha256).where(Upload.created_at < before).with_for_update(skip_locked=True)
+    old = session.scalars(locked).all()
+    unneeded = set(old) - needed(session, list(old))
+    session.execute(delete(Upload).where(Upload.sha256.in_(unneeded)))
+    session.execute(delete(PartialUpload).where(PartialUpload.touched_at < before))
+
+
+def remove_pieces(service: Service, before: float) -> int:
+    """Files of uploads that have ended or were given up; returns how many.
+
+    Args:
+        service: whose.
+        before: only those that were last written before this moment of the disk's clock.
+    """
+    removed = 0
+    for path in _directory(service).glob("*"):
+        with service.database.reading() as session:
+            is_known = session.get(PartialUpload, path.name) is not None
+        try:
+            if not is_known and path.stat().st_mtime < before:
+                path.unlink(missing_ok=True)
+                removed += 1
+        except FileNotFoundError:
+            continue
+    return removed

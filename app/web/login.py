@@ -1,0 +1,78 @@
+"""Logging a browser in with a token, and out."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Annotated
+from urllib.parse import parse_qs
+
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
+
+from app import tokens
+from app.access import COOKIE, PUBLIC, Principal, identified
+from app.service import Service, ServiceDep
+from app.web.rendering import render
+
+router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse, dependencies=[PUBLIC])
+
+_Next = Annotated[str, Query(max_length=2000)]
+
+
+@router.get("/login")
+def login_page(request: Request, service: ServiceDep, next: _Next = "/") -> Response:  # noqa: A002 - as addresses call it
+    return _page(request, service, next)
+
+
+@router.post("/login")
+async def log_in(request: Request, service: ServiceDep) -> Response:
+    try:
+        sent = parse_qs((await request.body()).decode("utf-8", "replace"), max_num_fields=20)
+    except ValueError:
+        sent = {}
+    secret, wanted = (sent.get(name, [""])[0] for name in ("token", "next"))
+    return await run_in_threadpool(_log_in, request, service, secret.strip(), wanted)
+
+
+def _log_in(request: Request, service: Service, secret: str, wanted: str) -> Response:
+    with service.database.writing() as session:
+        token = tokens.find(session, secret)
+        lifetime = timedelta(hours=service.settings.login_hours)
+        known = None if token is None else tokens.log_in(session, token, lifetime)
+    if known is None:
+        return _page(request, service, wanted, problem="This token is unknown, expired or revoked.", status_code=401)
+    value, until = known
+    response = RedirectResponse(_here(wanted), status_code=303)
+    response.set_cookie(
+        COOKIE, value, expires=until, httponly=True, samesite="lax", secure=request.url.scheme == "https"
+    )
+    return response
+
+
+@router.post("/logout")
+def log_out(request: Request, service: ServiceDep, _: Annotated[Principal, Depends(identified)]) -> Response:
+    cookie = request.cookies.get(COOKIE)
+    if cookie:
+        with service.database.writing() as session:
+            tokens.log_out(session, cookie)
+    response = RedirectResponse("/", status_code=303)
+    response.delete_cookie(COOKIE, httponly=True, samesite="lax")
+    return response
+
+
+def _page(
+    request: Request, service: Service, wanted: str, *, problem: str | None = None, status_code: int = 200
+) -> Response:
+    hours = 3600 * service.settings.login_hours
+    return render(request, "login.html", status_code=status_code, next=_here(wanted), problem=problem, hours=hours)
+
+
+def _here(wanted: str) -> str:
+    """Only to a page of this service: an address may have been made by somebody else.
+
+    >>> _here("/jobs?state=failed"), _here("//elsewhere.example"), _here("https://elsewhere.example")
+    ('/jobs?state=failed', '/', '/')
+    """
+    is_here = wanted.startswith("/") and not wanted.startswith("//") and "\\" not in wanted and wanted.isprintable()
+    return wanted if is_here else "/"
