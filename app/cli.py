@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
 import signal
 import sys
@@ -134,11 +133,16 @@ def serve(end_with_parent: EndWithParent = False) -> None:
 
     from app.main import create_app  # noqa: PLC0415
 
-    _begin_process(end_with_parent)
-    settings = _environment_settings()
-    # Open event streams must not hold up a stop.
+    settings = _begin_process(end_with_parent)
     uvicorn.run(
-        create_app(settings), host=settings.host, port=settings.port, timeout_graceful_shutdown=3, log_config=None
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        # Open event streams must not hold up a stop.
+        timeout_graceful_shutdown=3,
+        # `app.logs` has set up logging, and tells of each request without its query string.
+        log_config=None,
+        access_log=False,
     )
 
 
@@ -150,8 +154,7 @@ def worker(end_with_parent: EndWithParent = False) -> None:
     """
     from worker.celery_app import run_worker  # noqa: PLC0415
 
-    _begin_process(end_with_parent)
-    run_worker(_environment_settings())
+    run_worker(_begin_process(end_with_parent))
 
 
 @cli.command()
@@ -163,8 +166,8 @@ def relay(end_with_parent: EndWithParent = False) -> None:
     from app.relay import Relay  # noqa: PLC0415
     from app.service import Service  # noqa: PLC0415
 
-    _begin_process(end_with_parent)
-    Relay(Service.from_settings(_environment_settings())).run(_stop_flag())
+    settings = _begin_process(end_with_parent)
+    Relay(Service.from_settings(settings)).run(_stop_flag())
 
 
 @cli.command(hidden=True)
@@ -172,8 +175,8 @@ def broker(port: Annotated[int, typer.Option()], end_with_parent: EndWithParent 
     """Run the embedded broker."""
     from app.embedded import run_broker  # noqa: PLC0415
 
-    _begin_process(end_with_parent)
-    run_broker(port, _environment_settings().data_dir, _stop_flag())
+    settings = _begin_process(end_with_parent)
+    run_broker(port, settings.data_dir, _stop_flag())
 
 
 @cli.command()
@@ -533,12 +536,15 @@ def _read_spec(path: Path, weights: Path | None = None) -> TrainSpec | EvaluateS
         raise InvalidInput(f"{path} is no valid spec:\n  " + "\n  ".join(lines)) from error
 
 
-def _begin_process(end_with_parent_too: bool) -> None:
+def _begin_process(end_with_parent_too: bool) -> Settings:
+    from app import logs  # noqa: PLC0415
     from app.lifeline import end_with_parent  # noqa: PLC0415
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    settings = _environment_settings()
+    logs.configure(settings.log_format)
     if end_with_parent_too:
         end_with_parent()
+    return settings
 
 
 def _interrupt_on_signals() -> None:

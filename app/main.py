@@ -12,8 +12,10 @@ from fastapi import Depends, FastAPI, Request
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
+from starlette.types import ASGIApp
 
 import gkl
+from app.logs import AccessLog, with_request_id
 from app.problems import TooLargeAsProblem, install_error_handlers
 from app.routes import api, health, uploads
 from app.service import Service, refuse_other_sites
@@ -26,6 +28,13 @@ _UPLOADS = re.compile(r"/api/v1/(weights|entries/[^/]+/attacks)")
 _SWAGGER_FILES = Path(fastapi_offline.__file__).parent / "static"
 
 
+class _Application(FastAPI):
+    """With what must see every answer around it, also the one to an unforeseen error, which middleware never sees."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        return with_request_id(AccessLog(super().build_middleware_stack()))
+
+
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The API and the pages. Connects to nothing until the first request."""
     settings = settings or Settings()
@@ -36,7 +45,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         yield
         service.database.close()
 
-    app = FastAPI(
+    app = _Application(
         title="GKL Bench",
         version=gkl.__version__,
         summary="Adversarial training, AutoAttack evaluation and a leaderboard, as jobs over REST.",

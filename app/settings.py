@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -90,6 +90,9 @@ class Settings(BaseSettings):
 
     cleanup_seconds: float = Field(default=300, gt=0)
     """How often the relay removes what is past its time and files that nothing refers to."""
+
+    log_format: Literal["text", "json"] = "text"
+    """How processes log to standard error: `text` for people, `json` for a collector of logs."""
 
     @model_validator(mode="after")
     def _settings_agree(self) -> Self:

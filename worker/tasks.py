@@ -10,6 +10,7 @@ from datetime import timedelta
 
 from celery import Celery
 from pydantic import ValidationError
+from structlog.contextvars import bound_contextvars
 
 from app import jobs
 from app.artifacts import ArtifactStore
@@ -69,6 +70,13 @@ class Worker:
         claim = self._claim()
         if claim is None:
             return None
+        # In every line that is logged meanwhile, also by the supervisor's threads.
+        with bound_contextvars(job_id=claim.job_id, attempt=claim.attempt):
+            self._run(claim)
+        # What follows from it is this worker's next claim, or another's that looks for work or hears from the relay.
+        return claim.job_id
+
+    def _run(self, claim: jobs.Claim) -> None:
         _log.info("job %d, attempt %d: started", claim.job_id, claim.attempt)
         try:
             with Supervisor(self.settings, self.database, self.store, claim, self.stopping) as supervisor:
@@ -91,8 +99,6 @@ class Worker:
             else:
                 sentence = f"the worker {self.name} failed while it ran this job; its log has the cause"
                 self._fail(claim, FailureCode.INTERNAL, sentence)
-        # What follows from it is this worker's next claim, or another's that looks for work or hears from the relay.
-        return claim.job_id
 
     def _claim(self) -> jobs.Claim | None:
         if self.stopping.is_set():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Annotated
 
 from fastapi import APIRouter, BackgroundTasks, Query, Request, Response
@@ -17,6 +18,8 @@ from app.schemas import JobView
 from app.service import Service, ServiceDep
 from app.tables import ANONYMOUS
 from gkl.spec import ModelName
+
+_log = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/entries", tags=["leaderboards"])
 
@@ -51,6 +54,7 @@ async def attack_entry(
     with service.store.incoming() as incoming:
         await receive(request, incoming)
         view = await run_in_threadpool(_queue, service, incoming, entry_id, name, submitter)
+    _log.info("job %d was sent", view.id, extra={"job_id": view.id})
     response.headers["Location"] = f"/api/v1/jobs/{view.id}"
     background.add_task(service.publish_pending, [view.id])
     return view
