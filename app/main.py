@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 
 import gkl
 from app.logs import AccessLog, with_request_id
+from app.metrics import Metrics, RequestLatency
 from app.problems import TooLargeAsProblem, install_error_handlers
 from app.routes import api, health, uploads
 from app.service import Service, refuse_other_sites
@@ -32,7 +33,9 @@ class _Application(FastAPI):
     """With what must see every answer around it, also the one to an unforeseen error, which middleware never sees."""
 
     def build_middleware_stack(self) -> ASGIApp:
-        return with_request_id(AccessLog(super().build_middleware_stack()))
+        metrics: Metrics = self.state.metrics
+        measured = RequestLatency(super().build_middleware_stack(), metrics.requests, self.routes)
+        return with_request_id(AccessLog(measured))
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -55,6 +58,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         dependencies=[Depends(refuse_other_sites)],
     )
     app.state.service = service
+    app.state.metrics = Metrics(service)
     app.add_middleware(
         TooLargeAsProblem,
         max_body_bytes=settings.max_body_bytes,
