@@ -537,11 +537,16 @@ def _read_spec(path: Path, weights: Path | None = None) -> TrainSpec | EvaluateS
 
 
 def _begin_process(end_with_parent_too: bool) -> Settings:
-    from app import logs  # noqa: PLC0415
+    from app import logs, tracing  # noqa: PLC0415
     from app.lifeline import end_with_parent  # noqa: PLC0415
 
     settings = _environment_settings()
     logs.configure(settings.log_format)
+    if settings.tracing:
+        try:
+            tracing.configure()
+        except ImportError as error:
+            raise SettingsError("GKLBENCH_TRACING needs more packages: pip install 'gklbench[otel]'") from error
     if end_with_parent_too:
         end_with_parent()
     return settings

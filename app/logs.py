@@ -25,7 +25,6 @@ _access = logging.getLogger("app.access")
 # arguments of its tasks.
 _EXTRA = ("method", "path", "status", "milliseconds", "job_id")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-# Asked every few seconds, or several times by each page.
 _QUIET = re.compile(r"/(healthz|readyz|metrics)|/(static|swagger)/.*")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
@@ -36,6 +35,8 @@ def configure(log_format: LogFormat) -> None:
     handler.setFormatter(formatter(log_format))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     logging.captureWarnings(True)
+    # It tells two lines of each look at the schema's version, which /readyz takes.
+    logging.getLogger("alembic.runtime.migration").setLevel(logging.WARNING)
 
 
 def formatter(log_format: LogFormat) -> logging.Formatter:
@@ -74,6 +75,11 @@ def _render_text(logger: WrappedLogger, name: str, line: EventDict) -> str:
     return head + message + fields + (f"\n{exception}" if exception else "")
 
 
+def is_quiet(path: str) -> bool:
+    """Whether it is asked for every few seconds, or several times by each page, and says nothing of anybody's work."""
+    return _QUIET.fullmatch(path) is not None
+
+
 def with_request_id(app: ASGIApp) -> ASGIApp:
     """Each request has an id: the one in its X-Request-ID if that is sane, or a new one. The answer carries it too."""
     return CorrelationIdMiddleware(app, validator=lambda given: _REQUEST_ID.fullmatch(given) is not None)
@@ -106,6 +112,6 @@ class AccessLog:
         finally:
             method, path = scope["method"], quote(scope["path"])
             milliseconds = round(1000 * (ended - started), 1)
-            level = logging.DEBUG if _QUIET.fullmatch(scope["path"]) else logging.INFO
+            level = logging.DEBUG if is_quiet(scope["path"]) else logging.INFO
             fields = {"method": method, "path": path, "status": status, "milliseconds": milliseconds}
             _access.log(level, "%s %s %d", method, path, status, extra=fields)

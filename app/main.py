@@ -15,7 +15,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 import gkl
-from app.logs import AccessLog, with_request_id
+from app.logs import AccessLog, is_quiet, with_request_id
 from app.metrics import Metrics, RequestLatency
 from app.problems import TooLargeAsProblem, install_error_handlers
 from app.routes import api, health, uploads
@@ -55,6 +55,15 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
+        telemetry={
+            "tracing": settings.tracing,
+            # `app.tracing` sets it up, for workers too. Metrics are Prometheus' here, and failures are in the log.
+            "auto_configure": False,
+            "operation_spans": False,
+            "metrics": False,
+            "logs": False,
+            "exclude": lambda scope: is_quiet(scope["path"]),
+        },
         dependencies=[Depends(refuse_other_sites)],
     )
     app.state.service = service

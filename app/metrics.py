@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from typing import Any, get_args
 
 from fastapi.routing import iter_route_contexts
-from prometheus_client import CollectorRegistry, Histogram, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, Histogram, ProcessCollector, disable_created_metrics, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
@@ -42,6 +42,8 @@ class Metrics:
     """Of one application. Connects to nothing until somebody asks."""
 
     def __init__(self, service: Service) -> None:
+        # A third series beside each sum and count, which nobody asks for.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
         # The library's own way for several processes behind one address: each keeps its numbers in files of that
         # directory, and whichever answers adds them up. The library reads the variable itself when it is imported.

@@ -94,6 +94,9 @@ class Settings(BaseSettings):
     log_format: Literal["text", "json"] = "text"
     """How processes log to standard error: `text` for people, `json` for a collector of logs."""
 
+    tracing: bool = False
+    """Whether OpenTelemetry traces requests and runs, as its own OTEL_ variables say; needs `gklbench[otel]`."""
+
     @model_validator(mode="after")
     def _settings_agree(self) -> Self:
         if self.lease_seconds < 3 * self.heartbeat_seconds:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from celery import Celery
+from opentelemetry import trace
 from pydantic import ValidationError
 from structlog.contextvars import bound_contextvars
 
@@ -23,6 +24,8 @@ from worker.presence import disk_problem
 from worker.supervisor import Supervisor
 
 _log = logging.getLogger(__name__)
+# Does nothing unless `app.tracing` was set up in this process.
+_tracer = trace.get_tracer(__name__)
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,8 @@ class Worker:
         if claim is None:
             return None
         # In every line that is logged meanwhile, also by the supervisor's threads.
-        with bound_contextvars(job_id=claim.job_id, attempt=claim.attempt):
+        about = {"job_id": claim.job_id, "attempt": claim.attempt}
+        with bound_contextvars(**about), _tracer.start_as_current_span("run job", attributes=about):
             self._run(claim)
         # What follows from it is this worker's next claim, or another's that looks for work or hears from the relay.
         return claim.job_id
@@ -80,7 +84,9 @@ class Worker:
         _log.info("job %d, attempt %d: started", claim.job_id, claim.attempt)
         try:
             with Supervisor(self.settings, self.database, self.store, claim, self.stopping) as supervisor:
-                _log.info("job %d: %s", claim.job_id, supervisor.run().type)
+                ending = supervisor.run().type
+                trace.get_current_span().set_attribute("ending", ending)
+                _log.info("job %d: %s", claim.job_id, ending)
         except StaleAttempt:
             _log.warning("job %d was taken from this worker; its run was stopped and not counted", claim.job_id)
         except DATABASE_AWAY:
