@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
+from contextlib import suppress
 
 from celery import Celery
 from kombu.exceptions import OperationalError
@@ -17,6 +19,7 @@ from app.settings import Settings
 WAKE_TASK = "jobs.wake"
 
 _QUEUE = "gklbench"
+_RELAY_KEY = "gklbench:relay"
 _AWAY_SECONDS = 10.0
 
 
@@ -72,6 +75,21 @@ def messages_waiting(settings: Settings) -> int | None:
         with _client(settings) as client:
             # Celery's one queue is a list of this name.
             return int(client.llen(_QUEUE))
+    except RedisError:
+        return None
+
+
+def tell_of_relay(settings: Settings) -> None:
+    """The relay's sign of life, which ends by itself. Nothing comes of it while the broker is away."""
+    with suppress(RedisError), _client(settings) as client:
+        client.set(_RELAY_KEY, "lives", ex=math.ceil(max(60.0, 3 * settings.relay_seconds)))
+
+
+def hears_relay(settings: Settings) -> bool | None:
+    """Whether a relay gave a sign of life in the last minute or three rounds; None if the broker is away."""
+    try:
+        with _client(settings) as client:
+            return bool(client.exists(_RELAY_KEY))
     except RedisError:
         return None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
 import signal
 import sys
@@ -18,6 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app import formatting
 from app.schemas import JobView
+from app.settings import Settings
 from app.terminal import DataDir, SettingsError, console, environment_settings, errors, own_database, settings_of
 from app.token_cli import token_cli
 from gkl.errors import GklError, InvalidInput, Stopped
@@ -132,8 +132,7 @@ def serve(end_with_parent: EndWithParent = False) -> None:
     from app.database import Database  # noqa: PLC0415
     from app.main import create_app  # noqa: PLC0415
 
-    _begin_process(end_with_parent)
-    settings = environment_settings()
+    settings = _begin_process(end_with_parent)
     database = Database(settings.effective_database_url)
     tokens.check_start(database, settings)
     database.close()
@@ -143,7 +142,9 @@ def serve(end_with_parent: EndWithParent = False) -> None:
         port=settings.port,
         # Open event streams must not hold up a stop.
         timeout_graceful_shutdown=3,
+        # `app.logs` has set up logging, and tells of each request without its query string.
         log_config=None,
+        access_log=False,
         forwarded_allow_ips=settings.trusted_proxies,
         limit_concurrency=settings.max_connections,
         server_header=False,
@@ -158,8 +159,7 @@ def worker(end_with_parent: EndWithParent = False) -> None:
     """
     from worker.celery_app import run_worker  # noqa: PLC0415
 
-    _begin_process(end_with_parent)
-    run_worker(environment_settings())
+    run_worker(_begin_process(end_with_parent))
 
 
 @cli.command()
@@ -171,8 +171,8 @@ def relay(end_with_parent: EndWithParent = False) -> None:
     from app.relay import Relay  # noqa: PLC0415
     from app.service import Service  # noqa: PLC0415
 
-    _begin_process(end_with_parent)
-    Relay(Service.from_settings(environment_settings())).run(_stop_flag())
+    settings = _begin_process(end_with_parent)
+    Relay(Service.from_settings(settings)).run(_stop_flag())
 
 
 @cli.command(hidden=True)
@@ -180,8 +180,8 @@ def broker(port: Annotated[int, typer.Option()], end_with_parent: EndWithParent 
     """Run the embedded broker."""
     from app.embedded import run_broker  # noqa: PLC0415
 
-    _begin_process(end_with_parent)
-    run_broker(port, environment_settings().data_dir, _stop_flag())
+    settings = _begin_process(end_with_parent)
+    run_broker(port, settings.data_dir, _stop_flag())
 
 
 @cli.command()
@@ -514,12 +514,20 @@ def _read_spec(path: Path, weights: Path | None = None) -> TrainSpec | EvaluateS
         raise InvalidInput(f"{path} is no valid spec:\n  " + "\n  ".join(lines)) from error
 
 
-def _begin_process(end_with_parent_too: bool) -> None:
+def _begin_process(end_with_parent_too: bool) -> Settings:
+    from app import logs, tracing  # noqa: PLC0415
     from app.lifeline import end_with_parent  # noqa: PLC0415
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    settings = environment_settings()
+    logs.configure(settings.log_format)
+    if settings.tracing:
+        try:
+            tracing.configure()
+        except ImportError as error:
+            raise SettingsError("GKLBENCH_TRACING needs more packages: pip install 'gklbench[otel]'") from error
     if end_with_parent_too:
         end_with_parent()
+    return settings
 
 
 def _interrupt_on_signals() -> None:

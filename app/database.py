@@ -47,6 +47,8 @@ class Database:
             # A crowd of requests is served in turn; PostgreSQL's default limit is 100 connections for everybody.
             pool_size=_POOL_SIZE,
             max_overflow=0,
+            # An error's text goes to the log, what people sent does not.
+            hide_parameters=True,
         )
         if self.is_sqlite:
             event.listen(self.engine, "connect", _configure_sqlite)

@@ -11,9 +11,12 @@ import fastapi_offline
 from fastapi import Depends, FastAPI, Request
 from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
+from starlette.types import ASGIApp
 
 import gkl
 from app.access import refuse_other_sites
+from app.logs import AccessLog, is_quiet, with_request_id
+from app.metrics import Metrics, RequestLatency
 from app.problems import TooLargeAsProblem, install_error_handlers
 from app.routes import api, health, uploads
 from app.security_headers import BodyTimeout, SecurityHeaders
@@ -27,6 +30,15 @@ _UPLOADS = re.compile(r"/api/v1/(weights|uploads(/[^/]+)?|entries/[^/]+/attacks)
 _SWAGGER_FILES = Path(fastapi_offline.__file__).parent / "static"
 
 
+class _Application(FastAPI):
+    """With what must see every answer around it, also the one to an unforeseen error, which middleware never sees."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        metrics: Metrics = self.state.metrics
+        measured = RequestLatency(super().build_middleware_stack(), metrics.requests, self.routes)
+        return with_request_id(AccessLog(measured))
+
+
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The API and the pages. Connects to nothing until the first request."""
     settings = settings or Settings()
@@ -37,16 +49,26 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         yield
         service.database.close()
 
-    app = FastAPI(
+    app = _Application(
         title="GKL Bench",
         version=gkl.__version__,
         summary="Adversarial training, AutoAttack evaluation and a leaderboard, as jobs over REST.",
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
+        telemetry={
+            "tracing": settings.tracing,
+            # `app.tracing` sets it up, for workers too. Metrics are Prometheus' here, and failures are in the log.
+            "auto_configure": False,
+            "operation_spans": False,
+            "metrics": False,
+            "logs": False,
+            "exclude": lambda scope: is_quiet(scope["path"]),
+        },
         dependencies=[Depends(refuse_other_sites)],
     )
     app.state.service = service
+    app.state.metrics = Metrics(service)
     app.add_middleware(
         TooLargeAsProblem,
         max_body_bytes=settings.max_body_bytes,

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from typing import Any
 
+from asgi_correlation_id import correlation_id
 from fastapi import FastAPI, Request
 from fastapi.encoders import jsonable_encoder
 from fastapi.exceptions import RequestValidationError
@@ -45,6 +46,7 @@ class Problem(BaseModel):
                 "code": "invalid_input",
                 "detail": "body.epochs: input should be greater than or equal to 1.",
                 "errors": [{"location": "body.epochs", "message": "input should be greater than or equal to 1."}],
+                "request_id": "4f5c0a9e6d3b4c1f8a7e2d1c0b9a8f7e",
             }
         }
     )
@@ -55,6 +57,9 @@ class Problem(BaseModel):
     code: str = Field(description="What went wrong, for programs.")
     detail: str = Field(description="What went wrong and what to do, in a sentence or two.")
     errors: list[FieldProblem] = Field(default=[], description="Each field at fault, for validation errors.")
+    request_id: str | None = Field(
+        default=None, description="The request's X-Request-ID, under which the service's log has it; tell it its owner."
+    )
 
 
 def problem_response(
@@ -65,7 +70,14 @@ def problem_response(
     errors: list[FieldProblem] | None = None,
     headers: dict[str, str] | None = None,
 ) -> JSONResponse:
-    body = Problem(title=HTTPStatus(status).phrase, status=status, code=code, detail=detail, errors=errors or [])
+    body = Problem(
+        title=HTTPStatus(status).phrase,
+        status=status,
+        code=code,
+        detail=detail,
+        errors=errors or [],
+        request_id=correlation_id.get(),
+    )
     return JSONResponse(jsonable_encoder(body), status_code=status, headers=headers, media_type=PROBLEM_JSON)
 
 
@@ -129,7 +141,8 @@ def install_error_handlers(app: FastAPI, render_page: RenderPage) -> None:
             request,
             HTTPStatus.INTERNAL_SERVER_ERROR,
             "internal",
-            "The service failed to answer, its log has the cause. Try again, and tell its owner if it goes on.",
+            f"The service failed to answer, its log has the cause under request {correlation_id.get()}. Try again, "
+            "and tell its owner that number if it goes on.",
         )
 
 

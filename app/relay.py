@@ -8,7 +8,7 @@ import time
 from datetime import timedelta
 
 from app import jobs
-from app.broker import messages_waiting
+from app.broker import messages_waiting, tell_of_relay
 from app.cleanup import clean
 from app.database import DATABASE_AWAY, database_now
 from app.outbox import requeue_unclaimed
@@ -31,6 +31,7 @@ class Relay:
 
     def run(self, stopping: threading.Event) -> None:
         while True:
+            tell_of_relay(self.settings)
             if self._database_is_here():
                 for duty in (self._reap, self._announce_again, self.service.publish_pending, self._clean):
                     try:

@@ -504,3 +504,7 @@ class Readiness(Schema):
     ready: bool
     parts: dict[str, str]
     """Each part the service needs: 'ok', or what is wrong with it."""
+    workers: str
+    """'1 busy, 2 idle', or that none was heard of. Without one, jobs are accepted and wait."""
+    relay: str
+    """'ok', or that none was heard of. Without one, jobs run, and those of a lost worker stay with it."""

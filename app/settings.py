@@ -142,6 +142,12 @@ class Settings(BaseSettings):
     cleanup_seconds: float = Field(default=300, gt=0)
     """How often the relay removes what is past its time and files that nothing refers to."""
 
+    log_format: Literal["text", "json"] = "text"
+    """How processes log to standard error: `text` for people, `json` for a collector of logs."""
+
+    tracing: bool = False
+    """Whether OpenTelemetry traces requests and runs, as its own OTEL_ variables say; needs `gklbench[otel]`."""
+
     @model_validator(mode="after")
     def _settings_agree(self) -> Self:
         if self.lease_seconds < 3 * self.heartbeat_seconds:

@@ -13,6 +13,8 @@ import gkl
 from app.database import database_now
 from app.tables import Job, JobState, WorkerRow
 
+State = Literal["idle", "busy", "draining", "stuck", "lost"]
+
 
 @dataclass(frozen=True)
 class WorkerStatus:
@@ -23,7 +25,7 @@ class WorkerStatus:
     """It was not heard of for a lease."""
 
     @property
-    def state(self) -> Literal["idle", "busy", "draining", "stuck", "lost"]:
+    def state(self) -> State:
         if self.is_lost:
             return "lost"
         if self.row.is_draining:

@@ -81,7 +81,8 @@ def run_worker(settings: Settings) -> None:
     presence.start()
     polling.start()
     try:
-        celery.worker_main(["worker", "--without-gossip", "--without-mingle", "--without-heartbeat"])
+        # Quiet: without a banner on standard output, which is no line of a log.
+        celery.worker_main(["--quiet", "worker", "--without-gossip", "--without-mingle", "--without-heartbeat"])
     finally:
         # Celery has waited for its own thread; a job may be in the one that polls.
         worker.stopping.set()

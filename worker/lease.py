@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from contextvars import copy_context
 from datetime import timedelta
 from types import TracebackType
 from typing import Self
@@ -34,7 +35,10 @@ class Lease:
         self._lease, self._heartbeat_seconds = timedelta(seconds=lease_seconds), heartbeat_seconds
         self._pause = min(_NEWS_SECONDS, heartbeat_seconds)
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._keep, name=f"lease of job {claim.job_id}", daemon=True)
+        # In this context: what the thread logs belongs to the job too.
+        self._thread = threading.Thread(
+            target=copy_context().run, args=(self._keep,), name=f"lease of job {claim.job_id}", daemon=True
+        )
         self._progress: Progress | None = None
         self._resources: Resources | None = None
         self._has_news = False

@@ -18,7 +18,9 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from contextvars import copy_context
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self, TypeVar
@@ -176,7 +178,9 @@ class Supervisor:
             "weights": weights,
         }
         self.heard = time.monotonic()
-        self.log_thread = threading.Thread(target=self._copy_log, args=(process.stderr,), daemon=True)
+        # Threads in this context: what they log belongs to the job too.
+        copy_log = partial(copy_context().run, self._copy_log, process.stderr)
+        self.log_thread = threading.Thread(target=copy_log, daemon=True)
         self.log_thread.start()
         # The pipe stays open: its end tells the runner that this process is gone.
         try:
@@ -227,7 +231,8 @@ class Supervisor:
     def _follow(self, process: subprocess.Popen[bytes]) -> Ending | None:
         """Read the runner's lines until it closes its output; returns the ending it reported."""
         lines: queue.Queue[bytes | None] = queue.Queue()
-        threading.Thread(target=self._read_lines, args=(process, lines), daemon=True).start()
+        read_lines = partial(copy_context().run, self._read_lines, process, lines)
+        threading.Thread(target=read_lines, daemon=True).start()
         ending: Ending | None = None
         while True:
             self._enforce()

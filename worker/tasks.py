@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from celery import Celery
+from opentelemetry import trace
 from pydantic import ValidationError
+from structlog.contextvars import bound_contextvars
 
 from app import jobs
 from app.artifacts import ArtifactStore
@@ -22,6 +24,8 @@ from worker.presence import disk_problem
 from worker.supervisor import Supervisor
 
 _log = logging.getLogger(__name__)
+# Does nothing unless `app.tracing` was set up in this process.
+_tracer = trace.get_tracer(__name__)
 
 
 @dataclass(frozen=True)
@@ -69,10 +73,20 @@ class Worker:
         claim = self._claim()
         if claim is None:
             return None
+        # In every line that is logged meanwhile, also by the supervisor's threads.
+        about = {"job_id": claim.job_id, "attempt": claim.attempt}
+        with bound_contextvars(**about), _tracer.start_as_current_span("run job", attributes=about):
+            self._run(claim)
+        # What follows from it is this worker's next claim, or another's that looks for work or hears from the relay.
+        return claim.job_id
+
+    def _run(self, claim: jobs.Claim) -> None:
         _log.info("job %d, attempt %d: started", claim.job_id, claim.attempt)
         try:
             with Supervisor(self.settings, self.database, self.store, claim, self.stopping) as supervisor:
-                _log.info("job %d: %s", claim.job_id, supervisor.run().type)
+                ending = supervisor.run().type
+                trace.get_current_span().set_attribute("ending", ending)
+                _log.info("job %d: %s", claim.job_id, ending)
         except StaleAttempt:
             _log.warning("job %d was taken from this worker; its run was stopped and not counted", claim.job_id)
         except DATABASE_AWAY:
@@ -91,8 +105,6 @@ class Worker:
             else:
                 sentence = f"the worker {self.name} failed while it ran this job; its log has the cause"
                 self._fail(claim, FailureCode.INTERNAL, sentence)
-        # What follows from it is this worker's next claim, or another's that looks for work or hears from the relay.
-        return claim.job_id
 
     def _claim(self) -> jobs.Claim | None:
         if self.stopping.is_set():

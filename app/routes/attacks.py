@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Annotated
 
 from fastapi import APIRouter, BackgroundTasks, Query, Request, Response
@@ -16,6 +17,8 @@ from app.routes.weights import receive
 from app.schemas import JobView
 from app.service import Service, ServiceDep
 from gkl.spec import ModelName
+
+_log = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/entries", tags=["leaderboards"])
 
@@ -55,6 +58,7 @@ async def attack_entry(
     with service.store.incoming() as incoming:
         await receive(request, incoming)
         view = await run_in_threadpool(_queue, service, sender, incoming, entry_id, {"name": name, "submitter": finder})
+    _log.info("job %d was sent", view.id, extra={"job_id": view.id})
     response.headers["Location"] = f"/api/v1/jobs/{view.id}"
     background.add_task(service.publish_pending, [view.id])
     return view

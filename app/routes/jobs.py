@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterable
 from datetime import timedelta
 from typing import Annotated, Any
@@ -20,6 +21,8 @@ from app.service import Service, ServiceDep
 from app.tables import Job, JobEvent, JobKind, JobState
 from gkl.recipes import RECIPES
 from gkl.spec import JobSpec
+
+_log = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
@@ -93,6 +96,7 @@ def create_job(
         priority=priority,
         actor=sender.actor,
     )
+    _log.info("job %d was sent", job.id, extra={"job_id": job.id})
     response.headers["Location"] = f"/api/v1/jobs/{job.id}"
     with service.database.reading() as session:
         view = _view(session, jobs.get(session, job.id))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 import secrets
 import shlex
@@ -28,6 +29,8 @@ from app.web.rendering import Chosen, render
 from gkl.catalog import unknown_name_message
 from gkl.recipes import RECIPES
 from gkl.spec import EvaluateSpec, Evaluation, ThreatModel, TrainSpec
+
+_log = logging.getLogger(__name__)
 
 router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
 
@@ -212,6 +215,7 @@ def _take_form(
         except (Unprocessable, TooMany) as refusal:
             form = form_of(kind, values, submitter=submitter, nonce=nonce, refusal=refusal)
         else:
+            _log.info("job %d was sent", job.id, extra={"job_id": job.id})
             background.add_task(service.publish_pending)
             return RedirectResponse(f"/jobs/{job.id}", status_code=303, background=background)
     # A script that looks at what is typed shows errors too, but for those of a form that was just redrawn.

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import httpx2
 import pytest
 from fastapi.testclient import TestClient
+from redis import Redis
+from sqlalchemy import update
 
 from app import jobs, workers
 from app.artifacts import ArtifactStore
 from app.database import Database
 from app.main import create_app
 from app.problems import PROBLEM_JSON, Problem
+from app.relay import Relay
+from app.service import Service
 from app.settings import Settings
+from app.tables import WorkerRow
 from gkl.catalog import ARCHITECTURES
 from gkl.recipes import digits
 
@@ -182,6 +188,7 @@ def test_a_failure_of_the_service_has_it_too(settings: Settings, tmp_path: Path)
         ready = client.get("/readyz")
         assert ready.status_code == 503
         assert "gklbench migrate" in ready.json()["parts"]["database"]
+        assert ready.json()["workers"] == "not known: the database cannot be used"
 
 
 @pytest.mark.parametrize(
@@ -213,7 +220,32 @@ def test_catalog_and_health(client: TestClient) -> None:
     assert client.get("/readyz").json() == {
         "ready": True,
         "parts": dict.fromkeys(("database", "broker", "data_dir"), "ok"),
+        "workers": "none was heard of: start one with 'gklbench worker'",
+        "relay": "none was heard of: start one with 'gklbench relay'",
     }
+
+
+def test_readiness_tells_of_workers_and_relay(service: Service, database: Database) -> None:
+    stopping = Event()
+    stopping.set()
+    Relay(service).run(stopping)
+    with database.writing() as session:
+        workers.beat(session, "h/1", host="h", device="CPU")
+        workers.beat(session, "h/2", host="h", device="CPU", is_draining=True)
+        workers.beat(session, "h/3", host="h", device="CPU", problem="its disk is full")
+        workers.beat(session, "h/4", host="h", device="CPU")
+    with TestClient(create_app(service.settings)) as client:
+        answer = client.get("/readyz").json()
+        assert (answer["workers"], answer["relay"]) == ("1 draining, 2 idle, 1 stuck", "ok")
+        with Redis.from_url(service.settings.broker_url) as broker:
+            assert 0 < int(broker.ttl("gklbench:relay")) <= 60
+            broker.delete("gklbench:relay")
+        with database.writing() as session:
+            session.execute(update(WorkerRow).values(heard_at=datetime(2026, 1, 1, tzinfo=UTC)))
+        answer = client.get("/readyz").json()
+        assert answer["ready"]
+        assert answer["workers"].startswith("none was heard of")
+        assert answer["relay"].startswith("none was heard of")
 
 
 def test_readiness_says_which_part_is_missing(settings: Settings) -> None:
@@ -226,6 +258,7 @@ def test_readiness_says_which_part_is_missing(settings: Settings) -> None:
             "broker": "does not answer: ConnectionError",
             "data_dir": "ok",
         }
+        assert response.json()["relay"] == "not known: the broker does not answer"
         # A broker outage loses no job: it is accepted, and announced when the broker is back.
         assert post(client).status_code == 202
 

@@ -19,6 +19,7 @@ APP_MAY_IMPORT_OF_GKL = {
     "gkl.errors",
     "gkl.catalog",
     "gkl.recipes",
+    "gkl.files",
     "gkl.weights_format",
 }
 WORKER_MAY_IMPORT_OF_APP = {
@@ -33,6 +34,7 @@ TORCH_FREE = [
     "gkl.errors",
     "gkl.catalog",
     "gkl.recipes",
+    "gkl.files",
     "gkl.weights_format",
     "app.main",
     "worker.tasks",
