@@ -6,9 +6,8 @@ import asyncio
 from http import HTTPStatus
 
 from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-from app.problems import problem_response
 
 # Nothing but this service's own files: no inline script or style, no frame, no plugin, no address of another site.
 # Pictures may stand in a style sheet as data: those of Swagger UI do.
@@ -61,10 +60,6 @@ class SecurityHeaders:
         await self.app(scope, receive, send_with_headers)
 
 
-class _StandsStill(Exception):
-    """The sender has sent nothing for too long."""
-
-
 class BodyTimeout:
     """Ends a request whose body does not come on: it would hold a place, and what it has sent so far, for ever."""
 
@@ -75,7 +70,7 @@ class BodyTimeout:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        is_whole = is_answered = False
+        is_whole = False
 
         async def receive_in_time() -> Message:
             nonlocal is_whole
@@ -85,21 +80,13 @@ class BodyTimeout:
             try:
                 message = await asyncio.wait_for(receive(), self.seconds)
             except TimeoutError:
-                raise _StandsStill from None
+                # Within the handler that reads the body, so that the answer has the one shape of errors.
+                raise HTTPException(
+                    HTTPStatus.REQUEST_TIMEOUT,
+                    f"Nothing of the request's body came for {self.seconds:g} seconds; send it again.",
+                    headers={"Connection": "close"},
+                ) from None
             is_whole = message["type"] != "http.request" or not message.get("more_body", False)
             return message
 
-        async def send_noting(message: Message) -> None:
-            nonlocal is_answered
-            is_answered = True
-            await send(message)
-
-        try:
-            await self.app(scope, receive_in_time, send_noting)
-        except _StandsStill:
-            if is_answered:
-                raise
-            sentence = f"Nothing of the request's body came for {self.seconds:g} seconds; send it again."
-            answer = problem_response(HTTPStatus.REQUEST_TIMEOUT, "request_timeout", sentence)
-            answer.headers["Connection"] = "close"
-            await answer(scope, receive, send)
+        await self.app(scope, receive_in_time, send)

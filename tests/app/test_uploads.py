@@ -1,0 +1,295 @@
+"""Weights in pieces (tus), what is kept of them, for how long, and for whom."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from safetensors.numpy import save
+from sqlalchemy import update
+
+from app import jobs, uploads
+from app.cleanup import clean
+from app.client import Client, ClientError
+from app.database import Database, database_now
+from app.errors import Conflict
+from app.main import create_app
+from app.service import Service
+from app.settings import Settings
+from app.tables import JobState, PartialUpload, Upload
+from app.tokens import Limits
+from gkl.spec import EvaluateSpec
+from tests.app.test_access import bearer, guarded, token_of, visitor  # noqa: F401 - fixtures
+from tests.app.test_api import assert_problem
+from tests.cluster import Cluster
+
+PIECE = {"Content-Type": "application/offset+octet-stream"}
+FILE = save({"classifier.weight": np.arange(2000, dtype=np.float32).reshape(50, 40)})
+SHA256 = hashlib.sha256(FILE).hexdigest()
+
+
+def begin(client: TestClient, size: int = len(FILE), **headers: str) -> httpx2.Response:
+    return client.post("/api/v1/uploads", headers={"Upload-Length": str(size), "Tus-Resumable": "1.0.0"} | headers)
+
+
+def send(client: TestClient, address: str, piece: bytes, at: int, **headers: str) -> httpx2.Response:
+    return client.patch(address, content=piece, headers=PIECE | {"Upload-Offset": str(at)} | headers)
+
+
+def offset_of(client: TestClient, address: str) -> int:
+    return int(client.head(address).headers["upload-offset"])
+
+
+def files(settings: Settings) -> list[Path]:
+    """What lies in the data directory beside the store's lock."""
+    return [path for path in settings.data_dir.rglob("*") if path.is_file() and path.name != ".lock"]
+
+
+def test_a_file_comes_in_pieces(client: TestClient, settings: Settings) -> None:
+    begun = begin(client)
+    assert (begun.status_code, begun.headers["upload-offset"]) == (201, "0")
+    assert begun.headers["tus-resumable"] == "1.0.0"
+    address = begun.headers["location"]
+    first = send(client, address, FILE[:3000], 0)
+    assert (first.status_code, first.headers["upload-offset"]) == (204, "3000")
+    looked = client.head(address)
+    assert (looked.status_code, looked.headers["upload-length"]) == (200, str(len(FILE)))
+    assert (looked.headers["upload-offset"], looked.headers["cache-control"]) == ("3000", "no-store")
+    assert looked.headers["upload-expires"].endswith("GMT")
+    last = send(client, address, FILE[3000:], 3000)
+    assert (last.status_code, last.json()["sha256"]) == (200, SHA256)
+    assert last.headers["content-location"] == f"/api/v1/weights/{SHA256}"
+    assert client.get(f"/api/v1/weights/{SHA256}").json()["size_bytes"] == len(FILE)
+    assert client.head(address).status_code == 404, "an upload that has ended is gone"
+    assert [path.name for path in files(settings)] == [SHA256]
+
+
+def test_the_same_file_again_is_kept_once(client: TestClient, settings: Settings, database: Database) -> None:
+    for _ in range(2):
+        assert send(client, begin(client).headers["location"], FILE, 0).json()["sha256"] == SHA256
+    assert client.post("/api/v1/weights", content=FILE).json()["sha256"] == SHA256
+    with database.reading() as session:
+        assert session.query(Upload).count() == 1
+    assert len(files(settings)) == 1
+
+
+def test_a_service_that_died_before_it_answered_finishes_with_an_empty_piece(
+    client: TestClient, service: Service
+) -> None:
+    address = begin(client).headers["location"]
+    (service.settings.data_dir / "uploads" / address.rpartition("/")[2]).write_bytes(FILE)
+    assert offset_of(client, address) == len(FILE)
+    assert send(client, address, b"", len(FILE)).json()["sha256"] == SHA256
+
+
+@pytest.mark.parametrize(
+    ("headers", "piece", "status", "says"),
+    [
+        ({"Upload-Offset": "1"}, FILE, 409, "has 0 bytes, so that it goes on there, not at 1"),
+        ({"Upload-Offset": "0"}, FILE + b"x", 422, "more bytes than the"),
+        ({"Upload-Offset": "0", "Content-Type": "application/octet-stream"}, FILE, 415, "application/offset"),
+        ({"Upload-Offset": "-1"}, FILE, 422, "greater than or equal to 0"),
+        ({"Upload-Offset": "many"}, FILE, 422, "integer"),
+        ({}, FILE, 422, "field required"),
+    ],
+)
+def test_pieces_that_do_not_fit(
+    client: TestClient, headers: dict[str, str], piece: bytes, status: int, says: str
+) -> None:
+    address = begin(client).headers["location"]
+    answer = client.patch(address, content=piece, headers=PIECE | headers)
+    assert_problem(answer, status, says)
+    assert send(client, address, FILE, offset_of(client, address)).status_code == 200, "it can go on"
+
+
+@pytest.mark.parametrize("length", ["0", "-1", "x", "", str(2**63)])
+def test_lengths_that_cannot_be(client: TestClient, length: str) -> None:
+    answer = client.post("/api/v1/uploads", headers={"Upload-Length": length})
+    assert_problem(answer, 422, "pload-length")
+
+
+def test_a_file_that_is_refused_leaves_nothing(client: TestClient, settings: Settings, database: Database) -> None:
+    page = b"<!doctype html><title>Quota exceeded</title>" + bytes(100)
+    address = begin(client, len(page)).headers["location"]
+    assert_problem(send(client, address, page, 0), 422, "an HTML page")
+    assert client.head(address).status_code == 404
+    assert files(settings) == []
+    with database.reading() as session:
+        assert session.query(PartialUpload).count() == 0
+
+
+def test_larger_files_than_may_be_and_than_there_is_room_for(settings: Settings) -> None:
+    small = settings.model_copy(update={"max_weights_bytes": 5000})
+    with TestClient(create_app(small), base_url="http://127.0.0.1") as client:
+        assert begin(client, 5001).status_code in (413, 507)
+    full = settings.model_copy(update={"min_free_bytes": 2**62})
+    with TestClient(create_app(full), base_url="http://127.0.0.1") as client:
+        assert_problem(begin(client), 507, "has no room for")
+        assert_problem(client.post("/api/v1/weights", content=FILE), 507, "has no room for")
+
+
+def test_two_requests_do_not_write_one_upload(client: TestClient, service: Service) -> None:
+    address = begin(client).headers["location"]
+    with uploads.appending(service, address.rpartition("/")[2], 0):
+        assert_problem(send(client, address, FILE, 0), 409, "nother request is sending this upload")
+        with pytest.raises(Conflict), uploads.appending(service, address.rpartition("/")[2], 0):
+            pass
+
+
+def test_an_upload_is_its_senders(visitor: TestClient, database: Database) -> None:  # noqa: F811
+    ada, bob = (bearer(token_of(database, name)) for name in ("Ada", "Bob"))
+    address = begin(visitor, **ada).headers["location"]
+    for answer in (
+        visitor.head(address, headers=bob),
+        send(visitor, address, FILE, 0, **bob),
+        visitor.delete(address, headers=bob),
+    ):
+        assert answer.status_code == 404
+    assert visitor.head(address).status_code == 401
+    assert send(visitor, address, FILE, 0, **ada).status_code == 200
+    assert visitor.delete(f"/api/v1/weights/{SHA256}", headers=bob).status_code == 404
+    assert visitor.delete(f"/api/v1/weights/{SHA256}", headers=ada).status_code == 204
+    assert visitor.get(f"/api/v1/weights/{SHA256}").status_code == 404
+
+
+def test_so_many_bytes_may_be_kept(visitor: TestClient, database: Database) -> None:  # noqa: F811
+    limit = len(FILE) + 1000
+    ada = bearer(token_of(database, "Ada", limits=Limits(upload_bytes=limit)))
+    address = begin(visitor, **ada).headers["location"]
+    assert_problem(begin(visitor, 2000, **ada), 429, "are kept or being sent of Ada")
+    assert visitor.delete(address, headers=ada).status_code == 204
+    assert send(visitor, begin(visitor, **ada).headers["location"], FILE, 0, **ada).status_code == 200
+    other = save({"w": np.zeros(500, dtype=np.float32)})
+    assert_problem(visitor.post("/api/v1/weights", content=other, headers=ada), 429, "DELETE /api/v1/weights/")
+    assert visitor.delete(f"/api/v1/weights/{SHA256}", headers=ada).status_code == 204
+    assert visitor.post("/api/v1/weights", content=other, headers=ada).status_code == 201
+
+
+# --- what nothing needs goes -------------------------------------------------------------------------------------
+
+
+def evaluation() -> EvaluateSpec:
+    return EvaluateSpec.model_validate(
+        {
+            "name": "x",
+            "dataset": "digits",
+            "architecture": "tiny_cnn",
+            "weights": SHA256,
+            "evaluation": {"threat_model": {"norm": "Linf", "epsilon": 0.1}},
+        }
+    )
+
+
+def age(service: Service, days: float) -> None:
+    with service.database.writing() as session:
+        then = database_now(session) - timedelta(days=days)
+        session.execute(update(Upload).values(created_at=then))
+        session.execute(update(PartialUpload).values(touched_at=then))
+    for path in files(service.settings):
+        os.utime(path, (path.stat().st_atime, path.stat().st_mtime - 86400 * days))
+
+
+def test_weights_that_nothing_needs_are_removed_after_a_while(client: TestClient, service: Service) -> None:
+    client.post("/api/v1/weights", content=FILE)
+    address = begin(client).headers["location"]
+    send(client, address, FILE[:100], 0)
+    age(service, 6)
+    clean(service)
+    assert len(files(service.settings)) == 2, "not yet"
+    age(service, 8)
+    clean(service)
+    assert files(service.settings) == []
+    assert client.get(f"/api/v1/weights/{SHA256}").status_code == 404
+    assert client.head(address).status_code == 404
+
+
+def test_weights_that_a_job_needs_stay(client: TestClient, service: Service) -> None:
+    client.post("/api/v1/weights", content=FILE)
+    with service.database.writing() as session:
+        job_id = jobs.create(session, evaluation()).id
+    age(service, 30)
+    clean(service)
+    assert client.get(f"/api/v1/weights/{SHA256}").status_code == 200
+    assert_problem(client.delete(f"/api/v1/weights/{SHA256}"), 409, "needs these weights")
+    with service.database.writing() as session:
+        assert jobs.request_cancel(session, job_id).state is JobState.CANCELLED
+    clean(service)
+    assert client.get(f"/api/v1/weights/{SHA256}").status_code == 404
+    assert files(service.settings) == []
+
+
+def test_a_job_that_is_being_sent_keeps_its_weights(client: TestClient, service: Service) -> None:
+    """The cleanup waits for it, or leaves them, whichever comes first."""
+    client.post("/api/v1/weights", content=FILE)
+    age(service, 30)
+    cleaner = threading.Thread(target=clean, args=(service,))
+    with service.database.writing() as session:
+        jobs.create(session, evaluation())
+        cleaner.start()
+        cleaner.join(1)
+    cleaner.join()
+    assert client.get(f"/api/v1/weights/{SHA256}").status_code == 200
+
+
+# --- over a connection that breaks -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, database_url: str) -> Iterator[Cluster]:
+    with Cluster(tmp_path, database_url) as cluster:
+        cluster.start("api")
+        yield cluster
+
+
+def test_a_client_goes_on_where_a_killed_service_had_it(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(save({"w": np.random.default_rng(0).random(12_000_000, dtype=np.float32)}))
+    size, killed = path.stat().st_size, []
+
+    def told(share: float) -> None:
+        if share > 0.5 and not killed:
+            killed.append(share)
+            cluster.kill("api")
+            cluster.start_unwaited("api")
+
+    starts: list[int] = []
+    go_on = Client._go_on
+
+    def counted(self: Client, address: str, path: Path, offset: int, told: Any) -> Any:
+        starts.append(offset)
+        return go_on(self, address, path, offset, told)
+
+    monkeypatch.setattr(Client, "_go_on", counted)
+    monkeypatch.setattr("app.client._BROKEN_UPLOADS", 20)
+    monkeypatch.setattr("app.client._RECONNECT_SECONDS", 0.2)
+    with Client(cluster.url) as client:
+        kept = client.send_weights(path, told=told)
+        assert kept.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+        assert kept.size_bytes == size
+        assert killed
+        assert starts[0] == 0
+        assert 0 < starts[-1] < size, "not from the beginning again"
+        starts.clear()
+        assert client.send_weights(path) == kept
+        assert starts == [], "nothing is sent of a file that is there"
+
+
+def test_a_client_gives_up_with_a_sentence(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(FILE)
+    monkeypatch.setattr("app.client._RECONNECT_SECONDS", 0.05)
+    with Client(cluster.url) as client:
+        monkeypatch.setattr(client, "_go_on", lambda *_: (_ for _ in ()).throw(httpx2.ReadError("reset")))
+        with pytest.raises(ClientError, match="no service answers"):
+            client.send_weights(path)
