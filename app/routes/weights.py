@@ -14,7 +14,7 @@ from app.schemas import UploadView
 from app.service import Service, ServiceDep
 from gkl.errors import InvalidInput
 from gkl.spec import SHA256_PATTERN
-from gkl.weights_format import weights_format
+from gkl.weights_format import check_weights_file
 
 router = APIRouter(prefix="/weights", tags=["weights"])
 
@@ -56,7 +56,7 @@ async def receive(request: Request, incoming: Incoming) -> None:
 def _keep(service: Service, incoming: Incoming) -> UploadView:
     incoming.flush()
     try:
-        found = weights_format(incoming.path, "the file")
+        found = check_weights_file(incoming.path, "the file")
     except InvalidInput as error:
         raise Unprocessable(f"body: {error}") from error
     stored = incoming.keep()

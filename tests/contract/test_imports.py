@@ -20,6 +20,7 @@ APP_MAY_IMPORT_OF_GKL = {
     "gkl.catalog",
     "gkl.recipes",
     "gkl.weights_format",
+    "gkl.safetensors_header",
 }
 WORKER_MAY_IMPORT_OF_APP = {
     "app",
@@ -34,6 +35,8 @@ TORCH_FREE = [
     "gkl.catalog",
     "gkl.recipes",
     "gkl.weights_format",
+    "gkl.safetensors_header",
+    "gkl.torch_archive",
     "app.main",
     "worker.tasks",
 ]
