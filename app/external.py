@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -15,7 +14,9 @@ from app.entries import get
 from app.errors import Conflict, Unprocessable
 from app.tables import Entry, Evaluation, ExternalAttack, FileKind, Job, JobFile, Model
 from gkl.catalog import DATASETS
+from gkl.errors import InvalidInput
 from gkl.outcome import ExternalOutcome
+from gkl.safetensors_header import read_header
 from gkl.spec import ExternalSpec
 
 MAX_NAME = 80
@@ -142,24 +143,22 @@ def check_file(path: Path, dataset: str, num_points: int) -> None:
     """
     shape = list(DATASETS[dataset].image_shape)
     try:
-        with safe_open(path, framework="np") as file:
-            missing = {"adversarial", "index"} - set(file.keys())
-            if missing:
-                raise Unprocessable(f"body: the file lacks the tensor {min(missing)!r}; send 'adversarial' and 'index'")
-            images, index = file.get_slice("adversarial"), file.get_slice("index")
-            found, kind, count = images.get_shape(), images.get_dtype(), index.get_shape()
-            whole = index.get_dtype() in ("I64", "I32", "I16", "I8", "U8")
-    except (SafetensorError, OSError) as error:
+        tensors = read_header(path, "the file")
+    except InvalidInput as error:
+        raise Unprocessable(f"body: {error}") from error
+    missing = {"adversarial", "index"} - tensors.keys()
+    if missing:
+        raise Unprocessable(f"body: the file lacks the tensor {min(missing)!r}; send 'adversarial' and 'index'")
+    images, index = tensors["adversarial"], tensors["index"]
+    found, count = list(images.shape), list(index.shape)
+    whole = index.dtype in ("I64", "I32", "I16", "I8", "U8")
+    if images.dtype != "F32" or found[1:] != shape:
         raise Unprocessable(
-            f"body: the file is no safetensors ({error}); write it with safetensors.torch.save_file"
-        ) from error
-    if kind != "F32" or found[1:] != shape:
-        raise Unprocessable(
-            f"body: 'adversarial' is {kind} {found}; {DATASETS[dataset].title} needs F32 [examples, "
+            f"body: 'adversarial' is {images.dtype} {found}; {DATASETS[dataset].title} needs F32 [examples, "
             f"{', '.join(map(str, shape))}] in [0, 1]"
         )
     if not whole or count != found[:1] or not 1 <= found[0] <= num_points:
         raise Unprocessable(
-            f"body: 'index' is {index.get_dtype()} {count} for {found[0]} images; send one whole number for each, the "
+            f"body: 'index' is {index.dtype} {count} for {found[0]} images; send one whole number for each, the "
             f"place of its clean image among the {num_points} test images"
         )

@@ -123,6 +123,21 @@ def check_weights(session: Session, spec: EvaluateSpec) -> None:
             raise Unprocessable(f"{field}: these weights are known with {field} {known[field]!r}, not {asked!r}")
 
 
+def record_converted(session: Session, job_id: int, weights: str, stored: StoredFile) -> None:
+    """Note what a job's run made of weights with this sha256, for all that are evaluated with them later."""
+    add(session, job_id, FileKind.CONVERTED, number=0, file=_converted_name(weights), stored=stored)
+
+
+def converted(session: Session, weights: str) -> str | None:
+    """sha256 of what weights with this sha256 were converted to, if they were."""
+    made = select(JobFile.sha256).where(JobFile.kind == FileKind.CONVERTED, JobFile.file == _converted_name(weights))
+    return session.scalar(made.order_by(JobFile.id.desc()).limit(1))
+
+
+def _converted_name(weights: str) -> str:
+    return f"{weights}.safetensors"
+
+
 def check_examples(session: Session, job_id: int) -> None:
     """
     Raises:

@@ -305,6 +305,8 @@ class FileKind(StrEnum):
     """The proof of an evaluation."""
     EXAMPLES = "examples"
     """Adversarial examples that somebody sent, until they are checked."""
+    CONVERTED = "converted"
+    """Weights that came as a state dict of torch.save, as safetensors; its file is named by the original's sha256."""
 
 
 class JobFile(Base):

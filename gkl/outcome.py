@@ -274,6 +274,14 @@ class BlockSaved(Record):
     """The part's number, unique within the evaluation."""
 
 
+class WeightsConverted(Record):
+    """The weights that the run was given, as safetensors, so that no later run need read the original."""
+
+    type: Literal["converted"] = "converted"
+    file: str
+    """File name, relative to the run's directory."""
+
+
 class ProvisionalVerdict(Record):
     """What is certain before the last attacks: more can only be lost. Re-checked like a final one."""
 
@@ -305,7 +313,14 @@ class Interrupted(Record):
 
 
 Event: TypeAlias = (
-    Progress | Resources | EpochFinished | AttackFinished | CheckpointSaved | BlockSaved | ProvisionalVerdict
+    Progress
+    | Resources
+    | EpochFinished
+    | AttackFinished
+    | CheckpointSaved
+    | BlockSaved
+    | WeightsConverted
+    | ProvisionalVerdict
 )
 Ending: TypeAlias = TrainOutcome | EvaluationOutcome | ShardOutcome | ExternalOutcome | Failed | Interrupted
 MESSAGE: TypeAdapter[Event | Ending] = TypeAdapter(

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from gkl.errors import InvalidInput, NoSpaceLeft
 from gkl.files import atomic_path
+from gkl.safetensors_header import read_header
 
 # safetensors writes the entries of its metadata in random order. One entry that holds all the rest as JSON
 # keeps the file, and so its sha256, the same for the same content.
@@ -47,6 +48,8 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         InvalidInput: the file is missing, damaged or no safetensors.
     """
+    # A stranger's certificate and examples come this way too.
+    read_header(path)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = (file.metadata() or {}).get(_METADATA_KEY, "{}")

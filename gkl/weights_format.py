@@ -1,4 +1,4 @@
-"""What kind of file somebody calls weights, told from its first bytes. Free of torch: the API asks it too."""
+"""What kind of file somebody calls weights, told without loading it. Free of torch: the API asks it too."""
 
 from __future__ import annotations
 
@@ -6,14 +6,43 @@ from pathlib import Path
 from typing import Literal
 
 from gkl.errors import InvalidInput
+from gkl.safetensors_header import read_header
+from gkl.torch_archive import check_torch_file
 
 WeightsFormat = Literal["safetensors", "torch"]
 
 _HEAD_BYTES = 512
+_ARCHIVES = {
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\x00": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"7z\xbc\xaf\x27\x1c": "7z",
+    b"Rar!": "rar",
+}
+
+
+def check_weights_file(path: Path, name: str | None = None) -> WeightsFormat:
+    """Look a file over before anything reads it: whatever can be known without the architecture.
+
+    Args:
+        path: the file.
+        name: what a message calls it, if not by its own name.
+
+    Raises:
+        InvalidInput: it is neither safetensors nor a state dict of torch.save, or not a whole or honest one.
+    """
+    found = weights_format(path, name)
+    if found == "safetensors":
+        if not read_header(path, name):
+            raise InvalidInput(f"{name or path.name} holds no tensor; save those of a network")
+    else:
+        check_torch_file(path, name)
+    return found
 
 
 def weights_format(path: Path, name: str | None = None) -> WeightsFormat:
-    """`name` is what a message calls the file, if not by its own name.
+    """Told from the first bytes alone. `name` is what a message calls the file, if not by its own name.
 
     Raises:
         InvalidInput: it is neither safetensors nor something that torch.save wrote.
@@ -32,6 +61,11 @@ def weights_format(path: Path, name: str | None = None) -> WeightsFormat:
             f"{name} is an HTML page, not weights: the download gave a web page (a notice, a login, an exceeded "
             "quota) in place of the file; fetch it again with a browser"
         )
+    archive = (
+        "tar" if head[257:262] == b"ustar" else next((a for b, a in _ARCHIVES.items() if head.startswith(b)), None)
+    )
+    if archive is not None:
+        raise InvalidInput(f"{name} is a {archive} archive, and none is unpacked here; send the file of weights in it")
     raise InvalidInput(
         f"{name} is neither safetensors nor a state dict of torch.save; save the weights with "
         "safetensors.torch.save_file(model.state_dict(), path)"

@@ -24,14 +24,18 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from gkl.conversion import convert
 from gkl.errors import FailureCode, GklError, Stopped
-from gkl.outcome import Ending, Failed, Interrupted, Resources, ShardOutcome
+from gkl.outcome import Ending, Failed, Interrupted, Resources, ShardOutcome, WeightsConverted
 from gkl.spec import RUN_SPEC, ExternalSpec, TrainSpec
+from gkl.weights_format import weights_format
 
 _log = logging.getLogger("worker.runner")
 
 CERTIFICATE_FILE, EXAMPLES_FILE = "known.safetensors", "examples.safetensors"
 """Names in the run's directory of what a check of examples starts from."""
+CONVERTED_FILE = "converted/weights.safetensors"
+"""And of what was made of weights that came as a state dict of torch.save."""
 
 _MEASURE_SECONDS = 5.0
 
@@ -92,11 +96,19 @@ def _execute(order: dict[str, Any], send: Callable[[BaseModel], None], should_st
     from gkl.evaluation import Shard, evaluate, evaluate_shard, merge_examples  # noqa: PLC0415
 
     weights = None if order["weights"] is None else directory / order["weights"]
+    converted = None if order["converted"] is None else directory / order["converted"]
+    if weights is not None and converted is None and weights_format(weights) == "torch":
+        converted = directory / CONVERTED_FILE
+        # A folder of its own: nothing else can be written to by what reads a stranger's file.
+        converted.parent.mkdir()
+        convert(weights, converted, report=send, should_stop=should_stop)
+        send(WeightsConverted(file=CONVERTED_FILE))
     options: dict[str, Any] = {
         "datasets_dir": datasets_dir,
         "models_dir": Path(order["models_dir"]),
         "report": send,
         "should_stop": should_stop,
+        "converted": converted,
     }
     if isinstance(spec, ExternalSpec):
         certificate, examples = directory / CERTIFICATE_FILE, directory / EXAMPLES_FILE

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import queue
+import re
 import shutil
 import signal
 import subprocess
@@ -51,6 +52,7 @@ from gkl.outcome import (
     Resources,
     ShardOutcome,
     TrainOutcome,
+    WeightsConverted,
 )
 from gkl.spec import PUBLISHED_WEIGHTS, ExternalSpec, TrainSpec
 from worker.lease import Lease
@@ -62,6 +64,14 @@ _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 _SUCCESSES = (TrainOutcome, EvaluationOutcome, ShardOutcome, ExternalOutcome)
 _ENDINGS = (*_SUCCESSES, Failed, Interrupted)
+_IS_FOR_RUNS = re.compile(
+    # The process and where its programs and libraries are.
+    r"PATH|HOME|USER|LOGNAME|LANG|LANGUAGE|LC_\w+|TZ|TMPDIR|LD_LIBRARY_PATH|VIRTUAL_ENV|PYTHON\w+|CC|CXX"
+    # The GPU and the threads.
+    r"|(CUDA|CUDNN|CUBLAS|NVIDIA|NCCL|HIP|ROCR|OMP|KMP|GOMP|MKL|OPENBLAS|NUMEXPR|TRITON)_\w+|(TORCH|PYTORCH)\w*"
+    # How RobustBench's loader reaches published weights, and where it keeps them.
+    r"|(?i:(HTTP|HTTPS|ALL|NO)_PROXY)|SSL_CERT_(FILE|DIR)|REQUESTS_CA_BUNDLE|XDG_CACHE_HOME|HF_(HOME|HUB_CACHE|HUB_OFFLINE)"
+)
 
 
 class Supervisor:
@@ -119,9 +129,9 @@ class Supervisor:
             StaleAttempt: the job was given to another worker; nothing of this run is counted.
             NoSpaceLeft: the disk of the artifact store is full.
         """
-        weights = self._fetch_files()
+        weights, converted = self._fetch_files()
         self._log(f"--- attempt {self.claim.attempt}, {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC ---\n".encode())
-        self.process = self._start(weights)
+        self.process = self._start(weights, converted)
         ending = self._follow(self.process)
         returncode = self._end(self.process, within_seconds=self.settings.stop_grace_seconds)
         # Whoever sees that the job has ended finds the whole log.
@@ -132,8 +142,12 @@ class Supervisor:
 
     # --- the runner's process ------------------------------------------------------------------------------------
 
-    def _fetch_files(self) -> str | None:
-        """Bring what the run starts from into its directory; returns the file name of given weights."""
+    def _fetch_files(self) -> tuple[str | None, str | None]:
+        """Bring what the run starts from into its directory.
+
+        Returns:
+            The file names of given weights, and of what an earlier run converted them to.
+        """
         left = self._write(lambda session: job_files.to_go_on_from(session, self.claim.job_id))
         for file in left:
             try:
@@ -144,9 +158,14 @@ class Supervisor:
         if isinstance(spec, ExternalSpec):
             self._fetch_for_check(spec)
         if isinstance(spec, TrainSpec) or spec.weights == PUBLISHED_WEIGHTS:
-            return None
+            return None, None
+        # Converted or not: the run makes sure that these are the weights that its verdict will name.
         self.store.fetch(spec.weights, self.directory / "weights")
-        return "weights"
+        known = self._write(lambda session: job_files.converted(session, spec.weights))
+        if known is None or not self.store.holds(known):
+            return "weights", None
+        self.store.fetch(known, self.directory / "converted.safetensors")
+        return "weights", "converted.safetensors"
 
     def _fetch_for_check(self, spec: ExternalSpec) -> None:
         """The examples, and what they are to be merged with."""
@@ -154,15 +173,14 @@ class Supervisor:
         self.store.fetch(known, self.directory / CERTIFICATE_FILE)
         self.store.fetch(spec.examples, self.directory / EXAMPLES_FILE)
 
-    def _start(self, weights: str | None) -> subprocess.Popen[bytes]:
+    def _start(self, weights: str | None, converted: str | None) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(
             # -P: nothing is imported from the directory in which the worker happens to run.
             [sys.executable, "-P", "-m", "worker.runner"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            # The run needs no address or secret of the service.
-            env={k: v for k, v in os.environ.items() if not k.startswith("GKLBENCH_")},
+            env=_environment(),
             # A group of its own: signals to the worker's group, such as Ctrl-C, are the worker's to pass on,
             # and a signal to this group reaches the run's data-loading processes too.
             start_new_session=True,
@@ -176,6 +194,7 @@ class Supervisor:
             "datasets_dir": str(self.settings.effective_datasets_dir),
             "models_dir": str(self.settings.effective_models_dir),
             "weights": weights,
+            "converted": converted,
         }
         self.heard = time.monotonic()
         # Threads in this context: what they log belongs to the job too.
@@ -266,6 +285,8 @@ class Supervisor:
             self._keep(FileKind.RESUME, event.file, event.epoch)
         elif isinstance(event, BlockSaved):
             self._keep(FileKind.BLOCK, event.file, event.number)
+        elif isinstance(event, WeightsConverted):
+            self._keep_converted(event.file)
         elif isinstance(event, ProvisionalVerdict):
             save_provisional(self.database, self.claim, event.outcome, give_up=self._gives_up)
         else:
@@ -286,6 +307,17 @@ class Supervisor:
             if kind is FileKind.RESUME:
                 job_files.forget_resume_points_after(session, job_id, number)
                 job_files.forget_old_resume_points(session, job_id)
+
+        self._write(keep)
+
+    def _keep_converted(self, file: str) -> None:
+        spec = self.claim.spec
+        assert not isinstance(spec, TrainSpec)
+        stored = self.store.put(self.directory / file)
+
+        def keep(session: Session) -> None:
+            jobs.hold(session, self.claim)
+            job_files.record_converted(session, self.claim.job_id, spec.weights, stored)
 
         self._write(keep)
 
@@ -368,6 +400,11 @@ class Supervisor:
 def run_directory(settings: Settings, claim: jobs.Claim) -> Path:
     """An attempt's own: one that lost its job and does not know it yet touches no other's files."""
     return settings.runs_dir / f"{claim.job_id}-{claim.attempt}"
+
+
+def _environment() -> dict[str, str]:
+    """What a run needs of this process's environment: no address and no secret of the service, or of its host."""
+    return {name: value for name, value in os.environ.items() if _IS_FOR_RUNS.fullmatch(name)}
 
 
 def _parse(line: bytes) -> Event | Ending | None:

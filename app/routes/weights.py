@@ -17,7 +17,7 @@ from app.service import Service, ServiceDep
 from app.tables import Scope
 from gkl.errors import InvalidInput
 from gkl.spec import SHA256_PATTERN
-from gkl.weights_format import weights_format
+from gkl.weights_format import check_weights_file
 
 router = APIRouter(prefix="/weights", tags=["weights"])
 
@@ -80,7 +80,7 @@ def keep(service: Service, incoming: Incoming, submitter: str, actor: Actor) -> 
     """
     incoming.flush()
     try:
-        found = weights_format(incoming.path, "the file")
+        found = check_weights_file(incoming.path, "the file")
     except InvalidInput as error:
         raise Unprocessable(f"body: {error}") from error
     stored = incoming.keep()

@@ -44,6 +44,7 @@ def evaluate(
     report: Callable[[Event], None],
     should_stop: Callable[[], bool] = lambda: False,
     device: str | None = None,
+    converted: Path | None = None,
 ) -> EvaluationOutcome:
     """Measure the weights, write the certificate, check it, and return what it proves.
 
@@ -59,6 +60,7 @@ def evaluate(
         report: called with progress, every finished part and attack, and the provisional verdict.
         should_stop: asked at every call of the model; when it says yes the run ends with `Stopped`.
         device: such as 'cpu' or 'cuda:1'; by default CUDA if there is one.
+        converted: what `gkl.conversion` made of the weights, to be read in their place; they keep their sha256.
 
     Raises:
         InvalidInput: the weights are other ones, or of another architecture, or their logits are not finite; or the
@@ -77,6 +79,7 @@ def evaluate(
         report=report,
         should_stop=should_stop,
         device=device,
+        converted=converted,
     )
     evaluation = spec.evaluation
 
@@ -140,6 +143,7 @@ def evaluate_shard(
     report: Callable[[Event], None],
     should_stop: Callable[[], bool] = lambda: False,
     device: str | None = None,
+    converted: Path | None = None,
 ) -> None:
     """Run one shard's blocks of an evaluation into `directory`; `evaluate` puts them together. Else like `evaluate`."""
     if spec.evaluation.protocol == "corruptions":
@@ -153,6 +157,7 @@ def evaluate_shard(
         report=report,
         should_stop=should_stop,
         device=device,
+        converted=converted,
     )
     measure_shard(
         run.model,
@@ -205,7 +210,8 @@ class _Prepared:
     """All that an evaluation needs, checked."""
 
     spec: EvaluateSpec
-    weights: Path | None
+    to_read: Path | None
+    """The file of weights; None for published ones."""
     datasets_dir: Path
     models_dir: Path | None
     commit: str | None
@@ -226,7 +232,7 @@ class _Prepared:
         return DATASETS[self.spec.dataset].num_classes
 
     def load_model(self) -> nn.Module:
-        model = load_model(self.spec.architecture, self.spec.dataset, self.weights, self.models_dir)
+        model = load_model(self.spec.architecture, self.spec.dataset, self.to_read, self.models_dir)
         return model.to(self.device).eval()
 
     def on_check(self) -> None:
@@ -316,6 +322,7 @@ def _prepared(
     report: Callable[[Event], None],
     should_stop: Callable[[], bool],
     device: str | None,
+    converted: Path | None,
 ) -> _Prepared:
     commit = git_commit()
     check_writable(directory)
@@ -327,7 +334,8 @@ def _prepared(
             raise InvalidInput(f"the spec asks for weights {spec.weights}, but {weights.name} has sha256 {found}")
     selected = select_device(device)
     set_tensor_float_32(False)
-    model = load_model(spec.architecture, spec.dataset, weights, models_dir).to(selected).eval()
+    to_read = converted or weights
+    model = load_model(spec.architecture, spec.dataset, to_read, models_dir).to(selected).eval()
     sha256 = weights_sha256(spec.architecture, weights, models_dir)
     data = load_test(spec.dataset, datasets_dir, spec.evaluation.num_points)
     origin: Mapping[str, Any] = {
@@ -341,5 +349,5 @@ def _prepared(
     }
     blocks = Blocks(directory, origin, report)
     return _Prepared(
-        spec, weights, datasets_dir, models_dir, commit, sha256, selected, data, blocks, model, report, should_stop
+        spec, to_read, datasets_dir, models_dir, commit, sha256, selected, data, blocks, model, report, should_stop
     )

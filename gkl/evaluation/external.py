@@ -39,6 +39,7 @@ def merge_examples(
     should_stop: Callable[[], bool] = lambda: False,
     device: str | None = None,
     batch_size: int = 200,
+    converted: Path | None = None,
 ) -> ExternalOutcome:
     """Check every example with an independent pass in float32, and add those that break a point which stands.
 
@@ -55,6 +56,7 @@ def merge_examples(
         should_stop: asked before every pass of the model; when it says yes the run ends with `Stopped`.
         device: such as 'cpu' or 'cuda:1'; by default CUDA if there is one.
         batch_size: images at once.
+        converted: what `gkl.conversion` made of the weights, to be read in their place; they keep their sha256.
 
     Raises:
         InvalidInput: an example is not allowed or does not fool the model, with the first such point; or a file
@@ -82,7 +84,7 @@ def merge_examples(
         report(Progress(stage=stage, fraction=done))
 
     on_pass(0.0, "loading the model")
-    model = load_model(known.architecture, known.dataset, weights, models_dir).to(selected).eval()
+    model = load_model(known.architecture, known.dataset, converted or weights, models_dir).to(selected).eval()
     data = load_test(known.dataset, datasets_dir, known.num_points)
 
     def on_examples(done: float) -> None:

@@ -5,67 +5,33 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from gkl.errors import InvalidInput
 from gkl.files import sha256_of
 from gkl.models.registry import build_model
 from gkl.models.robustbench import load_published, published_files
+from gkl.safetensors_header import read_header
+from gkl.state_dict import read_state_dict, without_prefixes
 from gkl.tensor_files import load_tensors
-from gkl.weights_format import weights_format
+from gkl.weights_format import check_weights_file, weights_format
 from gkl.zoo import ZOO
-
-# Under which scripts store the network in a dictionary with other things, in the order in which they are looked for.
-_WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
-# What DataParallel and torch.compile put before every name.
-_PREFIXES = ("module.", "_orig_mod.")
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file, or of a state dict written by torch.save, on the CPU.
 
-    A state dict is read by torch's unpickler that builds tensors only. It may lie in a dictionary under 'state_dict',
-    'model_state_dict', 'model' or 'net', and have the prefixes of DataParallel and torch.compile.
+    Names may have the prefixes of DataParallel and torch.compile, which are left out.
 
     Raises:
         InvalidInput: it is another kind of file, damaged, or holds more than tensors.
     """
-    if weights_format(path) == "safetensors":
-        tensors, _ = load_tensors(path)
-        return tensors
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        # A damaged or hostile file can raise anything.
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InvalidInput(
-            f"{path.name} cannot be read as a state dict ({reason}); a whole model or a script is never loaded: save "
-            "torch.save(model.state_dict(), path), or better safetensors"
-        ) from error
-    return _state_dict(content, path.name)
-
-
-def _state_dict(content: Any, name: str) -> dict[str, Tensor]:
-    while isinstance(content, Mapping):
-        wrapper = next((key for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
-        if wrapper is None:
-            break
-        content = content[wrapper]
-    if (
-        not isinstance(content, Mapping)
-        or not content
-        or not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items())
-    ):
-        raise InvalidInput(
-            f"{name} holds no state dict (names and tensors); save it with torch.save(model.state_dict(), path)"
-        )
-    tensors = dict(content)
-    while prefix := next((p for p in _PREFIXES if all(key.startswith(p) for key in tensors)), None):
-        tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
-    return tensors
+    if check_weights_file(path) == "torch":
+        return read_state_dict(path)
+    tensors, _ = load_tensors(path)
+    return without_prefixes(tensors)
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
@@ -77,25 +43,53 @@ def load_weights(model: nn.Module, path: Path) -> None:
     Raises:
         InvalidInput: with the first difference, if the file is unreadable or of another network.
     """
-    tensors = read_weights(path)
     expected = model.state_dict()
-    for name, tensor in expected.items():
-        if name not in tensors and name.endswith("num_batches_tracked"):
-            tensors[name] = tensor
+    if weights_format(path) == "safetensors":
+        # Told by the header: nothing is allocated for the weights of another network.
+        described = without_prefixes(read_header(path))
+        _check_fit(
+            expected,
+            {name: _Described(each.dtype, each.shape, each.is_floating) for name, each in described.items()},
+            path.name,
+        )
+    tensors = read_weights(path)
+    given = {name: _Described(str(t.dtype), tuple(t.shape), t.is_floating_point()) for name, t in tensors.items()}
+    _check_fit(expected, given, path.name)
+    for name, wanted in expected.items():
         if name not in tensors:
-            raise InvalidInput(f"{path.name} lacks the tensor {name!r}; was it made by another architecture?")
-        given = tensors[name]
-        if given.shape != tensor.shape or given.is_floating_point() != tensor.is_floating_point():
-            raise InvalidInput(
-                f"tensor {name!r} in {path.name} is {given.dtype} {tuple(given.shape)}, but the architecture "
-                f"has {tensor.dtype} {tuple(tensor.shape)} there; choose the architecture it was trained with"
-            )
-        if given.is_floating_point() and not given.isfinite().all():
+            tensors[name] = wanted
+            continue
+        tensors[name] = tensors[name].to(wanted.dtype)
+        if wanted.is_floating_point() and not tensors[name].isfinite().all():
             raise InvalidInput(f"tensor {name!r} in {path.name} has NaN or infinite values; the training diverged")
-    surplus = sorted(tensors.keys() - expected.keys())
-    if surplus:
-        raise InvalidInput(f"{path.name} has a tensor {surplus[0]!r} that the architecture does not have")
     model.load_state_dict(tensors)
+
+
+class _Described(NamedTuple):
+    dtype: str
+    shape: tuple[int, ...]
+    is_floating: bool
+
+
+def _check_fit(expected: Mapping[str, Tensor], given: Mapping[str, _Described], file: str) -> None:
+    """
+    Raises:
+        InvalidInput: with the first difference.
+    """
+    for name, tensor in expected.items():
+        if name not in given:
+            if name.endswith("num_batches_tracked"):
+                continue
+            raise InvalidInput(f"{file} lacks the tensor {name!r}; was it made by another architecture?")
+        found = given[name]
+        if found.shape != tuple(tensor.shape) or found.is_floating != tensor.is_floating_point():
+            raise InvalidInput(
+                f"tensor {name!r} in {file} is {found.dtype} {found.shape}, but the architecture has {tensor.dtype} "
+                f"{tuple(tensor.shape)} there; choose the architecture it was trained with"
+            )
+    surplus = sorted(given.keys() - expected.keys())
+    if surplus:
+        raise InvalidInput(f"{file} has a tensor {surplus[0]!r:.100} that the architecture does not have")
 
 
 def load_model(architecture: str, dataset: str, weights: Path | None, models_dir: Path | None) -> nn.Module:

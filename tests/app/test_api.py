@@ -10,9 +10,11 @@ from threading import Event
 from typing import Any
 
 import httpx2
+import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from redis import Redis
+from safetensors.numpy import save
 from sqlalchemy import update
 
 from app import jobs, workers
@@ -316,12 +318,12 @@ def send(client: TestClient, content: bytes) -> httpx2.Response:
 
 
 def test_weights_are_sent_once(client: TestClient, store: ArtifactStore) -> None:
-    content = b"PK\x03\x04" + bytes(3_000_000)
+    content = save({"weight": np.zeros(750_000, np.float32)})
     first = send(client, content)
     assert first.status_code == 201, first.text
     upload = first.json()
     assert upload["sha256"] == hashlib.sha256(content).hexdigest()
-    assert (upload["format"], upload["size_bytes"]) == ("torch", len(content))
+    assert (upload["format"], upload["size_bytes"]) == ("safetensors", len(content))
     assert store.path(upload["sha256"]).read_bytes() == content
     assert send(client, content).json() == upload
     assert client.get(first.headers["location"]).json() == upload
@@ -357,7 +359,8 @@ def test_what_is_no_weights_is_refused_and_leaves_nothing(
 def test_weights_that_are_too_large_are_refused(settings: Settings) -> None:
     small = settings.model_copy(update={"max_weights_bytes": 4096, "max_body_bytes": 1024})
     with TestClient(create_app(small), base_url="http://127.0.0.1") as client:
-        assert send(client, b"PK\x03\x04" + bytes(4000)).status_code == 201
+        fits = save({"weight": np.zeros(1000, np.float32)})
+        assert send(client, fits).status_code == 201
         assert_problem(send(client, b"PK\x03\x04" + bytes(5000)), 413, "larger than the 4096 bytes")
         assert_problem(client.post("/api/v1/jobs", content=bytes(2000)), 413, "larger than the 1024 bytes")
 

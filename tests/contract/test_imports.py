@@ -21,6 +21,7 @@ APP_MAY_IMPORT_OF_GKL = {
     "gkl.recipes",
     "gkl.files",
     "gkl.weights_format",
+    "gkl.safetensors_header",
 }
 WORKER_MAY_IMPORT_OF_APP = {
     "app",
@@ -36,6 +37,8 @@ TORCH_FREE = [
     "gkl.recipes",
     "gkl.files",
     "gkl.weights_format",
+    "gkl.safetensors_header",
+    "gkl.torch_archive",
     "app.main",
     "worker.tasks",
 ]

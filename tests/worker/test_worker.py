@@ -268,6 +268,21 @@ def test_weights_that_were_sent_become_a_row(
         assert row.entry.model is not None
         assert (row.entry.name, row.entry.loss, row.entry.model.weights_sha256) == ("Sent", None, stored.sha256)
     assert store.path(stored.sha256).exists()
+    with database.reading() as session:
+        converted = job_files.converted(session, stored.sha256)
+        kept = session.scalars(select(JobFile).where(JobFile.kind == FileKind.CONVERTED)).all()
+        evaluation_row = leaderboard.evaluation_of_job(session, right)
+    assert [file.job_id for file in kept] == [wrong], "converted once, though its job failed"
+    assert converted is not None
+    assert "converting the weights" not in store.job_log(right).tail(10_000)
+    # The verdict is about the file as it was sent, and holds for it.
+    assert evaluation_row is not None
+    assert evaluation_row.certificate_sha256 is not None
+    found = verify(
+        store.path(evaluation_row.certificate_sha256), tmp_path / "model.pt", datasets_dir=NO_FILES, device="cpu"
+    )
+    assert found.problems == []
+    assert converted in {path.name for path in files(worker.settings)}, "the cleanup keeps it"
 
 
 def test_a_worker_that_lost_its_job_stops_the_run_and_keeps_nothing(worker: Worker, database: Database) -> None:
@@ -363,6 +378,7 @@ def order_to(directory: Path) -> dict[str, object]:
         "datasets_dir": str(NO_FILES),
         "models_dir": str(NO_FILES),
         "weights": None,
+        "converted": None,
     }
 
 

@@ -1,0 +1,224 @@
+"""What torch.save wrote, looked at without running any of it. Free of torch.
+
+A file that passes here is an archive of the right form, small enough, that names nothing but what tensors are made of.
+This is for the clear sentence that somebody who sent a wrong file reads at once. It is not what keeps a hostile file
+from doing harm: every scanner of pickles has been led astray so far. That is torch's own unpickler of tensors
+(`weights_only`), which a worker lets run only in `gkl.confinement`.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import pickletools
+import stat
+import struct
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from gkl.errors import InvalidInput
+
+MAX_ENTRIES = 20_000
+MAX_PICKLE_BYTES = 16 * 1024**2
+# Twice what so many entries take.
+_MAX_INDEX_BYTES = 4 * 1024**2
+_MAX_OPCODES = 2_000_000
+_ZIP = b"PK\x03\x04"
+# Local header of an entry without its name.
+_LOCAL_BYTES = 30
+# First pickle of the format before torch 1.6, which is not a zip.
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+# It, a version, sizes of integers, the object, and the names of its storages.
+_LEGACY_PICKLES = 5
+
+# Of what torch's unpickler of tensors accepts, that which plain tensors need (tests compare the two).
+_DTYPES = (
+    *("float16", "float32", "float64", "bfloat16", "float8_e4m3fn", "float8_e5m2", "complex64", "complex128", "bool"),
+    *("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+)
+_STORAGES = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
+HARMLESS = frozenset(
+    {
+        "collections OrderedDict",
+        "collections Counter",
+        "_codecs encode",
+        *(f"{builtins} {name}" for builtins in ("builtins", "__builtin__") for name in ("set", "complex", "bytearray")),
+        *(f"torch {name}" for name in (*_DTYPES, "Size", "Tensor", "device")),
+        *(f"torch {name}Storage" for name in (*_STORAGES, "ComplexFloat", "ComplexDouble")),
+        *(f"torch.cuda {name}Storage" for name in _STORAGES),
+        "torch.storage UntypedStorage",
+        "torch.storage TypedStorage",
+        "torch.nn.parameter Parameter",
+        "torch._tensor _rebuild_from_type_v2",
+        *(f"torch._utils _rebuild_{name}" for name in ("tensor", "tensor_v2", "tensor_v3")),
+        *(f"torch._utils _rebuild_{name}" for name in ("parameter", "parameter_with_state")),
+    }
+)
+_OTHER_TENSORS = {
+    "_rebuild_sparse_tensor": "sparse tensors; save tensor.to_dense()",
+    "_rebuild_qtensor": "quantized tensors; save tensor.dequantize()",
+    "_rebuild_meta_tensor_no_storage": "tensors without values, of the meta device; save those with values",
+    "_rebuild_nested_tensor": "nested tensors; save plain ones",
+}
+
+
+class _Fault(Exception):
+    """What is wrong, after 'cannot be read as a state dict: '."""
+
+
+def check_torch_file(path: Path, name: str | None = None) -> None:
+    """
+    Args:
+        path: a file that begins as those of torch.save do.
+        name: what a message calls it, if not by its own name.
+
+    Raises:
+        InvalidInput: it cannot be a state dict that torch.save wrote, with what it seems to be instead.
+    """
+    try:
+        with _Bounded(path) as file:
+            if file.read(len(_ZIP)) == _ZIP:
+                _check_zip(file, path.stat().st_size)
+            else:
+                file.seek(0)
+                file.most = MAX_PICKLE_BYTES
+                _check_legacy(io.BytesIO(file.read(MAX_PICKLE_BYTES)))
+    except _Fault as fault:
+        raise InvalidInput(
+            f"{name or path.name} cannot be read as a state dict: {fault}; a whole model or a script is never loaded: "
+            "save torch.save(model.state_dict(), path), or better safetensors"
+        ) from fault
+
+
+class _Bounded(io.FileIO):
+    """Reads no more at once than is good, whatever the file makes its reader ask for."""
+
+    most = _MAX_INDEX_BYTES
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is None or size < 0:
+            size = os.fstat(self.fileno()).st_size - self.tell()
+        if size > self.most:
+            raise _Fault(f"the index of its archive has more than the {self.most} bytes that are read here")
+        return super().read(size)
+
+
+# --- the zip archive ---------------------------------------------------------------------------------------------
+
+
+def _check_zip(file: _Bounded, file_bytes: int) -> None:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            entries = archive.infolist()
+            _refuse_other_archives({entry.filename for entry in entries})
+            _check_entries(entries, archive.start_dir, file_bytes)
+            pickled = _pickle_of(entries)
+            if pickled.file_size > MAX_PICKLE_BYTES:
+                raise _Fault(f"its data.pkl has {pickled.file_size} bytes, more than {MAX_PICKLE_BYTES}")
+            file.most = MAX_PICKLE_BYTES
+            contents = io.BytesIO(archive.read(pickled))
+    # What the standard library raises on archives that no program wrote.
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError, EOFError, struct.error) as error:
+        raise _Fault(f"its archive is damaged or cut off ({str(error) or type(error).__name__:.200})") from error
+    _scan(contents, _MAX_OPCODES)
+
+
+def _check_entries(entries: list[zipfile.ZipInfo], index_begins: int, file_bytes: int) -> None:
+    if len(entries) > MAX_ENTRIES:
+        raise _Fault(f"its archive has {len(entries)} entries, more than {MAX_ENTRIES}")
+    names = {entry.filename for entry in entries}
+    if len(names) < len(entries):
+        raise _Fault("its archive has an entry twice")
+    for entry in entries:
+        shown = repr(entry.filename)[:100]
+        parts = PurePosixPath(entry.filename).parts
+        if not parts or parts[0] == "/" or ".." in parts or "\\" in entry.orig_filename or "\0" in entry.orig_filename:
+            raise _Fault(f"its archive has the entry {shown}, which leads out of it")
+        if stat.S_ISLNK(entry.external_attr >> 16):
+            raise _Fault(f"its archive has the entry {shown}, which is a link")
+        if entry.flag_bits & 0x1:
+            raise _Fault(f"its archive has the entry {shown}, which is encrypted")
+        if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
+            raise _Fault(f"its archive has the compressed entry {shown}, and torch.save compresses nothing")
+    if sum(entry.file_size for entry in entries) > file_bytes:
+        raise _Fault("its archive is said to hold more than the file")
+    ordered = sorted(entries, key=lambda entry: entry.header_offset)
+    ends = [*(entry.header_offset for entry in ordered[1:]), index_begins]
+    for entry, end in zip(ordered, ends, strict=True):
+        if entry.header_offset + _LOCAL_BYTES + len(entry.filename) + entry.file_size > end:
+            raise _Fault(f"its archive has the entry {entry.filename!r:.100}, which overlaps with another")
+    if not ordered or ordered[0].header_offset != 0:
+        raise _Fault("its archive does not begin with an entry")
+
+
+def _refuse_other_archives(names: set[str]) -> None:
+    # All names begin with that of the archive.
+    inner = {name.partition("/")[2] for name in names}
+    if "constants.pkl" in inner or any(name.startswith("code/") for name in inner):
+        raise _Fault("it is a TorchScript program, which is code")
+    if {"archive_format", "archive_version"} & inner or "serialized_exported_program.json" in names:
+        raise _Fault("it is an exported program (.pt2), which is code")
+    if any(name.endswith(".npy") for name in names):
+        raise _Fault("it is an archive of NumPy arrays (.npz)")
+
+
+def _pickle_of(entries: list[zipfile.ZipInfo]) -> zipfile.ZipInfo:
+    inner = {entry.filename.partition("/")[2]: entry for entry in entries}
+    if "data.pkl" not in inner:
+        raise _Fault("it is a zip archive without data.pkl, which torch.save writes")
+    if len({entry.filename.partition("/")[0] for entry in entries}) > 1:
+        raise _Fault("it is a zip archive of several folders, and torch.save writes one")
+    return inner["data.pkl"]
+
+
+# --- pickles -----------------------------------------------------------------------------------------------------
+
+
+def _check_legacy(file: io.BytesIO) -> None:
+    left = _MAX_OPCODES
+    for number in range(_LEGACY_PICKLES):
+        first, used = _scan(file, left)
+        left -= used
+        if number == 0 and first != _LEGACY_MAGIC:
+            raise _Fault("it is a pickle that torch.save did not write")
+
+
+def _scan(file: io.BytesIO, most: int) -> tuple[Any, int]:
+    """Go through one pickle up to its end; returns the first value in it and how many steps it has."""
+    first, steps, texts = None, 0, ["", ""]
+    for opcode, argument in _opcodes(file):
+        steps += 1
+        if steps > most:
+            raise _Fault(f"its pickle has more than {_MAX_OPCODES} steps")
+        if first is None and opcode != "PROTO":
+            first = argument
+        if opcode in ("GLOBAL", "INST"):
+            _check_global(argument)
+        elif opcode == "STACK_GLOBAL":
+            # Unlike torch.save, which writes the older GLOBAL.
+            raise _Fault(f"it holds a pickled {'.'.join(texts)[:100]}, not only tensors")
+        elif opcode in ("EXT1", "EXT2", "EXT4"):
+            raise _Fault("it holds a pickled object of a registry, not only tensors")
+        elif isinstance(argument, str):
+            texts = [texts[1], argument]
+    return first, steps
+
+
+def _opcodes(file: io.BytesIO) -> Iterator[tuple[str, Any]]:
+    try:
+        for opcode, argument, _ in pickletools.genops(file):
+            yield opcode.name, argument
+    # Texts that are none and lengths beyond the end; a bare Exception is an unknown opcode in old versions.
+    except (ValueError, IndexError, OverflowError, struct.error) as error:
+        raise _Fault(f"its pickle is damaged ({str(error) or type(error).__name__:.200})") from error
+
+
+def _check_global(written: str) -> None:
+    if written in HARMLESS:
+        return
+    module, _, attribute = written.partition(" ")
+    if module == "torch._utils" and attribute in _OTHER_TENSORS:
+        raise _Fault(f"it holds {_OTHER_TENSORS[attribute]}")
+    raise _Fault(f"it holds a pickled {module}.{attribute}"[:150] + ", not only tensors")
