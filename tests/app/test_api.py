@@ -236,7 +236,7 @@ def test_readiness_tells_of_workers_and_relay(service: Service, database: Databa
         workers.beat(session, "h/2", host="h", device="CPU", is_draining=True)
         workers.beat(session, "h/3", host="h", device="CPU", problem="its disk is full")
         workers.beat(session, "h/4", host="h", device="CPU")
-    with TestClient(create_app(service.settings)) as client:
+    with TestClient(create_app(service.settings), base_url="http://127.0.0.1") as client:
         answer = client.get("/readyz").json()
         assert (answer["workers"], answer["relay"]) == ("1 draining, 2 idle, 1 stuck", "ok")
         with Redis.from_url(service.settings.broker_url) as broker:
