@@ -67,6 +67,9 @@ class Settings(BaseSettings):
     body_timeout_seconds: float = Field(default=30, gt=0)
     """A request whose body stands still for so long is ended with 408."""
 
+    max_stream_seconds: float = Field(default=3600, gt=0)
+    """An event stream of a job ends after so long; whoever follows it goes on with another one, losing nothing."""
+
     max_connections: int = Field(default=1000, ge=10)
     """Connections that one process of the API serves at once; more are answered with 503."""
 

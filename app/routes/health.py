@@ -13,10 +13,11 @@ from app import workers
 from app.access import READS
 from app.broker import broker_problem, hears_relay
 from app.migrations import is_current
+from app.problems import PROBLEM_RESPONSES
 from app.schemas import Readiness
 from app.service import Service, ServiceDep
 
-router = APIRouter(tags=["health"])
+router = APIRouter(tags=["health"], responses=PROBLEM_RESPONSES)
 
 
 @router.get("/healthz", summary="Whether the process answers")

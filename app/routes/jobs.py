@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterable
 from datetime import timedelta
 from typing import Annotated, Any
@@ -187,10 +188,11 @@ async def follow_job(
 ) -> AsyncIterable[ServerSentEvent]:
     """Server-sent events: `state`, `epoch` and `attack` with an id to resume from, and between them `progress`.
 
-    The stream ends after the job's last state.
+    The stream ends after the job's last state; or after an hour, to go on in another one from the last id.
     """
     seen, progress = last_event_id or 0, None
-    while not await request.is_disconnected():
+    until = time.monotonic() + service.settings.max_stream_seconds
+    while not await request.is_disconnected() and time.monotonic() < until:
         job, now, events = await run_in_threadpool(_news, service, job_id, seen)
         for event in events:
             seen = event.id

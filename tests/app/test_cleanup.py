@@ -107,7 +107,7 @@ def test_parts_of_good_shards_go_with_their_evaluation(service: Service, tmp_pat
     weights = put(service, b"weights", tmp_path)
     with service.database.writing() as session:
         stored = service.store.put(tmp_path / "source")
-        job_files.record_upload(session, stored, "safetensors")
+        job_files.record_upload(session, stored, "safetensors", "Ada")
         evaluation = Evaluation(threat_model=ThreatModel(epsilon=0.2), batch_size=180, shards=2)
         spec = EvaluateSpec(
             name="x", dataset="digits", architecture="small_cnn", weights=weights, evaluation=evaluation
@@ -184,8 +184,8 @@ def test_lost_workers_and_old_keys_are_forgotten(service: Service) -> None:
     jobs.submit(service.database, digits(), key="old", remember=remember)
     with service.database.writing() as session:
         session.execute(update(IdempotencyKey).values(created_at=database_now(session) - timedelta(days=2)))
-    jobs.submit(service.database, digits(), key="new", remember=timedelta(days=10))
+    new = jobs.submit(service.database, digits(), key="new", remember=timedelta(days=10))
     clean(service)
     with service.database.reading() as session:
         assert session.scalars(select(WorkerRow.name)).all() == ["here"]
-        assert session.scalars(select(IdempotencyKey.key)).all() == ["new"]
+        assert session.scalars(select(IdempotencyKey.job_id)).all() == [new.id]

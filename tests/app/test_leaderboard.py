@@ -264,7 +264,7 @@ def test_weights_that_were_sent_are_a_model_once_they_are_measured(database: Dat
     with pytest.raises(Unprocessable, match="send the file to /api/v1/weights first"), database.writing() as session:
         jobs.create(session, spec)
     with database.writing() as session:
-        job_files.record_upload(session, StoredFile(sha("sent"), 10), "torch")
+        job_files.record_upload(session, StoredFile(sha("sent"), 10), "torch", "Ada")
     measure(database, sha("sent"), robust=100)
     assert ranking(database) == [(1, "other", 100)]
     # From then on they are known as what they are.

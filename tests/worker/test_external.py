@@ -114,7 +114,7 @@ def test_what_does_not_hold_is_refused_and_changes_nothing(
         assert response.status_code == 422
         assert says in response.json()["detail"]
     page = client.post("/api/v1/entries/1/attacks?name=a", content=b"<!doctype html>")
-    assert "is no safetensors" in page.json()["detail"]
+    assert "cannot be read as safetensors" in page.json()["detail"]
     unprintable = client.post("/api/v1/entries/1/attacks?name=a%E2%80%8B", content=b"")
     assert "one printable line" in unprintable.json()["detail"]
     # What its pixels tell fails the job, with the first such point.

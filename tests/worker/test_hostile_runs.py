@@ -89,7 +89,7 @@ def evaluate(database: Database, store: ArtifactStore, path: Path) -> int:
     stored = store.put(path)
     evaluation = Evaluation(threat_model=ThreatModel(epsilon=0.9), batch_size=360)
     with database.writing() as session:
-        job_files.record_upload(session, stored, "torch")
+        job_files.record_upload(session, stored, "torch", "Ada")
         spec = EvaluateSpec(
             name="Sent", dataset="digits", architecture="tiny_cnn", weights=stored.sha256, evaluation=evaluation
         )

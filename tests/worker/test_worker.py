@@ -251,7 +251,7 @@ def test_weights_that_were_sent_become_a_row(
     stored = store.put(tmp_path / "model.pt")
     evaluation = Evaluation(threat_model=ThreatModel(epsilon=0.9), batch_size=360)
     with database.writing() as session:
-        job_files.record_upload(session, stored, "torch")
+        job_files.record_upload(session, stored, "torch", "Ada")
         specs = [
             EvaluateSpec(name="Sent", dataset="digits", architecture=name, weights=stored.sha256, evaluation=evaluation)
             for name in ("small_cnn", "tiny_cnn")
