@@ -33,7 +33,8 @@ async def send_weights(service: ServiceDep, request: Request, response: Response
     """The body is the file: safetensors, or a state dict of torch.save. The same file again is the same upload.
 
     `curl --data-binary @model.safetensors -H 'Content-Type: application/octet-stream' URL`; then send a job with its
-    sha256 as `weights`. What is in it is looked at by the run, under the architecture that the job names.
+    sha256 as `weights`. What can be told without the architecture is checked at once, the rest by the run,
+    under the one that the job names.
     """
     with service.store.incoming() as incoming:
         await receive(request, incoming)
