@@ -516,10 +516,11 @@ def _read_spec(path: Path, weights: Path | None = None) -> TrainSpec | EvaluateS
 
 def _begin_process(end_with_parent_too: bool) -> Settings:
     from app import logs, tracing  # noqa: PLC0415
-    from app.lifeline import end_with_parent  # noqa: PLC0415
+    from app.lifeline import end_with_parent, hide_from_processes_of_this_user  # noqa: PLC0415
 
     settings = environment_settings()
     logs.configure(settings.log_format)
+    hide_from_processes_of_this_user()
     if settings.tracing:
         try:
             tracing.configure()

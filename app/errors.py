@@ -6,6 +6,7 @@
     ├── NotFound             404
     ├── Conflict             409
     │   └── StaleAttempt            a worker's write to a job that is no longer its own
+    ├── TooLarge             413
     ├── WrongType            415
     ├── Unprocessable        422
     ├── TooMany              429    with how long to wait
@@ -63,6 +64,11 @@ class StaleAttempt(Conflict):
 class Unprocessable(ServiceError):
     status = HTTPStatus.UNPROCESSABLE_ENTITY
     code = "invalid_input"
+
+
+class TooLarge(ServiceError):
+    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    code = "content_too_large"
 
 
 class WrongType(ServiceError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from sqlalchemy import ColumnElement, delete, or_, select
 from sqlalchemy.orm import Session
 
@@ -132,6 +134,12 @@ def converted(session: Session, weights: str) -> str | None:
     """sha256 of what weights with this sha256 were converted to, if they were."""
     made = select(JobFile.sha256).where(JobFile.kind == FileKind.CONVERTED, JobFile.file == _converted_name(weights))
     return session.scalar(made.order_by(JobFile.id.desc()).limit(1))
+
+
+def forget_converted(session: Session, hashes: Collection[str]) -> None:
+    """Drop what weights with these hashes were converted to."""
+    names = [_converted_name(weights) for weights in hashes]
+    _forget(session, JobFile.kind == FileKind.CONVERTED, JobFile.file.in_(names))
 
 
 def _converted_name(weights: str) -> str:

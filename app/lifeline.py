@@ -6,12 +6,18 @@ pipe closes and the child tells itself to stop.
 
 from __future__ import annotations
 
+import ctypes
+import logging
 import os
 import signal
 import subprocess
 import sys
 import threading
 from pathlib import Path
+
+_log = logging.getLogger(__name__)
+
+_PR_SET_DUMPABLE = 4
 
 
 def start_child(arguments: list[str], *, environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
@@ -39,3 +45,13 @@ def end_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def hide_from_processes_of_this_user() -> None:
+    """Keep this process's memory and environment, with the addresses and secrets in them, from the runs it starts.
+
+    They have the same user, but may read what strangers sent. A process that it starts is not hidden, nor kept from
+    anything by this.
+    """
+    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
+        _log.warning("this process cannot be hidden from others (%s)", os.strerror(ctypes.get_errno()))

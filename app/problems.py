@@ -13,10 +13,12 @@ from fastapi import FastAPI, Request
 from fastapi.encoders import jsonable_encoder
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
+from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
+from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import ServiceError
@@ -119,6 +121,9 @@ def install_error_handlers(app: FastAPI, render_page: RenderPage) -> None:
         phrase = HTTPStatus(error.status_code).phrase
         detail = error.detail if error.detail != phrase else _plain_sentence(request, error.status_code)
         code = phrase.lower().replace(" ", "_")
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            # The router names only those of the first route that has the path.
+            error.headers = {"Allow": ", ".join(_methods_at(request))}
         return respond(request, error.status_code, code, detail, headers=dict(error.headers or {}))
 
     @app.exception_handler(OperationalError)
@@ -174,6 +179,14 @@ def as_sentence(text: str) -> str:
     'There is no job 7.'
     """
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "?", "!")) else ".")
+
+
+def _methods_at(request: Request) -> list[str]:
+    path, methods = request.url.path, set[str]()
+    for route in iter_route_contexts(request.app.routes):
+        if route.path is not None and route.methods and compile_path(route.path)[0].match(path):
+            methods |= route.methods
+    return sorted(methods)
 
 
 def _plain_sentence(request: Request, status: int) -> str:

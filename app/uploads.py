@@ -24,8 +24,9 @@ from app import job_files, quotas
 from app.database import Database, database_now
 from app.errors import Conflict, NoRoom, NotFound
 from app.service import Service
-from app.tables import Job, JobFile, JobKind, JobState, Model, PartialUpload, Upload
+from app.tables import FileKind, Job, JobFile, JobKind, JobState, Model, PartialUpload, Upload
 
+_TO_GO_ON_FROM = (FileKind.RESUME, FileKind.BLOCK, FileKind.EXAMPLES)
 _UNFINISHED = (JobState.QUEUED, JobState.RUNNING, JobState.CANCELLING)
 
 
@@ -153,15 +154,14 @@ def remove(session: Session, sha256: str, submitter: str | None) -> None:
     session.refresh(found, with_for_update=True)
     if sha256 in needed(session, [sha256]):
         raise Conflict("a job or a measured model needs these weights, so that they stay")
-    session.delete(found)
-    session.flush()
+    _forget(session, {sha256})
 
 
 def needed(session: Session, hashes: list[str]) -> set[str]:
     """Of some uploads those that a measured model has, or a job that has not ended, or may be retried."""
     models = session.scalars(select(Model.weights_sha256).where(Model.weights_sha256.in_(hashes)))
     # A failed job may be retried for as long as it keeps something to go on from.
-    kept = select(JobFile.id).where(JobFile.job_id == Job.id).exists()
+    kept = select(JobFile.id).where(JobFile.job_id == Job.id, JobFile.kind.in_(_TO_GO_ON_FROM)).exists()
     weights = Job.spec["weights"].as_string()
     of_jobs = select(weights).where(
         Job.kind.in_((JobKind.EVALUATE, JobKind.SHARD, JobKind.EXTERNAL)),
@@ -178,8 +178,14 @@ def forget_old(session: Session, after: timedelta) -> None:
     locked = select(Upload.sha256).where(Upload.created_at < before).with_for_update(skip_locked=True)
     old = session.scalars(locked).all()
     unneeded = set(old) - needed(session, list(old))
-    session.execute(delete(Upload).where(Upload.sha256.in_(unneeded)))
+    _forget(session, unneeded)
     session.execute(delete(PartialUpload).where(PartialUpload.touched_at < before))
+
+
+def _forget(session: Session, hashes: set[str]) -> None:
+    """Also what was made of them."""
+    job_files.forget_converted(session, hashes)
+    session.execute(delete(Upload).where(Upload.sha256.in_(hashes)))
 
 
 def remove_pieces(service: Service, before: float) -> int:

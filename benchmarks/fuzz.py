@@ -65,7 +65,9 @@ def opened() -> Iterator[Tried]:
 
 _LIMITS = [2**31, 2**32, 2**62, 2**63 - 1, 2**63, 2**64, 10**30, -(2**63)]
 _numbers = st.one_of(st.integers(-2, 20), st.sampled_from(_LIMITS), st.integers())
-_words = st.one_of(st.sampled_from(["a", "b", "weight", "__metadata__", "dtype", "shape", ""]), st.text(max_size=8))
+_words = st.one_of(
+    st.sampled_from(["a", "b", "weight", "__metadata__", "dtype", "shape", "", "\ud800"]), st.text(max_size=8)
+)
 _values: st.SearchStrategy[Any] = st.recursive(
     st.one_of(st.none(), st.booleans(), _numbers, st.floats(), _words),
     lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(_words, inner, max_size=4)),
@@ -94,9 +96,11 @@ def headers(draw: st.DrawFn) -> bytes:
         tensors[name] = {"dtype": dtype, "shape": shape, "data_offsets": [begin, begin + size]}
         begin += size
     if tensors and draw(st.booleans()):
-        changed = tensors[draw(st.sampled_from(sorted(tensors)))]
+        changed, other = (tensors[draw(st.sampled_from(sorted(tensors)))] for _ in range(2))
+        moved = [place + draw(st.sampled_from([-4, -1, 0, 0, 1, 4])) for place in changed["data_offsets"]]
         key = draw(st.one_of(st.sampled_from(["dtype", "shape", "data_offsets"]), _words))
-        changed[key] = draw(st.one_of(_values, st.lists(_numbers, max_size=4), st.sampled_from(_OTHER_FORMATS)))
+        known = st.sampled_from([moved, other["data_offsets"], other["shape"], *_OTHER_FORMATS, *_FORMATS])
+        changed[key] = draw(st.one_of(known, _values, st.lists(_numbers, max_size=4)))
     if draw(st.booleans()):
         tensors["__metadata__"] = draw(st.one_of(_values, st.dictionaries(_words, _words, max_size=3)))
     text = json.dumps(tensors, ensure_ascii=draw(st.booleans())).encode("utf-8", "surrogatepass")

@@ -1,6 +1,6 @@
 """schemathesis against a whole service: does each operation answer as the OpenAPI document says, whatever it is sent?
 
-    python benchmarks/openapi.py [--examples 150] [--seed 1]
+    python benchmarks/openapi.py [--examples 150] [--phases examples,coverage,fuzzing,stateful] [--seed 1]
 
 PostgreSQL, Valkey and the API on loopback, asking for tokens and closed to who has none; with a model that a worker
 has trained and attacked here, imported entries and an upload, so that there is something to ask for. The requests are
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import httpx2
+import schemathesis
 
 from app import migrations, robustbench, tokens
 from app.audit import COMMAND_LINE
@@ -38,6 +40,10 @@ from tests.specs import tiny_train_spec
 # Left out: that everything which fits the schema is accepted, since a document cannot say all that a spec has to be
 # (a valid one may name weights that are not here).
 _CHECKS = ("positive_data_acceptance",)
+
+
+# A piece of an upload is bytes like any other body of a file; schemathesis knows the type only when told.
+schemathesis.serializer.alias("application/offset+octet-stream", "application/octet-stream")
 
 
 def prepared(cluster: Cluster) -> str:
@@ -72,6 +78,7 @@ def counted(report: Path) -> Counter[int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--examples", type=int, default=150, help="most requests of each operation and phase")
+    parser.add_argument("--phases", default="examples,coverage,fuzzing,stateful", help="which of schemathesis' phases")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     postgres = PostgresServer.started()
@@ -94,6 +101,7 @@ def main() -> None:
                         f"--header=Authorization: Bearer {secret}",
                         "--checks=all",
                         f"--exclude-checks={','.join(_CHECKS)}",
+                        f"--phases={options.phases}",
                         f"--max-examples={options.examples}",
                         f"--seed={options.seed}",
                         "--suppress-health-check=all",
@@ -107,6 +115,8 @@ def main() -> None:
                     ],
                     check=False,
                     cwd=directory,
+                    # This module, for what it tells schemathesis.
+                    env={**os.environ, "SCHEMATHESIS_HOOKS": "benchmarks.openapi", "PYTHONPATH": sys.path[0]},
                 )
                 statuses = counted(report)
                 alive = httpx2.get(f"{cluster.url}/readyz", timeout=10).status_code

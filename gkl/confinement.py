@@ -49,7 +49,9 @@ def confine(limits: Limits, writable: Path) -> None:
     ):
         hard = resource.getrlimit(what)[1]
         allowed = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(what, (allowed, allowed))
+        # At the hard limit of time the kernel's signal is that of any killer.
+        above = _SECONDS_AFTER_WARNING if what == resource.RLIMIT_CPU and hard == resource.RLIM_INFINITY else 0
+        resource.setrlimit(what, (allowed, allowed + above))
     libc = ctypes.CDLL(None, use_errno=True)
     # Nobody is left to wait for it when who started it is gone.
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
@@ -60,6 +62,7 @@ def confine(limits: Limits, writable: Path) -> None:
     _forbid_calls(libc)
 
 
+_SECONDS_AFTER_WARNING = 5
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
 
 

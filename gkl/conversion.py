@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 from pydantic import ValidationError
 
@@ -128,7 +129,7 @@ def _judge(source: Path, target: Path, returncode: int, answer: bytes) -> None:
     try:
         failed = Failed.model_validate_json(answer)
     except ValidationError:
-        ended = f"signal {signal.Signals(-returncode).name}" if returncode < 0 else f"exit status {returncode}"
+        ended = f"signal {-returncode}" if returncode < 0 else f"exit status {returncode}"
         raise InvalidInput(f"{name} ended the process that read it with {ended}; {_ADVICE}") from None
     raise (NoSpaceLeft if failed.code is FailureCode.NO_SPACE_LEFT else InvalidInput)(failed.message[:1000])
 
@@ -140,7 +141,7 @@ def _cpu_seconds(source: Path) -> int:
 # --- in the process ----------------------------------------------------------------------------------------------
 
 
-def _main(source: Path, target: Path) -> None:
+def _main(source: Path, target: Path) -> NoReturn:
     # All of it now: later it would count as the file's, and need what is given up.
     import torch  # noqa: PLC0415
 
@@ -175,12 +176,13 @@ def _main(source: Path, target: Path) -> None:
         if is_short or isinstance(error, OutOfMemory) or os.strerror(errno.EFBIG) in str(error):
             what = "takes more room to be read than a file of its size may"
         else:
-            what = f"holds what safetensors cannot ({str(error).splitlines()[0]:.200})"
+            what = f"holds what safetensors cannot ({(str(error) or type(error).__name__).splitlines()[0]:.200})"
         failed = Failed(code=FailureCode.INVALID_INPUT, message=f"{source.name} {what}; {_ADVICE}")
     else:
-        return
+        # Taking torch down in order takes a second.
+        os._exit(0)
     os.write(1, failed.model_dump_json().encode())
-    sys.exit(1)
+    os._exit(1)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import logging
-import os
 import threading
 from typing import Any
 
@@ -17,10 +14,6 @@ from app.database import Database
 from app.settings import Settings
 from worker.presence import announce, worker_name
 from worker.tasks import Worker
-
-_log = logging.getLogger(__name__)
-
-_PR_SET_DUMPABLE = 4
 
 
 def make_worker(settings: Settings) -> Worker:
@@ -78,19 +71,8 @@ def _keep_our_logging(**_: Any) -> None:
     """Connected so that Celery leaves the logging alone that the command has set up."""
 
 
-def hide_from_processes_of_this_user() -> None:
-    """Keep this process's memory and environment, with the addresses and secrets in them, from the runs it starts.
-
-    They have the same user, but may read what strangers sent. A process that it starts is not hidden, nor kept from
-    anything by this.
-    """
-    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
-        _log.warning("this process cannot be hidden from others (%s)", os.strerror(ctypes.get_errno()))
-
-
 def run_worker(settings: Settings) -> None:
     """Work until told to stop. A running job is then asked to checkpoint and is handed back."""
-    hide_from_processes_of_this_user()
     worker = make_worker(settings)
     celery = make_worker_app(worker)
     ended = threading.Event()

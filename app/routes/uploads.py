@@ -15,7 +15,7 @@ from fastapi.concurrency import run_in_threadpool
 
 from app import uploads
 from app.access import Principal, Sender
-from app.errors import NoRoom, Unprocessable, WrongType
+from app.errors import TooLarge, Unprocessable, WrongType
 from app.routes.weights import WRITE_BYTES, keep
 from app.schemas import UploadView
 from app.service import Service, ServiceDep
@@ -39,7 +39,7 @@ def begin_upload(
     """`Location` is where the bytes are sent. What is begun and then left alone is removed after some days."""
     limit = service.settings.max_weights_bytes
     if upload_length > limit:
-        raise NoRoom(f"a file of {upload_length} bytes is larger than the {limit} bytes that this service accepts")
+        raise TooLarge(f"a file of {upload_length} bytes is larger than the {limit} bytes that this service accepts")
     upload = uploads.begin(service, sender.name, upload_length)
     headers = {"Location": f"/api/v1/uploads/{upload.id}", "Upload-Offset": "0", **_state(service, upload)}
     return Response(status_code=201, headers=headers)

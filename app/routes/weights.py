@@ -42,8 +42,9 @@ async def send_weights(
     """The body is the file: safetensors, or a state dict of torch.save. The same file again is the same upload.
 
     `curl --data-binary @model.safetensors -H 'Content-Type: application/octet-stream' URL`; then send a job with its
-    sha256 as `weights`. Whether it fits the architecture that the job names is looked at by the run, before anything is
-    loaded. Over a connection that may break, send it in pieces: /api/v1/uploads.
+    sha256 as `weights`. What can be told without the architecture is checked at once, the rest by the run,
+    under the one that the job names. Over a connection that may break, send it
+    in pieces: /api/v1/uploads.
     """
     # Before gigabytes are sent.
     await run_in_threadpool(_check_room, service, sender.name, content_length)

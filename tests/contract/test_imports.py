@@ -39,6 +39,9 @@ TORCH_FREE = [
     "gkl.weights_format",
     "gkl.safetensors_header",
     "gkl.torch_archive",
+    "gkl.confinement",
+    "gkl.conversion",
+    "worker.runner",
     "app.main",
     "worker.tasks",
 ]

@@ -57,7 +57,6 @@ for source in sorted(Path(sys.argv[1]).iterdir()):
         target.mkdir()
         os.dup2(os.open(target / "answer", os.O_CREAT | os.O_WRONLY), 1)
         _main(source, target / "weights.safetensors")
-        os._exit(0)
     print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
 """
 
@@ -164,6 +163,20 @@ is_refused(lambda: [os.open("/dev/null", os.O_RDONLY) for _ in range(100)])
     assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == ["file", "thread", "well"]
 
 
+def test_a_confined_process_ends_with_its_time(tmp_path: Path) -> None:
+    code = """
+import sys
+from pathlib import Path
+from gkl.confinement import Limits, confine
+
+confine(Limits(memory_bytes=2**28, cpu_seconds=1, file_bytes=0), Path(sys.argv[1]))
+while True:
+    pass
+"""
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], check=False, capture_output=True)
+    assert done.returncode == -signal.SIGXCPU
+
+
 def test_a_conversion_keeps_names_values_and_formats(tmp_path: Path) -> None:
     shared = torch.randn(4, 3)
     state = {
@@ -203,9 +216,9 @@ def test_a_run_is_told_no_secret(worker: Worker, database: Database, monkeypatch
     for name in ("GKLBENCH_DATABASE_URL", "AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "PGPASSWORD", "SOMETHING"):
         monkeypatch.setenv(name, "planted")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    job_id = send(database, endless_train_spec())
+    send(database, endless_train_spec())
     running = Background(worker)
-    until(lambda: runners() and look(database, job_id).progress)
+    until(runners)
     (runner,) = runners()
     told = Path(f"/proc/{runner.pid}/environ").read_bytes()
     runner.send_signal(signal.SIGKILL)
@@ -219,7 +232,7 @@ def test_a_run_is_told_no_secret(worker: Worker, database: Database, monkeypatch
 _LOOK_AT = """
 import ctypes, os, sys
 from pathlib import Path
-from worker.celery_app import hide_from_processes_of_this_user
+from app.lifeline import hide_from_processes_of_this_user
 
 os.setgid(65534)
 os.setuid(65534)
