@@ -234,15 +234,21 @@ def targets() -> dict[str, tuple[st.SearchStrategy[Any], Callable[[Tried, Any], 
     }
 
 
-def fuzz(seconds: float, *, first_seed: int = 0, files_per_round: int = 500) -> tuple[dict[str, Tried], list[str]]:
-    """Try files of each kind in turn until the time is over; returns what was tried, and each finding in words."""
+def fuzz(
+    seconds: float, *, first_seed: int = 0, files_per_round: int = 500, rounds: int | None = None
+) -> tuple[dict[str, Tried], list[str]]:
+    """Try files of each kind in turn until the time or the rounds are over.
+
+    Returns:
+        What was tried, and each finding in words.
+    """
     findings: list[str] = []
     end, number = time.monotonic() + seconds, first_seed
     tried: dict[str, Tried] = {}
     with opened() as room:
         kinds = targets()
         tried = {kind: Tried(room.directory, room.database) for kind in kinds}
-        while time.monotonic() < end:
+        while time.monotonic() < end and (rounds is None or number < first_seed + rounds):
             number += 1
             for kind, (files, check) in kinds.items():
                 if time.monotonic() < end:

@@ -61,7 +61,10 @@ def get_leaderboard(
     response_class=Response,
     responses={
         200: {
-            "content": {f.media_type.partition(";")[0]: {"schema": {"type": "string"}} for f in FORMATS.values()},
+            "content": {
+                f.media_type.partition(";")[0]: {"schema": {"type": "object" if "json" in f.media_type else "string"}}
+                for f in FORMATS.values()
+            },
             "description": "The file.",
         }
     },
