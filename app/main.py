@@ -14,7 +14,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 import gkl
-from app.access import refuse_other_sites
+from app.access import PUBLIC, refuse_other_sites
 from app.logs import AccessLog, is_quiet, with_request_id
 from app.metrics import Metrics, RequestLatency
 from app.problems import TooLargeAsProblem, install_error_handlers
@@ -85,7 +85,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.mount("/static", StaticFiles(directory=_HERE / "web" / "static"), name="static")
     app.mount("/swagger", StaticFiles(directory=_SWAGGER_FILES), name="swagger")
 
-    @app.get("/docs", include_in_schema=False)
+    @app.get("/docs", include_in_schema=False, dependencies=[PUBLIC])
     def docs(request: Request) -> HTMLResponse:
         # Not FastAPI's page: its script stands in the page, where none may.
         return rendering.render(request, "api.html", root=request.scope.get("root_path", ""))

@@ -301,7 +301,7 @@ class UploadView(Schema):
 class Withdrawal(Schema):
     model_config = ConfigDict(extra="forbid")
 
-    reason: Annotated[str, Field(min_length=3, max_length=1000, pattern=r"^[^\x00]*$")]
+    reason: Annotated[str, Field(max_length=1000, pattern=r"^[^\x00]{3,}$")]
     """Shown on the entry's page and board."""
 
 

@@ -113,12 +113,12 @@ def list_tokens(data_dir: DataDir = None) -> None:
     """
     from rich.table import Table  # noqa: PLC0415
 
-    table = Table("Name", "Token", "Scope", "State", "Made (UTC)", "Ends (UTC)", "Last used (UTC)", box=None)
+    table = Table("Name", "Token", "Scope", "State", "Ends (UTC)", "Last used (UTC)", box=None)
     with own_database(data_dir).reading() as session:
         living = {token.id for token in tokens.living(session)}
         for each in tokens.all_of_them(session):
             state = "living" if each.id in living else "revoked" if each.revoked_at is not None else "expired"
-            moments = (each.created_at, each.expires_at, each.last_used_at)
+            moments = (each.expires_at, each.last_used_at)
             shown = ("-" if moment is None else formatting.when(moment) for moment in moments)
             table.add_row(each.name, f"{each.hint}…", each.scope, state, *shown)
     console.print(table)

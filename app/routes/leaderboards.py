@@ -6,9 +6,10 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import FileResponse
+from sqlalchemy.orm import Session
 
 from app import audit, entries, external, leaderboard, robustbench
-from app.access import Admin
+from app.access import Admin, Principal
 from app.certificates import Picture, points_of
 from app.errors import Conflict, NotFound
 from app.exports import FORMATS
@@ -182,17 +183,25 @@ def import_model_info(service: ServiceDep, admin: Admin, body: ModelInfoFiles) -
 def withdraw_entry(service: ServiceDep, admin: Admin, entry_id: EntryId, body: Withdrawal) -> EntryView:
     """It loses its rank and stays where all can see it, with the reason. Nothing of what was measured changes."""
     with service.database.writing() as session:
-        entries.withdraw(session, entry_id, body.reason)
-        audit.record(session, admin.actor, "entry.withdraw", f"entry {entry_id}", {"reason": body.reason})
+        withdraw(session, admin, entry_id, body.reason)
         return EntryView.of(entries.get(session, entry_id))
 
 
 @router.delete("/entries/{entry_id}/withdrawal", summary="Take a withdrawal back")
 def restore_entry(service: ServiceDep, admin: Admin, entry_id: EntryId) -> EntryView:
     with service.database.writing() as session:
-        entries.restore(session, entry_id)
-        audit.record(session, admin.actor, "entry.restore", f"entry {entry_id}")
+        restore(session, admin, entry_id)
         return EntryView.of(entries.get(session, entry_id))
+
+
+def withdraw(session: Session, admin: Principal, entry_id: int, reason: str) -> None:
+    entries.withdraw(session, entry_id, reason)
+    audit.record(session, admin.actor, "entry.withdraw", f"entry {entry_id}", {"reason": reason})
+
+
+def restore(session: Session, admin: Principal, entry_id: int) -> None:
+    entries.restore(session, entry_id)
+    audit.record(session, admin.actor, "entry.restore", f"entry {entry_id}")
 
 
 @router.get("/models/{model_id}", summary="Look at a model and its evaluations")

@@ -7,22 +7,25 @@ import logging
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
-from fastapi.responses import HTMLResponse, Response
-from pydantic import Field
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from pydantic import Field, ValidationError
 from safetensors import SafetensorError
 from sqlalchemy.orm import Session
 
 from app import entries, external, jobs, leaderboard, robustbench
-from app.access import Reader
+from app.access import Admin, Principal, Reader
 from app.certificates import Broken, broken_points
-from app.errors import NotFound
+from app.errors import NotFound, Unprocessable
 from app.routes.jobs import MAX_ID, JobId
-from app.routes.leaderboards import BoardPart, EntryId
+from app.routes.leaderboards import BoardPart, EntryId, restore, withdraw
+from app.schemas import Withdrawal
 from app.service import Service, ServiceDep
 from app.tables import Entry
 from app.web.boards import board_page
 from app.web.charts import curve_of, survivor_bars
 from app.web.compare import comparison_of
+from app.web.forms import sent_fields
 from app.web.rendering import BUILD, Chosen, render
 
 router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
@@ -147,6 +150,25 @@ def points(
             earlier=f"?{turn(page=page - 1).query}" if page > 1 else None,
             later=f"?{turn(page=page + 1).query}" if offset + _PICTURES_PER_PAGE < broken.count else None,
         )
+
+
+@router.post("/entries/{entry_id}/withdrawal")
+async def change_withdrawal(request: Request, service: ServiceDep, admin: Admin, entry_id: EntryId) -> Response:
+    sent = await sent_fields(request)
+    await run_in_threadpool(_change_withdrawal, service, admin, entry_id, sent)
+    return RedirectResponse(f"/entries/{entry_id}", status_code=303)
+
+
+def _change_withdrawal(service: Service, admin: Principal, entry_id: int, sent: dict[str, str]) -> None:
+    with service.database.writing() as session:
+        if sent.get("action") == "restore":
+            restore(session, admin, entry_id)
+            return
+        try:
+            reason = Withdrawal(reason=sent.get("reason", "").strip()).reason
+        except ValidationError as error:
+            raise Unprocessable("write why the entry is withdrawn, in at most 1000 letters") from error
+        withdraw(session, admin, entry_id, reason)
 
 
 @router.get("/compare")

@@ -6,11 +6,14 @@ import types
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from urllib.parse import parse_qsl
 
+from fastapi import Request
 from pydantic import BaseModel, ValidationError, WithJsonSchema
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from app.errors import Unprocessable
 from app.problems import field_problems
 from gkl.spec import format_epsilon
 
@@ -233,3 +236,16 @@ def _number(text: str, shape: _Shape) -> Any:
             except ValueError:
                 continue
     return text
+
+
+async def sent_fields(request: Request) -> dict[str, str]:
+    """What a browser's form says, by the names of its fields.
+
+    Raises:
+        Unprocessable: it is none that a page here could have sent.
+    """
+    body = (await request.body()).decode("utf-8", "replace")
+    try:
+        return dict(parse_qsl(body, keep_blank_values=True, max_num_fields=1000))
+    except ValueError as error:
+        raise Unprocessable(f"this is no form of this page ({error}); load it again") from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from datetime import timedelta
 from typing import Annotated
-from urllib.parse import parse_qs
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.concurrency import run_in_threadpool
@@ -13,6 +12,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from app import tokens
 from app.access import COOKIE, PUBLIC, Principal, identified
 from app.service import Service, ServiceDep
+from app.web.forms import sent_fields
 from app.web.rendering import render
 
 router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse, dependencies=[PUBLIC])
@@ -27,12 +27,9 @@ def login_page(request: Request, service: ServiceDep, next: _Next = "/") -> Resp
 
 @router.post("/login")
 async def log_in(request: Request, service: ServiceDep) -> Response:
-    try:
-        sent = parse_qs((await request.body()).decode("utf-8", "replace"), max_num_fields=20)
-    except ValueError:
-        sent = {}
-    secret, wanted = (sent.get(name, [""])[0] for name in ("token", "next"))
-    return await run_in_threadpool(_log_in, request, service, secret.strip(), wanted)
+    sent = await sent_fields(request)
+    secret, wanted = sent.get("token", "").strip(), sent.get("next", "")
+    return await run_in_threadpool(_log_in, request, service, secret, wanted)
 
 
 def _log_in(request: Request, service: Service, secret: str, wanted: str) -> Response:
@@ -64,7 +61,7 @@ def log_out(request: Request, service: ServiceDep, _: Annotated[Principal, Depen
 def _page(
     request: Request, service: Service, wanted: str, *, problem: str | None = None, status_code: int = 200
 ) -> Response:
-    hours = 3600 * service.settings.login_hours
+    hours = f"{service.settings.login_hours:g} hours"
     return render(request, "login.html", status_code=status_code, next=_here(wanted), problem=problem, hours=hours)
 
 

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Annotated, Any, Literal
-from urllib.parse import parse_qsl
 
 from fastapi import APIRouter, BackgroundTasks, Query, Request
 from fastapi.concurrency import run_in_threadpool
@@ -24,7 +23,7 @@ from app.access import CSRF_FIELD, Principal, Sender
 from app.errors import NotFound, TooMany, Unprocessable
 from app.routes.jobs import MAX_ID
 from app.service import Service, ServiceDep
-from app.web.forms import Input, errors_of, inputs, parse
+from app.web.forms import Input, errors_of, inputs, parse, sent_fields
 from app.web.rendering import Chosen, render
 from gkl.catalog import unknown_name_message
 from gkl.recipes import RECIPES
@@ -112,16 +111,17 @@ def from_sent(kind: Kind, sent: Mapping[str, str]) -> dict[str, Any]:
     return parse(SPECS[kind], {name: value for name, value in sent.items() if name not in _OWN})
 
 
-def commands(form: Form, url: str) -> str | None:
-    """The same job from a terminal, twice."""
+def commands(form: Form, url: str, *, needs_token: bool = False) -> str | None:
+    """The same job from a terminal, twice; the token is taken from where `gklbench` looks for it."""
     if form.body is None:
         return None
     body = shlex.quote(form.body)
     whose = f" --submitter {shlex.quote(form.submitter)}" if form.submitter else ""
     query = f"?submitter={form.submitter.replace(' ', '%20')}" if form.submitter else ""
+    token = ' -H "Authorization: Bearer $GKLBENCH_TOKEN"' if needs_token else ""
     return (
         f"printf '%s' {body} |\n  gklbench submit - --follow{whose} --url {url}\n\n"
-        f"curl {shlex.quote(f'{url}/api/v1/jobs{query}') if query else f'{url}/api/v1/jobs'} --json {body}"
+        f"curl {shlex.quote(f'{url}/api/v1/jobs{query}') if query else f'{url}/api/v1/jobs'}{token} --json {body}"
     )
 
 
@@ -178,11 +178,7 @@ def submit_form(
 async def send_form(
     request: Request, service: ServiceDep, sender: Sender, background: BackgroundTasks, kind: Kind
 ) -> Response:
-    body = (await request.body()).decode("utf-8", "replace")
-    try:
-        sent = dict(parse_qsl(body, keep_blank_values=True, max_num_fields=1000))
-    except ValueError as error:
-        raise Unprocessable(f"this is no form of this page ({error}); load it again") from error
+    sent = await sent_fields(request)
     return await run_in_threadpool(_take_form, request, service, sender, background, kind=kind, sent=sent)
 
 
@@ -249,7 +245,7 @@ def _submit_page(
         was_refused=status_code != 200,
         recipe=recipe,
         recipes=list(RECIPES),
-        commands=commands(form, url),
+        commands=commands(form, url, needs_token=not request.state.principal.is_open),
         models=[(found.weights_sha256, f"{found.name}, {found.architecture}") for found in models],
         url=url,
     )
