@@ -4,7 +4,7 @@ PORT ?= 8000
 EXIT ?=
 BIN := .venv/bin
 
-.PHONY: install demo test check format lock clean
+.PHONY: install demo test test-long check format lock clean
 
 install: .venv/installed
 
@@ -21,7 +21,11 @@ demo: install
 	@$(BIN)/gklbench demo --port $(PORT) $(if $(EXIT),--exit)
 
 test: install
-	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m "not long"
+
+# The comparisons with pyautoattack on hundreds of points and on a real network.
+test-long: install
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m long
 
 check: install
 	$(BIN)/ruff format --check .

@@ -147,6 +147,13 @@ def assert_parity(model: nn.Module, data: ImageSet, evaluation: Evaluation) -> M
     return verdict
 
 
+def test_some_points_stand_after_every_attack_as_in_pyautoattack(robust_model: nn.Module) -> None:
+    """The next tests do the same on 500 points of two networks, in L2 too, which takes minutes."""
+    verdict = assert_parity(robust_model, test_digits(20), under("Linf", 0.2, batch_size=20, seed=3))
+    assert 0 < verdict.robust_correct < verdict.clean_correct
+
+
+@pytest.mark.long
 @pytest.mark.parametrize(("norm", "epsilon"), [("Linf", 0.2), ("L2", 0.8)])
 def test_the_same_points_stand_after_every_attack_as_in_pyautoattack(
     robust_model: nn.Module, norm: Norm, epsilon: float
@@ -159,6 +166,7 @@ def test_the_same_points_stand_after_every_attack_as_in_pyautoattack(
     assert 0 < verdict.robust_correct < 300
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("norm", "epsilon"), [("Linf", 0.1), ("L2", 0.8)])
 def test_the_same_on_a_network_that_is_not_robust(plain_model: nn.Module, norm: Norm, epsilon: float) -> None:
     data = load_train("digits", NO_FILES)
@@ -167,12 +175,14 @@ def test_the_same_on_a_network_that_is_not_robust(plain_model: nn.Module, norm: 
     assert verdict.robust_correct < 0.5 * verdict.clean_correct
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("protocol", ["plus", "rand"])
 def test_the_other_versions_agree_too(robust_model: nn.Module, protocol: str) -> None:
     verdict = assert_parity(robust_model, test_digits(15), under(protocol=protocol, seed=1))
     assert [ATTACKS[a.attack] for a in verdict.attacks] == list(under(protocol=protocol).attack_names)
 
 
+@pytest.mark.long
 def test_l1_agrees_too(robust_model: nn.Module) -> None:
     verdict = assert_parity(robust_model, test_digits(30), under("L1", 0.8))
     assert 0 < verdict.robust_correct < verdict.clean_correct
@@ -202,6 +212,7 @@ def resnet_18() -> nn.Module:
     return model.eval().to(memory_format=torch.channels_last)
 
 
+@pytest.mark.long
 def test_a_real_network_on_real_images_has_no_robustness(resnet_18: nn.Module) -> None:
     verdict = measure(resnet_18, cifar10_images(), under("Linf", 8 / 255), num_classes=10)
     assert (verdict.num_points, verdict.clean_correct, verdict.robust_correct) == (20, 20, 0)
