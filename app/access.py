@@ -30,6 +30,8 @@ _log = logging.getLogger(__name__)
 
 COOKIE = "gklbench_login"
 CSRF_FIELD, CSRF_HEADER = "csrf", "X-CSRF-Token"
+# What a proxy adds to a request of somebody else's.
+_FORWARDED = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip")
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 
 _bearer = HTTPBearer(auto_error=False, description="A token of `gklbench token create`, where the service asks for it.")
@@ -43,6 +45,8 @@ class Principal:
     scope: Scope | None
     limits: tokens.Limits
     token_id: int | None = None
+    counted_as: str = ANONYMOUS
+    """Whose requests these count among: a token's name, or an address."""
     is_open: bool = False
     """Nobody needs a token here, and everybody may speak for everybody."""
     csrf: str | None = None
@@ -133,6 +137,7 @@ def _identify(request: Request, service: Service, sent: HTTPAuthorizationCredent
         ANONYMOUS,
         Scope.READ if service.settings.anonymous_read else None,
         tokens.Limits(requests_per_minute=service.settings.anonymous_requests_per_minute),
+        counted_as=_of_address(address),
     )
     token = None
     if sent is not None or cookie:
@@ -143,19 +148,20 @@ def _identify(request: Request, service: Service, sent: HTTPAuthorizationCredent
                 token = tokens.find_logged_in(session, cookie)
             is_to_be_noted = token is not None and tokens.is_use_to_be_noted(session, token)
     if token is None:
-        _count(service, _of_address(address), anonymous.limits)
+        _count(service, anonymous)
         if sent is not None:
             raise Unauthorized("this token is unknown, expired or revoked; ask the service's owner for another")
         return anonymous
     principal = _of_token(token, csrf=tokens.csrf_token(cookie) if sent is None and cookie else None)
-    _count(service, f"token {token.name}", principal.limits)
+    _count(service, principal)
     if is_to_be_noted:
         _note_use(service, token)
     return principal
 
 
 def _of_token(token: Token, *, csrf: str | None) -> Principal:
-    return Principal(token.name, token.scope, tokens.Limits.of(token), token_id=token.id, csrf=csrf)
+    limits, counted_as = tokens.Limits.of(token), f"token {token.name}"
+    return Principal(token.name, token.scope, limits, token_id=token.id, counted_as=counted_as, csrf=csrf)
 
 
 def _of_address(address: str) -> str:
@@ -167,9 +173,9 @@ def _of_address(address: str) -> str:
     return str(ipaddress.ip_network((found, 64), strict=False)) if found.version == 6 else address
 
 
-def _count(service: Service, who: str, limits: tokens.Limits) -> None:
-    if limits.requests_per_minute is not None:
-        service.rate_limiter.count(who, limits.requests_per_minute)
+def _count(service: Service, principal: Principal) -> None:
+    if principal.limits.requests_per_minute is not None:
+        service.rate_limiter.count(principal.counted_as, principal.limits.requests_per_minute)
 
 
 def _note_use(service: Service, token: Token) -> None:
@@ -187,8 +193,9 @@ def _check_is_local(request: Request) -> None:
     Raises:
         Forbidden: it may come from elsewhere.
     """
-    is_forwarded = any(name in request.headers for name in ("forwarded", "x-forwarded-for", "x-forwarded-host"))
-    if is_forwarded or not is_loopback(request.url.hostname or ""):
+    is_forwarded = any(name in request.headers for name in _FORWARDED)
+    is_near = request.client is None or is_loopback(request.client.host)
+    if is_forwarded or not is_near or not is_loopback(request.url.hostname or ""):
         raise Forbidden(
             "this service is open to its own machine only, at http://127.0.0.1 or http://localhost; to serve others "
             "set GKLBENCH_ACCESS=tokens and make tokens with 'gklbench token create'"
@@ -202,7 +209,10 @@ async def _check_csrf(request: Request, expected: str) -> None:
         Forbidden: the request does not show that a page of this service made it.
     """
     given = request.headers.get(CSRF_HEADER, "")
-    if not given and request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
+    # Scripts send it in the head. Only pages' forms are read for it: a file for the API would have to be held whole.
+    is_page = not request.url.path.startswith("/api/")
+    is_form = request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded")
+    if not given and is_page and is_form:
         try:
             fields = parse_qs((await request.body()).decode("utf-8", "replace"), max_num_fields=1000)
         except ValueError:
@@ -210,6 +220,13 @@ async def _check_csrf(request: Request, expected: str) -> None:
         given = fields.get(CSRF_FIELD, [""])[0]
     if not hmac.compare_digest(given.encode(), expected.encode()):
         raise Forbidden("the form does not belong to this login; load the page again and send it from there")
+
+
+def _netloc(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return None
 
 
 def refuse_other_sites(request: Request) -> None:
@@ -226,7 +243,7 @@ def refuse_other_sites(request: Request) -> None:
     if site is not None:
         is_ours = site in ("same-origin", "none")
     else:
-        is_ours = origin is None or urlsplit(origin).netloc == request.headers.get("host")
+        is_ours = origin is None or _netloc(origin) == request.headers.get("host")
     if not is_ours:
         raise Forbidden("this request came from a page of another site and was not carried out")
 

@@ -8,6 +8,7 @@ import hashlib
 import logging
 import os
 import re
+import secrets
 import shutil
 import tempfile
 import time
@@ -65,19 +66,23 @@ class Incoming:
     def keep(self) -> StoredFile:
         self._file.flush()
         os.fsync(self._file.fileno())
-        path = self._final_path(self._digest.hexdigest())
-        path.parent.mkdir(exist_ok=True)
-        # mkstemp's files are their maker's alone; API and workers may be different users of one folder.
-        self.path.chmod(0o644)
-        # With or without the lock: a frozen process must not keep others from storing.
-        with _locked(path.parent.parent, fcntl.LOCK_SH):
-            # Even where it is there already: the name must be young, or `remove_unnamed` could take it before its
-            # row is committed.
-            os.utime(self.path)
-            self.path.replace(path)
-        for folder in (path.parent, path.parent.parent):
-            _sync_directory(folder)
+        _place(self.path, self._final_path(self._digest.hexdigest()))
         return StoredFile(self._digest.hexdigest(), self._size)
+
+
+def _place(temporary: Path, path: Path) -> None:
+    """Give a whole file of the store its name."""
+    path.parent.mkdir(exist_ok=True)
+    # mkstemp's files are their maker's alone; API and workers may be different users of one folder.
+    temporary.chmod(0o644)
+    # With or without the lock: a frozen process must not keep others from storing.
+    with _locked(path.parent.parent, fcntl.LOCK_SH):
+        # Even where it is there already: the name must be young, or `remove_unnamed` could take it before its row is
+        # committed.
+        os.utime(temporary)
+        temporary.replace(path)
+    for folder in (path.parent, path.parent.parent):
+        _sync_directory(folder)
 
 
 class ArtifactStore:
@@ -93,6 +98,24 @@ class ArtifactStore:
             while chunk := file.read(_CHUNK_BYTES):
                 incoming.write(chunk)
             return incoming.keep()
+
+    def adopt(self, source: Path) -> StoredFile:
+        """Take in a file of the data directory without copying it. It keeps its own name too, and must not be written
+        any more."""
+        digest, size = hashlib.sha256(), 0
+        with source.open("rb") as file:
+            while chunk := file.read(_CHUNK_BYTES):
+                digest.update(chunk)
+                size += len(chunk)
+            os.fsync(file.fileno())
+        self._root.mkdir(parents=True, exist_ok=True)
+        temporary = self._root / f"{_INCOMING}{secrets.token_hex(16)}"
+        try:
+            os.link(source, temporary)
+            _place(temporary, self._path(digest.hexdigest()))
+        finally:
+            temporary.unlink(missing_ok=True)
+        return StoredFile(digest.hexdigest(), size)
 
     @contextmanager
     def incoming(self) -> Iterator[Incoming]:

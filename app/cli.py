@@ -131,9 +131,12 @@ def serve(end_with_parent: EndWithParent = False) -> None:
     from app import tokens  # noqa: PLC0415
     from app.database import Database  # noqa: PLC0415
     from app.main import create_app  # noqa: PLC0415
+    from app.migrations import is_current  # noqa: PLC0415
 
     settings = _begin_process(end_with_parent)
     database = Database(settings.effective_database_url)
+    if not settings.is_open and not is_current(database):
+        raise SettingsError("the database's schema is not this version's; run 'gklbench migrate' first")
     tokens.check_start(database, settings)
     database.close()
     uvicorn.run(

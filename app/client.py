@@ -94,7 +94,7 @@ class Client:
         if known.is_success:
             return UploadView.model_validate(known.json())
         begun = self._sent("POST", "/api/v1/uploads", headers={"Upload-Length": str(size)})
-        address, offset, broken = begun.headers["Location"], 0, 0
+        address, offset, broken, wait = begun.headers["Location"], 0, 0, _RECONNECT_SECONDS
         while True:
             try:
                 return self._go_on(address, path, offset, told)
@@ -102,13 +102,17 @@ class Client:
                 broken += 1
                 if broken > _BROKEN_UPLOADS:
                     raise self._unreachable(error) from error
-            time.sleep(_RECONNECT_SECONDS * broken)
+            time.sleep(wait * broken)
             try:
-                now = int(self._sent("HEAD", address).headers["Upload-Offset"])
-            except ClientError:
-                if broken == _BROKEN_UPLOADS:
-                    raise
+                looked = self._http.head(address)
+            except httpx2.TransportError:
                 continue
+            if looked.status_code in (429, *_PASSING):
+                wait = min(60.0, float(looked.headers.get("Retry-After", wait)))
+                continue
+            if not looked.is_success:
+                raise ClientError(f"the upload was given up there ({looked.status_code}); send the file again")
+            now, wait = int(looked.headers["Upload-Offset"]), _RECONNECT_SECONDS
             # One that gets on may break as often as it likes.
             broken = broken if now == offset else 0
             offset = now
@@ -129,7 +133,7 @@ class Client:
             "Content-Length": str(size - offset),
         }
         response = self._http.patch(address, content=rest(), headers=headers, timeout=600)
-        if response.status_code in (409, *_PASSING):
+        if response.status_code in (409, 429, *_PASSING):
             # The service has not noticed yet that the piece before broke off, or is being restarted.
             raise httpx2.TransportError(f"it answered {response.status_code}")
         return UploadView.model_validate(self._checked(response))

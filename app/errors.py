@@ -6,6 +6,7 @@
     ├── NotFound             404
     ├── Conflict             409
     │   └── StaleAttempt            a worker's write to a job that is no longer its own
+    ├── OtherVersion         412    of the upload protocol
     ├── TooLarge             413
     ├── WrongType            415
     ├── Unprocessable        422
@@ -64,6 +65,11 @@ class StaleAttempt(Conflict):
 class Unprocessable(ServiceError):
     status = HTTPStatus.UNPROCESSABLE_ENTITY
     code = "invalid_input"
+
+
+class OtherVersion(ServiceError):
+    status = HTTPStatus.PRECONDITION_FAILED
+    code = "other_version"
 
 
 class TooLarge(ServiceError):

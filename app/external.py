@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from sqlalchemy import select
@@ -20,6 +21,7 @@ from gkl.safetensors_header import read_header
 from gkl.spec import ExternalSpec
 
 MAX_NAME = 80
+_HEADER_BYTES = 1024 * 1024
 
 
 def check_entry(session: Session, entry_id: int) -> tuple[Entry, Model, Evaluation]:
@@ -41,6 +43,12 @@ def check_entry(session: Session, entry_id: int) -> tuple[Entry, Model, Evaluati
     if entry.evaluation.epsilon is None:
         raise Conflict(f"entry {entry_id} stands on a board without attacks; there is nothing to break")
     return entry, entry.model, entry.evaluation
+
+
+def most_bytes(entry: Entry) -> int:
+    """Of a file with an example for each of its points."""
+    image_bytes = 4 * math.prod(DATASETS[entry.dataset].image_shape)
+    return entry.num_points * (image_bytes + 8) + _HEADER_BYTES
 
 
 def create(session: Session, entry_id: int, examples: StoredFile, *, name: str, submitter: str) -> Job:

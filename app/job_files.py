@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
 from sqlalchemy import ColumnElement, delete, or_, select
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from app.artifacts import StoredFile
 from app.database import database_now
 from app.errors import NotFound, Unprocessable
-from app.tables import FileKind, Job, JobFile, JobKind, Model, Upload
+from app.tables import FileKind, Job, JobFile, JobKind, Model, Upload, UploadSender
 from gkl.spec import PUBLISHED_WEIGHTS, EvaluateSpec
 
 _KEEP = 2
@@ -71,20 +73,17 @@ def _forget(session: Session, *which: ColumnElement[bool]) -> None:
 
 
 def record_upload(session: Session, stored: StoredFile, weights_format: str, submitter: str) -> Upload:
-    """Note weights that somebody sent; the same file again is the same upload."""
-    known = session.get(Upload, stored.sha256)
-    if known is not None:
-        return known
-    upload = Upload(
-        sha256=stored.sha256,
-        submitter=submitter,
-        format=weights_format,
-        size_bytes=stored.size_bytes,
-        created_at=database_now(session),
+    """Note weights that somebody sent; the same file again is the same upload, and as if it had just been sent."""
+    insert: Any = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
+    now = database_now(session)
+    row = insert(Upload).values(
+        sha256=stored.sha256, format=weights_format, size_bytes=stored.size_bytes, created_at=now
     )
-    session.add(upload)
-    session.flush()
-    return upload
+    # Also keeps the cleanup from taking it meanwhile.
+    session.execute(row.on_conflict_do_update(index_elements=["sha256"], set_={"created_at": now}))
+    sender = insert(UploadSender).values(sha256=stored.sha256, submitter=submitter)
+    session.execute(sender.on_conflict_do_nothing())
+    return session.get_one(Upload, stored.sha256, populate_existing=True)
 
 
 def upload(session: Session, sha256: str) -> Upload:

@@ -86,7 +86,7 @@ def create(
     """
     if isinstance(spec, EvaluateSpec):
         job_files.check_weights(session, spec)
-    _know(session, submitter)
+    quotas.know(session, submitter)
     terms: dict[str, Any] = {"submitter": submitter, "priority": priority}
     job = _add(session, spec, kind=JobKind(spec.kind), parent_id=parent_id, **terms)
     cause = f"sent by {submitter}" if parent_id is None else f"job {parent_id} has left the weights"
@@ -99,10 +99,6 @@ def create(
         shard = _add(session, spec, kind=JobKind.SHARD, parent_id=job.id, shard_index=index, **terms)
         _queue(session, shard, due_at=shard.created_at, reason=f"a share of job {job.id}")
     return job
-
-
-def _know(session: Session, submitter: str) -> None:
-    session.execute(_insert(session).values(name=submitter).on_conflict_do_nothing())
 
 
 def know_all_submitters(session: Session) -> None:
@@ -184,7 +180,6 @@ def submit(
 
 
 def _create_by(session: Session, spec: TrainSpec | EvaluateSpec, actor: Actor, terms: dict[str, Any]) -> Job:
-    _know(session, terms["submitter"])
     quotas.check_room_for_job(session, terms["submitter"])
     job = create(session, spec, **terms)
     audit.record(session, actor, "job.create", f"job {job.id}", {"kind": job.kind} | terms)

@@ -210,8 +210,10 @@ class TooLargeAsProblem:
 
         async def send_problem(message: Message) -> None:
             nonlocal replaced
-            too_large = message.get("status") == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
-            if message["type"] == "http.response.start" and too_large:
+            is_plain = message.get("status") == HTTPStatus.REQUEST_ENTITY_TOO_LARGE and not any(
+                value.startswith(PROBLEM_JSON.encode()) for _, value in message.get("headers", ())
+            )
+            if message["type"] == "http.response.start" and is_plain:
                 replaced = True
                 is_upload = self.uploads.fullmatch(scope["path"]) is not None
                 limit = self.max_upload_bytes if is_upload else self.max_body_bytes

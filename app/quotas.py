@@ -12,8 +12,8 @@ from sqlalchemy.orm import Session
 
 from app import tokens
 from app.database import database_now
-from app.errors import TooMany
-from app.tables import Job, JobKind, JobState, PartialUpload, Submitter, Upload, WorkerTime
+from app.errors import TooLarge, TooMany
+from app.tables import Job, JobKind, JobState, PartialUpload, Submitter, Upload, UploadSender, WorkerTime
 
 _HELD = (JobState.RUNNING, JobState.CANCELLING)
 _ASK_AGAIN_SECONDS = 60
@@ -28,7 +28,7 @@ def check_room_for_job(session: Session, submitter: str) -> None:
     """
     limits = tokens.limits_of(session, [submitter]).get(submitter, _NONE)
     if limits.queued_jobs is not None:
-        session.execute(select(Submitter).where(Submitter.name == submitter).with_for_update())
+        take_turn(session, submitter)
         waiting = session.scalar(
             select(func.count()).where(
                 Job.submitter == submitter, Job.state == JobState.QUEUED, Job.kind != JobKind.SHARD
@@ -48,22 +48,53 @@ def check_room_for_job(session: Session, submitter: str) -> None:
         )
 
 
-def check_room_for_upload(session: Session, submitter: str, size_bytes: int) -> None:
+def room_for_upload(session: Session, submitter: str) -> int | None:
+    """Bytes of weights that may still be kept of theirs; None is no limit."""
+    limit = tokens.limits_of(session, [submitter]).get(submitter, _NONE).upload_bytes
+    return None if limit is None else limit - bytes_kept(session, submitter)
+
+
+def check_upload_fits(session: Session, submitter: str, size_bytes: int) -> None:
     """
     Raises:
-        TooMany: with this file, more would be kept of the submitter's than may be.
+        TooLarge: the submitter may never keep so much.
+        TooMany: with these bytes, more would be kept of the submitter's than may be.
     """
     limit = tokens.limits_of(session, [submitter]).get(submitter, _NONE).upload_bytes
-    if limit is None:
-        return
-    kept = session.scalar(select(func.sum(Upload.size_bytes)).where(Upload.submitter == submitter)) or 0
-    coming = session.scalar(select(func.sum(PartialUpload.size_bytes)).where(PartialUpload.submitter == submitter)) or 0
-    if kept + coming + size_bytes > limit:
+    if limit is not None and size_bytes > limit:
+        raise TooLarge(f"{submitter} may keep {limit} bytes of weights, and these are {size_bytes}")
+    room = room_for_upload(session, submitter)
+    if room is not None and size_bytes > room:
         raise TooMany(
-            f"{kept + coming} bytes are kept or being sent of {submitter}, and {limit} may be; remove weights that no "
-            "job needs: DELETE /api/v1/weights/<sha256>",
+            f"{submitter} may keep {limit} bytes of weights, of which {max(0, room)} are left; remove some that no job "
+            "needs: DELETE /api/v1/weights/<sha256>",
             retry_after_seconds=_ASK_AGAIN_SECONDS,
         )
+
+
+def bytes_kept(session: Session, submitter: str) -> int:
+    """Of weights that they have sent, or have begun to send."""
+    sent = (
+        select(func.sum(Upload.size_bytes))
+        .join(UploadSender, UploadSender.sha256 == Upload.sha256)
+        .where(UploadSender.submitter == submitter)
+    )
+    begun = select(func.sum(PartialUpload.size_bytes)).where(
+        PartialUpload.submitter == submitter, PartialUpload.sha256.is_(None)
+    )
+    return int(session.scalar(sent) or 0) + int(session.scalar(begun) or 0)
+
+
+def take_turn(session: Session, submitter: str) -> None:
+    """Keep other requests of theirs waiting until this transaction ends."""
+    know(session, submitter)
+    session.execute(select(Submitter).where(Submitter.name == submitter).with_for_update())
+
+
+def know(session: Session, submitter: str) -> None:
+    """Give somebody a turn among those whom workers serve."""
+    insert: Any = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
+    session.execute(insert(Submitter).values(name=submitter).on_conflict_do_nothing())
 
 
 def may_run_another(session: Session, submitter: str, limits: tokens.Limits, now: datetime) -> bool:

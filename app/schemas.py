@@ -290,6 +290,7 @@ class UploadView(Schema):
     """'safetensors', or 'torch' for a state dict of torch.save."""
     size_bytes: int
     created_at: datetime
+    """When they were sent last."""
 
     @classmethod
     def of(cls, upload: Upload) -> Self:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from http import HTTPStatus
 
 from starlette.datastructures import MutableHeaders
@@ -34,6 +35,7 @@ _HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
 }
+_PATIENCE, _LEAST_BYTES_PER_SECOND = 4, 10_000
 _YEAR_SECONDS = 365 * 24 * 3600
 
 
@@ -53,6 +55,9 @@ class SecurityHeaders:
                 headers = MutableHeaders(scope=message)
                 for name, value in _HEADERS.items():
                     headers.setdefault(name, value)
+                if scope["path"].startswith("/api/"):
+                    # What one may read another may not.
+                    headers.setdefault("Cache-Control", "private, no-cache")
                 if scope["scheme"] == "https":
                     headers.setdefault("Strict-Transport-Security", f"max-age={_YEAR_SECONDS}")
             await send(message)
@@ -70,22 +75,25 @@ class BodyTimeout:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        is_whole = False
+        is_whole, received_bytes, begun = False, 0, time.monotonic()
 
         async def receive_in_time() -> Message:
-            nonlocal is_whole
+            nonlocal is_whole, received_bytes
             if is_whole:
                 # What comes after the body is only that the sender has gone, for which an event stream waits.
                 return await receive()
+            # So that a byte now and then does not hold a place for ever.
+            until = begun + _PATIENCE * self.seconds + received_bytes / _LEAST_BYTES_PER_SECOND
             try:
-                message = await asyncio.wait_for(receive(), self.seconds)
+                message = await asyncio.wait_for(receive(), min(self.seconds, max(0, until - time.monotonic())))
             except TimeoutError:
                 # Within the handler that reads the body, so that the answer has the one shape of errors.
                 raise HTTPException(
                     HTTPStatus.REQUEST_TIMEOUT,
-                    f"Nothing of the request's body came for {self.seconds:g} seconds; send it again.",
+                    f"The request's body stood still for {self.seconds:g} seconds, or came too slowly; send it again.",
                     headers={"Connection": "close"},
                 ) from None
+            received_bytes += len(message.get("body", b""))
             is_whole = message["type"] != "http.request" or not message.get("more_body", False)
             return message
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
@@ -26,6 +27,8 @@ class Service:
     store: ArtifactStore
     publish: Publish
     rate_limiter: RateLimiter
+    streams: Counter[str]
+    """How many event streams this process keeps open, by whose they are."""
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Service:
@@ -36,6 +39,7 @@ class Service:
             store=ArtifactStore(settings.data_dir),
             publish=publisher(make_celery(settings)),
             rate_limiter=RateLimiter(settings),
+            streams=Counter(),
         )
 
     def publish_pending(self, job_ids: Sequence[int] | None = None) -> None:

@@ -65,10 +65,13 @@ class Settings(BaseSettings):
     """Addresses of reverse proxies, by commas, whose word for a request's address and scheme is taken."""
 
     body_timeout_seconds: float = Field(default=30, gt=0)
-    """A request whose body stands still for so long is ended with 408."""
+    """A request whose body stands still for so long is ended with 408; or comes too slowly, below 10 kB/s."""
 
     max_stream_seconds: float = Field(default=3600, gt=0)
     """An event stream of a job ends after so long; whoever follows it goes on with another one, losing nothing."""
+
+    max_streams: int = Field(default=20, ge=1)
+    """Event streams that one process of the API keeps open for one token, or for one address without a token."""
 
     max_connections: int = Field(default=1000, ge=10)
     """Connections that one process of the API serves at once; more are answered with 503."""
@@ -130,7 +133,7 @@ class Settings(BaseSettings):
     max_log_bytes: int = Field(default=16 * 1024**2, ge=4096)
     """Largest log of a job, and of a process of `gklbench up`; what is older is dropped."""
 
-    upload_retention_days: float = Field(default=7, ge=0)
+    upload_retention_days: float = Field(default=7, gt=0)
     """How long weights are kept that were sent and that no job or entry needs, and what was begun to be sent."""
 
     audit_retention_days: float = Field(default=365, ge=1)

@@ -335,11 +335,19 @@ class Upload(Base):
     __tablename__ = "uploads"
 
     sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
-    submitter: Mapped[str] = mapped_column(String(100), default=ANONYMOUS, server_default=ANONYMOUS, index=True)
-    """Who sent them first."""
     format: Mapped[str] = mapped_column(String(20))
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     created_at: Mapped[datetime]
+    """When they were sent last."""
+
+
+class UploadSender(Base):
+    """Somebody who has sent some weights, and is charged for them. They go when nobody who sent them wants them."""
+
+    __tablename__ = "upload_senders"
+
+    sha256: Mapped[str] = mapped_column(ForeignKey("uploads.sha256", ondelete="CASCADE"), primary_key=True)
+    submitter: Mapped[str] = mapped_column(String(100), primary_key=True, index=True)
 
 
 class PartialUpload(Base):
@@ -351,6 +359,8 @@ class PartialUpload(Base):
     submitter: Mapped[str] = mapped_column(String(100), index=True)
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     """Of the whole file."""
+    sha256: Mapped[str | None] = mapped_column(String(64))
+    """Of the weights that it became; null until it is whole. It stays a while for whoever missed the answer."""
     created_at: Mapped[datetime]
     touched_at: Mapped[datetime] = mapped_column(index=True)
 

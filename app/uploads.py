@@ -12,10 +12,10 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
@@ -24,7 +24,7 @@ from app import job_files, quotas
 from app.database import Database, database_now
 from app.errors import Conflict, NoRoom, NotFound
 from app.service import Service
-from app.tables import FileKind, Job, JobFile, JobKind, JobState, Model, PartialUpload, Upload
+from app.tables import FileKind, Job, JobFile, JobKind, JobState, Model, PartialUpload, Upload, UploadSender
 
 _TO_GO_ON_FROM = (FileKind.RESUME, FileKind.BLOCK, FileKind.EXAMPLES)
 _UNFINISHED = (JobState.QUEUED, JobState.RUNNING, JobState.CANCELLING)
@@ -37,32 +37,38 @@ def begin(service: Service, submitter: str, size_bytes: int) -> PartialUpload:
     """Make room for a file that will come in pieces.
 
     Raises:
-        TooMany: more would be kept of the submitter's than may be.
+        TooLarge, TooMany: more would be kept of the submitter's than may be.
         NoRoom: the disk has not enough.
     """
-    check_disk(service, size_bytes)
     with service.database.writing() as session:
-        quotas.check_room_for_upload(session, submitter, size_bytes)
+        quotas.take_turn(session, submitter)
+        quotas.check_upload_fits(session, submitter, size_bytes)
+        check_disk(service, size_bytes + _still_to_come(service, session))
         now = database_now(session)
         upload = PartialUpload(
             id=secrets.token_hex(16), submitter=submitter, size_bytes=size_bytes, created_at=now, touched_at=now
         )
         session.add(upload)
-    path = _path(service, upload.id)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch()
     return upload
 
 
 def check_disk(service: Service, size_bytes: int) -> None:
     """
     Raises:
-        NoRoom: it has not enough for a file of this size.
+        NoRoom: it has not enough for so many bytes.
     """
     service.settings.data_dir.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(service.settings.data_dir).free
     if size_bytes > free - service.settings.min_free_bytes:
         raise NoRoom(f"the service's disk has no room for {size_bytes} bytes; try later, or tell its owner")
+
+
+def _still_to_come(service: Service, session: Session) -> int:
+    """Bytes that uploads which were begun still have to write."""
+    begun = session.execute(
+        select(PartialUpload.id, PartialUpload.size_bytes).where(PartialUpload.sha256.is_(None))
+    ).all()
+    return sum(size - offset(service, upload_id) for upload_id, size in begun)
 
 
 def find(session: Session, upload_id: str, submitter: str | None) -> PartialUpload:
@@ -78,37 +84,57 @@ def find(session: Session, upload_id: str, submitter: str | None) -> PartialUplo
 
 
 def offset(service: Service, upload_id: str) -> int:
-    """How many bytes of it are here."""
+    """How many bytes of one that is not whole are here."""
     try:
         return _path(service, upload_id).stat().st_size
     except FileNotFoundError:
         return 0
 
 
+class Growing:
+    """The file of an upload, while one request holds it."""
+
+    def __init__(self, file: FileIO, path: Path) -> None:
+        self._file, self.path = file, path
+        self.size_bytes = os.fstat(file.fileno()).st_size
+
+    def write(self, piece: bytes) -> None:
+        """All of it or nothing.
+
+        Raises:
+            NoRoom: the disk is full.
+        """
+        view = memoryview(piece)
+        try:
+            while view:
+                view = view[self._file.write(view) :]
+        except OSError as error:
+            with suppress(OSError):
+                self._file.truncate(self.size_bytes)
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise NoRoom("the service's disk is full; go on with this upload later, or tell its owner") from error
+        self.size_bytes += len(piece)
+
+
 @contextmanager
-def appending(service: Service, upload_id: str, at: int) -> Iterator[BinaryIO]:
+def growing(service: Service, upload_id: str, at: int) -> Iterator[Growing]:
     """The file, to be written on from `at`, kept from others who would write it.
 
     Raises:
-        Conflict: another request is writing it, or it is not `at` bytes long.
+        Conflict: another request holds it, or it is not `at` bytes long.
     """
     path = _path(service, upload_id)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as file:
+    with path.open("ab", buffering=0) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise Conflict("another request is sending this upload; wait until it has ended") from error
-        known = os.fstat(file.fileno()).st_size
-        if at != known:
-            raise Conflict(f"this upload has {known} bytes, so that it goes on there, not at {at}")
-        try:
-            yield file
-            file.flush()
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise NoRoom("the service's disk is full; go on with this upload later, or tell its owner") from error
+        found = Growing(file, path)
+        if at != found.size_bytes:
+            raise Conflict(f"this upload has {found.size_bytes} bytes, so that it goes on there, not at {at}")
+        yield found
 
 
 def touch(database: Database, upload_id: str) -> None:
@@ -119,14 +145,15 @@ def touch(database: Database, upload_id: str) -> None:
             found.touched_at = database_now(session)
 
 
-def whole_file(service: Service, upload_id: str) -> Path:
-    return _path(service, upload_id)
-
-
-def end(service: Service, upload_id: str) -> None:
+def give_up(service: Service, upload_id: str) -> None:
     """Forget it, with what there is of it."""
     with service.database.writing() as session:
         session.execute(delete(PartialUpload).where(PartialUpload.id == upload_id))
+    forget_pieces(service, upload_id)
+
+
+def forget_pieces(service: Service, upload_id: str) -> None:
+    """Its file, once nothing more will be written."""
     _path(service, upload_id).unlink(missing_ok=True)
 
 
@@ -148,12 +175,17 @@ def remove(session: Session, sha256: str, submitter: str | None) -> None:
         NotFound: none of one's own have this hash.
         Conflict: a job or an entry needs them.
     """
-    found = job_files.upload(session, sha256)
-    if submitter not in (None, found.submitter):
-        raise NotFound(f"no weights with sha256 {sha256} were sent here by {submitter}")
-    session.refresh(found, with_for_update=True)
-    if sha256 in needed(session, [sha256]):
+    found = session.get(Upload, sha256, with_for_update=True, populate_existing=True)
+    senders = set(session.scalars(select(UploadSender.submitter).where(UploadSender.sha256 == sha256)))
+    if found is None or submitter not in (None, *senders):
+        raise NotFound(f"no weights with sha256 {sha256} were sent here" + (f" by {submitter}" if submitter else ""))
+    others = senders - {submitter} if submitter is not None else set()
+    if not others and sha256 in needed(session, [sha256]):
         raise Conflict("a job or a measured model needs these weights, so that they stay")
+    if others:
+        # Those keep them.
+        session.execute(delete(UploadSender).where(UploadSender.sha256 == sha256, UploadSender.submitter == submitter))
+        return
     _forget(session, {sha256})
 
 
@@ -198,7 +230,8 @@ def remove_pieces(service: Service, before: float) -> int:
     removed = 0
     for path in _directory(service).glob("*"):
         with service.database.reading() as session:
-            is_known = session.get(PartialUpload, path.name) is not None
+            known = session.get(PartialUpload, path.name)
+            is_known = known is not None and known.sha256 is None
         try:
             if not is_known and path.stat().st_mtime < before:
                 path.unlink(missing_ok=True)

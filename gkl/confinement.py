@@ -1,7 +1,7 @@
 """A process that has lost what it does not need: for reading a file that may have been made to do harm. Linux.
 
 What is left to it: so much memory, time and space on disk, threads, reading files, and writing into one directory. It
-starts no process, opens no connection, and touches no other process.
+starts no process, opens no connection, touches no other process, and changes no file's rights, owner or time.
 """
 
 from __future__ import annotations
@@ -114,11 +114,15 @@ class _Machine:
     """The kernel's number of it, in whose sense calls are numbered."""
     seccomp: int
     clone: int
-    denied: tuple[int, ...]
+    tgkill: int
+    denied: dict[str, int]
 
 
 # io_uring makes connections without any of the calls for them; the others reach into other processes.
-_EVERYWHERE = {"pidfd_send_signal": 424, "io_uring_setup": 425, "pidfd_open": 434, "pidfd_getfd": 438}
+_EVERYWHERE = {
+    **{"pidfd_send_signal": 424, "io_uring_setup": 425, "pidfd_open": 434, "pidfd_getfd": 438},
+    **{"process_madvise": 440, "process_mrelease": 448, "fchmodat2": 452},
+}
 _CLONE3 = 435
 _X86_64 = {
     **{"socket": 41, "connect": 42, "accept": 43, "bind": 49, "listen": 50, "socketpair": 53, "accept4": 288},
@@ -126,6 +130,12 @@ _X86_64 = {
     **{"kill": 62, "tkill": 200, "rt_sigqueueinfo": 129, "ptrace": 101, "process_vm_readv": 310},
     **{"process_vm_writev": 311, "mount": 165, "unshare": 272, "setns": 308, "bpf": 321, "userfaultfd": 323},
     **{"add_key": 248, "request_key": 249, "keyctl": 250, "perf_event_open": 298, "prlimit64": 302},
+    **{"rt_tgsigqueueinfo": 297, "setpriority": 141, "ioprio_set": 251, "sched_setparam": 142},
+    **{"sched_setscheduler": 144, "sched_setaffinity": 203, "sched_setattr": 314},
+    # What Landlock does not know of, or its first versions did not.
+    **{"truncate": 76, "chmod": 90, "fchmod": 91, "fchmodat": 268, "chown": 92, "fchown": 93, "lchown": 94},
+    **{"fchownat": 260, "utime": 132, "utimes": 235, "futimesat": 261, "utimensat": 280, "setxattr": 188},
+    **{"lsetxattr": 189, "fsetxattr": 190, "removexattr": 197, "lremovexattr": 198, "fremovexattr": 199},
 }
 _AARCH64 = {
     **{"socket": 198, "connect": 203, "accept": 202, "bind": 200, "listen": 201, "socketpair": 199, "accept4": 242},
@@ -133,10 +143,14 @@ _AARCH64 = {
     **{"kill": 129, "tkill": 130, "rt_sigqueueinfo": 138, "ptrace": 117, "process_vm_readv": 270},
     **{"process_vm_writev": 271, "mount": 40, "unshare": 97, "setns": 268, "bpf": 280, "userfaultfd": 282},
     **{"add_key": 217, "request_key": 218, "keyctl": 219, "perf_event_open": 241, "prlimit64": 261},
+    **{"rt_tgsigqueueinfo": 240, "setpriority": 140, "ioprio_set": 30, "sched_setparam": 118},
+    **{"sched_setscheduler": 119, "sched_setaffinity": 122, "sched_setattr": 274},
+    **{"truncate": 45, "fchmod": 52, "fchmodat": 53, "fchownat": 54, "fchown": 55, "utimensat": 88, "setxattr": 5},
+    **{"lsetxattr": 6, "fsetxattr": 7, "removexattr": 14, "lremovexattr": 15, "fremovexattr": 16},
 }
 _MACHINES = {
-    "x86_64": _Machine(0xC000003E, seccomp=317, clone=56, denied=(*_X86_64.values(), *_EVERYWHERE.values())),
-    "aarch64": _Machine(0xC00000B7, seccomp=277, clone=220, denied=(*_AARCH64.values(), *_EVERYWHERE.values())),
+    "x86_64": _Machine(0xC000003E, seccomp=317, clone=56, tgkill=234, denied=_X86_64 | _EVERYWHERE),
+    "aarch64": _Machine(0xC00000B7, seccomp=277, clone=220, tgkill=131, denied=_AARCH64 | _EVERYWHERE),
 }
 
 # Instructions of the classic packet filter: load a word, jump, answer.
@@ -176,7 +190,7 @@ def _filter(machine: _Machine) -> bytes:
         step(_IF_AT_LEAST, _X32_CALLS, otherwise=1),
         refuse,
     ]
-    for number in machine.denied:
+    for number in machine.denied.values():
         steps += [step(_IF_EQUAL, number, otherwise=1), refuse]
     steps += [
         # Its arguments cannot be looked at; told that it does not exist, the C library takes the older one.
@@ -186,6 +200,12 @@ def _filter(machine: _Machine) -> bytes:
         step(_IF_EQUAL, machine.clone, otherwise=3),
         step(_LOAD, _FIRST_ARGUMENT),
         step(_IF_ANY_BIT, _CLONE_THREAD, then=1),
+        refuse,
+        # A signal to itself, as `abort` sends.
+        step(_LOAD, _NUMBER),
+        step(_IF_EQUAL, machine.tgkill, otherwise=3),
+        step(_LOAD, _FIRST_ARGUMENT),
+        step(_IF_EQUAL, os.getpid(), then=1),
         refuse,
         step(_ANSWER, _ALLOW),
     ]

@@ -19,6 +19,7 @@ from app.main import create_app
 from app.service import Service
 from app.settings import Settings
 from tests.cluster import PostgresServer
+from tests.local import local_client
 
 # Runs in this process and in runners started by tests: on these small networks a second thread gains little, and
 # two runs whose threads wait for each other on few cores take many times as long.
@@ -107,5 +108,5 @@ def store(settings: Settings) -> ArtifactStore:
 @pytest.fixture
 def client(settings: Settings) -> Iterator[TestClient]:
     # A service without tokens answers at loopback's names only.
-    with TestClient(create_app(settings), base_url="http://127.0.0.1", raise_server_exceptions=False) as client:
+    with local_client(create_app(settings), raise_server_exceptions=False) as client:
         yield client

@@ -66,9 +66,10 @@ _SUCCESSES = (TrainOutcome, EvaluationOutcome, ShardOutcome, ExternalOutcome)
 _ENDINGS = (*_SUCCESSES, Failed, Interrupted)
 _IS_FOR_RUNS = re.compile(
     # The process and where its programs and libraries are.
-    r"PATH|HOME|USER|LOGNAME|LANG|LANGUAGE|LC_\w+|TZ|TMPDIR|LD_LIBRARY_PATH|VIRTUAL_ENV|PYTHON\w+|CC|CXX"
+    r"PATH|HOME|USER|LOGNAME|LANG|LANGUAGE|LC_\w+|TZ|TMPDIR|TMP|TEMP|LD_LIBRARY_PATH|LD_PRELOAD|VIRTUAL_ENV|CC|CXX"
+    r"|PYTHON(PATH|HOME|UNBUFFERED|HASHSEED|DONTWRITEBYTECODE|WARNINGS|FAULTHANDLER)|MALLOC_\w+"
     # The GPU and the threads.
-    r"|(CUDA|CUDNN|CUBLAS|NVIDIA|NCCL|HIP|ROCR|OMP|KMP|GOMP|MKL|OPENBLAS|NUMEXPR|TRITON)_\w+|(TORCH|PYTORCH)\w*"
+    r"|(CUDA|CUDNN|CUBLAS|NVIDIA|NCCL|HIP|HSA|MIOPEN|ROCM|ROCR|OMP|KMP|GOMP|MKL|OPENBLAS|NUMEXPR|TRITON)_\w+|(TORCH|PYTORCH)\w*"
     # How RobustBench's loader reaches published weights, and where it keeps them.
     r"|(?i:(HTTP|HTTPS|ALL|NO)_PROXY)|SSL_CERT_(FILE|DIR)|REQUESTS_CA_BUNDLE|XDG_CACHE_HOME|HF_(HOME|HUB_CACHE|HUB_OFFLINE)"
 )
@@ -403,7 +404,8 @@ def run_directory(settings: Settings, claim: jobs.Claim) -> Path:
 
 
 def _environment() -> dict[str, str]:
-    """What a run needs of this process's environment: no address and no secret of the service, or of its host."""
+    """What a run needs of this process's environment: no address and no secret of the service. A proxy's address is
+    among it, with the password if it has one: RobustBench's loader downloads what is missing."""
     return {name: value for name, value in os.environ.items() if _IS_FOR_RUNS.fullmatch(name)}
 
 

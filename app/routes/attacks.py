@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, BackgroundTasks, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from app import audit, entries, external, jobs, tokens
+from app import audit, entries, external, jobs, quotas, tokens, uploads
 from app.access import Principal, Sender
 from app.artifacts import Incoming
 from app.errors import Conflict
@@ -54,9 +54,9 @@ async def attack_entry(
     become part of its certificate.
     """
     finder = sender.submitter(submitter)
-    await run_in_threadpool(_check_entry, service, entry_id)
+    most = await run_in_threadpool(_check_entry, service, entry_id, finder)
     with service.store.incoming() as incoming:
-        await receive(request, incoming)
+        await receive(request, incoming, max_bytes=most)
         view = await run_in_threadpool(_queue, service, sender, incoming, entry_id, {"name": name, "submitter": finder})
     _log.info("job %d was sent", view.id, extra={"job_id": view.id})
     response.headers["Location"] = f"/api/v1/jobs/{view.id}"
@@ -64,10 +64,14 @@ async def attack_entry(
     return view
 
 
-def _check_entry(service: Service, entry_id: int) -> None:
-    """Before gigabytes are sent."""
-    with service.database.reading() as session:
-        external.check_entry(session, entry_id)
+def _check_entry(service: Service, entry_id: int, finder: str) -> int:
+    """Before gigabytes are sent; returns how many bytes as many examples as there are points can have."""
+    with service.database.writing() as session:
+        entry, _, _ = external.check_entry(session, entry_id)
+        quotas.check_room_for_job(session, finder)
+        most = external.most_bytes(entry)
+    uploads.check_disk(service, most)
+    return most
 
 
 def _queue(service: Service, sender: Principal, incoming: Incoming, entry_id: int, said: dict[str, str]) -> JobView:

@@ -16,7 +16,8 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from sqlalchemy.orm import Session
 
 from app import audit, jobs, leaderboard, limits, quotas, tokens
-from app.access import Principal, Sender
+from app.access import Principal, Reader, Sender
+from app.errors import TooMany
 from app.schemas import JobPage, JobView
 from app.service import Service, ServiceDep
 from app.tables import Job, JobEvent, JobKind, JobState
@@ -166,8 +167,14 @@ def retry(session: Session, sender: Principal, job_id: int) -> Job:
     return jobs.retry(session, job_id)
 
 
-def _existing(service: ServiceDep, job_id: JobId) -> None:
-    """Refuses an unknown job before a stream begins, while the answer can still be a 404."""
+def _can_be_followed(service: ServiceDep, reader: Reader, job_id: JobId) -> None:
+    """Before a stream begins, while the answer can still be another."""
+    most = service.settings.max_streams
+    if not reader.is_open and service.streams[reader.counted_as] >= most:
+        raise TooMany(
+            f"{most} event streams are open already; close one, or ask for the job now and then",
+            retry_after_seconds=60,
+        )
     with service.database.reading() as session:
         jobs.get(session, job_id)
 
@@ -175,11 +182,13 @@ def _existing(service: ServiceDep, job_id: JobId) -> None:
 @router.get(
     "/{job_id}/events",
     response_class=EventSourceResponse,
-    dependencies=[Depends(_existing)],
+    dependencies=[Depends(_can_be_followed)],
     summary="Follow a job as it happens",
 )
 async def follow_job(
+    *,
     service: ServiceDep,
+    reader: Reader,
     request: Request,
     job_id: JobId,
     last_event_id: Annotated[
@@ -192,17 +201,21 @@ async def follow_job(
     """
     seen, progress = last_event_id or 0, None
     until = time.monotonic() + service.settings.max_stream_seconds
-    while not await request.is_disconnected() and time.monotonic() < until:
-        job, now, events = await run_in_threadpool(_news, service, job_id, seen)
-        for event in events:
-            seen = event.id
-            yield ServerSentEvent(id=str(event.id), event=event.type, data=event.data)
-        if now != progress and now is not None and not job.state.is_final:
-            progress = now
-            yield ServerSentEvent(event="progress", data=progress)
-        if job.state.is_final and not events:
-            return
-        await asyncio.sleep(_FOLLOW_SECONDS if not events else 0)
+    service.streams[reader.counted_as] += 1
+    try:
+        while not await request.is_disconnected() and time.monotonic() < until:
+            job, now, events = await run_in_threadpool(_news, service, job_id, seen)
+            for event in events:
+                seen = event.id
+                yield ServerSentEvent(id=str(event.id), event=event.type, data=event.data)
+            if now != progress and now is not None and not job.state.is_final:
+                progress = now
+                yield ServerSentEvent(event="progress", data=progress)
+            if job.state.is_final and not events:
+                return
+            await asyncio.sleep(_FOLLOW_SECONDS if not events else 0)
+    finally:
+        service.streams[reader.counted_as] -= 1
 
 
 @router.get(

@@ -10,18 +10,26 @@ from datetime import datetime, timedelta
 from email.utils import format_datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Path, Request, Response
+from fastapi import APIRouter, Depends, Header, Path, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from app import uploads
+from app import job_files, uploads
 from app.access import Principal, Sender
-from app.errors import TooLarge, Unprocessable, WrongType
+from app.errors import Conflict, OtherVersion, TooLarge, Unprocessable, WrongType
 from app.routes.weights import WRITE_BYTES, keep
 from app.schemas import UploadView
 from app.service import Service, ServiceDep
 from app.tables import PartialUpload, Scope
 
-router = APIRouter(prefix="/uploads", tags=["weights"])
+
+def _same_version(
+    tus_resumable: Annotated[str | None, Header(description="Version of tus, if any is named.")] = None,
+) -> None:
+    if tus_resumable not in (None, VERSION):
+        raise OtherVersion(f"this service speaks version {VERSION} of tus, not {tus_resumable}")
+
+
+router = APIRouter(prefix="/uploads", tags=["weights"], dependencies=[Depends(_same_version)])
 
 VERSION = "1.0.0"
 _PIECE = "application/offset+octet-stream"
@@ -45,13 +53,22 @@ def begin_upload(
     return Response(status_code=201, headers=headers)
 
 
+@router.options("", status_code=204, summary="What of tus there is", response_class=Response)
+@router.options("/{upload_id}", status_code=204, include_in_schema=False, response_class=Response)
+def options(service: ServiceDep, _: Sender) -> Response:
+    extensions = "creation,termination,expiration"
+    most = str(service.settings.max_weights_bytes)
+    said = {"Tus-Version": VERSION, "Tus-Extension": extensions, "Tus-Max-Size": most}
+    return Response(status_code=204, headers=_TUS | said)
+
+
 @router.head("/{upload_id}", summary="Where to go on", response_class=Response)
 def look_at_upload(service: ServiceDep, sender: Sender, upload_id: UploadId) -> Response:
     """`Upload-Offset` is how many bytes are here, and where the next piece begins."""
     with service.database.reading() as session:
         upload = uploads.find(session, upload_id, _whose(sender))
-    offset = str(uploads.offset(service, upload_id))
-    headers = {"Upload-Offset": offset, "Cache-Control": "no-store", **_state(service, upload)}
+    offset = upload.size_bytes if upload.sha256 else uploads.offset(service, upload_id)
+    headers = {"Upload-Offset": str(offset), "Cache-Control": "no-store", **_state(service, upload)}
     return Response(status_code=200, headers=headers)
 
 
@@ -76,41 +93,45 @@ async def send_piece(
     upload_id: UploadId,
     upload_offset: Annotated[int, Header(ge=0, le=2**62, description="Where the piece begins.")],
 ) -> Response:
+    """An empty piece at the end of one that is whole answers once more with what it became."""
     if request.headers.get("content-type") != _PIECE:
         raise WrongType(f"a piece is sent with Content-Type: {_PIECE}")
     upload = await run_in_threadpool(_find, service, sender, upload_id)
-    with uploads.appending(service, upload_id, upload_offset) as file:
-        # A connection that breaks ends this loop with an error: what had come by then is kept.
-        waiting = bytearray()
-        left = upload.size_bytes - upload_offset
+    if upload.sha256 is not None:
+        if upload_offset != upload.size_bytes:
+            raise Conflict(f"this upload is whole; it has {upload.size_bytes} bytes")
+        return _became(upload, await run_in_threadpool(_kept, service, upload.sha256))
+    with uploads.growing(service, upload_id, upload_offset) as file:
         try:
-            async for chunk in request.stream():
-                left -= len(chunk)
-                if left < 0:
-                    raise Unprocessable(f"these are more bytes than the {upload.size_bytes} that were announced")
-                waiting += chunk
-                if len(waiting) >= WRITE_BYTES:
-                    await run_in_threadpool(file.write, bytes(waiting))
-                    waiting.clear()
+            await _write(request, file, upload.size_bytes)
         finally:
-            if left >= 0:
-                await run_in_threadpool(file.write, bytes(waiting))
-    if left > 0:
-        await run_in_threadpool(uploads.touch, service.database, upload_id)
-        offset = str(uploads.offset(service, upload_id))
-        return Response(status_code=204, headers={"Upload-Offset": offset, **_state(service, upload)})
-    view = await run_in_threadpool(_end, service, sender, upload)
-    return Response(
-        view.model_dump_json(),
-        media_type="application/json",
-        headers={"Upload-Offset": str(upload.size_bytes), "Content-Location": f"/api/v1/weights/{view.sha256}", **_TUS},
-    )
+            await run_in_threadpool(uploads.touch, service.database, upload_id)
+        if file.size_bytes < upload.size_bytes:
+            headers = {"Upload-Offset": str(file.size_bytes), **_state(service, upload)}
+            return Response(status_code=204, headers=headers)
+        # Held until it has ended: a piece that is sent again meanwhile has to wait.
+        return _became(upload, await run_in_threadpool(_end, service, sender, upload, file))
+
+
+async def _write(request: Request, file: uploads.Growing, size_bytes: int) -> None:
+    """What has come when a connection breaks is kept."""
+    waiting = bytearray()
+    try:
+        async for chunk in request.stream():
+            if file.size_bytes + len(waiting) + len(chunk) > size_bytes:
+                raise Unprocessable(f"these are more bytes than the {size_bytes} that were announced")
+            waiting += chunk
+            if len(waiting) >= WRITE_BYTES:
+                piece, waiting = bytes(waiting), bytearray()
+                await run_in_threadpool(file.write, piece)
+    finally:
+        await run_in_threadpool(file.write, bytes(waiting))
 
 
 @router.delete("/{upload_id}", status_code=204, summary="Give an upload up", response_class=Response)
 def give_up_upload(service: ServiceDep, sender: Sender, upload_id: UploadId) -> Response:
     _find(service, sender, upload_id)
-    uploads.end(service, upload_id)
+    uploads.give_up(service, upload_id)
     return Response(status_code=204, headers=_TUS)
 
 
@@ -123,16 +144,29 @@ def _find(service: Service, sender: Principal, upload_id: str) -> PartialUpload:
         return uploads.find(session, upload_id, _whose(sender))
 
 
-def _end(service: Service, sender: Principal, upload: PartialUpload) -> UploadView:
-    """A file that is refused is not kept, nor is the upload: sending it again would not better it."""
+def _kept(service: Service, sha256: str) -> UploadView:
+    with service.database.reading() as session:
+        return UploadView.of(job_files.upload(session, sha256))
+
+
+def _end(service: Service, sender: Principal, upload: PartialUpload, file: uploads.Growing) -> UploadView:
+    """Of a file that is refused nothing is kept: sending it again would not better it. What only passes, as a database
+    that is away, leaves it as it is."""
     try:
-        with service.store.incoming() as incoming:
-            with uploads.whole_file(service, upload.id).open("rb") as file:
-                while chunk := file.read(WRITE_BYTES):
-                    incoming.write(chunk)
-            return keep(service, incoming, upload.submitter, sender.actor)
-    finally:
-        uploads.end(service, upload.id)
+        view = keep(service, sender, file.path, lambda: service.store.adopt(file.path), of=upload)
+    except Unprocessable:
+        uploads.give_up(service, upload.id)
+        raise
+    uploads.forget_pieces(service, upload.id)
+    return view
+
+
+def _became(upload: PartialUpload, view: UploadView) -> Response:
+    return Response(
+        view.model_dump_json(),
+        media_type="application/json",
+        headers={"Upload-Offset": str(upload.size_bytes), "Content-Location": f"/api/v1/weights/{view.sha256}", **_TUS},
+    )
 
 
 def _state(service: Service, upload: PartialUpload) -> dict[str, str]:

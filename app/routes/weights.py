@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Path, Request, Response
+from fastapi import APIRouter, Header, Request, Response
+from fastapi import Path as InPath
 from fastapi.concurrency import run_in_threadpool
 
 from app import audit, job_files, quotas, uploads
-from app.access import Sender
-from app.artifacts import Incoming
-from app.audit import Actor
-from app.errors import Conflict, Unprocessable
+from app.access import Principal, Sender
+from app.artifacts import Incoming, StoredFile
+from app.errors import Conflict, TooLarge, Unprocessable
 from app.schemas import UploadView
 from app.service import Service, ServiceDep
-from app.tables import Scope
+from app.tables import PartialUpload, Scope
 from gkl.errors import InvalidInput
 from gkl.spec import SHA256_PATTERN
 from gkl.weights_format import check_weights_file
@@ -47,48 +49,70 @@ async def send_weights(
     in pieces: /api/v1/uploads.
     """
     # Before gigabytes are sent.
-    await run_in_threadpool(_check_room, service, sender.name, content_length)
+    room = await run_in_threadpool(_room, service, sender.name, content_length)
     with service.store.incoming() as incoming:
-        await receive(request, incoming)
-        await run_in_threadpool(_check_room, service, sender.name, incoming.size_bytes)
-        upload = await run_in_threadpool(keep, service, incoming, sender.name, sender.actor)
+        await receive(request, incoming, max_bytes=room)
+        incoming.flush()
+        upload = await run_in_threadpool(keep, service, sender, incoming.path, incoming.keep)
     response.headers["Location"] = f"/api/v1/weights/{upload.sha256}"
     return upload
 
 
-async def receive(request: Request, incoming: Incoming) -> None:
-    """The request's body, piece by piece."""
+async def receive(request: Request, incoming: Incoming, *, max_bytes: int | None) -> None:
+    """The request's body, piece by piece.
+
+    Raises:
+        TooLarge: it is longer than it may be.
+    """
     waiting = bytearray()
     async for chunk in request.stream():
         waiting += chunk
+        if max_bytes is not None and incoming.size_bytes + len(waiting) > max_bytes:
+            raise TooLarge(f"the body is longer than the {max_bytes} bytes that may come here now")
         if len(waiting) >= WRITE_BYTES:
             await run_in_threadpool(incoming.write, bytes(waiting))
             waiting.clear()
     await run_in_threadpool(incoming.write, bytes(waiting))
 
 
-def _check_room(service: Service, submitter: str, size_bytes: int) -> None:
-    uploads.check_disk(service, size_bytes)
+def _room(service: Service, submitter: str, announced_bytes: int) -> int | None:
+    """How many bytes may come."""
+    uploads.check_disk(service, announced_bytes)
     with service.database.reading() as session:
-        quotas.check_room_for_upload(session, submitter, size_bytes)
+        quotas.check_upload_fits(session, submitter, announced_bytes)
+        return quotas.room_for_upload(session, submitter)
 
 
-def keep(service: Service, incoming: Incoming, submitter: str, actor: Actor) -> UploadView:
+def keep(
+    service: Service, sender: Principal, path: Path, store: Callable[[], StoredFile], *, of: PartialUpload | None = None
+) -> UploadView:
     """A file that has come whole.
+
+    Args:
+        service: that keeps it.
+        sender: who is charged for it, if not whose `of` is.
+        path: where it lies.
+        store: takes it into the store.
+        of: the upload whose pieces it is made of.
 
     Raises:
         Unprocessable: it is not one of weights.
+        TooMany: more would be kept of the submitter's than may be.
     """
-    incoming.flush()
     try:
-        found = check_weights_file(incoming.path, "the file")
+        found = check_weights_file(path, "the file")
     except InvalidInput as error:
         raise Unprocessable(f"body: {error}") from error
-    stored = incoming.keep()
+    stored = store()
+    submitter = sender.name if of is None else of.submitter
     with service.database.writing() as session:
-        upload = job_files.record_upload(session, stored, found, submitter)
-        audit.record(session, actor, "weights.send", f"weights {stored.sha256}", {"bytes": stored.size_bytes})
-        view = UploadView.of(upload)
+        quotas.take_turn(session, submitter)
+        if of is not None:
+            session.get_one(PartialUpload, of.id).sha256 = stored.sha256
+        view = UploadView.of(job_files.record_upload(session, stored, found, submitter))
+        # With them already there: the same file again costs nothing.
+        quotas.check_upload_fits(session, submitter, 0)
+        audit.record(session, sender.actor, "weights.send", f"weights {stored.sha256}", {"bytes": stored.size_bytes})
         if not service.store.holds(stored.sha256):
             # This process was stopped for so long that the file was taken for one that nobody names.
             raise Conflict("the file was removed before it was noted, send it again")
@@ -96,14 +120,14 @@ def keep(service: Service, incoming: Incoming, submitter: str, actor: Actor) -> 
 
 
 @router.get("/{sha256}", summary="Look at weights that were sent")
-def get_weights(service: ServiceDep, sha256: Annotated[str, Path(pattern=SHA256_PATTERN)]) -> UploadView:
+def get_weights(service: ServiceDep, sha256: Annotated[str, InPath(pattern=SHA256_PATTERN)]) -> UploadView:
     with service.database.reading() as session:
         return UploadView.of(job_files.upload(session, sha256))
 
 
 @router.delete("/{sha256}", status_code=204, summary="Remove weights that were sent", response_class=Response)
 def remove_weights(
-    service: ServiceDep, sender: Sender, sha256: Annotated[str, Path(pattern=SHA256_PATTERN)]
+    service: ServiceDep, sender: Sender, sha256: Annotated[str, InPath(pattern=SHA256_PATTERN)]
 ) -> Response:
     """One's own, if no job and no measured model needs them. Admins can remove anyone's."""
     with service.database.writing() as session:

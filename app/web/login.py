@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from datetime import timedelta
 from typing import Annotated
 
@@ -14,6 +15,8 @@ from app.access import COOKIE, PUBLIC, Principal, identified
 from app.service import Service, ServiceDep
 from app.web.forms import sent_fields
 from app.web.rendering import render
+
+_log = logging.getLogger(__name__)
 
 router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse, dependencies=[PUBLIC])
 
@@ -33,11 +36,18 @@ async def log_in(request: Request, service: ServiceDep) -> Response:
 
 
 def _log_in(request: Request, service: Service, secret: str, wanted: str) -> Response:
-    with service.database.writing() as session:
-        token = tokens.find(session, secret)
-        lifetime = timedelta(hours=service.settings.login_hours)
-        known = None if token is None else tokens.log_in(session, token, lifetime)
+    with service.database.reading() as session:
+        is_known = tokens.find(session, secret) is not None
+    known = None
+    if is_known:
+        with service.database.writing() as session:
+            token = tokens.find(session, secret)
+            if token is not None:
+                # In place of the one that this browser has.
+                tokens.log_out(session, request.cookies.get(COOKIE, ""))
+                known = tokens.log_in(session, token, timedelta(hours=service.settings.login_hours))
     if known is None:
+        _log.warning("a login was refused: no token that lives")
         return _page(request, service, wanted, problem="This token is unknown, expired or revoked.", status_code=401)
     value, until = known
     response = RedirectResponse(_here(wanted), status_code=303)

@@ -323,6 +323,50 @@ def test_a_login_leads_to_a_page_of_this_service(visitor: TestClient, database: 
     assert log_in(visitor, token_of(database, "Ada"), next=elsewhere).headers["location"] == "/"
 
 
+def test_somebody_who_is_logged_in_logs_in_as_another(visitor: TestClient, database: Database) -> None:
+    log_in(visitor, token_of(database, "Ada", Scope.READ))
+    first = visitor.cookies[COOKIE]
+    shown = visitor.get("/login", headers=HTML).text
+    found = re.search(r'name="csrf" value="([0-9a-f]{64})"', shown)
+    assert found is not None
+    assert log_in(visitor, token_of(database, "Bob"), csrf=found[1]).status_code == 303
+    assert "Bob" in visitor.get("/", headers=HTML).text
+    assert visitor.cookies[COOKIE] != first
+    with database.reading() as session:
+        assert session.query(LoginSession).count() == 1, "the first login has ended"
+
+
+def test_a_file_that_calls_itself_a_form_is_not_read_for_its_fields(visitor: TestClient, database: Database) -> None:
+    log_in(visitor, token_of(database, "Ada"))
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    read: list[int] = []
+
+    def body() -> Iterator[bytes]:
+        for _ in range(1000):
+            read.append(1)
+            yield b"csrf=" + bytes(1000)
+
+    assert visitor.post("/api/v1/weights", content=body(), headers=headers).status_code == 403
+
+
+@pytest.mark.parametrize("origin", ["http://[", "null", "http://evil.example", "://"])
+def test_origins_that_are_none_of_ours(client: TestClient, origin: str) -> None:
+    assert client.post("/api/v1/jobs", json=SPEC, headers={"Origin": origin}).status_code == 403
+
+
+def test_so_many_streams_may_be_open(guarded: Settings, database: Database) -> None:
+    app = create_app(guarded.model_copy(update={"max_streams": 2, "max_stream_seconds": 0.1}))
+    with TestClient(app, base_url="https://bench.example", client=("203.0.113.7", 1)) as client:
+        ada = bearer(token_of(database, "Ada"))
+        job = client.post("/api/v1/jobs", json=SPEC, headers=ada).json()["id"]
+        for _ in range(3):
+            assert client.get(f"/api/v1/jobs/{job}/events", headers=ada).status_code == 200
+        assert +app.state.service.streams == {}, "those that ended are not counted"
+        app.state.service.streams["token Ada"] = 2
+        refused = client.get(f"/api/v1/jobs/{job}/events", headers=ada)
+        assert_problem(refused, 429, "2 event streams are open already")
+
+
 def test_a_wrong_token_is_told_on_the_page(visitor: TestClient) -> None:
     answer = log_in(visitor, "gklb_nonsense")
     assert answer.status_code == 401
@@ -341,12 +385,19 @@ def test_a_wrong_token_is_told_on_the_page(visitor: TestClient) -> None:
         {"X-Forwarded-For": "203.0.113.9"},
         {"Forwarded": "for=203.0.113.9"},
         {"X-Forwarded-Host": "bench.example"},
+        {"X-Real-IP": "203.0.113.9"},
+        {"Via": "1.1 proxy"},
     ],
 )
 def test_open_is_for_this_machine_alone(client: TestClient, headers: dict[str, str]) -> None:
     assert client.get("/api/v1/jobs").status_code == 200
     answer = client.get("/api/v1/jobs", headers=headers)
     assert_problem(answer, 403, "open to its own machine only")
+
+
+def test_open_is_not_for_other_hosts_whatever_they_call_it(settings: Settings) -> None:
+    with TestClient(create_app(settings), base_url="http://localhost", client=("203.0.113.7", 1)) as client:
+        assert_problem(client.get("/api/v1/jobs"), 403, "open to its own machine only")
 
 
 def test_open_anywhere_else_is_refused_at_start() -> None:

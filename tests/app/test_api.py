@@ -28,6 +28,7 @@ from app.settings import Settings
 from app.tables import WorkerRow
 from gkl.catalog import ARCHITECTURES
 from gkl.recipes import digits
+from tests.local import local_client
 
 SPEC = digits().model_dump(mode="json")
 
@@ -183,7 +184,7 @@ def test_wrong_addresses_have_the_same_shape(
 def test_a_failure_of_the_service_has_it_too(settings: Settings, tmp_path: Path) -> None:
     """A database without its schema."""
     broken = settings.model_copy(update={"database_url": f"sqlite:///{tmp_path / 'empty.sqlite3'}"})
-    with TestClient(create_app(broken), base_url="http://127.0.0.1", raise_server_exceptions=False) as client:
+    with local_client(create_app(broken), raise_server_exceptions=False) as client:
         away = client.get("/api/v1/jobs")
         assert_problem(away, 503, "The database cannot be used at the moment")
         assert away.headers["retry-after"] == "5"
@@ -236,7 +237,7 @@ def test_readiness_tells_of_workers_and_relay(service: Service, database: Databa
         workers.beat(session, "h/2", host="h", device="CPU", is_draining=True)
         workers.beat(session, "h/3", host="h", device="CPU", problem="its disk is full")
         workers.beat(session, "h/4", host="h", device="CPU")
-    with TestClient(create_app(service.settings), base_url="http://127.0.0.1") as client:
+    with local_client(create_app(service.settings)) as client:
         answer = client.get("/readyz").json()
         assert (answer["workers"], answer["relay"]) == ("1 draining, 2 idle, 1 stuck", "ok")
         with Redis.from_url(service.settings.broker_url) as broker:
@@ -252,7 +253,7 @@ def test_readiness_tells_of_workers_and_relay(service: Service, database: Databa
 
 def test_readiness_says_which_part_is_missing(settings: Settings) -> None:
     away = settings.model_copy(update={"broker_url": "redis://127.0.0.1:1/0"})
-    with TestClient(create_app(away), base_url="http://127.0.0.1") as client:
+    with local_client(create_app(away)) as client:
         response = client.get("/readyz")
         assert response.status_code == 503
         assert response.json()["parts"] == {
@@ -325,8 +326,10 @@ def test_weights_are_sent_once(client: TestClient, store: ArtifactStore) -> None
     assert upload["sha256"] == hashlib.sha256(content).hexdigest()
     assert (upload["format"], upload["size_bytes"]) == ("safetensors", len(content))
     assert store.path(upload["sha256"]).read_bytes() == content
-    assert send(client, content).json() == upload
-    assert client.get(first.headers["location"]).json() == upload
+    again = send(client, content).json()
+    assert again.pop("created_at") > upload.pop("created_at"), "and are young again"
+    assert again == upload
+    assert client.get(first.headers["location"]).json().items() > upload.items()
     assert_problem(client.get(f"/api/v1/weights/{'0' * 64}"), 404, "No weights with sha256")
     # PostgreSQL refuses such a text; it must not get there.
     assert_problem(client.get("/api/v1/weights/%00"), 422, "path.sha256")
@@ -358,7 +361,7 @@ def test_what_is_no_weights_is_refused_and_leaves_nothing(
 
 def test_weights_that_are_too_large_are_refused(settings: Settings) -> None:
     small = settings.model_copy(update={"max_weights_bytes": 4096, "max_body_bytes": 1024})
-    with TestClient(create_app(small), base_url="http://127.0.0.1") as client:
+    with local_client(create_app(small)) as client:
         fits = save({"weight": np.zeros(1000, np.float32)})
         assert send(client, fits).status_code == 201
         assert_problem(send(client, b"PK\x03\x04" + bytes(5000)), 413, "larger than the 4096 bytes")

@@ -24,6 +24,7 @@ from gkl.errors import FailureCode
 from gkl.outcome import AttackFinished, AttackOutcome, EpochFinished, Resources
 from gkl.recipes import digits
 from tests.app.test_api import SPEC
+from tests.local import local_client
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 LEASE = timedelta(seconds=90)
@@ -93,7 +94,7 @@ def test_an_unforeseen_error_is_counted_too(settings: Settings) -> None:
     def broken() -> None:
         raise RuntimeError
 
-    with TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False) as client:
+    with local_client(app, raise_server_exceptions=False) as client:
         client.get("/api/broken")
         labels = {"method": "GET", "route": "/api/broken", "status": "500"}
         assert value(scrape(client), "http_request_duration_seconds_count", **labels) == 1
@@ -192,7 +193,7 @@ def test_seconds_on_workers_grow_while_a_job_runs_and_go_on_when_it_ends(
     monkeypatch.setattr(metrics._History, "lag", timedelta(0))
     assert value(scrape(client), "job_run_seconds_total", kind="train") == pytest.approx(600, abs=10)
     # Another process comes to the same.
-    with TestClient(create_app(settings), base_url="http://127.0.0.1") as other:
+    with local_client(create_app(settings)) as other:
         assert value(scrape(other), "job_run_seconds_total", kind="train") == pytest.approx(600, abs=10)
 
 
@@ -222,7 +223,7 @@ def test_stages_count_from_the_first_scrape_and_each_attack_once(
 
 def test_what_is_away_is_told_and_takes_nothing_else_with_it(settings: Settings, tmp_path: Path) -> None:
     changes = {"database_url": f"sqlite:///{tmp_path / 'empty.sqlite3'}", "broker_url": "redis://127.0.0.1:1/0"}
-    with TestClient(create_app(settings.model_copy(update=changes)), base_url="http://127.0.0.1") as client:
+    with local_client(create_app(settings.model_copy(update=changes))) as client:
         samples = scrape(client)
         assert (value(samples, "database_up"), value(samples, "broker_up")) == (0, 0)
         assert (value(samples, "data_directory_free_bytes") or 0) > 0
@@ -240,7 +241,7 @@ def test_several_processes_behind_one_address_add_up(settings: Settings, tmp_pat
 import sys
 from fastapi.testclient import TestClient
 from app.main import create_app
-client = TestClient(create_app(), base_url="http://127.0.0.1")
+client = TestClient(create_app(), base_url="http://127.0.0.1", client=("127.0.0.1", 1))
 client.get("/healthz")
 sys.stdout.write(client.get("/metrics").text)
 """

@@ -22,6 +22,7 @@ from app.tables import Job, JobState, Scope, WorkerTime
 from app.tokens import Limits
 from tests.app.test_access import NO_LIMITS, bearer, guarded, token_of, visitor  # noqa: F401 - fixtures
 from tests.app.test_api import assert_problem
+from tests.local import local_client
 from tests.specs import digits, tiny_train_spec
 
 LEASE = timedelta(seconds=90)
@@ -187,7 +188,7 @@ def test_the_owners_limits(
 ) -> None:
     limited = settings.model_copy(update=settings_change)
     spec = SPEC | spec_change
-    with TestClient(create_app(limited), base_url="http://127.0.0.1") as client:
+    with local_client(create_app(limited)) as client:
         answer = client.post("/api/v1/jobs", json=spec)
         problem = assert_problem(answer, 422, says[1:])
         assert problem.code == "invalid_input"
@@ -196,7 +197,7 @@ def test_the_owners_limits(
 
 def test_an_evaluations_limits_hold_where_it_is_sent_alone(settings: Settings) -> None:
     limited = settings.model_copy(update={"max_batch_size": 100})
-    with TestClient(create_app(limited), base_url="http://127.0.0.1") as client:
+    with local_client(create_app(limited)) as client:
         spec = {
             "kind": "evaluate",
             "name": "x",
@@ -213,4 +214,4 @@ def test_an_admins_token_may_be_without_limits(database: Database) -> None:
     with database.writing() as session:
         for _ in range(3):
             quotas.check_room_for_job(session, "Root")
-        quotas.check_room_for_upload(session, "Root", 2**60)
+        quotas.check_upload_fits(session, "Root", 2**60)

@@ -29,7 +29,7 @@ from worker.tasks import Worker
 kept = InMemorySpanExporter()
 trace.set_tracer_provider(tracing.provider(SimpleSpanProcessor(kept)))
 settings = Settings()
-client = TestClient(create_app(settings), base_url="http://127.0.0.1")
+client = TestClient(create_app(settings), base_url="http://127.0.0.1", client=("127.0.0.1", 1))
 client.get("/healthz")
 client.post("/api/v1/jobs?submitter=secret", json=digits().model_dump(mode="json") | {"dataset": "cifar10"})
 service = Service.from_settings(settings)

@@ -16,6 +16,7 @@ import pytest
 from fastapi.testclient import TestClient
 from safetensors.numpy import save
 from sqlalchemy import update
+from sqlalchemy.exc import OperationalError
 
 from app import jobs, uploads
 from app.cleanup import clean
@@ -31,6 +32,7 @@ from gkl.spec import EvaluateSpec
 from tests.app.test_access import bearer, guarded, token_of, visitor  # noqa: F401 - fixtures
 from tests.app.test_api import assert_problem
 from tests.cluster import Cluster
+from tests.local import local_client
 
 PIECE = {"Content-Type": "application/offset+octet-stream"}
 FILE = save({"classifier.weight": np.arange(2000, dtype=np.float32).reshape(50, 40)})
@@ -69,7 +71,11 @@ def test_a_file_comes_in_pieces(client: TestClient, settings: Settings) -> None:
     assert (last.status_code, last.json()["sha256"]) == (200, SHA256)
     assert last.headers["content-location"] == f"/api/v1/weights/{SHA256}"
     assert client.get(f"/api/v1/weights/{SHA256}").json()["size_bytes"] == len(FILE)
-    assert client.head(address).status_code == 404, "an upload that has ended is gone"
+    # For whoever missed the answer.
+    assert offset_of(client, address) == len(FILE)
+    again = send(client, address, b"", len(FILE))
+    assert (again.status_code, again.json()) == (200, last.json())
+    assert_problem(send(client, address, b"x", 3), 409, "this upload is whole"[1:])
     assert [path.name for path in files(settings)] == [SHA256]
 
 
@@ -86,7 +92,9 @@ def test_a_service_that_died_before_it_answered_finishes_with_an_empty_piece(
     client: TestClient, service: Service
 ) -> None:
     address = begin(client).headers["location"]
-    (service.settings.data_dir / "uploads" / address.rpartition("/")[2]).write_bytes(FILE)
+    pieces = service.settings.data_dir / "uploads" / address.rpartition("/")[2]
+    pieces.parent.mkdir(exist_ok=True)
+    pieces.write_bytes(FILE)
     assert offset_of(client, address) == len(FILE)
     assert send(client, address, b"", len(FILE)).json()["sha256"] == SHA256
 
@@ -129,19 +137,19 @@ def test_a_file_that_is_refused_leaves_nothing(client: TestClient, settings: Set
 
 def test_larger_files_than_may_be_and_than_there_is_room_for(settings: Settings) -> None:
     small = settings.model_copy(update={"max_weights_bytes": 5000})
-    with TestClient(create_app(small), base_url="http://127.0.0.1") as client:
+    with local_client(create_app(small)) as client:
         assert begin(client, 5001).status_code == 413
     full = settings.model_copy(update={"min_free_bytes": 2**62})
-    with TestClient(create_app(full), base_url="http://127.0.0.1") as client:
+    with local_client(create_app(full)) as client:
         assert_problem(begin(client), 507, "has no room for")
         assert_problem(client.post("/api/v1/weights", content=FILE), 507, "has no room for")
 
 
 def test_two_requests_do_not_write_one_upload(client: TestClient, service: Service) -> None:
     address = begin(client).headers["location"]
-    with uploads.appending(service, address.rpartition("/")[2], 0):
+    with uploads.growing(service, address.rpartition("/")[2], 0):
         assert_problem(send(client, address, FILE, 0), 409, "nother request is sending this upload")
-        with pytest.raises(Conflict), uploads.appending(service, address.rpartition("/")[2], 0):
+        with pytest.raises(Conflict), uploads.growing(service, address.rpartition("/")[2], 0):
             pass
 
 
@@ -165,13 +173,73 @@ def test_so_many_bytes_may_be_kept(visitor: TestClient, database: Database) -> N
     limit = len(FILE) + 1000
     ada = bearer(token_of(database, "Ada", limits=Limits(upload_bytes=limit)))
     address = begin(visitor, **ada).headers["location"]
-    assert_problem(begin(visitor, 2000, **ada), 429, "are kept or being sent of Ada")
+    assert_problem(begin(visitor, 2000, **ada), 429, "ay keep ")
     assert visitor.delete(address, headers=ada).status_code == 204
     assert send(visitor, begin(visitor, **ada).headers["location"], FILE, 0, **ada).status_code == 200
     other = save({"w": np.zeros(500, dtype=np.float32)})
     assert_problem(visitor.post("/api/v1/weights", content=other, headers=ada), 429, "DELETE /api/v1/weights/")
     assert visitor.delete(f"/api/v1/weights/{SHA256}", headers=ada).status_code == 204
     assert visitor.post("/api/v1/weights", content=other, headers=ada).status_code == 201
+    assert visitor.post("/api/v1/weights", content=other, headers=ada).status_code == 201, "it is there already"
+    assert_problem(begin(visitor, limit + 1, **ada), 413, "and these are")
+    assert_problem(visitor.post("/api/v1/weights", content=bytes(limit + 1), headers=ada), 413, "and these are")
+    endless = (bytes(100) for _ in range(100))
+    assert visitor.post("/api/v1/weights", content=endless, headers=ada).status_code == 413, "stopped on the way"
+
+
+def test_what_two_have_sent_stays_until_neither_wants_it(visitor: TestClient, database: Database) -> None:  # noqa: F811
+    ada, bob, eve = (bearer(token_of(database, name)) for name in ("Ada", "Bob", "Eve"))
+    for who in (ada, bob):
+        assert visitor.post("/api/v1/weights", content=FILE, headers=who).status_code == 201
+    assert visitor.delete(f"/api/v1/weights/{SHA256}", headers=eve).status_code == 404
+    assert visitor.delete(f"/api/v1/weights/{SHA256}", headers=ada).status_code == 204
+    assert visitor.get(f"/api/v1/weights/{SHA256}").status_code == 200
+    assert visitor.delete(f"/api/v1/weights/{SHA256}", headers=ada).status_code == 404
+    assert visitor.delete(f"/api/v1/weights/{SHA256}", headers=bob).status_code == 204
+    assert visitor.get(f"/api/v1/weights/{SHA256}").status_code == 404
+
+
+def test_what_is_sent_again_is_young_again(client: TestClient, service: Service) -> None:
+    client.post("/api/v1/weights", content=FILE)
+    age(service, 8)
+    client.post("/api/v1/weights", content=FILE)
+    clean(service)
+    assert client.get(f"/api/v1/weights/{SHA256}").status_code == 200
+
+
+def test_a_database_that_is_away_loses_nothing_of_an_upload(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = begin(client).headers["location"]
+
+    def away(*_: Any) -> None:
+        raise OperationalError("x", {}, Exception("away"))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("app.routes.weights.job_files.record_upload", away)
+        assert send(client, address, FILE, 0).status_code == 503
+    assert offset_of(client, address) == len(FILE)
+    assert send(client, address, b"", len(FILE)).json()["sha256"] == SHA256
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_disk_that_is_full_is_told_and_nothing_is_half_written(
+    client: TestClient, service: Service, tmp_path: Path
+) -> None:
+    address = begin(client).headers["location"]
+    pieces = service.settings.data_dir / "uploads" / address.rpartition("/")[2]
+    pieces.parent.mkdir(exist_ok=True)
+    pieces.symlink_to("/dev/full")
+    assert_problem(send(client, address, FILE, 0), 507, "disk is full")
+    pieces.unlink()
+    assert send(client, address, FILE, 0).status_code == 200
+
+
+def test_tus_clients_are_told_what_there_is(client: TestClient) -> None:
+    told = client.options("/api/v1/uploads")
+    assert (told.status_code, told.headers["tus-version"]) == (204, "1.0.0")
+    assert told.headers["tus-extension"] == "creation,termination,expiration"
+    assert_problem(begin(client, **{"Tus-Resumable": "0.2.2"}), 412, "speaks version 1.0.0")
 
 
 # --- what nothing needs goes -------------------------------------------------------------------------------------

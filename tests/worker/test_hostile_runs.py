@@ -122,11 +122,17 @@ def test_a_run_refuses_them_and_leaves_nothing(
 def test_a_confined_process_has_lost_what_it_does_not_need(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     code = """
-import os, socket, subprocess, sys, threading
+import ctypes, os, platform, signal, socket, subprocess, sys, threading
 from pathlib import Path
-from gkl.confinement import Limits, confine
+from gkl.confinement import _MACHINES, Limits, confine
 
-mine, other = Path(sys.argv[1]) / "mine", Path(sys.argv[1]) / "other"
+mine, other, there = (Path(sys.argv[1]) / name for name in ("mine", "other", "there"))
+libc = ctypes.CDLL(None, use_errno=True)
+
+def tgkill(process):
+    if libc.syscall(_MACHINES[platform.machine()].tgkill, process, process, 0) != 0:
+        raise OSError(ctypes.get_errno(), "tgkill")
+
 confine(Limits(memory_bytes=2**28, cpu_seconds=30, file_bytes=10_000), mine)
 thread = threading.Thread(target=(mine / "thread").touch)
 thread.start()
@@ -146,8 +152,15 @@ is_refused(lambda: os.execv("/bin/true", ["true"]))
 is_refused(os.fork)
 is_refused(lambda: subprocess.run(["true"]))
 is_refused(lambda: os.kill(os.getppid(), 0))
+is_refused(lambda: tgkill(os.getppid()))
+is_refused(lambda: os.setpriority(os.PRIO_PROCESS, os.getppid(), 5))
+is_refused(lambda: os.sched_setaffinity(os.getppid(), {0}))
+is_refused(lambda: os.truncate(there, 0))
+is_refused(lambda: there.chmod(0))
+is_refused(lambda: os.utime(there, (0, 0)))
+is_refused(lambda: os.setxattr(there, "user.a", b"b"))
+is_refused(lambda: tgkill(os.getpid()))
 is_refused(other.touch)
-is_refused(lambda: os.truncate(sys.argv[1] + "/there", 0))
 is_refused(lambda: (mine / "file").write_bytes(bytes(20_000)))
 is_refused(lambda: bytes(2**29))
 is_refused(lambda: (mine / "well").write_bytes(b"well"))
@@ -155,7 +168,7 @@ is_refused(lambda: [os.open("/dev/null", os.O_RDONLY) for _ in range(100)])
 """
     (tmp_path / "there").write_text("kept")
     done = subprocess.run([sys.executable, "-c", code, tmp_path], check=False, capture_output=True, text=True)
-    refused = ["PermissionError 1"] * 6 + ["PermissionError 13"] * 2
+    refused = ["PermissionError 1"] * 13 + ["done", "PermissionError 13"]
     assert done.stdout.splitlines() == [*refused, "OSError 27", "MemoryError None", "done", "OSError 24"], done.stderr
     assert done.stderr == ""
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "there"]

@@ -73,14 +73,21 @@ def upgrade() -> None:
         sa.Column("id", sa.String(32), nullable=False),
         sa.Column("submitter", sa.String(100), nullable=False),
         sa.Column("size_bytes", sa.BigInteger(), nullable=False),
+        sa.Column("sha256", sa.String(64)),
         sa.Column("created_at", TIME, nullable=False),
         sa.Column("touched_at", TIME, nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_partial_uploads"),
     )
     op.create_index("ix_partial_uploads_submitter", "partial_uploads", ["submitter"])
     op.create_index("ix_partial_uploads_touched_at", "partial_uploads", ["touched_at"])
-    op.add_column("uploads", sa.Column("submitter", sa.String(100), nullable=False, server_default="anonymous"))
-    op.create_index("ix_uploads_submitter", "uploads", ["submitter"])
+    op.create_table(
+        "upload_senders",
+        sa.Column("sha256", sa.String(64), nullable=False),
+        sa.Column("submitter", sa.String(100), nullable=False),
+        sa.ForeignKeyConstraint(["sha256"], ["uploads.sha256"], name="fk_upload_senders_sha256", ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("sha256", "submitter", name="pk_upload_senders"),
+    )
+    op.create_index("ix_upload_senders_submitter", "upload_senders", ["submitter"])
     op.add_column("entries", sa.Column("withdrawn_at", TIME))
     op.add_column("entries", sa.Column("withdrawn_reason", sa.Text()))
 
@@ -88,7 +95,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.drop_column("entries", "withdrawn_reason")
     op.drop_column("entries", "withdrawn_at")
-    op.drop_index("ix_uploads_submitter", "uploads")
-    op.drop_column("uploads", "submitter")
-    for table in ("partial_uploads", "worker_time", "audit", "login_sessions", "tokens"):
+    # What the older schema has no kind for.
+    op.execute("DELETE FROM job_files WHERE kind = 'converted'")
+    for table in ("upload_senders", "partial_uploads", "worker_time", "audit", "login_sessions", "tokens"):
         op.drop_table(table)

@@ -67,7 +67,7 @@ if (upload) {
       status.textContent = `${Math.round(100 * bar.value)} %, ${Math.ceil(left)} s left`;
     };
     // The service may not have noticed yet that the piece before broke off.
-    const passing = () => request.status === 409 || request.status >= 500;
+    const passing = () => [409, 429].includes(request.status) || request.status >= 500;
     request.onload = () => (passing() ? reject(request) : resolve(JSON.parse(request.responseText || "{}")));
     request.onerror = reject;
     request.send(file.slice(offset));
@@ -88,7 +88,11 @@ if (upload) {
       status.textContent = "The connection broke; going on in a moment.";
       await pause(broken);
       try {
-        const now = Number((await fetch(address, { method: "HEAD" })).headers.get("Upload-Offset"));
+        const looked = await fetch(address, { method: "HEAD" });
+        if (looked.status === 404) return { detail: "The upload was given up there; choose the file once more." };
+        if (looked.status === 429) await pause(Number(looked.headers.get("Retry-After")));
+        if (!looked.ok) continue;
+        const now = Number(looked.headers.get("Upload-Offset"));
         if (now > offset) broken = 0;
         offset = now;
       } catch {
