@@ -170,7 +170,12 @@ def test_a_run_writes_in_its_own_directory_and_reaches_for_nothing(tmp_path: Pat
         stderr=subprocess.PIPE,
         text=True,
         cwd=elsewhere,
-        env={"PATH": os.environ["PATH"], "HOME": str(elsewhere), "OMP_NUM_THREADS": "1", "TMPDIR": str(temporary)},
+        env={
+            "PATH": os.environ["PATH"],
+            "HOME": str(elsewhere),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "TMPDIR": str(temporary),
+        },
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None

@@ -226,7 +226,7 @@ def weights_with(tmp_path: Path, **changes: torch.Tensor | None) -> Path:
     [
         ({"classifier__2__bias": None}, "lacks the tensor 'classifier.2.bias'"),
         ({"classifier__2__bias": torch.zeros(11)}, r"\(11,\), but the architecture has .* \(10,\)"),
-        ({"classifier__2__bias": torch.zeros(10, dtype=torch.int64)}, "torch.int64"),
+        ({"classifier__2__bias": torch.zeros(10, dtype=torch.int64)}, r"I64 \(10,\)"),
         ({"classifier__2__bias": torch.full((10,), torch.nan)}, "NaN or infinite values"),
         ({"surplus": torch.zeros(1)}, "'surplus' that the architecture does not have"),
         (
