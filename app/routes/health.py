@@ -10,7 +10,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from sqlalchemy.exc import SQLAlchemyError
 
 from app import workers
-from app.access import PUBLIC, READS
+from app.access import COUNTED, READS
 from app.broker import broker_problem, hears_relay
 from app.migrations import is_current
 from app.problems import PROBLEM_RESPONSES
@@ -30,7 +30,7 @@ def healthz() -> dict[str, str]:
     summary="Whether every part is there",
     responses={503: {"model": Readiness}},
     # Asked too often, it would keep the parts busy.
-    dependencies=[PUBLIC],
+    dependencies=[COUNTED],
 )
 def readyz(service: ServiceDep, response: Response) -> Readiness:
     parts = {

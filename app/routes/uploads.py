@@ -23,7 +23,7 @@ from app.tables import PartialUpload, Scope
 
 
 def _same_version(
-    tus_resumable: Annotated[str | None, Header(description="Version of tus, if any is named.")] = None,
+    tus_resumable: Annotated[str | None, Header(include_in_schema=False)] = None,
 ) -> None:
     if tus_resumable not in (None, VERSION):
         raise OtherVersion(f"this service speaks version {VERSION} of tus, not {tus_resumable}")
