@@ -222,7 +222,11 @@ def test_a_real_network_on_real_images_has_no_robustness(resnet_18: nn.Module) -
 
 @pytest.mark.parametrize(
     ("norm", "epsilon", "points"),
-    [("Linf", 0.5 / 255, [2, 7]), ("Linf", 1 / 255, [0, 2]), ("L2", 0.25, [0, 1])],
+    [
+        ("Linf", 0.5 / 255, [2, 7]),
+        pytest.param("Linf", 1 / 255, [0, 2], marks=pytest.mark.long),
+        pytest.param("L2", 0.25, [0, 1], marks=pytest.mark.long),
+    ],
 )
 def test_points_that_fall_to_the_smallest_budgets(
     resnet_18: nn.Module, norm: Norm, epsilon: float, points: list[int]
