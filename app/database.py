@@ -23,9 +23,9 @@ DATABASE_AWAY = (OperationalError, InterfaceError)
 where the answer to a commit was lost."""
 
 # A server that does not answer must not hold a process for ever, nor a process that is frozen in a transaction the
-# server's rows.
+# server's rows, nor a request that asks for much the server.
 _POSTGRESQL = {"connect_timeout": 10, "tcp_user_timeout": 30_000, "keepalives_idle": 30}
-_POSTGRESQL_SESSION = "-c idle_in_transaction_session_timeout=20s -c lock_timeout=30s"
+_POSTGRESQL_SESSION = "-c idle_in_transaction_session_timeout=20s -c lock_timeout=30s -c statement_timeout=60s"
 _T = TypeVar("_T")
 
 

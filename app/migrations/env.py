@@ -1,6 +1,7 @@
 """What alembic runs; the connection is handed in by `app.migrations`."""
 
 from alembic import context
+from sqlalchemy import text
 
 from app.tables import Base
 
@@ -12,4 +13,7 @@ context.configure(
     render_as_batch=True,
 )
 with connection.begin():
+    if connection.dialect.name == "postgresql":
+        # A change to a large table takes as long as it takes.
+        connection.execute(text("SET LOCAL statement_timeout = 0"))
     context.run_migrations()
