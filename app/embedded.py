@@ -59,7 +59,9 @@ class EmbeddedService:
 
     @property
     def url(self) -> str:
-        return f"http://{self.settings.host}:{self.settings.port}"
+        # Where it listens on all addresses, this one is among them.
+        host = "127.0.0.1" if self.settings.host in ("0.0.0.0", "::") else self.settings.host
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.settings.port}"
 
     def log_path(self, name: str) -> Path:
         return self.settings.data_dir / "logs" / f"{name}.log"

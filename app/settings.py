@@ -163,7 +163,7 @@ class Settings(BaseSettings):
             )
         if self.access == "open" and not is_loopback(self.host):
             raise ValueError(
-                f"GKLBENCH_ACCESS=open is for loopback only, and GKLBENCH_HOST is {self.host}; leave it at auto and "
+                f"open access is for loopback only, and GKLBENCH_HOST is {self.host}; leave it at auto, and "
                 "give those who may come in a token: gklbench token create"
             )
         if not self.broker_url.startswith(("redis://", "rediss://")):
