@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
@@ -20,6 +21,37 @@ _ASK_AGAIN_SECONDS = 60
 _REMEMBERED = timedelta(days=400)
 
 
+@dataclass(frozen=True)
+class Used:
+    """What somebody uses now, in the terms of `app.tokens.Limits`."""
+
+    queued_jobs: int
+    running_jobs: int
+    gpu_hours_today: float
+    upload_bytes: int
+
+
+def used(session: Session, submitter: str) -> Used:
+    return Used(
+        queued_jobs=_queued(session, submitter),
+        running_jobs=_running(session, submitter),
+        gpu_hours_today=seconds_today(session, submitter, database_now(session)) / 3600,
+        upload_bytes=bytes_kept(session, submitter),
+    )
+
+
+def _queued(session: Session, submitter: str) -> int:
+    """Without shards, which are parts of what was let in."""
+    waiting = select(func.count()).where(
+        Job.submitter == submitter, Job.state == JobState.QUEUED, Job.kind != JobKind.SHARD
+    )
+    return session.scalar(waiting) or 0
+
+
+def _running(session: Session, submitter: str) -> int:
+    return session.scalar(select(func.count()).where(Job.submitter == submitter, Job.state.in_(_HELD))) or 0
+
+
 def check_room_for_job(session: Session, submitter: str) -> None:
     """Before a job is queued. Two at once of one submitter come in turn.
 
@@ -29,12 +61,8 @@ def check_room_for_job(session: Session, submitter: str) -> None:
     limits = tokens.limits_of(session, [submitter]).get(submitter, _NONE)
     if limits.queued_jobs is not None:
         take_turn(session, submitter)
-        waiting = session.scalar(
-            select(func.count()).where(
-                Job.submitter == submitter, Job.state == JobState.QUEUED, Job.kind != JobKind.SHARD
-            )
-        )
-        if (waiting or 0) >= limits.queued_jobs:
+        waiting = _queued(session, submitter)
+        if waiting >= limits.queued_jobs:
             raise TooMany(
                 f"{waiting} jobs of {submitter} are queued, as many as may be; wait until some have begun, or cancel "
                 "some",
@@ -103,8 +131,7 @@ def may_run_another(session: Session, submitter: str, limits: tokens.Limits, now
         row = select(Submitter).where(Submitter.name == submitter).with_for_update(skip_locked=True)
         if session.scalars(row).first() is None:
             return False
-        held = session.scalar(select(func.count()).where(Job.submitter == submitter, Job.state.in_(_HELD)))
-        if (held or 0) >= limits.running_jobs:
+        if _running(session, submitter) >= limits.running_jobs:
             return False
     return not _is_day_used_up(session, submitter, limits, now)
 
@@ -117,8 +144,8 @@ def why_waiting(session: Session, job: Job) -> str | None:
     if _is_day_used_up(session, job.submitter, limits, database_now(session)):
         return f"its submitter has had {limits.gpu_hours_per_day:g} hours on workers today; it goes on at 00:00 UTC"
     if limits.running_jobs is not None:
-        held = session.scalar(select(func.count()).where(Job.submitter == job.submitter, Job.state.in_(_HELD)))
-        if (held or 0) >= limits.running_jobs:
+        held = _running(session, job.submitter)
+        if held >= limits.running_jobs:
             return f"{held} jobs of its submitter are running, as many as may at once"
     return None
 

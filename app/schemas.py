@@ -9,7 +9,19 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app import entries, jobs
 from app.robustbench import Anomaly
-from app.tables import AttackResult, AuditRecord, Entry, Evaluation, Job, JobKind, JobState, Model, Provenance, Upload
+from app.tables import (
+    AttackResult,
+    AuditRecord,
+    Entry,
+    Evaluation,
+    Job,
+    JobKind,
+    JobState,
+    Model,
+    Provenance,
+    Scope,
+    Upload,
+)
 from app.workers import WorkerStatus
 from gkl.errors import FailureCode
 from gkl.outcome import CorruptionOutcome, Flag, Progress, Resources
@@ -304,6 +316,37 @@ class Withdrawal(Schema):
 
     reason: Annotated[str, Field(max_length=1000, pattern=r"^[^\x00]{3,}$")]
     """Shown on the entry's page and board."""
+
+
+class LimitsView(Schema):
+    """Null is without limit."""
+
+    queued_jobs: int | None
+    running_jobs: int | None
+    gpu_hours_per_day: float | None
+    """Hours on workers in a day of UTC."""
+    upload_bytes: int | None
+    """Of weights that are kept."""
+    requests_per_minute: int | None
+
+
+class UsedView(Schema):
+    queued_jobs: int
+    running_jobs: int
+    gpu_hours_today: float
+    """Since 00:00 UTC, with the attempts that go on."""
+    upload_bytes: int
+
+
+class IdentityView(Schema):
+    """Whoever asks."""
+
+    name: str
+    """'anonymous' without a token."""
+    scope: Scope | None
+    """Null: nothing is allowed without a token."""
+    limits: LimitsView
+    used: UsedView
 
 
 class AuditView(Schema):

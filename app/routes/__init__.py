@@ -4,7 +4,7 @@ from fastapi import APIRouter
 
 from app.access import READS
 from app.problems import PROBLEM_RESPONSES
-from app.routes import attacks, audit, catalog, evaluations, jobs, leaderboards, weights, workers
+from app.routes import attacks, audit, catalog, evaluations, identity, jobs, leaderboards, weights, workers
 from app.routes import uploads as pieces
 
 # Every route reads at least; those that change something name the scope they need themselves.
@@ -15,6 +15,7 @@ api.include_router(evaluations.router)
 api.include_router(workers.router)
 api.include_router(catalog.router)
 api.include_router(audit.router)
+api.include_router(identity.router)
 
 # Apart from the rest: the only requests with large bodies.
 uploads = APIRouter(prefix="/api/v1", responses=PROBLEM_RESPONSES, dependencies=[READS])

@@ -9,7 +9,7 @@ from fastapi import APIRouter, BackgroundTasks, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from app import audit, entries, external, job_files, jobs, leaderboard, quotas, workers
-from app.access import READS, Admin, Sender
+from app.access import READS, Admin, Reader, Sender
 from app.database import database_now
 from app.routes.jobs import MAX_ID, JobId, cancel, retry
 from app.service import ServiceDep
@@ -122,6 +122,12 @@ def worker_list(request: Request, service: ServiceDep) -> Response:
         lease = timedelta(seconds=service.settings.lease_seconds)
         found, now = workers.all_of_them(session, lease=lease), database_now(session)
         return render(request, "workers.html", workers=found, waiting=jobs.count_due(session), now=now)
+
+
+@router.get("/me")
+def identity(request: Request, service: ServiceDep, reader: Reader) -> Response:
+    with service.database.reading() as session:
+        return render(request, "me.html", used=quotas.used(session, reader.name))
 
 
 @router.get("/audit")

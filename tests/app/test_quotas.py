@@ -124,6 +124,34 @@ def test_midnight_divides_an_attempt() -> None:
     assert quotas._days(end, start) == []
 
 
+def test_one_sees_what_one_may_use_and_does(visitor: TestClient, database: Database) -> None:  # noqa: F811
+    limits = Limits(queued_jobs=5, running_jobs=2, gpu_hours_per_day=1.5, upload_bytes=10**9, requests_per_minute=100)
+    ada = bearer(token_of(database, "Ada", limits=limits))
+    add(database, "Ada", 3)
+    add(database, "Bob")
+    assert claim(database) == "Ada"
+    with database.writing() as session:
+        session.execute(update(Job).where(Job.id == 1).values(claimed_at=database_now(session) - timedelta(minutes=30)))
+        now = database_now(session)
+    seen = visitor.get("/api/v1/me", headers=ada).json()
+    assert (seen["name"], seen["scope"]) == ("Ada", "submit")
+    assert seen["limits"] == {
+        "queued_jobs": 5,
+        "running_jobs": 2,
+        "gpu_hours_per_day": 1.5,
+        "upload_bytes": 10**9,
+        "requests_per_minute": 100,
+    }
+    used = seen["used"]
+    assert (used["queued_jobs"], used["running_jobs"], used["upload_bytes"]) == (2, 1, 0)
+    midnight = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    assert used["gpu_hours_today"] == pytest.approx(min(0.5, (now - midnight).total_seconds() / 3600), abs=0.01)
+    assert visitor.get("/api/v1/me").json()["name"] == "anonymous"
+    page = visitor.get("/me", headers=ada | {"Accept": "text/html"}).text
+    assert "Hours on workers today" in page
+    assert "1.5" in page
+
+
 # --- requests ----------------------------------------------------------------------------------------------------
 
 

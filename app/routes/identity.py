@@ -1,0 +1,26 @@
+"""Who asks, what they may use, and what they do."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from fastapi import APIRouter
+
+from app import quotas
+from app.access import Reader
+from app.schemas import IdentityView, LimitsView, UsedView
+from app.service import ServiceDep
+
+router = APIRouter(prefix="/me", tags=["administration"])
+
+
+@router.get("", summary="See what one may use, and what one does")
+def get_identity(service: ServiceDep, reader: Reader) -> IdentityView:
+    with service.database.reading() as session:
+        used = quotas.used(session, reader.name)
+    return IdentityView(
+        name=reader.name,
+        scope=reader.scope,
+        limits=LimitsView(**asdict(reader.limits)),
+        used=UsedView(**asdict(used)),
+    )
