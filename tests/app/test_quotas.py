@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -243,3 +244,23 @@ def test_an_admins_token_may_be_without_limits(database: Database) -> None:
         for _ in range(3):
             quotas.check_room_for_job(session, "Root")
         quotas.check_upload_fits(session, "Root", 2**60)
+
+
+def test_a_crowd_of_ones_own_does_not_get_past_the_limit(guarded: Settings, database: Database) -> None:  # noqa: F811
+    ada = bearer(token_of(database, "Ada", limits=Limits(queued_jobs=3, upload_bytes=1000)))
+    app = create_app(guarded)
+    codes: list[int] = []
+
+    def one() -> None:
+        with TestClient(app, base_url="https://bench.example") as client:
+            for _ in range(2):
+                codes.append(client.post("/api/v1/jobs", json=SPEC, headers=ada).status_code)
+                begun = client.post("/api/v1/uploads", headers=ada | {"Upload-Length": "400"})
+                codes.append(begun.status_code)
+
+    crowd = [Thread(target=one) for _ in range(6)]
+    for each in crowd:
+        each.start()
+    for each in crowd:
+        each.join()
+    assert {code: codes.count(code) for code in set(codes)} == {202: 3, 201: 2, 429: 19}
