@@ -369,20 +369,21 @@ def test_a_crowd_sends_and_removes_the_same_file(settings: Settings) -> None:
     codes: list[int] = []
 
     def one(number: int) -> None:
-        with local_client(app, raise_server_exceptions=False) as client:
-            for _ in range(5):
-                codes.append(client.post("/api/v1/weights", content=FILE).status_code)
-                address = begin(client).headers["location"]
-                codes.append(send(client, address, FILE, 0).status_code)
-                if number % 2:
-                    codes.append(client.delete(f"/api/v1/weights/{SHA256}").status_code)
+        client = local_client(app, raise_server_exceptions=False)
+        for _ in range(5):
+            codes.append(client.post("/api/v1/weights", content=FILE).status_code)
+            address = begin(client).headers["location"]
+            codes.append(send(client, address, FILE, 0).status_code)
+            if number % 2:
+                codes.append(client.delete(f"/api/v1/weights/{SHA256}").status_code)
 
     crowd = [threading.Thread(target=one, args=(number,)) for number in range(4)]
-    for each in crowd:
-        each.start()
-    for each in crowd:
-        each.join()
-    assert set(codes) <= {200, 201, 204, 404}, codes
+    # One for all that begins and ends the application.
     with local_client(app) as client:
+        for each in crowd:
+            each.start()
+        for each in crowd:
+            each.join()
+        assert set(codes) <= {200, 201, 204, 404}, codes
         assert client.post("/api/v1/weights", content=FILE).status_code == 201
         assert client.get(f"/api/v1/weights/{SHA256}").status_code == 200
