@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from app.settings import Settings
 
 CODE = """
@@ -22,6 +24,8 @@ from app import tracing
 from app.artifacts import ArtifactStore
 from app.main import create_app
 from app.service import Service
+import pytest
+
 from app.settings import Settings
 from gkl.recipes import digits
 from worker.tasks import Worker
@@ -44,6 +48,7 @@ def spans(settings: Settings) -> dict[str, dict[str, Any]]:
     return dict(json.loads(told.stdout))
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_requests_and_runs_have_spans_without_what_was_sent(settings: Settings) -> None:
     found = spans(settings.model_copy(update={"tracing": True}))
     assert found.keys() == {"POST /api/v1/jobs", "run job"}
@@ -53,6 +58,7 @@ def test_requests_and_runs_have_spans_without_what_was_sent(settings: Settings) 
     assert found["run job"] == {"job_id": 1, "attempt": 1, "ending": "failed"}
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_no_request_has_a_span_by_default(settings: Settings) -> None:
     assert spans(settings).keys() == {"run job"}, "a provider that others set up gets what a worker tells"
 

@@ -318,6 +318,7 @@ def cluster(tmp_path: Path, database_url: str) -> Iterator[Cluster]:
         yield cluster
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_a_client_goes_on_where_a_killed_service_had_it(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -353,6 +354,7 @@ def test_a_client_goes_on_where_a_killed_service_had_it(
         assert starts == [], "nothing is sent of a file that is there"
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_a_client_gives_up_with_a_sentence(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "weights.safetensors"
     path.write_bytes(FILE)

@@ -528,7 +528,7 @@ def test_an_image_outside_the_threat_model_breaks_nothing(distance: float, caplo
 
 def test_progress_only_rises_and_tells_of_each_attack(robust_model: nn.Module) -> None:
     events: list[Event] = []
-    verdict = measure(robust_model, test_digits(40), under(batch_size=16), num_classes=10, report=events.append)
+    verdict = measure(robust_model, test_digits(20), under(batch_size=16), num_classes=10, report=events.append)
     assert [e.outcome for e in events if isinstance(e, AttackFinished)] == verdict.attacks
     assert [a.attack for a in verdict.attacks] == ["APGD-CE", "APGD-T", "FAB-T", "Square"]
     assert [a.points for a in verdict.attacks] == [
