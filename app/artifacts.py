@@ -54,11 +54,6 @@ class Incoming:
     def size_bytes(self) -> int:
         return self._size
 
-    @property
-    def sha256(self) -> str:
-        """Of what was written so far."""
-        return self._digest.hexdigest()
-
     def flush(self) -> None:
         """So that what was written can be read at `path`."""
         self._file.flush()

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from sqlalchemy import URL, Connection, create_engine, event, func, select, text
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
@@ -126,6 +127,12 @@ def _begin_sqlite(connection: Connection) -> None:
     # A deferred transaction that turns into a writer fails when another wrote meanwhile; IMMEDIATE waits.
     writing = connection.get_execution_options().get("gklbench_writing", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+
+
+def insert_into(session: Session, table: type[Any]) -> Any:
+    """An INSERT that knows what to do on a conflict, which each of the two databases has of its own."""
+    is_postgresql = session.get_bind().dialect.name == "postgresql"
+    return postgresql.insert(table) if is_postgresql else sqlite.insert(table)
 
 
 def database_now(session: Session) -> datetime:

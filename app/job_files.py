@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
 
 from sqlalchemy import ColumnElement, delete, or_, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from app.artifacts import StoredFile
-from app.database import database_now
+from app.database import database_now, insert_into
 from app.errors import NotFound, Unprocessable
 from app.tables import FileKind, Job, JobFile, JobKind, Model, Upload, UploadSender
 from gkl.spec import PUBLISHED_WEIGHTS, EvaluateSpec
@@ -74,14 +72,13 @@ def _forget(session: Session, *which: ColumnElement[bool]) -> None:
 
 def record_upload(session: Session, stored: StoredFile, weights_format: str, submitter: str) -> Upload:
     """Note weights that somebody sent; the same file again is the same upload, and as if it had just been sent."""
-    insert: Any = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
     now = database_now(session)
-    row = insert(Upload).values(
+    row = insert_into(session, Upload).values(
         sha256=stored.sha256, format=weights_format, size_bytes=stored.size_bytes, created_at=now
     )
     # Also keeps the cleanup from taking it meanwhile.
     session.execute(row.on_conflict_do_update(index_elements=["sha256"], set_={"created_at": now}))
-    sender = insert(UploadSender).values(sha256=stored.sha256, submitter=submitter)
+    sender = insert_into(session, UploadSender).values(sha256=stored.sha256, submitter=submitter)
     session.execute(sender.on_conflict_do_nothing())
     return session.get_one(Upload, stored.sha256, populate_existing=True)
 

@@ -25,13 +25,12 @@ from typing import Any, cast
 
 from pydantic import BaseModel, ValidationError
 from sqlalchemy import ColumnElement, CursorResult, Select, and_, delete, func, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, selectinload
 
 from app import audit, job_files, quotas, tokens
 from app.audit import Actor
-from app.database import DATABASE_AWAY, Database, database_now
+from app.database import DATABASE_AWAY, Database, database_now, insert_into
 from app.entries import withdraw_bound
 from app.errors import Conflict, NotFound, StaleAttempt, Unprocessable
 from app.outbox import enqueue, withdraw
@@ -104,12 +103,7 @@ def create(
 def know_all_submitters(session: Session) -> None:
     """Whoever waits for something: one who was forgotten while their job was being sent would wait for ever."""
     waiting = select(Job.submitter).where(Job.state == JobState.QUEUED, Job.submitter.not_in(select(Submitter.name)))
-    session.execute(_insert(session).from_select(["name"], waiting.distinct()).on_conflict_do_nothing())
-
-
-def _insert(session: Session) -> Any:
-    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
-    return insert(Submitter)
+    session.execute(insert_into(session, Submitter).from_select(["name"], waiting.distinct()).on_conflict_do_nothing())
 
 
 def _add(

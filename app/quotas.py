@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
-from typing import Any
 
 from sqlalchemy import delete, func, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from app import tokens
-from app.database import database_now
+from app.database import database_now, insert_into
 from app.errors import TooLarge, TooMany
 from app.tables import Job, JobKind, JobState, PartialUpload, Submitter, Upload, UploadSender, WorkerTime
 
@@ -89,10 +87,12 @@ def check_upload_fits(session: Session, submitter: str, size_bytes: int) -> None
         TooMany: with these bytes, more would be kept of the submitter's than may be.
     """
     limit = tokens.limits_of(session, [submitter]).get(submitter, _NONE).upload_bytes
-    if limit is not None and size_bytes > limit:
+    if limit is None:
+        return
+    if size_bytes > limit:
         raise TooLarge(f"{submitter} may keep {limit} bytes of weights, and these are {size_bytes}")
-    room = room_for_upload(session, submitter)
-    if room is not None and size_bytes > room:
+    room = limit - bytes_kept(session, submitter)
+    if size_bytes > room:
         raise TooMany(
             f"{submitter} may keep {limit} bytes of weights, of which {max(0, room)} are left; remove some that no job "
             "needs: DELETE /api/v1/weights/<sha256>",
@@ -121,8 +121,7 @@ def take_turn(session: Session, submitter: str) -> None:
 
 def know(session: Session, submitter: str) -> None:
     """Give somebody a turn among those whom workers serve."""
-    insert: Any = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
-    session.execute(insert(Submitter).values(name=submitter).on_conflict_do_nothing())
+    session.execute(insert_into(session, Submitter).values(name=submitter).on_conflict_do_nothing())
 
 
 def may_run_another(session: Session, submitter: str, limits: tokens.Limits, now: datetime) -> bool:
@@ -156,8 +155,7 @@ def why_waiting(session: Session, job: Job) -> str | None:
 def note_worker_time(session: Session, submitter: str, start: datetime, end: datetime) -> None:
     """Count an attempt that is over, in the days in which it was."""
     for day, seconds in _days(start, end):
-        insert: Any = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
-        row = insert(WorkerTime).values(submitter=submitter, day=day, seconds=seconds)
+        row = insert_into(session, WorkerTime).values(submitter=submitter, day=day, seconds=seconds)
         more = {"seconds": WorkerTime.seconds + row.excluded.seconds}
         session.execute(row.on_conflict_do_update(index_elements=["submitter", "day"], set_=more))
 

@@ -15,7 +15,7 @@ from fastapi.responses import StreamingResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from sqlalchemy.orm import Session
 
-from app import audit, jobs, leaderboard, limits, quotas, tokens
+from app import audit, jobs, leaderboard, owner_limits, quotas, tokens
 from app.access import Principal, Reader, Sender
 from app.errors import TooMany
 from app.schemas import JobPage, JobView
@@ -87,8 +87,8 @@ def create_job(
     ] = None,
 ) -> JobView:
     """Queue a training or an evaluation. `Location` is where to look at it; 409 if the key came with another body."""
-    limits.check_spec(service.settings, spec)
-    limits.check_priority(sender, priority)
+    owner_limits.check_spec(service.settings, spec)
+    owner_limits.check_priority(sender, priority)
     job = jobs.submit(
         service.database,
         spec,

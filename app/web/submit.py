@@ -18,7 +18,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from pydantic import ValidationError
 
-from app import jobs, leaderboard, limits, tokens
+from app import jobs, leaderboard, owner_limits, tokens
 from app.access import CSRF_FIELD, Principal, Sender
 from app.errors import NotFound, TooMany, Unprocessable
 from app.routes.jobs import MAX_ID
@@ -197,7 +197,7 @@ def _take_form(
     if action == "send" and form.spec is not None:
         try:
             _check_submitter(submitter)
-            limits.check_spec(service.settings, form.spec)
+            owner_limits.check_spec(service.settings, form.spec)
             # With what is in the form: changed after the browser's way back, it is another job.
             content = hashlib.sha256(f"{submitter} {form.spec.model_dump_json()}".encode()).hexdigest()
             job = jobs.submit(
