@@ -1,4 +1,9 @@
-"""Files kept by content: checkpoints, weights and certificates under their sha256, logs under their job."""
+"""Files kept by content: checkpoints, weights and certificates under their sha256.
+
+ArtifactStore
+├── FolderStore      a folder of the data directory, shared by the processes of one host
+└── ObjectStore      app.object_store: a bucket, shared by hosts that share no disk
+"""
 
 from __future__ import annotations
 
@@ -12,6 +17,7 @@ import secrets
 import shutil
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,14 +25,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 from app.errors import NotFound
-from app.job_log import JobLog
+from app.settings import Settings
 from gkl.errors import NoSpaceLeft
 
 _log = logging.getLogger(__name__)
 
-_CHUNK_BYTES = 1024 * 1024
+CHUNK_BYTES = 1024 * 1024
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_INCOMING = ".incoming-"
+INCOMING = ".incoming-"
 _ABANDONED_SECONDS = 3600
 _LOCK = ".lock"
 _LOCK_SECONDS = 10
@@ -41,9 +47,9 @@ class StoredFile:
 class Incoming:
     """Hashes while it writes."""
 
-    def __init__(self, path: Path, file: BinaryIO, final_path: Callable[[str], Path]) -> None:
+    def __init__(self, path: Path, file: BinaryIO, place: Callable[[Path, StoredFile], None]) -> None:
         self.path = path
-        self._file, self._final_path = file, final_path
+        self._file, self._place = file, place
         self._digest, self._size = hashlib.sha256(), 0
 
     def write(self, chunk: bytes) -> None:
@@ -61,70 +67,50 @@ class Incoming:
     def keep(self) -> StoredFile:
         self._file.flush()
         os.fsync(self._file.fileno())
-        _place(self.path, self._final_path(self._digest.hexdigest()))
-        return StoredFile(self._digest.hexdigest(), self._size)
+        stored = StoredFile(self._digest.hexdigest(), self._size)
+        self._place(self.path, stored)
+        return stored
 
 
-def _place(temporary: Path, path: Path) -> None:
-    """Give a whole file of the store its name."""
-    path.parent.mkdir(exist_ok=True)
-    # mkstemp's files are their maker's alone; API and workers may be different users of one folder.
-    temporary.chmod(0o644)
-    # With or without the lock: a frozen process must not keep others from storing.
-    with _locked(path.parent.parent, fcntl.LOCK_SH):
-        # Even where it is there already: the name must be young, or `remove_unnamed` could take it before its row is
-        # committed.
-        os.utime(temporary)
-        temporary.replace(path)
-    for folder in (path.parent, path.parent.parent):
-        _sync_directory(folder)
+class ArtifactStore(ABC):
+    """Where equal files are stored once. Names are made here, never by a caller.
 
+    A file is stored before the row that names it is committed. So `remove_unnamed` leaves young files alone, and is
+    the only way in which content goes: a writer that removed its own could take it from another that has just stored
+    the same bytes.
 
-class ArtifactStore:
-    """A folder in which equal files are stored once. Names are made here, never by a caller."""
+    Any method may raise `StoreAway`.
+    """
 
-    def __init__(self, data_dir: Path) -> None:
-        self._root = data_dir / "artifacts"
-        self._logs = data_dir / "logs" / "jobs"
+    def __init__(self, incoming_dir: Path) -> None:
+        self._incoming_dir = incoming_dir
 
+    @abstractmethod
     def put(self, source: Path) -> StoredFile:
-        """Copy a file in."""
-        with self.incoming() as incoming, source.open("rb") as file:
-            while chunk := file.read(_CHUNK_BYTES):
-                incoming.write(chunk)
-            return incoming.keep()
+        """Store a file that nobody writes any more.
 
+        Raises:
+            FileNotFoundError: it is gone.
+            NoSpaceLeft: there is no room for it; nothing half-written is left.
+        """
+
+    @abstractmethod
     def adopt(self, source: Path) -> StoredFile:
-        """Take in a file of the data directory without copying it. It keeps its own name too, and must not be written
-        any more."""
-        digest, size = hashlib.sha256(), 0
-        with source.open("rb") as file:
-            while chunk := file.read(_CHUNK_BYTES):
-                digest.update(chunk)
-                size += len(chunk)
-            os.fsync(file.fileno())
-        self._root.mkdir(parents=True, exist_ok=True)
-        temporary = self._root / f"{_INCOMING}{secrets.token_hex(16)}"
-        try:
-            os.link(source, temporary)
-            _place(temporary, self._path(digest.hexdigest()))
-        finally:
-            temporary.unlink(missing_ok=True)
-        return StoredFile(digest.hexdigest(), size)
+        """As `put`, of a file in the data directory: without copying it, where that can be."""
 
     @contextmanager
     def incoming(self) -> Iterator[Incoming]:
-        """A file that is being received; it appears under its name only when it is whole and kept.
+        """A file that is being received; it is stored only when it is whole and kept.
 
         Raises:
             NoSpaceLeft: the disk is full; nothing half-written is left.
         """
         try:
-            self._root.mkdir(parents=True, exist_ok=True)
-            descriptor, name = tempfile.mkstemp(prefix=_INCOMING, dir=self._root)
+            self._incoming_dir.mkdir(parents=True, exist_ok=True)
+            descriptor, name = tempfile.mkstemp(prefix=INCOMING, dir=self._incoming_dir)
             try:
                 with os.fdopen(descriptor, "wb") as file:
-                    yield Incoming(Path(name), file, self._path)
+                    yield Incoming(Path(name), file, self._place)
             finally:
                 Path(name).unlink(missing_ok=True)
         except OSError as error:
@@ -135,41 +121,120 @@ class ArtifactStore:
                 "retry the job: it goes on from what it saved before"
             ) from error
 
+    @abstractmethod
     def holds(self, sha256: str) -> bool:
-        return self._path(sha256).is_file()
+        """Whether content with this hash is stored."""
 
+    @abstractmethod
     def path(self, sha256: str) -> Path:
-        """Where the content with this hash lies.
+        """Where the content with this hash can be read on this host's disk.
 
         Raises:
             NotFound: if it is not stored.
         """
+
+    @abstractmethod
+    def fetch(self, sha256: str, target: Path) -> None:
+        """Copy stored content to `target`.
+
+        Raises:
+            NotFound: if it is not stored.
+        """
+
+    def remove_unnamed(self, is_named: Callable[[list[str]], set[str]], *, older_than_seconds: float) -> int:
+        """Remove content that no row names; returns how many files.
+
+        Args:
+            is_named: of some hashes, those that rows name.
+            older_than_seconds: longer than any transaction that follows a `put` may take.
+        """
+        before = disk_now(self._incoming_dir) - _ABANDONED_SECONDS
+        for path in self._incoming_dir.glob(f"{INCOMING}*"):
+            # Left by a writer that was killed; one that lives has written something since.
+            if _is_older(path, before):
+                path.unlink(missing_ok=True)
+        return self._remove_unnamed(is_named, older_than_seconds)
+
+    @abstractmethod
+    def problem(self) -> str | None:
+        """Why nothing can be stored now; None if nothing is in the way."""
+
+    @abstractmethod
+    def _place(self, temporary: Path, stored: StoredFile) -> None:
+        """Give a whole file its name."""
+
+    @abstractmethod
+    def _remove_unnamed(self, is_named: Callable[[list[str]], set[str]], older_than_seconds: float) -> int: ...
+
+
+def open_store(settings: Settings) -> ArtifactStore:
+    """The store that the settings name. Does not connect."""
+    if not settings.store_url:
+        return FolderStore(settings.data_dir)
+    from app.object_store import ObjectStore  # noqa: PLC0415 - a folder needs nothing of it
+
+    return ObjectStore(settings.store_url, settings.data_dir.resolve(), cache_bytes=settings.store_cache_bytes)
+
+
+class FolderStore(ArtifactStore):
+    """A folder. Files are on disk, and so are their names, before `put` returns."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._root = data_dir / "artifacts"
+        super().__init__(self._root)
+
+    def put(self, source: Path) -> StoredFile:
+        with self.incoming() as incoming, source.open("rb") as file:
+            while chunk := file.read(CHUNK_BYTES):
+                incoming.write(chunk)
+            return incoming.keep()
+
+    def adopt(self, source: Path) -> StoredFile:
+        """It keeps its own name too."""
+        with source.open("rb") as file:
+            stored = hash_of(file)
+            os.fsync(file.fileno())
+        self._root.mkdir(parents=True, exist_ok=True)
+        temporary = self._root / f"{INCOMING}{secrets.token_hex(16)}"
+        try:
+            os.link(source, temporary)
+            self._place(temporary, stored)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return stored
+
+    def holds(self, sha256: str) -> bool:
+        return self._path(sha256).is_file()
+
+    def path(self, sha256: str) -> Path:
         path = self._path(sha256)
         if not path.is_file():
             raise NotFound(f"no file with sha256 {sha256} is stored here")
         return path
 
     def fetch(self, sha256: str, target: Path) -> None:
-        """Copy stored content to `target`."""
         shutil.copyfile(self.path(sha256), target)
 
-    def remove_unnamed(self, is_named: Callable[[list[str]], set[str]], *, older_than_seconds: float) -> int:
-        """Remove content that no row names; returns how many files.
+    def problem(self) -> str | None:
+        # Made by whoever stores first.
+        return None if self._root.parent.is_dir() else "does not exist"
 
-        A file is stored before the row that names it is committed, so young ones are left alone. This is the only
-        way in which content goes: a writer that removed its own could take it from another that has just stored
-        the same bytes.
+    def _place(self, temporary: Path, stored: StoredFile) -> None:
+        path = self._path(stored.sha256)
+        path.parent.mkdir(exist_ok=True)
+        # mkstemp's files are their maker's alone; API and workers may be different users of one folder.
+        temporary.chmod(0o644)
+        # With or without the lock: a frozen process must not keep others from storing.
+        with _locked(self._root, fcntl.LOCK_SH):
+            # Even where it is there already: the name must be young, or `remove_unnamed` could take it before its row
+            # is committed.
+            os.utime(temporary)
+            temporary.replace(path)
+        for folder in (path.parent, self._root):
+            _sync_directory(folder)
 
-        Args:
-            is_named: of some hashes, those that rows name.
-            older_than_seconds: longer than any transaction that follows a `put` may take.
-        """
-        removed, now = 0, self.now()
-        before = now - older_than_seconds
-        for path in self._root.glob(f"{_INCOMING}*"):
-            # Left by a writer that was killed; one that lives has written something since.
-            if _is_older(path, now - _ABANDONED_SECONDS):
-                path.unlink(missing_ok=True)
+    def _remove_unnamed(self, is_named: Callable[[list[str]], set[str]], older_than_seconds: float) -> int:
+        removed, before = 0, disk_now(self._root) - older_than_seconds
         for folder in self._root.glob("[0-9a-f][0-9a-f]"):
             old = {path.name: path for path in folder.iterdir() if _is_older(path, before)}
             named = is_named(sorted(old)) if old else set()
@@ -184,25 +249,35 @@ class ArtifactStore:
                         removed += 1
         return removed
 
-    def now(self) -> float:
-        """The clock of the disk, by which the ages of its files are judged: hosts that share it may disagree."""
-        self._root.mkdir(parents=True, exist_ok=True)
-        lock = self._root / _LOCK
-        lock.touch()
-        return lock.stat().st_mtime
-
-    def job_log(self, job_id: int) -> JobLog:
-        """The log of a job's runs."""
-        return JobLog(self._logs / f"{job_id}.log")
-
-    def job_logs(self) -> list[Path]:
-        """The files of all logs, each named `<job id>.log`."""
-        return [path for path in self._logs.glob("*.log") if path.stem.isdecimal()]
-
     def _path(self, sha256: str) -> Path:
-        if not _SHA256.fullmatch(sha256):
-            raise ValueError(f"not a sha256: {sha256!r}")
-        return self._root / sha256[:2] / sha256
+        return self._root / sha256[:2] / checked(sha256)
+
+
+def checked(sha256: str) -> str:
+    """
+    Raises:
+        ValueError: it is none, but perhaps a path.
+    """
+    if not _SHA256.fullmatch(sha256):
+        raise ValueError(f"not a sha256: {sha256!r}")
+    return sha256
+
+
+def hash_of(file: BinaryIO) -> StoredFile:
+    """What a file would be stored as, read from where it stands."""
+    digest, size = hashlib.sha256(), 0
+    while chunk := file.read(CHUNK_BYTES):
+        digest.update(chunk)
+        size += len(chunk)
+    return StoredFile(digest.hexdigest(), size)
+
+
+def disk_now(folder: Path) -> float:
+    """The clock of a folder's disk, by which the ages of its files are judged: hosts that share it may disagree."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = folder / _LOCK
+    lock.touch()
+    return lock.stat().st_mtime
 
 
 def _is_older(path: Path, moment: float) -> bool:

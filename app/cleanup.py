@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import logging
-import re
-import shutil
 from collections.abc import Sequence
 from datetime import timedelta
-from pathlib import Path
 
 from sqlalchemy import ColumnElement, and_, delete, or_, select
 from sqlalchemy.orm import Session
 
 from app import audit, quotas, tokens, uploads, workers
-from app.database import Database, database_now
+from app.artifacts import disk_now
+from app.database import database_now
 from app.service import Service
-from app.tables import FileKind, IdempotencyKey, Job, JobEvent, JobFile, JobKind, JobState, Submitter, Upload
+from app.tables import (
+    FileKind,
+    IdempotencyKey,
+    Job,
+    JobEvent,
+    JobFile,
+    JobKind,
+    JobLogPart,
+    JobState,
+    Submitter,
+    Upload,
+)
 
 _log = logging.getLogger(__name__)
 
 _UNSUCCESSFUL = (JobState.FAILED, JobState.CANCELLED)
 _FORGOTTEN_AFTER = timedelta(days=1)
-# Longer than a transaction may wait for its turn, however short the lease.
-_YOUNG_SECONDS = 120
-_RUN_DIRECTORY = re.compile(r"(\d+)-(\d+)")
 
 
 def clean(service: Service, *, young_seconds: float | None = None) -> None:
@@ -31,13 +37,13 @@ def clean(service: Service, *, young_seconds: float | None = None) -> None:
 
     Args:
         service: whose.
-        young_seconds: files and run directories that are younger stay. By default two leases, and two minutes at
-            least: whoever made them has by then written its row, or has lost its job.
+        young_seconds: files that are younger stay: whoever made them may yet write the row that names them.
     """
     settings, database = service.settings, service.database
     with database.writing() as session:
         _forget_checkpoints(session, timedelta(days=settings.checkpoint_retention_days))
         _forget_events(session, timedelta(days=settings.log_retention_days))
+        _forget_logs(session, timedelta(days=settings.log_retention_days))
         remembered = database_now(session) - timedelta(hours=settings.idempotency_hours)
         session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at < remembered))
         uploads.forget_old(session, timedelta(days=settings.upload_retention_days))
@@ -46,22 +52,17 @@ def clean(service: Service, *, young_seconds: float | None = None) -> None:
         quotas.forget_worker_time(session)
         workers.forget_lost(session, after=_FORGOTTEN_AFTER)
         _forget_submitters(session)
-    logs = _remove_logs(service, timedelta(days=settings.log_retention_days))
     if young_seconds is None:
-        young_seconds = max(_YOUNG_SECONDS, 2 * settings.lease_seconds)
-    before = service.store.now() - young_seconds
-    pieces = uploads.remove_pieces(service, before)
-    directories = _remove_run_directories(database, settings.runs_dir, before)
+        young_seconds = settings.young_seconds
+    pieces = uploads.remove_pieces(service, disk_now(settings.data_dir) - young_seconds)
 
     def is_named(hashes: list[str]) -> set[str]:
         with database.reading() as session:
             return _named(session, hashes)
 
     files = service.store.remove_unnamed(is_named, older_than_seconds=young_seconds)
-    if files or logs or directories or pieces:
-        _log.info(
-            "removed %d files, %d logs, %d run directories and %d given-up uploads", files, logs, directories, pieces
-        )
+    if files or pieces:
+        _log.info("removed %d files and %d given-up uploads", files, pieces)
 
 
 def _forget_checkpoints(session: Session, after: timedelta) -> None:
@@ -83,6 +84,11 @@ def _forget_events(session: Session, after: timedelta) -> None:
     session.execute(delete(JobEvent).where(JobEvent.type != "state", JobEvent.job_id.in_(ended)))
 
 
+def _forget_logs(session: Session, after: timedelta) -> None:
+    ended = select(Job.id).where(_ended((*_UNSUCCESSFUL, JobState.SUCCEEDED), database_now(session) - after))
+    session.execute(delete(JobLogPart).where(JobLogPart.job_id.in_(ended)))
+
+
 def _forget_submitters(session: Session) -> None:
     """Those who were not served for long and wait for nothing: each costs every claim a look."""
     waiting = select(Job.submitter).where(Job.state == JobState.QUEUED)
@@ -90,48 +96,6 @@ def _forget_submitters(session: Session) -> None:
     idle = or_(Submitter.last_claimed_at < long_ago, Submitter.last_claimed_at.is_(None))
     session.execute(delete(Submitter).where(idle, Submitter.name.not_in(waiting)))
     # One whose new job is being sent in this moment the relay's next announcement knows again.
-
-
-def _remove_logs(service: Service, after: timedelta) -> int:
-    logs = {int(path.stem): path for path in service.store.job_logs()}
-    if not logs:
-        return 0
-    with service.database.reading() as session:
-        everything = (*_UNSUCCESSFUL, JobState.SUCCEEDED)
-        ended = _ended(everything, database_now(session) - after)
-        old = session.scalars(select(Job.id).where(ended, Job.id >= min(logs), Job.id <= max(logs))).all()
-    gone = [logs[job_id] for job_id in old if job_id in logs]
-    for path in gone:
-        path.unlink(missing_ok=True)
-        # Left where a worker was killed while it dropped the older half.
-        path.with_suffix(".part").unlink(missing_ok=True)
-    return len(gone)
-
-
-def _remove_run_directories(database: Database, runs_dir: Path, before: float) -> int:
-    """Those that an attempt left whose worker was killed."""
-    removed = 0
-    for directory in runs_dir.glob("*-*"):
-        match = _RUN_DIRECTORY.fullmatch(directory.name)
-        try:
-            is_young = directory.stat().st_mtime >= before
-        except FileNotFoundError:
-            continue
-        if match is None or is_young:
-            continue
-        job_id, attempt = int(match[1]), int(match[2])
-        with database.reading() as session:
-            is_held = session.scalar(
-                select(Job.id).where(
-                    Job.id == job_id,
-                    Job.attempt == attempt,
-                    Job.state.in_((JobState.RUNNING, JobState.CANCELLING)),
-                )
-            )
-        if is_held is None:
-            shutil.rmtree(directory, ignore_errors=True)
-            removed += 1
-    return removed
 
 
 def _ended(states: Sequence[JobState], before: object) -> ColumnElement[bool]:

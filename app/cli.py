@@ -6,7 +6,6 @@ import json
 import re
 import signal
 import sys
-import threading
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, NoReturn
@@ -16,8 +15,9 @@ from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
 from app import formatting
+from app.process import stop_flag
+from app.process_cli import process_cli
 from app.schemas import JobView
-from app.settings import Settings
 from app.terminal import DataDir, SettingsError, console, environment_settings, errors, own_database, settings_of
 from app.token_cli import token_cli
 from gkl.errors import GklError, InvalidInput, Stopped
@@ -35,6 +35,7 @@ cli = typer.Typer(
     help="GKL Bench: adversarial training, AutoAttack evaluation and a leaderboard, as jobs over REST.",
 )
 
+cli.add_typer(process_cli)
 cli.add_typer(token_cli, name="token")
 
 Port = Annotated[int | None, typer.Option(min=1, max=65535, help="Port of the API and the pages. Default: 8000.")]
@@ -48,7 +49,6 @@ Weights = Annotated[
     Path | None,
     typer.Option(help="File of weights: safetensors or a state dict. Without it: RobustBench's published ones."),
 ]
-EndWithParent = Annotated[bool, typer.Option("--end-with-parent", hidden=True)]
 
 
 def main() -> None:
@@ -118,83 +118,6 @@ def demo(
         console.print("Stopped.")
     # 130 is what a shell reports of a command that Ctrl-C ended before it was done.
     raise typer.Exit(130 if ok is None else 0 if ok else 1)
-
-
-@cli.command()
-def serve(end_with_parent: EndWithParent = False) -> None:
-    """Run the API and the pages only; broker, worker and relay are elsewhere. Set by GKLBENCH_ variables.
-
-    Example: `GKLBENCH_DATABASE_URL=postgresql://... GKLBENCH_BROKER_URL=redis://... gklbench serve`
-    """
-    import uvicorn  # noqa: PLC0415
-
-    from app import tokens  # noqa: PLC0415
-    from app.database import Database  # noqa: PLC0415
-    from app.main import create_app  # noqa: PLC0415
-    from app.migrations import is_current  # noqa: PLC0415
-
-    settings = _begin_process(end_with_parent)
-    database = Database(settings.effective_database_url)
-    if not settings.is_open and not is_current(database):
-        raise SettingsError("the database's schema is not this version's; run 'gklbench migrate' first")
-    tokens.check_start(database, settings)
-    database.close()
-    uvicorn.run(
-        create_app(settings),
-        host=settings.host,
-        port=settings.port,
-        # Open event streams must not hold up a stop.
-        timeout_graceful_shutdown=3,
-        # `app.logs` has set up logging, and tells of each request without its query string.
-        log_config=None,
-        access_log=False,
-        forwarded_allow_ips=settings.trusted_proxies,
-        limit_concurrency=settings.max_connections,
-        server_header=False,
-    )
-
-
-@cli.command()
-def worker(end_with_parent: EndWithParent = False) -> None:
-    """Run one worker: it takes jobs and runs them, one at a time. Start one per GPU.
-
-    Example: `CUDA_VISIBLE_DEVICES=1 GKLBENCH_DATABASE_URL=... GKLBENCH_BROKER_URL=... gklbench worker`
-    """
-    from worker.celery_app import run_worker  # noqa: PLC0415
-
-    run_worker(_begin_process(end_with_parent))
-
-
-@cli.command()
-def relay(end_with_parent: EndWithParent = False) -> None:
-    """Run the relay: it announces jobs that no worker has heard of and takes jobs from lost workers.
-
-    Example: `GKLBENCH_DATABASE_URL=... GKLBENCH_BROKER_URL=... gklbench relay`
-    """
-    from app.relay import Relay  # noqa: PLC0415
-    from app.service import Service  # noqa: PLC0415
-
-    settings = _begin_process(end_with_parent)
-    Relay(Service.from_settings(settings)).run(_stop_flag())
-
-
-@cli.command(hidden=True)
-def broker(port: Annotated[int, typer.Option()], end_with_parent: EndWithParent = False) -> None:
-    """Run the embedded broker."""
-    from app.embedded import run_broker  # noqa: PLC0415
-
-    settings = _begin_process(end_with_parent)
-    run_broker(port, settings.data_dir, _stop_flag())
-
-
-@cli.command()
-def migrate() -> None:
-    """Bring the database's schema to this version. Run it before `serve`, `worker` and `relay`.
-
-    Example: `GKLBENCH_DATABASE_URL=postgresql://user:secret@host/gklbench gklbench migrate`
-    """
-    own_database(None)
-    console.print("The schema is this version's.")
 
 
 @cli.command("import-robustbench")
@@ -363,7 +286,7 @@ def train(
     if not isinstance(spec, TrainSpec):
         raise InvalidInput(f"{spec_file} is a spec of kind {spec.kind!r}; use 'gklbench evaluate' for it")
     datasets_dir = environment_settings().effective_datasets_dir
-    stop = _stop_flag()
+    stop = stop_flag()
     try:
         with LocalDisplay(console) as display:
             outcome = run_training(
@@ -420,7 +343,7 @@ def evaluate(
     if weights is not None:
         _existing(weights, "the weights to attack")
     settings = environment_settings()
-    stop = _stop_flag()
+    stop = stop_flag()
     try:
         with LocalDisplay(console) as display:
             options: dict[str, Any] = {
@@ -517,23 +440,6 @@ def _read_spec(path: Path, weights: Path | None = None) -> TrainSpec | EvaluateS
         raise InvalidInput(f"{path} is no valid spec:\n  " + "\n  ".join(lines)) from error
 
 
-def _begin_process(end_with_parent_too: bool) -> Settings:
-    from app import logs, tracing  # noqa: PLC0415
-    from app.lifeline import end_with_parent, hide_from_processes_of_this_user  # noqa: PLC0415
-
-    settings = environment_settings()
-    logs.configure(settings.log_format)
-    hide_from_processes_of_this_user()
-    if settings.tracing:
-        try:
-            tracing.configure()
-        except ImportError as error:
-            raise SettingsError("GKLBENCH_TRACING needs more packages: pip install 'gklbench[otel]'") from error
-    if end_with_parent_too:
-        end_with_parent()
-    return settings
-
-
 def _interrupt_on_signals() -> None:
     """SIGTERM stops like Ctrl-C, and Ctrl-C does so even where a shell made this process ignore it."""
 
@@ -542,14 +448,6 @@ def _interrupt_on_signals() -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, interrupt)
-
-
-def _stop_flag() -> threading.Event:
-    """Set by Ctrl-C or SIGTERM, so that work stops between two steps and not within one."""
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    return stop
 
 
 if __name__ == "__main__":

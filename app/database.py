@@ -74,10 +74,18 @@ class Database:
         Raises:
             OperationalError, InterfaceError: it is still away when `give_up` says so.
         """
+
+        def write() -> _T:
+            with self.writing() as session:
+                return change(session)
+
+        return self.patiently(write, give_up=give_up)
+
+    def patiently(self, use: Callable[[], _T], *, give_up: Callable[[], bool]) -> _T:
+        """Call `use`, which opens its own transactions, again and again while the database is away."""
         while True:
             try:
-                with self.writing() as session:
-                    return change(session)
+                return use()
             except DATABASE_AWAY as error:
                 if give_up():
                     raise

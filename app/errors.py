@@ -11,6 +11,7 @@
     ├── WrongType            415
     ├── Unprocessable        422
     ├── TooMany              429    with how long to wait
+    ├── StoreAway            503    with how long to wait
     └── NoRoom               507
 
 Each carries its status, a code for programs, and a sentence that says what to do. Free of FastAPI, since
@@ -80,6 +81,17 @@ class TooLarge(ServiceError):
 class WrongType(ServiceError):
     status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
     code = "wrong_type"
+
+
+class StoreAway(ServiceError):
+    """The store of artifacts cannot be used now."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    code = "store_away"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Retry-After": "5"}
 
 
 class NoRoom(ServiceError):

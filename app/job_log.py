@@ -1,86 +1,112 @@
-"""The log of a job's runs: a file that is followed by byte offsets and never grows beyond a bound.
+"""The log of a job's runs: rows of bytes, followed by offsets, which never grow beyond a bound.
 
-When it would, its older half goes, and a first line says how much went. Offsets count from the first byte that was
-ever written, so that a reader who follows goes on where it was.
+When they would, the older half goes, and a first line says how much went. Offsets count from the first byte that was
+ever written, so that a reader who follows goes on where it was. In the database, so that whoever shows a log needs no
+disk of the worker that wrote it.
 """
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 
-_CHUNK_BYTES = 64 * 1024
-_LONGEST_LINE = 1000
-_DROPPED = re.compile(rb"--- the first (\d+) bytes of this log were dropped ---\n")
+from sqlalchemy import delete, func, insert, select
+from sqlalchemy.orm import Session
+
+from app.database import Database
+from app.tables import JobLogPart
+
+_PART_BYTES = 16 * 1024
+_PARTS_AT_ONCE = 16
 
 
-@dataclass(frozen=True)
-class JobLog:
-    path: Path
-    """May not exist yet."""
+def append(session: Session, job_id: int, text: bytes, *, max_bytes: int) -> None:
+    """Add lines, or a piece of one; drops the older half first if it would grow beyond `max_bytes`.
 
-    def append(self, text: bytes, *, max_bytes: int) -> None:
-        """Add whole lines, or parts of one; drops the older half first if it would grow beyond `max_bytes`."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        piece = max_bytes // 2
-        for start in range(0, len(text), piece):
-            self._append(text[start : start + piece], max_bytes)
+    Only one transaction at a time may add to a job's log.
+    """
+    part_bytes = min(_PART_BYTES, max_bytes // 4)
+    last = session.execute(
+        select(JobLogPart.start, JobLogPart.data)
+        .where(JobLogPart.job_id == job_id)
+        .order_by(JobLogPart.start.desc())
+        .limit(1)
+    ).first()
+    start = 0
+    if last is not None:
+        start = last.start + len(last.data)
+        if len(last.data) < part_bytes:
+            start, text = last.start, last.data + text
+            session.execute(delete(JobLogPart).where(JobLogPart.job_id == job_id, JobLogPart.start == start))
+    for part in _split(text, part_bytes):
+        session.execute(insert(JobLogPart).values(job_id=job_id, start=start, data=part))
+        start += len(part)
+    if start - kept(session, job_id).start > max_bytes:
+        older = JobLogPart.start < start - max_bytes // 2
+        session.execute(delete(JobLogPart).where(JobLogPart.job_id == job_id, older))
 
-    def end(self) -> int:
-        """The offset behind its last byte."""
-        start, header, size = self._extent()
-        return start + size - header
 
-    def read(self, offset: int = 0, end: int | None = None) -> Iterator[bytes]:
-        """From an offset to another, or to what is now the end; from the oldest byte that is left if that is later."""
-        if not self.path.exists():
+def kept(session: Session, job_id: int) -> range:
+    """The offsets of the bytes that are there."""
+    first, last = session.execute(
+        select(func.min(JobLogPart.start), func.max(JobLogPart.start)).where(JobLogPart.job_id == job_id)
+    ).one()
+    if last is None:
+        return range(0)
+    length = session.scalar(
+        select(func.length(JobLogPart.data)).where(JobLogPart.job_id == job_id, JobLogPart.start == last)
+    )
+    return range(first, last + (length or 0))
+
+
+def read(database: Database, job_id: int, offset: int, end: int) -> Iterator[bytes]:
+    """From an offset to another; from the oldest byte that is left if that is later, after a line that says so."""
+    with database.reading() as session:
+        first = kept(session, job_id).start
+    if offset < first:
+        yield b"--- the first %d bytes of this log were dropped ---\n" % first
+        offset = first
+    while offset < end:
+        with database.reading() as session:
+            parts = _parts_from(session, job_id, offset)
+        if not parts:
             return
-        with self.path.open("rb") as file:
-            start, header = _parse_header(file.readline(100))
-            size = os.fstat(file.fileno()).st_size
-            position = 0 if offset < start or offset == 0 else header + offset - start
-            file.seek(min(position, size))
-            left = (size if end is None else min(size, header + end - start)) - position
-            while left > 0 and (chunk := file.read(min(_CHUNK_BYTES, left))):
-                left -= len(chunk)
-                yield chunk
-
-    def tail(self, max_bytes: int) -> str:
-        """The end of it, from the start of a line."""
-        offset = max(0, self.end() - max_bytes)
-        text = b"".join(self.read(offset)).decode(errors="replace")
-        return text if offset == 0 else text.split("\n", 1)[-1]
-
-    def _append(self, text: bytes, max_bytes: int) -> None:
-        if self.path.exists() and self.path.stat().st_size + len(text) > max_bytes:
-            self._drop_older_half()
-        with self.path.open("ab") as file:
-            file.write(text)
-
-    def _extent(self) -> tuple[int, int, int]:
-        """Offset of the first byte that is left, size of the line that says so, size of the file."""
-        if not self.path.exists():
-            return 0, 0, 0
-        with self.path.open("rb") as file:
-            start, header = _parse_header(file.readline(100))
-            return start, header, os.fstat(file.fileno()).st_size
-
-    def _drop_older_half(self) -> None:
-        start, header, size = self._extent()
-        with self.path.open("rb") as file:
-            file.seek(header + (size - header) // 2)
-            # To the end of the line, unless it is one of those that never end.
-            file.readline(_LONGEST_LINE)
-            dropped = start + file.tell() - header
-            rest = file.read()
-        shorter = self.path.with_suffix(".part")
-        shorter.write_bytes(b"--- the first %d bytes of this log were dropped ---\n" % dropped + rest)
-        shorter.replace(self.path)
+        for start, data in parts:
+            # Later than asked for only where it was dropped meanwhile.
+            yield data[max(0, offset - start) : max(0, end - start)]
+            offset = start + len(data)
 
 
-def _parse_header(line: bytes) -> tuple[int, int]:
-    match = _DROPPED.fullmatch(line)
-    return (int(match[1]), len(line)) if match else (0, 0)
+def tail(session: Session, job_id: int, max_bytes: int) -> str:
+    """The end of it, from the start of a line."""
+    there = kept(session, job_id)
+    offset = max(there.start, there.stop - max_bytes)
+    parts = session.execute(
+        select(JobLogPart.start, JobLogPart.data)
+        .where(JobLogPart.job_id == job_id, JobLogPart.start > offset - _PART_BYTES)
+        .order_by(JobLogPart.start)
+    )
+    data = b"".join(data[max(0, offset - start) :] for start, data in parts)
+    text = data.decode(errors="replace")
+    return text if offset == there.start else text.split("\n", 1)[-1]
+
+
+def _split(text: bytes, part_bytes: int) -> Iterator[bytes]:
+    """After the end of a line, unless it is one of those that never end."""
+    while len(text) > part_bytes:
+        end = text.rfind(b"\n", 0, part_bytes) + 1 or part_bytes
+        yield text[:end]
+        text = text[end:]
+    if text:
+        yield text
+
+
+def _parts_from(session: Session, job_id: int, offset: int) -> list[tuple[int, bytes]]:
+    holds_it = select(func.max(JobLogPart.start)).where(JobLogPart.job_id == job_id, JobLogPart.start <= offset)
+    first = session.scalar(holds_it)
+    rows = session.execute(
+        select(JobLogPart.start, JobLogPart.data)
+        .where(JobLogPart.job_id == job_id, JobLogPart.start >= (first or 0))
+        .order_by(JobLogPart.start)
+        .limit(_PARTS_AT_ONCE)
+    )
+    return [(start, data) for start, data in rows if start + len(data) > offset]

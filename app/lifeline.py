@@ -17,6 +17,7 @@ from pathlib import Path
 
 _log = logging.getLogger(__name__)
 
+_PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 
 
@@ -47,11 +48,20 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+def end_with_process() -> None:
+    """Called in a process that a library started: it is told to stop when the one that started it is gone."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, "told of its parent's end")
+
+
 def hide_from_processes_of_this_user() -> None:
     """Keep this process's memory and environment, with the addresses and secrets in them, from the runs it starts.
 
     They have the same user, but may read what strangers sent. A process that it starts is not hidden, nor kept from
     anything by this.
     """
-    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
-        _log.warning("this process cannot be hidden from others (%s)", os.strerror(ctypes.get_errno()))
+    _prctl(_PR_SET_DUMPABLE, 0, "hidden from others")
+
+
+def _prctl(option: int, value: int, what: str) -> None:
+    if ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0) != 0:
+        _log.warning("this process cannot be %s (%s)", what, os.strerror(ctypes.get_errno()))

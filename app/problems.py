@@ -170,7 +170,9 @@ def _message(raw: Any) -> str:
     if raw["type"] == "json_invalid":
         return f"the body is not JSON ({raw.get('ctx', {}).get('error', raw['msg'])})."
     message = str(raw["msg"]).removeprefix("Value error, ")
-    return message[:1].lower() + message[1:].rstrip(".") + ("" if message.endswith("?") else ".")
+    # A name keeps its capitals.
+    first = message[:1] if message[1:2].isupper() else message[:1].lower()
+    return first + message[1:].rstrip(".") + ("" if message.endswith("?") else ".")
 
 
 def as_sentence(text: str) -> str:

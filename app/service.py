@@ -10,7 +10,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from app.artifacts import ArtifactStore
+from app.artifacts import ArtifactStore, open_store
 from app.broker import make_celery, publisher
 from app.database import DATABASE_AWAY, Database
 from app.outbox import Publish, publish_pending
@@ -36,7 +36,7 @@ class Service:
         return cls(
             settings=settings,
             database=Database(settings.effective_database_url),
-            store=ArtifactStore(settings.data_dir),
+            store=open_store(settings),
             publish=publisher(make_celery(settings)),
             rate_limiter=RateLimiter(settings),
             streams=Counter(),

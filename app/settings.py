@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PLACEHOLDER = "changethis"
+"""What `.env.example` has in place of each secret."""
 
 
 def is_loopback(host: str) -> bool:
@@ -40,6 +44,12 @@ class Settings(BaseSettings):
     database_url: str = ""
     """SQLAlchemy address of the database; empty means the SQLite file `gklbench.sqlite3` in the data directory."""
 
+    store_url: str = ""
+    """Where artifacts are: `s3://bucket/prefix`, with AWS_ variables; empty means `artifacts` in the data directory."""
+
+    store_cache_bytes: int = Field(default=10 * 1024**3, ge=0)
+    """How much of an `s3://` store each data directory keeps, so that what is read again is not fetched again."""
+
     broker_url: str = "redis://127.0.0.1:6379/0"
     """Address of the Redis-protocol server that wakes the workers."""
 
@@ -48,6 +58,9 @@ class Settings(BaseSettings):
 
     port: int = Field(default=8000, ge=0, le=65535)
     """Port on which the API and the pages listen."""
+
+    api_processes: int = Field(default=1, ge=1, le=64)
+    """Processes of `gklbench serve`, which share its port."""
 
     access: Literal["auto", "open", "tokens"] = "auto"
     """`open`: no token needed, on loopback only; `tokens`: as `docs/security.md` says; `auto`: open on loopback."""
@@ -168,6 +181,13 @@ class Settings(BaseSettings):
             )
         if not self.broker_url.startswith(("redis://", "rediss://")):
             raise ValueError("GKLBENCH_BROKER_URL must be the address of a Redis-protocol server: redis://host:6379/0")
+        if self.store_url and not re.fullmatch(
+            r"s3://[a-z0-9][a-z0-9.-]+(/[A-Za-z0-9][A-Za-z0-9._-]*)*/?", self.store_url
+        ):
+            raise ValueError("GKLBENCH_STORE_URL must be s3://bucket or s3://bucket/prefix, or empty for a folder")
+        for name, url in (("GKLBENCH_DATABASE_URL", self.database_url), ("GKLBENCH_BROKER_URL", self.broker_url)):
+            if PLACEHOLDER in url:
+                raise ValueError(f"{name} holds the placeholder {PLACEHOLDER!r} in place of a secret; choose one")
         return self
 
     @property
@@ -183,6 +203,12 @@ class Settings(BaseSettings):
     @property
     def effective_database_url(self) -> str:
         return self.database_url or f"sqlite:///{self.data_dir.resolve() / 'gklbench.sqlite3'}"
+
+    @property
+    def young_seconds(self) -> float:
+        """What files were made so lately may have an owner who has yet to tell the database: two leases, and never
+        less than a transaction may wait for its turn."""
+        return max(120.0, 2 * self.lease_seconds)
 
     @property
     def runs_dir(self) -> Path:

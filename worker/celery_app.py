@@ -8,7 +8,7 @@ from typing import Any
 from celery import Celery
 from celery.signals import setup_logging, worker_shutting_down
 
-from app.artifacts import ArtifactStore
+from app.artifacts import open_store
 from app.broker import make_celery
 from app.database import Database
 from app.settings import Settings
@@ -21,7 +21,7 @@ def make_worker(settings: Settings) -> Worker:
     return Worker(
         settings=settings,
         database=Database(settings.effective_database_url),
-        store=ArtifactStore(settings.data_dir),
+        store=open_store(settings),
         name=worker_name(),
         stopping=threading.Event(),
     )
@@ -76,7 +76,11 @@ def run_worker(settings: Settings) -> None:
     worker = make_worker(settings)
     celery = make_worker_app(worker)
     ended = threading.Event()
-    presence = threading.Thread(target=announce, args=(settings, worker.database, worker.name, worker.stopping, ended))
+    presence = threading.Thread(
+        target=announce,
+        args=(settings, worker.database, worker.store, worker.name),
+        kwargs={"stopping": worker.stopping, "ended": ended},
+    )
     polling = threading.Thread(target=worker.poll)
     presence.start()
     polling.start()

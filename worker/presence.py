@@ -11,6 +11,7 @@ import subprocess
 import threading
 
 from app import workers
+from app.artifacts import ArtifactStore
 from app.database import DATABASE_AWAY, Database
 from app.formatting import size
 from app.settings import Settings
@@ -26,17 +27,23 @@ def worker_name() -> str:
 
 
 def announce(
-    settings: Settings, database: Database, name: str, stopping: threading.Event, ended: threading.Event
+    settings: Settings,
+    database: Database,
+    store: ArtifactStore,
+    name: str,
+    *,
+    stopping: threading.Event,
+    ended: threading.Event,
 ) -> None:
     """Renew the worker's row with each heartbeat until `ended`; then remove it."""
     device = describe_device()
     host = socket.gethostname()
     is_first, known_problem = True, None
     while not ended.is_set():
-        is_draining, problem = stopping.is_set(), disk_problem(settings)
-        if problem is not None and known_problem is None:
-            _log.warning("no job is taken: %s", problem)
-        known_problem = problem
+        is_draining, found = stopping.is_set(), problem(settings, store)
+        if found is not None and known_problem is None:
+            _log.warning("no job is taken: %s", found)
+        known_problem = found
         try:
             with database.writing() as session:
                 workers.beat(
@@ -45,7 +52,7 @@ def announce(
                     host=host,
                     device=device,
                     is_draining=is_draining,
-                    problem=problem,
+                    problem=found,
                     is_new=is_first,
                 )
             is_first = False
@@ -62,8 +69,13 @@ def announce(
         _log.warning("the database cannot be used; this worker's row is left to the cleanup")
 
 
-def disk_problem(settings: Settings) -> str | None:
-    """Why this worker takes no job: each would fail, one after the other, for want of room."""
+def problem(settings: Settings, store: ArtifactStore) -> str | None:
+    """Why this worker takes no job: each would fail, one after the other, for want of room, or have to wait."""
+    disk, elsewhere = _disk_problem(settings), store.problem()
+    return disk or (None if elsewhere is None else f"the artifact store {elsewhere}")
+
+
+def _disk_problem(settings: Settings) -> str | None:
     try:
         free = shutil.disk_usage(settings.data_dir).free
     except OSError as error:

@@ -19,28 +19,29 @@ from gkl.spec import EvaluateSpec, TrainSpec
 _T = TypeVar("_T")
 
 
+def store_result(store: ArtifactStore, ending: Ending, directory: Path) -> StoredFile | None:
+    """Keep the file of the result, before the row that names it: a crash in between leaves a file without a row, never
+    the reverse.
+
+    Raises:
+        NoSpaceLeft: there is no room for it.
+        StoreAway: the store is away.
+    """
+    if isinstance(ending, TrainOutcome):
+        return store.put(directory / ending.weights)
+    if isinstance(ending, EvaluationOutcome | ExternalOutcome) and ending.certificate is not None:
+        return store.put(directory / ending.certificate)
+    return None
+
+
 def save_result(
-    database: Database,
-    store: ArtifactStore,
-    claim: jobs.Claim,
-    ending: Ending,
-    directory: Path,
-    *,
-    give_up: Callable[[], bool],
+    database: Database, claim: jobs.Claim, ending: Ending, stored: StoredFile | None, *, give_up: Callable[[], bool]
 ) -> None:
-    """End the job with what its run reported.
+    """End the job with what its run reported, and the file of that.
 
     Raises:
         StaleAttempt: the job was given to another worker meanwhile; nothing is counted of this run.
-        NoSpaceLeft: the file of the result cannot be kept.
     """
-    # The file is stored before the row that names it: a crash in between leaves a file without a row, never
-    # the reverse.
-    stored = None
-    if isinstance(ending, TrainOutcome):
-        stored = store.put(directory / ending.weights)
-    elif isinstance(ending, EvaluationOutcome | ExternalOutcome) and ending.certificate is not None:
-        stored = store.put(directory / ending.certificate)
     _write(database, lambda session: _save(session, claim, ending, stored), give_up)
 
 

@@ -22,17 +22,17 @@ from contextlib import suppress
 from contextvars import copy_context
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from types import TracebackType
 from typing import IO, Self, TypeVar
 
 from pydantic import ValidationError
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from app import external, job_files, jobs
 from app.artifacts import ArtifactStore
-from app.database import Database
-from app.errors import NotFound, StaleAttempt
+from app.database import DATABASE_AWAY, Database
+from app.errors import NotFound, StaleAttempt, StoreAway
 from app.formatting import duration
 from app.settings import Settings
 from app.tables import FileKind
@@ -56,12 +56,15 @@ from gkl.outcome import (
 )
 from gkl.spec import PUBLISHED_WEIGHTS, ExternalSpec, TrainSpec
 from worker.lease import Lease
-from worker.results import save_provisional, save_result
+from worker.results import save_provisional, save_result, store_result
+from worker.run_directories import run_directory
+from worker.run_log import RunLog
 from worker.runner import CERTIFICATE_FILE, EXAMPLES_FILE
 
 _log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
+_STORE_SECONDS = 5.0
 _SUCCESSES = (TrainOutcome, EvaluationOutcome, ShardOutcome, ExternalOutcome)
 _ENDINGS = (*_SUCCESSES, Failed, Interrupted)
 _IS_FOR_RUNS = re.compile(
@@ -93,6 +96,7 @@ class Supervisor:
             database, claim, lease_seconds=settings.lease_seconds, heartbeat_seconds=settings.heartbeat_seconds
         )
         self.process: subprocess.Popen[bytes] | None = None
+        self.log = RunLog(database, claim, max_bytes=settings.max_log_bytes)
         self.log_thread: threading.Thread
         self.started = self.heard = time.monotonic()
         self.asked_to_stop_at: float | None = None
@@ -104,6 +108,7 @@ class Supervisor:
         shutil.rmtree(self.directory, ignore_errors=True)
         self.directory.mkdir(parents=True)
         self.lease.__enter__()
+        self.log.start()
         return self
 
     def __exit__(
@@ -112,6 +117,7 @@ class Supervisor:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.log.stop()
         try:
             if self.process is not None:
                 self._end(self.process, within_seconds=0)
@@ -119,6 +125,9 @@ class Supervisor:
                 # What it did not read of its order cannot be flushed any more.
                 with suppress(BrokenPipeError):
                     self.process.stdin.close()
+                # What it said last, where it did not come to its end.
+                with suppress(StaleAttempt, SQLAlchemyError):
+                    self.log.write()
             shutil.rmtree(self.directory, ignore_errors=True)
         finally:
             self.lease.__exit__(kind, error, trace)
@@ -129,16 +138,19 @@ class Supervisor:
         Raises:
             StaleAttempt: the job was given to another worker; nothing of this run is counted.
             NoSpaceLeft: the disk of the artifact store is full.
+            StoreAway: it was away until this worker, or the job, was to stop.
         """
-        weights, converted = self._fetch_files()
-        self._log(f"--- attempt {self.claim.attempt}, {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC ---\n".encode())
+        weights, converted = self._with_store(self._fetch_files)
+        self.log.add(f"--- attempt {self.claim.attempt}, {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC ---\n".encode())
         self.process = self._start(weights, converted)
         ending = self._follow(self.process)
         returncode = self._end(self.process, within_seconds=self.settings.stop_grace_seconds)
         # Whoever sees that the job has ended finds the whole log.
         self.log_thread.join(timeout=5)
+        self._write_log()
         ending = self._judge(ending, returncode)
-        save_result(self.database, self.store, self.claim, ending, self.directory, give_up=self._gives_up)
+        stored = self._with_store(lambda: store_result(self.store, ending, self.directory))
+        save_result(self.database, self.claim, ending, stored, give_up=self._gives_up)
         return ending
 
     # --- the runner's process ------------------------------------------------------------------------------------
@@ -214,14 +226,16 @@ class Supervisor:
         with stderr:
             # Lines, or what there is of one: a progress bar of a library may never end its line.
             while chunk := os.read(stderr.fileno(), 64 * 1024):
-                self._log(chunk)
+                self.log.add(chunk)
 
-    def _log(self, text: bytes) -> None:
+    def _write_log(self) -> None:
         try:
-            self.store.job_log(self.claim.job_id).append(text, max_bytes=self.settings.max_log_bytes)
-        except OSError as error:
-            # A log that cannot be written must not end the run: what that cannot do without is told by itself.
-            _log.warning("job %d: its log cannot be written (%s)", self.claim.job_id, error.strerror)
+            self.database.patiently(self.log.write, give_up=self._gives_up)
+        except DATABASE_AWAY:
+            raise
+        except SQLAlchemyError:
+            # A log that cannot be written must not cost what the run came to.
+            _log.exception("job %d: the end of its log cannot be written", self.claim.job_id)
 
     def _end(self, process: subprocess.Popen[bytes], *, within_seconds: float) -> int:
         """Wait for the runner, then end what is left of it and of the processes it started; its exit status."""
@@ -296,7 +310,7 @@ class Supervisor:
     def _keep(self, kind: FileKind, file: str, number: int) -> None:
         """Store what a later attempt can go on from."""
         try:
-            stored = self.store.put(self.directory / file)
+            stored = self._with_store(lambda: self.store.put(self.directory / file))
         except FileNotFoundError:
             # The runner keeps only its newest ones, and has gone on faster than they are copied.
             return
@@ -314,7 +328,7 @@ class Supervisor:
     def _keep_converted(self, file: str) -> None:
         spec = self.claim.spec
         assert not isinstance(spec, TrainSpec)
-        stored = self.store.put(self.directory / file)
+        stored = self._with_store(lambda: self.store.put(self.directory / file))
 
         def keep(session: Session) -> None:
             jobs.hold(session, self.claim)
@@ -326,8 +340,20 @@ class Supervisor:
         """The run goes on while the database is away."""
         return self.database.write_patiently(change, give_up=self._gives_up)
 
+    def _with_store(self, use: Callable[[], _T]) -> _T:
+        """The run goes on while the store is away."""
+        while True:
+            try:
+                return use()
+            except StoreAway as error:
+                if self.lease.is_to_cancel or self._gives_up():
+                    raise
+                _log.warning("job %d: %s", self.claim.job_id, error)
+                self.log.add(f"--- waiting: {error} ---\n".encode())
+                time.sleep(_STORE_SECONDS)
+
     def _gives_up(self) -> bool:
-        """Whether to wait no longer for a database that is away: the job will be taken from here by its lease."""
+        """Whether to wait no longer for a database or store that is away: the job will be taken from here."""
         if self.stopping.is_set():
             if self.process is None:
                 return True
@@ -396,11 +422,6 @@ class Supervisor:
             code=FailureCode.INTERNAL,
             message=f"the run ended with {cause} and gave no reason; the job's log may hold it",
         )
-
-
-def run_directory(settings: Settings, claim: jobs.Claim) -> Path:
-    """An attempt's own: one that lost its job and does not know it yet touches no other's files."""
-    return settings.runs_dir / f"{claim.job_id}-{claim.attempt}"
 
 
 def _environment() -> dict[str, str]:

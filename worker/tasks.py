@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import threading
+import time
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -17,10 +19,11 @@ from app import jobs
 from app.artifacts import ArtifactStore
 from app.broker import WAKE_TASK
 from app.database import DATABASE_AWAY, Database
-from app.errors import StaleAttempt
+from app.errors import StaleAttempt, StoreAway
 from app.settings import Settings
 from gkl.errors import FailureCode, NoSpaceLeft
-from worker.presence import disk_problem
+from worker.presence import problem
+from worker.run_directories import remove_left
 from worker.supervisor import Supervisor
 
 _log = logging.getLogger(__name__)
@@ -54,7 +57,11 @@ class Worker:
 
         No job waits for a message that was lost, nor for a consumer that no longer hears its broker.
         """
+        cleaned_at = -math.inf
         while not self.stopping.wait(self.settings.poll_seconds):
+            if time.monotonic() - cleaned_at >= self.settings.cleanup_seconds:
+                cleaned_at = time.monotonic()
+                self._remove_left()
             if self.busy.acquire(blocking=False):
                 try:
                     self.run_all_due()
@@ -62,6 +69,12 @@ class Worker:
                     _log.exception("looking for work failed; trying again")
                 finally:
                     self.busy.release()
+
+    def _remove_left(self) -> None:
+        try:
+            remove_left(self.settings, self.database)
+        except (OSError, *DATABASE_AWAY) as error:
+            _log.warning("what killed workers left stays for now (%s)", error)
 
     def run_all_due(self) -> None:
         """A job that ends makes room for the next at once, whether or not its message has come."""
@@ -92,6 +105,8 @@ class Worker:
         except DATABASE_AWAY:
             # Not the job's fault: its lease will end, and another attempt go on from its last checkpoint.
             _log.exception("job %d: the database was away for too long", claim.job_id)
+        except StoreAway as error:
+            self._hand_back(claim, str(error))
         except ValidationError as error:
             self._fail(claim, FailureCode.INVALID_INPUT, f"this version cannot run the job's spec: {error}")
         except NoSpaceLeft as error:
@@ -109,9 +124,9 @@ class Worker:
     def _claim(self) -> jobs.Claim | None:
         if self.stopping.is_set():
             return None
-        if disk_problem(self.settings) is not None:
-            # Jobs wait for room, or for another worker, instead of failing one after the other. This worker's row,
-            # and once its log, tell of it.
+        if problem(self.settings, self.store) is not None:
+            # Jobs wait until it is mended, or for another worker, instead of failing one after the other. This
+            # worker's row, and once its log, tell of it.
             return None
         try:
             with self.database.writing() as session:
@@ -119,6 +134,14 @@ class Worker:
         except DATABASE_AWAY as error:
             _log.warning("the database cannot be used (%s); looking for work again later", error.orig)
             return None
+
+    def _hand_back(self, claim: jobs.Claim, reason: str) -> None:
+        try:
+            self.database.write_patiently(
+                lambda session: jobs.hand_back(session, claim, reason=reason), give_up=self.stopping.is_set
+            )
+        except (StaleAttempt, *DATABASE_AWAY):
+            _log.exception("job %d could not be handed back; its lease will end", claim.job_id)
 
     def _fail(self, claim: jobs.Claim, code: FailureCode, message: str) -> None:
         try:

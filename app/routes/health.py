@@ -36,7 +36,7 @@ def readyz(service: ServiceDep, response: Response) -> Readiness:
     parts = {
         "database": _database_problem(service) or "ok",
         "broker": broker_problem(service.settings) or "ok",
-        "data_dir": _data_dir_problem(service) or "ok",
+        "store": service.store.problem() or "ok",
     }
     ready = set(parts.values()) == {"ok"}
     response.status_code = 200 if ready else 503
@@ -62,10 +62,6 @@ def _database_problem(service: Service) -> str | None:
     except SQLAlchemyError as error:
         return f"cannot be used: {type(error).__name__}"
     return None
-
-
-def _data_dir_problem(service: Service) -> str | None:
-    return None if service.settings.data_dir.is_dir() else "does not exist"
 
 
 def _workers(service: Service) -> str:

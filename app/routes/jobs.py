@@ -15,7 +15,7 @@ from fastapi.responses import StreamingResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from sqlalchemy.orm import Session
 
-from app import audit, jobs, leaderboard, owner_limits, quotas, tokens
+from app import audit, job_log, jobs, leaderboard, owner_limits, quotas, tokens
 from app.access import Principal, Reader, Sender
 from app.errors import TooMany
 from app.schemas import JobPage, JobView
@@ -235,10 +235,9 @@ def get_log(
     """
     with service.database.reading() as session:
         jobs.get(session, job_id)
-    log = service.store.job_log(job_id)
-    end = log.end()
+        end = job_log.kept(session, job_id).stop
     return StreamingResponse(
-        log.read(offset, end),
+        job_log.read(service.database, job_id, offset, end),
         media_type="text/plain; charset=utf-8",
         headers={"X-Log-Size": str(end), "X-Content-Type-Options": "nosniff"},
     )

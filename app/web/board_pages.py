@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from app import entries, external, jobs, leaderboard, robustbench
 from app.access import Admin, Principal, Reader
 from app.certificates import Broken, broken_points
-from app.errors import NotFound, Unprocessable
+from app.errors import NotFound, StoreAway, Unprocessable
 from app.routes.jobs import MAX_ID, JobId
 from app.routes.leaderboards import BoardPart, EntryId, restore, withdraw
 from app.schemas import Withdrawal
@@ -102,7 +102,7 @@ def _broken(service: Service, session: Session, entry: Entry, **which: Any) -> B
         return None
     try:
         return broken_points(service.store.path(sha256), **which)
-    except (NotFound, SafetensorError, OSError) as error:
+    except (NotFound, StoreAway, SafetensorError, OSError) as error:
         # The figures are in the database: they are shown without the pictures.
         _log.warning("the certificate of entry %d cannot be read (%s)", entry.id, error)
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -12,6 +13,7 @@ from app import entries, external
 from app.artifacts import ArtifactStore
 from app.certificates import standing_points
 from app.entries import Board, Ranked
+from app.errors import NotFound, StoreAway
 
 
 @dataclass(frozen=True)
@@ -54,9 +56,10 @@ def comparison_of(session: Session, store: ArtifactStore, chosen: list[int]) -> 
     known = {}
     for row in rows:
         sha256 = external.certificate(session, row.entry)
-        # A file that is gone takes the comparison by points with it, not the page.
-        if sha256 is not None and store.holds(sha256):
-            known[row.entry.id] = standing_points(store.path(sha256))
+        # A file that cannot be had takes the comparison by points with it, not the page.
+        with suppress(NotFound, StoreAway):
+            if sha256 is not None:
+                known[row.entry.id] = standing_points(store.path(sha256))
     first = next((row.entry for row in rows if row.entry.id in known), None)
     same = [
         row

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, BackgroundTasks, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
-from app import audit, entries, external, job_files, jobs, leaderboard, quotas, workers
+from app import audit, entries, external, job_files, job_log, jobs, leaderboard, quotas, workers
 from app.access import READS, Admin, Reader, Sender
 from app.database import database_now
 from app.routes.jobs import MAX_ID, JobId, cancel, retry
@@ -97,7 +97,7 @@ def job(request: Request, service: ServiceDep, job_id: JobId) -> Response:
             now=now,
             saved=job_files.to_go_on_from(session, job_id),
             waits_for=quotas.why_waiting(session, found),
-            log=service.store.job_log(job_id).tail(_LOG_TAIL_BYTES),
+            log=job_log.tail(session, job_id, _LOG_TAIL_BYTES),
         )
 
 

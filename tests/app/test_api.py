@@ -17,7 +17,7 @@ from redis import Redis
 from safetensors.numpy import save
 from sqlalchemy import update
 
-from app import jobs, workers
+from app import job_log, jobs, workers
 from app.artifacts import ArtifactStore
 from app.database import Database
 from app.main import create_app
@@ -222,7 +222,7 @@ def test_catalog_and_health(client: TestClient) -> None:
     assert client.get("/healthz").json() == {"status": "ok"}
     assert client.get("/readyz").json() == {
         "ready": True,
-        "parts": dict.fromkeys(("database", "broker", "data_dir"), "ok"),
+        "parts": dict.fromkeys(("database", "broker", "store"), "ok"),
         "workers": "none was heard of: start one with 'gklbench worker'",
         "relay": "none was heard of: start one with 'gklbench relay'",
     }
@@ -259,7 +259,7 @@ def test_readiness_says_which_part_is_missing(settings: Settings) -> None:
         assert response.json()["parts"] == {
             "database": "ok",
             "broker": "does not answer: ConnectionError",
-            "data_dir": "ok",
+            "store": "ok",
         }
         assert response.json()["relay"] == "not known: the broker does not answer"
         # A broker outage loses no job: it is accepted, and announced when the broker is back.
@@ -289,11 +289,12 @@ def test_events_are_streamed_to_the_last_state_and_resumed(client: TestClient, d
     )
 
 
-def test_a_log_is_read_from_any_byte(client: TestClient, store: ArtifactStore) -> None:
+def test_a_log_is_read_from_any_byte(client: TestClient, service: Service) -> None:
     job_id = post(client).json()["id"]
     log = client.get(f"/api/v1/jobs/{job_id}/log")
     assert (log.text, log.headers["x-log-size"]) == ("", "0")
-    store.job_log(job_id).append("first\nsecond ✓\n".encode(), max_bytes=1000)
+    with service.database.writing() as session:
+        job_log.append(session, job_id, "first\nsecond ✓\n".encode(), max_bytes=1000)
     log = client.get(f"/api/v1/jobs/{job_id}/log")
     assert log.text == "first\nsecond ✓\n"
     assert log.headers["content-type"] == "text/plain; charset=utf-8"

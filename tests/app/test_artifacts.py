@@ -1,32 +1,84 @@
+"""What both kinds of store promise, on a folder and on an S3 server; then what only one of them has to."""
+
 from __future__ import annotations
 
 import hashlib
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from app.artifacts import ArtifactStore
-from app.errors import NotFound
+from app.artifacts import ArtifactStore, FolderStore, open_store
+from app.errors import NotFound, StoreAway
+from app.object_store import ObjectStore
+from app.settings import Settings
+from tests.object_server import ObjectServer, object_server
 
 
-def test_equal_files_are_stored_once_under_their_hash(tmp_path: Path) -> None:
-    store = ArtifactStore(tmp_path / "data")
-    source = tmp_path / "source"
-    content = b"weights" * 1_000_000
+@pytest.fixture(scope="module")
+def server() -> Iterator[ObjectServer]:
+    with object_server() as server:
+        server.make_bucket("bucket")
+        yield server
+
+
+@pytest.fixture
+def s3(server: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> ObjectServer:
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    return server
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> ArtifactStore:
+    (tmp_path / "data").mkdir()
+    if request.param == "folder":
+        return FolderStore(tmp_path / "data")
+    request.getfixturevalue("s3")
+    # A prefix of its own: the server is one for all.
+    return ObjectStore(f"s3://bucket/{tmp_path.name}", tmp_path / "data", cache_bytes=10**6)
+
+
+def file(tmp_path: Path, content: bytes) -> Path:
+    source = tmp_path / "data" / "source"
     source.write_bytes(content)
+    return source
+
+
+def test_a_file_is_stored_under_its_hash(store: ArtifactStore, tmp_path: Path) -> None:
+    content = b"weights" * 1_000_000
+    source = file(tmp_path, content)
     stored = store.put(source)
-    assert store.put(source) == stored
     assert stored.sha256 == hashlib.sha256(content).hexdigest()
     assert stored.size_bytes == len(content)
+    assert store.put(source) == store.adopt(source) == stored
+    assert store.holds(stored.sha256)
+    assert store.path(stored.sha256).read_bytes() == content
     store.fetch(stored.sha256, tmp_path / "copy")
     assert (tmp_path / "copy").read_bytes() == content
-    assert content_files(tmp_path / "data") == [store.path(stored.sha256)]
+    assert store.problem() is None
+    assert source.read_bytes() == content
 
 
-def content_files(tmp_path: Path) -> list[Path]:
-    return [path for path in tmp_path.rglob("*") if path.is_file() and path.name != ".lock"]
+def test_what_is_received_is_there_only_when_it_is_kept(store: ArtifactStore, tmp_path: Path) -> None:
+    with store.incoming() as incoming:
+        incoming.write(b"half")
+        incoming.write(b" and half")
+        incoming.flush()
+        assert incoming.path.read_bytes() == b"half and half"
+        kept = incoming.keep()
+    with store.incoming() as incoming:
+        incoming.write(b"given up")
+    assert store.path(kept.sha256).read_bytes() == b"half and half"
+    given_up = hashlib.sha256(b"given up").hexdigest()
+    assert not store.holds(given_up)
+    for read in (store.path, lambda sha256: store.fetch(sha256, tmp_path / "target")):
+        with pytest.raises(NotFound, match="no file with sha256"):
+            read(given_up)
+    left = [path for path in tmp_path.rglob("*") if path.is_file() and path.name != ".lock"]
+    assert [path.read_bytes() for path in left] == [b"half and half"], "nothing half-written"
 
 
 def grow_old(path: Path, seconds: float) -> None:
@@ -34,35 +86,146 @@ def grow_old(path: Path, seconds: float) -> None:
     os.utime(path, (moment, moment))
 
 
-def test_only_old_content_that_no_row_names_goes(tmp_path: Path) -> None:
-    store = ArtifactStore(tmp_path / "data")
-    hashes = []
-    for content in (b"named", b"old", b"young", b"stored again"):
-        (tmp_path / "source").write_bytes(content)
-        hashes.append(store.put(tmp_path / "source").sha256)
-    named, old, young, again = hashes
-    for sha256 in (named, old, again):
-        grow_old(store.path(sha256), 100)
-    # The last one: whoever stored it has yet to write the row.
-    store.put(tmp_path / "source")
-    abandoned, receiving = tmp_path / "data/artifacts/.incoming-a", tmp_path / "data/artifacts/.incoming-b"
+def test_only_content_that_no_row_names_goes(store: ArtifactStore, tmp_path: Path) -> None:
+    named, unnamed = (store.put(file(tmp_path, content)).sha256 for content in (b"named", b"unnamed"))
+    assert store.remove_unnamed(set, older_than_seconds=-5) == 0, "all are named"
+    assert store.remove_unnamed(lambda _: set(), older_than_seconds=3600) == 0, "all are young"
+    assert store.remove_unnamed(lambda found: {named} & set(found), older_than_seconds=-5) == 1
+    assert (store.holds(named), store.holds(unnamed)) == (True, False)
+
+
+def test_what_killed_writers_left_goes_later(store: ArtifactStore, tmp_path: Path) -> None:
+    with store.incoming() as incoming:
+        folder = incoming.path.parent
+    abandoned, receiving = folder / ".incoming-a", folder / ".incoming-b"
     for path, age in ((abandoned, 10_000), (receiving, 100)):
         path.write_bytes(b"half")
         grow_old(path, age)
-    assert store.remove_unnamed(lambda found: {named} & set(found), older_than_seconds=50) == 1
-    with pytest.raises(NotFound):
-        store.path(old)
-    assert [store.path(sha256).exists() for sha256 in (named, young, again)] == [True] * 3
+    store.remove_unnamed(set, older_than_seconds=50)
     assert (abandoned.exists(), receiving.exists()) == (False, True)
 
 
 @pytest.mark.parametrize("name", ["", "..", "../../etc/passwd", "A" * 64, "a" * 63, "a" * 65, "a" * 64 + "\n"])
-def test_a_name_that_is_no_hash_reaches_no_file(name: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="not a sha256"):
-        ArtifactStore(tmp_path).path(name)
+def test_a_name_that_is_no_hash_reaches_no_file(name: str, store: ArtifactStore, tmp_path: Path) -> None:
+    for use in (store.path, store.holds, lambda sha256: store.fetch(sha256, tmp_path / "target")):
+        with pytest.raises(ValueError, match="not a sha256"):
+            use(name)
 
 
-def test_a_missing_source_leaves_nothing(tmp_path: Path) -> None:
+def test_a_missing_source_leaves_nothing(store: ArtifactStore, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        ArtifactStore(tmp_path).put(tmp_path / "absent")
+        store.put(tmp_path / "absent")
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+# --- a folder ----------------------------------------------------------------------------------------------------
+
+
+def test_equal_files_lie_in_a_folder_once_and_are_young_again(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path / "data")
+    (tmp_path / "data").mkdir()
+    hashes = []
+    for content in (b"old", b"young", b"stored again"):
+        hashes.append(store.put(file(tmp_path, content)).sha256)
+    old, young, again = hashes
+    for sha256 in (old, again):
+        grow_old(store.path(sha256), 100)
+    # Whoever stored it has yet to write the row.
+    store.put(tmp_path / "data" / "source")
+    assert len(list((tmp_path / "data" / "artifacts").glob("*/*"))) == 3
+    assert store.remove_unnamed(lambda _: set(), older_than_seconds=50) == 1
+    assert [store.holds(sha256) for sha256 in (old, young, again)] == [False, True, True]
+
+
+# --- a bucket ----------------------------------------------------------------------------------------------------
+
+
+def bucket(tmp_path: Path, **changes: int) -> ObjectStore:
+    return ObjectStore(f"s3://bucket/{tmp_path.name}", tmp_path, **{"cache_bytes": 10**6, **changes})
+
+
+def keys(s3: ObjectServer, prefix: str) -> list[str]:
+    found = s3.client().list_objects_v2(Bucket="bucket", Prefix=prefix).get("Contents", [])
+    return [item["Key"] for item in found if not item["Key"].endswith("/clock")]
+
+
+def test_the_settings_say_where_artifacts_are(s3: ObjectServer, tmp_path: Path) -> None:
+    assert isinstance(open_store(Settings(data_dir=tmp_path)), FolderStore)
+    assert isinstance(open_store(Settings(data_dir=tmp_path, store_url="s3://bucket")), ObjectStore)
+    for wrong in ("s3://", "s3://UPPER", "https://bucket", "/folder", "s3://bucket/../other"):
+        with pytest.raises(ValueError, match="GKLBENCH_STORE_URL must be s3://bucket"):
+            Settings(store_url=wrong)
+
+
+def test_a_cleanup_never_takes_what_was_just_stored_again(s3: ObjectServer, tmp_path: Path) -> None:
+    """The second copy comes after the cleanup has looked, and before it removes."""
+    store, other = bucket(tmp_path), bucket(tmp_path)
+    (tmp_path / "source").write_bytes(b"the same bytes")
+    sha256 = store.put(tmp_path / "source").sha256
+    time.sleep(2.1)
+
+    def store_again(_: list[str]) -> set[str]:
+        other.put(tmp_path / "source")
+        return set()
+
+    assert store.remove_unnamed(store_again, older_than_seconds=1) == 1
+    assert len(keys(s3, tmp_path.name)) == 1
+    (tmp_path / "cache").mkdir(exist_ok=True)
+    assert other.path(sha256).read_bytes() == b"the same bytes"
+
+
+def test_of_named_content_only_the_newest_copy_stays(s3: ObjectServer, tmp_path: Path) -> None:
+    store = bucket(tmp_path)
+    (tmp_path / "source").write_bytes(b"stored three times")
+    (sha256,) = {store.put(tmp_path / "source").sha256 for _ in range(3)}
+    assert store.remove_unnamed(set, older_than_seconds=-5) == 2
+    assert len(keys(s3, tmp_path.name)) == 1
+    assert store.holds(sha256)
+
+
+def test_a_copy_that_the_store_damaged_is_not_served(s3: ObjectServer, tmp_path: Path) -> None:
+    store = bucket(tmp_path)
+    (tmp_path / "source").write_bytes(b"as it was")
+    sha256 = store.put(tmp_path / "source").sha256
+    [key] = keys(s3, tmp_path.name)
+    s3.client().put_object(Bucket="bucket", Key=key, Body=b"as it is not")
+    with pytest.raises(NotFound, match="is damaged; restore it"):
+        store.path(sha256)
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_what_was_read_is_at_hand_and_the_longest_unread_goes_first(s3: ObjectServer, tmp_path: Path) -> None:
+    store = bucket(tmp_path, cache_bytes=250)
+    hashes = []
+    for number in range(4):
+        (tmp_path / "source").write_bytes(bytes([number]) * 100)
+        hashes.append(store.put(tmp_path / "source").sha256)
+    for number, sha256 in enumerate(hashes[:3]):
+        grow_old(store.path(sha256), 10_000 - number)
+    # Read again, the first is not the longest unread any more.
+    store.path(hashes[0])
+    s3.client().delete_object(Bucket="bucket", Key=next(key for key in keys(s3, tmp_path.name) if hashes[0] in key))
+    assert store.path(hashes[0]).read_bytes() == bytes(100)
+    store.path(hashes[3])
+    assert {path.name for path in (tmp_path / "cache").iterdir()} == {hashes[0], hashes[3]}
+
+
+def test_a_store_that_is_away_is_told_in_one_sentence(tmp_path: Path) -> None:
+    with object_server() as server, pytest.MonkeyPatch.context() as patch:
+        for name, value in server.environment.items():
+            patch.setenv(name, value)
+        store = bucket(tmp_path)
+        assert store.problem() == "its bucket does not exist"
+        (tmp_path / "source").write_bytes(b"content")
+        with pytest.raises(StoreAway, match="has no bucket"):
+            store.put(tmp_path / "source")
+        server.make_bucket("bucket")
+        stored = store.put(tmp_path / "source")
+        port = server.port
+        server.stop()
+        assert store.problem() == "cannot be used: EndpointConnectionError"
+        for use in (store.holds, store.path):
+            with pytest.raises(StoreAway, match="cannot be used at the moment") as caught:
+                use(stored.sha256)
+            assert str(port) not in str(caught.value), "no address in an answer"
+    assert [path.name for path in (tmp_path / "incoming").iterdir()] == []

@@ -23,6 +23,8 @@ COMMANDS = [
     "worker",
     "relay",
     "migrate",
+    "check_settings",
+    "health",
     "import_robustbench",
     "export_robustbench",
     "submit",

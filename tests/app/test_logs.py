@@ -136,8 +136,14 @@ def test_what_a_run_is_about_is_in_each_of_its_lines(
     with local_client(create_app(settings)) as client:
         spec = SPEC | {"dataset": "cifar10"}
         job_id = client.post("/api/v1/jobs", json=spec).json()["id"]
-    # Its log cannot be written, which the thread that copies it says.
-    store.job_log(job_id).path.mkdir(parents=True)
+    # Its log cannot be written, which the thread that does so says.
+    refuse = (
+        "CREATE TRIGGER never BEFORE INSERT ON job_logs BEGIN SELECT RAISE(ABORT, 'refused'); END"
+        if database.is_sqlite
+        else "ALTER TABLE job_logs ADD CONSTRAINT never CHECK (start < 0)"
+    )
+    with database.engine.begin() as connection:
+        connection.exec_driver_sql(refuse)
     Worker(settings, database, store, "here", Event()).run_next()
     told = [line for line in lines.read() if line["logger"].startswith("worker.")]
     assert {(line.get("job_id"), line.get("attempt")) for line in told} == {(job_id, 1)}

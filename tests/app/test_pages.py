@@ -10,7 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import update
 
-from app import job_files, jobs, workers
+from app import job_files, job_log, jobs, workers
 from app.artifacts import StoredFile
 from app.database import Database, database_now
 from app.service import Service
@@ -239,7 +239,8 @@ def test_a_job_tells_its_whole_story(client: TestClient, database: Database, ser
         stored = StoredFile("a" * 64, 1)
         job_files.add(session, job_id, FileKind.RESUME, number=7, file="f", stored=stored)
         jobs.fail(session, claim, FailureCode.OUT_OF_MEMORY, "the GPU is too small")
-    service.store.job_log(job_id).append(b"the last words\n", max_bytes=1000)
+    with service.database.writing() as session:
+        job_log.append(session, job_id, b"the last words\n", max_bytes=1000)
     text = words(client, f"/jobs/{job_id}")
     for told in (
         "1 host-a/1",

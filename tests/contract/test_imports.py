@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 # The command line may reach across rooms.
-COMMAND_LINE = {"app.cli"}
+COMMAND_LINE = {"app.cli", "app.process_cli"}
 APP_MAY_IMPORT_OF_GKL = {
     "gkl",
     "gkl.spec",
@@ -25,8 +25,11 @@ APP_MAY_IMPORT_OF_GKL = {
 }
 WORKER_MAY_IMPORT_OF_APP = {
     "app",
-    *(f"app.{name}" for name in ("settings", "database", "tables", "jobs", "job_files", "artifacts", "leaderboard")),
-    *(f"app.{name}" for name in ("outbox", "broker", "errors", "workers", "formatting", "external")),
+    *(
+        f"app.{name}"
+        for name in ("settings", "database", "tables", "jobs", "job_files", "artifacts", "leaderboard", "job_log")
+    ),
+    *(f"app.{name}" for name in ("outbox", "broker", "errors", "workers", "formatting", "external", "job_log")),
 }
 TORCH_FREE = [
     "gkl",

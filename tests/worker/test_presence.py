@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from app import workers
+from app.artifacts import ArtifactStore
 from app.database import Database
 from app.settings import Settings
 from tests.cluster import until
@@ -49,10 +50,16 @@ def test_a_driver_that_fails_is_no_gpu(nvidia_smi: Path, monkeypatch: pytest.Mon
     assert describe_device().startswith("CPU (")
 
 
-def test_a_worker_is_seen_from_its_start_to_its_end(database: Database, settings: Settings) -> None:
+def test_a_worker_is_seen_from_its_start_to_its_end(
+    database: Database, settings: Settings, store: ArtifactStore
+) -> None:
     stopping, ended = threading.Event(), threading.Event()
     quick = settings.model_copy(update={"heartbeat_seconds": 0.1})
-    thread = threading.Thread(target=announce, args=(quick, database, "host/1", stopping, ended))
+    thread = threading.Thread(
+        target=announce,
+        args=(quick, database, store, "host/1"),
+        kwargs={"stopping": stopping, "ended": ended},
+    )
 
     def seen() -> list[tuple[str, str]]:
         with database.reading() as session:

@@ -18,7 +18,7 @@ import pytest
 import torch
 from sqlalchemy import select, update
 
-from app import entries, job_files, jobs, leaderboard
+from app import entries, job_files, job_log, jobs, leaderboard
 from app.artifacts import ArtifactStore, StoredFile
 from app.certificates import points_of
 from app.cleanup import clean
@@ -34,7 +34,8 @@ from gkl.outcome import Resources
 from gkl.spec import EvaluateSpec, Evaluation, InnerMaximization, Sgd, ThreatModel, TrainSpec
 from tests.cluster import until
 from tests.specs import NO_FILES, endless_train_spec, tiny_train_spec
-from worker.presence import disk_problem
+from worker.presence import problem
+from worker.run_directories import remove_left
 from worker.tasks import Worker
 
 # What does not depend on it is tried on one.
@@ -57,10 +58,16 @@ def look(database: Database, job_id: int) -> Job:
         return jobs.get(session, job_id)
 
 
+def log_of(database: Database, job_id: int) -> str:
+    with database.reading() as session:
+        return job_log.tail(session, job_id, 10_000)
+
+
 def files(settings: Settings) -> list[Path]:
     """Everything in the data directory but logs, after a cleanup that thinks nothing young."""
     service = Service.from_settings(settings)
     clean(service, young_seconds=0)
+    remove_left(settings, service.database, young_seconds=0)
     service.database.close()
     return [p for p in settings.data_dir.rglob("*") if p.is_file() and "logs" not in p.parts and p.name != ".lock"]
 
@@ -99,7 +106,7 @@ def test_a_training_becomes_weights_a_model_and_the_evaluation_that_follows(
     assert sha256_of(store.path(stored.sha256)) == stored.sha256 == model.weights_sha256
     assert files(settings) == [store.path(stored.sha256)], "no checkpoint and no working file is left"
     assert (follow_up.parent_id, follow_up.spec["weights"]) == (train_id, stored.sha256)
-    assert "epoch 2 of 2" in store.job_log(train_id).tail(10_000)
+    assert "epoch 2 of 2" in log_of(database, train_id)
     assert train_job.resources is not None
     resources = Resources.model_validate(train_job.resources)
     assert 100e6 < resources.peak_memory_bytes < 4e9
@@ -274,7 +281,7 @@ def test_weights_that_were_sent_become_a_row(
         evaluation_row = leaderboard.evaluation_of_job(session, right)
     assert [file.job_id for file in kept] == [wrong], "converted once, though its job failed"
     assert converted is not None
-    assert "converting the weights" not in store.job_log(right).tail(10_000)
+    assert "converting the weights" not in log_of(database, right)
     # The verdict is about the file as it was sent, and holds for it.
     assert evaluation_row is not None
     assert evaluation_row.certificate_sha256 is not None
@@ -466,7 +473,7 @@ def test_a_job_that_runs_too_long_is_stopped_and_a_retry_goes_on(
     with database.writing() as session:
         jobs.request_cancel(session, job_id)
     running.wait()
-    assert "resumed after epoch" in worker.store.job_log(job_id).tail(5000)
+    assert "resumed after epoch" in log_of(database, job_id)
 
 
 class SlowStore(ArtifactStore):
@@ -515,7 +522,7 @@ def test_a_worker_without_room_lets_jobs_wait(worker: Worker, database: Database
     assert with_settings(worker, min_free_bytes=2**62).run_next() is None
     assert look(database, job_id).state is JobState.QUEUED
     assert "make some, and it goes on" in (
-        disk_problem(worker.settings.model_copy(update={"min_free_bytes": 2**62})) or ""
+        problem(worker.settings.model_copy(update={"min_free_bytes": 2**62}), worker.store) or ""
     )
 
 

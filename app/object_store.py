@@ -1,0 +1,229 @@
+"""Artifacts in a bucket, through fsspec: for workers on hosts that share no disk with the API.
+
+Every `put` makes an object of its own, `artifacts/<first two digits>/<sha256>/<random>`. A bucket has no locks: so that
+a cleanup can never take what somebody has just stored again, it removes objects, not hashes, and only old ones.
+Reads take the newest copy and check its hash. S3 shows a new object to every reader at once, and never a part of it.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import secrets
+import shutil
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from botocore.exceptions import BotoCoreError, ClientError
+
+from app.artifacts import INCOMING, ArtifactStore, StoredFile, checked, hash_of
+from app.errors import NotFound, StoreAway
+
+_log = logging.getLogger(__name__)
+
+_CONNECT_SECONDS = 5
+_READ_SECONDS = 60
+_PART_BYTES = 16 * 1024**2
+_PARTS_AT_ONCE = 4
+# A reader may yet open what it has just asked the path of.
+_IN_USE_SECONDS = 600
+
+
+class ObjectStore(ArtifactStore):
+    """A bucket of an S3-compatible store. Credentials and endpoint are in the environment, as for every S3 client:
+    AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL, AWS_DEFAULT_REGION.
+    """
+
+    def __init__(self, url: str, data_dir: Path, *, cache_bytes: int) -> None:
+        """
+        Args:
+            url: s3://bucket or s3://bucket/prefix.
+            data_dir: where files are received, and where those that are read are kept for the next reader.
+            cache_bytes: how much of the latter.
+        """
+        super().__init__(data_dir / "incoming")
+        self._cache, self._cache_bytes = data_dir / "cache", cache_bytes
+        place = url.removeprefix("s3://").strip("/")
+        self._bucket, self._root = place.split("/", 1)[0], f"{place}/artifacts"
+
+    def put(self, source: Path) -> StoredFile:
+        # Under a name of its own, what is hashed is what is sent, whatever becomes of the other name meanwhile.
+        self._incoming_dir.mkdir(parents=True, exist_ok=True)
+        link = self._incoming_dir / f"{INCOMING}{secrets.token_hex(16)}"
+        try:
+            _link_or_copy(source, link)
+            with link.open("rb") as file:
+                stored = hash_of(file)
+            self._place(link, stored)
+        finally:
+            link.unlink(missing_ok=True)
+        return stored
+
+    def adopt(self, source: Path) -> StoredFile:
+        return self.put(source)
+
+    def holds(self, sha256: str) -> bool:
+        return bool(self._copies(sha256))
+
+    def path(self, sha256: str) -> Path:
+        cached = self._cache / checked(sha256)
+        try:
+            # The last that was read is the last to go.
+            os.utime(cached)
+        except FileNotFoundError:
+            self._cache.mkdir(parents=True, exist_ok=True)
+            temporary = self._cache / f"{INCOMING}{secrets.token_hex(16)}"
+            try:
+                self._download(sha256, temporary)
+                temporary.replace(cached)
+            finally:
+                temporary.unlink(missing_ok=True)
+            self._bound_cache()
+        return cached
+
+    def fetch(self, sha256: str, target: Path) -> None:
+        try:
+            shutil.copyfile(self._cache / checked(sha256), target)
+        except FileNotFoundError:
+            self._download(sha256, target)
+
+    def problem(self) -> str | None:
+        try:
+            with _away_recognized():
+                self._files.info(self._bucket)
+        except FileNotFoundError:
+            return "its bucket does not exist"
+        except StoreAway as error:
+            return f"cannot be used: {type(error.__cause__).__name__}"
+        return None
+
+    @cached_property
+    def _files(self) -> Any:
+        return fsspec.filesystem(
+            "s3",
+            # Others write the same bucket.
+            use_listings_cache=False,
+            skip_instance_cache=True,
+            max_concurrency=_PARTS_AT_ONCE,
+            config_kwargs={
+                "connect_timeout": _CONNECT_SECONDS,
+                "read_timeout": _READ_SECONDS,
+                "retries": {"max_attempts": 2, "mode": "standard"},
+            },
+        )
+
+    def _place(self, temporary: Path, stored: StoredFile) -> None:
+        key = f"{self._folder(stored.sha256)}/{secrets.token_hex(8)}"
+        try:
+            with _away_recognized():
+                self._files.put_file(str(temporary), key, chunksize=_PART_BYTES)
+        except FileNotFoundError as error:
+            raise StoreAway("the artifact store has no bucket; make the one that GKLBENCH_STORE_URL names") from error
+
+    def _download(self, sha256: str, target: Path) -> None:
+        # More than once: an older copy may be removed between the look and the read, but then there is a newer one.
+        for _ in range(3):
+            copies = self._copies(sha256)
+            if not copies:
+                raise NotFound(f"no file with sha256 {sha256} is stored here")
+            try:
+                with _away_recognized():
+                    self._files.get_file(copies[-1][1], str(target))
+            except FileNotFoundError:
+                continue
+            with target.open("rb") as file:
+                if hash_of(file).sha256 == sha256:
+                    return
+            target.unlink()
+            break
+        raise NotFound(f"the stored copy of the file with sha256 {sha256} is damaged; restore it from a backup")
+
+    def _copies(self, sha256: str) -> list[tuple[datetime, str]]:
+        """Those of some content, the newest last."""
+        with _away_recognized():
+            found: dict[str, Any] = self._files.find(self._folder(sha256), detail=True)
+        return sorted((info["LastModified"], key) for key, info in found.items())
+
+    def _remove_unnamed(self, is_named: Callable[[list[str]], set[str]], older_than_seconds: float) -> int:
+        removed = 0
+        before = self._now() - timedelta(seconds=older_than_seconds)
+        for digits in range(256):
+            copies: dict[str, list[tuple[datetime, str]]] = defaultdict(list)
+            with _away_recognized():
+                found: dict[str, Any] = self._files.find(f"{self._root}/{digits:02x}", detail=True)
+            for key, info in found.items():
+                copies[key.split("/")[-2]].append((info["LastModified"], key))
+            old = sorted(sha256 for sha256, each in copies.items() if min(each)[0] < before)
+            named = is_named(old) if old else set()
+            for sha256 in old:
+                *older, newest = sorted(copies[sha256])
+                for moment, key in older if sha256 in named else [*older, newest]:
+                    if moment < before:
+                        with _away_recognized():
+                            self._files.rm_file(key)
+                        removed += 1
+        return removed
+
+    def _now(self) -> datetime:
+        """The store's clock, which its files' ages are judged by."""
+        key = f"{self._root}/clock"
+        with _away_recognized():
+            self._files.pipe_file(key, b"")
+            moment: datetime = self._files.info(key)["LastModified"]
+        return moment
+
+    def _folder(self, sha256: str) -> str:
+        return f"{self._root}/{sha256[:2]}/{checked(sha256)}"
+
+    def _bound_cache(self) -> None:
+        files = []
+        for path in self._cache.iterdir():
+            try:
+                files.append((path.stat(), path))
+            except FileNotFoundError:
+                continue
+        total = sum(stat.st_size for stat, _ in files)
+        for stat, path in sorted(files, key=lambda file: file[0].st_mtime):
+            if total <= self._cache_bytes or stat.st_mtime > time.time() - _IN_USE_SECONDS:
+                return
+            path.unlink(missing_ok=True)
+            total -= stat.st_size
+
+
+@contextmanager
+def _away_recognized() -> Iterator[None]:
+    """
+    Raises:
+        FileNotFoundError: there is no such object, or bucket.
+        StoreAway: in place of whatever else the store or the way to it has against the call.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except (OSError, BotoCoreError, ClientError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            # Of this host's disk.
+            raise
+        # The log has the addresses, which an answer should not have.
+        _log.warning("the artifact store cannot be used: %s: %s", type(error).__name__, error)
+        raise StoreAway(
+            f"the artifact store cannot be used at the moment ({type(error).__name__}); try again in a few seconds"
+        ) from error
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP):
+            raise
+        shutil.copyfile(source, target)

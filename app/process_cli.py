@@ -1,0 +1,195 @@
+"""The commands of a deployment: its processes, one command each, and what watches over them."""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+from app.settings import PLACEHOLDER, Settings
+from app.terminal import SettingsError, console, environment_settings, own_database
+
+process_cli = typer.Typer()
+
+EndWithParent = Annotated[bool, typer.Option("--end-with-parent", hidden=True)]
+
+
+class Part(StrEnum):
+    """What a host may run of a service."""
+
+    API = "api"
+    WORKER = "worker"
+    RELAY = "relay"
+
+
+@process_cli.command()
+def serve(end_with_parent: EndWithParent = False) -> None:
+    """Run the API and the pages only; broker, worker and relay are elsewhere. Set by GKLBENCH_ variables.
+
+    Example: `GKLBENCH_DATABASE_URL=postgresql://... GKLBENCH_BROKER_URL=redis://... gklbench serve`
+    """
+    import uvicorn  # noqa: PLC0415
+
+    from app import process, tokens  # noqa: PLC0415
+    from app.database import Database  # noqa: PLC0415
+    from app.migrations import is_current  # noqa: PLC0415
+
+    settings = process.begin(end_with_parent_too=end_with_parent)
+    database = Database(settings.effective_database_url)
+    if not settings.is_open and not is_current(database):
+        raise SettingsError("the database's schema is not this version's; run 'gklbench migrate' first")
+    tokens.check_start(database, settings)
+    database.close()
+    options: dict[str, Any] = {
+        "host": settings.host,
+        "port": settings.port,
+        # Open event streams must not hold up a stop.
+        "timeout_graceful_shutdown": 3,
+        # `app.logs` has set up logging, and tells of each request without its query string.
+        "log_config": None,
+        "access_log": False,
+        "forwarded_allow_ips": settings.trusted_proxies,
+        "limit_concurrency": settings.max_connections,
+        "server_header": False,
+    }
+    if settings.api_processes == 1:
+        from app.main import create_app  # noqa: PLC0415
+
+        uvicorn.run(create_app(settings), **options)
+        return
+    with tempfile.TemporaryDirectory(prefix="gklbench-metrics-") as shared:
+        # Whichever of them is asked for metrics tells of all.
+        os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", shared)
+        uvicorn.run(
+            "app.process:make_app",
+            factory=True,
+            workers=settings.api_processes,
+            # By default one that computes for five seconds is taken for dead.
+            timeout_worker_healthcheck=60,
+            **options,
+        )
+
+
+@process_cli.command()
+def worker(end_with_parent: EndWithParent = False) -> None:
+    """Run one worker: it takes jobs and runs them, one at a time. Start one per GPU.
+
+    Example: `CUDA_VISIBLE_DEVICES=1 GKLBENCH_DATABASE_URL=... GKLBENCH_BROKER_URL=... gklbench worker`
+    """
+    from app import process  # noqa: PLC0415
+    from worker.celery_app import run_worker  # noqa: PLC0415
+
+    run_worker(process.begin(end_with_parent_too=end_with_parent))
+
+
+@process_cli.command()
+def relay(end_with_parent: EndWithParent = False) -> None:
+    """Run the relay: it announces jobs that no worker has heard of, takes jobs from lost workers, and cleans up.
+
+    Example: `GKLBENCH_DATABASE_URL=... GKLBENCH_BROKER_URL=... gklbench relay`
+    """
+    from app import process  # noqa: PLC0415
+    from app.relay import Relay  # noqa: PLC0415
+    from app.service import Service  # noqa: PLC0415
+
+    settings = process.begin(end_with_parent_too=end_with_parent)
+    Relay(Service.from_settings(settings)).run(process.stop_flag())
+
+
+@process_cli.command(hidden=True)
+def broker(port: Annotated[int, typer.Option()], end_with_parent: EndWithParent = False) -> None:
+    """Run the embedded broker."""
+    from app import process  # noqa: PLC0415
+    from app.embedded import run_broker  # noqa: PLC0415
+
+    settings = process.begin(end_with_parent_too=end_with_parent)
+    run_broker(port, settings.data_dir, process.stop_flag())
+
+
+@process_cli.command()
+def migrate() -> None:
+    """Bring the database's schema to this version. Run it before `serve`, `worker` and `relay`.
+
+    Example: `GKLBENCH_DATABASE_URL=postgresql://user:secret@host/gklbench gklbench migrate`
+    """
+    own_database(None)
+    console.print("The schema is this version's.")
+
+
+@process_cli.command("check-settings")
+def check_settings() -> None:
+    """Say what is wrong with the GKLBENCH_ variables, before anything is started with them. Connects to nothing.
+
+    Example: `GKLBENCH_BROKER_URL=redis://:changethis@redis:6379/0 gklbench check-settings`
+    """
+    _check_secrets(environment_settings())
+    console.print("The settings can be used.")
+
+
+def _check_secrets(settings: Settings) -> None:
+    from sqlalchemy.engine import make_url  # noqa: PLC0415
+    from sqlalchemy.exc import ArgumentError  # noqa: PLC0415
+
+    for name, url in (("DATABASE_URL", settings.effective_database_url), ("BROKER_URL", settings.broker_url)):
+        try:
+            password = make_url(url).password
+        except (ArgumentError, ValueError) as error:
+            raise SettingsError(f"GKLBENCH_{name} is no address: {str(error).splitlines()[0]}") from error
+        if password == "":
+            raise SettingsError(f"GKLBENCH_{name} has an empty password; choose one")
+    if settings.store_url and os.environ.get("AWS_SECRET_ACCESS_KEY") in ("", PLACEHOLDER):
+        raise SettingsError("AWS_SECRET_ACCESS_KEY is empty or a placeholder; choose one")
+
+
+@process_cli.command()
+def health(part: Annotated[Part, typer.Argument(help="What is to be looked at.")]) -> None:
+    """Say whether a part of the service lives, as the health checks of containers ask: exit status 0 if it does.
+
+    `api` is this host's, ready for requests; `worker` any of this host; `relay` any.
+
+    Example: `gklbench health worker`
+    """
+    settings = environment_settings()
+    problem = {Part.API: _api_problem, Part.WORKER: _worker_problem, Part.RELAY: _relay_problem}[part](settings)
+    if problem is not None:
+        raise SettingsError(problem)
+    console.print(f"The {part} lives.")
+
+
+def _api_problem(settings: Settings) -> str | None:
+    import httpx2  # noqa: PLC0415
+
+    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host
+    try:
+        answer = httpx2.get(f"http://{host}:{settings.port}/readyz", timeout=10)
+    except httpx2.TransportError as error:
+        return f"the API does not answer ({type(error).__name__})"
+    return None if answer.status_code == 200 else f"the API is not ready: {answer.text[:500]}"
+
+
+def _worker_problem(settings: Settings) -> str | None:
+    from datetime import timedelta  # noqa: PLC0415
+
+    from app import workers  # noqa: PLC0415
+    from app.database import Database  # noqa: PLC0415
+
+    host = socket.gethostname()
+    with Database(settings.effective_database_url).reading() as session:
+        found = workers.all_of_them(session, lease=timedelta(seconds=settings.lease_seconds))
+    here = [status for status in found if status.row.host == host and not status.is_lost]
+    if not here:
+        return f"no worker of {host} was heard of in the last {settings.lease_seconds:.0f} seconds"
+    return next((status.row.problem for status in here if status.row.problem), None)
+
+
+def _relay_problem(settings: Settings) -> str | None:
+    from app.broker import hears_relay  # noqa: PLC0415
+
+    heard = hears_relay(settings)
+    if heard is None:
+        return "the broker does not answer"
+    return None if heard else "no relay was heard of lately"

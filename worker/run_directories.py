@@ -1,0 +1,53 @@
+"""Where each attempt has its files while it runs, and what killed workers left there."""
+
+from __future__ import annotations
+
+import logging
+import re
+import shutil
+from pathlib import Path
+
+from sqlalchemy import select
+
+from app import jobs
+from app.artifacts import disk_now
+from app.database import Database
+from app.settings import Settings
+from app.tables import Job, JobState
+
+_log = logging.getLogger(__name__)
+
+_NAME = re.compile(r"(\d+)-(\d+)")
+
+
+def run_directory(settings: Settings, claim: jobs.Claim) -> Path:
+    """An attempt's own: one that lost its job and does not know it yet touches no other's files."""
+    return settings.runs_dir / f"{claim.job_id}-{claim.attempt}"
+
+
+def remove_left(settings: Settings, database: Database, *, young_seconds: float | None = None) -> None:
+    """Remove those of this data directory whose attempts hold no job any more. Each worker does this for its host.
+
+    Args:
+        settings: this worker's.
+        database: where jobs are held.
+        young_seconds: younger ones stay.
+    """
+    before = disk_now(settings.runs_dir) - (settings.young_seconds if young_seconds is None else young_seconds)
+    for directory in settings.runs_dir.glob("*-*"):
+        match = _NAME.fullmatch(directory.name)
+        try:
+            is_young = directory.stat().st_mtime >= before
+        except FileNotFoundError:
+            continue
+        if match is None or is_young or _is_held(database, int(match[1]), int(match[2])):
+            continue
+        shutil.rmtree(directory, ignore_errors=True)
+        _log.info("removed %s, which a worker left that was killed", directory.name)
+
+
+def _is_held(database: Database, job_id: int, attempt: int) -> bool:
+    held = (JobState.RUNNING, JobState.CANCELLING)
+    with database.reading() as session:
+        found = session.scalar(select(Job.id).where(Job.id == job_id, Job.attempt == attempt, Job.state.in_(held)))
+    return found is not None
