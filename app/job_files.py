@@ -90,6 +90,12 @@ def upload(session: Session, sha256: str) -> Upload:
     return found
 
 
+def were_trained_here(session: Session, sha256: str) -> bool:
+    """Whether a training of this service made weights with this hash."""
+    made = select(JobFile.id).where(JobFile.sha256 == sha256, JobFile.kind == FileKind.WEIGHTS)
+    return session.scalar(made.limit(1)) is not None
+
+
 def check_weights(session: Session, spec: EvaluateSpec) -> None:
     """
     Raises:

@@ -119,6 +119,7 @@ class _ServiceCollector(Collector):
             yield _gauge("gklbench_broker_messages_waiting", "Wake-ups that no worker has taken yet.", waiting)
             heard = bool(hears_relay(settings))
             yield _gauge("gklbench_relay_up", "Whether a relay was heard of lately.", float(heard))
+        yield _gauge("gklbench_store_up", "Whether artifacts can be kept.", float(self.service.store.problem() is None))
         try:
             free = shutil.disk_usage(settings.data_dir).free
         except OSError:

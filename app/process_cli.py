@@ -111,13 +111,26 @@ def broker(port: Annotated[int, typer.Option()], end_with_parent: EndWithParent 
 
 
 @process_cli.command()
-def migrate() -> None:
+def migrate(
+    back_to: Annotated[
+        str | None, typer.Option(help="Go back to an older version's step instead, such as 0005, before installing it.")
+    ] = None,
+) -> None:
     """Bring the database's schema to this version. Run it before `serve`, `worker` and `relay`.
 
     Example: `GKLBENCH_DATABASE_URL=postgresql://user:secret@host/gklbench gklbench migrate`
     """
-    own_database(None)
-    console.print("The schema is this version's.")
+    from app import migrations  # noqa: PLC0415
+    from app.database import Database  # noqa: PLC0415
+
+    if back_to is None:
+        own_database(None)
+        console.print(f"The schema is this version's, step {migrations.newest()}.")
+        return
+    if not migrations.knows(back_to):
+        raise SettingsError(f"there is no step {back_to}; this version's is {migrations.newest()}, the first is 0001")
+    migrations.downgrade(Database(environment_settings().effective_database_url), back_to)
+    console.print(f"The schema is that of step {back_to}. Start the older version now, not this one.")
 
 
 @process_cli.command("check-settings")

