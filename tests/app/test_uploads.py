@@ -393,10 +393,13 @@ def test_a_crowd_sends_and_removes_the_same_file(settings: Settings) -> None:
         assert client.get(f"/api/v1/weights/{SHA256}").status_code == 200
 
 
-def test_weights_can_be_fetched_by_who_may(guarded: Service, visitor: TestClient) -> None:  # noqa: F811 - fixtures
+def test_weights_can_be_fetched_by_who_may(
+    database: Database,
+    visitor: TestClient,  # noqa: F811 - a fixture
+) -> None:
     """Those that were trained here by anybody, those that somebody sent by them and by admins."""
-    ada, bob = (bearer(token_of(guarded, name, Scope.SUBMIT)) for name in ("Ada", "Bob"))
-    root = bearer(token_of(guarded, "root", Scope.ADMIN))
+    ada, bob = (bearer(token_of(database, name, Scope.SUBMIT)) for name in ("Ada", "Bob"))
+    root = bearer(token_of(database, "root", Scope.ADMIN))
     assert visitor.post("/api/v1/weights", content=FILE, headers=ada).status_code == 201
     address = f"/api/v1/weights/{SHA256}/file"
     for headers in (bob, {}):
@@ -405,7 +408,7 @@ def test_weights_can_be_fetched_by_who_may(guarded: Service, visitor: TestClient
         fetched = visitor.get(address, headers=headers)
         assert (fetched.status_code, fetched.content) == (200, FILE)
         assert fetched.headers["content-disposition"] == f'attachment; filename="weights-{SHA256[:16]}.safetensors"'
-    with guarded.database.writing() as session:
+    with database.writing() as session:
         job = jobs.create(session, tiny_train_spec(), submitter="Bob")
         stored = StoredFile(SHA256, len(FILE))
         job_files.add(session, job.id, FileKind.WEIGHTS, number=1, file="weights.safetensors", stored=stored)
