@@ -44,8 +44,12 @@ def under(norm: Norm = "Linf", epsilon: float = 0.2, **more: object) -> Evaluati
 
 
 def quick(norm: Norm = "Linf", epsilon: float = 0.2, **more: object) -> Evaluation:
-    """Two attacks that together take a fifth of the time of APGD-T."""
-    return under(norm, epsilon, **{"protocol": "custom", "attacks": ("apgd-ce", "apgd-dlr"), **more})
+    """One attack, where it does not matter which."""
+    return under(norm, epsilon, **{"protocol": "custom", "attacks": ("apgd-ce",), **more})
+
+
+TWO: tuple[AttackName, ...] = ("apgd-ce", "apgd-dlr")
+"""Of which the second sees only what the first has left."""
 
 
 def test_digits(count: int) -> ImageSet:
@@ -254,7 +258,7 @@ def test_a_quantized_input_is_broken_by_square_alone(robust_model: nn.Module) ->
 
 @pytest.mark.parametrize("calls", [15, 130, 400])
 def test_a_resumed_evaluation_equals_an_uninterrupted_one(robust_model: nn.Module, tmp_path: Path, calls: int) -> None:
-    data, evaluation = test_digits(40), quick(batch_size=16)
+    data, evaluation = test_digits(40), quick(batch_size=16, attacks=TWO)
     whole = measure(robust_model, data, evaluation, num_classes=10)
     counted = iter(range(1_000_000))
     with pytest.raises(Stopped):
@@ -273,7 +277,7 @@ def test_a_resumed_evaluation_equals_an_uninterrupted_one(robust_model: nn.Modul
 
 
 def test_shards_make_the_same_verdict_in_any_order(robust_model: nn.Module, tmp_path: Path) -> None:
-    data, evaluation = test_digits(40), quick(batch_size=8)
+    data, evaluation = test_digits(40), quick(batch_size=8, attacks=TWO)
     whole = measure(robust_model, data, evaluation, num_classes=10)
     for index in (2, 0, 1):
         # A process of its own each, as far as they know of each other.
