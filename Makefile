@@ -23,7 +23,7 @@ demo: install
 test: install
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m "not long"
 
-# The comparisons with pyautoattack on hundreds of points and on a real network.
+# The comparisons with pyautoattack on hundreds of points and on a real network, and a file of 3 GB.
 test-long: install
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m long
 

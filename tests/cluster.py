@@ -38,8 +38,8 @@ def free_port() -> int:
         return port
 
 
-def until(condition: Callable[[], object], seconds: float = 60) -> None:
-    """Wait for it to be true; never longer than that."""
+def until(condition: Callable[[], object], seconds: float = 120) -> None:
+    """Wait for it to be true; never longer than that, which is for a machine with much else to do."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited too long"

@@ -14,6 +14,7 @@ from gkl.errors import InvalidInput, NonFiniteLoss
 from gkl.spec import TrainSpec
 from gkl.tensor_files import load_tensors, save_tensors
 from gkl.training.averaging import WeightAverage
+from gkl.training.descent import GradientDescent
 from gkl.training.step import StepOutcome
 
 _FORMAT = "gkl-training-checkpoint-3"
@@ -55,7 +56,7 @@ class TrainingState:
     """Everything that changes while training runs."""
 
     model: nn.Module
-    optimizer: torch.optim.SGD
+    optimizer: GradientDescent
     prior: ClassPrior
     generator: torch.Generator
     average: WeightAverage | None = None
@@ -88,7 +89,7 @@ def save_checkpoint(directory: Path, state: TrainingState, spec: TrainSpec, *, k
     check_finite(state)
     tensors: dict[str, Tensor] = {f"model.{name}": t for name, t in state.model.state_dict().items()}
     for name, parameter in state.model.named_parameters():
-        momentum = state.optimizer.state[parameter].get("momentum_buffer")
+        momentum = state.optimizer.momentum_buffers.get(parameter)
         if momentum is not None:
             tensors[f"momentum.{name}"] = momentum
     if state.average is not None:
@@ -205,7 +206,7 @@ def _restore(state: TrainingState, tensors: dict[str, Tensor], metadata: dict[st
     for name, parameter in state.model.named_parameters():
         if name in momentum:
             # Like the parameter in memory layout too: an update reads both.
-            state.optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(momentum[name])
+            state.optimizer.momentum_buffers[parameter] = torch.empty_like(parameter).copy_(momentum[name])
     if state.average is not None:
         state.average.model.load_state_dict(under("average."))
     state.prior.restore(under("prior."))

@@ -19,6 +19,7 @@ from gkl.data import unit_range
 from gkl.device import own_random_stream
 from gkl.errors import InvalidInput, NonFiniteLoss
 from gkl.spec import Compute, Sgd, TrainSpec
+from gkl.training.descent import GradientDescent, ParameterGroup
 from gkl.training.objective import ObjectiveValue, RobustObjective
 from gkl.training.weight_perturbation import WeightPerturber, unrecorded_statistics
 
@@ -72,7 +73,7 @@ class AdversarialStep:
         self,
         spec: TrainSpec,
         model: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        optimizer: GradientDescent,
         objective: RobustObjective,
         generator: torch.Generator,
     ) -> None:
@@ -141,7 +142,7 @@ class AdversarialStep:
             )
         # With AutoAugment or Cutout only the basic view speaks for its class.
         self.objective.prior.accumulate(natural_logits[:own], labels[:own])
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         value.total.backward()
         self.optimizer.step()
         return outcome
@@ -201,17 +202,17 @@ def _measured(value: ObjectiveValue, natural: Tensor, adversarial: Tensor, label
     )
 
 
-def make_optimizer(model: nn.Module, spec: Sgd) -> torch.optim.SGD:
+def make_optimizer(model: nn.Module, spec: Sgd) -> GradientDescent:
     """SGD whose weight decay leaves BatchNorm alone if the spec says so."""
     normalization = {id(p) for m in model.modules() if isinstance(m, _BatchNorm) for p in m.parameters(recurse=False)}
     apart = normalization if not spec.decay_batch_norm else set()
     groups = [
-        {"params": [p for p in model.parameters() if id(p) not in apart], "weight_decay": spec.weight_decay},
-        {"params": [p for p in model.parameters() if id(p) in apart], "weight_decay": 0.0},
+        ParameterGroup([p for p in model.parameters() if id(p) not in apart], spec.weight_decay),
+        ParameterGroup([p for p in model.parameters() if id(p) in apart], 0.0),
     ]
-    return torch.optim.SGD(
-        [group for group in groups if group["params"]],
-        lr=spec.learning_rate,
+    return GradientDescent(
+        groups,
+        learning_rate=spec.learning_rate,
         momentum=spec.momentum,
         nesterov=spec.nesterov,
     )

@@ -181,8 +181,7 @@ class _Run:
                 self._checkpoint()
                 raise Stopped
             step = state.epoch * self.steps_per_epoch + state.step
-            for group in state.optimizer.param_groups:
-                group["lr"] = learning_rate(spec, step, self.steps_per_epoch)
+            state.optimizer.learning_rate = learning_rate(spec, step, self.steps_per_epoch)
             outcome = self.step(
                 augmented_views(images, spec.augmentation, state.generator),
                 labels,

@@ -28,6 +28,7 @@ from app.settings import Settings
 from app.tables import LoginSession, Scope, Token
 from app.tokens import Limits
 from tests.app.test_api import assert_problem
+from tests.databases import either_database
 from tests.specs import tiny_train_spec
 
 NO_LIMITS = Limits(None, None, None, None, None)
@@ -282,6 +283,7 @@ def test_a_browser_logs_in_acts_and_logs_out(visitor: TestClient, database: Data
     assert "Log in" in visitor.get("/", headers=HTML).text, "the value is worth nothing any more"
 
 
+@either_database
 @pytest.mark.parametrize("given", [{}, {"csrf": ""}, {"csrf": "0" * 64}, {"csrf": "é"}])
 def test_a_form_that_is_not_this_logins_is_refused(
     visitor: TestClient, database: Database, given: dict[str, str]
@@ -316,6 +318,7 @@ def test_a_login_ends_with_its_time_and_with_its_token(visitor: TestClient, data
     assert "Log in" in visitor.get("/", headers=HTML).text
 
 
+@either_database
 @pytest.mark.parametrize(
     "elsewhere", ["https://evil.example", "//evil.example", "/\\evil.example", "javascript:alert(1)", "/a\nb", ""]
 )
@@ -349,6 +352,7 @@ def test_a_file_that_calls_itself_a_form_is_not_read_for_its_fields(visitor: Tes
     assert visitor.post("/api/v1/weights", content=body(), headers=headers).status_code == 403
 
 
+@either_database
 @pytest.mark.parametrize("origin", ["http://[", "null", "http://evil.example", "://"])
 def test_origins_that_are_none_of_ours(client: TestClient, origin: str) -> None:
     assert client.post("/api/v1/jobs", json=SPEC, headers={"Origin": origin}).status_code == 403
@@ -377,6 +381,7 @@ def test_a_wrong_token_is_told_on_the_page(visitor: TestClient) -> None:
 # --- open on loopback --------------------------------------------------------------------------------------------
 
 
+@either_database
 @pytest.mark.parametrize(
     "headers",
     [

@@ -28,6 +28,7 @@ from app.settings import Settings
 from app.tables import WorkerRow
 from gkl.catalog import ARCHITECTURES
 from gkl.recipes import digits
+from tests.databases import either_database
 from tests.local import local_client
 
 SPEC = digits().model_dump(mode="json")
@@ -113,6 +114,7 @@ def test_an_idempotency_key_is_honored(client: TestClient) -> None:
     assert_problem(post(client, SPEC | {"seed": 1}, **{"Idempotency-Key": "abc"}), 409, "used for another job")
 
 
+@either_database
 @pytest.mark.parametrize(
     ("change", "location", "says"),
     [
@@ -194,6 +196,7 @@ def test_a_failure_of_the_service_has_it_too(settings: Settings, tmp_path: Path)
         assert ready.json()["workers"] == "not known: the database cannot be used"
 
 
+@either_database
 @pytest.mark.parametrize(
     ("headers", "status"),
     [

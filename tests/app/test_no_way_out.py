@@ -26,6 +26,7 @@ from app.settings import Settings
 from app.tables import Entry, Provenance
 from tests.app.test_api import assert_problem
 from tests.app.test_robustbench import LINF, contents
+from tests.databases import either_database
 from tests.specs import NO_FILES, tiny_train_spec
 
 _WRITES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.symlink", "os.link", "os.truncate", "os.chmod")
@@ -242,6 +243,7 @@ def test_only_a_workers_measurement_is_verified(client: TestClient, database: Da
         assert (entry.provenance, entry.model_id, entry.evaluation_id) == (Provenance.IMPORTED, None, None)
 
 
+@either_database
 @pytest.mark.parametrize(
     "forged",
     [

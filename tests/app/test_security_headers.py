@@ -18,10 +18,12 @@ from app.security_headers import CONTENT_SECURITY_POLICY
 from app.settings import Settings
 from tests.app.test_access import guarded, visitor  # noqa: F401 - fixtures
 from tests.cluster import free_port, until
+from tests.databases import either_database
 
 WEB = Path(__file__).parents[2] / "app" / "web"
 
 
+@either_database
 @pytest.mark.parametrize(
     "path", ["/", "/jobs", "/api/v1/jobs", "/nothing", "/api/v1/jobs/999", "/docs", "/static/style.css", "/healthz"]
 )

@@ -110,6 +110,30 @@ def test_importing_it_leaves_torch_alone(module: str) -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
+def test_a_small_run_loads_no_library_that_it_does_not_need(tmp_path: Path) -> None:
+    """Each of these would have it start a second or two later."""
+    code = """
+import sys
+from pathlib import Path
+from gkl.evaluation import evaluate
+from gkl.files import sha256_of
+from gkl.spec import EvaluateSpec
+from gkl.training import train
+from tests.specs import NO_FILES, tiny_train_spec
+
+directory, spec = Path(sys.argv[1]), tiny_train_spec(epochs=1)
+train(spec, directory, datasets_dir=NO_FILES, report=lambda _: None)
+weights = directory / "weights.safetensors"
+kept = spec.model_dump(include={"name", "dataset", "architecture", "evaluation"})
+measured = EvaluateSpec(**kept, weights=sha256_of(weights))
+evaluate(measured, weights, directory / "evaluation", datasets_dir=NO_FILES, report=lambda _: None)
+needless = {"torch._dynamo", "torch._inductor", "sympy", "sklearn", "scipy", "pandas", "torchvision", "robustbench"}
+print(*needless & sys.modules.keys())
+"""
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert done.stdout.split() == []
+
+
 def test_importing_everything_reads_no_setting_and_touches_no_gpu() -> None:
     """With an environment in which each of these would fail."""
     names = [n for room in ("app", "worker", "gkl") for n in modules(room) if n != "app.migrations.env"]

@@ -7,6 +7,7 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ from tests.app.test_access import token_of
 from tests.app.test_entries import ENTRIES
 from tests.app.test_robustbench import LINF, contents
 from tests.cluster import free_port, until
-from tests.flow.test_flow import either_database
+from tests.databases import either_database
 from tests.flow.test_flow import running as _running_fixture
 from tests.specs import tiny_train_spec
 
@@ -43,6 +44,8 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     quiet = ("quic", "background-networking", "component-update", "sync", "gpu")
+    # Instead of 5 s, which are few on a machine with much else to do.
+    expect.set_options(timeout=20_000)
     with sync_playwright() as playwright:
         arguments = ["--no-sandbox", "--no-first-run", *(f"--disable-{what}" for what in quiet)]
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
@@ -50,10 +53,10 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture
-def page(browser: Browser, running: EmbeddedService) -> Iterator[Page]:
+@contextmanager
+def watched(browser: Browser, url: str) -> Iterator[Page]:
     """A page that fails the test on an error of a script, and on a request to anywhere else."""
-    page = browser.new_page(base_url=running.url, viewport={"width": 1280, "height": 900})
+    page = browser.new_page(base_url=url, viewport={"width": 1280, "height": 900})
     wrong: list[str] = []
 
     def note(message: ConsoleMessage) -> None:
@@ -62,16 +65,42 @@ def page(browser: Browser, running: EmbeddedService) -> Iterator[Page]:
             wrong.append(message.text)
 
     def check(request: Request) -> None:
-        if not request.url.startswith((running.url, "data:")):
+        if not request.url.startswith((url, "data:")):
             wrong.append(f"asked {request.url}")
 
     page.on("console", note)
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.on("request", check)
-    page.set_default_timeout(15_000)
+    page.set_default_timeout(30_000)
     yield page
     page.close()
     assert wrong == []
+
+
+@contextmanager
+def served(settings: Settings) -> Iterator[str]:
+    """The API and the pages alone, in this process."""
+    server = uvicorn.Server(uvicorn.Config(create_app(settings), port=free_port(), log_config=None))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    until(lambda: server.started)
+    yield f"http://127.0.0.1:{server.config.port}"
+    server.should_exit = True
+    thread.join()
+
+
+@pytest.fixture
+def page(browser: Browser, running: EmbeddedService) -> Iterator[Page]:
+    """On the whole service."""
+    with watched(browser, running.url) as page:
+        yield page
+
+
+@pytest.fixture
+def board_page(browser: Browser, settings: Settings, board: None) -> Iterator[Page]:
+    """On a service that has a board and nothing to run."""
+    with served(settings) as url, watched(browser, url) as page:
+        yield page
 
 
 @pytest.fixture
@@ -85,22 +114,16 @@ def board(database: Database) -> None:
 @pytest.fixture
 def guarded_url(settings: Settings) -> Iterator[str]:
     """The API and the pages of a service that asks for tokens."""
-    app = create_app(settings.model_copy(update={"access": "tokens"}))
-    server = uvicorn.Server(uvicorn.Config(app, port=free_port(), log_config=None))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    until(lambda: server.started)
-    yield f"http://127.0.0.1:{server.config.port}"
-    server.should_exit = True
-    thread.join()
+    with served(settings.model_copy(update={"access": "tokens"})) as url:
+        yield url
 
 
 def first_column(page: Page) -> list[str]:
     return [text.strip() for text in page.locator(".board tbody td:nth-child(2) > a").all_inner_texts()]
 
 
-@pytest.mark.usefixtures("board")
-def test_a_board_is_sorted_filtered_searched_and_shared(page: Page, browser: Browser, running: EmbeddedService) -> None:
+def test_a_board_is_sorted_filtered_searched_and_shared(board_page: Page, browser: Browser) -> None:
+    page = board_page
     page.goto("/")
     page.get_by_role("link", name="CIFAR-10, Linf 8/255").click()
     assert first_column(page)[0] == "First"
@@ -130,8 +153,8 @@ def test_a_board_is_sorted_filtered_searched_and_shared(page: Page, browser: Bro
     plain.context.close()
 
 
-@pytest.mark.usefixtures("board")
-def test_columns_charts_and_downloads(page: Page, tmp_path: Path) -> None:
+def test_columns_charts_and_downloads(board_page: Page, tmp_path: Path) -> None:
+    page = board_page
     page.goto("/leaderboards/cifar10/Linf")
     page.get_by_text("Columns").click()
     # Not check(): it reads the box again, and the click has taken the page to another address.
@@ -148,8 +171,8 @@ def test_columns_charts_and_downloads(page: Page, tmp_path: Path) -> None:
     expect(page.get_by_role("heading", level=1)).to_have_text("First")
 
 
-@pytest.mark.usefixtures("board")
-def test_a_phone_shows_all_of_a_board_without_scrolling_sideways(page: Page) -> None:
+def test_a_phone_shows_all_of_a_board_without_scrolling_sideways(board_page: Page) -> None:
+    page = board_page
     page.set_viewport_size({"width": 390, "height": 800})
     for path in ("/", "/leaderboards/cifar10/Linf", "/entries/1", "/submit/train", "/submit/evaluate", "/jobs"):
         page.goto(path)
@@ -185,9 +208,9 @@ def test_a_job_is_sent_with_the_form_watched_and_its_pictures_looked_at(page: Pa
     page.wait_for_url("**/jobs/1")
     expect(page.get_by_role("heading", level=1)).to_have_text("Job 1: From the form")
     # It goes on by itself: nobody loads the page again.
-    expect(page.locator(".lead .state")).to_have_text("succeeded", timeout=60_000)
+    expect(page.locator(".lead .state")).to_have_text("succeeded", timeout=120_000)
     page.get_by_role("link", name="job 2").click()
-    expect(page.locator(".lead .state")).to_have_text("succeeded", timeout=60_000)
+    expect(page.locator(".lead .state")).to_have_text("succeeded", timeout=120_000)
     page.get_by_role("link", name="From the form").click()
     page.get_by_role("link", name="1", exact=True).click()
     expect(page.locator(".provenance").first).to_have_text("verified here")
@@ -230,7 +253,7 @@ def test_a_file_of_weights_is_sent_with_the_page(page: Page, running: EmbeddedSe
     page.get_by_role("combobox", name="threat model").select_option("none")
     page.get_by_role("button", name="Send the job").click()
     page.wait_for_url("**/jobs/1")
-    expect(page.locator(".lead .state")).to_have_text("succeeded", timeout=60_000)
+    expect(page.locator(".lead .state")).to_have_text("succeeded", timeout=120_000)
     with Client(running.url) as client:
         assert client.job(1).state is JobState.SUCCEEDED
         assert client.job(1).weights_sha256 == sha256

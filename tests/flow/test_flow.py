@@ -1,4 +1,4 @@
-"""From POST to the page's HTML: every process real, on both databases."""
+"""From POST to the page's HTML: every process real, the whole way on both databases."""
 
 from __future__ import annotations
 
@@ -24,10 +24,8 @@ from app.settings import Settings
 from app.tables import JobState
 from gkl.errors import FailureCode
 from tests.cluster import free_port, until
+from tests.databases import either_database, postgresql_only
 from tests.specs import endless_train_spec, tiny_train_spec
-
-# What does not depend on it is tried on one.
-either_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
 @pytest.fixture
@@ -45,7 +43,7 @@ def running(settings: Settings) -> Iterator[EmbeddedService]:
         # A browser that looks at the service starts processes of its own when it likes.
         started = {p for p in set(psutil.Process().children(recursive=True)) - others if not is_browser(p)}
         yield service
-    until(lambda: not [p for p in started if p.is_running() and p.status() != psutil.STATUS_ZOMBIE], seconds=10)
+    until(lambda: not [p for p in started if p.is_running() and p.status() != psutil.STATUS_ZOMBIE])
 
 
 def is_browser(process: psutil.Process) -> bool:
@@ -105,6 +103,7 @@ def test_a_running_job_is_seen_and_cancelled_on_its_page(running: EmbeddedServic
     assert "data-events" not in page(running, f"/jobs/{job.id}")
 
 
+@either_database
 def test_a_killed_runner_is_a_failed_job_and_the_next_one_runs(running: EmbeddedService, client: Client) -> None:
     job = client.submit(endless_train_spec())
     until(lambda: client.job(job.id).progress)
@@ -123,6 +122,8 @@ def test_a_killed_runner_is_a_failed_job_and_the_next_one_runs(running: Embedded
     until(lambda: client.job(following.id).state is JobState.SUCCEEDED)
 
 
+# What the relay finds there, and how, is tried on both by the tests of jobs.
+@postgresql_only
 def test_a_wiped_broker_loses_no_job(running: EmbeddedService, client: Client) -> None:
     """The worker dies with the message, the relay announces the job again."""
     blocker = client.submit(endless_train_spec())
@@ -194,7 +195,7 @@ def test_a_killed_parent_takes_everything_with_it(tmp_path: Path) -> None:
         up.stdout.readline()
         processes = psutil.Process(up.pid).children(recursive=True)
         up.kill()
-    until(lambda: not [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE], seconds=20)
+    until(lambda: not [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE])
 
 
 def test_a_process_that_keeps_dying_ends_the_demo_with_a_reason(tmp_path: Path) -> None:

@@ -17,9 +17,10 @@ from gkl.errors import FailureCode
 from gkl.evaluation import verify
 from gkl.outcome import ExternalOutcome
 from tests.app.test_robustbench import LINF, contents
+from tests.databases import either_database
 from tests.examples import saved, weakened
 from tests.specs import NO_FILES, tiny_train_spec
-from tests.worker.test_worker import either_database, files, look, send
+from tests.worker.test_worker import files, look, send
 from tests.worker.test_worker import worker as _worker_fixture
 from worker.tasks import Worker
 

@@ -24,9 +24,10 @@ from gkl.spec import EvaluateSpec, Evaluation, ThreatModel
 from gkl.tensor_files import load_tensors
 from gkl.weights_format import check_weights_file
 from tests.cluster import until
+from tests.databases import either_database
 from tests.hostile import FOR_THE_ARCHITECTURE, FOR_THE_READER, network, saved
 from tests.specs import endless_train_spec
-from tests.worker.test_worker import Background, either_database, files, look, runners, send
+from tests.worker.test_worker import Background, files, look, runners, send
 from tests.worker.test_worker import worker as _worker_fixture
 from worker.tasks import Worker
 

@@ -32,14 +32,13 @@ from gkl.files import sha256_of
 from gkl.models import build_model
 from gkl.outcome import Resources
 from gkl.spec import EvaluateSpec, Evaluation, InnerMaximization, Sgd, ThreatModel, TrainSpec
+from gkl.training import train
 from tests.cluster import until
+from tests.databases import either_database
 from tests.specs import NO_FILES, endless_train_spec, tiny_train_spec
 from worker.presence import problem
 from worker.run_directories import remove_left
 from worker.tasks import Worker
-
-# What does not depend on it is tried on one.
-either_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
 @pytest.fixture
@@ -84,7 +83,7 @@ class Background:
         self.thread.start()
 
     def wait(self) -> None:
-        self.thread.join(timeout=60)
+        self.thread.join(timeout=120)
         assert not self.thread.is_alive()
 
 
@@ -110,7 +109,7 @@ def test_a_training_becomes_weights_a_model_and_the_evaluation_that_follows(
     assert train_job.resources is not None
     resources = Resources.model_validate(train_job.resources)
     assert 100e6 < resources.peak_memory_bytes < 4e9
-    assert resources.cpu_seconds > 1
+    assert resources.cpu_seconds > 0.5
 
     assert worker.run_next() == follow_up.id
     with database.reading() as session:
@@ -159,10 +158,10 @@ def test_a_job_is_cancelled_while_it_runs(worker: Worker, database: Database) ->
 
 @either_database
 def test_a_stopping_worker_hands_its_job_back_and_another_goes_on(
-    worker: Worker, database: Database, store: ArtifactStore, settings: Settings
+    worker: Worker, database: Database, store: ArtifactStore, settings: Settings, tmp_path: Path
 ) -> None:
     spec = tiny_train_spec(
-        architecture="small_cnn", epochs=16, evaluation=None, inner_maximization=InnerMaximization(num_steps=4)
+        architecture="small_cnn", epochs=12, evaluation=None, inner_maximization=InnerMaximization(num_steps=4)
     )
     job_id = send(database, spec)
     running = Background(worker)
@@ -185,16 +184,13 @@ def test_a_stopping_worker_hands_its_job_back_and_another_goes_on(
         events = jobs.events_after(session, job_id, 0)
         (weights,) = session.scalars(select(JobFile))
     epochs = [e.data["epoch"] for e in events if e.type == "epoch"]
-    assert epochs[-1] == 16
+    assert epochs[-1] == 12
     assert saved + 1 in epochs
     assert epochs.count(saved - 1) == 1, "what was saved is not trained again"
     # The same weights as a run that nobody disturbed.
-    alone = send(database, spec)
-    assert other.run_next() == alone
-    with database.reading() as session:
-        undisturbed = session.scalars(select(JobFile.sha256).where(JobFile.job_id == alone)).one()
-    assert weights.sha256 == undisturbed
-    assert files(settings) == [store.path(undisturbed)]
+    undisturbed = train(spec, tmp_path / "undisturbed", datasets_dir=NO_FILES, report=lambda _: None)
+    assert weights.sha256 == undisturbed.manifest.weights_sha256
+    assert files(settings) == [store.path(weights.sha256)]
 
 
 @either_database
@@ -202,7 +198,7 @@ def test_an_evaluation_goes_on_elsewhere_from_its_last_finished_part(
     worker: Worker, database: Database, store: ArtifactStore, settings: Settings
 ) -> None:
     """Its upper bound is on the board meanwhile, and its parts are gone when it has ended."""
-    evaluation = Evaluation(threat_model=ThreatModel(epsilon=0.2), batch_size=20, num_points=60)
+    evaluation = Evaluation(threat_model=ThreatModel(epsilon=0.2), batch_size=40, num_points=40)
     send(database, tiny_train_spec(architecture="tiny_cnn", epochs=20, evaluation=evaluation))
     worker.run_next()
     with database.reading() as session:
@@ -223,8 +219,8 @@ def test_an_evaluation_goes_on_elsewhere_from_its_last_finished_part(
         parts = job_files.to_go_on_from(session, waiting.id)
         upper = leaderboard.evaluation_of_job(session, waiting.id)
         assert upper is not None
-    # Clean, checks, APGD-CE and APGD-T of three blocks each.
-    assert len(parts) >= 10
+    # The checks, clean images, APGD-CE and APGD-T.
+    assert len(parts) >= 4
     assert {part.kind for part in parts} == {FileKind.BLOCK}
 
     other = Worker(worker.settings, database, store, name="other", stopping=threading.Event())
@@ -409,7 +405,7 @@ def test_a_runner_whose_supervisor_is_gone_ends(tmp_path: Path) -> None:
         process.stdin.flush()
         assert "progress" in process.stdout.readline()
         process.stdin.close()
-        process.wait(timeout=10)
+        process.wait(timeout=60)
     assert process.returncode == 1
 
 
@@ -429,7 +425,7 @@ def test_a_runner_stops_between_two_steps_on_sigterm(tmp_path: Path) -> None:
         process.stdout.readline()
         os.kill(process.pid, signal.SIGTERM)
         assert process.stdout.readlines()[-1] == '{"type":"interrupted"}\n'
-        process.wait(timeout=10)
+        process.wait(timeout=60)
     assert process.returncode == 0
     assert not list(tmp_path.glob(".*")), "nothing half-written"
 
@@ -438,18 +434,23 @@ def with_settings(worker: Worker, **changes: float) -> Worker:
     return replace(worker, settings=worker.settings.model_copy(update=changes))
 
 
+def change_at_once(worker: Worker, **changes: float) -> None:
+    """Other limits for the run that is under way: however long it took to start on a busy machine, that was no test."""
+    vars(worker.settings).update(changes)
+
+
 @either_database
 def test_a_run_that_shows_no_sign_of_life_is_stopped_and_says_so(worker: Worker, database: Database) -> None:
     job_id = send(database, endless_train_spec())
-    # Longer than a runner needs to import torch on a busy machine.
-    running = Background(with_settings(worker, no_progress_seconds=20.0, stop_grace_seconds=1.0))
+    running = Background(worker)
     until(lambda: look(database, job_id).progress)
     for process in runners():
         process.suspend()
+    change_at_once(worker, no_progress_seconds=3.0, stop_grace_seconds=1.0)
     running.wait()
     job = look(database, job_id)
     assert (job.state, job.failure_code) == (JobState.FAILED, FailureCode.NO_PROGRESS)
-    assert "no sign of life for 20 s" in (job.failure_message or "")
+    assert "no sign of life for 3 s" in (job.failure_message or "")
     assert not runners()
 
 
@@ -461,10 +462,17 @@ def test_a_job_that_runs_too_long_is_stopped_and_a_retry_goes_on(
     job_id = send(database, endless_train_spec())
     with database.writing() as session:
         session.execute(update(Job).values(run_seconds=1000.0))
-    Background(with_settings(worker, max_run_seconds=1020.0)).wait()
+    before, started = worker.settings.max_run_seconds, time.monotonic()
+    running = Background(worker)
+    until(lambda: look(database, job_id).progress)
+    limit = 1000 + time.monotonic() - started + 1
+    change_at_once(worker, max_run_seconds=limit)
+    running.wait()
+    seconds = time.monotonic() - started
+    change_at_once(worker, max_run_seconds=before)
     job = look(database, job_id)
     assert (job.state, job.failure_code) == (JobState.FAILED, FailureCode.TIMED_OUT)
-    assert 1020 <= job.run_seconds < 1060, "it was stopped at the limit, and took its time to save"
+    assert limit <= job.run_seconds < 1000 + seconds + 1, "it was stopped at the limit, and took its time to save"
     with database.writing() as session:
         assert job_files.to_go_on_from(session, job_id), "what it had is saved when it is stopped"
         jobs.retry(session, job_id)
@@ -480,14 +488,14 @@ class SlowStore(ArtifactStore):
     """On a disk that takes longer for a file than a lease lasts."""
 
     def put(self, source: Path) -> StoredFile:
-        time.sleep(4)
+        time.sleep(6)
         return super().put(source)
 
 
 @either_database
 def test_a_slow_disk_costs_no_lease(worker: Worker, database: Database, settings: Settings) -> None:
     """It is renewed while the supervisor waits."""
-    slow = with_settings(worker, lease_seconds=2.5, heartbeat_seconds=0.3)
+    slow = with_settings(worker, lease_seconds=4.0, heartbeat_seconds=0.3)
     slow = replace(slow, store=SlowStore(settings.data_dir))
     job_id = send(database, tiny_train_spec(epochs=1, architecture="tiny_cnn", evaluation=None))
     running = Background(slow)

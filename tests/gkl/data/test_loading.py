@@ -35,6 +35,18 @@ def test_digits_are_what_the_catalog_says_and_split_without_overlap() -> None:
     assert not [image for image in test.images if image.numpy().tobytes() in seen]
 
 
+def test_digits_are_scikit_learns() -> None:
+    """Ours are read from its file; its own function, which takes a second to import, says what they are."""
+    from sklearn.datasets import load_digits
+
+    raw = load_digits()
+    train, test = load_train("digits", NO_FILES), load_test("digits", NO_FILES)
+    in_test = torch.arange(len(raw.target)) % 5 == 0
+    for images, chosen in ((train, ~in_test), (test, in_test)):
+        assert torch.equal(images.take(torch.arange(len(images))).squeeze(1) * 16, torch.from_numpy(raw.images)[chosen])
+        assert torch.equal(images.labels, torch.from_numpy(raw.target)[chosen])
+
+
 def test_the_hash_tells_data_apart() -> None:
     test = load_test("digits", NO_FILES)
     assert test.sha256() == load_test("digits", NO_FILES).sha256()

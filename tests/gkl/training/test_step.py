@@ -109,10 +109,10 @@ def test_weight_perturbation_leaves_the_weights_where_the_update_alone_puts_them
 
 def test_decay_leaves_batch_norm_alone_if_asked_to() -> None:
     model = build_model("tiny_cnn", "digits")
-    spared = make_optimizer(model, Sgd(decay_batch_norm=False)).param_groups
-    assert [group["weight_decay"] for group in spared] == [5e-4, 0.0]
-    assert [len(group["params"]) for group in spared] == [6, 4]
-    assert [len(group["params"]) for group in make_optimizer(model, Sgd()).param_groups] == [10]
+    spared = make_optimizer(model, Sgd(decay_batch_norm=False)).groups
+    assert [group.weight_decay for group in spared] == [5e-4, 0.0]
+    assert [len(group.parameters) for group in spared] == [6, 4]
+    assert [len(group.parameters) for group in make_optimizer(model, Sgd()).groups] == [10]
 
 
 def test_held_out_accuracy_of_a_linear_network_is_its_closed_form() -> None:

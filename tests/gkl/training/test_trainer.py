@@ -5,6 +5,9 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +68,28 @@ def fingerprint(directory: Path) -> dict[str, str]:
     return {part: digest.hexdigest() for part, digest in parts.items()}
 
 
+@dataclass(frozen=True)
+class Whole:
+    """A run that nobody disturbed, from which tests only read: it is the same for all that compare with it."""
+
+    directory: Path
+    weights_sha256: str
+    events: list[Event]
+
+
+Undisturbed = Callable[[TrainSpec], Whole]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    @cache
+    def made(spec_json: str) -> Whole:
+        directory = tmp_path_factory.mktemp("whole")
+        return Whole(directory, *run(TrainSpec.model_validate_json(spec_json), directory))
+
+    return lambda spec: made(spec.model_dump_json())
+
+
 class StopAfter:
     """Says stop after so many steps."""
 
@@ -112,17 +137,19 @@ def test_progress_tells_of_the_step_and_the_time_left(tmp_path: Path) -> None:
     ("spec", "steps"),
     [(short(), 0), (short(), 3), (short(), 12), (everything(), 8), (everything(), 13)],
 )
-def test_a_resumed_run_equals_an_uninterrupted_one(spec: TrainSpec, steps: int, tmp_path: Path) -> None:
-    whole, whole_events = run(spec, tmp_path / "whole")
+def test_a_resumed_run_equals_an_uninterrupted_one(
+    spec: TrainSpec, steps: int, tmp_path: Path, undisturbed: Undisturbed
+) -> None:
+    whole = undisturbed(spec)
     directory = tmp_path / "interrupted"
     with pytest.raises(Stopped):
         run(spec, directory, should_stop=StopAfter(steps))
     assert not (directory / "weights.safetensors").exists()
     resumed, events = run(spec, directory)
-    assert resumed == whole
-    assert fingerprint(directory) == fingerprint(tmp_path / "whole")
+    assert resumed == whole.weights_sha256
+    assert fingerprint(directory) == fingerprint(whole.directory)
     # The epochs' figures too: sums go on where they were.
-    epochs = {e.epoch: e.model_dump(exclude={"seconds"}) for e in whole_events if isinstance(e, EpochFinished)}
+    epochs = {e.epoch: e.model_dump(exclude={"seconds"}) for e in whole.events if isinstance(e, EpochFinished)}
     again = {e.epoch: e.model_dump(exclude={"seconds"}) for e in events if isinstance(e, EpochFinished)}
     assert again == {number: epochs[number] for number in again}
     assert max(again) == 3
@@ -146,10 +173,12 @@ train(TrainSpec.model_validate_json(sys.argv[1]), Path(sys.argv[2]), datasets_di
 
 
 @pytest.mark.parametrize("checkpoint_seconds", [0, 1000])
-def test_a_run_killed_within_an_epoch_ends_as_an_uninterrupted_one(checkpoint_seconds: int, tmp_path: Path) -> None:
+def test_a_run_killed_within_an_epoch_ends_as_an_uninterrupted_one(
+    checkpoint_seconds: int, tmp_path: Path, undisturbed: Undisturbed
+) -> None:
     """SIGKILL in the second epoch, with a checkpoint of the step before or only that of the first epoch."""
     spec = everything(batch_size=64)
-    whole, _ = run(spec, tmp_path / "whole")
+    whole = undisturbed(spec)
     directory = tmp_path / "killed"
     command = [sys.executable, "-c", KILLED, spec.model_dump_json(), str(directory), str(checkpoint_seconds)]
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
@@ -158,14 +187,13 @@ def test_a_run_killed_within_an_epoch_ends_as_an_uninterrupted_one(checkpoint_se
     within = "0000006" if checkpoint_seconds == 0 else "0000000"
     assert newest == f"checkpoint-00001-{within}.safetensors"
     resumed, _ = run(spec, directory)
-    assert resumed == whole
-    assert fingerprint(directory) == fingerprint(tmp_path / "whole")
+    assert resumed == whole.weights_sha256
+    assert fingerprint(directory) == fingerprint(whole.directory)
 
 
-def test_checkpoints_within_an_epoch_change_nothing_but_are_made(tmp_path: Path) -> None:
-    whole, _ = run(short(), tmp_path / "whole")
+def test_checkpoints_within_an_epoch_change_nothing_but_are_made(tmp_path: Path, undisturbed: Undisturbed) -> None:
     often, events = run(short(), tmp_path / "often", checkpoint_seconds=0, keep_checkpoints=3)
-    assert often == whole
+    assert often == undisturbed(short()).weights_sha256
     saved = [(e.epoch, e.step) for e in events if isinstance(e, CheckpointSaved)]
     assert len(saved) == 3 * 6 + 3
     assert sorted(path.name for path in (tmp_path / "often").iterdir()) == [
@@ -186,8 +214,9 @@ def test_a_checkpoint_of_another_spec_is_refused_with_what_differs(tmp_path: Pat
         run(changed, tmp_path)
 
 
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    whole, _ = run(short(), tmp_path / "whole")
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, undisturbed: Undisturbed
+) -> None:
     directory = tmp_path / "damaged"
     with pytest.raises(Stopped):
         run(short(), directory, should_stop=StopAfter(14))
@@ -195,7 +224,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path, caplo
     newest.write_bytes(newest.read_bytes()[:1000])
     # The damaged one is not among the one that is kept.
     resumed, events = run(short(), directory, keep_checkpoints=1)
-    assert resumed == whole
+    assert resumed == undisturbed(short()).weights_sha256
     assert "checkpoint-00002-0000002.safetensors cannot be read" in caplog.text
     assert next(e.epoch for e in events if isinstance(e, EpochFinished)) == 3
     kept = [path.name for path in directory.glob("checkpoint-*.safetensors")]
@@ -295,12 +324,11 @@ print(go().manifest.weights_sha256)
 """
 
 
-def test_a_full_disk_ends_the_run_and_leaves_the_checkpoint_before(tmp_path: Path) -> None:
+def test_a_full_disk_ends_the_run_and_leaves_the_checkpoint_before(tmp_path: Path, undisturbed: Undisturbed) -> None:
     """On a real, tiny disk: a tmpfs in a mount namespace of the test's own."""
     own_namespace = ["unshare", "--user", "--map-root-user", "--mount"]
     if subprocess.run([*own_namespace, "true"], check=False, capture_output=True).returncode:
         pytest.skip("this kernel lets nobody make a mount namespace, and so no disk to fill")
-    whole, _ = run(short(), tmp_path / "whole")
     directory = tmp_path / "tiny"
     directory.mkdir()
     done = subprocess.run(
@@ -312,16 +340,16 @@ def test_a_full_disk_ends_the_run_and_leaves_the_checkpoint_before(tmp_path: Pat
     said, left, weights = done.stdout.splitlines()
     assert re.match(rf"no space is left in {directory} for checkpoint-00002.*MiB\); free some, then resume", said)
     assert left == "checkpoint-00001-0000000.safetensors"
-    assert weights == whole
+    assert weights == undisturbed(short()).weights_sha256
 
 
-def test_gkl_keeps_its_class_prior_in_the_checkpoint(tmp_path: Path) -> None:
-    run(short(), tmp_path)
-    tensors, metadata = load_tensors(tmp_path / "checkpoint-00003-0000000.safetensors")
+def test_gkl_keeps_its_class_prior_in_the_checkpoint(undisturbed: Undisturbed) -> None:
+    directory = undisturbed(short()).directory
+    tensors, metadata = load_tensors(directory / "checkpoint-00003-0000000.safetensors")
     assert metadata["epoch"] == 3
     torch.testing.assert_close(tensors["prior.rows"].sum(1), torch.ones(10))
     assert not torch.allclose(tensors["prior.rows"], torch.full((10, 10), 0.1))
-    weights = load_file(tmp_path / "weights.safetensors")
+    weights = load_file(directory / "weights.safetensors")
     assert all(torch.equal(weights[name], tensors[f"model.{name}"]) for name in weights)
 
 
@@ -376,11 +404,13 @@ def test_synthetic_images_are_mixed_in_and_resume(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("compute", [{"precision": "bfloat16"}, {"channels_last": False}])
-def test_other_arithmetic_trains_as_well_and_gives_other_bytes(compute: dict[str, object], tmp_path: Path) -> None:
-    plain, plain_events = run(everything(), tmp_path / "plain")
+def test_other_arithmetic_trains_as_well_and_gives_other_bytes(
+    compute: dict[str, object], tmp_path: Path, undisturbed: Undisturbed
+) -> None:
+    plain = undisturbed(everything())
     other, events = run(everything(compute=compute), tmp_path / "other")
-    assert other != plain or compute == {"channels_last": False}
-    losses = [[e.loss for e in reported if isinstance(e, EpochFinished)] for reported in (plain_events, events)]
+    assert other != plain.weights_sha256 or compute == {"channels_last": False}
+    losses = [[e.loss for e in reported if isinstance(e, EpochFinished)] for reported in (plain.events, events)]
     assert losses[0] == pytest.approx(losses[1], rel=2e-2)
 
 
