@@ -20,9 +20,9 @@ HEAD = """# Command line
 What `gklbench --help` and the `--help` of each command say, on one page. `docs/command_line.py` writes it from the
 commands themselves.
 
-Every foreseen error is one sentence on standard error and exit status 1. Ctrl-C ends a command with 130 where it could not
-finish; `train` and `evaluate` have then saved what they have. A data directory and addresses can also be given by
-[settings](settings.md).
+Every foreseen error is one sentence on standard error and exit status 1. Ctrl-C ends `train`, `evaluate` and `demo`
+with 130 where they were not done; the first two have then saved what they have. A data directory and addresses can
+also be given by [settings](settings.md).
 """
 
 

@@ -1,7 +1,7 @@
 """A page's shell blocks, run in their order by one shell, and what the page shows of their answers.
 
-A block fenced as `sh` is run; `bash` marks one that is only read (an installation, a path of the reader's). A block fenced
-as `text` or `json` shows the answer of the `sh` block before it: its lines must come in that order, with other numbers,
+A block fenced as `sh` is run; `bash` marks one that is only read (an installation, a path of the reader's). A block
+fenced as `text` shows the answer of the `sh` block before it: its lines must come in that order, with other numbers,
 hashes and times; a line of dots stands for what was left out, and dots at a line's end for its rest.
 """
 
@@ -39,13 +39,13 @@ def blocks_of(page: Path) -> list[Block]:
     for language, text in _FENCE.findall(page.read_text(encoding="utf-8")):
         if language == "sh":
             blocks.append(Block(text))
-        elif language in ("text", "json", "http") and follows:
+        elif language == "text" and follows:
             blocks[-1].shown += text.splitlines()
-        follows = language == "sh" or (follows and language in ("text", "json", "http"))
+        follows = language == "sh" or (follows and language == "text")
     return blocks
 
 
-def run_page(page: Path, directory: Path, port: int, *, token_for: str | None = None) -> list[str]:
+def run_page(page: Path, directory: Path, port: int) -> list[str]:
     """What each of the page's blocks answers, run in `directory` with a service on `port`.
 
     Raises:
