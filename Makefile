@@ -27,7 +27,7 @@ docs: install
 test: install
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m "not long"
 
-# The comparisons with pyautoattack on hundreds of points and on a real network.
+# The comparisons with pyautoattack on hundreds of points and on a real network, and the commands of the documentation.
 test-long: install
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m long
 
