@@ -4,7 +4,7 @@ PORT ?= 8000
 EXIT ?=
 BIN := .venv/bin
 
-.PHONY: install demo test test-long check format lock clean
+.PHONY: install demo docs test test-long check format lock clean
 
 install: .venv/installed
 
@@ -20,10 +20,14 @@ install: .venv/installed
 demo: install
 	@$(BIN)/gklbench demo --port $(PORT) $(if $(EXIT),--exit)
 
+# The documentation as pages, to be opened from disk: build/docs/index.html.
+docs: install
+	$(BIN)/python -m sphinx -q -W -n -b html docs build/docs
+
 test: install
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m "not long"
 
-# The comparisons with pyautoattack on hundreds of points and on a real network, and a file of 3 GB.
+# The comparisons with pyautoattack on hundreds of points and on a real network, a file of 3 GB, and the commands of the documentation.
 test-long: install
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m long
 
@@ -42,4 +46,4 @@ lock:
 	  --no-emit-index-url --no-emit-find-links --no-annotate --no-header pyproject.toml -o requirements.lock
 
 clean:
-	rm -rf .venv *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache

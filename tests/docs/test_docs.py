@@ -1,0 +1,176 @@
+"""The documentation as it is read: in a repository's browser, and as pages opened from disk."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+
+from tests.docs.shell_blocks import ROOT
+
+DOCS = ROOT / "docs"
+PAGES = sorted([*DOCS.rglob("*.md"), ROOT / "README.md", ROOT / "CHANGELOG.md"])
+_LINK = re.compile(r"!?\[(?:[^\]\\]|\\.)*\]\(<?([^)\s>]+)>?\)")
+
+
+@pytest.fixture(scope="module")
+def html(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("docs")
+    done = subprocess.run(
+        [sys.executable, "-m", "sphinx", "-q", "-W", "-n", "--keep-going", "-b", "html", DOCS, out / "html"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return out / "html"
+
+
+# --- Markdown ----------------------------------------------------------------------------------------------------
+
+
+def _without_code(text: str) -> str:
+    text = re.sub(r"^(```|~~~).*?^\1\s*$", "", text, flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(r"^ {4}.*$", "", text, flags=re.MULTILINE)
+    return re.sub(r"`[^`\n]*`", "`code`", text)
+
+
+def _links(page: Path) -> list[str]:
+    found = _LINK.findall(_without_code(page.read_text(encoding="utf-8")))
+    return [link for link in found if not re.match(r"[a-z]+:", link)]
+
+
+def _anchors(page: Path) -> set[str]:
+    """As a repository's browser makes them of headings."""
+    text = re.sub(r"^```.*?^```\s*$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#{1,6} +(.+?) *$", text, flags=re.MULTILINE)
+    plain = [re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower() for heading in headings]
+    return {re.sub(r"[^\w\- ]", "", heading).replace(" ", "-") for heading in plain}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_relative_link_leads_somewhere(page: Path) -> None:
+    for link in _links(page):
+        path, _, anchor = link.partition("#")
+        target = page if not path else (page.parent / unquote(path)).resolve()
+        assert target.exists(), f"{link}: there is no {target.relative_to(ROOT)}"
+        assert target.is_relative_to(ROOT)
+        if anchor:
+            assert anchor in _anchors(target), f"{link}: no such heading"
+
+
+def test_every_page_is_in_the_index() -> None:
+    listed = {(index.parent / link).resolve() for index in DOCS.rglob("index.md") for link in _links(index)}
+    assert listed >= set(DOCS.rglob("*.md")) - {DOCS / "index.md"}
+
+
+# --- HTML --------------------------------------------------------------------------------------------------------
+
+
+class _Loads(HTMLParser):
+    """What a browser fetches by itself while it shows a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.addresses: list[str] = []
+        self.has_title = False
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        names = {"link": ["href"], "a": [], "form": []}.get(tag, ["src", "srcset", "href", "data", "poster"])
+        self.addresses += [value for name in names if (value := found.get(name))]
+        self.addresses += re.findall(r"url\(([^)]+)\)", found.get("style") or "")
+        self.has_title |= tag == "title"
+
+
+def _is_outside(address: str) -> bool:
+    return re.match(r"\s*['\"]?(?:[a-z]+:)?//", address) is not None
+
+
+def test_no_page_loads_anything_from_outside(html: Path) -> None:
+    pages = list(html.rglob("*.html"))
+    assert html / "index.html" in pages
+    for page in pages:
+        loads = _Loads()
+        loads.feed(page.read_text(encoding="utf-8"))
+        assert loads.has_title
+        assert not [address for address in loads.addresses if _is_outside(address)], page
+
+
+def test_no_style_loads_anything_from_outside(html: Path) -> None:
+    for style in html.rglob("*.css"):
+        addresses = re.findall(r"url\(([^)]+)\)|@import\s+([^;]+)", style.read_text(encoding="utf-8"))
+        assert not [pair for pair in addresses if any(map(_is_outside, pair))], style
+
+
+def test_pictures_bring_everything_with_them() -> None:
+    for picture in (DOCS / "images").glob("*.svg"):
+        text = picture.read_text(encoding="utf-8")
+        assert not re.findall(r"(?:href|src)=[\"'](?!#)|@import|<script|<foreignObject", text)
+        assert "prefers-color-scheme: dark" in text
+    for photo in (DOCS / "images").glob("*.png"):
+        assert photo.stat().st_size < 300_000
+
+
+# --- what pages say of the program -------------------------------------------------------------------------------
+
+
+def test_the_page_of_commands_is_the_help_of_today() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "import command_line; print(command_line.page(), end='')"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONPATH": f"{DOCS}:{ROOT}", "PATH": "/usr/bin:/bin"},
+    )
+    written = (DOCS / "command-line.md").read_text(encoding="utf-8")
+    assert written == done.stdout, "run: .venv/bin/python docs/command_line.py"
+
+
+def _commands() -> dict[str, set[str]]:
+    import typer
+
+    from app.cli import cli
+
+    def walk(before: str, group: typer.core.TyperGroup) -> Iterator[tuple[str, set[str]]]:
+        for name, command in group.commands.items():
+            if isinstance(command, typer.core.TyperGroup):
+                yield from walk(f"{before}{name} ", command)
+            else:
+                yield f"{before}{name}", {option for parameter in command.params for option in parameter.opts}
+
+    group = typer.main.get_command(cli)
+    assert isinstance(group, typer.core.TyperGroup)
+    return dict(walk("", group))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_command_and_option_on_a_page_exists(page: Path) -> None:
+    known = _commands()
+    text = page.read_text(encoding="utf-8")
+    for line in re.findall(r"(?:bin/|[`$] ?|^ {4}|^)gklbench ([a-z].*)", text, flags=re.MULTILINE):
+        words = re.split(r"[\s`|;&)]+", line)
+        name = " ".join(words[:2]) if " ".join(words[:2]) in known else words[0].rstrip(".,")
+        if name == "token":
+            continue
+        assert name in known, f"gklbench {line}"
+        for option in re.findall(r"(?<!\S)--[a-z-]+", re.split(r"[`|;&]", line)[0]):
+            assert option in known[name] | {"--help"}, f"gklbench {line}"
+
+
+def test_every_address_on_a_page_is_in_the_openapi_document() -> None:
+    from app.main import create_app
+    from app.settings import Settings
+
+    paths = create_app(Settings()).openapi()["paths"]
+    patterns = [re.compile(re.sub(r"\\{[^}]*\\}", "[^/]+", re.escape(path))) for path in paths]
+    for page in PAGES:
+        for address in re.findall(r"/api/v1(?:/[\w{}.-]+)+", page.read_text(encoding="utf-8")):
+            filled = re.sub(r"\{[^}]*\}", "x", address).rstrip(".")
+            assert any(pattern.fullmatch(filled) for pattern in patterns), f"{page.name}: {address}"
