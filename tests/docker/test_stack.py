@@ -42,7 +42,7 @@ def make_token(stack: Stack) -> str:
     """With the command of docs/deployment.md, in a container of the API's."""
     stack.up("migrate")
     said = stack.run("api", "token", "create", "--name", "Ada", "--scopes", "admin")
-    match = re.search(r"gklb_\w+", said)
+    match = re.search(r"gklb_[\w-]+", said)
     assert match is not None, said
     return match[0]
 
