@@ -219,7 +219,8 @@ class Stack:
             else:
                 source, target = mount.split(":")[:2]
                 yield target, source
-        for target in service.get("tmpfs", []):
+        for mount in service.get("tmpfs", []):
+            target = mount.split(":")[0]
             yield target, f"{name}{target.replace('/', '-')}"
 
     def _local(self, text: str, name: str) -> str:
