@@ -6,8 +6,8 @@ Reads each Dockerfile's first stage and does its steps in a temporary folder in 
 environment of its own in place of the base image's, COPY from what .dockerignore lets in, RUN by the shell with the
 stage's ARG and ENV. Then runs the last stage's entry point, and asserts that every package has the version of
 requirements.lock, that torch is in the worker's environment and not in the API's, and that what an installed package
-needs beside its code (migrations, templates, static files) is there: the schema is made and the API answers. The steps of
-the last stage (users, Debian's compiler) are not done: they need to be root of a system of their own.
+needs beside its code (migrations, templates, static files) is there: the schema is made and the API answers. The steps
+of the last stage (users, Debian's compiler) are not done: they need to be root of a system of their own.
 
 The worker's takes minutes and about 7 GB below the temporary directory (TMPDIR), which are removed at the end.
 """
@@ -89,7 +89,8 @@ def check(name: str, last: dockerfiles.Stage, installed: Path) -> None:
         for arguments in (["--help"], ["check-settings"], ["migrate"]):
             subprocess.run([program, *arguments], env=environment, cwd=data, check=True, stdout=subprocess.DEVNULL)
         page = (
-            "from fastapi.testclient import TestClient; from app.main import create_app; from app.settings import Settings;"
+            "from fastapi.testclient import TestClient; from app.main import create_app;"
+            "from app.settings import Settings;"
             "client = TestClient(create_app(Settings()), base_url='http://127.0.0.1', client=('127.0.0.1', 50000));"
             "assert [client.get(path).status_code for path in ('/', '/docs', '/healthz')] == [200] * 3"
         )
@@ -100,7 +101,9 @@ def check(name: str, last: dockerfiles.Stage, installed: Path) -> None:
 
 
 def packages(installed: Path) -> dict[str, str]:
-    code = "from importlib.metadata import distributions as d; print(*(f'{p.name}=={p.version}' for p in d()), sep='\\n')"
+    code = (
+        "from importlib.metadata import distributions as d; print(*(f'{p.name}=={p.version}' for p in d()), sep='\\n')"
+    )
     done = subprocess.run([installed / "bin/python", "-Pc", code], capture_output=True, text=True, check=True)
     pairs = (line.split("==") for line in done.stdout.split())
     return {canonical(name): version for name, version in pairs}

@@ -113,7 +113,4 @@ def assignments(path: Path, *, commented: bool) -> dict[str, str]:
 
 def secrets_filled_in(path: Path) -> dict[str, str]:
     """What a filled-in copy of an example gives."""
-    return {
-        name: value.replace("changethis", "5ec2e7")
-        for name, value in assignments(path, commented=False).items()
-    }
+    return {name: value.replace("changethis", "5ec2e7") for name, value in assignments(path, commented=False).items()}

@@ -1,13 +1,12 @@
 """Runs the services of a compose file as processes of this machine: their commands, environments and health checks.
 
-Containers are what is missing: names become 127.0.0.1 with free ports, volumes become folders, and the programs of other
-people's images become ones that come as packages (tests/docker/programs). Nothing else of this process's environment gets
-through to a service than what the compose file and our Dockerfiles give it.
+Containers are what is missing: names become 127.0.0.1 with free ports, volumes become folders, and the programs of
+other people's images become ones that come as packages (tests/docker/programs). Of this process's environment nothing
+gets through to a service, which has what the compose file and our Dockerfiles give it.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import signal
@@ -26,15 +25,12 @@ from tests.docker import dockerfiles
 from tests.docker.compose_file import ROOT, load, services_of
 
 # Where each service listens in its container.
-_PORTS = {"postgres": [5432], "redis": [6379], "api": [8000], "store": [8333], "caddy": [8080, 8443, 8081]}
-_PORTS["prometheus"] = [9090]
+_PORTS = {"postgres": [5432], "redis": [6379], "api": [8000], "store": [8333]}
 # What the images of other people say of themselves.
 _IMAGES = {
     "postgres": {"entrypoint": ["postgres-entrypoint"], "environment": {"PGDATA": "/var/lib/postgresql/data"}},
     "redis": {"entrypoint": [], "environment": {}},
     "chrislusf/seaweedfs": {"entrypoint": ["weed"], "environment": {}},
-    "prom/prometheus": {"entrypoint": ["prometheus"], "environment": {}},
-    "gklbench-caddy": {"entrypoint": [], "environment": {"XDG_DATA_HOME": "/data", "XDG_CONFIG_HOME": "/config"}},
 }
 _OURS = {"gklbench-api": "docker/api.Dockerfile", "gklbench-worker": "docker/worker.Dockerfile"}
 _DURATION = re.compile(r"(\d+)(s|m)")
@@ -104,7 +100,12 @@ class Stack:
     def run(self, name: str, *arguments: str) -> str:
         """Run a service's container once, to its end, with other arguments if there are any; returns its output."""
         finished = subprocess.run(
-            self._command(name, arguments), env=self.environment(name), capture_output=True, text=True, timeout=120
+            self._command(name, arguments),
+            env=self.environment(name),
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
         )
         assert finished.returncode == 0, f"{name}: {finished.stdout}{finished.stderr}"
         return finished.stdout
@@ -127,7 +128,10 @@ class Stack:
         command = ["sh", "-c", *words] if kind == "CMD-SHELL" else words
         timeout = seconds(check["timeout"])
         try:
-            done = subprocess.run(command, env=self.environment(name), capture_output=True, text=True, timeout=timeout)
+            environment = self.environment(name)
+            done = subprocess.run(
+                command, env=environment, capture_output=True, text=True, timeout=timeout, check=False
+            )
         except subprocess.TimeoutExpired:
             return f"its check takes longer than {timeout} s"
         return None if done.returncode == 0 else f"{done.stdout}{done.stderr}"
@@ -259,19 +263,7 @@ class Stack:
         for program in ("initdb", "postgres", "pg_isready"):
             (self.programs / program).symlink_to(servers / program)
         (self.programs / "valkey-server").symlink_to(_binary.get_binary_path())
-        for program in ("caddy", "prometheus", "promtool"):
-            found = shutil.which(program)
-            if found is not None:
-                (self.programs / program).symlink_to(found)
         gklbench = self.programs / "gklbench"
         # -P: nothing is imported from the folder in which it happens to run.
         gklbench.write_text(f'#!/bin/sh\nexec {sys.executable} -P -m app.cli "$@"\n')
         gklbench.chmod(0o755)
-
-
-def has(program: str) -> bool:
-    return shutil.which(program) is not None
-
-
-def is_root() -> bool:
-    return os.geteuid() == 0

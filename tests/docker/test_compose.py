@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
+import shutil
 import stat
 import subprocess
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -211,8 +214,6 @@ def test_the_proxy_that_is_trusted_is_caddy() -> None:
     address = content["services"]["caddy"]["networks"]["front"]["ipv4_address"]
     assert content["services"]["api"]["environment"]["GKLBENCH_TRUSTED_PROXIES"] == address
     (addresses,) = content["networks"]["front"]["ipam"]["config"]
-    from ipaddress import ip_address, ip_network
-
     assert ip_address(address) in ip_network(addresses["subnet"])
     assert ip_address(address) not in ip_network(addresses["ip_range"]), "another service may be given it first"
 
@@ -290,3 +291,45 @@ def test_the_shell_of_a_command_reads_what_was_meant() -> None:
     assert words[words.index("--maxmemory-policy") + 1] == "noeviction"
     assert words[words.index("--appendonly") + 1] == "yes"
     assert words[words.index("--save") + 1] == ""
+
+
+def test_prometheus_asks_the_api_and_waits_for_its_answer() -> None:
+    path = ROOT / "docker/prometheus.yml"
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    (scraped,) = content["scrape_configs"]
+    assert scraped["static_configs"] == [{"targets": ["api:8000"]}]
+    assert seconds(content["global"]["scrape_timeout"]) == 15 < seconds(content["global"]["scrape_interval"])
+    service = document(MAIN)["services"]["prometheus"]
+    assert "./docker/prometheus.yml:/etc/prometheus/prometheus.yml:ro" in service["volumes"]
+    assert "--config.file=/etc/prometheus/prometheus.yml" in service["command"]
+
+
+def test_caddy_listens_where_ports_lead_and_hands_on_each_event() -> None:
+    text = (ROOT / "docker/Caddyfile").read_text(encoding="utf-8")
+    service = document(MAIN)["services"]["caddy"]
+    ports = {name: re.search(rf"{name} (\d+)", text)[1] for name in ("http_port", "https_port")}  # type: ignore[index]
+    published = {port.split("/")[0].split(":")[1] for port in service["ports"]}
+    assert published == set(ports.values())
+    assert all(int(port) > 1024 for port in published), "it has no capability for others"
+    assert "flush_interval -1" in text
+    assert "reverse_proxy api:8000" in text
+    # Event streams have none of the types that are compressed.
+    compressed = re.findall(r"header Content-Type (\S+)", text)
+    assert len(compressed) > 3
+    assert not any("event-stream" in kind or kind.startswith(("text/*", "*")) for kind in compressed)
+    (asked,) = [word for word in service["healthcheck"]["test"] if word.startswith("http")]
+    assert asked.rstrip("/") in text
+
+
+@pytest.mark.skipif(shutil.which("caddy") is None, reason="caddy is not on the PATH")
+def test_caddy_understands_its_file(tmp_path: Path) -> None:
+    command = ["caddy", "adapt", "--config", ROOT / "docker/Caddyfile", "--adapter", "caddyfile"]
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "DOMAIN": "bench.example.org"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert "bench.example.org" in done.stdout
+    assert '"flush_interval":-1' in done.stdout
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not on the PATH")
+def test_prometheus_understands_its_file() -> None:
+    subprocess.run(["promtool", "check", "config", ROOT / "docker/prometheus.yml"], check=True, capture_output=True)

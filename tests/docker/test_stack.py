@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import time
 from collections.abc import Iterator
 
 import httpx2
-import psutil
 import pytest
 
 from app.client import Client
@@ -17,7 +14,7 @@ from app.tables import JobState
 from gkl.spec import TrainSpec
 from tests.cluster import until
 from tests.docker.compose_file import ENV_EXAMPLE, MAIN, WORKER_ENV_EXAMPLE, WORKERS, secrets_filled_in
-from tests.docker.stack import Stack, has
+from tests.docker.stack import Stack
 from tests.specs import tiny_train_spec
 
 # What .env would have, so that nobody waits for what is announced or looked for in seconds.
@@ -117,20 +114,17 @@ def test_workers_of_another_host_need_database_broker_and_store_only() -> None:
         there = secrets_filled_in(WORKER_ENV_EXAMPLE) | QUICK
         for port in (("postgres", 5432), ("redis", 6379), ("store", 8333)):
             there = {k: v.replace(f"10.0.0.1:{port[1]}", service.address(*port)) for k, v in there.items()}
-        with Stack(WORKERS, there, {"cpu"}) as elsewhere, Client(f"http://{service.address('api', 8000)}", token) as client:
+        with (
+            Stack(WORKERS, there, {"cpu"}) as elsewhere,
+            Client(f"http://{service.address('api', 8000)}", token) as client,
+        ):
             elsewhere.up("worker-cpu")
             elsewhere.wait_until_healthy("worker-cpu")
             evaluation = run_to_the_end(client, tiny_train_spec(name="Elsewhere", epochs=1))
             assert '">Elsewhere</a>' in board(service)
-            # Weights and certificate are in the store, and can be had from the API, which shares no folder with the worker.
+            # The certificate is in the store, from which the API, which shares no folder with the worker, reads it.
             assert evaluation.model_id is not None
-            model = client.model(evaluation.model_id)
-            weights = httpx2.get(f"{client.url}/api/v1/weights/{model.weights_sha256}")
-            assert weights.status_code == 200, weights.text
-
-
-@pytest.mark.parametrize("profile", ["tls", "metrics"])
-def test_what_stands_beside_the_api_runs_with_our_configuration(stack: Stack, profile: str) -> None:
-    name, program = {"tls": ("caddy", "caddy"), "metrics": ("prometheus", "prometheus")}[profile]
-    if not has(program):
-        pytest.skip(f"{program} is not on the PATH")
+            (measured,) = client.model(evaluation.model_id).evaluations
+            points = httpx2.get(f"{client.url}/api/v1/evaluations/{measured.id}/points")
+            assert points.status_code == 200, points.text
+            assert any(point["adversarial_prediction"] is not None for point in points.json()["items"])
