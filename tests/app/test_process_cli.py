@@ -36,7 +36,10 @@ def gklbench(environment: dict[str, str], *arguments: str) -> tuple[int, str]:
         ({"GKLBENCH_BROKER_URL": "redis://:changethis@redis:6379/0"}, "BROKER_URL holds the placeholder"),
         ({"GKLBENCH_DATABASE_URL": "postgresql://gklbench:@postgres/gklbench"}, "DATABASE_URL has an empty password"),
         ({"GKLBENCH_DATABASE_URL": "nonsense"}, "DATABASE_URL is no address"),
-        ({"GKLBENCH_STORE_URL": "s3://bucket", "AWS_SECRET_ACCESS_KEY": "changethis"}, "AWS_SECRET_ACCESS_KEY is empty or"),
+        (
+            {"GKLBENCH_STORE_URL": "s3://bucket", "AWS_SECRET_ACCESS_KEY": "changethis"},
+            "AWS_SECRET_ACCESS_KEY is empty or",
+        ),
         ({"GKLBENCH_STORE_URL": "s3://bucket", "AWS_SECRET_ACCESS_KEY": "a secret"}, None),
         ({"GKLBENCH_STORE_URL": "https://b"}, "GKLBENCH_STORE_URL must be s3://bucket"),
         ({"GKLBENCH_API_PROCESSES": "0"}, "GKLBENCH_API_PROCESSES: "),
