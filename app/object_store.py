@@ -50,7 +50,7 @@ class ObjectStore(ArtifactStore):
             cache_bytes: how much of the latter.
         """
         super().__init__(data_dir / "incoming")
-        self._cache, self._cache_bytes = data_dir / "cache", cache_bytes
+        self._cache, self._cache_bytes = data_dir / "fetched", cache_bytes
         place = url.removeprefix("s3://").strip("/")
         self._bucket, self._root = place.split("/", 1)[0], f"{place}/artifacts"
 

@@ -170,7 +170,7 @@ def test_a_cleanup_never_takes_what_was_just_stored_again(s3: ObjectServer, tmp_
 
     assert store.remove_unnamed(store_again, older_than_seconds=1) == 1
     assert len(keys(s3, tmp_path.name)) == 1
-    (tmp_path / "cache").mkdir(exist_ok=True)
+    (tmp_path / "fetched").mkdir(exist_ok=True)
     assert other.path(sha256).read_bytes() == b"the same bytes"
 
 
@@ -191,7 +191,7 @@ def test_a_copy_that_the_store_damaged_is_not_served(s3: ObjectServer, tmp_path:
     s3.client().put_object(Bucket="bucket", Key=key, Body=b"as it is not")
     with pytest.raises(NotFound, match="is damaged; restore it"):
         store.path(sha256)
-    assert list((tmp_path / "cache").iterdir()) == []
+    assert list((tmp_path / "fetched").iterdir()) == []
 
 
 def test_what_was_read_is_at_hand_and_the_longest_unread_goes_first(s3: ObjectServer, tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_what_was_read_is_at_hand_and_the_longest_unread_goes_first(s3: ObjectSe
     s3.client().delete_object(Bucket="bucket", Key=next(key for key in keys(s3, tmp_path.name) if hashes[0] in key))
     assert store.path(hashes[0]).read_bytes() == bytes(100)
     store.path(hashes[3])
-    assert {path.name for path in (tmp_path / "cache").iterdir()} == {hashes[0], hashes[3]}
+    assert {path.name for path in (tmp_path / "fetched").iterdir()} == {hashes[0], hashes[3]}
 
 
 def test_a_store_that_is_away_is_told_in_one_sentence(tmp_path: Path) -> None:

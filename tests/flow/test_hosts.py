@@ -88,7 +88,7 @@ def test_a_job_goes_from_host_to_host_and_its_row_is_proven(
         path.write_bytes(httpx2.get(f"{hosts.url}/api/v1/{address}").raise_for_status().content)
     verify(certificate, weights, datasets_dir=NO_FILES)
     assert httpx2.get(f"{hosts.url}/entries/{entry['id']}/points").status_code == 200
-    assert files(hosts, "api") == {"cache"}
+    assert files(hosts, "api") == {"fetched"}
     assert files(hosts, "relay") == files(hosts, "second") == files(hosts, "third") == set()
 
 
