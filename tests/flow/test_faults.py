@@ -128,7 +128,7 @@ def test_a_killed_worker_costs_an_attempt_and_no_epoch(cluster: Cluster) -> None
 @postgresql_only
 def test_sigterm_in_training_and_in_evaluation_is_free(cluster: Cluster) -> None:
     """Three workers, one after the other, each told to stop in the middle; the result is that of one."""
-    evaluation = attacks(blocks=5)
+    evaluation = attacks(blocks=3)
     cluster.start("relay", "first")
     job_id = cluster.send(training(evaluation=evaluation))
     until(lambda: saved(cluster, job_id))

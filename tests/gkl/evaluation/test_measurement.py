@@ -256,10 +256,21 @@ def test_a_quantized_input_is_broken_by_square_alone(robust_model: nn.Module) ->
 # --- blocks, interruptions, shards -------------------------------------------------------------------------------
 
 
+IN_BLOCKS = quick(batch_size=16, attacks=TWO)
+
+
+@pytest.fixture(scope="module")
+def whole(robust_weights: Path) -> Measurement:
+    """By two attacks on three blocks, at once and undisturbed."""
+    model = load_model("tiny_cnn", "digits", robust_weights, None).eval()
+    return measure(model, test_digits(40), IN_BLOCKS, num_classes=10)
+
+
 @pytest.mark.parametrize("calls", [15, 130, 400])
-def test_a_resumed_evaluation_equals_an_uninterrupted_one(robust_model: nn.Module, tmp_path: Path, calls: int) -> None:
-    data, evaluation = test_digits(40), quick(batch_size=16, attacks=TWO)
-    whole = measure(robust_model, data, evaluation, num_classes=10)
+def test_a_resumed_evaluation_equals_an_uninterrupted_one(
+    robust_model: nn.Module, whole: Measurement, tmp_path: Path, calls: int
+) -> None:
+    data, evaluation = test_digits(40), IN_BLOCKS
     counted = iter(range(1_000_000))
     with pytest.raises(Stopped):
         measure(
@@ -276,13 +287,12 @@ def test_a_resumed_evaluation_equals_an_uninterrupted_one(robust_model: nn.Modul
     assert all(path.read_bytes() == content for path, content in left.items()), "no finished part was run again"
 
 
-def test_shards_make_the_same_verdict_in_any_order(robust_model: nn.Module, tmp_path: Path) -> None:
-    data, evaluation = test_digits(40), quick(batch_size=8, attacks=TWO)
-    whole = measure(robust_model, data, evaluation, num_classes=10)
-    for index in (2, 0, 1):
+def test_shards_make_the_same_verdict_in_any_order(robust_model: nn.Module, whole: Measurement, tmp_path: Path) -> None:
+    data, evaluation = test_digits(40), IN_BLOCKS
+    for index in (1, 0):
         # A process of its own each, as far as they know of each other.
         blocks = Blocks(tmp_path, {})
-        measure_shard(robust_model, data, evaluation, Shard(index, 3), num_classes=10, blocks=blocks)
+        measure_shard(robust_model, data, evaluation, Shard(index, 2), num_classes=10, blocks=blocks)
     calls: list[int] = []
     hook = robust_model.register_forward_pre_hook(lambda *_: calls.append(1))
     merged = measure(robust_model, data, evaluation, num_classes=10, blocks=Blocks(tmp_path, {}))
