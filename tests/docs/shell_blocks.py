@@ -145,5 +145,5 @@ def check_answer(block: Block, answer: str) -> None:
 def _shape(line: str) -> str:
     """A line without what differs from run to run: workers, durations, hashes, numbers."""
     line = re.sub(r"[\w.-]+/\d+(?=[\"}\]]*$)", "WORKER", line.strip())
-    line = re.sub(r"\((?:\d+ (?:h|min|s) ?)+\)", "(TIME)", line)
+    line = re.sub(r"\((?:< )?(?:[\d.]+ (?:h|min|s) ?)+\)", "(TIME)", line)
     return " ".join(_NUMBER.sub("N", _HASH.sub("HASH", line)).split())
