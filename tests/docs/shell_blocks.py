@@ -105,17 +105,19 @@ def service(directory: Path, port: int, **settings: str) -> Iterator[str]:
     """`gklbench up` as a page's reader starts it, in its directory."""
     url = f"http://127.0.0.1:{port}"
     prepare(directory, url)
-    process = subprocess.Popen(
-        [directory / ".venv/bin/gklbench", "up", "--port", str(port)],
-        cwd=directory,
-        env=environment() | settings,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
+    log = directory / "up.log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [directory / ".venv/bin/gklbench", "up", "--port", str(port)],
+            cwd=directory,
+            env=environment() | settings,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+        )
     try:
         until = time.monotonic() + 60
         while not _is_ready(url):
-            assert process.poll() is None, process.communicate()[0]
+            assert process.poll() is None, log.read_text()
             assert time.monotonic() < until, "the service did not start"
             time.sleep(0.2)
         yield url
@@ -143,6 +145,7 @@ def check_answer(block: Block, answer: str) -> None:
 
 
 def _shape(line: str) -> str:
-    """A line without what differs from run to run."""
-    line = re.sub(r"\b[\w.-]+/\d+$", "WORKER", line.strip())
+    """A line without what differs from run to run: workers, durations, hashes, numbers."""
+    line = re.sub(r"[\w.-]+/\d+(?=[\"}\]]*$)", "WORKER", line.strip())
+    line = re.sub(r"\((?:< )?(?:[\d.]+ (?:h|min|s) ?)+\)", "(TIME)", line)
     return " ".join(_NUMBER.sub("N", _HASH.sub("HASH", line)).split())
