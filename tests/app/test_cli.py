@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from app.cli import cli, main
+from app.process_cli import process_cli
 from gkl.files import sha256_of
 from gkl.spec import EvaluateSpec
 from tests.specs import tiny_train_spec
@@ -56,10 +57,9 @@ def test_each_command_has_help_with_an_example(name: str) -> None:
 
 
 def test_all_commands_are_listed() -> None:
-    listed = [
-        command.callback.__name__ for command in cli.registered_commands if command.callback and not command.hidden
-    ]
-    assert sorted(listed) == sorted(COMMANDS)
+    listed = (*cli.registered_commands, *process_cli.registered_commands)
+    names = [command.callback.__name__ for command in listed if command.callback and not command.hidden]
+    assert sorted(names) == sorted(COMMANDS)
 
 
 def test_train_and_evaluate_without_a_service(tmp_path: Path) -> None:

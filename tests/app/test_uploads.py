@@ -413,4 +413,4 @@ def test_weights_can_be_fetched_by_who_may(
         stored = StoredFile(SHA256, len(FILE))
         job_files.add(session, job.id, FileKind.WEIGHTS, number=1, file="weights.safetensors", stored=stored)
     assert visitor.get(address).content == FILE, "as every certificate can be checked by anybody"
-    assert_problem(visitor.get(f"/api/v1/weights/{'0' * 64}/file"), 404, "no weights with sha256")
+    assert_problem(visitor.get(f"/api/v1/weights/{'0' * 64}/file"), 404, "No weights with sha256")
