@@ -148,12 +148,15 @@ class ArtifactStore(ABC):
             is_named: of some hashes, those that rows name.
             older_than_seconds: longer than any transaction that follows a `put` may take.
         """
+        self.remove_abandoned()
+        return self._remove_unnamed(is_named, older_than_seconds)
+
+    def remove_abandoned(self) -> None:
+        """Remove what writers of this host left that were killed; one that lives has written something since."""
         before = disk_now(self._incoming_dir) - _ABANDONED_SECONDS
         for path in self._incoming_dir.glob(f"{INCOMING}*"):
-            # Left by a writer that was killed; one that lives has written something since.
             if _is_older(path, before):
                 path.unlink(missing_ok=True)
-        return self._remove_unnamed(is_named, older_than_seconds)
 
     @abstractmethod
     def problem(self) -> str | None:

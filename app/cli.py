@@ -39,7 +39,7 @@ cli.add_typer(process_cli)
 cli.add_typer(token_cli, name="token")
 
 Port = Annotated[int | None, typer.Option(min=1, max=65535, help="Port of the API and the pages. Default: 8000.")]
-Url = Annotated[str, typer.Option(help="Address of the service.")]
+Url = Annotated[str, typer.Option(envvar="GKLBENCH_URL", show_envvar=True, help="Address of the service.")]
 ClientToken = Annotated[
     str | None, typer.Option(envvar="GKLBENCH_TOKEN", show_envvar=True, help="Token, where the service asks for one.")
 ]
@@ -154,6 +154,7 @@ def import_robustbench(
     console.print(
         f"{report.added} added, {report.changed} changed, {report.unchanged} unchanged, {report.refused} refused; "
         f"{len(report.anomalies)} things are not as they should be.",
+        soft_wrap=True,
         highlight=False,
     )
     raise typer.Exit(1 if report.refused else 0)

@@ -59,9 +59,7 @@ class EmbeddedService:
 
     @property
     def url(self) -> str:
-        # Where it listens on all addresses, this one is among them.
-        host = "127.0.0.1" if self.settings.host in ("0.0.0.0", "::") else self.settings.host
-        return f"http://{f'[{host}]' if ':' in host else host}:{self.settings.port}"
+        return self.settings.own_url
 
     def log_path(self, name: str) -> Path:
         return self.settings.data_dir / "logs" / f"{name}.log"

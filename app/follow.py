@@ -144,7 +144,8 @@ class Display:
             self._line(f"attempt {data['attempt']} on {data['worker']}")
 
     def _line(self, text: str) -> None:
-        self.bars.console.print(f"  {text}", highlight=False)
+        # A line stays one where it goes to a file: a hash is no use in two halves.
+        self.bars.console.print(f"  {text}", highlight=False, soft_wrap=True)
 
 
 class LocalDisplay(Display):

@@ -18,7 +18,10 @@ from gkl.spec import EvaluateSpec, TrainSpec, board_name
 
 def record_model(session: Session, job: Job, spec: TrainSpec, weights_sha256: str) -> Model:
     """Note what a training made. The same weights again, from the same spec and seed, are the same model."""
-    return _model(session, spec, weights_sha256, loss=spec.objective.loss, train_job_id=job.id)
+    robust_weights = spec.objective.model_dump(include={"kl_weight", "ce_weight", "wmse_weight"})
+    # With none of its robust parts it is plain cross-entropy, whatever it is called.
+    loss = spec.objective.loss if any(robust_weights.values()) else None
+    return _model(session, spec, weights_sha256, loss=loss, train_job_id=job.id)
 
 
 def record_evaluation(

@@ -12,6 +12,7 @@ import logging
 import os
 import secrets
 import shutil
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -29,12 +30,16 @@ from app.errors import NotFound, StoreAway
 
 _log = logging.getLogger(__name__)
 
-_CONNECT_SECONDS = 5
-_READ_SECONDS = 60
+_CONNECT_SECONDS, _READ_SECONDS = 5, 60
+# For the question whether it is there, which others wait for.
+_LOOK_CONNECT_SECONDS, _LOOK_READ_SECONDS = 3, 5
+_LOOK_AGAIN_SECONDS = 20
 _PART_BYTES = 16 * 1024**2
 _PARTS_AT_ONCE = 4
 # A reader may yet open what it has just asked the path of.
 _IN_USE_SECONDS = 600
+# A store may date an object that came in parts by when the first part did.
+_LONGEST_UPLOAD = timedelta(days=1)
 
 
 class ObjectStore(ArtifactStore):
@@ -42,17 +47,25 @@ class ObjectStore(ArtifactStore):
     AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL, AWS_DEFAULT_REGION.
     """
 
-    def __init__(self, url: str, data_dir: Path, *, cache_bytes: int) -> None:
+    def __init__(
+        self, url: str, data_dir: Path, *, cache_bytes: int, longest_upload: timedelta = _LONGEST_UPLOAD
+    ) -> None:
         """
         Args:
             url: s3://bucket or s3://bucket/prefix.
             data_dir: where files are received, and where those that are read are kept for the next reader.
             cache_bytes: how much of the latter.
+            longest_upload: how much older than its end an object may seem.
         """
         super().__init__(data_dir / "incoming")
         self._cache, self._cache_bytes = data_dir / "fetched", cache_bytes
         place = url.removeprefix("s3://").strip("/")
-        self._bucket, self._root = place.split("/", 1)[0], f"{place}/artifacts"
+        self._root = f"{place}/artifacts"
+        self._longest_upload = longest_upload
+        self._fetching = [threading.Lock() for _ in range(16)]
+        """By the first digit of what is fetched: many who ask for the same file wait for one copy."""
+        self._looking = threading.Lock()
+        self._looked: tuple[float, str | None] | None = None
 
     def put(self, source: Path) -> StoredFile:
         # Under a name of its own, what is hashed is what is sent, whatever becomes of the other name meanwhile.
@@ -75,18 +88,19 @@ class ObjectStore(ArtifactStore):
 
     def path(self, sha256: str) -> Path:
         cached = self._cache / checked(sha256)
-        try:
-            # The last that was read is the last to go.
-            os.utime(cached)
-        except FileNotFoundError:
-            self._cache.mkdir(parents=True, exist_ok=True)
-            temporary = self._cache / f"{INCOMING}{secrets.token_hex(16)}"
+        with self._fetching[int(sha256[0], 16)]:
             try:
-                self._download(sha256, temporary)
-                temporary.replace(cached)
-            finally:
-                temporary.unlink(missing_ok=True)
-            self._bound_cache()
+                # The last that was read is the last to go.
+                os.utime(cached)
+            except FileNotFoundError:
+                self._cache.mkdir(parents=True, exist_ok=True)
+                temporary = self._cache / f"{INCOMING}{secrets.token_hex(16)}"
+                try:
+                    self._download(sha256, temporary)
+                    temporary.replace(cached)
+                finally:
+                    temporary.unlink(missing_ok=True)
+                self._bound_cache()
         return cached
 
     def fetch(self, sha256: str, target: Path) -> None:
@@ -96,9 +110,17 @@ class ObjectStore(ArtifactStore):
             self._download(sha256, target)
 
     def problem(self) -> str | None:
+        """Asked by writing: a store may be full, or refuse. What was seen a moment ago holds."""
+        with self._looking:
+            if self._looked is None or time.monotonic() - self._looked[0] > _LOOK_AGAIN_SECONDS:
+                found = self._look()
+                self._looked = (time.monotonic(), found)
+            return self._looked[1]
+
+    def _look(self) -> str | None:
         try:
             with _away_recognized():
-                self._files.info(self._bucket)
+                self._quick.pipe_file(f"{self._root}/clock", b"")
         except FileNotFoundError:
             return "its bucket does not exist"
         except StoreAway as error:
@@ -107,18 +129,11 @@ class ObjectStore(ArtifactStore):
 
     @cached_property
     def _files(self) -> Any:
-        return fsspec.filesystem(
-            "s3",
-            # Others write the same bucket.
-            use_listings_cache=False,
-            skip_instance_cache=True,
-            max_concurrency=_PARTS_AT_ONCE,
-            config_kwargs={
-                "connect_timeout": _CONNECT_SECONDS,
-                "read_timeout": _READ_SECONDS,
-                "retries": {"max_attempts": 2, "mode": "standard"},
-            },
-        )
+        return _client(_CONNECT_SECONDS, _READ_SECONDS)
+
+    @cached_property
+    def _quick(self) -> Any:
+        return _client(_LOOK_CONNECT_SECONDS, _LOOK_READ_SECONDS)
 
     def _place(self, temporary: Path, stored: StoredFile) -> None:
         key = f"{self._folder(stored.sha256)}/{secrets.token_hex(8)}"
@@ -154,7 +169,7 @@ class ObjectStore(ArtifactStore):
 
     def _remove_unnamed(self, is_named: Callable[[list[str]], set[str]], older_than_seconds: float) -> int:
         removed = 0
-        before = self._now() - timedelta(seconds=older_than_seconds)
+        before = self._now() - timedelta(seconds=older_than_seconds) - self._longest_upload
         for digits in range(256):
             copies: dict[str, list[tuple[datetime, str]]] = defaultdict(list)
             with _away_recognized():
@@ -198,6 +213,24 @@ class ObjectStore(ArtifactStore):
             total -= stat.st_size
 
 
+def _client(connect_seconds: int, read_seconds: int) -> Any:
+    files = fsspec.filesystem(
+        "s3",
+        # Others write the same bucket.
+        use_listings_cache=False,
+        skip_instance_cache=True,
+        max_concurrency=_PARTS_AT_ONCE,
+        config_kwargs={
+            "connect_timeout": connect_seconds,
+            "read_timeout": read_seconds,
+            "retries": {"total_max_attempts": 2, "mode": "standard"},
+        },
+    )
+    # Its own come on top of those, and whoever waits here sees nothing else meanwhile.
+    files.retries = 1
+    return files
+
+
 @contextmanager
 def _away_recognized() -> Iterator[None]:
     """
@@ -209,7 +242,8 @@ def _away_recognized() -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise
-    except (OSError, BotoCoreError, ClientError) as error:
+    # ValueError: an address that is none.
+    except (OSError, BotoCoreError, ClientError, ValueError) as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             # Of this host's disk.
             raise

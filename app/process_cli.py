@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 import socket
 import tempfile
 from enum import StrEnum
@@ -12,6 +14,8 @@ import typer
 
 from app.settings import PLACEHOLDER, Settings
 from app.terminal import SettingsError, console, environment_settings, own_database
+
+_log = logging.getLogger(__name__)
 
 process_cli = typer.Typer()
 
@@ -36,12 +40,10 @@ def serve(end_with_parent: EndWithParent = False) -> None:
 
     from app import process, tokens  # noqa: PLC0415
     from app.database import Database  # noqa: PLC0415
-    from app.migrations import is_current  # noqa: PLC0415
 
     settings = process.begin(end_with_parent_too=end_with_parent)
+    _check_schema(settings)
     database = Database(settings.effective_database_url)
-    if not settings.is_open and not is_current(database):
-        raise SettingsError("the database's schema is not this version's; run 'gklbench migrate' first")
     tokens.check_start(database, settings)
     database.close()
     options: dict[str, Any] = {
@@ -83,7 +85,9 @@ def worker(end_with_parent: EndWithParent = False) -> None:
     from app import process  # noqa: PLC0415
     from worker.celery_app import run_worker  # noqa: PLC0415
 
-    run_worker(process.begin(end_with_parent_too=end_with_parent))
+    settings = process.begin(end_with_parent_too=end_with_parent)
+    _check_schema(settings)
+    run_worker(settings)
 
 
 @process_cli.command()
@@ -97,7 +101,28 @@ def relay(end_with_parent: EndWithParent = False) -> None:
     from app.service import Service  # noqa: PLC0415
 
     settings = process.begin(end_with_parent_too=end_with_parent)
+    _check_schema(settings)
     Relay(Service.from_settings(settings)).run(process.stop_flag())
+
+
+def _check_schema(settings: Settings) -> None:
+    """
+    Raises:
+        SettingsError: it is another version's. A database that is away is waited for, as later too.
+    """
+    from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415
+
+    from app.database import Database  # noqa: PLC0415
+    from app.migrations import is_current  # noqa: PLC0415
+
+    database = Database(settings.effective_database_url)
+    try:
+        if not is_current(database):
+            raise SettingsError("the database's schema is not this version's; run 'gklbench migrate' first")
+    except SQLAlchemyError as error:
+        _log.warning("the database cannot be used (%s)", getattr(error, "orig", error))
+    finally:
+        database.close()
 
 
 @process_cli.command(hidden=True)
@@ -154,8 +179,12 @@ def _check_secrets(settings: Settings) -> None:
             raise SettingsError(f"GKLBENCH_{name} is no address: {str(error).splitlines()[0]}") from error
         if password == "":
             raise SettingsError(f"GKLBENCH_{name} has an empty password; choose one")
-    if settings.store_url and os.environ.get("AWS_SECRET_ACCESS_KEY") in ("", PLACEHOLDER):
+    secret = os.environ.get("AWS_SECRET_ACCESS_KEY")
+    if secret == PLACEHOLDER or (settings.store_url and secret == ""):
         raise SettingsError("AWS_SECRET_ACCESS_KEY is empty or a placeholder; choose one")
+    endpoint = os.environ.get("AWS_ENDPOINT_URL", "")
+    if settings.store_url and not re.match(r"(https?://|$)", endpoint):
+        raise SettingsError(f"AWS_ENDPOINT_URL must begin with http:// or https://, not {endpoint!r}")
 
 
 @process_cli.command()
@@ -176,9 +205,9 @@ def health(part: Annotated[Part, typer.Argument(help="What is to be looked at.")
 def _api_problem(settings: Settings) -> str | None:
     import httpx2  # noqa: PLC0415
 
-    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host
     try:
-        answer = httpx2.get(f"http://{host}:{settings.port}/readyz", timeout=10)
+        # Not by a proxy that the environment names.
+        answer = httpx2.get(f"{settings.own_url}/readyz", timeout=10, trust_env=False)
     except httpx2.TransportError as error:
         return f"the API does not answer ({type(error).__name__})"
     return None if answer.status_code == 200 else f"the API is not ready: {answer.text[:500]}"

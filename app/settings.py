@@ -191,6 +191,12 @@ class Settings(BaseSettings):
         return self
 
     @property
+    def own_url(self) -> str:
+        """Where this host reaches its own API. Where that listens on all addresses, loopback is among them."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+
+    @property
     def is_open(self) -> bool:
         """Whether nobody needs a token."""
         return self.access != "tokens" and is_loopback(self.host)

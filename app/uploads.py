@@ -24,7 +24,7 @@ from app import job_files, quotas
 from app.database import Database, database_now
 from app.errors import Conflict, NoRoom, NotFound
 from app.service import Service
-from app.tables import FileKind, Job, JobFile, JobKind, JobState, Model, PartialUpload, Upload, UploadSender
+from app.tables import ANONYMOUS, FileKind, Job, JobFile, JobKind, JobState, Model, PartialUpload, Upload, UploadSender
 
 _TO_GO_ON_FROM = (FileKind.RESUME, FileKind.BLOCK, FileKind.EXAMPLES)
 _UNFINISHED = (JobState.QUEUED, JobState.RUNNING, JobState.CANCELLING)
@@ -171,11 +171,12 @@ def _directory(service: Service) -> Path:
 def check_may_fetch(session: Session, sha256: str, submitter: str | None) -> None:
     """
     Raises:
-        NotFound: none with this hash were sent, or by others only; `submitter` None is an admin.
+        NotFound: none with this hash were sent, or by others only; `submitter` None is an admin. Nobody is whoever sent
+            them while the service was open.
     """
     sent_by = select(UploadSender.submitter).where(UploadSender.sha256 == sha256)
     senders = set(session.scalars(sent_by))
-    if session.get(Upload, sha256) is None or submitter not in (None, *senders):
+    if session.get(Upload, sha256) is None or submitter not in (None, *(senders - {ANONYMOUS})):
         raise NotFound(f"no weights with sha256 {sha256} can be fetched: none were trained here, or sent by you")
 
 

@@ -20,6 +20,9 @@ COPY README.md ./
 COPY app app
 COPY gkl gkl
 COPY worker worker
+# What every result that is measured in this image says of its code.
+ARG REVISION=unknown
+RUN printf '%s\n' "${REVISION}" > gkl/REVISION
 RUN --mount=type=cache,target=/root/.cache/uv \
     uv pip install --no-deps --build-constraints requirements.lock .
 

@@ -43,15 +43,22 @@ def make_manifest(
 
 
 def git_commit() -> str | None:
-    """Commit of the checkout this code runs from, '+changes' appended if its files differ; None outside one."""
+    """Commit of the checkout this code runs from, '+changes' appended if its files differ; elsewhere what an image was
+    built from, if that was said."""
     source = Path(gkl.__file__).parent
     # Installed into an environment inside some other checkout, these files are none of that checkout's.
     if _git(source, "ls-files", "--error-unmatch", gkl.__file__) is None:
-        return None
+        return _built_from(source / "REVISION")
     commit = _git(source, "rev-parse", "HEAD")
     if commit is None:
         return None
     return commit + ("+changes" if _git(source, "status", "--porcelain", "--", str(source)) else "")
+
+
+def _built_from(written: Path) -> str | None:
+    """What docker/worker.Dockerfile wrote."""
+    revision = written.read_text(encoding="ascii").strip() if written.is_file() else "unknown"
+    return None if revision == "unknown" else revision
 
 
 def _git(directory: Path, *arguments: str) -> str | None:

@@ -40,11 +40,12 @@ def announce(
     host = socket.gethostname()
     is_first, known_problem = True, None
     while not ended.is_set():
-        is_draining, found = stopping.is_set(), problem(settings, store)
-        if found is not None and known_problem is None:
-            _log.warning("no job is taken: %s", found)
-        known_problem = found
+        is_draining = stopping.is_set()
         try:
+            found = problem(settings, store)
+            if found is not None and known_problem is None:
+                _log.warning("no job is taken: %s", found)
+            known_problem = found
             with database.writing() as session:
                 workers.beat(
                     session,

@@ -341,16 +341,24 @@ class Supervisor:
         return self.database.write_patiently(change, give_up=self._gives_up)
 
     def _with_store(self, use: Callable[[], _T]) -> _T:
-        """The run goes on while the store is away."""
+        """The run goes on while the store is away; for so long as a run may be silent, then others may have the GPU."""
+        began = time.monotonic()
+        waited = False
         while True:
             try:
-                return use()
+                found = use()
             except StoreAway as error:
-                if self.lease.is_to_cancel or self._gives_up():
+                is_long = time.monotonic() - began > self.settings.no_progress_seconds
+                if is_long or self.lease.is_to_cancel or self._gives_up():
                     raise
-                _log.warning("job %d: %s", self.claim.job_id, error)
-                self.log.add(f"--- waiting: {error} ---\n".encode())
+                if not waited:
+                    self.log.add(f"--- waiting: {error} ---\n".encode())
+                waited = True
                 time.sleep(_STORE_SECONDS)
+                continue
+            if waited:
+                self.log.add(b"--- the artifact store is back ---\n")
+            return found
 
     def _gives_up(self) -> bool:
         """Whether to wait no longer for a database or store that is away: the job will be taken from here."""

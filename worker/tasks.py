@@ -73,8 +73,9 @@ class Worker:
     def _remove_left(self) -> None:
         try:
             remove_left(self.settings, self.database)
-        except (OSError, *DATABASE_AWAY) as error:
-            _log.warning("what killed workers left stays for now (%s)", error)
+            self.store.remove_abandoned()
+        except Exception:  # noqa: BLE001 - logged; this thread must outlive whatever it meets
+            _log.exception("what killed workers left stays for now")
 
     def run_all_due(self) -> None:
         """A job that ends makes room for the next at once, whether or not its message has come."""

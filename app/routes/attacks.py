@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from typing import Annotated
 
 from fastapi import APIRouter, BackgroundTasks, Query, Request, Response
@@ -79,13 +80,13 @@ def _queue(service: Service, sender: Principal, incoming: Incoming, entry_id: in
     with service.database.reading() as session:
         entry = entries.get(session, entry_id).entry
         external.check_file(incoming.path, entry.dataset, entry.num_points)
-    stored = incoming.keep()
+    stored, stored_at = incoming.keep(), time.monotonic()
     with service.database.writing() as session:
         job = external.create(session, entry_id, stored, **said)
         audit.record(session, sender.actor, "entry.attack", f"entry {entry_id}", {"job": job.id})
-        if not service.store.holds(stored.sha256):
-            # This process was stopped for so long that the file was taken for one that nobody names.
-            raise Conflict("the file was removed before it was noted, send it again")
+        if time.monotonic() - stored_at > service.settings.young_seconds / 2:
+            # This process was stopped for so long that the file may be taken for one that nobody names.
+            raise Conflict("the service was stopped before it had noted the file, send it again")
         job_id = job.id
     with service.database.reading() as session:
         return JobView.of(jobs.get(session, job_id), None)

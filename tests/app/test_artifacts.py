@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -38,7 +40,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> ArtifactStore:
         return FolderStore(tmp_path / "data")
     request.getfixturevalue("s3")
     # A prefix of its own: the server is one for all.
-    return ObjectStore(f"s3://bucket/{tmp_path.name}", tmp_path / "data", cache_bytes=10**6)
+    return ObjectStore(f"s3://bucket/{tmp_path.name}", tmp_path / "data", cache_bytes=10**6, longest_upload=timedelta())
 
 
 def file(tmp_path: Path, content: bytes) -> Path:
@@ -140,8 +142,9 @@ def test_equal_files_lie_in_a_folder_once_and_are_young_again(tmp_path: Path) ->
 # --- a bucket ----------------------------------------------------------------------------------------------------
 
 
-def bucket(tmp_path: Path, **changes: int) -> ObjectStore:
-    return ObjectStore(f"s3://bucket/{tmp_path.name}", tmp_path, **{"cache_bytes": 10**6, **changes})
+def bucket(tmp_path: Path, *, cache_bytes: int = 10**6, longest_upload: timedelta = timedelta()) -> ObjectStore:
+    url = f"s3://bucket/{tmp_path.name}"
+    return ObjectStore(url, tmp_path, cache_bytes=cache_bytes, longest_upload=longest_upload)
 
 
 def keys(s3: ObjectServer, prefix: str) -> list[str]:
@@ -183,6 +186,37 @@ def test_of_named_content_only_the_newest_copy_stays(s3: ObjectServer, tmp_path:
     assert store.holds(sha256)
 
 
+def test_an_object_may_seem_older_than_it_is(s3: ObjectServer, tmp_path: Path) -> None:
+    """By as long as it took to send, where a store dates it by its first part."""
+    store = bucket(tmp_path, longest_upload=timedelta(hours=1))
+    (tmp_path / "source").write_bytes(b"sent for an hour")
+    sha256 = store.put(tmp_path / "source").sha256
+    assert store.remove_unnamed(lambda _: set(), older_than_seconds=-5) == 0
+    assert store.holds(sha256)
+
+
+def test_a_store_that_is_frozen_is_told_within_seconds(tmp_path: Path) -> None:
+    """It takes connections and says nothing. Whoever asks again soon is told the same at once."""
+    with object_server() as server, pytest.MonkeyPatch.context() as patch:
+        for name, value in server.environment.items():
+            patch.setenv(name, value)
+        server.make_bucket("bucket")
+        store = bucket(tmp_path)
+        assert server.process is not None
+        server.process.send_signal(signal.SIGSTOP)
+        started = time.monotonic()
+        assert store.problem() == "cannot be used: ReadTimeoutError"
+        assert time.monotonic() - started < 30
+        started = time.monotonic()
+        assert store.problem() is not None
+        assert time.monotonic() - started < 1
+
+
+def test_an_address_that_is_none_is_a_problem_and_no_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "store:8333")
+    assert bucket(tmp_path).problem() == "cannot be used: ValueError"
+
+
 def test_a_copy_that_the_store_damaged_is_not_served(s3: ObjectServer, tmp_path: Path) -> None:
     store = bucket(tmp_path)
     (tmp_path / "source").write_bytes(b"as it was")
@@ -215,7 +249,7 @@ def test_a_store_that_is_away_is_told_in_one_sentence(tmp_path: Path) -> None:
         for name, value in server.environment.items():
             patch.setenv(name, value)
         store = bucket(tmp_path)
-        assert store.problem() == "its bucket does not exist"
+        assert bucket(tmp_path).problem() == "its bucket does not exist"
         (tmp_path / "source").write_bytes(b"content")
         with pytest.raises(StoreAway, match="has no bucket"):
             store.put(tmp_path / "source")
@@ -223,7 +257,7 @@ def test_a_store_that_is_away_is_told_in_one_sentence(tmp_path: Path) -> None:
         stored = store.put(tmp_path / "source")
         port = server.port
         server.stop()
-        assert store.problem() == "cannot be used: EndpointConnectionError"
+        assert bucket(tmp_path).problem() == "cannot be used: EndpointConnectionError"
         for use in (store.holds, store.path):
             with pytest.raises(StoreAway, match="cannot be used at the moment") as caught:
                 use(stored.sha256)

@@ -23,7 +23,7 @@ from gkl.catalog import CORRUPTIONS
 from gkl.errors import FailureCode
 from gkl.outcome import AttackOutcome, CorruptionOutcome, EvaluationOutcome, Manifest, wilson_interval
 from gkl.recipes import digits
-from gkl.spec import EvaluateSpec, Evaluation, Publication, ThreatModel
+from gkl.spec import EvaluateSpec, Evaluation, GklObjective, Publication, ThreatModel, TradesObjective
 
 LEASE = timedelta(seconds=90)
 
@@ -413,3 +413,18 @@ def test_an_entry_keeps_its_number_when_its_bound_goes_and_another_stands(databa
     with database.reading() as session:
         after = entries.entries_of(session, 1)["Linf"].entry
     assert (after.id, after.robust_accuracy, before.robust_accuracy) == (before.id, 200 / 360, 190 / 360)
+
+
+def test_plain_training_is_not_called_by_the_loss_whose_robust_part_it_leaves_out(database: Database) -> None:
+    for number, (objective, loss) in enumerate(
+        (
+            (TradesObjective(loss="trades", kl_weight=0), None),
+            (GklObjective(ce_weight=0, wmse_weight=0), None),
+            (TradesObjective(loss="trades"), "trades"),
+            (GklObjective(ce_weight=0), "gkl"),
+        )
+    ):
+        spec = digits().model_copy(update={"objective": objective})
+        with database.writing() as session:
+            job = jobs.create(session, spec)
+            assert leaderboard.record_model(session, job, spec, sha(f"weights {number}")).loss == loss

@@ -41,6 +41,8 @@ def gklbench(environment: dict[str, str], *arguments: str) -> tuple[int, str]:
             "AWS_SECRET_ACCESS_KEY is empty or",
         ),
         ({"GKLBENCH_STORE_URL": "s3://bucket", "AWS_SECRET_ACCESS_KEY": "a secret"}, None),
+        ({"AWS_SECRET_ACCESS_KEY": "changethis"}, "AWS_SECRET_ACCESS_KEY is empty or"),
+        ({"GKLBENCH_STORE_URL": "s3://bucket", "AWS_ENDPOINT_URL": "store:8333"}, "AWS_ENDPOINT_URL must begin with"),
         ({"GKLBENCH_STORE_URL": "https://b"}, "GKLBENCH_STORE_URL must be s3://bucket"),
         ({"GKLBENCH_API_PROCESSES": "0"}, "GKLBENCH_API_PROCESSES: "),
     ],

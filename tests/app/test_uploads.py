@@ -414,3 +414,13 @@ def test_weights_can_be_fetched_by_who_may(
         job_files.add(session, job.id, FileKind.WEIGHTS, number=1, file="weights.safetensors", stored=stored)
     assert visitor.get(address).content == FILE, "as every certificate can be checked by anybody"
     assert_problem(visitor.get(f"/api/v1/weights/{'0' * 64}/file"), 404, "No weights with sha256")
+
+
+def test_what_was_sent_while_the_service_was_open_is_not_for_everybody_later(
+    client: TestClient,
+    visitor: TestClient,  # noqa: F811 - a fixture
+) -> None:
+    """Then nobody had a name, and a reader without a token has none either."""
+    assert client.post("/api/v1/weights", content=FILE).status_code == 201
+    assert client.get(f"/api/v1/weights/{SHA256}/file").content == FILE
+    assert_problem(visitor.get(f"/api/v1/weights/{SHA256}/file"), 404, "none were trained here, or sent by you")

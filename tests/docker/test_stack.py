@@ -19,7 +19,7 @@ from tests.specs import tiny_train_spec
 
 # What .env would have, so that nobody waits for what is announced or looked for in seconds.
 QUICK = {
-    **{"GKLBENCH_LEASE_SECONDS": "6", "GKLBENCH_HEARTBEAT_SECONDS": "1", "GKLBENCH_RELAY_SECONDS": "0.5"},
+    **{"GKLBENCH_LEASE_SECONDS": "20", "GKLBENCH_HEARTBEAT_SECONDS": "1", "GKLBENCH_RELAY_SECONDS": "0.5"},
     **{"GKLBENCH_POLL_SECONDS": "0.5", "GKLBENCH_MIN_FREE_BYTES": "0", "GKLBENCH_API_PROCESSES": "1"},
 }
 VARIABLES = secrets_filled_in(ENV_EXAMPLE) | QUICK
@@ -90,7 +90,7 @@ def test_a_deployment_serves_and_survives_its_restarts(stack: Stack) -> None:
         assert stack.stop("worker-cpu") == 0, stack.log("worker-cpu")
         assert client.job(job.id).state is JobState.QUEUED
         stack.up("worker-cpu")
-        until(lambda: client.job(job.id).attempt == 2)
+        until(lambda: client.job(job.id).attempt >= 2)
         client.cancel(job.id)
 
 

@@ -58,7 +58,7 @@ def test_a_job_goes_from_host_to_host_and_its_row_is_proven(
 ) -> None:
     """A training whose host is lost goes on elsewhere; two share the evaluation; the API serves what they made."""
     start(hosts, server, "api", "relay", "first")
-    spec = tiny_train_spec(epochs=16, inner_maximization=InnerMaximization(num_steps=2))
+    spec = tiny_train_spec(epochs=40, inner_maximization=InnerMaximization(num_steps=2))
     assert spec.evaluation is not None
     shared = spec.evaluation.model_copy(update={"batch_size": 180, "shards": 2})
     spec = spec.model_copy(update={"evaluation": shared})
@@ -94,7 +94,7 @@ def test_a_job_goes_from_host_to_host_and_its_row_is_proven(
 
 def test_a_store_that_is_away_delays_jobs_and_fails_none(hosts: Cluster, server: ObjectServer) -> None:
     start(hosts, server, "api", "relay", "worker")
-    spec = tiny_train_spec(epochs=16, inner_maximization=InnerMaximization(num_steps=2), evaluation=None)
+    spec = tiny_train_spec(epochs=40, inner_maximization=InnerMaximization(num_steps=2), evaluation=None)
     running = hosts.send(spec)
     until(lambda: hosts.job(running).state is JobState.RUNNING)
     server.stop()

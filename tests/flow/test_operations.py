@@ -24,7 +24,7 @@ from tests.specs import tiny_train_spec
 
 def training() -> TrainSpec:
     """A few seconds long, saved several times a second."""
-    return tiny_train_spec(epochs=16, inner_maximization=InnerMaximization(num_steps=2), evaluation=None)
+    return tiny_train_spec(epochs=40, inner_maximization=InnerMaximization(num_steps=2), evaluation=None)
 
 
 def served(cluster: Cluster) -> dict[str, bytes]:
@@ -105,9 +105,11 @@ def test_a_service_does_not_start_on_another_versions_schema(database_url: str, 
     with Cluster(tmp_path, database_url, access="tokens") as cluster:
         gklbench(cluster.settings, "token", "create", "--name", "Ada", "--scopes", "admin")
         gklbench(cluster.settings, "migrate", "--back-to", "0005")
-        cluster.start_unwaited("api")
-        assert cluster.processes["api"].wait(timeout=60) == 1
-        assert "run 'gklbench migrate' first" in cluster.log("api").read_text()
+        names = ("api", "relay", "worker")
+        cluster.start_unwaited(*names)
+        for name in names:
+            assert cluster.processes[name].wait(timeout=60) == 1
+            assert "run 'gklbench migrate' first" in cluster.log(name).read_text()
 
 
 def gklbench(settings: Settings, *arguments: str) -> str:
