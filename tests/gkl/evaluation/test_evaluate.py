@@ -79,7 +79,10 @@ def test_the_standard_verdict_and_all_it_reports_on_the_way(robust_weights: Path
     outcome, events = standard.outcome, standard.events
     assert [a.attack for a in outcome.attacks] == ["APGD-CE", "APGD-T", "FAB-T", "Square"]
     assert [e.outcome for e in events if isinstance(e, AttackFinished)] == outcome.attacks
-    assert outcome.robust_correct == outcome.attacks[-1].survivors
+    # Each sees what those before it have left.
+    left = [outcome.clean_correct, *(a.survivors for a in outcome.attacks)]
+    assert [a.points for a in outcome.attacks] == left[:-1]
+    assert outcome.robust_correct == left[-1]
     assert outcome.flags == []
     manifest = outcome.manifest
     assert manifest.dataset_sha256 == load_test("digits", NO_FILES).first(60).sha256()
@@ -92,6 +95,7 @@ def test_the_standard_verdict_and_all_it_reports_on_the_way(robust_weights: Path
     assert {p.name for p in standard.directory.glob("block-*")} == set(files)
     fractions = [e.fraction for e in events if isinstance(e, Progress)]
     assert fractions == sorted(fractions)
+    assert len(fractions) > 4
 
 
 def test_the_provisional_verdict_is_an_upper_bound_after_apgd_t(robust_weights: Path, standard: StandardRun) -> None:

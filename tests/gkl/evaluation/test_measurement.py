@@ -23,7 +23,7 @@ from gkl.evaluation.attacks import Attack, dlr_loss, make_attacks, margin_loss
 from gkl.evaluation.classifier import Classifier
 from gkl.evaluation.measurement import MISCLASSIFIED, STANDS, _Run
 from gkl.models import build_model, load_model, load_weights
-from gkl.outcome import AttackFinished, Event, Progress
+from gkl.outcome import AttackFinished, Event
 from gkl.spec import AttackName, Evaluation, Norm, ThreatModel
 from tests.gkl.evaluation.models import Around, Detached, NanNear, Noisy, Quantized, TwoSided, two_sided_problem
 from tests.specs import NO_FILES
@@ -227,7 +227,8 @@ def test_a_real_network_on_real_images_has_no_robustness(resnet_18: nn.Module) -
 @pytest.mark.parametrize(
     ("norm", "epsilon", "points"),
     [
-        ("Linf", 0.5 / 255, [2, 7]),
+        ("Linf", 0.5 / 255, [2]),
+        pytest.param("Linf", 0.5 / 255, [2, 7], marks=pytest.mark.long),
         pytest.param("Linf", 1 / 255, [0, 2], marks=pytest.mark.long),
         pytest.param("L2", 0.25, [0, 1], marks=pytest.mark.long),
     ],
@@ -548,21 +549,6 @@ def test_an_image_outside_the_threat_model_breaks_nothing(distance: float, caplo
     assert (verdict.clean_correct, verdict.robust_correct) == (1, 1)
     assert verdict.attacks[0].discarded == 1
     assert "outside the threat model; not counted" in caplog.text
-
-
-def test_progress_only_rises_and_tells_of_each_attack(robust_model: nn.Module) -> None:
-    events: list[Event] = []
-    verdict = measure(robust_model, test_digits(20), under(batch_size=16), num_classes=10, report=events.append)
-    assert [e.outcome for e in events if isinstance(e, AttackFinished)] == verdict.attacks
-    assert [a.attack for a in verdict.attacks] == ["APGD-CE", "APGD-T", "FAB-T", "Square"]
-    assert [a.points for a in verdict.attacks] == [
-        verdict.clean_correct,
-        *(a.survivors for a in verdict.attacks[:-1]),
-    ]
-    assert verdict.robust_correct == verdict.attacks[-1].survivors
-    fractions = [e.fraction for e in events if isinstance(e, Progress)]
-    assert fractions == sorted(fractions)
-    assert len(fractions) > 4
 
 
 def test_a_point_that_no_attack_may_touch_is_not_attacked() -> None:
