@@ -85,6 +85,12 @@ def tell_of_relay(settings: Settings) -> None:
         client.set(_RELAY_KEY, "lives", ex=math.ceil(max(60.0, 3 * settings.relay_seconds)))
 
 
+def forget_relay(settings: Settings) -> None:
+    """It stops in order; another that lives says so with its next round."""
+    with suppress(RedisError), _client(settings) as client:
+        client.delete(_RELAY_KEY)
+
+
 def hears_relay(settings: Settings) -> bool | None:
     """Whether a relay gave a sign of life in the last minute or three rounds; None if the broker is away."""
     try:

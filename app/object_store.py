@@ -7,6 +7,7 @@ Reads take the newest copy and check its hash. S3 shows a new object to every re
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import logging
 import os
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import fsspec.asyn
 from botocore.exceptions import BotoCoreError, ClientError
 
 from app.artifacts import INCOMING, ArtifactStore, StoredFile, checked, hash_of
@@ -33,6 +35,8 @@ _log = logging.getLogger(__name__)
 _CONNECT_SECONDS, _READ_SECONDS = 5, 60
 # For the question whether it is there, which others wait for.
 _LOOK_CONNECT_SECONDS, _LOOK_READ_SECONDS = 3, 5
+_CALL_SECONDS, _LOOK_SECONDS = 120, 8
+_SLOWEST_BYTES_PER_SECOND = 10**6
 _LOOK_AGAIN_SECONDS = 20
 _PART_BYTES = 16 * 1024**2
 _PARTS_AT_ONCE = 4
@@ -60,7 +64,7 @@ class ObjectStore(ArtifactStore):
         super().__init__(data_dir / "incoming")
         self._cache, self._cache_bytes = data_dir / "fetched", cache_bytes
         place = url.removeprefix("s3://").strip("/")
-        self._root = f"{place}/artifacts"
+        self._root, self._clock = f"{place}/artifacts", f"{place}/clock"
         self._longest_upload = longest_upload
         self._fetching = [threading.Lock() for _ in range(16)]
         """By the first digit of what is fetched: many who ask for the same file wait for one copy."""
@@ -120,7 +124,7 @@ class ObjectStore(ArtifactStore):
     def _look(self) -> str | None:
         try:
             with _away_recognized():
-                self._quick.pipe_file(f"{self._root}/clock", b"")
+                _call(self._quick, "pipe_file", self._clock, b"", seconds=_LOOK_SECONDS)
         except FileNotFoundError:
             return "its bucket does not exist"
         except StoreAway as error:
@@ -138,8 +142,7 @@ class ObjectStore(ArtifactStore):
     def _place(self, temporary: Path, stored: StoredFile) -> None:
         key = f"{self._folder(stored.sha256)}/{secrets.token_hex(8)}"
         try:
-            with _away_recognized():
-                self._files.put_file(str(temporary), key, chunksize=_PART_BYTES)
+            self._use("put_file", str(temporary), key, chunksize=_PART_BYTES, size_bytes=stored.size_bytes)
         except FileNotFoundError as error:
             raise StoreAway("the artifact store has no bucket; make the one that GKLBENCH_STORE_URL names") from error
 
@@ -149,9 +152,9 @@ class ObjectStore(ArtifactStore):
             copies = self._copies(sha256)
             if not copies:
                 raise NotFound(f"no file with sha256 {sha256} is stored here")
+            _, key, size_bytes = copies[-1]
             try:
-                with _away_recognized():
-                    self._files.get_file(copies[-1][1], str(target))
+                self._use("get_file", key, str(target), size_bytes=size_bytes)
             except FileNotFoundError:
                 continue
             with target.open("rb") as file:
@@ -161,19 +164,18 @@ class ObjectStore(ArtifactStore):
             break
         raise NotFound(f"the stored copy of the file with sha256 {sha256} is damaged; restore it from a backup")
 
-    def _copies(self, sha256: str) -> list[tuple[datetime, str]]:
-        """Those of some content, the newest last."""
-        with _away_recognized():
-            found: dict[str, Any] = self._files.find(self._folder(sha256), detail=True)
-        return sorted((info["LastModified"], key) for key, info in found.items())
+    def _copies(self, sha256: str) -> list[tuple[datetime, str, int]]:
+        """When each copy of some content came, what it is called, and its size; the newest last."""
+        found: dict[str, Any] = self._use("find", self._folder(sha256), detail=True)
+        return sorted((info["LastModified"], key, info["size"]) for key, info in found.items())
 
     def _remove_unnamed(self, is_named: Callable[[list[str]], set[str]], older_than_seconds: float) -> int:
         removed = 0
         before = self._now() - timedelta(seconds=older_than_seconds) - self._longest_upload
-        for digits in range(256):
+        # In sixteen parts, which bounds what is held at once.
+        for digit in "0123456789abcdef":
             copies: dict[str, list[tuple[datetime, str]]] = defaultdict(list)
-            with _away_recognized():
-                found: dict[str, Any] = self._files.find(f"{self._root}/{digits:02x}", detail=True)
+            found: dict[str, Any] = self._use("find", self._root, prefix=digit, detail=True)
             for key, info in found.items():
                 copies[key.split("/")[-2]].append((info["LastModified"], key))
             old = sorted(sha256 for sha256, each in copies.items() if min(each)[0] < before)
@@ -182,18 +184,24 @@ class ObjectStore(ArtifactStore):
                 *older, newest = sorted(copies[sha256])
                 for moment, key in older if sha256 in named else [*older, newest]:
                     if moment < before:
-                        with _away_recognized():
-                            self._files.rm_file(key)
+                        self._use("rm_file", key)
                         removed += 1
         return removed
 
     def _now(self) -> datetime:
         """The store's clock, which its files' ages are judged by."""
-        key = f"{self._root}/clock"
-        with _away_recognized():
-            self._files.pipe_file(key, b"")
-            moment: datetime = self._files.info(key)["LastModified"]
+        self._use("pipe_file", self._clock, b"")
+        moment: datetime = self._use("info", self._clock)["LastModified"]
         return moment
+
+    def _use(self, what: str, *arguments: Any, size_bytes: int = 0, **options: Any) -> Any:
+        """
+        Raises:
+            FileNotFoundError, StoreAway
+        """
+        seconds = _CALL_SECONDS + size_bytes / _SLOWEST_BYTES_PER_SECOND
+        with _away_recognized():
+            return _call(self._files, what, *arguments, seconds=seconds, **options)
 
     def _folder(self, sha256: str) -> str:
         return f"{self._root}/{sha256[:2]}/{checked(sha256)}"
@@ -229,6 +237,16 @@ def _client(connect_seconds: int, read_seconds: int) -> Any:
     # Its own come on top of those, and whoever waits here sees nothing else meanwhile.
     files.retries = 1
     return files
+
+
+def _call(files: Any, what: str, *arguments: Any, seconds: float, **options: Any) -> Any:
+    """One of fsspec's operations, ended after some seconds: a store that takes a connection and then says nothing is
+    waited for without end where a request asks whether to go on (Expect: 100-continue)."""
+
+    async def limited() -> Any:
+        return await asyncio.wait_for(getattr(files, f"_{what}")(*arguments, **options), seconds)
+
+    return fsspec.asyn.sync(files.loop, limited)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import time
 from datetime import timedelta
 
 from app import jobs
-from app.broker import messages_waiting, tell_of_relay
+from app.broker import forget_relay, messages_waiting, tell_of_relay
 from app.cleanup import clean
 from app.database import DATABASE_AWAY, database_now
 from app.outbox import requeue_unclaimed
@@ -41,6 +41,7 @@ class Relay:
                     except Exception:  # noqa: BLE001 - logged; what one duty meets must not keep the others
                         _log.exception("a duty of the relay failed; trying again")
             if stopping.wait(self.settings.relay_seconds):
+                forget_relay(self.settings)
                 return
 
     def _database_is_here(self) -> bool:

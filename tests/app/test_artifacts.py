@@ -205,7 +205,7 @@ def test_a_store_that_is_frozen_is_told_within_seconds(tmp_path: Path) -> None:
         assert server.process is not None
         server.process.send_signal(signal.SIGSTOP)
         started = time.monotonic()
-        assert store.problem() == "cannot be used: ReadTimeoutError"
+        assert store.problem() == "cannot be used: FSTimeoutError"
         assert time.monotonic() - started < 30
         started = time.monotonic()
         assert store.problem() is not None

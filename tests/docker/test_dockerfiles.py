@@ -93,10 +93,10 @@ def test_everything_that_is_copied_is_let_in(path: Path) -> None:
 def test_both_images_differ_in_nothing_by_accident() -> None:
     (api, _), (worker, _) = dockerfiles.read(API), dockerfiles.read(WORKER)
     extra = [i for i in worker.instructions if i not in api.instructions]
-    assert [i.text for i in extra if i.name != "RUN"] == ["worker worker"]
-    assert [i.text.replace(" --extra worker", "") for i in extra if i.name == "RUN"] == [
-        i.text for i in api.instructions if "--extra" in i.text
-    ]
+    assert [i.text for i in extra if i.name != "RUN"] == ["worker worker", "REVISION=unknown"]
+    dependencies, revision = (i.text for i in extra if i.name == "RUN")
+    assert [dependencies.replace(" --extra worker", "")] == [i.text for i in api.instructions if "--extra" in i.text]
+    assert revision.endswith('"${REVISION}" > gkl/REVISION')
 
 
 def test_a_step_that_cannot_be_read_is_said(tmp_path: Path) -> None:
