@@ -21,8 +21,8 @@ class ParameterGroup:
 class GradientDescent:
     """Computes what torch.optim.SGD computes, by the same function of torch.
 
-    That class loads torch's compiler as soon as it is made, whether anything is compiled or not: two seconds of each
-    run, and the memory for it.
+    That class loads torch's compiler as soon as it is made, whether anything is compiled or not: about two seconds of
+    each run.
     """
 
     def __init__(
