@@ -33,7 +33,7 @@ def remove_left(settings: Settings, database: Database, *, young_seconds: float 
         database: where jobs are held.
         young_seconds: younger ones stay.
     """
-    before = disk_now(settings.runs_dir) - (settings.young_seconds if young_seconds is None else young_seconds)
+    before = disk_now(settings.data_dir) - (settings.young_seconds if young_seconds is None else young_seconds)
     for directory in settings.runs_dir.glob("*-*"):
         match = _NAME.fullmatch(directory.name)
         try:

@@ -106,7 +106,7 @@ def test_each_health_check_sees_that_its_service_is_gone(stack: Stack) -> None:
 
 def test_workers_of_another_host_need_database_broker_and_store_only() -> None:
     settings = VARIABLES | {
-        "GKLBENCH_STORE_URL": "s3://gklbench/artifacts",
+        "GKLBENCH_STORE_URL": "s3://gklbench",
         "AWS_ENDPOINT_URL": "http://store:8333",
     }
     with Stack(MAIN, settings, {"store"}) as service:

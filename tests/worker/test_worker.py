@@ -19,7 +19,7 @@ import torch
 from sqlalchemy import select, update
 
 from app import entries, job_files, job_log, jobs, leaderboard
-from app.artifacts import ArtifactStore, StoredFile
+from app.artifacts import ArtifactStore, FolderStore, StoredFile
 from app.certificates import points_of
 from app.cleanup import clean
 from app.database import Database, database_now
@@ -484,7 +484,7 @@ def test_a_job_that_runs_too_long_is_stopped_and_a_retry_goes_on(
     assert "resumed after epoch" in log_of(database, job_id)
 
 
-class SlowStore(ArtifactStore):
+class SlowStore(FolderStore):
     """On a disk that takes longer for a file than a lease lasts."""
 
     def put(self, source: Path) -> StoredFile:
@@ -511,7 +511,7 @@ def test_a_cancelled_training_that_ended_well_is_followed_by_nothing(worker: Wor
     """The wish comes in the moment between its last step and its last transaction."""
     job_id = send(database, tiny_train_spec(epochs=1, architecture="tiny_cnn"))
 
-    class Late(ArtifactStore):
+    class Late(FolderStore):
         def put(self, source: Path) -> StoredFile:
             if "weights" in source.name:
                 with database.writing() as session:
