@@ -270,7 +270,7 @@ class Cluster:
         with self.database.reading() as session:
             return len(job_files.to_go_on_from(session, job_id))
 
-    def wait_for(self, job_id: int, state: JobState = JobState.SUCCEEDED, seconds: float = 90) -> Job:
+    def wait_for(self, job_id: int, state: JobState = JobState.SUCCEEDED, seconds: float = 150) -> Job:
         deadline = time.monotonic() + seconds
         while (job := self.job(job_id)).state is not state:
             told = f"job {job_id} is {job.state}: {job.failure_message}\n{self.logs()}"

@@ -24,7 +24,7 @@ from sqlalchemy import func, select
 from app import job_files, jobs, leaderboard
 from app.broker import make_celery, publisher
 from app.client import Client
-from app.tables import Evaluation, FileKind, Job, JobFile, JobState, Model
+from app.tables import Evaluation, FileKind, JobFile, JobState, Model
 from gkl.errors import FailureCode
 from gkl.spec import EvaluateSpec, InnerMaximization, ThreatModel, TrainSpec
 from gkl.spec import Evaluation as EvaluationSpec
@@ -74,22 +74,6 @@ def weights_of(cluster: Cluster, job_id: int) -> str:
         ).one()
 
 
-def saved(cluster: Cluster, job_id: int) -> int:
-    """How many files a later attempt could go on from."""
-    with cluster.database.reading() as session:
-        return len(job_files.to_go_on_from(session, job_id))
-
-
-def wait_for(cluster: Cluster, job_id: int, state: JobState = JobState.SUCCEEDED, seconds: float = 150) -> Job:
-    deadline = time.monotonic() + seconds
-    while (job := cluster.job(job_id)).state is not state:
-        told = f"job {job_id} is {job.state}: {job.failure_message}\n{cluster.logs()}"
-        assert time.monotonic() < deadline, told
-        assert not job.state.is_final, told
-        time.sleep(0.1)
-    return job
-
-
 @cache
 def _undisturbed(spec_json: str) -> str:
     from gkl.training import train
@@ -109,12 +93,12 @@ def test_a_killed_worker_costs_an_attempt_and_no_epoch(cluster: Cluster) -> None
     cluster.start("relay", "first")
     spec = training()
     job_id = cluster.send(spec)
-    until(lambda: saved(cluster, job_id))
+    until(lambda: cluster.saved(job_id))
     (runner,) = cluster.runners("first")
     cluster.kill("first")
     until(lambda: not runner.is_running() or runner.status() == psutil.STATUS_ZOMBIE)
     cluster.start("second")
-    job = wait_for(cluster, job_id)
+    job = cluster.wait_for(job_id)
     assert (job.attempt, job.lost_leases) == (2, 1)
     assert job.worker == cluster.name_of("second")
     assert cluster.history(job_id) == ["queued", "running", "queued", "running", "succeeded"]
@@ -131,25 +115,25 @@ def test_sigterm_in_training_and_in_evaluation_is_free(cluster: Cluster) -> None
     evaluation = attacks(blocks=3)
     cluster.start("relay", "first")
     job_id = cluster.send(training(evaluation=evaluation))
-    until(lambda: saved(cluster, job_id))
+    until(lambda: cluster.saved(job_id))
     assert cluster.stop("first") == 0
     assert cluster.job(job_id).state is JobState.QUEUED
     cluster.start("second")
-    trained = wait_for(cluster, job_id)
+    trained = cluster.wait_for(job_id)
     assert (trained.attempt, trained.lost_leases) == (2, 0)
     (follower,) = trained.followers
-    until(lambda: saved(cluster, follower.id) >= 3)
+    until(lambda: cluster.saved(follower.id) >= 3)
     assert cluster.stop("second") == 0
-    parts = saved(cluster, follower.id)
+    parts = cluster.saved(follower.id)
     assert parts >= 3
     cluster.start("third")
-    evaluated = wait_for(cluster, follower.id)
+    evaluated = cluster.wait_for(follower.id)
     assert (evaluated.attempt, evaluated.lost_leases) == (2, 0)
     with cluster.database.reading() as session:
         verdict = leaderboard.evaluation_of_job(session, follower.id)
         assert verdict is not None
     alone = cluster.send(EvaluateSpec.model_validate(follower.spec))
-    wait_for(cluster, alone)
+    cluster.wait_for(alone)
     with cluster.database.reading() as session:
         other = leaderboard.evaluation_of_job(session, alone)
         assert other is not None
@@ -190,12 +174,12 @@ def test_a_broker_that_is_away_for_a_minute_delays_and_loses_nothing(make_cluste
         sent = [client.submit(training(epochs=1, seed=seed)).id for seed in range(3)]
         assert time.monotonic() - started < 15, "who sends does not wait for the broker"
         assert "broker" in str(httpx2.get(f"{cluster.url}/readyz").json()["parts"])
-        wait_for(cluster, running)
+        cluster.wait_for(running)
         time.sleep(max(0.0, 60 - (time.monotonic() - away_since)))
         cluster.broker.start()
         late = client.submit(training(epochs=1, seed=7)).id
     for job_id in (*sent, late):
-        job = wait_for(cluster, job_id)
+        job = cluster.wait_for(job_id)
         assert job.attempt == 1
 
 
@@ -203,7 +187,7 @@ def test_a_broker_that_is_away_for_a_minute_delays_and_loses_nothing(make_cluste
 def test_a_worker_needs_neither_broker_nor_relay_to_find_work(cluster: Cluster) -> None:
     cluster.broker.stop()
     cluster.start("worker")
-    assert wait_for(cluster, cluster.send(training(epochs=1))).attempt == 1
+    assert cluster.wait_for(cluster.send(training(epochs=1))).attempt == 1
     assert cluster.stop("worker") == 0, "it stops in order while its broker is away"
 
 
@@ -213,14 +197,14 @@ def test_a_database_that_is_restarted_delays_and_loses_nothing(cluster: Cluster,
     spec = training(epochs=50)
     with Client(cluster.url) as client:
         job_id = client.submit(spec).id
-        until(lambda: saved(cluster, job_id))
+        until(lambda: cluster.saved(job_id))
         postgres.stop()
         away = httpx2.get(f"{cluster.url}/api/v1/jobs/{job_id}")
         assert (away.status_code, away.json()["code"]) == (503, "database_away")
         time.sleep(cluster.settings.lease_seconds + 2)
         postgres.start()
         until(lambda: httpx2.get(f"{cluster.url}/readyz").status_code == 200)
-        job = wait_for(cluster, job_id)
+        job = cluster.wait_for(job_id)
         assert client.job(job_id).state is JobState.SUCCEEDED
     assert (job.attempt, job.lost_leases) == (1, 0), "nobody could take it, so the worker went on"
     assert weights_of(cluster, job_id) == undisturbed(spec)
@@ -234,12 +218,12 @@ def test_messages_that_come_twice_or_late_and_racing_workers_run_each_job_once(c
     for job_id in sent * 3:
         publish(job_id)
     cluster.start("relay", "first", "second")
-    took = {wait_for(cluster, job_id).worker for job_id in sent}
+    took = {cluster.wait_for(job_id).worker for job_id in sent}
     assert took == {cluster.name_of("first"), cluster.name_of("second")}
     for job_id in sent:
         publish(job_id)
     last = cluster.send(training(epochs=1, seed=99))
-    wait_for(cluster, last)
+    cluster.wait_for(last)
     assert [cluster.job(job_id).attempt for job_id in sent] == [1] * 4
     with cluster.database.reading() as session:
         assert session.scalar(select(func.count()).select_from(Model)) == 5
@@ -251,24 +235,24 @@ def test_a_worker_that_was_frozen_past_its_lease_is_refused(cluster: Cluster) ->
     cluster.start("relay", "frozen")
     spec = training(epochs=32)
     job_id = cluster.send(spec)
-    until(lambda: saved(cluster, job_id))
+    until(lambda: cluster.saved(job_id))
     frozen = cluster.name_of("frozen")
     cluster.freeze("frozen")
-    wait_for(cluster, job_id, JobState.QUEUED)
+    cluster.wait_for(job_id, JobState.QUEUED)
     cluster.start("second")
-    job = wait_for(cluster, job_id)
+    job = cluster.wait_for(job_id)
     assert (job.attempt, job.worker) == (2, cluster.name_of("second"))
-    files = saved(cluster, job_id)
+    files = cluster.saved(job_id)
     # Its run has gone on meanwhile, perhaps to its end: what it reports is refused, and it works on.
     cluster.signal("frozen", signal.SIGCONT)
     until(lambda: "was taken from this worker" in cluster.log("frozen").read_text())
-    assert (cluster.job(job_id).worker, saved(cluster, job_id)) == (job.worker, files)
+    assert (cluster.job(job_id).worker, cluster.saved(job_id)) == (job.worker, files)
     assert cluster.history(job_id).count("succeeded") == 1
     with cluster.database.reading() as session:
         assert session.scalar(select(func.count()).select_from(Model)) == 1
     assert cluster.stop("second") == 0
     assert weights_of(cluster, job_id) == undisturbed(spec)
-    assert wait_for(cluster, cluster.send(training(epochs=1))).worker == frozen
+    assert cluster.wait_for(cluster.send(training(epochs=1))).worker == frozen
 
 
 @postgresql_only
@@ -276,18 +260,18 @@ def test_shards_give_the_verdict_of_one_and_a_lost_one_is_run_again_alone(cluste
     cluster.start("relay", "first")
     evaluation = attacks(blocks=6)
     train_id = cluster.send(training(evaluation=evaluation))
-    (whole,) = wait_for(cluster, train_id).followers
-    wait_for(cluster, whole.id)
+    (whole,) = cluster.wait_for(train_id).followers
+    cluster.wait_for(whole.id)
     spec = EvaluateSpec.model_validate(whole.spec)
     sharded = cluster.send(spec.model_copy(update={"evaluation": evaluation.model_copy(update={"shards": 3})}))
     shards = [shard.id for shard in cluster.job(sharded).shards]
     assert len(shards) == 3
-    until(lambda: saved(cluster, sharded) >= 4)
+    until(lambda: cluster.saved(sharded) >= 4)
     assert cluster.job(sharded).state is JobState.QUEUED
     lost = next(job_id for job_id in shards if cluster.job(job_id).state is JobState.RUNNING)
     cluster.start("second")
     cluster.kill("first")
-    job = wait_for(cluster, sharded)
+    job = cluster.wait_for(sharded)
     assert job.attempt == 1
     attempts = {job_id: cluster.job(job_id).attempt for job_id in shards}
     assert attempts == {job_id: 2 if job_id == lost else 1 for job_id in shards}
@@ -315,7 +299,7 @@ def test_clocks_that_are_off_by_ten_minutes_change_nothing(cluster: Cluster, tmp
     cluster.start("fast", environment=shifted(600))
     cluster.start("slow", environment=shifted(-600))
     sent = [cluster.send(training(seed=seed)) for seed in range(2)]
-    ended = [wait_for(cluster, job_id) for job_id in sent]
+    ended = [cluster.wait_for(job_id) for job_id in sent]
     assert {job.worker for job in ended} == {cluster.name_of("fast"), cluster.name_of("slow")}
     for job in ended:
         assert (job.attempt, job.lost_leases) == (1, 0)
@@ -348,19 +332,19 @@ def test_a_disk_that_fills_up_while_checkpointing_is_told_and_harms_nothing(clus
         spec = training(architecture="tiny_cnn")
         job_id = cluster.send(spec)
         # Something else takes the rest of the disk once a checkpoint is there.
-        until(lambda: saved(cluster, job_id))
+        until(lambda: cluster.saved(job_id))
         inside = ["nsenter", "--user", "--mount", "--preserve-credentials", "-t", str(worker.pid)]
         fill = ["dd", "if=/dev/zero", f"of={data_dir}/other", "bs=1k"]
         subprocess.run([*inside, *fill], check=False, capture_output=True)
-        job = wait_for(cluster, job_id, JobState.FAILED)
+        job = cluster.wait_for(job_id, JobState.FAILED)
         assert job.failure_code is FailureCode.NO_SPACE_LEFT, job.failure_message
         assert "space" in (job.failure_message or "") or "full" in (job.failure_message or "")
-        assert saved(cluster, job_id) >= 1
+        assert cluster.saved(job_id) >= 1
         subprocess.run([*inside, "rm", f"{data_dir}/other"], check=True)
         subprocess.run([*inside, "mount", "-o", "remount,size=50m", str(data_dir)], check=True)
         with cluster.database.writing() as session:
             jobs.retry(session, job_id)
-        wait_for(cluster, job_id)
+        cluster.wait_for(job_id)
         with cluster.database.reading() as session:
             epochs = [e.data["epoch"] for e in jobs.events_after(session, job_id, 0) if e.type == "epoch"]
         assert epochs.count(1) == 1, "it went on from its checkpoint"
