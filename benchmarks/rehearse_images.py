@@ -94,9 +94,15 @@ def check(name: str, last: dockerfiles.Stage, installed: Path) -> None:
             "client = TestClient(create_app(Settings()), base_url='http://127.0.0.1', client=('127.0.0.1', 50000));"
             "assert [client.get(path).status_code for path in ('/', '/docs', '/healthz')] == [200] * 3"
         )
-        imports = "import torch, robustbench, worker.runner, worker.celery_app" if name == "worker" else page
+        # One of RobustBench's networks: its package and PyTorch are there, and go together.
+        network = (
+            "import worker.runner, worker.celery_app;"
+            "from gkl.models import build_model;"
+            "assert sum(p.numel() for p in build_model('resnet_18', 'cifar10').parameters()) > 10**7"
+        )
+        code = network if name == "worker" else page
         # -P: from the environment, and not from a checkout in which this runs.
-        command = [installed / "bin/python", "-P", "-c", imports]
+        command = [installed / "bin/python", "-P", "-c", code]
         subprocess.run(command, env=environment, cwd=data, check=True)
 
 
