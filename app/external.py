@@ -14,7 +14,7 @@ from app.database import database_now
 from app.entries import get
 from app.errors import Conflict, Unprocessable
 from app.tables import Entry, Evaluation, ExternalAttack, FileKind, Job, JobFile, Model
-from gkl.catalog import DATASETS
+from gkl.catalog import DATASETS, image_shape, recorded_preprocessing
 from gkl.errors import InvalidInput
 from gkl.outcome import ExternalOutcome
 from gkl.safetensors_header import read_header
@@ -45,9 +45,15 @@ def check_entry(session: Session, entry_id: int) -> tuple[Entry, Model, Evaluati
     return entry, entry.model, entry.evaluation
 
 
+def shape_of_examples(entry: Entry) -> tuple[int, int, int]:
+    """(channels, height, width) of the images that its evaluation attacked."""
+    manifest = {} if entry.evaluation is None else entry.evaluation.manifest
+    return image_shape(entry.dataset, recorded_preprocessing(entry.dataset, manifest))
+
+
 def most_bytes(entry: Entry) -> int:
     """Of a file with an example for each of its points."""
-    image_bytes = 4 * math.prod(DATASETS[entry.dataset].image_shape)
+    image_bytes = 4 * math.prod(shape_of_examples(entry))
     return entry.num_points * (image_bytes + 8) + _HEADER_BYTES
 
 
@@ -143,13 +149,13 @@ def record(session: Session, job_id: int, outcome: ExternalOutcome, stored: Stor
     return True
 
 
-def check_file(path: Path, dataset: str, num_points: int) -> None:
+def check_file(path: Path, entry: Entry) -> None:
     """What can be told from the file's head, without reading its images.
 
     Raises:
-        Unprocessable: it holds no examples for these images.
+        Unprocessable: it holds no examples for the entry's images.
     """
-    shape = list(DATASETS[dataset].image_shape)
+    shape = list(shape_of_examples(entry))
     try:
         tensors = read_header(path, "the file")
     except InvalidInput as error:
@@ -162,11 +168,11 @@ def check_file(path: Path, dataset: str, num_points: int) -> None:
     whole = index.dtype in ("I64", "I32", "I16", "I8", "U8")
     if images.dtype != "F32" or found[1:] != shape:
         raise Unprocessable(
-            f"body: 'adversarial' is {images.dtype} {found}; {DATASETS[dataset].title} needs F32 [examples, "
+            f"body: 'adversarial' is {images.dtype} {found}; {DATASETS[entry.dataset].title} needs F32 [examples, "
             f"{', '.join(map(str, shape))}] in [0, 1]"
         )
-    if not whole or count != found[:1] or not 1 <= found[0] <= num_points:
+    if not whole or count != found[:1] or not 1 <= found[0] <= entry.num_points:
         raise Unprocessable(
             f"body: 'index' is {index.dtype} {count} for {found[0]} images; send one whole number for each, the "
-            f"place of its clean image among the {num_points} test images"
+            f"place of its clean image among the {entry.num_points} test images"
         )

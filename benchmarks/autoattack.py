@@ -25,7 +25,7 @@ from pyautoattack import AutoAttack
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
 
-from gkl.catalog import DATASETS
+from gkl.catalog import DATASETS, preprocessing_for
 from gkl.data import load_test, unit_range
 from gkl.evaluation import evaluate
 from gkl.files import sha256_of
@@ -93,7 +93,8 @@ def theirs(spec: EvaluateSpec, weights: Path, counted: Counted | None = None) ->
     assert evaluation.threat_model is not None
     started = time.perf_counter()
     model = load_model(spec.architecture, spec.dataset, weights, None).eval()
-    data = load_test(spec.dataset, datasets_dir(), evaluation.num_points)
+    preprocessing = preprocessing_for(spec.dataset, spec.architecture)
+    data = load_test(spec.dataset, datasets_dir(), evaluation.num_points, preprocessing)
     reference = AutoAttack(
         model, norm=evaluation.threat_model.norm, eps=evaluation.threat_model.epsilon, seed=evaluation.seed
     )

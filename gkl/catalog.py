@@ -6,12 +6,13 @@ The API and the pages list these records; `gkl.data` and `gkl.models` hold the c
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from gkl.zoo import ZOO
+from gkl.preprocessing import DEFAULT_PREPROCESSING, PREPROCESSINGS, Preprocessing
+from gkl.zoo import ZOO, ZOO_PREPROCESSING
 
 Norm = Literal["Linf", "L2", "L1"]
 
@@ -24,7 +25,10 @@ class Dataset(BaseModel):
     name: str = Field(description="How a spec names it.")
     title: str = Field(description="How a page names it.")
     num_classes: int = Field(description="Number of classes C; labels are 0 .. C-1.")
-    image_shape: tuple[int, int, int] = Field(description="(channels, height, width) of one image.")
+    image_shape: tuple[int, int, int] = Field(
+        description="(channels, height, width) of one image; for ImageNet of one to train on, and an architecture's "
+        "preprocessing tells the size of those that its evaluation attacks."
+    )
     num_train: int = Field(description="Images to train on.")
     num_test: int = Field(description="Images that an evaluation attacks, in a fixed order.")
     epsilon: dict[Norm, float] = Field(description="The perturbation budget of its main board, per norm.")
@@ -45,6 +49,11 @@ class Architecture(BaseModel):
     title: str = Field(description="How a page names it.")
     description: str = Field(description="What it is, in a sentence.")
     datasets: tuple[str, ...] = Field(description="The data sets whose images and classes it can be built for.")
+    preprocessing: Preprocessing | None = Field(
+        default=None,
+        description="How ImageNet's test images are resized and cropped for it, as it was published; null for data "
+        "sets whose images all have one size.",
+    )
 
 
 DATASETS: dict[str, Dataset] = {
@@ -171,11 +180,44 @@ ARCHITECTURES: dict[str, Architecture] = {
                 title=model,
                 description=f"RobustBench's definition of {model} for {DATASETS[dataset].title}, {threat_model}.",
                 datasets=(dataset,),
+                preprocessing=PREPROCESSINGS[ZOO_PREPROCESSING[name]] if name in ZOO_PREPROCESSING else None,
             )
             for name, (dataset, threat_model, model) in ZOO.items()
         ),
     ]
 }
+
+
+def preprocessing_for(dataset: str, architecture: str) -> Preprocessing | None:
+    """How a data set's test images are prepared for an architecture; None where they all have one size."""
+    if dataset != "imagenet":
+        return None
+    return ARCHITECTURES[architecture].preprocessing or DEFAULT_PREPROCESSING
+
+
+def recorded_preprocessing(dataset: str, manifest: Mapping[str, Any]) -> Preprocessing | None:
+    """How the images of an evaluation were prepared, by its manifest; None where they all have one size.
+
+    Raises:
+        KeyError: it names a preprocessing that is not known here.
+    """
+    if dataset != "imagenet":
+        return None
+    # Before manifests named it, every architecture got the same one.
+    name = manifest.get("preprocessing")
+    return DEFAULT_PREPROCESSING if name is None else PREPROCESSINGS[name]
+
+
+def image_shape(dataset: str, preprocessing: Preprocessing | None) -> tuple[int, int, int]:
+    """(channels, height, width) of a data set's images after a preprocessing.
+
+    >>> image_shape("imagenet", preprocessing_for("imagenet", "imagenet/Linf/Wong2020Fast"))
+    (3, 288, 288)
+    >>> image_shape("cifar10", None)
+    (3, 32, 32)
+    """
+    described = DATASETS[dataset].image_shape
+    return described if preprocessing is None else (described[0], *preprocessing.size)
 
 
 CORRUPTIONS: tuple[str, ...] = (

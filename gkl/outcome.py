@@ -57,6 +57,9 @@ class Manifest(Record):
     batch_size_used: int | None = None
     """Most images that an evaluation's model was given at once after the device's memory had its say; smaller than
     the spec's batch_size where that was too much."""
+    preprocessing: str | None = None
+    """How an evaluation's images were resized and cropped, for ImageNet: 'BicubicRes256Crop224'. Evaluations of
+    earlier versions name none and used 'Res256Crop224'."""
 
 
 class AttackOutcome(Record):

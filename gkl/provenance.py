@@ -25,6 +25,7 @@ def make_manifest(
     synthetic_sha256: str | None = None,
     dtype: str | None = None,
     batch_size_used: int | None = None,
+    preprocessing: str | None = None,
 ) -> Manifest:
     """`commit` is `git_commit()` of the run's start: a checkout may move on while a run of hours goes on."""
     return Manifest(
@@ -39,6 +40,7 @@ def make_manifest(
         weights_sha256=weights_sha256,
         dtype=dtype,
         batch_size_used=batch_size_used,
+        preprocessing=preprocessing,
     )
 
 

@@ -21,7 +21,15 @@ from pydantic import (
     model_validator,
 )
 
-from gkl.catalog import ARCHITECTURES, CORRUPTED_DATASETS, DATASETS, Norm, unknown_name_message
+from gkl.catalog import (
+    ARCHITECTURES,
+    CORRUPTED_DATASETS,
+    DATASETS,
+    Norm,
+    image_shape,
+    preprocessing_for,
+    unknown_name_message,
+)
 from gkl.zoo import ZOO
 
 SHA256_PATTERN = r"^[0-9a-f]{64}$"
@@ -521,11 +529,11 @@ class TrainSpec(Spec):
     @model_validator(mode="after")
     def _parts_agree(self) -> Self:
         _check_architecture_fits(self.dataset, self.architecture)
-        _check_epsilon_fits(self.dataset, self.threat_model)
+        _check_epsilon_fits(self.dataset, DATASETS[self.dataset].image_shape, self.threat_model)
         if self.threat_model.norm == "L1":
             raise ValueError("threat_model.norm 'L1' is for evaluations; train under 'Linf' or 'L2'")
         if self.evaluation is not None:
-            _check_evaluation_fits(self.dataset, self.evaluation)
+            _check_evaluation_fits(self.dataset, self.architecture, self.evaluation)
         channels = DATASETS[self.dataset].image_shape[0]
         if isinstance(self.augmentation, AutoAugmentation) and channels != 3:
             raise ValueError(
@@ -590,7 +598,7 @@ class EvaluateSpec(Spec):
     @model_validator(mode="after")
     def _parts_agree(self) -> Self:
         _check_architecture_fits(self.dataset, self.architecture)
-        _check_evaluation_fits(self.dataset, self.evaluation)
+        _check_evaluation_fits(self.dataset, self.architecture, self.evaluation)
         if self.weights == PUBLISHED_WEIGHTS and self.architecture not in ZOO:
             raise ValueError(
                 f"weights 'robustbench' are those of a model of the zoo, such as 'cifar10/Linf/Carmon2019Unlabeled', "
@@ -671,9 +679,9 @@ def _check_architecture_fits(dataset: str, architecture: str) -> None:
         )
 
 
-def _check_epsilon_fits(dataset: str, threat_model: ThreatModel) -> None:
+def _check_epsilon_fits(dataset: str, shape: tuple[int, int, int], threat_model: ThreatModel) -> None:
     """An L1 or L2 ball wider than the whole image box would allow every image."""
-    pixels = math.prod(DATASETS[dataset].image_shape)
+    pixels = math.prod(shape)
     widest = {"Linf": 1.0, "L2": math.sqrt(pixels), "L1": float(pixels)}[threat_model.norm]
     if threat_model.epsilon > widest:
         raise ValueError(
@@ -682,9 +690,10 @@ def _check_epsilon_fits(dataset: str, threat_model: ThreatModel) -> None:
         )
 
 
-def _check_evaluation_fits(dataset: str, evaluation: Evaluation) -> None:
+def _check_evaluation_fits(dataset: str, architecture: str, evaluation: Evaluation) -> None:
     if evaluation.threat_model is not None:
-        _check_epsilon_fits(dataset, evaluation.threat_model)
+        shape = image_shape(dataset, preprocessing_for(dataset, architecture))
+        _check_epsilon_fits(dataset, shape, evaluation.threat_model)
     if evaluation.protocol == "corruptions" and dataset not in CORRUPTED_DATASETS:
         raise ValueError(
             f"there is no corrupted version of {dataset}; the protocol 'corruptions' is for "

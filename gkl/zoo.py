@@ -90,6 +90,40 @@ ZOO: dict[str, tuple[str, str, str]] = {
 }
 """Name -> (data set, threat model, RobustBench's model id)."""
 
+_PREPROCESSED: dict[tuple[str, str], str] = {
+    ("imagenet/Linf", "Crop288"): "Wong2020Fast",
+    ("imagenet/Linf", "Res256Crop224"): """
+        Engstrom2019Robustness Salman2020Do_R50 Salman2020Do_R18 Salman2020Do_50_2 Peng2023Robust
+        Chen2024Data_WRN_50_2
+    """,
+    ("imagenet/Linf", "BicubicRes224Crop224"): """
+        Debenedetti2022Light_XCiT-S12 Debenedetti2022Light_XCiT-M12 Debenedetti2022Light_XCiT-L12
+    """,
+    ("imagenet/Linf", "BicubicRes256Crop224"): """
+        Singh2023Revisiting_ViT-S-ConvStem Singh2023Revisiting_ViT-B-ConvStem
+        Singh2023Revisiting_ConvNeXt-T-ConvStem Singh2023Revisiting_ConvNeXt-S-ConvStem
+        Singh2023Revisiting_ConvNeXt-B-ConvStem Singh2023Revisiting_ConvNeXt-L-ConvStem
+        Liu2023Comprehensive_ConvNeXt-B Liu2023Comprehensive_ConvNeXt-L Liu2023Comprehensive_Swin-B
+        Liu2023Comprehensive_Swin-L Bai2024MixedNUTS Amini2024MeanSparse_ConvNeXt-L Amini2024MeanSparse_Swin-L
+        RodriguezMunoz2024Characterizing_Swin-B RodriguezMunoz2024Characterizing_Swin-L Xu2024MIMIR_Swin-B
+        Xu2024MIMIR_Swin-L
+    """,
+    ("imagenet/Linf", "Res224"): "Mo2022When_Swin-B Mo2022When_ViT-B",
+    ("imagenet/corruptions", "Res256Crop224"): """
+        Erichson2022NoisyMix Erichson2022NoisyMix_new Geirhos2018_SIN Geirhos2018_SIN_IN Geirhos2018_SIN_IN_IN
+        Hendrycks2020Many Hendrycks2020AugMix Salman2020Do_50_2_Linf
+    """,
+    ("imagenet/corruptions", "Res224Crop224"): "AlexNet",
+    ("imagenet/corruptions", "BicubicRes248Crop224"): "Tian2022Deeper_DeiT-S Tian2022Deeper_DeiT-B",
+}
+
+ZOO_PREPROCESSING: dict[str, str] = {
+    f"{folder}/{model}": preprocessing
+    for (folder, preprocessing), models in _PREPROCESSED.items()
+    for model in models.split()
+}
+"""Name of an ImageNet model -> name of the preprocessing that it is published with (`gkl.preprocessing`)."""
+
 _NEEDS_CUDA = "puts its parts on a CUDA device while it is built"
 _DOWNLOADS = "downloads weights while it is built; imagenet/Linf/Salman2020Do_R50 is the same network"
 

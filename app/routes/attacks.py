@@ -79,7 +79,7 @@ def _queue(service: Service, sender: Principal, incoming: Incoming, entry_id: in
     incoming.flush()
     with service.database.reading() as session:
         entry = entries.get(session, entry_id).entry
-        external.check_file(incoming.path, entry.dataset, entry.num_points)
+        external.check_file(incoming.path, entry)
     stored, stored_at = incoming.keep(), time.monotonic()
     with service.database.writing() as session:
         job = external.create(session, entry_id, stored, **said)

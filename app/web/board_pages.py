@@ -91,6 +91,7 @@ def entry(request: Request, service: ServiceDep, entry_id: EntryId) -> Response:
             leader=entries.leader(session, on),
             broken=_broken(service, session, found.entry, limit=6),
             attacks=found.entry.external_attacks[-_ATTACKS_SHOWN:],
+            example_shape=external.shape_of_examples(found.entry),
             url=str(request.base_url).rstrip("/"),
         )
 

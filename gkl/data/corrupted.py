@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor
 
 from gkl.catalog import CORRUPTED_DATASETS, DATASETS
-from gkl.data.imagenet import decode_with, evaluated_image_names
+from gkl.data.imagenet import decoder, evaluated_image_names
 from gkl.data.images import ImageFiles, Images, ImageSet
 from gkl.errors import InvalidInput
+from gkl.preprocessing import CORRUPTED_PREPROCESSING
 
 SEVERITIES = (1, 2, 3, 4, 5)
-_SIDE = 224
 
 
 def load_corrupted(dataset: str, datasets_dir: Path, corruption: str, severity: int) -> Images:
@@ -71,22 +67,5 @@ def _imagenet(folder: Path) -> ImageFiles:
         raise InvalidInput(
             f"ImageNet-C is not whole: there is no {missing[0]}, and {len(missing) - 1} more are missing"
         )
-    return ImageFiles(paths, labels, _decode)
-
-
-@cache
-def _resize() -> Callable[[Image.Image], Tensor]:
-    """The published images have this size already; RobustBench makes sure of it in the same way."""
-    # Imported here: it takes seconds, which runs on other data sets need not spend.
-    from torchvision.transforms import v2  # noqa: PLC0415
-
-    transform: Callable[[Image.Image], Tensor] = v2.Compose([v2.Resize((_SIDE, _SIDE)), v2.PILToTensor()])
-    return transform
-
-
-def _decode(path: Path) -> Tensor:
-    def convert(image: Image.Image) -> Tensor:
-        converted: Tensor = _resize()(image.convert("RGB"))
-        return converted
-
-    return decode_with(path, convert)
+    # RobustBench's `benchmark` does the same for every model, whatever its clean images need.
+    return ImageFiles(paths, labels, decoder(CORRUPTED_PREPROCESSING))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,10 +15,11 @@ from torch import Tensor
 
 from gkl.data.images import ImageFiles
 from gkl.errors import InvalidInput
+from gkl.preprocessing import DEFAULT_PREPROCESSING, Preprocessing
 
 
-def imagenet(folder: Path, train: bool) -> ImageFiles:
-    """Images (3, 224, 224) uint8, decoded when they are asked for.
+def imagenet(folder: Path, train: bool, preprocessing: Preprocessing | None = None) -> ImageFiles:
+    """Images (3, height, width) uint8, decoded when they are asked for.
 
     Training images are all of <folder>/train/<class>/, in a fixed random order, so that the first so many are
     of all classes. Test images are the 5,000 of <folder>/val/<class>/ that RobustBench evaluates on, in its order.
@@ -47,7 +48,7 @@ def imagenet(folder: Path, train: bool) -> ImageFiles:
     if missing:
         raise InvalidInput(f"ImageNet is not whole: there is no {wanted}, and {len(missing) - 1} more are missing")
     labels = torch.tensor([classes[path.parent.name] for path in paths])
-    return ImageFiles(paths, labels, _decode)
+    return ImageFiles(paths, labels, decoder(preprocessing or DEFAULT_PREPROCESSING))
 
 
 def evaluated_image_names() -> tuple[list[str], Tensor]:
@@ -66,27 +67,22 @@ def _robustbench_helper_files() -> Path:
     return Path(spec.origin).parent / "helper_files"
 
 
-def decode_with(path: Path, convert: Callable[[Image.Image], Tensor]) -> Tensor:
+@cache
+def decoder(preprocessing: Preprocessing) -> Callable[[Path], Tensor]:
+    """From an image file to (3, height, width) uint8, resized and cropped as RobustBench does it."""
+    # Imported here: it takes seconds, which runs on other data sets need not spend.
+    from torchvision.transforms import InterpolationMode, v2  # noqa: PLC0415
+
+    resize, crop = preprocessing.resize, preprocessing.crop
+    steps = [] if resize is None else [v2.Resize(resize, InterpolationMode(preprocessing.interpolation))]
+    steps += [] if crop is None else [v2.CenterCrop(crop)]
+    transform: Callable[[Image.Image], Tensor] = v2.Compose([*steps, v2.PILToTensor()])
+    return partial(_decode, transform)
+
+
+def _decode(transform: Callable[[Image.Image], Tensor], path: Path) -> Tensor:
     try:
         with Image.open(path) as image:
-            return convert(image)
+            return transform(image.convert("RGB"))
     except (OSError, UnidentifiedImageError) as error:
         raise InvalidInput(f"{path} cannot be read as an image ({error}); fetch it again") from error
-
-
-@cache
-def _resize_and_crop() -> Callable[[Image.Image], Tensor]:
-    """What RobustBench does with an image for most models: shorter side to 256 pixels, the middle 224 of it."""
-    # Imported here: it takes seconds, which runs on other data sets need not spend.
-    from torchvision.transforms import v2  # noqa: PLC0415
-
-    transform: Callable[[Image.Image], Tensor] = v2.Compose([v2.Resize(256), v2.CenterCrop(224), v2.PILToTensor()])
-    return transform
-
-
-def _decode(path: Path) -> Tensor:
-    def convert(image: Image.Image) -> Tensor:
-        converted: Tensor = _resize_and_crop()(image.convert("RGB"))
-        return converted
-
-    return decode_with(path, convert)

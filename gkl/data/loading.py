@@ -13,6 +13,7 @@ from gkl.data.digits import digits
 from gkl.data.fashion_mnist import fashion_mnist
 from gkl.data.imagenet import imagenet
 from gkl.data.images import Images, ImageSet
+from gkl.preprocessing import Preprocessing
 
 _LOADERS: dict[str, Callable[[Path, bool], Images]] = {
     "digits": lambda folder, train: digits(train),
@@ -34,13 +35,23 @@ def load_train(dataset: str, datasets_dir: Path) -> Images:
     return _LOADERS[dataset](datasets_dir / dataset, True)
 
 
-def load_test(dataset: str, datasets_dir: Path, num_points: int | None = None) -> ImageSet:
+def load_test(
+    dataset: str, datasets_dir: Path, num_points: int | None = None, preprocessing: Preprocessing | None = None
+) -> ImageSet:
     """The first `num_points` test images, or all of them, in memory.
+
+    Args:
+        dataset: its name.
+        datasets_dir: where the data sets' files are, each in a folder of its name.
+        num_points: how many to take.
+        preprocessing: for ImageNet, how its images are resized and cropped (`gkl.catalog.preprocessing_for`); None
+            for those that trainings use. The images of other data sets all have one size.
 
     Raises:
         InvalidInput: files are missing or damaged; says what to put where.
     """
-    images = _LOADERS[dataset](datasets_dir / dataset, False)
+    folder = datasets_dir / dataset
+    images = imagenet(folder, False, preprocessing) if dataset == "imagenet" else _LOADERS[dataset](folder, False)
     if isinstance(images, ImageSet):
         return images.first(num_points)
     chosen = torch.arange(len(images) if num_points is None else num_points)

@@ -20,7 +20,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from gkl.catalog import DATASETS
+from gkl.catalog import DATASETS, recorded_preprocessing
 from gkl.data import Images, ImageSet, unit_range
 from gkl.errors import InvalidInput
 from gkl.evaluation import checks
@@ -28,6 +28,7 @@ from gkl.evaluation.classifier import Classifier
 from gkl.evaluation.measurement import MISCLASSIFIED, Measurement
 from gkl.evaluation.perturbation import is_allowed, norm_tolerance
 from gkl.outcome import CorruptionOutcome
+from gkl.preprocessing import Preprocessing
 from gkl.spec import Evaluation, format_epsilon
 from gkl.tensor_files import load_tensors, save_tensors
 
@@ -62,6 +63,11 @@ class Certificate:
     @property
     def num_points(self) -> int:
         return len(self.tensors["label"])
+
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        """How the images that it is about were prepared; None where they all have one size."""
+        return recorded_preprocessing(self.dataset, self.manifest)
 
 
 @dataclass(frozen=True)
@@ -169,6 +175,7 @@ def read_certificate(path: Path) -> Certificate:
 def _check_shapes(certificate: Certificate) -> None:
     if certificate.dataset not in DATASETS:
         raise TypeError(f"there is no data set {certificate.dataset!r}")
+    recorded_preprocessing(certificate.dataset, certificate.manifest)
     tensors = certificate.tensors
     points, broken = len(tensors["label"]), len(tensors["index"])
     for name in (*_POINT_TENSORS, *_BROKEN_TENSORS):

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from gkl.catalog import DATASETS
+from gkl.catalog import DATASETS, preprocessing_for
 from gkl.data import Images, ImageSet, load_corrupted, load_test
 from gkl.device import out_of_memory_explained, select_device, set_tensor_float_32
 from gkl.errors import InvalidInput, InvalidVerdict, Stopped
@@ -23,6 +23,7 @@ from gkl.evaluation.measurement import Measurement, Shard, measure, measure_shar
 from gkl.files import check_writable, sha256_of
 from gkl.models import load_model, weights_sha256
 from gkl.outcome import CorruptionOutcome, EvaluationOutcome, Event, Progress, ProvisionalVerdict
+from gkl.preprocessing import Preprocessing
 from gkl.provenance import git_commit, make_manifest
 from gkl.spec import PUBLISHED_WEIGHTS, EvaluateSpec
 
@@ -193,7 +194,7 @@ def verify(
     model = load_model(claimed.architecture, claimed.dataset, weights, models_dir)
     if claimed.num_points > DATASETS[claimed.dataset].num_test:
         raise InvalidInput(f"{certificate.name} is about {claimed.num_points} points, more than {claimed.dataset} has")
-    data = load_test(claimed.dataset, datasets_dir, claimed.num_points)
+    data = load_test(claimed.dataset, datasets_dir, claimed.num_points, claimed.preprocessing)
     return verify_certificate(
         claimed,
         model.to(selected).eval(),
@@ -231,6 +232,10 @@ class _Prepared:
     def num_classes(self) -> int:
         return DATASETS[self.spec.dataset].num_classes
 
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        return preprocessing_for(self.spec.dataset, self.spec.architecture)
+
     def load_model(self) -> nn.Module:
         model = load_model(self.spec.architecture, self.spec.dataset, self.to_read, self.models_dir)
         return model.to(self.device).eval()
@@ -265,6 +270,7 @@ class _Prepared:
             weights_sha256=self.sha256,
             dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
             batch_size_used=measurement.batch_size_used,
+            preprocessing=None if self.preprocessing is None else self.preprocessing.name,
         )
         write_certificate(
             path,
@@ -337,7 +343,8 @@ def _prepared(
     to_read = converted or weights
     model = load_model(spec.architecture, spec.dataset, to_read, models_dir).to(selected).eval()
     sha256 = weights_sha256(spec.architecture, weights, models_dir)
-    data = load_test(spec.dataset, datasets_dir, spec.evaluation.num_points)
+    preprocessing = preprocessing_for(spec.dataset, spec.architecture)
+    data = load_test(spec.dataset, datasets_dir, spec.evaluation.num_points, preprocessing)
     origin: Mapping[str, Any] = {
         "dataset": spec.dataset,
         "architecture": spec.architecture,

@@ -85,7 +85,7 @@ def merge_examples(
 
     on_pass(0.0, "loading the model")
     model = load_model(known.architecture, known.dataset, converted or weights, models_dir).to(selected).eval()
-    data = load_test(known.dataset, datasets_dir, known.num_points)
+    data = load_test(known.dataset, datasets_dir, known.num_points, known.preprocessing)
 
     def on_examples(done: float) -> None:
         on_pass(0.5 * done, "checking the examples")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from gkl.catalog import ARCHITECTURES, DATASETS, unknown_name_message
+from gkl.catalog import ARCHITECTURES, DATASETS, image_shape, preprocessing_for, unknown_name_message
 from gkl.errors import InvalidInput
 from gkl.models.robustbench import dm_network, preact_resnet_18, resnet_18, wide_resnet, zoo_definition
 from gkl.models.small_cnn import SmallCNN, TinyCNN
@@ -39,5 +39,5 @@ def build_model(architecture: str, dataset: str) -> nn.Module:
         raise InvalidInput(unknown_name_message("architecture", architecture, _BUILDERS))
     if dataset not in ARCHITECTURES[architecture].datasets:
         raise InvalidInput(f"the architecture {architecture!r} cannot be built for {dataset}")
-    described = DATASETS[dataset]
-    return _BUILDERS[architecture](described.num_classes, described.image_shape)
+    shape = image_shape(dataset, preprocessing_for(dataset, architecture))
+    return _BUILDERS[architecture](DATASETS[dataset].num_classes, shape)

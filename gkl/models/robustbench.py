@@ -10,10 +10,13 @@ from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from urllib.parse import urlsplit
 
 import pyautoattack
+import torch
 from torch import nn
 
+from gkl.catalog import DATASETS
 from gkl.errors import InvalidInput
 from gkl.weights_format import weights_format
 from gkl.zoo import ZOO
@@ -88,11 +91,19 @@ def zoo_definition(name: str) -> Callable[[int, tuple[int, int, int]], nn.Module
 
 
 def published_files(name: str, models_dir: Path) -> list[Path]:
-    """Where a zoo model's published weights lie in RobustBench's own cache layout; several for an ensemble."""
+    """Where a zoo model's published weights lie in RobustBench's own cache layout; several for an ensemble.
+
+    The weights of its timm models come from a web address and not from RobustBench's drive: its loader keeps them in
+    torch's cache. They are looked for in the same layout first, then there.
+    """
     dataset, threat_model, model_id = ZOO[name]
     zoo, enums = _robustbench("model_zoo"), _robustbench("model_zoo.enums")
     definition = zoo.model_dicts[enums.BenchmarkDataset(dataset)][enums.ThreatModel(threat_model)].get(model_id, {})
     path = models_dir / dataset / threat_model / f"{model_id}.pt"
+    timm_name = _timm_name(name)
+    if timm_name is not None:
+        cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlsplit(_timm_address(timm_name)).path).name
+        return [cached if cached.is_file() and not path.is_file() else path]
     parts = definition.get("gdrive_id")
     return [path.with_name(f"{path.name}_m{i}.pt") for i in range(len(parts))] if isinstance(parts, list) else [path]
 
@@ -105,33 +116,53 @@ def load_published(name: str, models_dir: Path) -> nn.Module:
     """
     dataset, threat_model, model_id = ZOO[name]
     files = published_files(name, models_dir)
-    loader = _robustbench("utils").load_model
+    timm_name = _timm_name(name)
     for file in files:
         if file.is_file():
             weights_format(file)
     missing = [file for file in files if not file.is_file()]
-    timm_model = {"custom_checkpoint": str(files[0])} if not missing and _timm_name(name) is not None else {}
-    cause: Exception | None = None
     try:
-        model = _built(
-            lambda: loader(model_id, model_dir=models_dir, dataset=dataset, threat_model=threat_model, **timm_model)
-        )
-    except Exception as error:  # noqa: BLE001 - its downloaders and torch's unpickler can raise anything
-        cause = error
+        if timm_name is not None:
+            return _built(lambda: _load_timm(timm_name, files[0], DATASETS[dataset].num_classes))
+        loader = _robustbench("utils").load_model
+        return _built(lambda: loader(model_id, model_dir=models_dir, dataset=dataset, threat_model=threat_model))
+    except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    else:
-        if all(file.is_file() for file in files):
-            return model
-        # timm keeps what it downloads elsewhere, where it has no hash that a verdict could name.
-        reason = "its loader puts them elsewhere"
-    if missing:
+        if missing:
+            raise InvalidInput(
+                f"the published weights of {name} are not here and cannot be downloaded ({reason:.200}); put them at "
+                f"{missing[0]}, or set GKLBENCH_MODELS_DIR to where RobustBench keeps its models"
+            ) from error
         raise InvalidInput(
-            f"the published weights of {name} are not here and cannot be downloaded ({reason:.200}); put them at "
-            f"{missing[0]}, or set GKLBENCH_MODELS_DIR to where RobustBench keeps its models"
-        ) from cause
-    raise InvalidInput(
-        f"{files[0]} cannot be loaded as the weights of {name} ({reason:.300}); fetch the file again"
-    ) from cause
+            f"{files[0]} cannot be loaded as the weights of {name} ({reason:.300}); fetch the file again"
+        ) from error
+
+
+def _load_timm(timm_name: str, file: Path, num_classes: int) -> nn.Module:
+    """As RobustBench's `load_model` does it, but from this file.
+
+    Its own argument for a file, `custom_checkpoint`, is of no use: timm downloads the published weights all the same,
+    and then loads the file into the network around which a normalization was put, where no name fits.
+    """
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(_timm_address(timm_name), str(file), progress=False)
+        weights_format(file)
+    weights = torch.load(file, map_location="cpu", weights_only=True)
+    model: nn.Module = import_module("timm").create_model(
+        timm_name, num_classes=num_classes, pretrained=True, pretrained_cfg_overlay={"state_dict": weights}
+    )
+    for module in model.modules():
+        # timm would keep the weights a second time.
+        getattr(module, "pretrained_cfg", {}).pop("state_dict", None)
+    return model.eval()
+
+
+def _timm_address(timm_name: str) -> str:
+    """Where RobustBench has timm download its weights from."""
+    address = import_module("timm.models").get_pretrained_cfg(timm_name).url
+    assert isinstance(address, str)
+    return address
 
 
 def _timm_name(name: str) -> str | None:

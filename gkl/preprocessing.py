@@ -1,0 +1,65 @@
+"""How photographs of any size become a network's input: resize, then crop. Free of torch.
+
+RobustBench defines one preprocessing for each of its ImageNet models (`robustbench.data.get_preprocessing`). A model
+that is attacked on other pixels than it was published with has another accuracy, so each architecture of its zoo keeps
+the published one.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Preprocessing(BaseModel):
+    """From a photograph to an image of one size, by torchvision's Resize and CenterCrop on a Pillow image."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str = Field(description="RobustBench's name; one in the same pattern where its zoo takes timm's transform.")
+    resize: int | tuple[int, int] | None = Field(
+        description="Pixels of the shorter side after resizing; or (height, width), whatever the photograph's "
+        "proportions; null: not resized."
+    )
+    interpolation: Literal["bilinear", "bicubic"] = Field(description="How it is resized.")
+    crop: int | None = Field(
+        description="Side of the middle square that is kept, padded with black where the photograph is smaller; "
+        "null: nothing is cut off."
+    )
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the image that comes out."""
+        if self.crop is not None:
+            return self.crop, self.crop
+        assert isinstance(self.resize, tuple), "without a crop, the photograph's proportions would decide"
+        return self.resize
+
+
+def _resized_and_cropped(
+    name: str, resize: int | None, crop: int, interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+) -> Preprocessing:
+    return Preprocessing(name=name, resize=resize, interpolation=interpolation, crop=crop)
+
+
+PREPROCESSINGS: dict[str, Preprocessing] = {
+    preprocessing.name: preprocessing
+    for preprocessing in [
+        _resized_and_cropped("Res256Crop224", 256, 224),
+        _resized_and_cropped("BicubicRes256Crop224", 256, 224, "bicubic"),
+        _resized_and_cropped("Crop288", None, 288),
+        Preprocessing(name="Res224", resize=(224, 224), interpolation="bilinear", crop=None),
+        # Those that timm's configuration of a model gives; RobustBench has no name for them.
+        _resized_and_cropped("Res224Crop224", 224, 224),
+        _resized_and_cropped("BicubicRes224Crop224", 224, 224, "bicubic"),
+        _resized_and_cropped("BicubicRes248Crop224", 248, 224, "bicubic"),
+    ]
+}
+"""Every preprocessing that a model of RobustBench's zoo is published with."""
+
+DEFAULT_PREPROCESSING = PREPROCESSINGS["Res256Crop224"]
+"""What trainings use, and all evaluations used before architectures had their own."""
+
+CORRUPTED_PREPROCESSING = PREPROCESSINGS["Res224"]
+"""What RobustBench does with ImageNet-C for every model: those images have this size already."""
