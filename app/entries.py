@@ -130,6 +130,7 @@ def stand(session: Session, model: Model, name: str) -> Entry | None:
     entry.is_provisional, entry.unreliable = best_known.is_provisional, best_known.is_unreliable
     entry.clean_accuracy = best_known.clean_accuracy
     entry.mean_corruption_error = best_known.mean_corruption_error
+    entry.robustbench_mean_corruption_error = best_known.robustbench_mean_corruption_error
     entry.autoattack_accuracy = None if best_known.corruptions else best_known.robust_accuracy
     entry.robust_accuracy = best_known.robust_accuracy
     if entry.external_accuracy is not None and best_known.robust_accuracy is not None:
@@ -209,7 +210,7 @@ def _locked(session: Session, entry_id: int) -> Entry:
 
 
 def add_missing(session: Session) -> None:
-    """The entries of what was measured before there were any."""
+    """What earlier versions did not keep of what they measured: entries, and on them RobustBench's mCE."""
     found = session.execute(
         select(Model, Evaluation.board)
         .join(Evaluation.model)
@@ -220,6 +221,18 @@ def add_missing(session: Session) -> None:
     ).all()
     for model, name in found:
         stand(session, model, name)
+    corrupted = (
+        select(Entry)
+        .join(Entry.evaluation)
+        .where(
+            Entry.dataset == "imagenet",
+            Entry.board == "corruptions",
+            Entry.robustbench_mean_corruption_error.is_(None),
+        )
+    )
+    for entry in session.scalars(corrupted):
+        assert entry.evaluation is not None, "joined"
+        entry.robustbench_mean_corruption_error = entry.evaluation.robustbench_mean_corruption_error
 
 
 def _describe(session: Session, entry: Entry, model: Model, evaluation: Evaluation) -> None:
@@ -325,7 +338,10 @@ COLUMNS: dict[str, Column] = {
     "autoattack": Column("AutoAttack", Entry.autoattack_accuracy, falls=True, is_number=True, only="attacks"),
     "external": Column("External", Entry.external_accuracy, falls=True, is_number=True, only="attacks"),
     "reported": Column("Reported", Entry.reported_accuracy, falls=True, is_number=True),
-    "mce": Column("mCE", Entry.mean_corruption_error, is_number=True, only="corruptions"),
+    "mce": Column("mCE (Hendrycks)", Entry.mean_corruption_error, is_number=True, only="corruptions"),
+    "mce_robustbench": Column(
+        "mCE (RobustBench)", Entry.robustbench_mean_corruption_error, is_number=True, only="corruptions"
+    ),
     "architecture": Column("Architecture", Entry.architecture),
     "data": Column("Extra data", _DATA_ORDER),
     "loss": Column("Loss", Entry.loss),
@@ -336,7 +352,10 @@ COLUMNS: dict[str, Column] = {
     "added": Column("Added", Entry.created_at, falls=True),
 }
 SORT_KEYS = ("rank", "name", *COLUMNS)
-USUAL_COLUMNS = ("clean", "robust", "autoattack", "mce", "architecture", "data", "venue", "provenance")
+USUAL_COLUMNS = (
+    *("clean", "robust", "autoattack", "mce", "mce_robustbench"),
+    *("architecture", "data", "venue", "provenance"),
+)
 
 
 class View(BaseModel):
@@ -416,7 +435,9 @@ class View(BaseModel):
     def columns_on(self, found: Board) -> list[str]:
         """The columns to show, without those that this kind of board does not have."""
         kind = "corruptions" if found.epsilon is None else "attacks"
-        return [name for name in self.columns or USUAL_COLUMNS if COLUMNS[name].only in (None, kind)]
+        # RobustBench has no mCE for other data sets.
+        usual = [name for name in USUAL_COLUMNS if name != "mce_robustbench" or found.dataset == "imagenet"]
+        return [name for name in self.columns or usual if COLUMNS[name].only in (None, kind)]
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,7 @@ _CSV: dict[str, Callable[[Entry], str]] = {
     "external": lambda e: _percent(e.external_accuracy),
     "reported": lambda e: _percent(e.reported_accuracy),
     "mce": lambda e: _percent(e.mean_corruption_error),
+    "mce_robustbench": lambda e: _percent(e.robustbench_mean_corruption_error),
     "epsilon": lambda e: "" if e.epsilon is None else format_epsilon(e.epsilon),
     "extra_data": lambda e: _yes_no(e.extra_data),
     "synthetic_data": lambda e: _yes_no(e.synthetic_data),

@@ -172,8 +172,13 @@ class LocalDisplay(Display):
                 f"{what:<6} accuracy {percent(accuracy)} on {outcome.num_points} points, "
                 f"95 % interval {interval(bounds)}"
             )
-        if outcome.mean_corruption_error is not None:
-            self._line(f"mean corruption error {percent(outcome.mean_corruption_error)}")
+        errors = {
+            "Hendrycks": outcome.mean_corruption_error,
+            "RobustBench": outcome.robustbench_mean_corruption_error,
+        }
+        for whose, error in errors.items():
+            if error is not None:
+                self._line(f"mean corruption error ({whose}) {percent(error)}")
         for flag in outcome.flags:
             self._line(f"unreliable, {flag.name}: {flag.sentence}")
         self._line(f"certificate: {certificate}")

@@ -325,12 +325,13 @@ def _fill(entry: Entry, info: dict[str, Any]) -> None:
     entry.num_points = DATASETS[entry.dataset].num_test
     entry.clean_accuracy = _share(info.get("clean_acc"))
     entry.reported_accuracy = _share(info.get("reported"))
-    entry.autoattack_accuracy = entry.external_accuracy = entry.mean_corruption_error = None
+    entry.autoattack_accuracy = entry.external_accuracy = None
+    entry.mean_corruption_error = entry.robustbench_mean_corruption_error = None
     if entry.board in _BOARDS:
         ending = "_3d" if entry.board == "corruptions_3d" else ""
         entry.robust_accuracy = _share(info.get(f"corruptions_acc{ending}"))
         error = _number(info.get(f"corruptions_mce{ending}"))
-        entry.mean_corruption_error = None if error is None else error / 100
+        entry.robustbench_mean_corruption_error = None if error is None else error / 100
     else:
         entry.autoattack_accuracy = _share(info.get("autoattack_acc"))
         entry.external_accuracy = _share(info.get("external"))
@@ -368,8 +369,8 @@ def _described(entry: Entry) -> dict[str, Any]:
         info["autoattack_acc"] = _percent(entry.autoattack_accuracy)
     else:
         info["corruptions_acc"] = _percent(entry.robust_accuracy)
-        if entry.mean_corruption_error is not None:
-            info["corruptions_mce"] = _percent(entry.mean_corruption_error)
+        if entry.robustbench_mean_corruption_error is not None:
+            info["corruptions_mce"] = _percent(entry.robustbench_mean_corruption_error)
     if entry.external_accuracy is not None:
         info["external"] = _percent(entry.external_accuracy)
     if entry.footnote:

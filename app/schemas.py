@@ -203,7 +203,9 @@ class EvaluationView(Schema):
     attacks: list[AttackView]
     corruptions: list[CorruptionOutcome]
     mean_corruption_error: float | None
-    """mCE; for ImageNet relative to AlexNet."""
+    """mCE; for ImageNet relative to AlexNet's errors in arXiv 1903.12261."""
+    robustbench_mean_corruption_error: float | None
+    """mCE as RobustBench has it, relative to the errors of its own AlexNet; null but for ImageNet."""
     unreliable: bool
     """Whether there is a flag."""
     flags: list[Flag]
@@ -243,6 +245,7 @@ class EvaluationView(Schema):
             attacks=[AttackView.of(result) for result in evaluation.attacks],
             corruptions=[CorruptionOutcome.model_validate(each) for each in evaluation.corruptions],
             mean_corruption_error=evaluation.mean_corruption_error,
+            robustbench_mean_corruption_error=evaluation.robustbench_mean_corruption_error,
             unreliable=evaluation.is_unreliable,
             flags=[Flag.model_validate(flag) for flag in evaluation.flags],
             certificate_sha256=evaluation.certificate_sha256,
@@ -434,6 +437,9 @@ class EntryView(Schema):
     reported: float | None
     """What the authors say, as a share."""
     mean_corruption_error: float | None
+    """mCE; for ImageNet relative to AlexNet's errors in arXiv 1903.12261. Null for what was imported."""
+    robustbench_mean_corruption_error: float | None
+    """mCE as RobustBench has it, relative to the errors of its own AlexNet: from its file, or measured here."""
     unreliable: bool
     is_provisional: bool
     withdrawn: str | None
@@ -476,6 +482,7 @@ class EntryView(Schema):
             external=NumberView.of(entry, entry.external_accuracy),
             reported=entry.reported_accuracy,
             mean_corruption_error=entry.mean_corruption_error,
+            robustbench_mean_corruption_error=entry.robustbench_mean_corruption_error,
             unreliable=entry.unreliable,
             is_provisional=entry.is_provisional,
             withdrawn=entry.withdrawn_reason,

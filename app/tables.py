@@ -26,8 +26,9 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
+from gkl.corruption_error import robustbench_mean_corruption_error
 from gkl.errors import FailureCode
-from gkl.outcome import wilson_interval
+from gkl.outcome import CorruptionOutcome, wilson_interval
 
 ANONYMOUS = "anonymous"
 """The submitter of jobs that name none."""
@@ -420,6 +421,7 @@ class Evaluation(Base):
     robust_accuracy: Mapped[float | None]
     """The share of those; for corruptions the mean accuracy; null for clean images alone."""
     mean_corruption_error: Mapped[float | None]
+    """mCE; for ImageNet relative to AlexNet's errors in arXiv 1903.12261."""
     corruptions: Mapped[list[Any]] = mapped_column(_Json, default=list)
     """`gkl.outcome.CorruptionOutcome` for each corruption in each severity."""
     flags: Mapped[list[Any]] = mapped_column(_Json, default=list)
@@ -455,6 +457,12 @@ class Evaluation(Base):
         if self.robust_accuracy is None:
             return None
         return wilson_interval(self.robust_accuracy * self.num_points, self.num_points)
+
+    @property
+    def robustbench_mean_corruption_error(self) -> float | None:
+        """mCE relative to RobustBench's own AlexNet; None but for ImageNet's corruptions."""
+        outcomes = [CorruptionOutcome.model_validate(each) for each in self.corruptions]
+        return robustbench_mean_corruption_error(self.model.dataset, outcomes) if outcomes else None
 
     @property
     def is_unreliable(self) -> bool:
@@ -548,6 +556,9 @@ class Entry(Base):
     robust_accuracy: Mapped[float | None]
     """Best known, by which it ranks: external, else AutoAttack's; on corruptions their mean."""
     mean_corruption_error: Mapped[float | None]
+    """As for its evaluation; null for what was imported."""
+    robustbench_mean_corruption_error: Mapped[float | None]
+    """mCE as RobustBench has it, from its file where it was imported: relative to its own AlexNet."""
     withdrawn_at: Mapped[datetime | None]
     """Shown, but without a rank and not exported."""
     withdrawn_reason: Mapped[str | None] = mapped_column(Text)

@@ -147,6 +147,9 @@ class EvaluationOutcome(Record):
     corruptions: list[CorruptionOutcome] = []
     mean_corruption_error: float | None = None
     """mCE: for ImageNet relative to AlexNet's errors (arXiv 1903.12261), else the mean error itself; 1 is AlexNet's."""
+    robustbench_mean_corruption_error: float | None = None
+    """mCE as RobustBench's leaderboard has it: for ImageNet relative to the errors of its own AlexNet; null for other
+    data sets, and in outcomes of earlier versions."""
     flags: list[Flag] = []
     """Why not to trust it; empty if nothing was found."""
     answers_vary: bool = False

@@ -181,6 +181,7 @@ _CELLS: dict[str, Callable[[Entry], Markup]] = {
     "external": lambda e: _accuracy(e, e.external_accuracy),
     "reported": lambda e: _share(e.reported_accuracy),
     "mce": lambda e: _share(e.mean_corruption_error),
+    "mce_robustbench": lambda e: _share(e.robustbench_mean_corruption_error),
     "architecture": lambda e: _text(e.architecture),
     "data": lambda e: _text(_data(e)),
     "loss": lambda e: _text(e.loss),

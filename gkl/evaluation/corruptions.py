@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from statistics import fmean
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -17,42 +16,8 @@ from gkl.evaluation.classifier import Classifier
 from gkl.evaluation.progress import EvaluationProgress
 from gkl.outcome import CorruptionOutcome, Event
 
-# AlexNet's error for each corruption of ImageNet-C, mean over severities: Table 1 of arXiv 1903.12261, with the digits
-# that its authors published beside it.
-_ALEXNET_ERRORS = {
-    "gaussian_noise": 0.886428,
-    "shot_noise": 0.894468,
-    "impulse_noise": 0.922640,
-    "defocus_blur": 0.819880,
-    "glass_blur": 0.826268,
-    "motion_blur": 0.785948,
-    "zoom_blur": 0.798360,
-    "snow": 0.866816,
-    "frost": 0.826572,
-    "fog": 0.819324,
-    "brightness": 0.564592,
-    "contrast": 0.853204,
-    "elastic_transform": 0.646056,
-    "pixelate": 0.717840,
-    "jpeg_compression": 0.606500,
-}
-assert _ALEXNET_ERRORS.keys() == set(CORRUPTIONS)
-
 ALL = tuple((corruption, severity) for corruption in CORRUPTIONS for severity in SEVERITIES)
 """Every corruption in every severity, in the order in which they are run."""
-
-
-def mean_corruption_error(dataset: str, outcomes: Sequence[CorruptionOutcome]) -> float:
-    """mCE: the mean over corruptions of the error, itself the mean over severities.
-
-    For ImageNet each corruption's error is divided by AlexNet's first, so 1 is AlexNet. CIFAR's has no such scale in
-    the literature: there it is the plain mean error.
-    """
-    errors: dict[str, list[float]] = {}
-    for outcome in outcomes:
-        errors.setdefault(outcome.corruption, []).append(1 - outcome.correct / outcome.points)
-    scale = _ALEXNET_ERRORS if dataset == "imagenet" else dict.fromkeys(errors, 1.0)
-    return fmean(fmean(each) / scale[corruption] for corruption, each in errors.items())
 
 
 def measure_corruptions(

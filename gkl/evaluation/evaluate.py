@@ -13,12 +13,13 @@ import torch
 from torch import nn
 
 from gkl.catalog import DATASETS, preprocessing_for
+from gkl.corruption_error import mean_corruption_error, robustbench_mean_corruption_error
 from gkl.data import Images, ImageSet, load_corrupted, load_test
 from gkl.device import out_of_memory_explained, select_device, set_tensor_float_32
 from gkl.errors import InvalidInput, InvalidVerdict, Stopped
 from gkl.evaluation.blocks import Blocks
 from gkl.evaluation.certificate import Verification, read_certificate, verify_certificate, write_certificate
-from gkl.evaluation.corruptions import ALL, mean_corruption_error, measure_corruptions
+from gkl.evaluation.corruptions import ALL, measure_corruptions
 from gkl.evaluation.measurement import Measurement, Shard, measure, measure_shard
 from gkl.files import check_writable, sha256_of
 from gkl.models import load_model, weights_sha256
@@ -310,6 +311,9 @@ class _Prepared:
             attacks=attacks,
             corruptions=corruptions,
             mean_corruption_error=mean_corruption_error(spec.dataset, corruptions) if corruptions else None,
+            robustbench_mean_corruption_error=(
+                robustbench_mean_corruption_error(spec.dataset, corruptions) if corruptions else None
+            ),
             flags=measurement.flags,
             answers_vary=measurement.answers_vary,
             certificate=path.name,
