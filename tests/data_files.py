@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from gkl.data.imagenet import evaluated_image_names
+
 
 def pixels(count: int, *shape: int, seed: int = 0) -> NDArray[np.uint8]:
     return np.random.default_rng(seed).integers(0, 256, (count, *shape), dtype=np.uint8)
@@ -33,6 +35,14 @@ def write_cifar10(datasets_dir: Path, per_batch: int = 20) -> tuple[NDArray[np.u
         # Protocol 2 is what the real files have been written with.
         (folder / name).write_bytes(pickle.dumps(batch, protocol=2))
     return images[: 5 * per_batch].reshape(-1, 3, 32, 32), labels[: 5 * per_batch]
+
+
+def write_imagenet_test_images(datasets_dir: Path, photographs: list[Path]) -> None:
+    """RobustBench's 5,000 names, all of them links to these files in turn."""
+    for position, name in enumerate(evaluated_image_names()[0]):
+        path = datasets_dir / "imagenet" / "val" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.hardlink_to(photographs[position % len(photographs)])
 
 
 def write_npz(path: Path, count: int, *, compressed: bool = False, **changes: object) -> dict[str, NDArray[np.generic]]:

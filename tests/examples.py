@@ -15,7 +15,9 @@ from gkl.outcome import AttackOutcome
 from tests.specs import NO_FILES
 
 
-def weakened(certificate: Path, directory: Path, count: int) -> tuple[Path, dict[str, torch.Tensor]]:
+def weakened(
+    certificate: Path, directory: Path, count: int, datasets_dir: Path = NO_FILES
+) -> tuple[Path, dict[str, torch.Tensor]]:
     """The certificate without the last `count` broken points, and the tensors of those examples."""
     known = read_certificate(certificate)
     tensors = dict(known.tensors)
@@ -42,7 +44,7 @@ def weakened(certificate: Path, directory: Path, count: int) -> tuple[Path, dict
             seconds=0.0,
         ),
         known.evaluation,
-        data=load_test(known.dataset, NO_FILES, known.num_points),
+        data=load_test(known.dataset, datasets_dir, known.num_points, known.preprocessing),
         dataset=known.dataset,
         architecture=known.architecture,
         weights_sha256=known.weights_sha256,

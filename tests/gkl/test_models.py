@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import warnings
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -63,6 +67,40 @@ def test_a_definition_of_the_zoo_gives_logits(name: str) -> None:
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert model(torch.rand(2, *described.image_shape)).shape == (2, described.num_classes)
+
+
+def _tensors(build: Callable[[], torch.nn.Module]) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    """Names, shapes and formats of a network's state dict; without its weights, where it can be built without them."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        try:
+            with torch.device("meta"):
+                model = build()
+        except (RuntimeError, NotImplementedError):
+            # It computes with tensors while it is built.
+            model = build()
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in model.state_dict().items()}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ZOO)
+def test_a_definition_of_the_zoo_has_robustbenchs_tensors(name: str) -> None:
+    dataset, threat_model, model_id = ZOO[name]
+    utils, enums = _robustbench("utils"), _robustbench("model_zoo.enums")
+
+    def theirs() -> torch.nn.Module:
+        """As `robustbench.utils.load_model` builds it."""
+        timm = import_module("timm")
+        timm_name = f"{model_id.lower().replace('-', '_')}_{dataset}_{threat_model.lower()}"
+        if timm.is_model(timm_name):
+            classes = utils.DATASET_CLASSES[enums.BenchmarkDataset(dataset)]
+            built: torch.nn.Module = timm.create_model(timm_name, num_classes=classes)
+        else:
+            models = utils.all_models[enums.BenchmarkDataset(dataset)][enums.ThreatModel(threat_model)]
+            built = models[model_id]["model"]()
+        return built
+
+    assert _tensors(lambda: build_model(name, dataset)) == _tensors(theirs)
 
 
 def _robustbench_checkpoint(model_dir: Path, model_id: str, weights: Path) -> None:

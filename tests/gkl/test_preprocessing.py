@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,22 +27,11 @@ def robustbenchs(name: str) -> Any:
     """Its own transform for a model of the zoo, of photographs."""
     dataset, threat_model, model_id = ZOO[name]
     enums, data = _robustbench("model_zoo.enums"), _robustbench("data")
-    with warnings.catch_warnings(), built_cheaply():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return data.get_preprocessing(
             enums.BenchmarkDataset(dataset), enums.ThreatModel(threat_model), model_id, preprocessing=None
         )
-
-
-@contextmanager
-def built_cheaply() -> Iterator[None]:
-    """RobustBench builds a timm model for its configuration alone, so that its weights need not be drawn."""
-    drawn = torch.nn.init.trunc_normal_
-    torch.nn.init.trunc_normal_ = lambda tensor, *_, **__: tensor
-    try:
-        yield
-    finally:
-        torch.nn.init.trunc_normal_ = drawn
 
 
 def parameters(transform: Any) -> tuple[Any, str, int | None]:
