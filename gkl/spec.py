@@ -103,6 +103,7 @@ Epsilon = Annotated[
         }
     ),
 ]
+WeightsKey = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_one_printable_line)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
@@ -582,6 +583,10 @@ class EvaluateSpec(Spec):
     """sha256 of the file with the weights, as a finished train job or an upload reports it; or 'robustbench' for the
     published weights of an architecture of the zoo."""
 
+    weights_key: WeightsKey | None = None
+    """Which network of that file, where it holds several, such as one beside its average: the name of its dictionary or
+    the prefix of its tensors' names, 'state_dict_ema' or 'ema_model'. Without it a file with several is refused."""
+
     evaluation: Evaluation
 
     publication: Publication | None = None
@@ -596,6 +601,7 @@ class EvaluateSpec(Spec):
                 f"weights 'robustbench' are those of a model of the zoo, such as 'cifar10/Linf/Carmon2019Unlabeled', "
                 f"not of {self.architecture!r}; give the sha256 of a file"
             )
+        _check_key_has_file(self.weights, self.weights_key)
         return self
 
 
@@ -614,6 +620,9 @@ class ExternalSpec(Spec):
     dataset: DatasetName
     architecture: ArchitectureName
     weights: str = Field(pattern=rf"{SHA256_PATTERN}|^{PUBLISHED_WEIGHTS}$")
+    """As in `EvaluateSpec`."""
+
+    weights_key: WeightsKey | None = None
     """As in `EvaluateSpec`."""
 
     examples: str = Field(pattern=SHA256_PATTERN)
@@ -668,6 +677,13 @@ def _check_architecture_fits(dataset: str, architecture: str) -> None:
         own = [name for name in fitting if "/" not in name] or fitting
         raise ValueError(
             f"the architecture {architecture!r} cannot be built for {dataset}; take one of {', '.join(own[:8])}"
+        )
+
+
+def _check_key_has_file(weights: str, weights_key: str | None) -> None:
+    if weights == PUBLISHED_WEIGHTS and weights_key is not None:
+        raise ValueError(
+            "weights_key is for a file that holds several networks; leave it out with weights 'robustbench'"
         )
 
 

@@ -56,16 +56,28 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         InvalidInput: the file is missing, damaged or no safetensors.
     """
+    metadata = load_metadata(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            # Iterated by key: this handle is no mapping.
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise InvalidInput(f"{path.name} cannot be read as safetensors ({error})") from error
+
+
+def load_metadata(path: Path) -> dict[str, Any]:
+    """The metadata alone; empty if the file was not written here.
+
+    Raises:
+        InvalidInput: the file is missing, damaged or no safetensors.
+    """
     # A stranger's certificate and examples come this way too.
     read_header(path)
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = (file.metadata() or {}).get(_METADATA_KEY, "{}")
-            # Iterated by key: this handle is no mapping.
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            described = json.loads(metadata)
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+            described = json.loads((file.metadata() or {}).get(_METADATA_KEY, "{}"))
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise InvalidInput(f"{path.name} cannot be read as safetensors ({error})") from error
     if not isinstance(described, dict):
         raise InvalidInput(f"{path.name} cannot be read as safetensors (its metadata are no JSON object)")
-    return tensors, described
+    return described

@@ -214,7 +214,7 @@ def test_two_parameters_in_one_memory_are_saved_but_not_trained(
     assert overlapping_parameters(Tied()) is None
     monkeypatch.setitem(registry._BUILDERS, "tiny_cnn", lambda num_classes, image_shape: InOneMemory())
     spec = digits().model_copy(update={"architecture": "tiny_cnn"})
-    with pytest.raises(InvalidInput, match="has two tensors in one memory, 'first.weight' and 'head.weight'"):
+    with pytest.raises(InvalidInput, match=r"has two tensors in one memory, 'first\.weight' and 'head\.weight'"):
         train(spec, tmp_path / "run", datasets_dir=tmp_path, report=lambda _: None, device="cpu")
 
 

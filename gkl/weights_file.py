@@ -1,0 +1,134 @@
+"""A file of weights, opened: what tensors it holds and where, and their numbers when they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from gkl.errors import InvalidInput
+from gkl.safetensors_header import read_header
+from gkl.shared_memory import aliases
+from gkl.state_dict import read_containers
+from gkl.tensor_files import load_metadata, save_tensors
+from gkl.weights_format import check_weights_file
+
+_CONVERTED = "gkl-converted-weights-2"
+
+
+class Described(NamedTuple):
+    """A tensor without its numbers."""
+
+    dtype: str
+    """'float16', 'int64'."""
+    shape: tuple[int, ...]
+    is_floating: bool
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """The contents of a file of weights."""
+
+    name: str
+    containers: Mapping[str, Mapping[str, Described]]
+    """Where a dictionary is in the file ('' for the file itself, 'state_dict') -> its tensors by name."""
+    read: Callable[[str, Iterable[str]], dict[str, Tensor]]
+    """Where, and names -> those tensors, on the CPU."""
+
+
+def open_weights(path: Path) -> WeightsFile:
+    """
+    Raises:
+        InvalidInput: it is neither safetensors nor what torch.save wrote, damaged, or holds no tensors.
+        OutOfMemory: it takes more memory than there is.
+    """
+    if check_weights_file(path) == "torch":
+        return _of_torch(path)
+    metadata = load_metadata(path)
+    if metadata.get("format") == _CONVERTED:
+        return _of_converted(path, metadata)
+    header = read_header(path)
+    described = {name: Described(_torch_name(h.dtype), h.shape, h.is_floating) for name, h in header.items()}
+    return WeightsFile(path.name, {"": described}, lambda _, names: _read(path, {name: name for name in names}))
+
+
+def convert_state_dict(source: Path, target: Path) -> None:
+    """Write everything in a file of torch.save that could be a network as one safetensors file.
+
+    Which of several networks an evaluation means is its spec's to say, so that all of them are kept.
+
+    Raises:
+        InvalidInput, OutOfMemory: see `read_containers`.
+        NoSpaceLeft: the disk is full.
+    """
+    containers = read_containers(source)
+    places = list(containers)
+    tensors = {f"{places.index(where)}/{name}": t for where in places for name, t in containers[where].items()}
+    # One tensor under many names is written once: else a small file could become a large one.
+    same = {name: names[0] for names in aliases(tensors) for name in names[1:]}
+    for name in same:
+        del tensors[name]
+    for name, tensor in tensors.items():
+        # Each in a memory of its own, one after the other: a view would keep the whole of what it shows a part of.
+        tensors[name] = tensor.detach().resolve_conj().resolve_neg().contiguous().clone()
+    save_tensors(target, tensors, {"format": _CONVERTED, "containers": places, "same": same})
+
+
+def _of_torch(path: Path) -> WeightsFile:
+    containers = read_containers(path)
+    described = {
+        where: {
+            name: Described(str(t.dtype).removeprefix("torch."), tuple(t.shape), t.is_floating_point())
+            for name, t in tensors.items()
+        }
+        for where, tensors in containers.items()
+    }
+    return WeightsFile(path.name, described, lambda where, names: {name: containers[where][name] for name in names})
+
+
+def _of_converted(path: Path, metadata: Mapping[str, Any]) -> WeightsFile:
+    header = read_header(path)
+    try:
+        places, same = [str(place) for place in metadata["containers"]], dict(metadata["same"])
+        stored = {name: name for name in header} | {str(name): str(first) for name, first in same.items()}
+        described: dict[str, dict[str, Described]] = {place: {} for place in places}
+        for name, first in stored.items():
+            number, _, own = name.partition("/")
+            tensor = header[first]
+            described[places[int(number)]][own] = Described(_torch_name(tensor.dtype), tensor.shape, tensor.is_floating)
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        raise InvalidInput(
+            f"{path.name} is damaged: it is no whole conversion of a state dict; send it again"
+        ) from error
+
+    def read(where: str, names: Iterable[str]) -> dict[str, Tensor]:
+        number = places.index(where)
+        return _read(path, {name: stored[f"{number}/{name}"] for name in names})
+
+    return WeightsFile(path.name, described, read)
+
+
+def _read(path: Path, wanted: Mapping[str, str]) -> dict[str, Tensor]:
+    """Names -> tensors, of which each has a name in the file; what has one name there is read once."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {stored: file.get_tensor(stored) for stored in set(wanted.values())}
+    except (SafetensorError, OSError) as error:
+        raise InvalidInput(f"{path.name} cannot be read as safetensors ({error})") from error
+    return {name: tensors[stored] for name, stored in wanted.items()}
+
+
+_TORCH_NAMES = {"F": "float", "BF": "bfloat", "I": "int", "U": "uint"}
+
+
+def _torch_name(dtype: str) -> str:
+    """
+    >>> _torch_name("BF16"), _torch_name("I64"), _torch_name("BOOL"), _torch_name("F8_E5M2")
+    ('bfloat16', 'int64', 'bool', 'float8_e5m2')
+    """
+    letters = dtype.rstrip("0123456789") if "_" not in dtype else dtype[0]
+    return (_TORCH_NAMES.get(letters, letters) + dtype[len(letters) :]).lower()
