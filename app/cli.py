@@ -154,7 +154,8 @@ def import_robustbench(
     report = import_files(own_database(data_dir), ((name_of(file), file.read_bytes()) for file in files))
     for anomaly in report.anomalies:
         field = f" {anomaly.field}" if anomaly.field else ""
-        console.print(f"{anomaly.file}:{field} {anomaly.what}", markup=False, highlight=False, soft_wrap=True)
+        line = formatting.visible(f"{anomaly.file}:{field} {anomaly.what}")
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print(
         f"{report.added} added, {report.changed} changed, {report.unchanged} unchanged, {report.refused} refused; "
         f"{len(report.anomalies)} things are not as they should be.",

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from app.client import Client, StreamEvent
 from app.entries import LOSS_TITLES
-from app.formatting import duration, interval, percent
+from app.formatting import duration, interval, percent, visible
 from app.schemas import AccuracyView, EvaluationView, JobView, ModelDetail
 from app.tables import JobState
 from gkl.catalog import ARCHITECTURES, DATASETS
@@ -214,7 +214,7 @@ def _row_table(model: ModelDetail, evaluation: EvaluationView, rank: int | None)
         table.add_column(heading, no_wrap=heading != "Model")
     table.add_row(
         "-" if rank is None else str(rank),
-        model.name,
+        visible(model.name),
         _accuracy(evaluation.clean),
         "-" if evaluation.robust is None else _accuracy(evaluation.robust),
         ARCHITECTURES[model.architecture].title,
