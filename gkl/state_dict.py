@@ -19,7 +19,7 @@ _OF_AN_OPTIMIZER = "param_groups"
 
 
 def read_containers(path: Path) -> dict[str, dict[str, Tensor]]:
-    """Each dictionary or list in the file that holds tensors: where it is -> its tensors by name, on the CPU.
+    """Each dictionary in the file that holds tensors: where it is -> its tensors by name, on the CPU.
 
     The outermost one is at ''; one in it under 'state_dict' at 'state_dict', one in that under 'ema' at
     'state_dict.ema'. What is no tensor is left out, and so are the states of optimizers.
@@ -42,19 +42,21 @@ def read_containers(path: Path) -> dict[str, dict[str, Tensor]]:
             "save torch.save(model.state_dict(), path), or better safetensors"
         ) from error
     found: dict[str, dict[str, Tensor]] = {}
+    is_network = False
     for number, (where, part) in enumerate(_parts(content, "", 0)):
         if number >= _MAX_PARTS:
             raise InvalidInput(
                 f"{path.name} has more than {_MAX_PARTS} dictionaries and lists in one another; save the network "
                 "alone, with torch.save(model.state_dict(), path)"
             )
-        tensors = {str(key): value for key, value in part if isinstance(value, Tensor)}
+        tensors = {key: value for key, value in part if isinstance(value, Tensor) and isinstance(key, str)}
         if tensors:
             _check_plain(tensors, path.name)
+            # Among other things it may be the best accuracy alone; weights have two dimensions or more.
+            is_network |= len(tensors) == len(part) or any(tensor.dim() > 1 for tensor in tensors.values())
             # Where two dictionaries come to the same place, {'a': {'b': …}, 'a.b': …}, both are kept.
             found[next(place for place in _places(where) if place not in found)] = tensors
-    # A network has weights in two dimensions or more.
-    if not any(tensor.dim() > 1 for tensors in found.values() for tensor in tensors.values()):
+    if not is_network:
         raise InvalidInput(
             f"{path.name} holds no state dict (names and tensors); save it with torch.save(model.state_dict(), path)"
         )

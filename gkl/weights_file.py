@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from gkl.errors import InvalidInput
-from gkl.safetensors_header import read_header
+from gkl.safetensors_header import TensorHeader, read_header
 from gkl.shared_memory import aliases
 from gkl.state_dict import read_containers
 from gkl.tensor_files import load_metadata, save_tensors
@@ -24,9 +25,21 @@ class Described(NamedTuple):
     """A tensor without its numbers."""
 
     dtype: str
-    """'float16', 'int64'."""
+    """In the words of its file: 'torch.float16', 'F16'."""
     shape: tuple[int, ...]
     is_floating: bool
+    is_whole: bool
+    """Whether it holds whole numbers."""
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> Self:
+        is_floating = tensor.is_floating_point()
+        is_whole = not is_floating and not tensor.is_complex() and tensor.dtype is not torch.bool
+        return cls(str(tensor.dtype), tuple(tensor.shape), is_floating, is_whole)
+
+    @classmethod
+    def of_header(cls, tensor: TensorHeader) -> Self:
+        return cls(tensor.dtype, tensor.shape, tensor.is_floating, tensor.dtype[0] in "IU")
 
 
 @dataclass(frozen=True)
@@ -52,7 +65,7 @@ def open_weights(path: Path) -> WeightsFile:
     if metadata.get("format") == _CONVERTED:
         return _of_converted(path, metadata)
     header = read_header(path)
-    described = {name: Described(_torch_name(h.dtype), h.shape, h.is_floating) for name, h in header.items()}
+    described = {name: Described.of_header(tensor) for name, tensor in header.items()}
     return WeightsFile(path.name, {"": described}, lambda _, names: _read(path, {name: name for name in names}))
 
 
@@ -81,11 +94,7 @@ def convert_state_dict(source: Path, target: Path) -> None:
 def _of_torch(path: Path) -> WeightsFile:
     containers = read_containers(path)
     described = {
-        where: {
-            name: Described(str(t.dtype).removeprefix("torch."), tuple(t.shape), t.is_floating_point())
-            for name, t in tensors.items()
-        }
-        for where, tensors in containers.items()
+        where: {name: Described.of(tensor) for name, tensor in tensors.items()} for where, tensors in containers.items()
     }
     return WeightsFile(path.name, described, lambda where, names: {name: containers[where][name] for name in names})
 
@@ -96,10 +105,9 @@ def _of_converted(path: Path, metadata: Mapping[str, Any]) -> WeightsFile:
         places, same = [str(place) for place in metadata["containers"]], dict(metadata["same"])
         stored = {name: name for name in header} | {str(name): str(first) for name, first in same.items()}
         described: dict[str, dict[str, Described]] = {place: {} for place in places}
-        for name, first in stored.items():
+        for name, first in sorted(stored.items()):
             number, _, own = name.partition("/")
-            tensor = header[first]
-            described[places[int(number)]][own] = Described(_torch_name(tensor.dtype), tensor.shape, tensor.is_floating)
+            described[places[int(number)]][own] = Described.of_header(header[first])
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise InvalidInput(
             f"{path.name} is damaged: it is no whole conversion of a state dict; send it again"
@@ -120,15 +128,3 @@ def _read(path: Path, wanted: Mapping[str, str]) -> dict[str, Tensor]:
     except (SafetensorError, OSError) as error:
         raise InvalidInput(f"{path.name} cannot be read as safetensors ({error})") from error
     return {name: tensors[stored] for name, stored in wanted.items()}
-
-
-_TORCH_NAMES = {"F": "float", "BF": "bfloat", "I": "int", "U": "uint"}
-
-
-def _torch_name(dtype: str) -> str:
-    """
-    >>> _torch_name("BF16"), _torch_name("I64"), _torch_name("BOOL"), _torch_name("F8_E5M2")
-    ('bfloat16', 'int64', 'bool', 'float8_e5m2')
-    """
-    letters = dtype.rstrip("0123456789") if "_" not in dtype else dtype[0]
-    return (_TORCH_NAMES.get(letters, letters) + dtype[len(letters) :]).lower()

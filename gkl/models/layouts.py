@@ -37,10 +37,7 @@ class Expected:
     """The tensors of a network, as a file must have them."""
 
     def __init__(self, state: Mapping[str, Tensor]) -> None:
-        self.tensors = {
-            name: Described(str(t.dtype).removeprefix("torch."), tuple(t.shape), t.is_floating_point())
-            for name, t in state.items()
-        }
+        self.tensors = {name: Described.of(tensor) for name, tensor in state.items()}
         same = aliases(state)
         in_groups = {name for names in same for name in names}
         self.groups: list[list[str]] = [*same, *([name] for name in state if name not in in_groups)]
@@ -142,20 +139,23 @@ def first_difference(expected: Expected, place: Place, described: Mapping[str, D
     for name, at in place.names.items():
         wanted, given = expected.tensors[name], described[at]
         if not fits(name, wanted, given):
-            return (
-                f"tensor {at!r:.100} in {file} is {given.dtype} {given.shape}, but the architecture has {wanted.dtype} "
-                f"{wanted.shape} there; choose the architecture it was trained with"
-            )
+            return difference(at, wanted, given, file)
     return None
+
+
+def difference(name: str, wanted: Described, given: Described, file: str) -> str:
+    return (
+        f"tensor {name!r:.100} in {file} is {given.dtype} {given.shape}, but the architecture has {wanted.dtype} "
+        f"{wanted.shape} there; choose the architecture it was trained with"
+    )
 
 
 def fits(name: str, wanted: Described, given: Described) -> bool:
     # A count of batches that an averaging script has made a float, or an old one a list of one.
-    if not wanted.is_floating and wanted.dtype.startswith(("int", "uint")):
-        is_number = given.is_floating or given.dtype.startswith(("int", "uint"))
+    if wanted.is_whole:
         is_one = name.endswith(_COUNTER) and (wanted.shape, given.shape) == ((), (1,))
-        return is_number and (given.shape == wanted.shape or is_one)
-    return given.is_floating == wanted.is_floating and given.shape == wanted.shape
+        return (given.is_floating or given.is_whole) and (given.shape == wanted.shape or is_one)
+    return given[2:] == wanted[2:] and given.shape == wanted.shape
 
 
 def closest(expected: Expected, file: WeightsFile) -> str:
@@ -171,12 +171,25 @@ def closest(expected: Expected, file: WeightsFile) -> str:
                 return f"{file.name} {said}; save the network that is meant alone"
         for prefix in [*_prefixes(described, expected.tensors)[:1], ""]:
             present = {name for name in expected.tensors if prefix + name in described}
-            missing = expected.first_missing(present)
-            behind = f" behind {prefix!r:.60}" if prefix else ""
-            twice = f"has some of the network's tensors with {prefix!r:.60} before their names and without"
-            said = f"lacks the tensor {missing!r}{behind}" if missing is not None else twice
+            said = _first_difference_behind(prefix, expected, described, file.name)
             best = max(best, (len(present), said), key=lambda each: each[0])
-    return f"{file.name} {best[1]}; was it made by another architecture?"
+    return best[1]
+
+
+def _first_difference_behind(prefix: str, expected: Expected, described: Mapping[str, Described], file: str) -> str:
+    """In the order of the network, in which what differs first says most."""
+    missing = expected.first_missing({name for name in expected.tensors if prefix + name in described})
+    for name, wanted in expected.tensors.items():
+        given = described.get(prefix + name)
+        if name == missing:
+            behind = f" behind {prefix!r:.60}" if prefix else ""
+            return f"{file} lacks the tensor {missing!r}{behind}; was it made by another architecture?"
+        if given is not None and not fits(name, wanted, given):
+            return difference(prefix + name, wanted, given, file)
+    return (
+        f"{file} has some of the network's tensors with {prefix!r:.60} before their names and without; save the "
+        "network that is meant alone"
+    )
 
 
 @dataclass(frozen=True)
@@ -191,7 +204,7 @@ class Surroundings:
 
 def surroundings(place: Place, others: Sequence[Place], described: Mapping[str, Described]) -> Surroundings:
     used = {at for each in (place, *others) if each.where == place.where for at in each.names.values()}
-    rest = [name for name in described if name not in used and not _is_note(name, place.prefix, described[name])]
+    rest = sorted(name for name in described if name not in used and not _is_note(name, place.prefix, described[name]))
     pairs = [pair for name in rest if (pair := _statistics(name, place.prefix, described)) is not None]
     if len(pairs) != 1:
         return Surroundings(None, rest)

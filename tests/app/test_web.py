@@ -236,6 +236,7 @@ def test_axes_hold_all_values_between_round_ends(values: list[float], low: float
 def test_no_page_shows_text_that_turns_round_what_stands_beside_it(client: TestClient, database: Database) -> None:
     override, isolate, hidden = "\N{RIGHT-TO-LEFT OVERRIDE}", "\N{LEFT-TO-RIGHT ISOLATE}", "\N{ZERO WIDTH SPACE}"
     odd = LINF | {
+        "link": "",
         "name": f"Robust {override}% 9.99",
         "authors": f"Ada{hidden}",
         "venue": f"ICML{isolate} 2023",

@@ -212,7 +212,7 @@ def test_a_smaller_network_within_a_larger_one_is_not_taken_out(
     monkeypatch.setitem(registry._BUILDERS, "tiny_cnn", lambda num_classes, image_shape: Linear())
     path = tmp_path / "m.pt"
     torch.save(nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)).state_dict(), path)
-    with pytest.raises(InvalidInput, match=r"has a tensor '0\.weight' that the architecture does not have"):
+    with pytest.raises(InvalidInput, match=r"has a tensor '0\.bias' that the architecture does not have"):
         read(path)
     torch.save(nn.Sequential(nn.Linear(64, 10), nn.Linear(64, 10)).state_dict(), path)
     with pytest.raises(InvalidInput, match="holds 2 networks that fit the architecture, at '0', '1'"):
@@ -229,8 +229,14 @@ def test_a_smaller_network_within_a_larger_one_is_not_taken_out(
             lambda s: behind("net.", {k: t for k, t in s.items() if k != "features.3.weight"}),
             r"lacks the tensor 'features\.3\.weight' behind 'net\.'; was it made by another architecture",
         ),
-        (lambda s: dict(s) | {"features.0.weight": torch.ones(8, 3, 3, 3)}, r"is float32 \(8, 3, 3, 3\), but the"),
-        (lambda s: dict(s) | {"features.0.weight": torch.ones(8, 1, 3, 3).int()}, r"is int32 \(8, 1, 3, 3\), but the"),
+        (
+            lambda s: dict(s) | {"features.0.weight": torch.ones(8, 3, 3, 3)},
+            r"is torch\.float32 \(8, 3, 3, 3\), but the",
+        ),
+        (
+            lambda s: dict(s) | {"features.0.weight": torch.ones(8, 1, 3, 3).int()},
+            r"is torch\.int32 \(8, 1, 3, 3\), but the",
+        ),
         (
             lambda s: {"module." + k: t for k, t in s.items() if "0" in k} | {k: t for k, t in s.items() if "4" in k},
             "lacks the tensor",
@@ -292,7 +298,7 @@ def test_values_beyond_float32_are_no_divergence(tmp_path: Path) -> None:
     state["features.0.weight"][0, 0, 0, 0] = 1e300
     path = tmp_path / "m.pt"
     torch.save(state, path)
-    with pytest.raises(InvalidInput, match=r"has values beyond the range of torch\.float32"):
+    with pytest.raises(InvalidInput, match=r"has values beyond torch\.float32"):
         read(path)
 
 
