@@ -91,3 +91,7 @@ def _check_plain(tensors: Mapping[str, Tensor], file: str) -> None:
             raise InvalidInput(
                 f"tensor {name!r:.100} in {file} is sparse, quantized or without values; save it as a plain tensor"
             )
+        if value.is_complex():
+            raise InvalidInput(
+                f"tensor {name!r:.100} in {file} is {value.dtype}, which safetensors cannot hold; save real numbers"
+            )

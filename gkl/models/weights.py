@@ -184,7 +184,7 @@ def _take(model: nn.Module, path: Path, weights_key: str | None) -> _Taken:
         normalization = normalization_in_front(mean, std, file.name)
     key = place.label if has_other_networks(place, equals, file) else None
     if key is not None:
-        notes.insert(0, f"of the file's tensors those at {key!r} were taken")
+        notes.insert(0, f"the file's network at {key!r} was taken")
     return _Taken(key, normalization, notes)
 
 

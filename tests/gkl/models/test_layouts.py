@@ -150,7 +150,7 @@ def test_two_networks_are_a_question(layout: str, tmp_path: Path) -> None:
             loaded = read(path, key)
             torch.testing.assert_close(loaded.network(PIXELS), network(PIXELS), rtol=2e-2, atol=2e-2)
             assert loaded.weights_key == key
-            assert f"of the file's tensors those at {key!r} were taken" in loaded.notes
+            assert f"the file's network at {key!r} was taken" in loaded.notes
         assert not torch.allclose(first(PIXELS), second(PIXELS), rtol=2e-2, atol=2e-2)
         with pytest.raises(InvalidInput, match=r"no network of this architecture at weights_key 'best'; it holds one"):
             read(path, "best")
