@@ -106,7 +106,8 @@ def test_two_networks_of_a_file_are_one_model_in_an_older_schema(database: Datab
                 f"({number}, 'a', 'digits', 'small_cnn', '{sha}', '{key}', '{now}')",
                 "INSERT INTO evaluations (id, model_id, job_id, board, norm, epsilon, protocol, num_points, "
                 "is_complete, is_provisional, clean_correct, robust_correct, robust_accuracy, corruptions, flags, "
-                f"seconds, manifest, created_at) VALUES ({number}, {number}, {number}, 'Linf', 'Linf', 0.2, 'standard', "
+                "seconds, manifest, created_at) VALUES "
+                f"({number}, {number}, {number}, 'Linf', 'Linf', 0.2, 'standard', "
                 "360, true, false, "
                 f"350, 90, 0.25, '[]', '[]', 1.5, '{{}}', '{now}')",
                 "INSERT INTO attack_results (evaluation_id, position, attack, points, broken, seconds, discarded) "
