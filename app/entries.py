@@ -583,7 +583,7 @@ def _conditions(view: View) -> list[ColumnElement[bool]]:
     return conditions
 
 
-_NUMBER = r"\d{1,9}(?:\.\d{1,12})?(?:e-?\d{1,3})?"
+_NUMBER = r"[0-9]{1,20}(?:\.[0-9]{1,30})?(?:e[-+]?[0-9]{1,3})?"
 
 
 def _number(text: str) -> float | None:

@@ -265,6 +265,9 @@ class ModelView(Schema):
     architecture: str
     loss: str | None
     weights_sha256: str
+    """Of the file of weights."""
+    weights_key: str
+    """Which network of the file it is, where that holds several; else empty."""
     train_job_id: int | None
     created_at: datetime
 
@@ -277,6 +280,7 @@ class ModelView(Schema):
             architecture=model.architecture,
             loss=model.loss,
             weights_sha256=model.weights_sha256,
+            weights_key=model.weights_key,
             train_job_id=model.train_job_id,
             created_at=model.created_at,
         )

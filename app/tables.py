@@ -378,7 +378,7 @@ class PartialUpload(Base):
 
 
 class Model(Base):
-    """One set of weights."""
+    """One network with its weights: an architecture with a file, or with one of several networks in it."""
 
     __tablename__ = "models"
 
@@ -388,12 +388,17 @@ class Model(Base):
     architecture: Mapped[str] = mapped_column(String(100))
     loss: Mapped[str | None] = mapped_column(String(50))
     """The objective it was trained with, where this service trained it."""
-    weights_sha256: Mapped[str] = mapped_column(String(64), unique=True)
+    weights_sha256: Mapped[str] = mapped_column(String(64))
+    """Of the file."""
+    weights_key: Mapped[str] = mapped_column(String(200), default="", server_default="")
+    """Which network of the file it is, where that holds several: 'state_dict_ema'; else ''."""
     train_job_id: Mapped[int | None] = mapped_column(ForeignKey("jobs.id"))
     created_at: Mapped[datetime]
 
     evaluations: Mapped[list[Evaluation]] = relationship(back_populates="model", order_by="Evaluation.id")
     train_job: Mapped[Job | None] = relationship()
+
+    __table_args__ = (UniqueConstraint("weights_sha256", "weights_key", "architecture"),)
 
 
 class Evaluation(Base):

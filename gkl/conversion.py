@@ -47,7 +47,9 @@ def convert(
     should_stop: Callable[[], bool] = lambda: False,
     seconds: float | None = None,
 ) -> None:
-    """Write the tensors of a state dict as safetensors, with their own names and number formats.
+    """Write the tensors of what torch.save wrote as safetensors, with their own names and number formats.
+
+    All of them: which of several networks in it is meant, the one who reads `target` says (`gkl.weights_file`).
 
     Args:
         source: what torch.save wrote.
@@ -147,8 +149,7 @@ def _main(source: Path, target: Path) -> NoReturn:
 
     from gkl.confinement import Limits, confine  # noqa: PLC0415
     from gkl.device import is_out_of_memory  # noqa: PLC0415
-    from gkl.state_dict import read_state_dict  # noqa: PLC0415
-    from gkl.tensor_files import save_tensors  # noqa: PLC0415
+    from gkl.weights_file import convert_state_dict  # noqa: PLC0415
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     torch.set_num_threads(1)
@@ -162,11 +163,7 @@ def _main(source: Path, target: Path) -> NoReturn:
         target.parent,
     )
     try:
-        tensors = read_state_dict(source)
-        for name in tensors:
-            # Each in a memory of its own, one after the other: what shares one cannot be written.
-            tensors[name] = tensors[name].detach().clone(memory_format=torch.contiguous_format)
-        save_tensors(target, tensors, {})
+        convert_state_dict(source, target)
     except (InvalidInput, NoSpaceLeft) as error:
         failed = Failed(code=error.code, message=str(error))
     except Exception as error:  # noqa: BLE001 - logged, and told to who asked for it

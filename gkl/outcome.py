@@ -53,6 +53,10 @@ class Manifest(Record):
     """sha256 over the checksums in the .npz of generated images, where a training used one."""
     weights_sha256: str
     """sha256 of the file with the weights, made by a training or attacked by an evaluation."""
+    weights_key: str | None = None
+    """Which network of that file was evaluated, where it holds weights of others too; null where it is the only one."""
+    weights_notes: tuple[str, ...] = ()
+    """What was done with the file's tensors besides copying them, each in a sentence: a conversion to float32."""
     dtype: str | None = None
     """Number format of the network's weights, for an evaluation: 'float32'."""
     batch_size_used: int | None = None

@@ -23,6 +23,8 @@ def make_manifest(
     dataset_sha256: str,
     weights_sha256: str,
     synthetic_sha256: str | None = None,
+    weights_key: str | None = None,
+    weights_notes: tuple[str, ...] = (),
     dtype: str | None = None,
     batch_size_used: int | None = None,
 ) -> Manifest:
@@ -37,6 +39,8 @@ def make_manifest(
         dataset_sha256=dataset_sha256,
         synthetic_sha256=synthetic_sha256,
         weights_sha256=weights_sha256,
+        weights_key=weights_key,
+        weights_notes=weights_notes,
         dtype=dtype,
         batch_size_used=batch_size_used,
     )

@@ -64,6 +64,12 @@ class Certificate:
     def num_points(self) -> int:
         return len(self.tensors["label"])
 
+    @property
+    def weights_key(self) -> str | None:
+        """Which network of the file of weights it is about; None where there is no other, and in earlier versions."""
+        key = self.manifest.get("weights_key")
+        return key if isinstance(key, str) else None
+
 
 @dataclass(frozen=True)
 class Verification:
