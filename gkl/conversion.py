@@ -36,7 +36,7 @@ _COPIES, _FIXED_BYTES = 4, 1024**3
 _GROWTH, _FIXED_FILE_BYTES = 2, 64 * 1024**2
 _ANSWER_BYTES = 64 * 1024
 _REPORT_SECONDS = 5.0
-_ADVICE = "save the weights with safetensors.torch.save_file(model.state_dict(), path) and send that"
+_ADVICE = "save the weights with safetensors.torch.save_model(model, path) and send that"
 
 
 def convert(
@@ -171,10 +171,11 @@ def _main(source: Path, target: Path) -> NoReturn:
         is_short = isinstance(error, MemoryError | RuntimeError) and is_out_of_memory(error)
         # safetensors has one error for everything, whose text is the system's.
         if is_short or isinstance(error, OutOfMemory) or os.strerror(errno.EFBIG) in str(error):
-            what = "takes more room to be read than a file of its size may"
+            what = f"takes more room to be read than a file of its size may; {_ADVICE}"
         else:
-            what = f"holds what safetensors cannot ({(str(error) or type(error).__name__).splitlines()[0]:.200})"
-        failed = Failed(code=FailureCode.INVALID_INPUT, message=f"{source.name} {what}; {_ADVICE}")
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            what = f"holds what safetensors cannot ({reason:.200}); save the network's tensors alone, as real numbers"
+        failed = Failed(code=FailureCode.INVALID_INPUT, message=f"{source.name} {what}")
     else:
         # Taking torch down in order takes a second.
         os._exit(0)

@@ -76,7 +76,7 @@ def _converted(given: Tensor, wanted: Tensor, name: str, file: str) -> Tensor:
     converted = given.to(wanted.dtype).reshape(wanted.shape)
     if converted.is_floating_point() and not converted.isfinite().all():
         raise InvalidInput(
-            f"tensor {name!r:.100} in {file} has values beyond {wanted.dtype}, the network's number format, where they are "
-            "NaN or infinite"
+            f"tensor {name!r:.100} in {file} has values beyond {wanted.dtype}, the network's number format, where they "
+            "are NaN or infinite"
         )
     return converted
