@@ -53,6 +53,8 @@ def record_evaluation(
     evaluation.mean_corruption_error = outcome.mean_corruption_error
     evaluation.corruptions = [each.model_dump(mode="json") for each in outcome.corruptions]
     evaluation.flags = [flag.model_dump(mode="json") for flag in outcome.flags]
+    evaluation.checks = [check.model_dump(mode="json") for check in outcome.checks]
+    evaluation.checks_seed = outcome.checks_seed
     evaluation.certificate_sha256 = certificate_sha256
     evaluation.seconds = outcome.seconds
     evaluation.manifest = outcome.manifest.model_dump(mode="json")

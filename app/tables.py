@@ -429,6 +429,10 @@ class Evaluation(Base):
     """`gkl.outcome.CorruptionOutcome` for each corruption in each severity."""
     flags: Mapped[list[Any]] = mapped_column(_Json, default=list)
     """`gkl.outcome.Flag` for each reason not to trust it."""
+    checks: Mapped[list[Any]] = mapped_column(_Json, default=list, server_default="[]")
+    """`gkl.outcome.CheckOutcome` for each check of the network itself; empty in measurements of earlier versions."""
+    checks_seed: Mapped[int | None] = mapped_column(BigInteger)
+    """Seed of the points that those checks looked at."""
     certificate_sha256: Mapped[str | None] = mapped_column(String(64))
     seconds: Mapped[float]
     manifest: Mapped[dict[str, Any]]
@@ -556,6 +560,10 @@ class Entry(Base):
     withdrawn_at: Mapped[datetime | None]
     """Shown, but without a rank and not exported."""
     withdrawn_reason: Mapped[str | None] = mapped_column(Text)
+    unrankable_reason: Mapped[str | None] = mapped_column(Text)
+    """Why its figure cannot be believed, and what its owner can do; such an entry has no rank."""
+    rank_note: Mapped[str | None] = mapped_column(Text)
+    """Why an admin has restored its rank all the same."""
     created_at: Mapped[datetime]
     changed_at: Mapped[datetime]
 
@@ -574,6 +582,11 @@ class Entry(Base):
     @property
     def is_withdrawn(self) -> bool:
         return self.withdrawn_at is not None
+
+    @property
+    def is_barred(self) -> bool:
+        """Whether it has no rank because its figure cannot be believed."""
+        return self.unrankable_reason is not None and self.rank_note is None
 
     def interval_of(self, accuracy: float) -> tuple[float, float]:
         """95 % Wilson interval of one of its accuracies."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -347,7 +348,7 @@ def _breaks(checker: _Checker, data: ImageSet, rows: Tensor) -> Tensor:
         checker.at_points += [(int(i), "it has an adversarial example without a threat model") for i in index]
         return torch.zeros(len(rows), dtype=torch.bool)
     allowed, size = is_allowed(adversarial, clean, threat_model)
-    limit = threat_model.epsilon + norm_tolerance(threat_model, clean[0].numel())
+    limit = threat_model.epsilon + norm_tolerance(threat_model, math.prod(clean.shape[1:]))
     for i in (~allowed).nonzero().squeeze(1).tolist():
         if size[i] <= limit:
             what = f"its adversarial image has values from {adversarial[i].min():g} to {adversarial[i].max():g}"

@@ -315,6 +315,8 @@ class _Prepared:
             corruptions=corruptions,
             mean_corruption_error=mean_corruption_error(spec.dataset, corruptions) if corruptions else None,
             flags=measurement.flags,
+            checks=measurement.checks,
+            checks_seed=measurement.checks_seed,
             answers_vary=measurement.answers_vary,
             certificate=path.name,
             seconds=measurement.seconds + sum(each.seconds for each in corruptions),
