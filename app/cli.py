@@ -49,6 +49,10 @@ Weights = Annotated[
     Path | None,
     typer.Option(help="File of weights: safetensors or a state dict. Without it: RobustBench's published ones."),
 ]
+WeightsKey = Annotated[
+    str | None,
+    typer.Option(help="Which network of the file, where it holds several, such as 'state_dict_ema'."),
+]
 
 
 # What brings the modules that not every installation has.
@@ -150,7 +154,8 @@ def import_robustbench(
     report = import_files(own_database(data_dir), ((name_of(file), file.read_bytes()) for file in files))
     for anomaly in report.anomalies:
         field = f" {anomaly.field}" if anomaly.field else ""
-        console.print(f"{anomaly.file}:{field} {anomaly.what}", markup=False, highlight=False, soft_wrap=True)
+        line = formatting.visible(f"{anomaly.file}:{field} {anomaly.what}")
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print(
         f"{report.added} added, {report.changed} changed, {report.unchanged} unchanged, {report.refused} refused; "
         f"{len(report.anomalies)} things are not as they should be.",
@@ -186,6 +191,7 @@ def submit(
     weights: Annotated[
         Path | None, typer.Option(help="Send this file of weights first: safetensors or a state dict of torch.save.")
     ] = None,
+    weights_key: WeightsKey = None,
     follow: Annotated[
         bool, typer.Option("--follow", help="Show progress until the job and what follows it end.")
     ] = False,
@@ -203,7 +209,7 @@ def submit(
     from app.client import Client  # noqa: PLC0415
     from app.follow import run_and_show  # noqa: PLC0415
 
-    spec = _read_spec(spec_file, weights)
+    spec = _read_spec(spec_file, weights, weights_key)
     if weights is not None:
         if not isinstance(spec, EvaluateSpec):
             raise InvalidInput(f"{spec_file} is a spec of kind {spec.kind!r}; --weights are for an evaluation")
@@ -333,8 +339,10 @@ def train(
 
 @cli.command()
 def evaluate(
+    *,
     spec_file: SpecFile,
     weights: Weights = None,
+    weights_key: WeightsKey = None,
     output: Annotated[
         Path, typer.Option(help="Directory of finished parts and the certificate; used again, it goes on.")
     ] = Path("runs/evaluate"),
@@ -351,7 +359,7 @@ def evaluate(
     from app.follow import LocalDisplay  # noqa: PLC0415
     from gkl import evaluation as engine  # noqa: PLC0415
 
-    spec = _read_spec(spec_file, weights)
+    spec = _read_spec(spec_file, weights, weights_key)
     if not isinstance(spec, EvaluateSpec):
         raise InvalidInput(f"{spec_file} is a spec of kind {spec.kind!r}; use 'gklbench train' for it")
     if weights is not None:
@@ -382,6 +390,7 @@ def evaluate(
 def verify(
     certificate: Annotated[Path, typer.Argument(help="The safetensors file that an evaluation left.")],
     weights: Weights = None,
+    weights_key: WeightsKey = None,
     device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:1. Default: CUDA if there is one.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images at once; fewer need less memory.")] = 200,
 ) -> None:
@@ -401,6 +410,7 @@ def verify(
         models_dir=settings.effective_models_dir,
         device=device,
         batch_size=batch_size,
+        weights_key=weights_key,
     )
     if not found.holds:
         more = f" And {len(found.problems) - 1} more." if len(found.problems) > 1 else ""
@@ -434,14 +444,23 @@ def _parse_shard(text: str) -> Any:
     return Shard(int(match[1]) - 1, int(match[2]))
 
 
-def _read_spec(path: Path, weights: Path | None = None) -> TrainSpec | EvaluateSpec:
-    """A spec from a file; an evaluation that names no weights takes those of the given file."""
+def _read_spec(path: Path, weights: Path | None = None, weights_key: str | None = None) -> TrainSpec | EvaluateSpec:
+    """A spec from a file; an evaluation that names no weights, or no network of them, takes the given ones."""
     try:
         text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
         content = json.loads(text)
         is_evaluation = isinstance(content, dict) and content.get("kind") == "evaluate"
         if weights is not None and is_evaluation and "weights" not in content:
             content["weights"] = sha256_of(_existing(weights, "the weights to attack"))
+        if weights_key is not None:
+            if not is_evaluation:
+                raise InvalidInput(f"{path} is no evaluation; --weights-key is for one")
+            if content.get("weights_key") is None:
+                content["weights_key"] = weights_key
+            if content["weights_key"] != weights_key:
+                raise InvalidInput(
+                    f"{path} names weights_key {content['weights_key']!r}, not {weights_key!r}; leave one of them out"
+                )
         return JOB_SPEC.validate_python(content)
     except OSError as error:
         raise InvalidInput(f"{path} cannot be read ({error.strerror})") from error

@@ -17,6 +17,8 @@ from app.database import database_now
 from app.errors import Conflict, NotFound
 from app.tables import Entry, Evaluation, Model, Provenance
 from gkl.catalog import ARCHITECTURES, DATASETS
+from gkl.flags import unrankable
+from gkl.outcome import Flag
 from gkl.spec import PUBLISHED_WEIGHTS, RANKED_PROTOCOLS, Publication, format_epsilon, threat_model_of_board
 
 PAGE_SIZE = 200
@@ -125,6 +127,10 @@ def stand(session: Session, model: Model, name: str) -> Entry | None:
         entry.slug = _free_slug(session, model, name, best_known)
         entry.provenance = Provenance.VERIFIED
     _describe(session, entry, model, best_known)
+    if entry.evaluation_id != best_known.id:
+        # The admin's note was about another verdict.
+        entry.rank_note = None
+    entry.unrankable_reason = unrankable(Flag.model_validate(flag) for flag in best_known.flags)
     entry.evaluation_id, entry.changed_at = best_known.id, now
     entry.epsilon, entry.num_points = best_known.epsilon, best_known.num_points
     entry.is_provisional, entry.unreliable = best_known.is_provisional, best_known.is_unreliable
@@ -198,6 +204,21 @@ def restore(session: Session, entry_id: int) -> Entry:
         raise Conflict(f"entry {entry_id} is not withdrawn")
     entry.withdrawn_at = entry.withdrawn_reason = None
     entry.changed_at = database_now(session)
+    session.flush()
+    return entry
+
+
+def restore_rank(session: Session, entry_id: int, note: str) -> Entry:
+    """Rank an entry although its flags say that its figure cannot be believed; the note is shown with it.
+
+    Raises:
+        NotFound: there is no such entry.
+        Conflict: its flags do not bar it.
+    """
+    entry = _locked(session, entry_id)
+    if not entry.is_barred:
+        raise Conflict(f"entry {entry_id} is not barred from its rank by its flags")
+    entry.rank_note, entry.changed_at = note, database_now(session)
     session.flush()
     return entry
 
@@ -442,22 +463,23 @@ class View(BaseModel):
 
 @dataclass(frozen=True)
 class Ranked:
-    """An entry in its place; without a rank if it is provisional, withdrawn, or its number is missing."""
+    """An entry in its place; without a rank if it is provisional, withdrawn, barred, or its number is missing."""
 
     rank: int | None
     entry: Entry
 
 
 _IS_STANDING = Entry.withdrawn_at.is_(None)
+_IS_BELIEVED = or_(Entry.unrankable_reason.is_(None), Entry.rank_note.is_not(None))
 # Equal robust accuracy: the higher clean accuracy first, then who was first. What has no number comes last, but for
-# what was withdrawn.
+# entries whose figure cannot be believed and, after them, withdrawn ones.
 _BEST_FIRST: tuple[ColumnElement[Any] | Any, ...] = (
-    case((_IS_STANDING, 0), else_=1),
+    case((and_(_IS_STANDING, _IS_BELIEVED), 0), (_IS_STANDING, 1), else_=2),
     Entry.robust_accuracy.desc().nulls_last(),
     Entry.clean_accuracy.desc().nulls_last(),
     Entry.id,
 )
-_HAS_RANK = and_(Entry.robust_accuracy.is_not(None), not_(Entry.is_provisional), _IS_STANDING)
+_HAS_RANK = and_(Entry.robust_accuracy.is_not(None), not_(Entry.is_provisional), _IS_STANDING, _IS_BELIEVED)
 
 
 def search(session: Session, found: Board, view: View, *, limit: int | None = None, offset: int = 0) -> list[Ranked]:
@@ -582,7 +604,7 @@ def _conditions(view: View) -> list[ColumnElement[bool]]:
     return conditions
 
 
-_NUMBER = r"\d{1,9}(?:\.\d{1,12})?(?:e-?\d{1,3})?"
+_NUMBER = r"[0-9]{1,20}(?:\.[0-9]{1,30})?(?:e[-+]?[0-9]{1,3})?"
 
 
 def _number(text: str) -> float | None:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from app import robustbench
+from app import formatting, robustbench
 from app.entries import Board, Ranked
 from app.schemas import EntryView
 from app.tables import Entry
@@ -156,7 +156,8 @@ def _latex_text(text: str) -> str:
     """Tags taken out, simple formulas left as they are, all else to be read as it stands."""
     pieces = _FORMULA.split(re.sub(r"\s+", " ", re.sub(r"<[^<>]*>", " ", text)).strip())
     kept = (number % 2 and _is_harmless(piece) for number, piece in enumerate(pieces))
-    return "".join(piece if keep else _escaped(piece) for piece, keep in zip(pieces, kept, strict=True))
+    text = "".join(piece if keep else _escaped(piece) for piece, keep in zip(pieces, kept, strict=True))
+    return formatting.visible(text)
 
 
 def _is_harmless(formula: str) -> bool:

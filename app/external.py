@@ -70,6 +70,7 @@ def create(session: Session, entry_id: int, examples: StoredFile, *, name: str, 
         dataset=entry.dataset,
         architecture=model.architecture,
         weights=evaluation.manifest["spec"]["weights"],
+        weights_key=evaluation.manifest["spec"].get("weights_key"),
         examples=examples.sha256,
     )
     quotas.check_room_for_job(session, submitter)

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from app.client import Client, StreamEvent
 from app.entries import LOSS_TITLES
-from app.formatting import duration, interval, percent
+from app.formatting import duration, interval, percent, visible
 from app.schemas import AccuracyView, EvaluationView, JobView, ModelDetail
 from app.tables import JobState
 from gkl.catalog import ARCHITECTURES, DATASETS
@@ -179,6 +179,8 @@ class LocalDisplay(Display):
         for whose, error in errors.items():
             if error is not None:
                 self._line(f"mean corruption error ({whose}) {percent(error)}")
+        for note in outcome.manifest.weights_notes:
+            self._line(f"weights: {note}")
         for flag in outcome.flags:
             self._line(f"unreliable, {flag.name}: {flag.sentence}")
         self._line(f"certificate: {certificate}")
@@ -190,6 +192,8 @@ def _show_row(client: Client, model: ModelDetail, job: JobView, console: Console
         return
     rank = client.rank(model.dataset, evaluation.threat_model, model.id) if evaluation.not_ranked is None else None
     console.print(_row_table(model, evaluation, rank))
+    for note in evaluation.manifest.get("weights_notes", ()):
+        console.print(f"Weights: {note}", highlight=False, markup=False)
     for flag in evaluation.flags:
         console.print(f"Unreliable, {flag.name}: {flag.sentence}", style="yellow", highlight=False)
     if rank is not None:
@@ -215,7 +219,7 @@ def _row_table(model: ModelDetail, evaluation: EvaluationView, rank: int | None)
         table.add_column(heading, no_wrap=heading != "Model")
     table.add_row(
         "-" if rank is None else str(rank),
-        model.name,
+        visible(model.name),
         _accuracy(evaluation.clean),
         "-" if evaluation.robust is None else _accuracy(evaluation.robust),
         ARCHITECTURES[model.architecture].title,

@@ -2,7 +2,40 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
+
+# Unicode's format characters and others without a shape (Default_Ignorable_Code_Point): marks and overrides of
+# direction, joiners, soft hyphens, tags, variation selectors, fillers; and separators that only some programs break at.
+_HIDDEN = (
+    "\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\u00ad\u034f\u061c\u115f\u1160"
+    "\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb"
+    "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
+)
+# Persian and the languages of India need the two joiners between letters, emoji also the variation selectors.
+_JOINED = (
+    "(?:(?<=[^\u0000-\u02ff])[\u200c\u200d](?=[^\u0000-\u02ff])"
+    "|(?<=[\u203c-\u3299\U0001f000-\U0001faff])[\ufe0e\ufe0f])"
+)
+_SHOWN_AS_MARK = re.compile(f"(?!{_JOINED})[{_HIDDEN}]")
+
+
+def visible(text: str) -> str:
+    """For people to read: each character that would hide, or change the order of what is shown, becomes a mark.
+
+    >>> visible("Ada \N{RIGHT-TO-LEFT OVERRIDE}99.9 ecalevoL"), visible("Lovelace\N{ZERO WIDTH SPACE}")
+    ('Ada �99.9 ecalevoL', 'Lovelace�')
+    """
+    return _SHOWN_AS_MARK.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def hidden_characters(text: str) -> list[str]:
+    """Which such characters a text has, each once: ['U+202E'].
+
+    >>> hidden_characters("a\N{RIGHT-TO-LEFT OVERRIDE}b\N{ZERO WIDTH SPACE}c")
+    ['U+200B', 'U+202E']
+    """
+    return sorted({f"U+{ord(found):04X}" for found in _SHOWN_AS_MARK.findall(text)})
 
 
 def duration(seconds: float) -> str:

@@ -110,13 +110,19 @@ def check_weights(session: Session, spec: EvaluateSpec) -> None:
         .join(JobFile, JobFile.job_id == Job.id)
         .where(JobFile.sha256 == spec.weights, JobFile.kind == FileKind.WEIGHTS)
     ).first()
-    model = session.scalars(select(Model).where(Model.weights_sha256 == spec.weights)).first()
+    # Another network in the same file is another model, perhaps of another architecture. Without a key the run says
+    # which there are.
+    same = (Model.weights_sha256 == spec.weights, Model.weights_key == (spec.weights_key or ""))
+    model = session.scalars(select(Model).where(*same)).first()
     # The lock keeps the cleanup from taking an upload for one that no job needs, while this one is being made.
     if made is not None:
         known = made.spec
     elif model is not None:
         known = {"architecture": model.architecture, "dataset": model.dataset}
-    elif session.get(Upload, spec.weights, with_for_update={"read": True}) is None:
+    elif (
+        session.get(Upload, spec.weights, with_for_update={"read": True}) is None
+        and session.scalar(select(Model.id).where(Model.weights_sha256 == spec.weights).limit(1)) is None
+    ):
         raise Unprocessable(
             f"weights: no weights with sha256 {spec.weights} are stored here; take the value of weights_sha256 from a "
             "finished train job, or send the file to /api/v1/weights first"
@@ -140,12 +146,13 @@ def converted(session: Session, weights: str) -> str | None:
 
 def forget_converted(session: Session, hashes: Collection[str]) -> None:
     """Drop what weights with these hashes were converted to."""
-    names = [_converted_name(weights) for weights in hashes]
+    names = [name for weights in hashes for name in (_converted_name(weights), f"{weights}.safetensors")]
     _forget(session, JobFile.kind == FileKind.CONVERTED, JobFile.file.in_(names))
 
 
 def _converted_name(weights: str) -> str:
-    return f"{weights}.safetensors"
+    # The first version's conversions, under the name without the number, hold one network, whichever came first.
+    return f"{weights}.2.safetensors"
 
 
 def check_examples(session: Session, job_id: int) -> None:

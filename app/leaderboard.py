@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import Select, select
+from sqlalchemy import Select, and_, select
 from sqlalchemy.orm import Session, selectinload
 
 from app import entries
@@ -21,7 +21,7 @@ def record_model(session: Session, job: Job, spec: TrainSpec, weights_sha256: st
     robust_weights = spec.objective.model_dump(include={"kl_weight", "ce_weight", "wmse_weight"})
     # With none of its robust parts it is plain cross-entropy, whatever it is called.
     loss = spec.objective.loss if any(robust_weights.values()) else None
-    return _model(session, spec, weights_sha256, loss=loss, train_job_id=job.id)
+    return _model(session, spec, weights_sha256, "", loss=loss, train_job_id=job.id)
 
 
 def record_evaluation(
@@ -36,7 +36,8 @@ def record_evaluation(
     """Note what an evaluation measured, as the job's one result; a final one takes the provisional one's place."""
     threat_model = spec.evaluation.threat_model
     found = session.scalars(_evaluations().where(Evaluation.job_id == job.id, Evaluation.is_provisional)).first()
-    model, now = _model(session, spec, outcome.manifest.weights_sha256), database_now(session)
+    manifest, now = outcome.manifest, database_now(session)
+    model = _model(session, spec, manifest.weights_sha256, manifest.weights_key or "")
     evaluation = found or Evaluation(job_id=job.id)
     evaluation.model_id = model.id
     evaluation.board = board_name(spec.dataset, spec.evaluation)
@@ -52,6 +53,8 @@ def record_evaluation(
     evaluation.mean_corruption_error = outcome.mean_corruption_error
     evaluation.corruptions = [each.model_dump(mode="json") for each in outcome.corruptions]
     evaluation.flags = [flag.model_dump(mode="json") for flag in outcome.flags]
+    evaluation.checks = [check.model_dump(mode="json") for check in outcome.checks]
+    evaluation.checks_seed = outcome.checks_seed
     evaluation.certificate_sha256 = certificate_sha256
     evaluation.seconds = outcome.seconds
     evaluation.manifest = outcome.manifest.model_dump(mode="json")
@@ -79,11 +82,13 @@ def _model(
     session: Session,
     spec: TrainSpec | EvaluateSpec,
     weights_sha256: str,
+    weights_key: str,
     *,
     loss: str | None = None,
     train_job_id: int | None = None,
 ) -> Model:
-    known = session.scalars(select(Model).where(Model.weights_sha256 == weights_sha256)).first()
+    same = {"weights_sha256": weights_sha256, "weights_key": weights_key, "architecture": spec.architecture}
+    known = session.scalars(select(Model).filter_by(**same)).first()
     if known is not None:
         return known
     model = Model(
@@ -92,6 +97,7 @@ def _model(
         architecture=spec.architecture,
         loss=loss,
         weights_sha256=weights_sha256,
+        weights_key=weights_key,
         train_job_id=train_job_id,
         created_at=database_now(session),
     )
@@ -131,7 +137,7 @@ def models_of_jobs(session: Session, job_ids: Sequence[int]) -> dict[int, Model]
     """The model that each job made, made again or measured; without the jobs that have no result."""
     made = (
         select(JobFile.job_id, Model)
-        .join(Model, Model.weights_sha256 == JobFile.sha256)
+        .join(Model, and_(Model.weights_sha256 == JobFile.sha256, Model.weights_key == ""))
         .where(JobFile.job_id.in_(job_ids), JobFile.kind == FileKind.WEIGHTS)
     )
     measured = select(Evaluation.job_id, Model).join(Evaluation.model).where(Evaluation.job_id.in_(job_ids))

@@ -21,6 +21,7 @@ from app import audit
 from app.audit import Actor
 from app.database import Database, database_now
 from app.entries import another_slug, architecture_family, series_and_year
+from app.formatting import hidden_characters
 from app.tables import Entry, Provenance
 from gkl.catalog import DATASETS
 from gkl.errors import InvalidInput
@@ -38,6 +39,7 @@ _SOMETIMES = (
     *("autoattack_acc", "external", "unreliable", "footnote"),
     *("corruptions_acc", "corruptions_mce", "corruptions_acc_3d", "corruptions_mce_3d"),
 )
+_ACCURACIES = ("clean_acc", "autoattack_acc", "external", "reported", "corruptions_acc", "corruptions_acc_3d")
 _TEXTS = ("link", "name", "authors", "dataset", "venue", "architecture", "footnote")
 _FLAGS = ("additional_data", "unreliable")
 
@@ -151,14 +153,18 @@ def _import(session: Session, name: str, contents: bytes, report: ImportReport) 
     seen = [(key, "is there twice; the last one counts") for key in twice] + _anomalies(dataset, board, info)
     anomalies = [Anomaly(file=name, field=_text(key)[:100], what=what) for key, what in seen]
     report.anomalies += anomalies
-    if found is not None and found.source == text:
-        report.unchanged += 1
-        return
     now = database_now(session)
     entry = found or Entry(dataset=dataset, board=board, slug=slug, created_at=now)
     _fill(entry, info)
-    entry.source, entry.changed_at = text, now
-    entry.anomalies = [anomaly.model_dump() for anomaly in anomalies]
+    entry.source = text
+    noted = [anomaly.model_dump() for anomaly in anomalies]
+    if entry.anomalies != noted:
+        entry.anomalies = noted
+    # The same file may be read with other eyes than by an earlier version.
+    if found is not None and not session.is_modified(found):
+        report.unchanged += 1
+        return
+    entry.changed_at = now
     session.add(entry)
     if found is None:
         # So that a file that comes twice finds itself.
@@ -222,10 +228,16 @@ def _no_number(text: str) -> None:
 
 def _anomalies(dataset: str, board: str, info: dict[str, Any]) -> list[tuple[str, str]]:
     found = [(key, "is missing") for key in _ALWAYS if key not in info]
+    usable = _accuracies(info)
     for key, value in info.items():
         what = _anomaly(dataset, board, key, value)
+        if what is None and key in _ACCURACIES and usable.get(key) is None and value != "":
+            what = f'"{value}" seems to be a fraction; accuracies are in percent, so that it is not used'
         if what is not None:
             found.append((key, what))
+        hidden = hidden_characters(f"{key}{_text(value)}")
+        if hidden:
+            found.append((key, f"has characters that hide or turn round what is shown: {', '.join(hidden[:8])}"))
     accuracy = (
         "corruptions_acc" if board == "corruptions" else "corruptions_acc_3d" if board == "corruptions_3d" else None
     )
@@ -233,8 +245,9 @@ def _anomalies(dataset: str, board: str, info: dict[str, Any]) -> list[tuple[str
         found.append((accuracy, "is missing, so that it has no rank"))
     elif accuracy is None and not {"autoattack_acc", "external"} & info.keys():
         found.append(("autoattack_acc", "is missing, so that it has no rank"))
-    clean, attacked = _share(info.get("clean_acc")), _share(info.get("autoattack_acc"))
-    external = _share(info.get("external"))
+    elif accuracy is None and info.get("external") and usable.get("external") is None:
+        found.append(("external", "is the number that would rank, so that it has no rank"))
+    clean, attacked, external = (usable.get(key) for key in ("clean_acc", "autoattack_acc", "external"))
     if clean is not None and attacked is not None and attacked > clean:
         found.append(("autoattack_acc", f"{info['autoattack_acc']} is above clean_acc {info['clean_acc']}"))
     if external is not None and attacked is not None and external > attacked:
@@ -267,6 +280,8 @@ def _anomaly(dataset: str, board: str, key: str, value: Any) -> str | None:  # n
         return f"{shown} is no text with a number"
     # An error is relative to AlexNet's and may exceed 100.
     number, wanted = (_number(value), "number") if "mce" in key else (_share(value), "number from 0 to 100")
+    if "mce" in key and number is not None and 0 < number <= 1:
+        return f"{shown} seems to be a fraction; errors are in percent, so that it is not used"
     return f"{shown} is no {wanted}" if number is None else None
 
 
@@ -277,15 +292,39 @@ def _epsilon_anomaly(board: str, threat_model: ThreatModel | None, value: Any) -
     stated = _epsilon(value)
     if stated is None or not isinstance(value, str):
         return f"{shown} is no budget as text"
-    if threat_model is not None and abs(stated - threat_model.epsilon) > 1e-6:
+    if threat_model is not None and abs(stated - threat_model.epsilon) > 1e-5 * threat_model.epsilon:
         return f"{shown} stands on the board of {threat_model.norm} {format_epsilon(threat_model.epsilon)}"
     return None
 
 
 def _number(value: Any) -> float | None:
     """Only as people write it: float() would take 'nan', '1e3' and '1_0'."""
-    found = isinstance(value, str) and re.fullmatch(r"\d{1,6}(\.\d{1,12})?", value)
+    found = isinstance(value, str) and re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,12})?", value)
     return float(value) if found else None
+
+
+def _accuracies(info: dict[str, Any]) -> dict[str, float]:
+    """Those that can be used, as shares. RobustBench's are in percent; one that is clearly a fraction is left out.
+
+    '0.26' alone is a network that an attack breaks. It is a fraction if the clean accuracy is at most 1, if it has
+    more than the two decimals that RobustBench rounds to, or if another accuracy of the same attack is a hundred times
+    as large.
+    """
+    shares = {key: share for key in _ACCURACIES if (share := _share(info.get(key))) is not None}
+
+    def is_fraction(key: str) -> bool:
+        share = shares[key]
+        if not 0 < share <= 0.01:
+            return False
+        is_clean = key == "clean_acc" or 0 < shares.get("clean_acc", 0) <= 0.01
+        others = (other for name, other in shares.items() if name not in (key, "clean_acc"))
+        return (
+            is_clean
+            or len(info[key].partition(".")[2]) > 2
+            or any(other > 0.01 and abs(other - 100 * share) <= 0.01 for other in others)
+        )
+
+    return {key: share for key, share in shares.items() if not is_fraction(key)}
 
 
 def _share(value: Any) -> float | None:
@@ -294,7 +333,9 @@ def _share(value: Any) -> float | None:
 
 
 def _epsilon(value: Any) -> float | None:
-    found = isinstance(value, str) and re.fullmatch(r"(\d{1,6}(?:\.\d{1,12})?)(?:/(\d{1,6}))?", value)
+    # As people write it, and as `format_epsilon` does.
+    number = r"[0-9]{1,6}(?:\.[0-9]{1,20})?(?:e[-+]?[0-9]{1,3})?"
+    found = isinstance(value, str) and re.fullmatch(rf"({number})(?:/([0-9]{{1,6}}))?", value)
     if not found or float(found[2] or 1) == 0:
         return None
     return float(found[1]) / float(found[2] or 1)
@@ -323,20 +364,20 @@ def _fill(entry: Entry, info: dict[str, Any]) -> None:
     entry.is_provisional = False
     entry.epsilon = _epsilon(info.get("eps"))
     entry.num_points = DATASETS[entry.dataset].num_test
-    entry.clean_accuracy = _share(info.get("clean_acc"))
-    entry.reported_accuracy = _share(info.get("reported"))
+    usable = _accuracies(info)
+    entry.clean_accuracy, entry.reported_accuracy = usable.get("clean_acc"), usable.get("reported")
     entry.autoattack_accuracy = entry.external_accuracy = None
     entry.mean_corruption_error = entry.robustbench_mean_corruption_error = None
     if entry.board in _BOARDS:
         ending = "_3d" if entry.board == "corruptions_3d" else ""
-        entry.robust_accuracy = _share(info.get(f"corruptions_acc{ending}"))
+        entry.robust_accuracy = usable.get(f"corruptions_acc{ending}")
         error = _number(info.get(f"corruptions_mce{ending}"))
-        entry.robustbench_mean_corruption_error = None if error is None else error / 100
+        entry.robustbench_mean_corruption_error = None if error is None or 0 < error <= 1 else error / 100
     else:
-        entry.autoattack_accuracy = _share(info.get("autoattack_acc"))
-        entry.external_accuracy = _share(info.get("external"))
-        known = entry.external_accuracy
-        entry.robust_accuracy = entry.autoattack_accuracy if known is None else known
+        entry.autoattack_accuracy = usable.get("autoattack_acc")
+        entry.external_accuracy = usable.get("external")
+        # An external one ranks wherever there is one: in its place no other number may, where it cannot be used.
+        entry.robust_accuracy = entry.external_accuracy if info.get("external") else entry.autoattack_accuracy
     says_only_the_author = entry.robust_accuracy is None and entry.reported_accuracy is not None
     entry.provenance = Provenance.REPORTED if says_only_the_author else Provenance.IMPORTED
 

@@ -24,7 +24,7 @@ from app.tables import (
 )
 from app.workers import WorkerStatus
 from gkl.errors import FailureCode
-from gkl.outcome import CorruptionOutcome, Flag, Progress, Resources
+from gkl.outcome import CheckOutcome, CorruptionOutcome, Flag, Progress, Resources
 
 
 class Schema(BaseModel):
@@ -209,6 +209,10 @@ class EvaluationView(Schema):
     unreliable: bool
     """Whether there is a flag."""
     flags: list[Flag]
+    checks: list[CheckOutcome]
+    """What was checked of the network itself and what could not be; empty for older measurements."""
+    checks_seed: int | None
+    """Seed of the points that the checks looked at."""
     certificate_sha256: str | None
     """Of the file at /api/v1/evaluations/{id}/certificate."""
     seconds: float
@@ -248,6 +252,8 @@ class EvaluationView(Schema):
             robustbench_mean_corruption_error=evaluation.robustbench_mean_corruption_error,
             unreliable=evaluation.is_unreliable,
             flags=[Flag.model_validate(flag) for flag in evaluation.flags],
+            checks=[CheckOutcome.model_validate(check) for check in evaluation.checks],
+            checks_seed=evaluation.checks_seed,
             certificate_sha256=evaluation.certificate_sha256,
             seconds=evaluation.seconds,
             created_at=evaluation.created_at,
@@ -262,6 +268,9 @@ class ModelView(Schema):
     architecture: str
     loss: str | None
     weights_sha256: str
+    """Of the file of weights."""
+    weights_key: str
+    """Which network of the file it is, where that holds several; else empty."""
     train_job_id: int | None
     created_at: datetime
 
@@ -274,6 +283,7 @@ class ModelView(Schema):
             architecture=model.architecture,
             loss=model.loss,
             weights_sha256=model.weights_sha256,
+            weights_key=model.weights_key,
             train_job_id=model.train_job_id,
             created_at=model.created_at,
         )
@@ -319,6 +329,13 @@ class Withdrawal(Schema):
 
     reason: Annotated[str, Field(max_length=1000, pattern=r"^[^\x00]{3,}$")]
     """Shown on the entry's page and board."""
+
+
+class RankNote(Schema):
+    model_config = ConfigDict(extra="forbid")
+
+    note: Annotated[str, Field(max_length=1000, pattern=r"^[^\x00]{3,}$")]
+    """Why the entry is ranked although its flags bar it; shown on the entry's page."""
 
 
 class LimitsView(Schema):
@@ -410,7 +427,7 @@ class EntryView(Schema):
     model_id: str
     """RobustBench's model id, the name of the file in an export."""
     rank: int | None
-    """On the whole board; null if the verdict is provisional, withdrawn, or without a robust accuracy."""
+    """On the whole board; null if the verdict is provisional, withdrawn, not to be believed, or without a number."""
     provenance: Provenance
     """'verified': measured here; 'imported': by RobustBench; 'reported': by the authors alone."""
     name: str
@@ -444,6 +461,10 @@ class EntryView(Schema):
     is_provisional: bool
     withdrawn: str | None
     """Why an admin took its rank; null for most entries."""
+    unrankable: str | None
+    """Why its figure cannot be believed and what its owner can do; null for most entries."""
+    rank_note: str | None
+    """Why an admin has ranked it all the same."""
     anomalies: list[Anomaly]
     """What is not as it should be in the file it was imported from."""
     weights_id: int | None
@@ -486,6 +507,8 @@ class EntryView(Schema):
             unreliable=entry.unreliable,
             is_provisional=entry.is_provisional,
             withdrawn=entry.withdrawn_reason,
+            unrankable=entry.unrankable_reason,
+            rank_note=entry.rank_note,
             anomalies=[Anomaly.model_validate(each) for each in entry.anomalies],
             weights_id=entry.model_id,
             evaluation_id=entry.evaluation_id,

@@ -379,7 +379,7 @@ class PartialUpload(Base):
 
 
 class Model(Base):
-    """One set of weights."""
+    """One network with its weights: an architecture with a file, or with one of several networks in it."""
 
     __tablename__ = "models"
 
@@ -389,12 +389,17 @@ class Model(Base):
     architecture: Mapped[str] = mapped_column(String(100))
     loss: Mapped[str | None] = mapped_column(String(50))
     """The objective it was trained with, where this service trained it."""
-    weights_sha256: Mapped[str] = mapped_column(String(64), unique=True)
+    weights_sha256: Mapped[str] = mapped_column(String(64))
+    """Of the file."""
+    weights_key: Mapped[str] = mapped_column(String(200), default="", server_default="")
+    """Which network of the file it is, where that holds several: 'state_dict_ema'; else ''."""
     train_job_id: Mapped[int | None] = mapped_column(ForeignKey("jobs.id"))
     created_at: Mapped[datetime]
 
     evaluations: Mapped[list[Evaluation]] = relationship(back_populates="model", order_by="Evaluation.id")
     train_job: Mapped[Job | None] = relationship()
+
+    __table_args__ = (UniqueConstraint("weights_sha256", "weights_key", "architecture"),)
 
 
 class Evaluation(Base):
@@ -426,6 +431,10 @@ class Evaluation(Base):
     """`gkl.outcome.CorruptionOutcome` for each corruption in each severity."""
     flags: Mapped[list[Any]] = mapped_column(_Json, default=list)
     """`gkl.outcome.Flag` for each reason not to trust it."""
+    checks: Mapped[list[Any]] = mapped_column(_Json, default=list, server_default="[]")
+    """`gkl.outcome.CheckOutcome` for each check of the network itself; empty in measurements of earlier versions."""
+    checks_seed: Mapped[int | None] = mapped_column(BigInteger)
+    """Seed of the points that those checks looked at."""
     certificate_sha256: Mapped[str | None] = mapped_column(String(64))
     seconds: Mapped[float]
     manifest: Mapped[dict[str, Any]]
@@ -562,6 +571,10 @@ class Entry(Base):
     withdrawn_at: Mapped[datetime | None]
     """Shown, but without a rank and not exported."""
     withdrawn_reason: Mapped[str | None] = mapped_column(Text)
+    unrankable_reason: Mapped[str | None] = mapped_column(Text)
+    """Why its figure cannot be believed, and what its owner can do; such an entry has no rank."""
+    rank_note: Mapped[str | None] = mapped_column(Text)
+    """Why an admin has restored its rank all the same."""
     created_at: Mapped[datetime]
     changed_at: Mapped[datetime]
 
@@ -580,6 +593,11 @@ class Entry(Base):
     @property
     def is_withdrawn(self) -> bool:
         return self.withdrawn_at is not None
+
+    @property
+    def is_barred(self) -> bool:
+        """Whether it has no rank because its figure cannot be believed."""
+        return self.unrankable_reason is not None and self.rank_note is None
 
     def interval_of(self, accuracy: float) -> tuple[float, float]:
         """95 % Wilson interval of one of its accuracies."""

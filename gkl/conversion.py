@@ -36,7 +36,7 @@ _COPIES, _FIXED_BYTES = 4, 1024**3
 _GROWTH, _FIXED_FILE_BYTES = 2, 64 * 1024**2
 _ANSWER_BYTES = 64 * 1024
 _REPORT_SECONDS = 5.0
-_ADVICE = "save the weights with safetensors.torch.save_file(model.state_dict(), path) and send that"
+_ADVICE = "save the weights with safetensors.torch.save_model(model, path) and send that"
 
 
 def convert(
@@ -47,7 +47,9 @@ def convert(
     should_stop: Callable[[], bool] = lambda: False,
     seconds: float | None = None,
 ) -> None:
-    """Write the tensors of a state dict as safetensors, with their own names and number formats.
+    """Write the tensors of what torch.save wrote as safetensors, with their own names and number formats.
+
+    All of them: which of several networks in it is meant, the one who reads `target` says (`gkl.weights_file`).
 
     Args:
         source: what torch.save wrote.
@@ -147,8 +149,7 @@ def _main(source: Path, target: Path) -> NoReturn:
 
     from gkl.confinement import Limits, confine  # noqa: PLC0415
     from gkl.device import is_out_of_memory  # noqa: PLC0415
-    from gkl.state_dict import read_state_dict  # noqa: PLC0415
-    from gkl.tensor_files import save_tensors  # noqa: PLC0415
+    from gkl.weights_file import convert_state_dict  # noqa: PLC0415
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     torch.set_num_threads(1)
@@ -162,11 +163,7 @@ def _main(source: Path, target: Path) -> NoReturn:
         target.parent,
     )
     try:
-        tensors = read_state_dict(source)
-        for name in tensors:
-            # Each in a memory of its own, one after the other: what shares one cannot be written.
-            tensors[name] = tensors[name].detach().clone(memory_format=torch.contiguous_format)
-        save_tensors(target, tensors, {})
+        convert_state_dict(source, target)
     except (InvalidInput, NoSpaceLeft) as error:
         failed = Failed(code=error.code, message=str(error))
     except Exception as error:  # noqa: BLE001 - logged, and told to who asked for it
@@ -174,10 +171,11 @@ def _main(source: Path, target: Path) -> NoReturn:
         is_short = isinstance(error, MemoryError | RuntimeError) and is_out_of_memory(error)
         # safetensors has one error for everything, whose text is the system's.
         if is_short or isinstance(error, OutOfMemory) or os.strerror(errno.EFBIG) in str(error):
-            what = "takes more room to be read than a file of its size may"
+            what = f"takes more room to be read than a file of its size may; {_ADVICE}"
         else:
-            what = f"holds what safetensors cannot ({(str(error) or type(error).__name__).splitlines()[0]:.200})"
-        failed = Failed(code=FailureCode.INVALID_INPUT, message=f"{source.name} {what}; {_ADVICE}")
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            what = f"holds what safetensors cannot ({reason:.200}); save the network's tensors alone, as real numbers"
+        failed = Failed(code=FailureCode.INVALID_INPUT, message=f"{source.name} {what}")
     else:
         # Taking torch down in order takes a second.
         os._exit(0)

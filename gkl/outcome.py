@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from gkl.errors import FailureCode
+from gkl.flags import FlagName, unrankable
 
 
 class Record(BaseModel):
@@ -52,6 +53,10 @@ class Manifest(Record):
     """sha256 over the checksums in the .npz of generated images, where a training used one."""
     weights_sha256: str
     """sha256 of the file with the weights, made by a training or attacked by an evaluation."""
+    weights_key: str | None = None
+    """Which network of that file was evaluated, where it holds weights of others too; null where it is the only one."""
+    weights_notes: tuple[str, ...] = ()
+    """What was done with the file's tensors besides copying them, each in a sentence: a conversion to float32."""
     dtype: str | None = None
     """Number format of the network's weights, for an evaluation: 'float32'."""
     batch_size_used: int | None = None
@@ -85,19 +90,6 @@ class AttackOutcome(Record):
         return self.points - self.broken
 
 
-FlagName = Literal[
-    "randomized",
-    "randomized_when_perturbed",
-    "probabilities_as_logits",
-    "log_probabilities_as_logits",
-    "dynamic",
-    "zero_gradients",
-    "square_improved",
-    "batch_dependent",
-    "training_mode",
-]
-
-
 class Flag(Record):
     """A reason not to trust a verdict, found while it was measured."""
 
@@ -106,6 +98,45 @@ class Flag(Record):
     """What was seen and what it means, for a reader of the leaderboard."""
     value: float | None = None
     """The measured quantity, where there is one: a share, a distance."""
+
+
+CheckName = Literal[
+    "wrong_gradients",
+    "lost_slope",
+    "zero_gradients",
+    "coarse",
+    "ties",
+    "cliff",
+    "two_faces",
+    "remembers",
+    "batch_dependent",
+    "randomized",
+    "repair",
+    "transfer",
+]
+
+
+class CheckOutcome(Record):
+    """One check of whether the attacks saw the network as it is. A check that did not run is not a check passed."""
+
+    name: CheckName
+    value: float | None = None
+    """The measured quantity; null where the check did not run."""
+    limit: float | None = None
+    """The value above which the flag of this check is raised."""
+    points: int = 0
+    """Images that it looked at."""
+    note: str = ""
+    """Why it did not run, or what its value is."""
+
+    @property
+    def ran(self) -> bool:
+        return self.value is not None
+
+
+REPAIR, TRANSFER = "Repair", "Transfer"
+BEYOND_AUTOATTACK = (REPAIR, TRANSFER)
+"""Attacks that run after the protocol's own; what they break counts, but not as AutoAttack's figure."""
 
 
 class CorruptionOutcome(Record):
@@ -152,6 +183,10 @@ class EvaluationOutcome(Record):
     data sets, and in outcomes of earlier versions."""
     flags: list[Flag] = []
     """Why not to trust it; empty if nothing was found."""
+    checks: list[CheckOutcome] = []
+    """What was checked of the network itself, and what could not be; empty in results of versions before 0.2."""
+    checks_seed: int | None = None
+    """Seed of the points that the checks looked at, drawn anew for each run: known points can be prepared for."""
     answers_vary: bool = False
     """The model answers differently each time, or depending on the rest of a batch, so that no number of it can be
     re-checked exactly."""
@@ -167,6 +202,18 @@ class EvaluationOutcome(Record):
         if self.corruptions:
             return sum(c.correct / c.points for c in self.corruptions) / len(self.corruptions)
         return None if self.robust_correct is None else self.robust_correct / self.num_points
+
+    @property
+    def autoattack_correct(self) -> int | None:
+        """Points that the protocol's own attacks left standing; None without attacks."""
+        if self.robust_correct is None:
+            return None
+        return self.robust_correct + sum(a.broken for a in self.attacks if a.attack in BEYOND_AUTOATTACK)
+
+    @property
+    def unrankable(self) -> str | None:
+        """Why the figure cannot be believed, in a sentence or two; None if nothing speaks against it."""
+        return unrankable(self.flags)
 
 
 class ShardOutcome(Record):

@@ -34,6 +34,9 @@ from gkl.zoo import ZOO
 
 SHA256_PATTERN = r"^[0-9a-f]{64}$"
 _EPSILON_PATTERN = r"^[0-9]+(\.[0-9]+)?(/[0-9]+)?$"
+_LONGEST_BOARD = 50
+# Beyond it 255ths are not the way in which anybody writes a budget.
+_MOST_STEPS = 10**9
 
 
 class Spec(BaseModel):
@@ -77,14 +80,17 @@ def _parse_epsilon(value: Any) -> Any:
 def format_epsilon(epsilon: float) -> str:
     """The way the field writes a budget: '8/255' where it is one, else the plain number.
 
+    Reading it gives the same number.
+
     >>> format_epsilon(8 / 255), format_epsilon(0.5), format_epsilon(0.15)
     ('8/255', '0.5', '0.15')
+    >>> format_epsilon(8 / 255 + 1e-9), format_epsilon(9e-5)
+    ('0.03137255001960784', '9e-05')
     """
-    plain = f"{epsilon:.6g}"
-    steps = epsilon * 255
-    if len(plain) > 5 and round(steps) > 0 and math.isclose(steps, round(steps), rel_tol=1e-6):
-        return f"{round(steps)}/255"
-    return plain
+    plain, steps = f"{epsilon:.6g}", round(epsilon * 255)
+    if len(plain) > 5 and 0 < steps <= _MOST_STEPS and steps / 255 == epsilon:
+        return f"{steps}/255"
+    return plain if float(plain) == epsilon else repr(epsilon)
 
 
 DatasetName = Annotated[
@@ -111,6 +117,7 @@ Epsilon = Annotated[
         }
     ),
 ]
+WeightsKey = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_one_printable_line)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
@@ -590,6 +597,10 @@ class EvaluateSpec(Spec):
     """sha256 of the file with the weights, as a finished train job or an upload reports it; or 'robustbench' for the
     published weights of an architecture of the zoo."""
 
+    weights_key: WeightsKey | None = None
+    """Which network of that file, where it holds several, such as one beside its average: the name of its dictionary or
+    the prefix of its tensors' names, 'state_dict_ema' or 'ema_model'. Without it a file with several is refused."""
+
     evaluation: Evaluation
 
     publication: Publication | None = None
@@ -604,6 +615,7 @@ class EvaluateSpec(Spec):
                 f"weights 'robustbench' are those of a model of the zoo, such as 'cifar10/Linf/Carmon2019Unlabeled', "
                 f"not of {self.architecture!r}; give the sha256 of a file"
             )
+        _check_key_has_file(self.weights, self.weights_key)
         return self
 
 
@@ -624,6 +636,9 @@ class ExternalSpec(Spec):
     weights: str = Field(pattern=rf"{SHA256_PATTERN}|^{PUBLISHED_WEIGHTS}$")
     """As in `EvaluateSpec`."""
 
+    weights_key: WeightsKey | None = None
+    """As in `EvaluateSpec`."""
+
     examples: str = Field(pattern=SHA256_PATTERN)
     """sha256 of the file with the examples."""
 
@@ -636,18 +651,20 @@ RUN_SPEC: TypeAdapter[TrainSpec | EvaluateSpec | ExternalSpec] = TypeAdapter(Run
 def board_name(dataset: str, evaluation: Evaluation) -> str:
     """Name of the board on which a result ranks, unique within its data set: RobustBench's threat model.
 
-    The data set's own budget gives the plain name of the norm; any other budget is a board of its own.
+    The data set's own budget gives the plain name of the norm; any other budget is a board of its own, whose name leads
+    back to it (`threat_model_of_board`).
 
     >>> board_name("digits", Evaluation(threat_model=ThreatModel(norm="Linf", epsilon=0.2)))
     'Linf'
     >>> board_name("digits", Evaluation(threat_model=ThreatModel(norm="Linf", epsilon="8/255")))
     'Linf-8-255'
+    >>> board_name("digits", Evaluation(threat_model=ThreatModel(norm="Linf", epsilon=9e-5)))
+    'Linf-9e-05'
     """
     threat_model = evaluation.threat_model
     if threat_model is None:
         return evaluation.protocol
-    standard = DATASETS[dataset].epsilon.get(threat_model.norm)
-    if standard is not None and math.isclose(standard, threat_model.epsilon, rel_tol=1e-6):
+    if DATASETS[dataset].epsilon.get(threat_model.norm) == threat_model.epsilon:
         return threat_model.norm
     return f"{threat_model.norm}-{format_epsilon(threat_model.epsilon).replace('/', '-')}"
 
@@ -659,15 +676,21 @@ def threat_model_of_board(dataset: str, name: str) -> ThreatModel | None:
     True
     >>> threat_model_of_board("digits", "Linf-8-255").epsilon == 8 / 255
     True
+    >>> threat_model_of_board("digits", "Linf-9e-05").epsilon == 9e-5
+    True
     """
-    found = re.fullmatch(r"(Linf|L2|L1)(?:-([0-9.]+)(?:-([0-9]+))?)?", name)
-    if found is None:
+    found = re.fullmatch(r"(Linf|L2|L1)(?:-([0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]{1,3})?)(?:-([0-9]+))?)?", name)
+    if found is None or len(name) > _LONGEST_BOARD:
         return None
     norm, numerator, denominator = cast("Norm", found[1]), found[2], found[3]
-    epsilon = DATASETS[dataset].epsilon.get(norm) if numerator is None else None
-    if numerator is not None:
-        epsilon = _parse_epsilon(f"{numerator}/{denominator}" if denominator else numerator)
-    return None if epsilon is None else ThreatModel(norm=norm, epsilon=epsilon)
+    epsilon = DATASETS[dataset].epsilon.get(norm) if numerator is None else float(numerator)
+    if epsilon is None or float(denominator or 1) == 0:
+        return None
+    try:
+        return ThreatModel(norm=norm, epsilon=epsilon / float(denominator or 1))
+    except ValueError:
+        # 0, more than a number can hold, or wider than the pixel range.
+        return None
 
 
 def _check_architecture_fits(dataset: str, architecture: str) -> None:
@@ -676,6 +699,13 @@ def _check_architecture_fits(dataset: str, architecture: str) -> None:
         own = [name for name in fitting if "/" not in name] or fitting
         raise ValueError(
             f"the architecture {architecture!r} cannot be built for {dataset}; take one of {', '.join(own[:8])}"
+        )
+
+
+def _check_key_has_file(weights: str, weights_key: str | None) -> None:
+    if weights == PUBLISHED_WEIGHTS and weights_key is not None:
+        raise ValueError(
+            "weights_key is for a file that holds several networks; leave it out with weights 'robustbench'"
         )
 
 

@@ -1,10 +1,10 @@
-"""State dicts as torch.save writes them, read by torch's unpickler that builds tensors only."""
+"""What torch.save wrote, read by torch's unpickler that builds tensors only, and taken apart into named tensors."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,22 +12,20 @@ from torch import Tensor
 from gkl.device import is_out_of_memory
 from gkl.errors import InvalidInput, OutOfMemory
 
-_T = TypeVar("_T")
-# Under which scripts store the network in a dictionary with other things, in the order in which they are looked for.
-_WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
-# One in the other; a dictionary can be in itself.
-_MAX_WRAPPERS = 4
-# What DataParallel and torch.compile put before every name.
-_PREFIXES = ("module.", "_orig_mod.")
+# Deeper and more often than any training script nests what it saves. A dictionary can be in itself.
+_MAX_DEPTH, _MAX_PARTS = 8, 10_000
+# What every state of torch's optimizers has, under whatever name it is saved.
+_OF_AN_OPTIMIZER = "param_groups"
 
 
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """The tensors, on the CPU.
+def read_containers(path: Path) -> dict[str, dict[str, Tensor]]:
+    """Each dictionary in the file that holds tensors: where it is -> its tensors by name, on the CPU.
 
-    They may lie in a dictionary under 'state_dict', 'model_state_dict', 'model' or 'net'.
+    The outermost one is at ''; one in it under 'state_dict' at 'state_dict', one in that under 'ema' at
+    'state_dict.ema'. What is no tensor is left out, and so are the states of optimizers.
 
     Raises:
-        InvalidInput: the file is damaged, or holds more or less than plain tensors.
+        InvalidInput: the file is damaged, or holds no network's tensors, or holds tensors that are not plain.
         OutOfMemory: it takes more memory than there is.
     """
     try:
@@ -43,32 +41,57 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             f"{path.name} cannot be read as a state dict ({reason:.300}); a whole model or a script is never loaded: "
             "save torch.save(model.state_dict(), path), or better safetensors"
         ) from error
-    return _state_dict(content, path.name)
-
-
-def _state_dict(content: Any, name: str) -> dict[str, Tensor]:
-    for _ in range(_MAX_WRAPPERS):
-        found = [content[key] for key in _WRAPPERS if isinstance(content, Mapping) and key in content]
-        content = next((each for each in found if isinstance(each, Mapping)), content)
-    if (
-        not isinstance(content, Mapping)
-        or not content
-        or not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items())
-    ):
+    found: dict[str, dict[str, Tensor]] = {}
+    is_network = False
+    for number, (where, part) in enumerate(_parts(content, "", 0)):
+        if number >= _MAX_PARTS:
+            raise InvalidInput(
+                f"{path.name} has more than {_MAX_PARTS} dictionaries and lists in one another; save the network "
+                "alone, with torch.save(model.state_dict(), path)"
+            )
+        tensors = {key: value for key, value in part if isinstance(value, Tensor) and isinstance(key, str)}
+        if tensors:
+            _check_plain(tensors, path.name)
+            # Among other things it may be the best accuracy alone; weights have two dimensions or more.
+            is_network |= len(tensors) == len(part) or any(tensor.dim() > 1 for tensor in tensors.values())
+            # Where two dictionaries come to the same place, {'a': {'b': …}, 'a.b': …}, both are kept.
+            found[next(place for place in _places(where) if place not in found)] = tensors
+    if not is_network:
         raise InvalidInput(
-            f"{name} holds no state dict (names and tensors); save it with torch.save(model.state_dict(), path)"
+            f"{path.name} holds no state dict (names and tensors); save it with torch.save(model.state_dict(), path)"
         )
-    for key, value in content.items():
+    return found
+
+
+def _parts(content: Any, where: str, depth: int) -> Iterator[tuple[str, list[tuple[Any, Any]]]]:
+    """The content and every dictionary and list in it, each with its items."""
+    if isinstance(content, Mapping):
+        if _OF_AN_OPTIMIZER in content:
+            return
+        items = [(key, value) for key, value in content.items() if type(key) in (str, int)]
+    elif isinstance(content, list | tuple):
+        items = list(enumerate(content))
+    else:
+        return
+    yield where, items
+    if depth < _MAX_DEPTH:
+        for key, value in items:
+            yield from _parts(value, f"{where}.{key}" if where else str(key), depth + 1)
+
+
+def _places(where: str) -> Iterator[str]:
+    yield where
+    for number in range(2, _MAX_PARTS + 2):
+        yield f"{where} ({number})"
+
+
+def _check_plain(tensors: Mapping[str, Tensor], file: str) -> None:
+    for name, value in tensors.items():
         if value.layout is not torch.strided or value.is_quantized or value.device.type != "cpu":
             raise InvalidInput(
-                f"tensor {key!r:.100} in {name} is sparse, quantized or without values; save it as a plain tensor"
+                f"tensor {name!r:.100} in {file} is sparse, quantized or without values; save it as a plain tensor"
             )
-    return without_prefixes(content)
-
-
-def without_prefixes(named: Mapping[str, _T]) -> dict[str, _T]:
-    """Names as the network itself has them, without what DataParallel and torch.compile put before all of them."""
-    found = dict(named)
-    while prefix := next((p for p in _PREFIXES if found and all(key.startswith(p) for key in found)), None):
-        found = {key.removeprefix(prefix): value for key, value in found.items()}
-    return found
+        if value.is_complex():
+            raise InvalidInput(
+                f"tensor {name!r:.100} in {file} is {value.dtype}, which safetensors cannot hold; save real numbers"
+            )

@@ -16,6 +16,7 @@ from torch import Tensor
 from gkl.errors import InvalidInput, NoSpaceLeft
 from gkl.files import atomic_path
 from gkl.safetensors_header import read_header
+from gkl.shared_memory import sharing
 
 # safetensors writes the entries of its metadata in random order. One entry that holds all the rest as JSON
 # keeps the file, and so its sha256, the same for the same content.
@@ -25,10 +26,17 @@ _METADATA_KEY = "gklbench"
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
     """Write tensors of any device and JSON-compatible metadata.
 
+    A tensor under several names is written under each of them, so that the file loads wherever names are compared;
+    views of one memory are written as the numbers that each of them shows.
+
     Raises:
         NoSpaceLeft: the disk is full; a file that was there before is unharmed.
     """
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    for names in sharing(on_cpu):
+        for name in names[1:]:
+            # safetensors refuses two names for one memory.
+            on_cpu[name] = on_cpu[name].clone()
     try:
         with atomic_path(path) as temporary:
             save_file(on_cpu, temporary, {_METADATA_KEY: json.dumps(metadata, sort_keys=True)})
@@ -48,16 +56,28 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         InvalidInput: the file is missing, damaged or no safetensors.
     """
+    metadata = load_metadata(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            # Iterated by key: this handle is no mapping.
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise InvalidInput(f"{path.name} cannot be read as safetensors ({error})") from error
+
+
+def load_metadata(path: Path) -> dict[str, Any]:
+    """The metadata alone; empty if the file was not written here.
+
+    Raises:
+        InvalidInput: the file is missing, damaged or no safetensors.
+    """
     # A stranger's certificate and examples come this way too.
     read_header(path)
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = (file.metadata() or {}).get(_METADATA_KEY, "{}")
-            # Iterated by key: this handle is no mapping.
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            described = json.loads(metadata)
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+            described = json.loads((file.metadata() or {}).get(_METADATA_KEY, "{}"))
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise InvalidInput(f"{path.name} cannot be read as safetensors ({error})") from error
     if not isinstance(described, dict):
         raise InvalidInput(f"{path.name} cannot be read as safetensors (its metadata are no JSON object)")
-    return tensors, described
+    return described

@@ -64,8 +64,19 @@ _OTHER_TENSORS = {
 }
 
 
+_WRITE_AGAIN = "fetch it again, or write it again with torch.save(model.state_dict(), path)"
+_ONLY_TENSORS = (
+    "a whole model or a script is never loaded, nor any other object: save torch.save(model.state_dict(), path), or "
+    "better safetensors"
+)
+
+
 class _Fault(Exception):
-    """What is wrong, after 'cannot be read as a state dict: '."""
+    """What is wrong, after 'cannot be read as a state dict: ', and what to do."""
+
+    def __init__(self, what: str, advice: str = _WRITE_AGAIN) -> None:
+        super().__init__(what)
+        self.advice = advice
 
 
 def check_torch_file(path: Path, name: str | None = None) -> None:
@@ -86,10 +97,7 @@ def check_torch_file(path: Path, name: str | None = None) -> None:
                 file.most = MAX_PICKLE_BYTES
                 _check_legacy(io.BytesIO(file.read(MAX_PICKLE_BYTES)))
     except _Fault as fault:
-        raise InvalidInput(
-            f"{name or path.name} cannot be read as a state dict: {fault}; a whole model or a script is never loaded: "
-            "save torch.save(model.state_dict(), path), or better safetensors"
-        ) from fault
+        raise InvalidInput(f"{name or path.name} cannot be read as a state dict: {fault}; {fault.advice}") from fault
 
 
 class _Bounded(io.FileIO):
@@ -157,11 +165,11 @@ def _refuse_other_archives(names: set[str]) -> None:
     # All names begin with that of the archive.
     inner = {name.partition("/")[2] for name in names}
     if "constants.pkl" in inner or any(name.startswith("code/") for name in inner):
-        raise _Fault("it is a TorchScript program, which is code")
+        raise _Fault("it is a TorchScript program, which is code", _ONLY_TENSORS)
     if {"archive_format", "archive_version"} & inner or "serialized_exported_program.json" in names:
-        raise _Fault("it is an exported program (.pt2), which is code")
+        raise _Fault("it is an exported program (.pt2), which is code", _ONLY_TENSORS)
     if any(name.endswith(".npy") for name in names):
-        raise _Fault("it is an archive of NumPy arrays (.npz)")
+        raise _Fault("it is an archive of NumPy arrays (.npz)", _ONLY_TENSORS)
 
 
 def _pickle_of(entries: list[zipfile.ZipInfo]) -> zipfile.ZipInfo:
@@ -182,7 +190,7 @@ def _check_legacy(file: io.BytesIO) -> None:
         first, used = _scan(file, left)
         left -= used
         if number == 0 and first != _LEGACY_MAGIC:
-            raise _Fault("it is a pickle that torch.save did not write")
+            raise _Fault("it is a pickle that torch.save did not write", _ONLY_TENSORS)
 
 
 def _scan(file: io.BytesIO, most: int) -> tuple[Any, int]:
@@ -198,9 +206,9 @@ def _scan(file: io.BytesIO, most: int) -> tuple[Any, int]:
             _check_global(argument)
         elif opcode == "STACK_GLOBAL":
             # Unlike torch.save, which writes the older GLOBAL.
-            raise _Fault(f"it holds a pickled {'.'.join(texts)[:100]}, not only tensors")
+            raise _Fault(f"it holds a pickled {'.'.join(texts)[:100]}, not only tensors", _ONLY_TENSORS)
         elif opcode in ("EXT1", "EXT2", "EXT4"):
-            raise _Fault("it holds a pickled object of a registry, not only tensors")
+            raise _Fault("it holds a pickled object of a registry, not only tensors", _ONLY_TENSORS)
         elif isinstance(argument, str):
             texts = [texts[1], argument]
     return first, steps
@@ -220,5 +228,6 @@ def _check_global(written: str) -> None:
         return
     module, _, attribute = written.partition(" ")
     if module == "torch._utils" and attribute in _OTHER_TENSORS:
-        raise _Fault(f"it holds {_OTHER_TENSORS[attribute]}")
-    raise _Fault(f"it holds a pickled {module}.{attribute}"[:150] + ", not only tensors")
+        kind, _, advice = _OTHER_TENSORS[attribute].partition("; ")
+        raise _Fault(f"it holds {kind}", advice)
+    raise _Fault(f"it holds a pickled {module}.{attribute}"[:150] + ", not only tensors", _ONLY_TENSORS)

@@ -68,5 +68,5 @@ def weights_format(path: Path, name: str | None = None) -> WeightsFormat:
         raise InvalidInput(f"{name} is a {archive} archive, and none is unpacked here; send the file of weights in it")
     raise InvalidInput(
         f"{name} is neither safetensors nor a state dict of torch.save; save the weights with "
-        "safetensors.torch.save_file(model.state_dict(), path)"
+        "safetensors.torch.save_model(model, path)"
     )

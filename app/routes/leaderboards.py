@@ -25,6 +25,7 @@ from app.schemas import (
     ModelInfoFiles,
     ModelView,
     PointView,
+    RankNote,
     Withdrawal,
 )
 from app.service import Service, ServiceDep
@@ -192,6 +193,19 @@ def restore_entry(service: ServiceDep, admin: Admin, entry_id: EntryId) -> Entry
     with service.database.writing() as session:
         restore(session, admin, entry_id)
         return EntryView.of(entries.get(session, entry_id))
+
+
+@router.post("/entries/{entry_id}/rank", summary="Rank an entry in spite of its flags")
+def restore_rank_of_entry(service: ServiceDep, admin: Admin, entry_id: EntryId, body: RankNote) -> EntryView:
+    """For an entry that has no rank because its flags say that its figure cannot be believed; the note is shown."""
+    with service.database.writing() as session:
+        restore_rank(session, admin, entry_id, body.note)
+        return EntryView.of(entries.get(session, entry_id))
+
+
+def restore_rank(session: Session, admin: Principal, entry_id: int, note: str) -> None:
+    entries.restore_rank(session, entry_id, note)
+    audit.record(session, admin.actor, "entry.rank", f"entry {entry_id}", {"note": note})
 
 
 def withdraw(session: Session, admin: Principal, entry_id: int, reason: str) -> None:

@@ -18,8 +18,8 @@ from app.access import Admin, Principal, Reader
 from app.certificates import Broken, broken_points
 from app.errors import NotFound, StoreAway, Unprocessable
 from app.routes.jobs import MAX_ID, JobId
-from app.routes.leaderboards import BoardPart, EntryId, restore, withdraw
-from app.schemas import Withdrawal
+from app.routes.leaderboards import BoardPart, EntryId, restore, restore_rank, withdraw
+from app.schemas import RankNote, Withdrawal
 from app.service import Service, ServiceDep
 from app.tables import Entry
 from app.web.boards import board_page
@@ -27,6 +27,7 @@ from app.web.charts import curve_of, survivor_bars
 from app.web.compare import comparison_of
 from app.web.forms import sent_fields
 from app.web.rendering import BUILD, Chosen, render
+from gkl.flags import FLAGS
 
 router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
 
@@ -170,6 +171,27 @@ def _change_withdrawal(service: Service, admin: Principal, entry_id: int, sent: 
         except ValidationError as error:
             raise Unprocessable("write why the entry is withdrawn, in at most 1000 letters") from error
         withdraw(session, admin, entry_id, reason)
+
+
+@router.post("/entries/{entry_id}/rank")
+async def change_rank(request: Request, service: ServiceDep, admin: Admin, entry_id: EntryId) -> Response:
+    sent = await sent_fields(request)
+    await run_in_threadpool(_restore_rank, service, admin, entry_id, sent.get("note", "").strip())
+    return RedirectResponse(f"/entries/{entry_id}", status_code=303)
+
+
+def _restore_rank(service: Service, admin: Principal, entry_id: int, sent: str) -> None:
+    try:
+        note = RankNote(note=sent).note
+    except ValidationError as error:
+        raise Unprocessable("write why the entry is ranked, in 3 to 1000 letters") from error
+    with service.database.writing() as session:
+        restore_rank(session, admin, entry_id, note)
+
+
+@router.get("/flags")
+def flags(request: Request) -> Response:
+    return render(request, "flags.html", kinds=FLAGS)
 
 
 @router.get("/compare")

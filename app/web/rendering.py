@@ -13,6 +13,7 @@ from fastapi import Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from fastapi.templating import Jinja2Templates
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
 from pydantic import BeforeValidator
 
 import gkl
@@ -28,12 +29,20 @@ from gkl.spec import format_epsilon
 Chosen = BeforeValidator(lambda value: value or None)
 
 
+def _visible(value: Any) -> Any:
+    if isinstance(value, Markup):
+        return Markup(formatting.visible(value))
+    return formatting.visible(value) if isinstance(value, str) else value
+
+
 def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("app.web"),
         autoescape=select_autoescape(),
         # A name that a template misspells must not turn into an empty cell.
         undefined=StrictUndefined,
+        # Whatever a template shows: somebody else's names must not turn round what stands beside them.
+        finalize=_visible,
         trim_blocks=True,
         lstrip_blocks=True,
     )

@@ -23,6 +23,7 @@ from app.access import CSRF_FIELD, Principal, Sender
 from app.errors import NotFound, TooMany, Unprocessable
 from app.routes.jobs import MAX_ID
 from app.service import Service, ServiceDep
+from app.tables import Model
 from app.web.forms import Input, errors_of, inputs, parse, sent_fields
 from app.web.rendering import Chosen, render
 from gkl.catalog import unknown_name_message
@@ -224,6 +225,11 @@ def _check_submitter(name: str) -> None:
         raise Unprocessable("for whom: write letters, digits, spaces and ._@+-, at most 100")
 
 
+def _model_title(model: Model) -> str:
+    of_several = f", weights_key {model.weights_key}" if model.weights_key else ""
+    return f"{model.name}, {model.architecture}{of_several}"
+
+
 def _submit_page(
     request: Request,
     service: Service,
@@ -246,6 +252,6 @@ def _submit_page(
         recipe=recipe,
         recipes=list(RECIPES),
         commands=commands(form, url, needs_token=not request.state.principal.is_open),
-        models=[(found.weights_sha256, f"{found.name}, {found.architecture}") for found in models],
+        models=[(found.weights_sha256, _model_title(found)) for found in models],
         url=url,
     )

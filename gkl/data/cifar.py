@@ -98,7 +98,8 @@ def _images_and_labels(content: bytes, layout: _Layout) -> tuple[Tensor, Tensor]
         raise ValueError("a batch has no rows of 3,072 bytes with a label each")
     if not ((labels >= 0) & (labels < layout.num_classes)).all():
         raise ValueError(f"a batch has labels outside 0 to {layout.num_classes - 1}")
-    return torch.from_numpy(images).reshape(-1, 3, 32, 32), torch.from_numpy(labels).long()
+    # Copied into this machine's byte order, the only one that torch takes.
+    return torch.from_numpy(images).reshape(-1, 3, 32, 32), torch.from_numpy(labels.astype(np.int64))
 
 
 def _member(tar: tarfile.TarFile, name: str) -> bytes:

@@ -45,17 +45,27 @@ def _cifar(folder: Path, corruption: str, severity: int, num_classes: int) -> Im
         raise InvalidInput(f"{folder.name} is not whole: there is no {error.filename}") from error
     except (ValueError, EOFError, OSError) as error:
         raise InvalidInput(f"{path} or its labels.npy cannot be read ({error}); fetch {folder.name} again") from error
-    each, rest = divmod(len(images), len(SEVERITIES))
-    if images.dtype != np.uint8 or images.shape[1:] != (32, 32, 3) or rest or len(labels) not in (each, len(images)):
+    each, rest = divmod(len(images) if images.ndim else 0, len(SEVERITIES))
+    if images.dtype.kind not in "iu" or images.shape[1:] != (32, 32, 3) or rest or not each:
         raise InvalidInput(
-            f"{path} has shape {images.shape} of {images.dtype} beside {len(labels)} labels; expected five severities "
-            "of 32 x 32 x 3 uint8 images"
+            f"{path} has shape {images.shape} of {images.dtype}; expected five severities of 32 x 32 x 3 uint8 images"
+        )
+    if labels.dtype.kind not in "iu" or labels.shape not in ((each,), (len(images),)):
+        raise InvalidInput(
+            f"{labels_path} has shape {labels.shape} of {labels.dtype}; expected a whole number for each of the "
+            f"{len(images)} images, or of the {each} of one severity"
         )
     part = slice((severity - 1) * each, severity * each)
-    chosen = torch.from_numpy(labels[part] if len(labels) == len(images) else labels).long()
-    if len(chosen) and (int(chosen.min()) < 0 or int(chosen.max()) >= num_classes):
+    chosen = labels[part] if len(labels) == len(images) else labels
+    if chosen.min() < 0 or chosen.max() >= num_classes:
         raise InvalidInput(f"{labels_path} has labels outside 0 to {num_classes - 1}; fetch {folder.name} again")
-    return ImageSet(torch.from_numpy(np.ascontiguousarray(images[part].transpose(0, 3, 1, 2))), chosen)
+    pixels = images[part].transpose(0, 3, 1, 2)
+    if images.dtype != np.uint8 and (pixels.min() < 0 or pixels.max() > 255):
+        raise InvalidInput(f"{path} has pixels outside 0 to 255; fetch {folder.name} again")
+    # Copied into this machine's byte order, the only one that torch takes.
+    return ImageSet(
+        torch.from_numpy(np.ascontiguousarray(pixels, dtype=np.uint8)), torch.from_numpy(chosen.astype(np.int64))
+    )
 
 
 def _imagenet(folder: Path) -> ImageFiles:

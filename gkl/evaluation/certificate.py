@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +69,12 @@ class Certificate:
     def preprocessing(self) -> Preprocessing | None:
         """How the images that it is about were prepared; None where they all have one size."""
         return recorded_preprocessing(self.dataset, self.manifest)
+
+    @property
+    def weights_key(self) -> str | None:
+        """Which network of the file of weights it is about; None where there is no other, and in earlier versions."""
+        key = self.manifest.get("weights_key")
+        return key if isinstance(key, str) else None
 
 
 @dataclass(frozen=True)
@@ -348,7 +355,7 @@ def _breaks(checker: _Checker, data: ImageSet, rows: Tensor) -> Tensor:
         checker.at_points += [(int(i), "it has an adversarial example without a threat model") for i in index]
         return torch.zeros(len(rows), dtype=torch.bool)
     allowed, size = is_allowed(adversarial, clean, threat_model)
-    limit = threat_model.epsilon + norm_tolerance(threat_model, clean[0].numel())
+    limit = threat_model.epsilon + norm_tolerance(threat_model, math.prod(clean.shape[1:]))
     for i in (~allowed).nonzero().squeeze(1).tolist():
         if size[i] <= limit:
             what = f"its adversarial image has values from {adversarial[i].min():g} to {adversarial[i].max():g}"

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from gkl.errors import InvalidInput
+from gkl.device import is_out_of_memory
+from gkl.errors import GklError, InvalidInput, Stopped
 
 
 class Classifier(nn.Module):
@@ -19,8 +20,23 @@ class Classifier(nn.Module):
     streams do not notice, so the verdict stays that of the whole block.
     """
 
-    def __init__(self, model: nn.Module, num_classes: int, on_call: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        num_classes: int,
+        on_call: Callable[[], None] = lambda: None,
+        *,
+        result: torch.dtype = torch.float32,
+    ) -> None:
+        """
+        Args:
+            model: images (B, channels, height, width) -> logits (B, C).
+            num_classes: C.
+            on_call: called before every pass.
+            result: number format of the logits that it returns.
+        """
         super().__init__()
+        self.result = result
         self.model, self.num_classes, self.on_call = model, num_classes, on_call
         formats = {p.dtype for p in model.parameters() if p.is_floating_point()}
         if len(formats) > 1:
@@ -44,8 +60,40 @@ class Classifier(nn.Module):
         return torch.cat([self._logits(part) for part in parts])
 
     def _logits(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.model(x.to(self.dtype))
-        return logits.float()
+        given = x.to(self.dtype)
+        version = None if given.is_inference() else given._version
+        try:
+            logits = self.model(given)
+        except (GklError, Stopped, MemoryError):
+            raise
+        except Exception as error:
+            # Computing a part again ends by an exception of torch's own as soon as it has what it needs.
+            is_torchs_own = type(error).__module__ == "torch.utils.checkpoint"
+            if is_torchs_own or (isinstance(error, RuntimeError) and is_out_of_memory(error)):
+                raise
+            raise InvalidInput(
+                f"the model raised {type(error).__name__} on images of shape {tuple(x.shape)}: {error}"
+            ) from error
+        if version is not None and given._version != version:
+            raise InvalidInput("the model writes into the images that it is given; let it work on a copy (x.clone())")
+        return self._checked(logits, len(x)).to(self.result)
+
+    def _checked(self, logits: object, num_images: int) -> Tensor:
+        """
+        Raises:
+            InvalidInput: what the model returned is no tensor of logits (B, C).
+        """
+        wanted = f"it must return a tensor of logits of shape ({num_images}, {self.num_classes})"
+        if not isinstance(logits, Tensor):
+            raise InvalidInput(f"the model returned {_described(logits)}; {wanted}")
+        if logits.shape != (num_images, self.num_classes):
+            raise InvalidInput(
+                f"the model's output has shape {tuple(logits.shape)} for {num_images} images of {self.num_classes} "
+                f"classes; {wanted}"
+            )
+        if not logits.is_floating_point():
+            raise InvalidInput(f"the model returned {logits.dtype}; {wanted} of a floating number format")
+        return logits
 
     def halve(self, block_size: int) -> int | None:
         """Give the model half as many images at once as before; returns how many, or None if it was one."""
@@ -62,12 +110,11 @@ class Classifier(nn.Module):
         Raises:
             InvalidInput: another shape than (B, C), NaN or infinity.
         """
+        before = x.clone()
         logits: Tensor = self(x)
-        if logits.shape != (len(x), self.num_classes):
-            raise InvalidInput(
-                f"the model's output has shape {tuple(logits.shape)} for {len(x)} images of {self.num_classes} "
-                f"classes; it must be ({len(x)}, {self.num_classes})"
-            )
+        # NumPy may have written there without torch's notice.
+        if not torch.equal(before, x):
+            raise InvalidInput("the model writes into the images that it is given; let it work on a copy (x.clone())")
         if not logits.isfinite().all():
             # argmax of NaN is 0: the points of class 0 would count as robust.
             raise InvalidInput(
@@ -80,3 +127,11 @@ class Classifier(nn.Module):
         """Predicted classes (B,) int64 of allowed images; -1, which is no class, where the model answers NaN."""
         logits: Tensor = self(x)
         return logits.argmax(1).masked_fill(logits.isnan().any(1), -1)
+
+
+def _described(answer: object) -> str:
+    if isinstance(answer, tuple | list):
+        return f"a {type(answer).__name__} of {len(answer)}"
+    if isinstance(answer, dict):
+        return f"a dict with the keys {', '.join(map(repr, list(answer)[:5]))}" if answer else "an empty dict"
+    return "None" if answer is None else f"a {type(answer).__module__}.{type(answer).__qualname__}"

@@ -22,7 +22,7 @@ from gkl.evaluation.certificate import Verification, read_certificate, verify_ce
 from gkl.evaluation.corruptions import ALL, measure_corruptions
 from gkl.evaluation.measurement import Measurement, Shard, measure, measure_shard
 from gkl.files import check_writable, sha256_of
-from gkl.models import load_model, weights_sha256
+from gkl.models import LoadedModel, load_model, read_model, weights_sha256
 from gkl.outcome import CorruptionOutcome, EvaluationOutcome, Event, Progress, ProvisionalVerdict
 from gkl.preprocessing import Preprocessing
 from gkl.provenance import git_commit, make_manifest
@@ -183,8 +183,12 @@ def verify(
     models_dir: Path | None = None,
     device: str | None = None,
     batch_size: int = 200,
+    weights_key: str | None = None,
 ) -> Verification:
     """Check a certificate against weights and data, as anyone can.
+
+    The certificate says which network of the file it is about; `weights_key` is for one that does not, as those of
+    earlier versions.
 
     Raises:
         InvalidInput: the file is no certificate, or the weights or the data cannot be read.
@@ -192,7 +196,8 @@ def verify(
     claimed = read_certificate(certificate)
     selected = select_device(device)
     set_tensor_float_32(False)
-    model = load_model(claimed.architecture, claimed.dataset, weights, models_dir)
+    key = claimed.weights_key or weights_key
+    model = load_model(claimed.architecture, claimed.dataset, weights, models_dir, key)
     if claimed.num_points > DATASETS[claimed.dataset].num_test:
         raise InvalidInput(f"{certificate.name} is about {claimed.num_points} points, more than {claimed.dataset} has")
     data = load_test(claimed.dataset, datasets_dir, claimed.num_points, claimed.preprocessing)
@@ -224,6 +229,8 @@ class _Prepared:
     model: nn.Module
     report: Callable[[Event], None]
     should_stop: Callable[[], bool]
+    loaded: LoadedModel
+    """How the weights were taken from their file."""
     checking: str = "checking the provisional verdict"
     fraction: float = 0.0
     """Share of the whole that was done when the check began."""
@@ -238,7 +245,8 @@ class _Prepared:
         return preprocessing_for(self.spec.dataset, self.spec.architecture)
 
     def load_model(self) -> nn.Module:
-        model = load_model(self.spec.architecture, self.spec.dataset, self.to_read, self.models_dir)
+        spec = self.spec
+        model = load_model(spec.architecture, spec.dataset, self.to_read, self.models_dir, spec.weights_key)
         return model.to(self.device).eval()
 
     def on_check(self) -> None:
@@ -269,6 +277,8 @@ class _Prepared:
             device=measurement.device,
             dataset_sha256=dataset_sha256,
             weights_sha256=self.sha256,
+            weights_key=self.loaded.weights_key,
+            weights_notes=self.loaded.notes,
             dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
             batch_size_used=measurement.batch_size_used,
             preprocessing=None if self.preprocessing is None else self.preprocessing.name,
@@ -315,6 +325,8 @@ class _Prepared:
                 robustbench_mean_corruption_error(spec.dataset, corruptions) if corruptions else None
             ),
             flags=measurement.flags,
+            checks=measurement.checks,
+            checks_seed=measurement.checks_seed,
             answers_vary=measurement.answers_vary,
             certificate=path.name,
             seconds=measurement.seconds + sum(each.seconds for each in corruptions),
@@ -345,7 +357,8 @@ def _prepared(
     selected = select_device(device)
     set_tensor_float_32(False)
     to_read = converted or weights
-    model = load_model(spec.architecture, spec.dataset, to_read, models_dir).to(selected).eval()
+    loaded = read_model(spec.architecture, spec.dataset, to_read, models_dir, spec.weights_key)
+    model = loaded.network.to(selected).eval()
     sha256 = weights_sha256(spec.architecture, weights, models_dir)
     preprocessing = preprocessing_for(spec.dataset, spec.architecture)
     data = load_test(spec.dataset, datasets_dir, spec.evaluation.num_points, preprocessing)
@@ -357,8 +370,22 @@ def _prepared(
         **spec.evaluation.model_dump(mode="json", exclude={"shards"}),
         "weights_sha256": sha256,
         "dataset_sha256": data.sha256(),
+        # Left out where there is none, as in parts of earlier versions.
+        **({} if loaded.weights_key is None else {"weights_key": loaded.weights_key}),
     }
     blocks = Blocks(directory, origin, report)
     return _Prepared(
-        spec, to_read, datasets_dir, models_dir, commit, sha256, selected, data, blocks, model, report, should_stop
+        spec,
+        to_read,
+        datasets_dir,
+        models_dir,
+        commit,
+        sha256,
+        selected,
+        data,
+        blocks,
+        model,
+        report,
+        should_stop,
+        loaded,
     )

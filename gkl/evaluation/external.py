@@ -84,7 +84,8 @@ def merge_examples(
         report(Progress(stage=stage, fraction=done))
 
     on_pass(0.0, "loading the model")
-    model = load_model(known.architecture, known.dataset, converted or weights, models_dir).to(selected).eval()
+    to_read = converted or weights
+    model = load_model(known.architecture, known.dataset, to_read, models_dir, known.weights_key).to(selected).eval()
     data = load_test(known.dataset, datasets_dir, known.num_points, known.preprocessing)
 
     def on_examples(done: float) -> None:

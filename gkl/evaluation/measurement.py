@@ -9,10 +9,11 @@ restarts, and not on which process attacked which block.
 from __future__ import annotations
 
 import logging
+import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
@@ -21,14 +22,15 @@ from torch import Tensor, nn
 from gkl.data import ImageSet, unit_range
 from gkl.device import device_name, is_out_of_memory
 from gkl.errors import InvalidInput
-from gkl.evaluation import checks
+from gkl.evaluation import belief, checks
 from gkl.evaluation.attacks import Attack, make_attacks
 from gkl.evaluation.blocks import Block, Blocks
 from gkl.evaluation.classifier import Classifier
 from gkl.evaluation.inputs import checked_images
 from gkl.evaluation.perturbation import is_allowed
 from gkl.evaluation.progress import EvaluationProgress
-from gkl.outcome import AttackFinished, AttackOutcome, Event, Flag
+from gkl.flags import unrankable
+from gkl.outcome import AttackFinished, AttackOutcome, CheckName, CheckOutcome, Event, Flag
 from gkl.spec import Evaluation
 
 _log = logging.getLogger(__name__)
@@ -38,6 +40,9 @@ STANDS, MISCLASSIFIED = -1, -2
 """What `Measurement.broken_by` says of a point that no attack broke, and of one that needed none."""
 
 _CLEAN_COST = 4
+# Images of a block that are asked again after each attack on it.
+_ASKED_AGAIN = 8
+_ON_GRADIENTS: tuple[CheckName, ...] = ("wrong_gradients", "lost_slope", "zero_gradients", "coarse", "ties", "cliff")
 _BOX_ROUNDING = 1e-5
 
 
@@ -83,6 +88,10 @@ class Measurement:
     """Most images that the model was given at once."""
     seconds: float
     """Working time of all parts, also of those before an interruption."""
+    checks: list[CheckOutcome] = field(default_factory=list)
+    """What was checked of the network itself, and what could not be."""
+    checks_seed: int | None = None
+    """Seed of the points that the checks looked at, made for the run; None if they did not run."""
 
     @property
     def num_points(self) -> int:
@@ -95,6 +104,11 @@ class Measurement:
     @property
     def robust_correct(self) -> int:
         return int((self.broken_by == STANDS).sum())
+
+    @property
+    def unrankable(self) -> str | None:
+        """Why the figure cannot be believed, in a sentence or two; None if nothing speaks against it."""
+        return unrankable(self.flags)
 
 
 def measure(
@@ -204,6 +218,7 @@ class _Run:
         self.attacks: list[Attack] = []
         if evaluation.threat_model is not None:
             self.attacks = make_attacks(self.classifier, evaluation, num_classes=num_classes, device=self.device)
+        self.copies = belief.Copies(None, None, "nothing was attacked")
         # Of the parts that are done: reading their files again only for these would take the images along.
         self.records: dict[int, Mapping[str, Any]] = {}
         # (n,) bool for each block of n points, None until its clean pass is known.
@@ -222,6 +237,9 @@ class _Run:
         current = torch.cuda.device(self.device) if is_cuda else nullcontext()
         with current, torch.random.fork_rng(devices=[self.device] if is_cuda else []):
             try:
+                if self.attacks:
+                    # Before anything is asked of the network: it may remember.
+                    self.copies = belief.copies_of(self.model, self.classifier.num_classes, self.progress.on_call)
                 yield
             finally:
                 for module, mode in modes:
@@ -292,15 +310,82 @@ class _Run:
     def _run_checks(self) -> None:
         """What only the first block is asked, once for the whole evaluation."""
         number = self._part(len(self.attacks) + 1, 0)
-        if self._known(number) is not None:
+        known = self._known(number)
+        # A part of an earlier version lacks the newer checks.
+        if known is not None and "checks" in known.record:
             return
         self.progress.start_part("checks", "", work=0, calls=1, left=self._left_at_most())
         started = time.perf_counter()
         x, y = self._points(0)
         flags, answers_vary = self._fitting(len(x), lambda: self._checks(x, y))
+        seed, outcomes, more = self._believe(answers_vary=answers_vary)
+        named = {flag.name for flag in flags}
+        flags += [flag for flag in more if flag.name not in named]
         record = self._record("checks", 0, time.perf_counter() - started)
         record |= {"flags": [flag.model_dump() for flag in flags], "answers_vary": answers_vary}
+        record |= {"checks": [outcome.model_dump() for outcome in outcomes], "checks_seed": seed}
         self._keep(number, Block({}, record))
+
+    def _believe(self, *, answers_vary: bool) -> tuple[int | None, list[CheckOutcome], list[Flag]]:
+        """Whether attacks see the network as it is; the seed of the points looked at, the checks and their flags."""
+        threat_model, fresh, precise = self.evaluation.threat_model, self.copies.fresh, self.copies.precise
+        if threat_model is None:
+            return None, [], []
+        if answers_vary:
+            return None, belief.not_run((*_ON_GRADIENTS, "two_faces"), "the network's answers vary"), []
+        seed = secrets.randbelow(2**31)
+        generator = torch.Generator().manual_seed(seed)
+        chosen = torch.randperm(len(self.data), generator=generator)[: belief.number_of_points(len(self.data))]
+        x = unit_range(self.data.images[chosen]).to(self.device)
+        y = self.data.labels[chosen].to(self.device)
+        outcomes: list[CheckOutcome] = []
+        flags: list[Flag | None] = []
+        try:
+            probes = self._checking(len(x), lambda: belief.Probes(self.classifier, x, y, threat_model, generator))
+        except InvalidInput as error:
+            return seed, belief.not_run((*_ON_GRADIENTS, "two_faces"), str(error)), []
+        reason = self.copies.reason
+        if precise is not None:
+            try:
+                found, raised = self._checking(len(x), lambda: belief.gradient_checks(self.classifier, precise, probes))
+                cliff, flag = self._checking(len(x), lambda: belief.cliff_check(precise, probes))
+            except InvalidInput as error:
+                # A network may answer once in float64 and not the next time.
+                precise_fails, reason = True, f"in float64: {error}"
+            else:
+                precise_fails = False
+                outcomes += [*found, cliff]
+                flags += [*raised, flag]
+        if precise is None or precise_fails:
+            outcomes += belief.not_run(_ON_GRADIENTS, reason)
+        if fresh is None:
+            outcomes += belief.not_run(("two_faces",), self.copies.reason)
+        else:
+            try:
+                two_faces, flag = self._checking(
+                    len(x), lambda: belief.two_faces_check(self.classifier, fresh, probes.images)
+                )
+            except InvalidInput as error:
+                # A network that takes gradients itself cannot do so in inference mode.
+                outcomes += belief.not_run(("two_faces",), str(error))
+            else:
+                outcomes.append(two_faces)
+                flags.append(flag)
+        return seed, outcomes, [flag for flag in flags if flag is not None]
+
+    def _drift(self, number: int, x: Tensor) -> float | None:
+        """After an attack on a block, on images that the network was not asked before."""
+        assert self.evaluation.threat_model is not None
+        fresh, threat_model = self.copies.fresh, self.evaluation.threat_model
+        if fresh is None:
+            return None
+        seed = secrets.randbelow(2**31)
+        asked = x[:_ASKED_AGAIN]
+        try:
+            return self._checking(len(asked), lambda: belief.drift(self.classifier, fresh, asked, threat_model, seed))
+        except InvalidInput as error:
+            _log.warning("after the attack the network was not compared with its copy: %s", error)
+            return None
 
     def _left_at_most(self) -> float:
         costs = sum(attack.cost for attack in self.attacks)
@@ -378,6 +463,7 @@ class _Run:
             _log.warning("%s returned %d images outside the threat model; not counted", attack.name, discarded)
         record = self._record(attack.name, number, time.perf_counter() - started)
         record |= {"points": len(entering), "broken": int(broken.sum()), "discarded": discarded}
+        record["drift"] = self._drift(number, x)
         return Block(
             {
                 "index": entering[broken] + self.slices[number].start,
@@ -419,6 +505,14 @@ class _Run:
         checked = self._finished(self._part(len(self.attacks) + 1, 0))
         zero = [block.tensors["zero_gradient"] for block in clean if "zero_gradient" in block.tensors]
         flags = [Flag.model_validate(flag) for flag in checked.record["flags"]]
+        outcomes_of_checks = [CheckOutcome.model_validate(check) for check in checked.record["checks"]]
+        if self.attacks and not checked.record["answers_vary"]:
+            # A part of an earlier version has none.
+            drifts = [self.records[part].get("drift") for _, part in parts]
+            outcomes_of_checks.append(belief.drift_check(drifts, self.classifier.dtype))
+            remembers = belief.remembers(outcomes_of_checks[-1])
+            flags += [] if remembers is None else [remembers]
+        named = {flag.name for flag in flags}
         flags += [
             flag
             for flag in (
@@ -427,7 +521,7 @@ class _Run:
                 else None,
                 checks.square_improved(outcomes, len(self.data)),
             )
-            if flag is not None
+            if flag is not None and flag.name not in named
         ]
         every = [block.record for block in (*clean, checked)] + [self.records[part] for _, part in parts]
         return Measurement(
@@ -440,6 +534,8 @@ class _Run:
             adversarial_prediction=adversarial_prediction,
             attacks=outcomes,
             flags=flags,
+            checks=outcomes_of_checks,
+            checks_seed=checked.record["checks_seed"],
             answers_vary=checked.record["answers_vary"],
             device=", ".join(sorted({record["device"] for record in every})),
             batch_size_used=min(record["batch_size"] for record in every),
@@ -490,6 +586,30 @@ class _Run:
                 torch.cuda.empty_cache()
             self.progress.restart_part()
 
+    def _checking(self, num_images: int, attempt: Callable[[], _T]) -> _T:
+        """Like `_fitting` for a check, which also uses copies in wider formats: the attacks' batches stay as they are.
+
+        Raises:
+            InvalidInput: the device's memory is too small for it.
+        """
+        asked = [each for each in (self.classifier, self.copies.fresh, self.copies.precise) if each is not None]
+        before = self.classifier.largest
+        for each in asked:
+            each.largest = min(before or num_images, num_images)
+        try:
+            while True:
+                try:
+                    return attempt()
+                except (MemoryError, RuntimeError) as error:
+                    if not is_out_of_memory(error):
+                        raise
+                if any(each.halve(num_images) is None for each in asked):
+                    raise InvalidInput("the device has too little memory for this check")
+                if self.device.type == "cuda":
+                    torch.cuda.empty_cache()
+        finally:
+            self.classifier.largest = before
+
     def _known(self, part: int) -> Block | None:
         block = self.blocks.get(part)
         if block is not None:
@@ -506,7 +626,8 @@ class _Run:
     def _points(self, number: int) -> tuple[Tensor, Tensor]:
         part = self.slices[number]
         # Converted before it is moved: a GPU divides by 255 in another way, and a stranger's check does it on a CPU.
-        return unit_range(self.data.images[part]).to(self.device), self.data.labels[part].to(self.device)
+        # A copy: what the model does to its input must not reach the caller's images.
+        return unit_range(self.data.images[part].clone()).to(self.device), self.data.labels[part].to(self.device)
 
     def _size(self, number: int) -> int:
         return self.slices[number].stop - self.slices[number].start

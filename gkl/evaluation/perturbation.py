@@ -36,7 +36,7 @@ def is_allowed(x_adv: Tensor, x: Tensor, threat_model: ThreatModel) -> tuple[Ten
     (B, *), (B, *) -> bool (B,), float64 (B,).
     """
     size = perturbation_norm(x_adv, x, threat_model.norm)
-    limit = threat_model.epsilon + norm_tolerance(threat_model, x[0].numel())
+    limit = threat_model.epsilon + norm_tolerance(threat_model, math.prod(x.shape[1:]))
     flat = x_adv.flatten(1)
     # Comparisons with NaN are false, so it is never allowed.
     allowed = (flat.amin(1) >= 0) & (flat.amax(1) <= 1) & (size <= limit)

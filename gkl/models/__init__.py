@@ -1,6 +1,6 @@
 """Networks behind the names in `gkl.catalog.ARCHITECTURES`. User code is never loaded."""
 
 from gkl.models.registry import build_model
-from gkl.models.weights import load_model, load_weights, weights_sha256
+from gkl.models.weights import LoadedModel, load_model, load_weights, read_model, weights_sha256
 
-__all__ = ["build_model", "load_model", "load_weights", "weights_sha256"]
+__all__ = ["LoadedModel", "build_model", "load_model", "load_weights", "read_model", "weights_sha256"]

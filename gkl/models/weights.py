@@ -3,110 +3,128 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
+from gkl.catalog import DATASETS
 from gkl.errors import InvalidInput
 from gkl.files import sha256_of
+from gkl.models.copying import copy_into
+from gkl.models.layouts import (
+    Expected,
+    Place,
+    closest,
+    first_difference,
+    has_other_networks,
+    places,
+    refuse_surplus,
+    surroundings,
+    unseen_in_front,
+)
+from gkl.models.normalization import Normalization, normalization_in_front, with_normalization
 from gkl.models.registry import build_model
 from gkl.models.robustbench import load_published, published_files
-from gkl.safetensors_header import read_header
-from gkl.state_dict import read_state_dict, without_prefixes
-from gkl.tensor_files import load_tensors
-from gkl.weights_format import check_weights_file, weights_format
+from gkl.weights_file import WeightsFile, open_weights
 from gkl.zoo import ZOO
 
+_log = logging.getLogger(__name__)
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, or of a state dict written by torch.save, on the CPU.
 
-    Names may have the prefixes of DataParallel and torch.compile, which are left out.
+@dataclass(frozen=True)
+class LoadedModel:
+    """A network with its weights, and how they were taken from their file."""
+
+    network: nn.Module
+    weights_key: str | None = None
+    """Which network of the file it is; None where the file holds no other."""
+    notes: tuple[str, ...] = ()
+    """What was done with the file's tensors besides copying them, each in a sentence."""
+
+
+def read_weights(path: Path, weights_key: str | None = None) -> dict[str, Tensor]:
+    """The tensors of a file that holds one network, on the CPU, with the names that they have there.
+
+    Args:
+        path: safetensors, or what torch.save wrote.
+        weights_key: in which dictionary of the file they are, such as 'state_dict'; needed if there are several.
 
     Raises:
-        InvalidInput: it is another kind of file, damaged, or holds more than tensors.
+        InvalidInput: it is another kind of file or damaged, or it holds several networks and the key names none.
     """
-    if check_weights_file(path) == "torch":
-        return read_state_dict(path)
-    tensors, _ = load_tensors(path)
-    return without_prefixes(tensors)
+    file = open_weights(path)
+    found = [where for where, tensors in file.containers.items() if any(len(t.shape) > 1 for t in tensors.values())]
+    if weights_key is not None:
+        found = [where for where in found if where == weights_key]
+    if len(found) != 1:
+        held = ", ".join(repr(where or ".") for where in file.containers)
+        raise InvalidInput(f"{path.name} holds tensors in {held:.300}; name one of these in weights_key")
+    return file.read(found[0], file.containers[found[0]])
 
 
-def load_weights(model: nn.Module, path: Path) -> None:
+def load_weights(model: nn.Module, path: Path, weights_key: str | None = None) -> None:
     """Load a file into a network, which must have exactly these names and shapes.
 
-    Weights in another floating format, such as float16, are converted to the network's float32. Files from before
-    torch counted the batches that BatchNorm has seen may lack that count, which no evaluation uses.
+    Prefixes such as DataParallel's are left out, dictionaries are looked into, and what is no part of a network, such
+    as an optimizer, is passed over. Weights in another floating format, such as float16, are converted to the
+    network's. Files from before torch counted the batches that BatchNorm has seen may lack that count.
+
+    Args:
+        model: the network.
+        path: safetensors, or what torch.save wrote.
+        weights_key: which network of the file is meant, such as 'state_dict_ema'; needed if several fit.
 
     Raises:
-        InvalidInput: with the first difference, if the file is unreadable or of another network.
+        InvalidInput: with the first difference, if the file is unreadable or of another network; with the names to
+            choose from, if several fit; if it has a normalization layer in front, which `load_model` can add.
     """
-    expected = model.state_dict()
-    if weights_format(path) == "safetensors":
-        # Told by the header: nothing is allocated for the weights of another network.
-        described = without_prefixes(read_header(path))
-        _check_fit(
-            expected,
-            {name: _Described(each.dtype, each.shape, each.is_floating) for name, each in described.items()},
-            path.name,
+    taken = _take(model, path, weights_key)
+    if taken.normalization is not None and not taken.normalization.is_identity:
+        raise InvalidInput(
+            f"{path.name} has a normalization layer ({taken.normalization}) in front of the network, which a network "
+            "alone cannot hold; load it with load_model, which puts one there"
         )
-    tensors = read_weights(path)
-    given = {name: _Described(str(t.dtype), tuple(t.shape), t.is_floating_point()) for name, t in tensors.items()}
-    _check_fit(expected, given, path.name)
-    for name, wanted in expected.items():
-        if name not in tensors:
-            tensors[name] = wanted
-            continue
-        tensors[name] = tensors[name].to(wanted.dtype)
-        if wanted.is_floating_point() and not tensors[name].isfinite().all():
-            raise InvalidInput(f"tensor {name!r} in {path.name} has NaN or infinite values; the training diverged")
-    model.load_state_dict(tensors)
 
 
-class _Described(NamedTuple):
-    dtype: str
-    shape: tuple[int, ...]
-    is_floating: bool
-
-
-def _check_fit(expected: Mapping[str, Tensor], given: Mapping[str, _Described], file: str) -> None:
-    """
-    Raises:
-        InvalidInput: with the first difference.
-    """
-    for name, tensor in expected.items():
-        if name not in given:
-            if name.endswith("num_batches_tracked"):
-                continue
-            raise InvalidInput(f"{file} lacks the tensor {name!r}; was it made by another architecture?")
-        found = given[name]
-        if found.shape != tuple(tensor.shape) or found.is_floating != tensor.is_floating_point():
-            raise InvalidInput(
-                f"tensor {name!r} in {file} is {found.dtype} {found.shape}, but the architecture has {tensor.dtype} "
-                f"{tuple(tensor.shape)} there; choose the architecture it was trained with"
-            )
-    surplus = sorted(given.keys() - expected.keys())
-    if surplus:
-        raise InvalidInput(f"{file} has a tensor {surplus[0]!r:.100} that the architecture does not have")
-
-
-def load_model(architecture: str, dataset: str, weights: Path | None, models_dir: Path | None) -> nn.Module:
+def load_model(
+    architecture: str, dataset: str, weights: Path | None, models_dir: Path | None, weights_key: str | None = None
+) -> nn.Module:
     """The network with its weights: from a file, or without one those published with RobustBench's zoo.
 
     Raises:
-        InvalidInput: the file is unreadable, of another network, or missing.
+        InvalidInput: the file is unreadable, of another network, or missing, or it is not clear which network in it
+            is meant.
     """
+    return read_model(architecture, dataset, weights, models_dir, weights_key).network
+
+
+def read_model(
+    architecture: str, dataset: str, weights: Path | None, models_dir: Path | None, weights_key: str | None = None
+) -> LoadedModel:
+    """Like `load_model`, with what there is to say of it."""
     if weights is None:
         if architecture not in ZOO:
             raise InvalidInput(f"{architecture} has no published weights; name the file with its weights")
         if models_dir is None:
             raise InvalidInput("published weights need a directory of models; name one, or give a file of weights")
-        return load_published(architecture, models_dir)
+        return LoadedModel(load_published(architecture, models_dir))
     model = build_model(architecture, dataset)
-    load_weights(model, weights)
-    return model
+    taken = _take(model, weights, weights_key)
+    notes = list(taken.notes)
+    network = model
+    if taken.normalization is not None and not taken.normalization.is_identity:
+        try:
+            network, note = with_normalization(model, taken.normalization, DATASETS[dataset].image_shape)
+        except InvalidInput as error:
+            raise InvalidInput(f"{weights.name} cannot be loaded into {architecture}: {error}") from error
+        notes.append(note)
+    for note in notes:
+        _log.info("%s: %s", weights.name, note)
+    return LoadedModel(network, taken.weights_key, tuple(notes))
 
 
 def weights_sha256(architecture: str, weights: Path | None, models_dir: Path | None) -> str:
@@ -116,3 +134,108 @@ def weights_sha256(architecture: str, weights: Path | None, models_dir: Path | N
     assert models_dir is not None, "load_model comes first"
     hashes = [sha256_of(file) for file in published_files(architecture, models_dir)]
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+
+
+# --- which tensors -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Taken:
+    weights_key: str | None
+    normalization: Normalization | None
+    notes: Sequence[str]
+
+
+def _take(model: nn.Module, path: Path, weights_key: str | None) -> _Taken:
+    """Find the network in the file and copy its tensors into the model."""
+    state = {name: tensor for name, tensor in model.state_dict().items() if isinstance(tensor, Tensor)}
+    expected, file = Expected(state), open_weights(path)
+    place, equals = _chosen(expected, file, weights_key)
+    described = file.containers[place.where]
+    others = [
+        each
+        for each in places(expected, file)
+        if each != place and first_difference(expected, each, file.containers[each.where], file.name) is None
+    ]
+    around = surroundings(place, others, described)
+    is_named = weights_key is not None and place.prefix != "" and weights_key != place.where
+    notes: list[str] = []
+    if not is_named:
+        refuse_surplus(place, around.surplus, file.name)
+    elif around.surplus:
+        inside = [name for name in around.surplus if name.startswith(place.prefix)]
+        refuse_surplus(place, inside, file.name)
+        notes.append(
+            f"{len(around.surplus)} tensors beside it, such as {around.surplus[0]!r:.100}, are no part of the network, "
+            f"as weights_key {weights_key!r} says"
+        )
+    unseen = unseen_in_front(place, described)
+    if unseen:
+        notes.append(
+            f"the network is part {place.prefix.rstrip('.')!r} of a sequence; the file holds nothing of "
+            f"{', '.join(map(repr, unseen))} before it, so that whatever it does to images is left out"
+        )
+    tensors = file.read(place.where, place.names.values())
+    notes += copy_into(model, expected, place, tensors, file.name)
+    normalization = None
+    if around.normalization is not None:
+        read = file.read(place.where, around.normalization)
+        mean, std = (read[name] for name in around.normalization)
+        normalization = normalization_in_front(mean, std, file.name)
+    key = place.label if has_other_networks(place, equals, file) else None
+    if key is not None:
+        notes.insert(0, f"the file's network at {key!r} was taken")
+    return _Taken(key, normalization, notes)
+
+
+def _chosen(expected: Expected, file: WeightsFile, weights_key: str | None) -> tuple[Place, list[Place]]:
+    """The one place that is meant, and others that hold the same numbers.
+
+    Raises:
+        InvalidInput: there is none, or more than one.
+    """
+    found = places(expected, file)
+    if not found:
+        raise InvalidInput(closest(expected, file))
+    meant = found
+    if weights_key is not None:
+        meant = [place for place in found if weights_key == place.label]
+        meant = meant or [place for place in found if weights_key.rstrip(".") in place.spellings]
+        if not meant:
+            held = ", ".join(repr(place.label) for place in found)
+            raise InvalidInput(
+                f"{file.name} holds no network of this architecture at weights_key {weights_key!r}; it holds one at "
+                f"{held:.300}"
+            )
+    differences = {
+        number: first_difference(expected, place, file.containers[place.where], file.name)
+        for number, place in enumerate(meant)
+    }
+    fitting = [place for number, place in enumerate(meant) if differences[number] is None]
+    if not fitting:
+        raise InvalidInput(str(differences[0]))
+    first, others = fitting[0], fitting[1:]
+    if all(_are_equal(file, first, other) for other in others):
+        return first, others
+    held = ", ".join(repr(place.label) for place in fitting)
+    raise InvalidInput(
+        f"{file.name} holds {len(fitting)} networks that fit the architecture, at {held:.500}; say in weights_key "
+        "which of them is meant"
+    )
+
+
+def _are_equal(file: WeightsFile, one: Place, other: Place) -> bool:
+    if one.names.keys() != other.names.keys():
+        return False
+    # One tensor after the other: a file may be as large as the memory.
+    for name in one.names:
+        (a,) = file.read(one.where, [one.names[name]]).values()
+        (b,) = file.read(other.where, [other.names[name]]).values()
+        # As bytes: torch compares no float8.
+        if a.dtype != b.dtype or not torch.equal(_bytes(a), _bytes(b)):
+            return False
+    return True
+
+
+def _bytes(tensor: Tensor) -> Tensor:
+    return tensor.contiguous().reshape(-1).view(torch.uint8)

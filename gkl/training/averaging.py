@@ -7,6 +7,7 @@ import copy
 import torch
 from torch import nn
 
+from gkl.shared_memory import sharing
 from gkl.spec import EpochAveraging, StepAveraging
 
 
@@ -14,12 +15,14 @@ class WeightAverage:
     """Exponential moving average of a network's weights and BatchNorm statistics.
 
     The statistics are averaged with the weights they belong to: a network with averaged weights and the last
-    step's statistics is one that was never trained. Integer buffers, such as counts of batches, are copied.
+    step's statistics is one that was never trained. Integer buffers, such as counts of batches, are copied. A tensor
+    under several names is averaged once.
     """
 
     def __init__(self, model: nn.Module, spec: EpochAveraging | StepAveraging, total_steps: int) -> None:
         self.spec = spec
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self._shared = [name for names in sharing(self.model.state_dict()) for name in names]
         warmup = spec.warmup_fraction if isinstance(spec, StepAveraging) else 0.0
         self.warmup_steps = int(warmup * total_steps)
 
@@ -35,9 +38,17 @@ class WeightAverage:
 
     @torch.no_grad()
     def _move(self, model: nn.Module, decay: float) -> None:
-        current = model.state_dict()
-        for name, average in self.model.state_dict().items():
-            if average.is_floating_point() and decay > 0:
+        current, averages = model.state_dict(), self.model.state_dict()
+        # From the old averages, before any name changes what another shows.
+        moved = {
+            name: averages[name].lerp(current[name], 1 - decay)
+            for name in self._shared
+            if averages[name].is_floating_point() and decay > 0
+        }
+        for name, average in averages.items():
+            if name in moved:
+                average.copy_(moved[name])
+            elif average.is_floating_point() and decay > 0:
                 average.lerp_(current[name], 1 - decay)
             else:
                 average.copy_(current[name])

@@ -14,11 +14,12 @@ from gkl.data import load_train
 from gkl.data.augmentation import augmented_views
 from gkl.data.synthetic import SyntheticImages
 from gkl.device import device_name, out_of_memory_explained, select_device, set_tensor_float_32
-from gkl.errors import Stopped
+from gkl.errors import InvalidInput, Stopped
 from gkl.files import check_writable, sha256_of
 from gkl.models import build_model
 from gkl.outcome import CheckpointSaved, EpochFinished, Event, Progress, StepMetrics, TrainOutcome
 from gkl.provenance import git_commit, make_manifest
+from gkl.shared_memory import overlapping_parameters
 from gkl.spec import Selection, TrainSpec
 from gkl.tensor_files import save_tensors
 from gkl.training.averaging import WeightAverage
@@ -138,7 +139,14 @@ class _Run:
         self.total_steps = self.steps_per_epoch * spec.epochs
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(spec.seed)
-            model = build_model(spec.architecture, spec.dataset).to(device)
+            model = build_model(spec.architecture, spec.dataset)
+        overlapping = overlapping_parameters(model)
+        if overlapping is not None:
+            raise InvalidInput(
+                f"{spec.architecture} has two tensors in one memory, {overlapping[0]!r} and {overlapping[1]!r}, "
+                "which come apart on another device or in another memory layout; make them one nn.Parameter"
+            )
+        model = model.to(device)
         if spec.compute.channels_last:
             model = model.to(memory_format=torch.channels_last)
         objective = RobustObjective(

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
+from gkl.shared_memory import once
+
 
 class WeightPerturber:
     """Moves convolution and linear weights up the trained objective, and back.
@@ -21,7 +23,8 @@ class WeightPerturber:
     def __init__(self, model: nn.Module, gamma: float) -> None:
         self.gamma = gamma
         weights = [m.weight for m in model.modules() if isinstance(m, _ConvNd | nn.Linear)]
-        self.weights = [weight for weight in weights if weight.requires_grad]
+        # Once each: layers that share a weight must not move it twice.
+        self.weights = once(weight for weight in weights if weight.requires_grad)
 
     @contextmanager
     def perturbed(self, objective: Tensor) -> Iterator[None]:

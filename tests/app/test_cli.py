@@ -9,11 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from app.cli import cli, main
 from app.process_cli import process_cli
 from gkl.files import sha256_of
+from gkl.models import build_model
 from gkl.spec import EvaluateSpec
 from tests.specs import tiny_train_spec
 
@@ -95,6 +97,33 @@ def test_train_and_evaluate_without_a_service(tmp_path: Path) -> None:
     assert "Shard 1/1 is done" in part.stdout
     merged = gklbench(*arguments, tmp_path / "shards")
     assert [line for line in merged.stdout.splitlines() if "robust accuracy" in line] == verdict
+
+
+def test_which_network_of_a_file_is_asked_and_told(tmp_path: Path) -> None:
+    networks = {key: build_model("tiny_cnn", "digits").state_dict() for key in ("state_dict", "state_dict_ema")}
+    torch.save(networks, tmp_path / "model.pt")
+    (tmp_path / "evaluate.json").write_text(
+        '{"kind": "evaluate", "name": "a", "dataset": "digits", "architecture": "tiny_cnn", '
+        '"evaluation": {"threat_model": {"epsilon": 0.9}, "num_points": 20}}'
+    )
+    common = ["--weights", tmp_path / "model.pt", "--device", "cpu"]
+    arguments = ["evaluate", tmp_path / "evaluate.json", *common, "--output", tmp_path / "run"]
+    asked = gklbench(*arguments)
+    assert asked.returncode == 1
+    assert "model.pt holds 2 networks that fit the architecture, at 'state_dict', 'state_dict_ema'" in asked.stderr
+    done = gklbench(*arguments, "--weights-key", "state_dict_ema")
+    assert done.returncode == 0, done.stderr
+    assert "weights: the file's network at 'state_dict_ema' was taken" in done.stdout
+    # The parts there are of one network, and the certificate knows which.
+    other = gklbench(*arguments, "--weights-key", "state_dict")
+    assert "its weights_key is 'state_dict_ema', not 'state_dict'" in other.stderr
+    proven = gklbench("verify", tmp_path / "run" / "certificate.safetensors", *common)
+    assert proven.returncode == 0, proven.stderr
+    swapped = {key: networks[other] for key, other in zip(networks, reversed(networks), strict=True)}
+    torch.save(swapped, tmp_path / "model.pt")
+    assert gklbench("verify", tmp_path / "run" / "certificate.safetensors", *common).returncode == 1
+    train = gklbench("submit", "-", "--weights-key", "ema", stdin=tiny_train_spec().model_dump_json())
+    assert "is no evaluation; --weights-key is for one" in train.stderr
 
 
 def test_recipe_prints_a_spec_that_is_one() -> None:

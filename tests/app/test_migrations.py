@@ -8,6 +8,7 @@ from sqlalchemy import inspect, select
 
 from app import jobs, migrations
 from app.database import Database
+from app.entries import add_missing
 from app.tables import Base, Evaluation, FileKind, Job, JobFile, OutboxMessage
 
 
@@ -91,3 +92,36 @@ def test_rows_survive_the_way_forward_and_back(database: Database) -> None:
         assert tuple(found) == (7, "digits", "small_cnn")
         assert connection.exec_driver_sql("SELECT robust_correct, norm FROM evaluations").one() == (90, "Linf")
         assert connection.exec_driver_sql("SELECT broken FROM attack_results").scalar_one() == 260
+
+
+def test_two_networks_of_a_file_are_one_model_in_an_older_schema(database: Database) -> None:
+    """The first one's rows stay, with all that refers to them."""
+    sha, now = "a" * 64, "2026-01-02 03:04:05"
+    with database.engine.begin() as connection:
+        for number, key in ((1, "state_dict"), (2, "ema")):
+            for statement in (
+                "INSERT INTO jobs (id, kind, name, spec, state, priority, attempt, lost_leases, created_at) VALUES "
+                f"({number}, 'evaluate', 'a', '{{}}', 'succeeded', 0, 1, 0, '{now}')",
+                "INSERT INTO models (id, name, dataset, architecture, weights_sha256, weights_key, created_at) VALUES "
+                f"({number}, 'a', 'digits', 'small_cnn', '{sha}', '{key}', '{now}')",
+                "INSERT INTO evaluations (id, model_id, job_id, board, norm, epsilon, protocol, num_points, "
+                "is_complete, is_provisional, clean_correct, robust_correct, robust_accuracy, corruptions, flags, "
+                "seconds, manifest, created_at) VALUES "
+                f"({number}, {number}, {number}, 'Linf', 'Linf', 0.2, 'standard', "
+                "360, true, false, "
+                f"350, 90, 0.25, '[]', '[]', 1.5, '{{}}', '{now}')",
+                "INSERT INTO attack_results (evaluation_id, position, attack, points, broken, seconds, discarded) "
+                f"VALUES ({number}, 0, 'APGD-CE', 350, 260, 1.5, 0)",
+            ):
+                connection.exec_driver_sql(statement)
+    with database.writing() as session:
+        add_missing(session)
+    for _ in range(2):
+        migrations.downgrade(database, "0006")
+        with database.engine.begin() as connection:
+            for table in ("models", "evaluations", "entries", "attack_results"):
+                assert connection.exec_driver_sql(f"SELECT count(*) FROM {table}").scalar_one() == 1, table
+        migrations.upgrade(database)
+    with database.reading() as session:
+        evaluation = session.scalars(select(Evaluation)).one()
+        assert (evaluation.model.id, evaluation.model.weights_key) == (1, "")

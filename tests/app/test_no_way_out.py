@@ -24,7 +24,9 @@ from app.database import Database
 from app.service import Service
 from app.settings import Settings
 from app.tables import Entry, Provenance
+from gkl.outcome import CheckOutcome, Flag
 from tests.app.test_api import assert_problem
+from tests.app.test_leaderboard import measure, train
 from tests.app.test_robustbench import LINF, contents
 from tests.databases import either_database
 from tests.specs import NO_FILES, tiny_train_spec
@@ -263,7 +265,10 @@ def test_a_spec_has_no_place_for_a_number_that_was_not_measured(client: TestClie
 
 
 def test_nothing_over_rest_changes_what_was_measured(client: TestClient) -> None:
-    """The only ways in are a job, examples that are checked, and RobustBench's files; no PUT, no PATCH of a result."""
+    """The only ways in are a job, examples that are checked, and RobustBench's files; no PUT, no PATCH of a result.
+
+    Withdrawals and restored ranks change where an entry stands, with a reason for all to read, and none of its numbers.
+    """
     document = client.get("/openapi.json").json()["paths"]
     changing = {
         (method, path)
@@ -273,7 +278,11 @@ def test_nothing_over_rest_changes_what_was_measured(client: TestClient) -> None
     }
     assert {path for method, path in changing if method in ("put", "patch")} == {"/api/v1/uploads/{upload_id}"}
     about_results = {path for _, path in changing if "entries" in path or "evaluations" in path or "models" in path}
-    assert about_results == {"/api/v1/entries/{entry_id}/attacks", "/api/v1/entries/{entry_id}/withdrawal"}
+    assert about_results == {
+        "/api/v1/entries/{entry_id}/attacks",
+        "/api/v1/entries/{entry_id}/rank",
+        "/api/v1/entries/{entry_id}/withdrawal",
+    }
 
 
 def test_a_withdrawn_entry_stays_to_be_seen(client: TestClient, database: Database) -> None:
@@ -312,6 +321,39 @@ def test_a_withdrawn_entry_stays_to_be_seen(client: TestClient, database: Databa
     trail = [(each["action"], each["subject"]) for each in client.get("/api/v1/audit").json()["records"]]
     assert ("entry.withdraw", f"entry {best['id']}") in trail
     assert ("entry.restore", f"entry {best['id']}") in trail
+
+
+def test_an_entry_that_cannot_be_believed_has_no_rank_until_an_admin_restores_it(
+    client: TestClient, database: Database
+) -> None:
+    liar = train(database, "liar")
+    honest = train(database, "honest")
+    lie = Flag(name="wrong_gradients", sentence="At 40% of 64 points the gradient is another's.", value=0.4)
+    measure(database, liar, robust=300, flags=[lie], checks=[CheckOutcome(name="repair", note="not here")])
+    measure(database, honest, robust=200)
+    board = client.get("/api/v1/leaderboards/digits/Linf").json()["entries"]
+    assert [(entry["rank"], entry["clean"]["accuracy"] > 0) for entry in board] == [(1, True), (None, True)]
+    barred = board[1]
+    assert barred["unreliable"]
+    assert "another's" in barred["unrankable"]
+    assert "To have it ranked" in barred["unrankable"]
+    for address in ("/leaderboards/digits/Linf", f"/entries/{barred['id']}"):
+        page = client.get(address, headers={"Accept": "text/html"}).text
+        assert "another&#39;s" in page
+        assert "/flags" in page
+    assert json.loads(client.get(f"/api/v1/entries/{barred['id']}/model_info.json").text)["unreliable"] is True
+    evaluation = client.get(f"/api/v1/evaluations/{barred['evaluation_id']}").json()
+    assert evaluation["checks"][0]["note"] == "not here"
+    address = f"/api/v1/entries/{barred['id']}/rank"
+    assert_problem(client.post(address, json={"note": ""}), 422, "body.note")
+    restored = client.post(address, json={"note": "Its straight-through gradient is meant so."}).json()
+    assert (restored["rank"], restored["rank_note"]) == (1, "Its straight-through gradient is meant so.")
+    assert_problem(client.post(address, json={"note": "again"}), 409, "not barred")
+    trail = [(each["action"], each["subject"]) for each in client.get("/api/v1/audit").json()["records"]]
+    assert ("entry.rank", f"entry {barred['id']}") in trail
+    # Another verdict is another question: the note was about this one.
+    measure(database, liar, robust=299, flags=[lie])
+    assert client.get(f"/api/v1/entries/{barred['id']}").json()["rank"] is None
 
 
 def test_an_empty_board_of_withdrawn_entries_has_no_leader(client: TestClient) -> None:

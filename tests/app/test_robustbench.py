@@ -261,6 +261,77 @@ def test_what_cannot_be_an_entry_is_refused_and_the_rest_is_taken(
     assert says in anomaly.what
 
 
+FRACTIONS: dict[str, tuple[dict[str, Any], str | None, float | None]] = {
+    # What was said, which field is odd, and what ranks.
+    "four decimals": ({"autoattack_acc": "0.6123"}, "autoattack_acc", None),
+    "all of them": ({"clean_acc": "0.92", "autoattack_acc": "0.66", "reported": "0.67"}, "autoattack_acc", None),
+    "clean alone": ({"clean_acc": "0.92"}, "clean_acc", 0.665),
+    "beside what was reported": ({"autoattack_acc": "0.67"}, "autoattack_acc", None),
+    "what would rank": ({"external": "0.6123"}, "external", None),
+    "whole": ({"clean_acc": "1", "autoattack_acc": "1.0", "reported": "1"}, "autoattack_acc", None),
+    "above a hundred": ({"autoattack_acc": "103.2"}, "autoattack_acc", None),
+    "external above a hundred": ({"external": "665"}, "external", None),
+    "below 0": ({"autoattack_acc": "-1.0"}, "autoattack_acc", None),
+    "with its unit": ({"autoattack_acc": "66.5%"}, "autoattack_acc", None),
+    "a number": ({"autoattack_acc": 66.5}, "autoattack_acc", None),
+    "other digits": ({"autoattack_acc": "\N{ARABIC-INDIC DIGIT SIX}6.5"}, "autoattack_acc", None),
+    "a broken network": ({"autoattack_acc": "0.26"}, None, 0.0026),
+    "a broken network's one percent": ({"autoattack_acc": "1.0"}, None, 0.01),
+    "none at all": ({"autoattack_acc": "0.00"}, None, 0.0),
+    "an empty external": ({"external": ""}, "external", 0.665),
+}
+
+
+@pytest.mark.parametrize("what", FRACTIONS)
+@on_one
+def test_an_accuracy_in_another_unit_has_no_rank(database: Database, what: str) -> None:
+    changes, field, robust = FRACTIONS[what]
+    report = robustbench.import_files(database, [("cifar10/Linf/A.json", contents(LINF | changes))])
+    assert {a.field for a in report.anomalies if a.field != "reported"} >= ({field} if field else set())
+    assert field is not None or report.anomalies == []
+    with database.reading() as session:
+        (ranked,) = entries.search(session, Board("cifar10", "Linf", 1), View())
+        assert ranked.entry.robust_accuracy == pytest.approx(robust)
+        assert (ranked.rank is None) == (robust is None)
+
+
+@on_one
+def test_a_fraction_on_a_board_of_corruptions(database: Database) -> None:
+    odd = CORRUPTED | {"corruptions_acc": "0.885", "corruptions_mce": "0.95"}
+    report = robustbench.import_files(database, [("cifar10/corruptions/A.json", contents(odd))])
+    assert {"corruptions_acc", "corruptions_mce"} <= {a.field for a in report.anomalies}
+    with database.reading() as session:
+        entry = session.scalars(select(Entry)).one()
+        assert (entry.robust_accuracy, entry.mean_corruption_error) == (None, None)
+
+
+@on_one
+def test_an_entry_that_an_earlier_version_misread_is_read_again(database: Database) -> None:
+    files = [("cifar10/Linf/A.json", contents(LINF | {"autoattack_acc": "0.6123"}))]
+    robustbench.import_files(database, files)
+    with database.writing() as session:
+        entry = session.scalars(select(Entry)).one()
+        entry.robust_accuracy, entry.anomalies = 0.006123, []
+    assert robustbench.import_files(database, files).changed == 1
+    assert robustbench.import_files(database, files).unchanged == 1
+    with database.reading() as session:
+        assert session.scalars(select(Entry)).one().robust_accuracy is None
+
+
+@on_one
+def test_text_that_turns_round_what_is_shown_is_reported_and_kept(database: Database, tmp_path: Path) -> None:
+    data = contents(LINF | {"name": "Robust \N{RIGHT-TO-LEFT OVERRIDE}% 9.99", "authors": "A\N{ZERO WIDTH SPACE}da"})
+    report = robustbench.import_files(database, [("cifar10/Linf/A.json", data)])
+    said = {a.field: a.what for a in report.anomalies}
+    assert said == {
+        "name": "has characters that hide or turn round what is shown: U+202E",
+        "authors": "has characters that hide or turn round what is shown: U+200B",
+    }
+    with database.reading() as session:
+        robustbench.export_to(session, tmp_path)
+    assert (tmp_path / "cifar10/Linf/A.json").read_bytes() == data
+
+
 def test_a_file_that_changed_changes_its_entry(database: Database) -> None:
     robustbench.import_files(database, [("cifar10/Linf/A.json", contents(LINF))])
     report = robustbench.import_files(database, [("cifar10/Linf/A.json", contents(LINF | {"external": "1.5"}))])

@@ -230,3 +230,22 @@ def test_a_long_board_is_on_pages(client: TestClient, database: Database) -> Non
 )
 def test_axes_hold_all_values_between_round_ends(values: list[float], low: float, high: float) -> None:
     assert _round_range(values, None)[:2] == (low, high)
+
+
+@on_one
+def test_no_page_shows_text_that_turns_round_what_stands_beside_it(client: TestClient, database: Database) -> None:
+    override, isolate, hidden = "\N{RIGHT-TO-LEFT OVERRIDE}", "\N{LEFT-TO-RIGHT ISOLATE}", "\N{ZERO WIDTH SPACE}"
+    odd = LINF | {
+        "link": "",
+        "name": f"Robust {override}% 9.99",
+        "authors": f"Ada{hidden}",
+        "venue": f"ICML{isolate} 2023",
+        "architecture": f"Wide{override}",
+        "footnote": f"<b>a&#x202e;b</b> \\(x{override}\\) {isolate}",
+    }
+    robustbench.import_files(database, [("cifar10/Linf/A.json", contents(odd)), ("cifar10/Linf/B.json", contents(odd))])
+    for path in ("/", "/leaderboards/cifar10/Linf", "/entries/1", "/compare?entries=1&entries=2"):
+        text = get(client, path)
+        assert "Robust \N{REPLACEMENT CHARACTER}% 9.99" in text, path
+        for character in (override, isolate, hidden, "&#x202e;", "&#8238;"):
+            assert character not in text, path

@@ -7,11 +7,23 @@ import re
 from typing import Any
 
 import pytest
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from gkl.catalog import DATASETS
 from gkl.errors import InvalidInput
 from gkl.recipes import RECIPES, digits, recipe
-from gkl.spec import JOB_SPEC, EvaluateSpec, Evaluation, ThreatModel, TrainSpec, board_name, format_epsilon
+from gkl.spec import (
+    JOB_SPEC,
+    EvaluateSpec,
+    Evaluation,
+    ThreatModel,
+    TrainSpec,
+    board_name,
+    format_epsilon,
+    threat_model_of_board,
+)
 
 
 def changed(path: str, value: Any) -> dict[str, Any]:
@@ -97,6 +109,53 @@ def test_boards_are_named_for_their_budget() -> None:
     assert name(ThreatModel(norm="Linf", epsilon=4 / 255)) == "Linf-4-255"
     assert name(ThreatModel(norm="L1", epsilon=12.0)) == "L1-12"
     assert board_name("cifar10", Evaluation(protocol="corruptions")) == "corruptions"
+    # As in every version so far.
+    for epsilon, board in (
+        (8 / 255, "Linf-8-255"),
+        (1 / 255, "Linf-1-255"),
+        (0.15, "Linf-0.15"),
+        (0.031, "Linf-0.031"),
+        (1.0, "Linf-1"),
+        (1e-5, "Linf-1e-05"),
+        (9e-5, "Linf-9e-05"),
+        (0.123456, "Linf-0.123456"),
+    ):
+        assert name(ThreatModel(norm="Linf", epsilon=epsilon)) == board
+    assert name(ThreatModel(norm="L2", epsilon=0.5)) == "L2-0.5"
+
+
+WIDEST = {"Linf": 1.0, "L2": 387.98, "L1": 150_528.0}
+BUDGETS = st.floats(min_value=0, max_value=1, exclude_min=True)
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.sampled_from(["Linf", "L2", "L1"]), st.sampled_from(sorted(DATASETS)), BUDGETS, st.integers(0, 2))
+@example("Linf", "cifar10", 8 / 255, 1)
+@example("Linf", "cifar10", 8 / 255 + 1e-12, 1)
+@example("Linf", "digits", 1 / 3, 0)
+@example("Linf", "digits", 1e-10, 0)
+@example("L1", "imagenet", 5e-324, 0)
+@example("L2", "cifar10", 0.1234567891, 0)
+def test_a_boards_name_leads_back_to_its_budget(norm: Any, dataset: str, share: float, kind: int) -> None:
+    """Anything that a number can be, in the whole range, near the fractions and near the data set's own."""
+    near = {1: round(share * 255) / 255 or 1 / 255, 2: DATASETS[dataset].epsilon.get(norm, 0.5)}
+    epsilon = share * WIDEST[norm] if kind == 0 else near[kind] * (1 + (share - 0.5) * 1e-7)
+    assume(0 < epsilon <= WIDEST[norm])
+    threat_model = ThreatModel(norm=norm, epsilon=epsilon)
+    board = board_name(dataset, Evaluation(threat_model=threat_model))
+    assert threat_model_of_board(dataset, board) == threat_model
+    assert len(board) <= 50
+    assert re.fullmatch(r"[A-Za-z0-9.+-]+", board)
+    numerator, _, denominator = format_epsilon(epsilon).partition("/")
+    assert float(numerator) / float(denominator or 1) == epsilon
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text("Linf L20123456789.e+-/", max_size=60) | st.text(max_size=20))
+def test_any_other_name_is_none_or_one_that_can_be(name: str) -> None:
+    for text in (name, f"Linf-{name}", f"L2-{name}"):
+        found = threat_model_of_board("digits", text)
+        assert found is None or 0 < found.epsilon < math.inf
 
 
 @pytest.mark.parametrize(
@@ -160,3 +219,20 @@ def test_a_training_names_the_evaluation_that_follows() -> None:
 def test_a_mistyped_recipe_is_offered_its_neighbors() -> None:
     with pytest.raises(InvalidInput, match="did you mean 'digits'"):
         recipe("digit")
+
+
+def test_published_weights_are_of_one_network() -> None:
+    spec = {
+        "kind": "evaluate",
+        "name": "a",
+        "dataset": "cifar10",
+        "architecture": "cifar10/Linf/Carmon2019Unlabeled",
+        "weights": "robustbench",
+        "evaluation": {"protocol": "clean"},
+        "weights_key": "ema",
+    }
+    with pytest.raises(ValidationError, match="leave it out with weights 'robustbench'"):
+        EvaluateSpec.model_validate(spec)
+    with pytest.raises(ValidationError, match="one printable line"):
+        EvaluateSpec.model_validate(spec | {"weights": "a" * 64, "weights_key": "a\u202eb"})
+    assert EvaluateSpec.model_validate(spec | {"weights": "a" * 64}).weights_key == "ema"

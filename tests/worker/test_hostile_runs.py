@@ -21,7 +21,7 @@ from gkl.errors import FailureCode, InvalidInput, Stopped
 from gkl.models import build_model, load_weights
 from gkl.outcome import Failed, Progress
 from gkl.spec import EvaluateSpec, Evaluation, ThreatModel
-from gkl.tensor_files import load_tensors
+from gkl.weights_file import open_weights
 from gkl.weights_format import check_weights_file
 from tests.cluster import until
 from tests.databases import either_database
@@ -205,10 +205,10 @@ def test_a_conversion_keeps_names_values_and_formats(tmp_path: Path) -> None:
     target.parent.mkdir()
     told: list[object] = []
     convert(path, target, report=told.append)
-    tensors, _ = load_tensors(target)
-    assert tensors.keys() == {name.removeprefix("module.") for name in state}
+    converted = open_weights(target)
+    assert {where: [*tensors] for where, tensors in converted.containers.items()} == {"state_dict": sorted(state)}
     for name, tensor in state.items():
-        found = tensors[name.removeprefix("module.")]
+        found = converted.read("state_dict", [name])[name]
         assert found.dtype == tensor.dtype
         assert torch.equal(found, tensor)
     assert isinstance(told[0], Progress)

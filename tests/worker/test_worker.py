@@ -26,6 +26,7 @@ from app.database import Database, database_now
 from app.service import Service
 from app.settings import Settings
 from app.tables import FileKind, Job, JobFile, JobKind, JobState
+from gkl.data import load_test
 from gkl.errors import FailureCode
 from gkl.evaluation import verify
 from gkl.files import sha256_of
@@ -286,6 +287,65 @@ def test_weights_that_were_sent_become_a_row(
     )
     assert found.problems == []
     assert converted in {path.name for path in files(worker.settings)}, "the cleanup keeps it"
+
+
+@either_database
+def test_two_networks_in_one_file_are_a_question_and_two_models(
+    worker: Worker, database: Database, store: ArtifactStore, tmp_path: Path
+) -> None:
+    networks = {"state_dict": build_model("tiny_cnn", "digits"), "state_dict_ema": build_model("tiny_cnn", "digits")}
+    torch.save({key: network.state_dict() for key, network in networks.items()}, tmp_path / "model.pt")
+    stored = store.put(tmp_path / "model.pt")
+    evaluation = Evaluation(threat_model=ThreatModel(epsilon=0.9), batch_size=360)
+    keys = (None, "state_dict_ema", "state_dict", "model")
+    with database.writing() as session:
+        job_files.record_upload(session, stored, "torch", "Ada")
+        specs = [
+            EvaluateSpec(
+                name=str(key),
+                dataset="digits",
+                architecture="tiny_cnn",
+                weights=stored.sha256,
+                weights_key=key,
+                evaluation=evaluation,
+            )
+            for key in keys
+        ]
+        sent = {key: jobs.create(session, spec).id for key, spec in zip(keys, specs, strict=True)}
+    ended = {}
+    for key in keys:
+        assert worker.run_next() == sent[key]
+        ended[key] = look(database, sent[key])
+    for key, says in (
+        (None, "holds 2 networks that fit the architecture, at 'state_dict', 'state_dict_ema'; say in weights_key"),
+        ("model", "holds no network of this architecture at weights_key 'model'; it holds one at 'state_dict', 'state"),
+    ):
+        assert ended[key].failure_code is FailureCode.INVALID_INPUT
+        assert says in (ended[key].failure_message or "")
+    with database.reading() as session:
+        rows = entries.search(session, entries.board(session, "digits", "Linf-0.9"), entries.View())
+        models = {row.entry.name: row.entry.model for row in rows}
+        assert set(models) == set(networks)
+        for key, network in networks.items():
+            found = leaderboard.evaluation_of_job(session, sent[key])
+            assert found is not None
+            assert (found.model.weights_key, found.manifest["weights_key"]) == (key, key)
+            assert f"the file's network at {key!r} was taken" in found.manifest["weights_notes"]
+            model = models[key]
+            assert model is not None
+            assert (found.model_id, model.weights_sha256) == (model.id, stored.sha256)
+            # The figure is this network's, and the certificate holds for the file as it was sent.
+            images = load_test("digits", NO_FILES, 360)
+            with torch.no_grad():
+                answers = network.eval()(images.images.float()).argmax(1)
+            assert int((answers == images.labels).sum()) == found.clean_correct
+            assert found.certificate_sha256 is not None
+            checked = verify(
+                store.path(found.certificate_sha256), tmp_path / "model.pt", datasets_dir=NO_FILES, device="cpu"
+            )
+            assert checked.problems == []
+        kept = session.scalars(select(JobFile).where(JobFile.kind == FileKind.CONVERTED)).all()
+    assert len(kept) == 1, "one conversion holds both"
 
 
 def test_a_worker_that_lost_its_job_stops_the_run_and_keeps_nothing(worker: Worker, database: Database) -> None:

@@ -32,6 +32,13 @@ def test_rows_are_those_of_the_arrays(compressed: bool, tmp_path: Path) -> None:
     assert labels.tolist() == [7, 9, 0, 7]
 
 
+@pytest.mark.parametrize("dtype", [">i8", ">u2", "<i4", "|i1"])
+def test_labels_of_any_byte_order(dtype: str, tmp_path: Path) -> None:
+    write_npz(tmp_path / "some.npz", 50, label=(np.arange(50) % 10).astype(dtype))
+    _, labels = opened(tmp_path / "some.npz").take(torch.tensor([7, 49, 0]))
+    assert (labels.tolist(), labels.dtype) == ([7, 9, 0], torch.int64)
+
+
 def test_a_compressed_file_is_unpacked_once_and_has_the_same_hash(tmp_path: Path) -> None:
     write_npz(tmp_path / "a.npz", 20)
     write_npz(tmp_path / "b.npz", 20, compressed=True)

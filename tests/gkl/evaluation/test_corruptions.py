@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from gkl.catalog import CORRUPTIONS
-from gkl.data import load_corrupted
+from gkl.data import ImageSet, load_corrupted
 from gkl.errors import InvalidInput, Stopped
 from gkl.evaluation import evaluate, verify
 from gkl.evaluation.certificate import read_certificate
@@ -124,6 +124,22 @@ def test_corruptions_with_other_labels_are_refused(datasets_dir: Path, weights: 
         labels.write_bytes(original)
 
 
+@pytest.mark.parametrize("of_images", [">u2", "<i8", ">i8", "|u1", ">u1"])
+@pytest.mark.parametrize("of_labels", [">i8", ">u2", "<i4", "|i1", ">i4"])
+@pytest.mark.parametrize("fortran", [False, True])
+def test_arrays_of_any_byte_order_and_width(of_images: str, of_labels: str, fortran: bool, tmp_path: Path) -> None:
+    folder = tmp_path / "cifar10" / "CIFAR-10-C"
+    folder.mkdir(parents=True)
+    images, labels = pixels(10, 32, 32, 3), np.tile([3, 9], 5)
+    order = np.asfortranarray if fortran else np.ascontiguousarray
+    np.save(folder / "fog.npy", order(images.astype(of_images)))
+    np.save(folder / "labels.npy", labels.astype(of_labels))
+    found = load_corrupted("cifar10", tmp_path, "fog", 2)
+    assert isinstance(found, ImageSet)
+    assert torch.equal(found.images, torch.from_numpy(images[2:4]).permute(0, 3, 1, 2))
+    assert (found.labels.tolist(), found.labels.dtype) == ([3, 9], torch.int64)
+
+
 def test_files_that_are_missing_or_other_are_named(datasets_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"CIFAR-100-C is not here: put its files to .*gaussian_noise.npy"):
         load_corrupted("cifar100", tmp_path, "fog", 1)
@@ -137,6 +153,20 @@ def test_files_that_are_missing_or_other_are_named(datasets_dir: Path, tmp_path:
     np.save(folder / "fog.npy", np.zeros((100, 3, 32, 32), dtype=np.uint8))
     with pytest.raises(InvalidInput, match="expected five severities of 32 x 32 x 3 uint8"):
         load_corrupted("cifar10", tmp_path, "fog", 1)
+    np.save(folder / "fog.npy", np.full((100, 32, 32, 3), 256, dtype=">i2"))
+    with pytest.raises(InvalidInput, match=r"fog\.npy has pixels outside 0 to 255"):
+        load_corrupted("cifar10", tmp_path, "fog", 1)
+    np.save(folder / "fog.npy", np.zeros((100, 32, 32, 3), dtype=np.uint8))
+    for labels in (np.zeros(99, dtype=">i8"), np.zeros((20, 1), dtype=np.int64), np.zeros(20), np.zeros((), np.int64)):
+        np.save(folder / "labels.npy", labels)
+        with pytest.raises(
+            InvalidInput, match=r"labels\.npy has shape .*; expected a whole number for each of the 100"
+        ):
+            load_corrupted("cifar10", tmp_path, "fog", 1)
+    for wrong in (-1, 10):
+        np.save(folder / "labels.npy", np.full(20, wrong, dtype=">i8"))
+        with pytest.raises(InvalidInput, match="has labels outside 0 to 9"):
+            load_corrupted("cifar10", tmp_path, "fog", 1)
     (folder / "fog.npy").write_bytes(b"<!DOCTYPE html>")
     with pytest.raises(InvalidInput, match="cannot be read"):
         load_corrupted("cifar10", tmp_path, "fog", 1)

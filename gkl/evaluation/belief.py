@@ -1,0 +1,375 @@
+"""Whether attacks that follow gradients see a network as it is: checks on points that nobody can prepare for.
+
+AutoAttack's figure is near the truth only if the network's gradients, number format and memory are honest. Each check
+compares what the network says in two ways that must agree. The points are drawn with a seed made for the run.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from gkl.evaluation.checks import noise_at_the_border
+from gkl.evaluation.classifier import Classifier
+from gkl.outcome import CheckName, CheckOutcome, Flag
+from gkl.spec import ThreatModel
+
+MOST_POINTS, FEWEST_POINTS = 64, 8
+_DIRECTIONS = 8
+# Moves a probe off exact ties, such as those of max-pooling at equal pixels, where no derivative exists.
+_OFF_TIES = 1e-3
+_FINE_STEPS = (1e-5, 1e-6)
+_MISLEADING = 0.5
+_SLOPE_LEFT = 0.1
+_POINTS_LIMIT = 0.05
+_COARSE_UNITS, _COARSE_UNITS_OF_HALF = 100.0, 10.0
+_TIES_LIMIT = 0.3
+_CLIFF = 100.0
+_SAME_ANSWER = 1e-4
+
+
+@dataclass(frozen=True)
+class Copies:
+    """The network before anything was asked of it."""
+
+    fresh: Classifier | None
+    """In its own number format; None where it cannot be copied."""
+    precise: Classifier | None
+    """In float64, with float64 logits; None where it cannot be made."""
+    reason: str
+    """Why one of them is None."""
+
+
+def copies_of(model: nn.Module, num_classes: int, on_call: Callable[[], None]) -> Copies:
+    """Copy a network in evaluation mode, once as it is and once in float64.
+
+    Args:
+        model: the network.
+        num_classes: C.
+        on_call: called before every pass of a copy.
+    """
+    try:
+        fresh = copy.deepcopy(model).eval().requires_grad_(False)
+        doubled = copy.deepcopy(model).double().eval().requires_grad_(False)
+    except Exception as error:  # noqa: BLE001 - a stranger's module may raise anything from its own copying
+        return Copies(None, None, f"the network cannot be copied ({type(error).__name__}: {error})")
+    own = Classifier(fresh, num_classes, on_call)
+    return Copies(own, Classifier(doubled, num_classes, on_call, result=torch.float64), "")
+
+
+def number_of_points(points: int) -> int:
+    """How many probes an evaluation of so many points gets: half, so that small evaluations do not double in time."""
+    return min(MOST_POINTS, max(FEWEST_POINTS, points // 2), points)
+
+
+def centered(logits: Tensor) -> Tensor:
+    """Logits (B, C) in float64, without their mean over the classes and scaled to length 1.
+
+    Without centering a large constant on all logits would hide every difference between two answers.
+    """
+    shifted = logits.double() - logits.double().mean(1, keepdim=True)
+    scaled: Tensor = shifted / shifted.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
+    return scaled
+
+
+def distance(a: Tensor, b: Tensor) -> float:
+    """Largest distance of two centered answers (B, C) to the same images; infinite where one is not a number."""
+    found = (centered(a) - centered(b)).norm(dim=1)
+    return float(found.nan_to_num(nan=torch.inf).max())
+
+
+def same_answer(dtype: torch.dtype) -> float:
+    """Up to which distance two answers count as one: half precision rounds otherwise in another batch."""
+    return max(_SAME_ANSWER, 8 * torch.finfo(dtype).eps)
+
+
+class Probes:
+    """P points: in turn a clean one, one with noise of full size, and iterates of a projected ascent on the margin."""
+
+    def __init__(
+        self, classifier: Classifier, x: Tensor, y: Tensor, threat_model: ThreatModel, generator: torch.Generator
+    ) -> None:
+        """
+        Args:
+            classifier: the network in its own format.
+            x: P clean images (P, channels, height, width) in [0, 1].
+            y: their labels (P,).
+            threat_model: whose epsilon is the size of noise and iterates.
+            generator: on the CPU; draws everything that is random here.
+        """
+        self.clean, self.labels, self.threat_model, self.generator = x, y, threat_model, generator
+        kinds = torch.arange(len(x), device=x.device) % 4
+        noisy = noise_at_the_border(x, threat_model, generator)
+        early, late = _ascended(classifier, x, y, threat_model)
+        chosen = torch.where(_rows(kinds == 1, x), noisy, x)
+        chosen = torch.where(_rows(kinds == 2, x), early, chosen)
+        chosen = torch.where(_rows(kinds == 3, x), late, chosen)
+        moved = _OFF_TIES * (2 * torch.rand(x.shape, generator=generator) - 1).to(x)
+        self.images = (chosen + moved).clamp(0, 1)
+
+
+def gradient_checks(own: Classifier, precise: Classifier, probes: Probes) -> tuple[list[CheckOutcome], list[Flag]]:
+    """Autograd's gradient of the margin against central differences in float64, and both formats' answers.
+
+    A point's margin is the label's logit minus that of the best other class at that point.
+    """
+    x, y = probes.images, probes.labels
+    with torch.no_grad():
+        exact = precise(x)
+        answers = own(x)
+    other = exact.scatter(1, y[:, None], -torch.inf).argmax(1)
+    gradient = _margin_gradient(own, x, y, other)
+    zero = float((gradient.flatten(1) == 0).all(1).double().mean())
+    wrong, lost = _against_differences(precise, gradient.double(), probes, other)
+    points = len(x)
+    checks = [
+        CheckOutcome(name="wrong_gradients", value=wrong, limit=_POINTS_LIMIT, points=points),
+        CheckOutcome(name="lost_slope", value=lost, limit=_POINTS_LIMIT, points=points),
+        CheckOutcome(name="zero_gradients", value=zero, limit=_POINTS_LIMIT, points=points),
+        *_format_checks(own, answers, exact, probes, other),
+    ]
+    sentences: dict[CheckName, str] = {
+        "wrong_gradients": f"At {wrong:.0%} of {points} points the gradient differs from what the answers do when the "
+        "image moves.",
+        "lost_slope": f"At {lost:.0%} of {points} points the gradient is nearly flat while the answers change.",
+        "zero_gradients": f"At {zero:.0%} of {points} points, perturbed ones among them, the gradient is exactly zero.",
+    }
+    flags = [
+        Flag(name=check.name, sentence=sentences[check.name], value=check.value)
+        for check in checks
+        if check.name in sentences and _exceeds(check)
+    ]
+    coarse = [check for check in checks if check.name in ("coarse", "ties") and _exceeds(check)]
+    if coarse:
+        said = (
+            f"its margins are {coarse[0].value:.0f} units of its number format away from those in float64"
+            if coarse[0].name == "coarse"
+            else f"{coarse[0].value:.0%} of nearby images get an identical answer"
+        )
+        flags.append(Flag(name="coarse", sentence=f"The network's answers are coarse: {said}.", value=coarse[0].value))
+    return checks, flags
+
+
+def cliff_check(precise: Classifier, probes: Probes) -> tuple[CheckOutcome, Flag | None]:
+    """How far away the network's own linearization says that the border is, at the clean points that it gets right."""
+    x, y, threat_model = probes.clean, probes.labels, probes.threat_model
+    with torch.no_grad():
+        exact = precise(x)
+    right = exact.argmax(1) == y
+    if not right.any():
+        return CheckOutcome(name="cliff", note="the network gets none of the points right"), None
+    x, y, exact = x[right], y[right], exact[right]
+    others = exact.scatter(1, y[:, None], -torch.inf)
+    gradient = _margin_gradient(precise, x, y, others.argmax(1)).flatten(1).double()
+    margin = exact.gather(1, y[:, None]).squeeze(1) - others.amax(1)
+    steepness = _dual_norm(gradient, threat_model)
+    has_slope = steepness > 0
+    if not has_slope.any():
+        return CheckOutcome(name="cliff", note="the gradient is zero at every point"), None
+    far = float((margin / steepness)[has_slope].nanmedian())
+    # A budget may be small, so many budgets alone say nothing; but no image is further away than the box is wide.
+    pixels = x[0].numel()
+    width = {"Linf": 1.0, "L2": pixels**0.5, "L1": float(pixels)}[threat_model.norm]
+    limit = max(_CLIFF * threat_model.epsilon, width) / threat_model.epsilon
+    found = CheckOutcome(name="cliff", value=min(far / threat_model.epsilon, 1e300), limit=limit, points=len(x))
+    if not _exceeds(found):
+        return found, None
+    sentence = (
+        f"By its gradients the median border lies {found.value:.3g} budgets away, further than any image is from "
+        "another: the gradients do not describe the decisions."
+    )
+    return found, Flag(name="cliff", sentence=sentence, value=found.value)
+
+
+def two_faces_check(own: Classifier, fresh: Classifier, x: Tensor) -> tuple[CheckOutcome, Flag | None]:
+    """Whether the answers depend on whether somebody wants a gradient."""
+    with torch.no_grad():
+        plain = own(x)
+    with torch.enable_grad():
+        wanted = own(x.clone().requires_grad_(True)).detach()
+        unasked = own(x).detach()
+    # On the copy: a network may keep what it computed, and autograd refuses tensors made in inference mode.
+    with torch.inference_mode():
+        served = fresh(x.clone()).clone()
+    value = max(distance(plain, other) for other in (wanted, unasked, served))
+    found = CheckOutcome(name="two_faces", value=min(value, 1e300), limit=same_answer(own.dtype), points=len(x))
+    if not _exceeds(found):
+        return found, None
+    sentence = f"The network answers otherwise when a gradient is wanted of it (distance {value:.2g})."
+    return found, Flag(name="two_faces", sentence=sentence, value=found.value)
+
+
+def drift(own: Classifier, fresh: Classifier, x: Tensor, threat_model: ThreatModel, seed: int) -> float:
+    """How far the attacked network's answers to new images near x (B, *) are from those of a copy not attacked."""
+    generator = torch.Generator().manual_seed(seed)
+    # Full size and less: a network that remembers answers by distance must not meet only far images.
+    size = torch.rand((len(x), *([1] * (x.dim() - 1))), generator=generator).to(x)
+    new = x + size * (noise_at_the_border(x, threat_model, generator) - x)
+    with torch.no_grad():
+        return min(distance(own(new), fresh(new)), 1e300)
+
+
+def remembers(check: CheckOutcome) -> Flag | None:
+    if not _exceeds(check):
+        return None
+    sentence = (
+        "After an attack the network answers new images otherwise than a copy that was not attacked "
+        f"(distance {check.value:.2g})."
+    )
+    return Flag(name="remembers", sentence=sentence, value=check.value)
+
+
+def drift_check(values: list[float | None], dtype: torch.dtype) -> CheckOutcome:
+    """Of what was seen after every attack on every block; None stands for a block in which it was not looked at."""
+    seen = [value for value in values if value is not None]
+    if not seen:
+        return CheckOutcome(name="remembers", note="no attack ran, or the network cannot be copied")
+    return CheckOutcome(name="remembers", value=max(seen), limit=same_answer(dtype), points=len(seen))
+
+
+def not_run(names: tuple[CheckName, ...], reason: str) -> list[CheckOutcome]:
+    return [CheckOutcome(name=name, note=reason) for name in names]
+
+
+def _exceeds(check: CheckOutcome) -> bool:
+    return check.value is not None and check.limit is not None and check.value > check.limit
+
+
+def _rows(chosen: Tensor, x: Tensor) -> Tensor:
+    return chosen.reshape(-1, *([1] * (x.dim() - 1)))
+
+
+def _margin_gradient(classifier: Classifier, x: Tensor, y: Tensor, other: Tensor) -> Tensor:
+    """Of logit[y] - logit[other] by the images (B, *); zero where the network gives no gradient."""
+    x = x.clone().requires_grad_(True)
+    with torch.enable_grad():
+        logits = classifier(x)
+        margin = (logits.gather(1, y[:, None]) - logits.gather(1, other[:, None])).sum()
+        if not margin.requires_grad:
+            return torch.zeros_like(x)
+        (gradient,) = torch.autograd.grad(margin, x, allow_unused=True)
+    if gradient is None:
+        return torch.zeros_like(x)
+    detached: Tensor = gradient.detach()
+    return detached
+
+
+def _ascended(classifier: Classifier, x: Tensor, y: Tensor, threat_model: ThreatModel) -> tuple[Tensor, Tensor]:
+    """The iterates 4 and 10 of steps of a quarter of the budget against the margin, inside ball and box."""
+    at, kept = x.clone(), []
+    for step in range(1, 11):
+        with torch.no_grad():
+            logits = classifier(at)
+        other = logits.nan_to_num().scatter(1, y[:, None], -torch.inf).argmax(1)
+        gradient = _margin_gradient(classifier, at, y, other).nan_to_num(0.0, 0.0, 0.0)
+        at = _into_ball(at - 0.25 * threat_model.epsilon * _unit(gradient, threat_model), x, threat_model)
+        if step in (4, 10):
+            kept.append(at.clone())
+    return kept[0], kept[1]
+
+
+def _unit(gradient: Tensor, threat_model: ThreatModel) -> Tensor:
+    if threat_model.norm == "Linf":
+        return gradient.sign()
+    flat = gradient.flatten(1)
+    length = flat.norm(dim=1) if threat_model.norm == "L2" else flat.abs().sum(1)
+    scaled: Tensor = gradient / _rows(length.clamp_min(torch.finfo(gradient.dtype).tiny), gradient)
+    return scaled
+
+
+def _into_ball(at: Tensor, x: Tensor, threat_model: ThreatModel) -> Tensor:
+    """A point of the ball near `at`: clipped for Linf, drawn towards x for the other norms."""
+    epsilon, moved = threat_model.epsilon, at - x
+    if threat_model.norm == "Linf":
+        return (x + moved.clamp(-epsilon, epsilon)).clamp(0, 1)
+    flat = moved.flatten(1)
+    length = flat.norm(dim=1) if threat_model.norm == "L2" else flat.abs().sum(1)
+    drawn: Tensor = x + moved * _rows((epsilon / length.clamp_min(1e-12)).clamp(max=1), x)
+    return drawn.clamp(0, 1)
+
+
+def _dual_norm(gradient: Tensor, threat_model: ThreatModel) -> Tensor:
+    order = {"Linf": 1.0, "L2": 2.0, "L1": float("inf")}[threat_model.norm]
+    length: Tensor = torch.linalg.vector_norm(gradient, order, dim=1)
+    return length
+
+
+def _against_differences(precise: Classifier, gradient: Tensor, probes: Probes, other: Tensor) -> tuple[float, float]:
+    """Shares of points with a misleading gradient and with a lost slope.
+
+    A gradient counts as right where it agrees with central differences at one of three scales: a stand-in for the
+    gradient of rounding is right at the budget's scale and at no finer one.
+    """
+    x, y = probes.images.double(), probes.labels
+    directions = 2.0 * torch.randint(0, 2, (_DIRECTIONS, *x.shape), generator=probes.generator, dtype=torch.int8) - 1.0
+    slopes = torch.stack([(gradient * v.to(gradient)).flatten(1).sum(1) for v in directions], 1)
+    one = directions[0, :1].flatten(1)
+    norm = {"Linf": 1.0, "L2": float(one.norm()), "L1": float(one.abs().sum())}[probes.threat_model.norm]
+    budget = probes.threat_model.epsilon / norm
+
+    def differences(step: float, rows: Tensor) -> Tensor:
+        """(R, directions)"""
+        columns = []
+        for v in directions:
+            moved = step * v[rows.cpu()].to(x)
+            values = []
+            for sign in (1, -1):
+                with torch.no_grad():
+                    logits = precise(x[rows] + sign * moved)
+                a = logits.gather(1, y[rows, None]) - logits.gather(1, other[rows, None])
+                values.append(a.squeeze(1))
+            columns.append((values[0] - values[1]) / (2 * step))
+        return torch.stack(columns, 1)
+
+    def agrees(found: Tensor, rows: Tensor) -> Tensor:
+        own = slopes[rows]
+        size = torch.maximum(own.norm(dim=1), found.norm(dim=1))
+        # Where both are flat there is nothing to disagree about. NaN compares false: it never agrees.
+        close: Tensor = ((own - found).norm(dim=1) <= _MISLEADING * size) | (size < 1e-30)
+        return close
+
+    everywhere = torch.arange(len(x), device=x.device)
+    nearby = differences(budget / 16, everywhere)
+    # An all-zero gradient is another check's.
+    is_zero = (gradient.flatten(1) == 0).all(1)
+    lost = (slopes.norm(dim=1) < _SLOPE_LEFT * nearby.norm(dim=1)) & ~is_zero
+    right = agrees(nearby, everywhere) | is_zero
+    for step in (*_FINE_STEPS, budget / 4):
+        rows = (~right).nonzero().squeeze(1)
+        if len(rows) == 0:
+            break
+        right[rows] = agrees(differences(step, rows), rows)
+    return float((~right).double().mean()), float(lost.double().mean())
+
+
+def _format_checks(
+    own: Classifier, answers: Tensor, exact: Tensor, probes: Probes, other: Tensor
+) -> list[CheckOutcome]:
+    y = probes.labels
+
+    def margins(logits: Tensor) -> Tensor:
+        return (logits.double().gather(1, y[:, None]) - logits.double().gather(1, other[:, None])).squeeze(1)
+
+    spread = exact.std(1, correction=0).clamp_min(torch.finfo(torch.float64).tiny)
+    off = ((margins(answers) - margins(exact)).abs() / spread).nan_to_num(nan=torch.inf)
+    # Attacks see float32 at the finest.
+    unit = max(torch.finfo(own.dtype).eps, torch.finfo(torch.float32).eps)
+    is_half = own.dtype in (torch.float16, torch.bfloat16)
+    noise = _OFF_TIES * torch.randn(probes.images.shape, generator=probes.generator).to(probes.images)
+    with torch.no_grad():
+        nearby = own((probes.images + noise).clamp(0, 1))
+    same = nearby.double() - answers.double()
+    ties = (same == same[:, :1]).all(1).double().mean()
+    return [
+        CheckOutcome(
+            name="coarse",
+            value=min(float(off.median()) / unit, 1e300),
+            limit=_COARSE_UNITS_OF_HALF if is_half else _COARSE_UNITS,
+            points=len(y),
+        ),
+        CheckOutcome(name="ties", value=float(ties), limit=_TIES_LIMIT, points=len(y)),
+    ]

@@ -1,0 +1,270 @@
+"""Where in a file of weights a network is: in which dictionary, and behind which prefix of its tensors' names.
+
+Scripts put prefixes before names (DataParallel, torch.compile, Lightning, `nn.Sequential(normalization, network)`), and
+keep a network beside an averaged one, an optimizer, a count of epochs. A network is found by its own names: it is
+wherever all of them are. Two places with all of them are a question, never a choice made here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from gkl.errors import InvalidInput
+from gkl.shared_memory import aliases
+from gkl.weights_file import Described, WeightsFile
+
+# What wrappers put into names, wherever the module that they wrap is.
+_WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+# Names of the attribute that holds a network; files exist in which only some tensors have them.
+_HOLDERS = {"model", "net", "network", "backbone", "0", "1"}
+_MAX_DEPTH = 12
+_COUNTER = "num_batches_tracked"
+# One number beside the weights that is no part of a network.
+_NOTES = re.compile(
+    r"n_averaged|num_updates|decay|epochs?|(global_)?steps?|iter(ation)?s?|lr|loss|(best_?)?(acc|prec)(uracy)?@?\d?|best"
+)
+_STATISTICS = {"mean": "std", "means": "stds", "mu": "sigma", "pixel_mean": "pixel_std"}
+_IN_FRONT = re.compile(r"\d+|.*(norm|prep|input|scal|standard).*", re.IGNORECASE)
+_MOST_CHANNELS = 4
+
+
+class Expected:
+    """The tensors of a network, as a file must have them."""
+
+    def __init__(self, state: Mapping[str, Tensor]) -> None:
+        self.tensors = {name: Described.of(tensor) for name, tensor in state.items()}
+        same = aliases(state)
+        in_groups = {name for names in same for name in names}
+        self.groups: list[list[str]] = [*same, *([name] for name in state if name not in in_groups)]
+        """Names of one tensor each, of which a file needs one."""
+        # From before torch counted the batches that BatchNorm has seen; no evaluation uses the count.
+        self.required = [names for names in self.groups if not names[0].endswith(_COUNTER)]
+
+    def first_missing(self, present: Collection[str]) -> str | None:
+        return next((names[0] for names in self.required if not any(name in present for name in names)), None)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where all names of a network are."""
+
+    where: str
+    """Of the dictionary in the file."""
+    prefix: str
+    """Before each name, with the dot at its end; '' where there is none, or where only some names have one."""
+    names: Mapping[str, str]
+    """The network's name -> the file's."""
+    label: str
+    """What a spec's `weights_key` calls it."""
+
+    @property
+    def spellings(self) -> set[str]:
+        return {self.label, self.own_spelling, self.prefix.rstrip(".")} - {""}
+
+    @property
+    def own_spelling(self) -> str:
+        """Dictionary and prefix."""
+        return ".".join(part for part in (self.where, self.prefix.rstrip(".")) if part)
+
+
+def places(expected: Expected, file: WeightsFile) -> list[Place]:
+    """Everywhere in the file where a network of these names is, whatever the shapes."""
+    found = []
+    for where, described in file.containers.items():
+        # In an order that is the same in a conversion, which has its names in another.
+        here = sorted(_places_in(expected, described), key=lambda each: each[0])
+        for prefix, names in here:
+            own = ".".join(part for part in (where, prefix.rstrip(".") if len(here) > 1 else "") if part)
+            found.append(Place(where, prefix, names, own or "."))
+    return found
+
+
+def _places_in(expected: Expected, names: Collection[str]) -> Iterator[tuple[str, dict[str, str]]]:
+    as_written = {name: name for name in names}
+    plain = {_unwrapped(name): name for name in expected.tensors}
+    unwrapped = {_unwrapped(name): name for name in names}
+    # What has one name without its wrappers may be two networks.
+    is_clear = len(unwrapped) == len(names) and len(plain) == len(expected.tensors)
+    attempts = [(as_written, {name: name for name in expected.tensors}, False)]
+    if is_clear:
+        attempts += [(unwrapped, plain, False), (unwrapped, plain, True)]
+    for given, wanted, is_mixed in attempts:
+        found = False
+        for prefix in _prefixes(given, wanted):
+            if is_mixed and not set(prefix.split(".")) <= _HOLDERS | {""}:
+                continue
+            present: dict[str, str] = {}
+            for own, name in wanted.items():
+                with_prefix, without = given.get(prefix + own), given.get(own) if is_mixed and prefix else None
+                if with_prefix is not None and without is not None:
+                    present = {}
+                    break
+                at = with_prefix or without
+                if at is not None:
+                    present[name] = at
+            if present and expected.first_missing(present) is None:
+                found = True
+                yield "" if is_mixed else prefix, present
+        if found:
+            return
+
+
+def _prefixes(given: Iterable[str], wanted: Collection[str]) -> list[str]:
+    """What is before a wanted name in one of the given ones; the most frequent first."""
+    counts: Counter[str] = Counter()
+    for name in given:
+        parts = name.split(".", _MAX_DEPTH)
+        for number in range(len(parts)):
+            rest = ".".join(parts[number:])
+            if rest in wanted:
+                counts[name[: len(name) - len(rest)]] += 1
+    return [prefix for prefix, _ in counts.most_common()]
+
+
+def _unwrapped(name: str) -> str:
+    """
+    >>> _unwrapped("_orig_mod.features.module.0.weight")
+    'features.0.weight'
+    """
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+
+
+def first_difference(expected: Expected, place: Place, described: Mapping[str, Described], file: str) -> str | None:
+    """The first tensor of another shape or kind than the network has there, in a sentence."""
+    for name, at in place.names.items():
+        wanted, given = expected.tensors[name], described[at]
+        if not fits(name, wanted, given):
+            return difference(at, wanted, given, file)
+    return None
+
+
+def difference(name: str, wanted: Described, given: Described, file: str) -> str:
+    return (
+        f"tensor {name!r:.100} in {file} is {given.dtype} {given.shape}, but the architecture has {wanted.dtype} "
+        f"{wanted.shape} there; choose the architecture it was trained with"
+    )
+
+
+def fits(name: str, wanted: Described, given: Described) -> bool:
+    # A count of batches that an averaging script has made a float, or an old one a list of one.
+    if wanted.is_whole:
+        is_one = name.endswith(_COUNTER) and (wanted.shape, given.shape) == ((), (1,))
+        return (given.is_floating or given.is_whole) and (given.shape == wanted.shape or is_one)
+    return given[2:] == wanted[2:] and given.shape == wanted.shape
+
+
+def closest(expected: Expected, file: WeightsFile) -> str:
+    """Why no dictionary of the file has the network, told of the one that has most of it."""
+    best: tuple[int, str] = (-1, "")
+    wanted = {_unwrapped(name) for name in expected.tensors}
+    for described in file.containers.values():
+        seen: dict[str, str] = {}
+        for name in described:
+            first = seen.setdefault(_unwrapped(name), name)
+            if first != name and expected.first_missing(described) is not None and _unwrapped(name) in wanted:
+                said = f"has {first!r:.100} and {name!r:.100}, which are one name without what wrappers put into it"
+                return f"{file.name} {said}; save the network that is meant alone"
+        for prefix in [*_prefixes(described, expected.tensors)[:1], ""]:
+            present = {name for name in expected.tensors if prefix + name in described}
+            said = _first_difference_behind(prefix, expected, described, file.name)
+            best = max(best, (len(present), said), key=lambda each: each[0])
+    return best[1]
+
+
+def _first_difference_behind(prefix: str, expected: Expected, described: Mapping[str, Described], file: str) -> str:
+    """In the order of the network, in which what differs first says most."""
+    missing = expected.first_missing({name for name in expected.tensors if prefix + name in described})
+    for name, wanted in expected.tensors.items():
+        given = described.get(prefix + name)
+        if name == missing:
+            behind = f" behind {prefix!r:.60}" if prefix else ""
+            return f"{file} lacks the tensor {missing!r}{behind}; was it made by another architecture?"
+        if given is not None and not fits(name, wanted, given):
+            return difference(prefix + name, wanted, given, file)
+    return (
+        f"{file} has some of the network's tensors with {prefix!r:.60} before their names and without; save the "
+        "network that is meant alone"
+    )
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a file has around a network, in the same dictionary."""
+
+    normalization: tuple[str, str] | None
+    """Names of the mean and the standard deviation of a normalization layer in front."""
+    surplus: list[str]
+    """Other tensors, which may be parts of the network that the file describes."""
+
+
+def surroundings(place: Place, others: Sequence[Place], described: Mapping[str, Described]) -> Surroundings:
+    used = {at for each in (place, *others) if each.where == place.where for at in each.names.values()}
+    rest = sorted(name for name in described if name not in used and not _is_note(name, place.prefix, described[name]))
+    pairs = [pair for name in rest if (pair := _statistics(name, place.prefix, described)) is not None]
+    if len(pairs) != 1:
+        return Surroundings(None, rest)
+    return Surroundings(pairs[0], [name for name in rest if name not in pairs[0]])
+
+
+def _is_note(name: str, prefix: str, described: Described) -> bool:
+    before, _, last = _unwrapped(name).rpartition(".")
+    is_one = described.shape in ((), (1,))
+    is_around = before == "" or _unwrapped(prefix).startswith(f"{before}.")
+    return is_one and is_around and _NOTES.fullmatch(last) is not None
+
+
+def _statistics(name: str, prefix: str, described: Mapping[str, Described]) -> tuple[str, str] | None:
+    """Of the mean of a normalization layer in front of the network behind `prefix`: it and its standard deviation."""
+    before, dot, last = name.rpartition(".")
+    std = f"{before}{dot}{_STATISTICS.get(last, '')}"
+    if last not in _STATISTICS or std not in described:
+        return None
+    for each in (described[name], described[std]):
+        sizes = [size for size in each.shape if size != 1]
+        if not each.is_floating or len(sizes) > 1 or (sizes and sizes[0] > _MOST_CHANNELS) or 0 in sizes:
+            return None
+    network, front = _unwrapped(prefix.rstrip(".")), _unwrapped(before)
+    own, layer = network.rpartition("."), front.rpartition(".")
+    if front in (network, own[0]):
+        return name, std
+    if layer[0] not in (network, own[0]) or not _IN_FRONT.fullmatch(layer[2]):
+        return None
+    is_behind = layer[2].isdecimal() and (own[0] != layer[0] or not own[2].isdecimal() or int(layer[2]) >= int(own[2]))
+    return None if is_behind else (name, std)
+
+
+def unseen_in_front(place: Place, described: Mapping[str, Described]) -> list[str]:
+    """Modules of a sequence before the network that have no tensors, so that nothing says what they do."""
+    parent, dot, own = _unwrapped(place.prefix.rstrip(".")).rpartition(".")
+    if not own.isdecimal() or len(own) > 3:
+        return []
+    before = [f"{parent}{dot}{number}" for number in range(int(own))]
+    names = [_unwrapped(name) for name in described]
+    return [module for module in before if not any(name.startswith(f"{module}.") for name in names)]
+
+
+def has_other_networks(place: Place, equals: Sequence[Place], file: WeightsFile) -> bool:
+    """Whether the file has weights of something else too, so that its sha256 does not say which network this is."""
+    own = {(each.where, at) for each in (place, *equals) for at in each.names.values()}
+    # A vector, in whatever shape, may be the statistics of a normalization layer.
+    return any(
+        (where, name) not in own and each.is_floating and sum(size > 1 for size in each.shape) > 1
+        for where, described in file.containers.items()
+        for name, each in described.items()
+    )
+
+
+def refuse_surplus(place: Place, surplus: Sequence[str], file: str) -> None:
+    """
+    Raises:
+        InvalidInput: there is some.
+    """
+    if surplus:
+        key = place.own_spelling
+        advice = f"; if it is no part of the network, say so with weights_key {key!r}" if place.prefix and key else ""
+        raise InvalidInput(f"{file} has a tensor {surplus[0]!r:.100} that the architecture does not have{advice}")

@@ -1,0 +1,151 @@
+"""Input normalization: the layer that a file of weights may have in front, and what a network does by itself."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from gkl.errors import InvalidInput
+
+# Files have their statistics in float32, rounded from decimal numbers.
+_ROUNDING = 1e-5
+
+
+class Normalization(nn.Module):
+    """(x - mean) / std, per channel or with one number for all."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Tensor, std: Tensor) -> None:
+        """`mean` and `std`: (channels,) or (1,), in units of the pixel range [0, 1]."""
+        super().__init__()
+        self.register_buffer("mean", mean.float().reshape(1, -1, 1, 1))
+        self.register_buffer("std", std.float().reshape(1, -1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, height, width) -> the same."""
+        return (x - self.mean) / self.std
+
+    @property
+    def is_identity(self) -> bool:
+        return bool((self.mean == 0).all() and (self.std == 1).all())
+
+    def equals(self, other: Normalization) -> bool:
+        """Whether the two do the same, but for rounding."""
+        pairs = ((self.mean, other.mean), (self.std, other.std))
+        return all(bool(((a - b).abs() <= _ROUNDING * (1 + b.abs())).all()) for a, b in pairs)
+
+    def __str__(self) -> str:
+        mean, std = (", ".join(f"{v:.4g}" for v in t.flatten().tolist()) for t in (self.mean, self.std))
+        return f"mean {mean}, std {std}"
+
+
+def normalization_in_front(mean: Tensor, std: Tensor, file: str) -> Normalization:
+    """The layer that a file has in front of its network.
+
+    Raises:
+        InvalidInput: it is not for images with values in [0, 1].
+    """
+    found = Normalization(mean.flatten(), std.flatten())
+    if not (found.mean.isfinite().all() and found.std.isfinite().all() and (found.std > 0).all()):
+        raise InvalidInput(f"{file} has a normalization layer ({found}) that does not divide by positive numbers")
+    if float(found.mean.abs().max()) > 1 or float(found.std.max()) > 1:
+        raise InvalidInput(
+            f"{file} has a normalization layer ({found}) in front that is not for images with values in [0, 1], which "
+            "all attacks here use; save the network with one that is"
+        )
+    return found
+
+
+def with_normalization(
+    model: nn.Module, front: Normalization, image_shape: tuple[int, int, int]
+) -> tuple[nn.Module, str]:
+    """The network behind a normalization layer, or alone where it does the same by itself; and which, in a sentence.
+
+    Raises:
+        InvalidInput: it normalizes in another way by itself, so that nobody can say what was trained.
+    """
+    if {front.mean.numel(), front.std.numel()} - {1, image_shape[0]}:
+        raise InvalidInput(f"its normalization layer ({front}) is not for images of {image_shape[0]} channels")
+    own = own_normalization(model, image_shape)
+    if own is None:
+        return nn.Sequential(front, model), f"the file's normalization ({front}) was put in front of the network"
+    if own.equals(front):
+        return model, f"the file's normalization ({front}) is what the architecture does by itself"
+    raise InvalidInput(
+        f"the file has a normalization layer ({front}) in front, and the architecture normalizes its images by itself "
+        f"with other numbers ({own}); choose an architecture that leaves it to the file"
+    )
+
+
+class _FirstLayerReached(Exception):
+    def __init__(self, seen: Tensor) -> None:
+        self.seen = seen
+
+
+@torch.no_grad()
+def own_normalization(model: nn.Module, image_shape: tuple[int, int, int]) -> Normalization | None:
+    """What a network does to an image before its first layer with weights; None for nothing.
+
+    Found by looking at what reaches that layer, since networks of others have their statistics wherever they like.
+
+    Args:
+        model: the network, on the CPU.
+        image_shape: (channels, height, width) of its images.
+
+    Raises:
+        InvalidInput: that layer sees something else than a normalized image.
+    """
+    black, white = torch.zeros(1, *image_shape), torch.ones(1, *image_shape)
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.rand(1, *image_shape, generator=generator)
+    seen_black, seen_white, seen_noise = (_first_input(model, x) for x in (black, white, noise))
+    # Images of one color show scale and shift of each channel, wherever a border was added.
+    middle = (..., image_shape[1] // 2, image_shape[2] // 2)
+    shift = _cropped(seen_black, image_shape)[middle].reshape(1, -1, 1, 1)
+    scale = _cropped(seen_white, image_shape)[middle].reshape(1, -1, 1, 1) - shift
+    if not torch.allclose(_cropped(seen_noise, image_shape), scale * noise + shift, rtol=1e-4, atol=1e-4):
+        raise _unknown()
+    if torch.allclose(scale, torch.ones(1)) and torch.allclose(shift, torch.zeros(1), atol=1e-6):
+        return None
+    return Normalization(-shift / scale, 1 / scale)
+
+
+def _first_input(model: nn.Module, x: Tensor) -> Tensor:
+    def reached(module: nn.Module, inputs: tuple[object, ...]) -> None:
+        if inputs and isinstance(inputs[0], Tensor):
+            raise _FirstLayerReached(inputs[0].detach().clone())
+
+    layers = [m for m in model.modules() if not [*m.children()] and [*m.parameters(recurse=False)]]
+    handles = [layer.register_forward_pre_hook(reached) for layer in layers]
+    was_training = model.training
+    try:
+        model.eval()(x)
+    except _FirstLayerReached as found:
+        return found.seen
+    except Exception as error:
+        raise _unknown() from error
+    finally:
+        model.train(was_training)
+        for handle in handles:
+            handle.remove()
+    raise _unknown()
+
+
+def _cropped(seen: Tensor, image_shape: tuple[int, int, int]) -> Tensor:
+    """The image in what a layer sees: without a border around it, and not flattened."""
+    channels, height, width = image_shape
+    if seen.shape == (1, channels * height * width):
+        return seen.reshape(1, *image_shape)
+    if seen.dim() != 4 or seen.shape[1] != channels or seen.shape[2] < height or seen.shape[3] < width:
+        raise _unknown()
+    top, left = (seen.shape[2] - height) // 2, (seen.shape[3] - width) // 2
+    return seen[:, :, top : top + height, left : left + width]
+
+
+def _unknown() -> InvalidInput:
+    return InvalidInput(
+        "the file has a normalization layer in front, and it cannot be told whether the architecture normalizes "
+        "its images by itself"
+    )

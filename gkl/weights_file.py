@@ -1,0 +1,130 @@
+"""A file of weights, opened: what tensors it holds and where, and their numbers when they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from gkl.errors import InvalidInput
+from gkl.safetensors_header import TensorHeader, read_header
+from gkl.shared_memory import aliases
+from gkl.state_dict import read_containers
+from gkl.tensor_files import load_metadata, save_tensors
+from gkl.weights_format import check_weights_file
+
+_CONVERTED = "gkl-converted-weights-2"
+
+
+class Described(NamedTuple):
+    """A tensor without its numbers."""
+
+    dtype: str
+    """In the words of its file: 'torch.float16', 'F16'."""
+    shape: tuple[int, ...]
+    is_floating: bool
+    is_whole: bool
+    """Whether it holds whole numbers."""
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> Self:
+        is_floating = tensor.is_floating_point()
+        is_whole = not is_floating and not tensor.is_complex() and tensor.dtype is not torch.bool
+        return cls(str(tensor.dtype), tuple(tensor.shape), is_floating, is_whole)
+
+    @classmethod
+    def of_header(cls, tensor: TensorHeader) -> Self:
+        return cls(tensor.dtype, tensor.shape, tensor.is_floating, tensor.dtype[0] in "IU")
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """The contents of a file of weights."""
+
+    name: str
+    containers: Mapping[str, Mapping[str, Described]]
+    """Where a dictionary is in the file ('' for the file itself, 'state_dict') -> its tensors by name."""
+    read: Callable[[str, Iterable[str]], dict[str, Tensor]]
+    """Where, and names -> those tensors, on the CPU."""
+
+
+def open_weights(path: Path) -> WeightsFile:
+    """
+    Raises:
+        InvalidInput: it is neither safetensors nor what torch.save wrote, damaged, or holds no tensors.
+        OutOfMemory: it takes more memory than there is.
+    """
+    if check_weights_file(path) == "torch":
+        return _of_torch(path)
+    metadata = load_metadata(path)
+    if metadata.get("format") == _CONVERTED:
+        return _of_converted(path, metadata)
+    header = read_header(path)
+    described = {name: Described.of_header(tensor) for name, tensor in header.items()}
+    return WeightsFile(path.name, {"": described}, lambda _, names: _read(path, {name: name for name in names}))
+
+
+def convert_state_dict(source: Path, target: Path) -> None:
+    """Write everything in a file of torch.save that could be a network as one safetensors file.
+
+    Which of several networks an evaluation means is its spec's to say, so that all of them are kept.
+
+    Raises:
+        InvalidInput, OutOfMemory: see `read_containers`.
+        NoSpaceLeft: the disk is full.
+    """
+    containers = read_containers(source)
+    places = list(containers)
+    tensors = {f"{places.index(where)}/{name}": t for where in places for name, t in containers[where].items()}
+    # One tensor under many names is written once: else a small file could become a large one.
+    same = {name: names[0] for names in aliases(tensors) for name in names[1:]}
+    for name in same:
+        del tensors[name]
+    for name, tensor in tensors.items():
+        # Each in a memory of its own, one after the other: a view would keep the whole of what it shows a part of.
+        tensors[name] = tensor.detach().resolve_conj().resolve_neg().contiguous().clone()
+    save_tensors(target, tensors, {"format": _CONVERTED, "containers": places, "same": same})
+
+
+def _of_torch(path: Path) -> WeightsFile:
+    containers = read_containers(path)
+    described = {
+        where: {name: Described.of(tensor) for name, tensor in tensors.items()} for where, tensors in containers.items()
+    }
+    return WeightsFile(path.name, described, lambda where, names: {name: containers[where][name] for name in names})
+
+
+def _of_converted(path: Path, metadata: Mapping[str, Any]) -> WeightsFile:
+    header = read_header(path)
+    try:
+        places, same = [str(place) for place in metadata["containers"]], dict(metadata["same"])
+        stored = {name: name for name in header} | {str(name): str(first) for name, first in same.items()}
+        described: dict[str, dict[str, Described]] = {place: {} for place in places}
+        for name, first in sorted(stored.items()):
+            number, _, own = name.partition("/")
+            described[places[int(number)]][own] = Described.of_header(header[first])
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        raise InvalidInput(
+            f"{path.name} is damaged: it is no whole conversion of a state dict; send it again"
+        ) from error
+
+    def read(where: str, names: Iterable[str]) -> dict[str, Tensor]:
+        number = places.index(where)
+        return _read(path, {name: stored[f"{number}/{name}"] for name in names})
+
+    return WeightsFile(path.name, described, read)
+
+
+def _read(path: Path, wanted: Mapping[str, str]) -> dict[str, Tensor]:
+    """Names -> tensors, of which each has a name in the file; what has one name there is read once."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {stored: file.get_tensor(stored) for stored in set(wanted.values())}
+    except (SafetensorError, OSError) as error:
+        raise InvalidInput(f"{path.name} cannot be read as safetensors ({error})") from error
+    return {name: tensors[stored] for name, stored in wanted.items()}
