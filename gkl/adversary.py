@@ -21,10 +21,12 @@ def projected_gradient_ascent(
     num_steps: int,
     step_size: float,
     start: Tensor,
+    project_start: bool = True,
 ) -> Tensor:
     """Perturb `x` to increase `loss(model(x_adv))` within the ball and the box (PGD, arXiv 1706.06083).
 
-    The model is used as it is: put it in eval mode first if its batch statistics must not move.
+    The model is used as it is: if its batch statistics must not move, put it in eval mode first, or see that it records
+    none.
 
     Args:
         model: images (B, *) -> logits (B, C).
@@ -32,9 +34,10 @@ def projected_gradient_ascent(
         loss: logits of the perturbed images (B, C) -> scalar to be increased.
         norm: 'Linf' or 'L2', over all pixels of an image.
         epsilon: radius of the ball, at least 0.
-        num_steps: gradient steps.
+        num_steps: gradient steps, at least 1.
         step_size: length of a step in `norm`.
-        start: (B, *), where to start; projected before the first step.
+        start: (B, *), where to start.
+        project_start: whether the start is projected before the first gradient; the images after a step always are.
 
     Returns:
         (B, *) images in [0, 1] at most `epsilon` from `x`, detached.
@@ -44,7 +47,7 @@ def projected_gradient_ascent(
     """
     if norm == "L1":
         raise InvalidInput("there is no gradient ascent in L1 here; take 'Linf' or 'L2'")
-    x_adv = project(start, x, norm=norm, epsilon=epsilon)
+    x_adv = project(start, x, norm=norm, epsilon=epsilon) if project_start else start.detach()
     for _ in range(num_steps):
         x_adv.requires_grad_(True)
         # Only the image's gradient: parameter gradients would cost a third of the backward pass.

@@ -195,7 +195,7 @@ Objective = Annotated[TradesObjective | DklObjective | IklObjective | GklObjecti
 
 
 class InnerMaximization(Spec):
-    """The projected gradient ascent that makes the training's adversarial images, BatchNorm in eval mode."""
+    """The projected gradient ascent that makes the training's adversarial images."""
 
     num_steps: int = Field(default=10, ge=1, le=1000)
     """Gradient steps per batch."""
@@ -206,6 +206,14 @@ class InnerMaximization(Spec):
     start_noise: Annotated[float, Field(ge=0, le=1)] | Literal["uniform"] = 0.001
     """Standard deviation of the Gaussian noise added to the natural image before the first step, or 'uniform' to
     start anywhere in the ball with equal probability."""
+
+    project_start: bool = True
+    """Whether the start is projected onto ball and box before the first gradient. Without it only the images after a
+    step are projected, as in the released code of TRADES, DKL and GKL."""
+
+    network_mode: Literal["eval", "train"] = "eval"
+    """'train' makes the images with each batch's own BatchNorm statistics, which are not recorded, and with dropout, as
+    the released code of arXiv 2302.04638 does; 'eval' with the running statistics."""
 
     wmse_weight: float = Field(default=0.0, ge=0, le=1000)
     """Weight of the wMSE part in what is maximized; the soft-label cross-entropy part has weight 1."""
@@ -232,9 +240,13 @@ class Sgd(Spec):
 
 
 class CosineSchedule(Spec):
-    """Epoch e of E uses learning_rate * (1 + cos(pi * (e - 1) / E)) / 2."""
+    """Half a cosine, from epoch to epoch: learning_rate * (1 + cos(pi * t)) / 2 (arXiv 1608.03983, one cycle)."""
 
     kind: Literal["cosine"] = "cosine"
+
+    span: Literal["epochs", "epochs_plus_one"] = "epochs"
+    """What t is in epoch e of E, counted from 1: 'epochs' makes it (e - 1) / E, so that the first epoch has the full
+    rate; 'epochs_plus_one' makes it e / (E + 1), as in the released code of DKL and GKL."""
 
 
 class PiecewiseSchedule(Spec):
@@ -255,16 +267,35 @@ class PiecewiseSchedule(Spec):
 
 
 class OneCycleSchedule(Spec):
-    """Per step, half a cosine up from learning_rate / start_divisor and half a cosine down (arXiv 1708.07120)."""
+    """Half a cosine up from learning_rate / start_divisor and half a cosine down (arXiv 1708.07120)."""
 
     kind: Literal["one_cycle"]
 
     warmup_fraction: float = Field(default=0.025, gt=0, lt=1)
-    """Share of all steps in which the rate rises."""
+    """Share of all steps, or of all epochs, in which the rate rises."""
 
     start_divisor: float = Field(default=25.0, ge=1)
     end_divisor: float = Field(default=10_000.0, ge=1)
     """The rate ends at learning_rate / start_divisor / end_divisor."""
+
+    moves: Literal["per_step", "per_epoch"] = "per_step"
+    """When the rate changes. 'per_epoch' keeps it for a whole epoch, as the released code of arXiv 2302.04638 does."""
+
+    low_momentum: float | None = Field(default=None, gt=0, lt=1)
+    """Momentum at the peak of the rate, where the momentum moves too: from high_momentum down to it while the rate
+    rises, and back while the rate falls. Takes the place of optimizer.momentum."""
+
+    high_momentum: float | None = Field(default=None, gt=0, lt=1)
+    """Momentum at the first and at the last step; given together with low_momentum, or neither."""
+
+    @model_validator(mode="after")
+    def _momenta_agree(self) -> Self:
+        low, high = self.low_momentum, self.high_momentum
+        if (low is None) != (high is None):
+            raise ValueError("low_momentum and high_momentum move the momentum together; give both, or neither")
+        if low is not None and high is not None and low > high:
+            raise ValueError(f"low_momentum {low:g} is above high_momentum {high:g}; exchange them")
+        return self
 
 
 Schedule = Annotated[CosineSchedule | PiecewiseSchedule | OneCycleSchedule, Field(discriminator="kind")]
@@ -281,6 +312,10 @@ class BasicAugmentation(Spec):
     flip: bool = True
     """Whether half of the images are mirrored; leave it out where left and right mean something, as in digits."""
 
+    rotation: float = Field(default=0.0, ge=0, le=180)
+    """Each image is then turned about its centre by an angle between -rotation and rotation degrees, drawn uniformly;
+    each pixel takes the nearest one's value, black where the image has none."""
+
 
 class _SecondView(BasicAugmentation):
     """Doubles the batch: every image comes a second time, augmented more strongly."""
@@ -293,6 +328,12 @@ class AutoAugmentation(_SecondView):
     """A second view of every image with crop, flip and AutoAugment's policy for CIFAR-10 (arXiv 1805.09501)."""
 
     kind: Literal["autoaug"]  # type: ignore[assignment]
+
+    fill: int = Field(default=0, ge=0, le=255)
+    """Grey level of the pixels that a shear, a translation or a rotation leaves without an image: 0 is black."""
+
+    shear: Literal["nearest", "bicubic"] = "nearest"
+    """How a shear finds a pixel's value; 'bicubic' is Pillow's."""
 
 
 class CutoutAugmentation(_SecondView):
@@ -320,15 +361,21 @@ class SyntheticData(Spec):
     """Share of each batch that is generated, drawn with replacement."""
 
 
+BufferAveraging = Literal["averaged", "copied"]
+
+
 class EpochAveraging(Spec):
-    """After every epoch average = tau * average + (1 - tau) * weights, BatchNorm statistics too."""
+    """After every epoch average = tau * average + (1 - tau) * weights."""
 
     kind: Literal["epoch"] = "epoch"
     tau: float = Field(default=0.9, ge=0, lt=1)
 
+    buffers: BufferAveraging = "averaged"
+    """Whether BatchNorm's running statistics are averaged like the weights, or copied from the trained network."""
+
 
 class StepAveraging(Spec):
-    """After every step average = decay * average + (1 - decay) * weights, BatchNorm statistics too.
+    """After every step average = decay * average + (1 - decay) * weights.
 
     In warm-up the average is the weights; k steps later decay = min(tau, (1 + k) / (10 + k)).
     """
@@ -338,6 +385,10 @@ class StepAveraging(Spec):
 
     warmup_fraction: float = Field(default=0.025, ge=0, lt=1)
     """Share of all steps that is warm-up."""
+
+    buffers: BufferAveraging = "averaged"
+    """Whether BatchNorm's running statistics are averaged like the weights, or copied from the trained network, as the
+    released code of arXiv 2302.04638 does."""
 
 
 Averaging = Annotated[EpochAveraging | StepAveraging, Field(discriminator="kind")]
@@ -356,6 +407,17 @@ class WeightPerturbation(Spec):
     """Epoch, counted from 1, from which on weights are perturbed."""
 
 
+class BatchNormStatistics(Spec):
+    """How fast BatchNorm's running statistics follow the batches': momentum * new + (1 - momentum) * old."""
+
+    momentum: float = Field(default=0.1, gt=0, le=1)
+    """Share of a batch's statistics in the running ones. Each step records twice: the adversarial and the natural
+    images."""
+
+    first_momentum: float | None = Field(default=None, gt=0, le=1)
+    """That share in the first step of the run: 1 begins with a batch's statistics instead of mean 0 and variance 1."""
+
+
 class Selection(Spec):
     """Keep the epoch with the highest accuracy under PGD on held-out training images; the test set plays no part."""
 
@@ -367,6 +429,13 @@ class Selection(Spec):
 
     relative_step_size: float = Field(default=0.25, gt=0, le=2)
     """Its step size as a fraction of epsilon."""
+
+    maximizes: Literal["cross_entropy", "margin"] = "cross_entropy"
+    """What the attack increases: the cross-entropy, or the negative margin -max(z_y - max z_other, 0), which leaves an
+    image alone as soon as it is misclassified (Carlini and Wagner, arXiv 1608.04644)."""
+
+    ties: Literal["first", "last"] = "first"
+    """Which of several epochs with the same accuracy is kept."""
 
     every_epochs: int = Field(default=1, ge=1)
     """Epochs between two measurements; the last epoch is always measured."""
@@ -505,7 +574,10 @@ class TrainSpec(Spec):
     """Passes over the training images; with synthetic data, as many batches as such a pass would have."""
 
     batch_size: int = Field(default=128, ge=1, le=65_536)
-    """Images per step; the last, smaller batch of an epoch is used too."""
+    """Images per step."""
+
+    drop_last_batch: bool = False
+    """Whether the last batch of an epoch is left out if it is smaller than the others."""
 
     epsilon_ramp: bool = True
     """Train epoch e of E with epsilon * e / E instead of the full epsilon from the start."""
@@ -519,6 +591,10 @@ class TrainSpec(Spec):
     """The averaged weights are the result, if averaging is given."""
 
     weight_perturbation: WeightPerturbation | None = None
+
+    batch_norm: BatchNormStatistics | None = None
+    """Without it the architecture's own BatchNorm momentum holds, which is 0.1 for those of the recipes."""
+
     selection: Selection | None = None
     """Without it the last epoch's weights are the result."""
 
@@ -558,6 +634,14 @@ class TrainSpec(Spec):
                 raise ValueError(
                     f"a batch of {self.batch_size} cannot be {self.synthetic.fraction:g} generated; raise batch_size"
                 )
+            if self.drop_last_batch:
+                raise ValueError("every batch with generated images is whole; leave drop_last_batch out")
+        num_used = num_train - (0 if self.selection is None else self.selection.num_images)
+        if self.drop_last_batch and self.batch_size > num_used:
+            raise ValueError(
+                f"drop_last_batch leaves nothing to train on, since a batch of {self.batch_size} is more than the "
+                f"{num_used} training images; lower batch_size"
+            )
         if isinstance(self.schedule, PiecewiseSchedule) and self.schedule.milestones[-1] > self.epochs:
             raise ValueError(
                 f"the milestone {self.schedule.milestones[-1]} lies behind the last of the {self.epochs} epochs; "

@@ -1,11 +1,14 @@
-"""Random crops, flips, squares and AutoAugment on batches of images, on the device they are on."""
+"""Random crops, flips, rotations, squares and AutoAugment on batches of images, on the device they are on."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import cache
+from typing import Any, Literal
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -28,13 +31,19 @@ def augmented_views(
     """
     if augmentation is None:
         return (images,)
-    first = crop_and_flip(images, augmentation.padding, flip=augmentation.flip, generator=generator)
+    first = _basic_view(images, augmentation, generator)
     if not isinstance(augmentation, AutoAugmentation | CutoutAugmentation):
         return (first,)
-    second = crop_and_flip(images, augmentation.padding, flip=augmentation.flip, generator=generator)
+    second = _basic_view(images, augmentation, generator)
     if isinstance(augmentation, CutoutAugmentation):
         return first, cutout(second, augmentation.size, generator)
-    return first, autoaugment(second, generator)
+    return first, autoaugment(second, generator, fill=augmentation.fill, shear=augmentation.shear)
+
+
+def _basic_view(images: Tensor, augmentation: BasicAugmentation, generator: torch.Generator) -> Tensor:
+    view = crop_and_flip(images, augmentation.padding, flip=augmentation.flip, generator=generator)
+    # Nothing is drawn without one: other runs keep their random stream.
+    return rotate(view, augmentation.rotation, generator) if augmentation.rotation else view
 
 
 def crop_and_flip(images: Tensor, padding: int, *, flip: bool, generator: torch.Generator) -> Tensor:
@@ -58,6 +67,27 @@ def crop_and_flip(images: Tensor, padding: int, *, flip: bool, generator: torch.
     return padded[sample, channel, rows[:, None, :, None], columns[:, None, None, :]]
 
 
+def rotate(images: Tensor, degrees: float, generator: torch.Generator) -> Tensor:
+    """Each image turned about its centre by its own angle, uniform in [-degrees, degrees], as Pillow turns images.
+
+    Each pixel takes the value of the pixel in which its centre lay before the turn; outside the image that is 0.
+    """
+    batch, channels, height, width = images.shape
+    device = images.device
+    angle = (2 * torch.rand(batch, generator=generator, device=device) - 1).double() * math.radians(degrees)
+    # Centres of pixels, from the image's centre.
+    y = torch.arange(height, device=device).double()[:, None] + 0.5 - height / 2
+    x = torch.arange(width, device=device).double() + 0.5 - width / 2
+    cos, sin = angle.cos()[:, None, None], angle.sin()[:, None, None]
+    rows = (sin * x + cos * y + height / 2).floor().long()
+    columns = (cos * x - sin * y + width / 2).floor().long()
+    inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+    sample = torch.arange(batch, device=device)[:, None, None, None]
+    channel = torch.arange(channels, device=device)[None, :, None, None]
+    rows, columns = rows.clamp(0, height - 1), columns.clamp(0, width - 1)
+    return images[sample, channel, rows[:, None], columns[:, None]] * inside[:, None]
+
+
 def cutout(images: Tensor, size: int, generator: torch.Generator) -> Tensor:
     """A square of zeros of `size` pixels around a random pixel of each image (arXiv 1708.04552)."""
     batch, _, height, width = images.shape
@@ -71,18 +101,60 @@ def cutout(images: Tensor, size: int, generator: torch.Generator) -> Tensor:
 
 
 @cache
-def _autoaugment_policy() -> Callable[[Tensor], Tensor]:
+def _autoaugment_policy(fill: int, shear: Literal["nearest", "bicubic"]) -> Callable[[Tensor], Tensor]:
     # Imported here: it takes seconds, which runs without it need not spend.
     from torchvision.transforms import v2  # noqa: PLC0415
 
-    policy: Callable[[Tensor], Tensor] = v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10)
+    class WithBicubicShear(v2.AutoAugment):  # type: ignore[misc]
+        """torchvision has one interpolation for shears and rotations, and another kernel than Pillow's."""
+
+        def _apply_image_or_video_transform(
+            self, image: Tensor, transform_id: str, magnitude: float, interpolation: Any, fill: Any
+        ) -> Any:
+            if transform_id in ("ShearX", "ShearY"):
+                return bicubic_shear(image, magnitude, along="x" if transform_id == "ShearX" else "y", fill=grey)
+            return super()._apply_image_or_video_transform(image, transform_id, magnitude, interpolation, fill)
+
+    grey = fill
+    made = WithBicubicShear if shear == "bicubic" else v2.AutoAugment
+    policy: Callable[[Tensor], Tensor] = made(v2.AutoAugmentPolicy.CIFAR10, fill=fill or None)
     return policy
 
 
-def autoaugment(images: Tensor, generator: torch.Generator) -> Tensor:
-    """A random sub-policy of AutoAugment's for CIFAR-10 on each image (arXiv 1805.09501, torchvision's version)."""
+def autoaugment(
+    images: Tensor, generator: torch.Generator, *, fill: int = 0, shear: Literal["nearest", "bicubic"] = "nearest"
+) -> Tensor:
+    """A random sub-policy of AutoAugment's for CIFAR-10 on each image (arXiv 1805.09501, torchvision's version).
+
+    Args:
+        images: (B, 3, H, W), uint8, or float32 in [0, 1].
+        generator: random stream on the images' device.
+        fill: grey level in [0, 255] where a shear, a translation or a rotation leaves no image.
+        shear: how a shear finds a pixel's value.
+
+    Returns:
+        Images of the same shape and type.
+    """
     as_bytes = images if images.dtype == torch.uint8 else (images * 255).round().to(torch.uint8)
-    policy = _autoaugment_policy()
+    policy = _autoaugment_policy(fill, shear)
     with own_random_stream(generator):
         augmented = torch.stack([policy(image) for image in as_bytes])
     return augmented if images.dtype == torch.uint8 else augmented.float() / 255
+
+
+def bicubic_shear(image: Tensor, amount: float, *, along: Literal["x", "y"], fill: int) -> Tensor:
+    """Pixel (x, y) of the result comes from (x + amount * y, y), or from (x, y + amount * x): Pillow's cubic.
+
+    Args:
+        image: (3, H, W) uint8.
+        amount: pixels to the side per row or column.
+        along: which coordinate the shear changes.
+        fill: grey level in [0, 255] outside the image.
+    """
+    picture = Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy())
+    matrix = (1, amount, 0, 0, 1, 0) if along == "x" else (1, 0, 0, amount, 1, 0)
+    sheared = picture.transform(
+        picture.size, Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC, fillcolor=(fill, fill, fill)
+    )
+    pixels = torch.frombuffer(bytearray(sheared.tobytes()), dtype=torch.uint8)
+    return pixels.reshape(image.shape[1], image.shape[2], 3).permute(2, 0, 1).contiguous().to(image.device)

@@ -12,9 +12,9 @@ from gkl.spec import EpochAveraging, StepAveraging
 
 
 class WeightAverage:
-    """Exponential moving average of a network's weights and BatchNorm statistics.
+    """Exponential moving average of a network's weights and, unless the spec has them copied, of its buffers.
 
-    The statistics are averaged with the weights they belong to: a network with averaged weights and the last
+    BatchNorm's statistics are averaged with the weights they belong to: a network with averaged weights and the last
     step's statistics is one that was never trained. Integer buffers, such as counts of batches, are copied. A tensor
     under several names is averaged once.
     """
@@ -23,6 +23,8 @@ class WeightAverage:
         self.spec = spec
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self._shared = [name for names in sharing(self.model.state_dict()) for name in names]
+        buffers = [] if spec.buffers == "averaged" else self.model.named_buffers(remove_duplicate=False)
+        self._copied = {name for name, _ in buffers}
         warmup = spec.warmup_fraction if isinstance(spec, StepAveraging) else 0.0
         self.warmup_steps = int(warmup * total_steps)
 
@@ -39,16 +41,17 @@ class WeightAverage:
     @torch.no_grad()
     def _move(self, model: nn.Module, decay: float) -> None:
         current, averages = model.state_dict(), self.model.state_dict()
-        # From the old averages, before any name changes what another shows.
-        moved = {
-            name: averages[name].lerp(current[name], 1 - decay)
-            for name in self._shared
-            if averages[name].is_floating_point() and decay > 0
+        averaged = {
+            name
+            for name, average in averages.items()
+            if average.is_floating_point() and decay > 0 and name not in self._copied
         }
+        # From the old averages, before any name changes what another shows.
+        moved = {name: averages[name].lerp(current[name], 1 - decay) for name in self._shared if name in averaged}
         for name, average in averages.items():
             if name in moved:
                 average.copy_(moved[name])
-            elif average.is_floating_point() and decay > 0:
+            elif name in averaged:
                 average.lerp_(current[name], 1 - decay)
             else:
                 average.copy_(current[name])

@@ -35,6 +35,7 @@ class Batches:
         num_held_out: int = 0,
         synthetic: SyntheticImages | None = None,
         synthetic_fraction: float = 0.0,
+        drop_last: bool = False,
     ) -> None:
         """
         Args:
@@ -43,6 +44,7 @@ class Batches:
             device: where the batches are wanted.
             synthetic: generated images, drawn with replacement.
             synthetic_fraction: their share of each batch.
+            drop_last: leave out an epoch's last batch if it is smaller; not with generated images.
 
         Raises:
             InvalidInput: no image is left to train on.
@@ -61,7 +63,12 @@ class Batches:
         self.num_real, self.num_generated = batch_size - generated, generated
         # With generated images an epoch is as many batches as a pass over the data set would have.
         pool = self.num_images if generated else self.num_images - num_held_out
-        self.per_epoch = math.ceil(pool / batch_size)
+        self.per_epoch = pool // batch_size if drop_last else math.ceil(pool / batch_size)
+        if self.per_epoch == 0:
+            raise InvalidInput(
+                f"the {pool} training images found are less than a batch of {batch_size}, and incomplete batches are "
+                "left out, so that none is left to train on; complete the data set, or lower batch_size"
+            )
 
     def order(self, generator: torch.Generator) -> EpochOrder:
         """A random order of an epoch. The whole epoch is drawn at once, so that fetching ahead draws nothing."""
@@ -72,7 +79,7 @@ class Batches:
         ]
         real = (torch.cat(rounds)[:wanted] + self.num_held_out).cpu()
         if self.synthetic is None:
-            return EpochOrder(list(real.split(self.num_real)), None)
+            return EpochOrder(list(real.split(self.num_real))[: self.per_epoch], None)
         shape = (self.per_epoch, self.num_generated)
         generated = torch.randint(len(self.synthetic), shape, generator=generator, device=generator.device)
         return EpochOrder(list(real.split(self.num_real)), list(generated.cpu()))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from gkl.class_prior import ClassPrior
@@ -175,12 +176,21 @@ def _newest_first(directory: Path) -> list[Path]:
 
 
 def _check_same_spec(path: Path, saved: dict[str, Any], spec: TrainSpec) -> None:
-    differing = _differences(saved, spec.model_dump(mode="json"))
+    differing = _differences(_in_todays_form(saved), spec.model_dump(mode="json"))
     if differing:
         raise InvalidInput(
             f"{path} was made by a spec that differs in {', '.join(differing)}; "
             "resume with the same spec, or choose another output directory"
         )
+
+
+def _in_todays_form(saved: dict[str, Any]) -> dict[str, Any]:
+    """With the fields that are newer than the checkpoint, whose defaults are what earlier versions did."""
+    try:
+        return TrainSpec.model_validate(saved).model_dump(mode="json")
+    except ValidationError:
+        # Of a version with fields or values that this one does not know: those are what differs.
+        return saved
 
 
 def _differences(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:

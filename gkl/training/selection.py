@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -32,7 +33,7 @@ def held_out_accuracy(
     seed: int,
     batch_done: Callable[[int], None] = lambda images: None,
 ) -> HeldOutAccuracy:
-    """Clean accuracy, and accuracy under PGD on the cross-entropy (arXiv 1706.06083).
+    """Clean accuracy, and accuracy under PGD (arXiv 1706.06083) on the selection's loss.
 
     Args:
         network: images (B, C, H, W) in [0, 1] -> logits; is put in eval mode.
@@ -42,6 +43,7 @@ def held_out_accuracy(
         seed: of the attack's start, the same for every epoch so that epochs are compared and not starts.
         batch_done: called with the number of images done after each batch; an error it raises ends the attack.
     """
+    loss = negative_margin if selection.maximizes == "margin" else _cross_entropy
     network.model.eval()
     generator = torch.Generator(images.device).manual_seed(seed)
     clean = robust = done = 0
@@ -51,7 +53,7 @@ def held_out_accuracy(
             x_adv = projected_gradient_ascent(
                 network,
                 x,
-                lambda logits, y=y: F.cross_entropy(logits, y, reduction="sum"),  # type: ignore[misc]
+                partial(loss, labels=y),
                 norm=threat_model.norm,
                 epsilon=threat_model.epsilon,
                 num_steps=selection.num_steps,
@@ -65,3 +67,24 @@ def held_out_accuracy(
         done += len(y)
         batch_done(done)
     return HeldOutAccuracy(clean / len(labels), robust / len(labels))
+
+
+def negative_margin(logits: Tensor, labels: Tensor) -> Tensor:
+    """-sum_b max(z_y - max_{j != y} z_j, 0): Carlini and Wagner's loss (arXiv 1608.04644, f_6), to be increased.
+
+    It is 0, and so is its gradient, where the label does not win any more: the attack leaves such an image alone.
+
+    Args:
+        logits: (B, C), C at least 2.
+        labels: (B,) int64.
+
+    Returns:
+        A scalar of at most 0.
+    """
+    own = logits.gather(1, labels[:, None])
+    strongest_other = logits.scatter(1, labels[:, None], -torch.inf).max(1, keepdim=True).values
+    return -(own - strongest_other).clamp_min(0).sum()
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    return F.cross_entropy(logits, labels, reduction="sum")

@@ -6,7 +6,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +19,10 @@ from gkl.data import unit_range
 from gkl.device import own_random_stream
 from gkl.errors import InvalidInput, NonFiniteLoss
 from gkl.spec import Compute, Sgd, TrainSpec
+from gkl.training.batch_norm import unrecorded_statistics
 from gkl.training.descent import GradientDescent, ParameterGroup
 from gkl.training.objective import ObjectiveValue, RobustObjective
-from gkl.training.weight_perturbation import WeightPerturber, unrecorded_statistics
+from gkl.training.weight_perturbation import WeightPerturber
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Network:
             if not any(map(shutil.which, (os.environ.get("CXX") or "c++", "g++", "clang++"))):
                 raise InvalidInput("compute.compile needs a C++ compiler such as g++; install one, or leave it out")
             # A program for each of: train and eval mode, gradients to images, weights, both or neither, the last,
-            # smaller batch of an epoch, and the statistics' update on and off.
+            # smaller batch of an epoch, the statistics' update on and off, and their momentum in the first step.
             # (torch's own annotations lack the two options.)
             options: dict[str, Any] = {"recompile_limit": 64, "isolate_recompiles": True}
             self._forward = torch.compile(model, dynamic=False, **options)
@@ -148,15 +149,17 @@ class AdversarialStep:
         return outcome
 
     def _perturb(self, x: Tensor, labels: Tensor, epsilon: float) -> Tensor:
-        """The inner maximization, with batch statistics standing still."""
+        """The inner maximization. BatchNorm's running statistics do not move, whichever statistics it uses."""
         inner, norm = self.spec.inner_maximization, self.spec.threat_model.norm
-        self.model.eval()
+        uses_batch_statistics = inner.network_mode == "train"
+        self.model.train(uses_batch_statistics)
         if inner.start_noise == "uniform":
             start = uniform_start(x, norm=norm, epsilon=epsilon, generator=self.generator)
         else:
             start = x + inner.start_noise * torch.randn(x.shape, generator=self.generator, device=x.device)
         # Only the image's gradient is wanted: what the weights' gradient needs is then not even kept.
-        with frozen(self.model):
+        unrecorded = unrecorded_statistics(self.model) if uses_batch_statistics else nullcontext()
+        with frozen(self.model), unrecorded:
             with torch.no_grad():
                 natural_logits = self.network(x)
             return projected_gradient_ascent(
@@ -168,6 +171,7 @@ class AdversarialStep:
                 num_steps=inner.num_steps,
                 step_size=inner.relative_step_size * epsilon,
                 start=start,
+                project_start=inner.project_start,
             )
 
 

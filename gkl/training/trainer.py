@@ -23,6 +23,7 @@ from gkl.shared_memory import overlapping_parameters
 from gkl.spec import Selection, TrainSpec
 from gkl.tensor_files import save_tensors
 from gkl.training.averaging import WeightAverage
+from gkl.training.batch_norm import set_momentum
 from gkl.training.batches import Batches, EpochOrder
 from gkl.training.checkpoint import (
     Best,
@@ -33,7 +34,7 @@ from gkl.training.checkpoint import (
     save_checkpoint,
 )
 from gkl.training.objective import RobustObjective
-from gkl.training.schedule import learning_rate
+from gkl.training.schedule import learning_rate, momentum
 from gkl.training.selection import HeldOutAccuracy, held_out_accuracy
 from gkl.training.step import AdversarialStep, Network, StepOutcome, make_optimizer
 
@@ -134,6 +135,7 @@ class _Run:
             num_held_out=spec.selection.num_images if spec.selection is not None else 0,
             synthetic=synthetic,
             synthetic_fraction=spec.synthetic.fraction if spec.synthetic is not None else 0.0,
+            drop_last=spec.drop_last_batch,
         )
         self.steps_per_epoch = self.batches.per_epoch
         self.total_steps = self.steps_per_epoch * spec.epochs
@@ -190,6 +192,9 @@ class _Run:
                 raise Stopped
             step = state.epoch * self.steps_per_epoch + state.step
             state.optimizer.learning_rate = learning_rate(spec, step, self.steps_per_epoch)
+            state.optimizer.momentum = momentum(spec, step, self.steps_per_epoch)
+            if spec.batch_norm is not None:
+                set_momentum(state.model, spec.batch_norm, step)
             outcome = self.step(
                 augmented_views(images, spec.augmentation, state.generator),
                 labels,
@@ -283,7 +288,8 @@ class _Run:
             seed=spec.seed,
             batch_done=batch_done,
         )
-        if state.best is None or accuracy.robust > state.best.robust_accuracy:
+        before = -1.0 if state.best is None else state.best.robust_accuracy
+        if accuracy.robust > before or (accuracy.robust == before and selection.ties == "last"):
             weights = {name: tensor.cpu().clone() for name, tensor in state.result.state_dict().items()}
             state.best = Best(state.epoch, accuracy.clean, accuracy.robust, weights)
         state.sums.seconds += time.perf_counter() - started

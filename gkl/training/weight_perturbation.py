@@ -7,7 +7,6 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from gkl.shared_memory import once
@@ -46,16 +45,3 @@ class WeightPerturber:
         finally:
             with torch.no_grad():
                 torch._foreach_sub_(weights, moves)
-
-
-@contextmanager
-def unrecorded_statistics(model: nn.Module) -> Iterator[None]:
-    """Within, BatchNorm in train mode uses the batch's statistics without adding them to its running ones."""
-    tracking = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    for module in tracking:
-        module.track_running_stats = False
-    try:
-        yield
-    finally:
-        for module in tracking:
-            module.track_running_stats = True

@@ -8,7 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from gkl.models import build_model
-from gkl.training.weight_perturbation import WeightPerturber, unrecorded_statistics
+from gkl.training.batch_norm import unrecorded_statistics
+from gkl.training.weight_perturbation import WeightPerturber
 
 
 def reference(model: nn.Module, x: torch.Tensor, y: torch.Tensor, gamma: float) -> dict[str, torch.Tensor]:
