@@ -90,3 +90,38 @@ def test_a_uniform_start_fills_the_ball_evenly() -> None:
         assert sizes.max() <= 0.2 + 1e-6
         shares = torch.stack([(sizes < 0.2 * r).float().mean() for r in (0.5, 0.7, 0.9)])
         torch.testing.assert_close(shares, torch.tensor([0.5, 0.7, 0.9]) ** 4, rtol=0, atol=0.03)
+
+
+def test_a_start_that_is_not_projected_is_where_the_first_gradient_is_taken() -> None:
+    """On a quadratic loss the gradient depends on the point; one step is then known in closed form."""
+    x = torch.tensor([[0.2, 0.5, 0.99]], dtype=torch.float64)
+    start = x + torch.tensor([[0.4, -0.4, 0.4]], dtype=torch.float64)
+    centre = torch.tensor([[0.45, 0.3, 1.2]], dtype=torch.float64)
+    asked: list[Tensor] = []
+
+    def network(point: Tensor) -> Tensor:
+        asked.append(point.detach().clone())
+        return (point - centre).square()
+
+    def step(project_start: bool) -> Tensor:
+        asked.clear()
+        return projected_gradient_ascent(
+            network,
+            x,
+            torch.sum,
+            norm="Linf",
+            epsilon=0.1,
+            num_steps=1,
+            step_size=0.05,
+            start=start,
+            project_start=project_start,
+        )
+
+    released = step(False)
+    assert torch.equal(asked[0], start)
+    # (0.6, 0.1, 1.39) moves away from the centre, by (+, -, +); then ball and box.
+    torch.testing.assert_close(released, torch.tensor([[0.3, 0.4, 1.0]], dtype=torch.float64))
+    projected = step(True)
+    torch.testing.assert_close(asked[0], torch.tensor([[0.3, 0.4, 1.0]], dtype=torch.float64))
+    torch.testing.assert_close(projected, torch.tensor([[0.25, 0.45, 0.95]], dtype=torch.float64))
+    assert not start.requires_grad

@@ -55,6 +55,25 @@ def test_step_averaging_follows_in_warm_up_and_then_slows_down() -> None:
         assert_average(average, expected, now)
 
 
+def test_buffers_can_be_copied_instead() -> None:
+    for spec in (
+        StepAveraging(kind="step", tau=0.5, warmup_fraction=0.0, buffers="copied"),
+        EpochAveraging(tau=0.5, buffers="copied"),
+    ):
+        model = network()
+        average = WeightAverage(model, spec, total_steps=100)
+        expected: dict[str, torch.Tensor] = {}
+        # (1 + k) / (10 + k) is below the step average's tau so early.
+        for number, decay in enumerate([2 / 11, 3 / 12, 4 / 13] if spec.kind == "step" else [0.0, 0.5, 0.5], start=1):
+            start = expected or {n: t.clone() for n, t in average.model.state_dict().items()}
+            now = drift(model)
+            average.after_step(model, number)
+            average.after_epoch(model, number)
+            parameters = {n: decay * start[n] + (1 - decay) * now[n] for n, _ in model.named_parameters()}
+            expected = now | parameters
+            assert_average(average, expected, now)
+
+
 def test_the_average_is_a_network_of_its_own() -> None:
     model = network()
     average = WeightAverage(model, EpochAveraging(), total_steps=1)

@@ -84,3 +84,17 @@ def test_an_image_that_cannot_be_decoded_is_an_error_of_the_run(tmp_path: Path) 
 def test_nothing_left_to_train_on_is_refused() -> None:
     with pytest.raises(InvalidInput, match="of the 20 training images found, 20 are held out"):
         Batches(numbered(20), batch_size=4, device=CPU, num_held_out=20)
+
+
+def test_the_smaller_last_batch_can_be_dropped() -> None:
+    batches = Batches(numbered(50), batch_size=8, device=CPU, num_held_out=7, drop_last=True)
+    whole = Batches(numbered(50), batch_size=8, device=CPU, num_held_out=7)
+    assert (batches.per_epoch, whole.per_epoch) == (5, 6)
+    kept, all_of_them = batches.order(generator()).real, whole.order(generator()).real
+    assert [index.tolist() for index in kept] == [index.tolist() for index in all_of_them[:5]]
+    assert len(all_of_them[5]) == 3
+    assert len(list(batches.iterate(batches.order(generator())))) == 5
+    # None is smaller here.
+    assert Batches(numbered(48), batch_size=8, device=CPU, drop_last=True).per_epoch == 6
+    with pytest.raises(InvalidInput, match="the 7 training images found are less than a batch of 8"):
+        Batches(numbered(7), batch_size=8, device=CPU, drop_last=True)

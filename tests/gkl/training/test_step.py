@@ -17,7 +17,7 @@ from gkl.models import build_model
 from gkl.recipes import digits
 from gkl.spec import Compute, Selection, Sgd, ThreatModel, TrainSpec
 from gkl.training.objective import RobustObjective
-from gkl.training.selection import held_out_accuracy
+from gkl.training.selection import held_out_accuracy, negative_margin
 from gkl.training.step import AdversarialStep, Network, make_optimizer
 
 CPU = torch.device("cpu")
@@ -115,7 +115,8 @@ def test_decay_leaves_batch_norm_alone_if_asked_to() -> None:
     assert [len(group.parameters) for group in make_optimizer(model, Sgd()).groups] == [10]
 
 
-def test_held_out_accuracy_of_a_linear_network_is_its_closed_form() -> None:
+@pytest.mark.parametrize("maximizes", ["cross_entropy", "margin"])
+def test_held_out_accuracy_of_a_linear_network_is_its_closed_form(maximizes: Any) -> None:
     """PGD finds the worst image of a linear two-class network: the margin falls by epsilon * ||w||_1."""
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(200, 1, 4, 4, generator=generator) * 0.6 + 0.2
@@ -129,13 +130,32 @@ def test_held_out_accuracy_of_a_linear_network_is_its_closed_form() -> None:
 
     signed = torch.where(y == 1, margin, -margin)
     expected = (signed - 0.05 * weights.abs().sum() > 0).double().mean().item()
-    selection = Selection(num_images=200, num_steps=20)
+    selection = Selection(num_images=200, num_steps=20, maximizes=maximizes)
     accuracy = held_out_accuracy(
         Network(model, Compute(), CPU), x, y, selection, ThreatModel(epsilon=0.05), batch_size=64, seed=0
     )
     assert accuracy.clean == pytest.approx((signed > 0).double().mean().item())
     assert accuracy.robust == pytest.approx(expected)
     assert 0 < accuracy.robust < accuracy.clean
+
+
+def test_the_margin_is_that_to_the_strongest_other_class_and_ends_at_0() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(64, 7, generator=generator, dtype=torch.float64).requires_grad_()
+    y = torch.randint(0, 7, (64,), generator=generator)
+    y[:20] = logits[:20].argmax(1)
+    value = negative_margin(logits, y)
+    (gradient,) = torch.autograd.grad(value, logits)
+    expected, expected_gradient = 0.0, torch.zeros_like(logits)
+    for row, label in enumerate(y.tolist()):
+        values = logits[row].tolist()
+        second = max((c for c in range(7) if c != label), key=values.__getitem__)
+        if values[label] > values[second]:
+            expected -= values[label] - values[second]
+            expected_gradient[row, label], expected_gradient[row, second] = -1.0, 1.0
+    assert value.item() == pytest.approx(expected, rel=1e-13)
+    assert torch.equal(gradient, expected_gradient)
+    assert 20 <= (gradient != 0).any(1).sum() < 64
 
 
 def test_a_compiled_network_gives_the_same_logits_and_gradients() -> None:
