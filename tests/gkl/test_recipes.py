@@ -17,6 +17,8 @@ PLAIN: dict[str, Any] = {
     "inner_maximization.num_steps": 5,
     "inner_maximization.relative_step_size": 0.5,
     "inner_maximization.start_noise": 0.001,
+    "inner_maximization.project_start": False,
+    "inner_maximization.network_mode": "eval",
     "optimizer": {
         "learning_rate": 0.2,
         "momentum": 0.9,
@@ -24,17 +26,20 @@ PLAIN: dict[str, Any] = {
         "nesterov": False,
         "decay_batch_norm": True,
     },
-    "schedule": {"kind": "cosine"},
+    "schedule": {"kind": "cosine", "span": "epochs_plus_one"},
     "epochs": 200,
     "batch_size": 128,
+    "drop_last_batch": False,
     "epsilon_ramp": True,
     "label_smoothing": 0.0,
-    "augmentation": {"kind": "basic", "padding": 4, "flip": True},
+    "augmentation": {"kind": "basic", "padding": 4, "flip": True, "rotation": 0.0},
     "synthetic": None,
-    "averaging": {"kind": "epoch", "tau": 0.9},
+    "averaging": {"kind": "epoch", "tau": 0.9, "buffers": "averaged"},
     "weight_perturbation": {"gamma": 0.005, "first_epoch": 10},
+    "batch_norm": None,
     "selection": None,
-    "compute": {"precision": "float32", "channels_last": True, "compile": False},
+    # torch 1.8 on RTX 3090 and A100, with nothing switched off.
+    "compute": {"precision": "tf32", "channels_last": True, "compile": False},
     "evaluation.protocol": "standard",
     "evaluation.num_points": None,
     "evaluation.threat_model": {"norm": "Linf", "epsilon": 8 / 255},
@@ -44,7 +49,14 @@ PLAIN: dict[str, Any] = {
 SYNTHETIC: dict[str, Any] = {
     **PLAIN,
     "architecture": "wrn_28_10_silu",
-    "inner_maximization": {"num_steps": 10, "relative_step_size": 0.25, "start_noise": "uniform", "wmse_weight": 0.0},
+    "inner_maximization": {
+        "num_steps": 10,
+        "relative_step_size": 0.25,
+        "start_noise": "uniform",
+        "project_start": True,
+        "network_mode": "train",
+        "wmse_weight": 0.0,
+    },
     "optimizer": {
         "learning_rate": 0.2,
         "momentum": 0.9,
@@ -54,13 +66,21 @@ SYNTHETIC: dict[str, Any] = {
     },
     "schedule.kind": "one_cycle",
     "schedule.warmup_fraction": 0.025,
+    "schedule.start_divisor": 25.0,
+    "schedule.end_divisor": 10_000.0,
+    "schedule.moves": "per_epoch",
+    "schedule.low_momentum": 0.85,
+    "schedule.high_momentum": 0.95,
     "epsilon_ramp": False,
     "label_smoothing": 0.1,
-    "averaging": {"kind": "step", "tau": 0.995, "warmup_fraction": 0.025},
+    "averaging": {"kind": "step", "tau": 0.995, "warmup_fraction": 0.025, "buffers": "copied"},
     "weight_perturbation": None,
+    "batch_norm": {"momentum": 0.01, "first_momentum": 1.0},
     "selection.num_images": 1024,
     "selection.num_steps": 40,
     "selection.relative_step_size": 0.25,
+    "selection.maximizes": "margin",
+    "selection.ties": "last",
     "selection.every_epochs": 1,
     "objective.gamma": 1.0,
     "objective.prior_temperature": 4.0,
@@ -72,6 +92,8 @@ for moved in (
     "inner_maximization.num_steps",
     "inner_maximization.relative_step_size",
     "inner_maximization.start_noise",
+    "inner_maximization.project_start",
+    "inner_maximization.network_mode",
 ):
     SYNTHETIC.pop(moved)
 
@@ -80,11 +102,23 @@ def gkl(ce: float, wmse: float, gamma: float, temperature: float) -> dict[str, A
     return {"loss": "gkl", "ce_weight": ce, "wmse_weight": wmse, "gamma": gamma, "prior_temperature": temperature}
 
 
-AUTOAUG = {"kind": "autoaug", "padding": 4, "flip": True, "robust_weight": 0.5}
+AUTOAUG = {
+    "kind": "autoaug",
+    "padding": 4,
+    "flip": True,
+    "rotation": 0.0,
+    "robust_weight": 0.5,
+    "fill": 128,
+    "shear": "bicubic",
+}
+TURNED = {"kind": "basic", "padding": 4, "flip": True, "rotation": 15.0}
+# Their script for TRADES is another one than those for DKL and GKL.
+TRADES = {**PLAIN, "schedule": {"kind": "cosine", "span": "epochs"}, "drop_last_batch": True}
 
 # Recipe -> what must stand in its spec. CIFAR-10 maximizes the cross-entropy part alone, CIFAR-100 the whole loss.
 PUBLISHED: dict[str, dict[str, Any]] = {
     "cifar10": {**PLAIN, "objective": gkl(4, 20, 1.0, 4), "inner_maximization.wmse_weight": 0.0},
+    "cifar10-alpha3": {**PLAIN, "objective": gkl(3, 20, 1.0, 4), "inner_maximization.wmse_weight": 0.0},
     "cifar10-smooth-prior": {**PLAIN, "objective": gkl(4, 20, 0.2, 1), "inner_maximization.wmse_weight": 0.0},
     "cifar10-autoaug": {
         **PLAIN,
@@ -93,7 +127,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "inner_maximization.wmse_weight": 0.0,
     },
     "cifar10-trades": {
-        **PLAIN,
+        **TRADES,
         "objective": {"loss": "trades", "kl_weight": 6.0},
         "inner_maximization.wmse_weight": 0.0,
     },
@@ -105,8 +139,14 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "augmentation": AUTOAUG,
         "inner_maximization.wmse_weight": 1.0,
     },
-    "cifar100-trades": {
+    "cifar100-autoaug-weight03": {
         **PLAIN,
+        "objective": gkl(4, 20, 1.0, 4),
+        "augmentation": AUTOAUG | {"robust_weight": 0.3},
+        "inner_maximization.wmse_weight": 1.0,
+    },
+    "cifar100-trades": {
+        **TRADES,
         "objective": {"loss": "trades", "kl_weight": 9.0},
         "inner_maximization.wmse_weight": 0.0,
     },
@@ -126,6 +166,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     },
     "cifar100-1m": {
         **SYNTHETIC,
+        "augmentation": TURNED,
         "objective": gkl(5, 12, 1.0, 4),
         "epochs": 400,
         "batch_size": 512,
@@ -133,6 +174,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     },
     "cifar100-50m": {
         **SYNTHETIC,
+        "augmentation": TURNED,
         "objective": gkl(5, 12, 1.0, 4),
         "epochs": 1600,
         "batch_size": 2048,
@@ -154,6 +196,12 @@ def test_a_recipe_is_the_published_one(name: str) -> None:
 
 def test_no_published_recipe_is_left_out_of_the_comparison() -> None:
     assert {name for name in RECIPES if name.startswith("cifar")} == PUBLISHED.keys()
+
+
+def test_every_recipe_is_another_run_with_another_name() -> None:
+    specs = [make() for make in RECIPES.values()]
+    assert len({(spec.name, spec.dataset) for spec in specs}) == len(specs)
+    assert len({spec.model_copy(update={"name": "x"}).model_dump_json() for spec in specs}) == len(specs)
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -86,6 +86,21 @@ def test_recipes_survive_json(name: str) -> None:
         ("synthetic", {"file": "/etc/passwd"}, "should match pattern"),
         ("synthetic", {"file": "1m", "fraction": 0.001}, "a batch of 128 cannot be 0.001 generated"),
         ("inner_maximization.start_noise", "gaussian", "'uniform'"),
+        ("inner_maximization.network_mode", "test", "'eval' or 'train'"),
+        ("schedule", {"kind": "cosine", "span": "E+1"}, "'epochs' or 'epochs_plus_one'"),
+        ("schedule", {"kind": "one_cycle", "moves": "per_batch"}, "'per_step' or 'per_epoch'"),
+        ("schedule", {"kind": "one_cycle", "low_momentum": 0.85}, "give both, or neither"),
+        (
+            "schedule",
+            {"kind": "one_cycle", "low_momentum": 0.95, "high_momentum": 0.85},
+            "low_momentum 0.95 is above high_momentum 0.85; exchange them",
+        ),
+        ("augmentation", {"kind": "basic", "rotation": 181.0}, "less than or equal to 180"),
+        ("augmentation", {"kind": "basic", "fill": 128}, "Extra inputs"),
+        ("averaging", {"kind": "step", "buffers": "none"}, "'averaged' or 'copied'"),
+        ("batch_norm", {"momentum": 0.0}, "greater than 0"),
+        ("selection", {"maximizes": "cw"}, "'cross_entropy' or 'margin'"),
+        ("selection", {"ties": "both"}, "'first' or 'last'"),
         ("compute.precision", "float16", "'float32', 'tf32' or 'bfloat16'"),
         ("weight_perturbation", {"gamma": 0}, "greater than 0"),
     ],
@@ -93,6 +108,56 @@ def test_recipes_survive_json(name: str) -> None:
 def test_bad_input_is_refused(path: str, value: Any, says: str) -> None:
     with pytest.raises(ValidationError, match=says.replace("(", r"\(")):
         JOB_SPEC.validate_python(changed(path, value))
+
+
+def test_a_last_batch_is_dropped_only_where_there_is_one_and_others_remain() -> None:
+    dropping = changed("drop_last_batch", True)
+    assert TrainSpec.model_validate(dropping | {"batch_size": 1437}).drop_last_batch
+    for changes, says in (
+        ({"batch_size": 1438}, "a batch of 1438 is more than the 1437 training images; lower batch_size"),
+        ({"batch_size": 1000, "selection": {"num_images": 500}}, "more than the 937 training images"),
+        ({"synthetic": {"file": "1m"}}, "every batch with generated images is whole; leave drop_last_batch out"),
+    ):
+        with pytest.raises(ValidationError, match=says):
+            TrainSpec.model_validate(dropping | changes)
+
+
+# Fields that older specs have not, and the value that stands for what was done without them.
+NEWER: dict[str, Any] = {
+    "inner_maximization.project_start": True,
+    "inner_maximization.network_mode": "eval",
+    "schedule.span": "epochs",
+    "schedule.moves": "per_step",
+    "schedule.low_momentum": None,
+    "schedule.high_momentum": None,
+    "augmentation.rotation": 0.0,
+    "augmentation.fill": 0,
+    "augmentation.shear": "nearest",
+    "averaging.buffers": "averaged",
+    "selection.maximizes": "cross_entropy",
+    "selection.ties": "first",
+    "drop_last_batch": False,
+    "batch_norm": None,
+}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"augmentation": {"kind": "autoaug"}, "averaging": {"kind": "step"}, "schedule": {"kind": "one_cycle"}},
+        {"augmentation": {"kind": "basic"}, "averaging": {"kind": "epoch"}, "schedule": {"kind": "cosine"}},
+    ],
+)
+def test_a_spec_of_an_earlier_version_means_what_it_meant(changes: dict[str, Any]) -> None:
+    earlier = recipe("cifar10").model_dump(mode="json") | {"selection": {"num_images": 100}} | changes
+    for field in NEWER:
+        part, _, name = field.rpartition(".")
+        (earlier[part] if part else earlier).pop(name, None)
+    opened = TrainSpec.model_validate(earlier).model_dump(mode="json")
+    for field, value in NEWER.items():
+        part, _, name = field.rpartition(".")
+        place = opened[part] if part else opened
+        assert place.get(name, value) == value, field
 
 
 def test_epsilon_may_be_a_fraction() -> None:

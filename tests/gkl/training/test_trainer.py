@@ -41,6 +41,23 @@ EVERYTHING: dict[str, Any] = {
     "selection": {"num_images": 100, "num_steps": 3},
 }
 
+# What the released code does otherwise, all of it that can be together.
+AS_RELEASED: dict[str, Any] = EVERYTHING | {
+    "inner_maximization": {"num_steps": 2, "relative_step_size": 0.5, "project_start": False, "network_mode": "train"},
+    "schedule": {
+        "kind": "one_cycle",
+        "warmup_fraction": 0.3,
+        "moves": "per_epoch",
+        "low_momentum": 0.8,
+        "high_momentum": 0.95,
+    },
+    "augmentation": {"kind": "cutout", "padding": 1, "flip": False, "size": 2, "rotation": 15.0},
+    "averaging": {"kind": "step", "tau": 0.9, "warmup_fraction": 0.2, "buffers": "copied"},
+    "batch_norm": {"momentum": 0.01, "first_momentum": 1.0},
+    "selection": {"num_images": 100, "num_steps": 3, "maximizes": "margin", "ties": "last"},
+    "drop_last_batch": True,
+}
+
 
 def short(base: TrainSpec | None = None, **changes: object) -> TrainSpec:
     return (base or digits()).model_copy(update={"epochs": 3, "batch_size": 256, **changes})
@@ -135,7 +152,17 @@ def test_progress_tells_of_the_step_and_the_time_left(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("spec", "steps"),
-    [(short(), 0), (short(), 3), (short(), 12), (everything(), 8), (everything(), 13)],
+    [
+        (short(), 0),
+        (short(), 3),
+        (short(), 12),
+        (everything(), 8),
+        (everything(), 13),
+        # Before and after the first step, whose BatchNorm momentum is another, and in the second epoch.
+        (everything(**AS_RELEASED), 0),
+        (everything(**AS_RELEASED), 1),
+        (everything(**AS_RELEASED), 9),
+    ],
 )
 def test_a_resumed_run_equals_an_uninterrupted_one(
     spec: TrainSpec, steps: int, tmp_path: Path, undisturbed: Undisturbed
@@ -212,6 +239,42 @@ def test_a_checkpoint_of_another_spec_is_refused_with_what_differs(tmp_path: Pat
         InvalidInput, match=r"differs in optimizer\.learning_rate \(0\.1, now 0\.2\), seed \(0, now 7\)"
     ):
         run(changed, tmp_path)
+
+
+def test_a_checkpoint_of_an_earlier_version_is_resumed(tmp_path: Path, undisturbed: Undisturbed) -> None:
+    """Its spec lacks the fields that came later; what they do by default is what was done then."""
+    spec = everything(batch_size=256)
+    with pytest.raises(Stopped):
+        run(spec, tmp_path, should_stop=StopAfter(8))
+    newest = sorted(tmp_path.glob("checkpoint-*"))[-1]
+    tensors, metadata = load_tensors(newest)
+    saved = metadata["spec"]
+    for part, names in {
+        "inner_maximization": ("project_start", "network_mode"),
+        "schedule": ("moves", "low_momentum", "high_momentum"),
+        "augmentation": ("rotation",),
+        "averaging": ("buffers",),
+        "selection": ("maximizes", "ties"),
+    }.items():
+        for name in names:
+            del saved[part][name]
+    del saved["drop_last_batch"], saved["batch_norm"]
+    save_tensors(newest, tensors, metadata)
+    released = everything(batch_norm={"momentum": 0.01}, averaging=EVERYTHING["averaging"] | {"buffers": "copied"})
+    with pytest.raises(InvalidInput, match=r"differs in averaging\.buffers \(averaged, now copied\), batch_norm;"):
+        run(released, tmp_path)
+    assert run(spec, tmp_path)[0] == undisturbed(spec).weights_sha256
+
+
+def test_a_checkpoint_of_a_later_version_is_refused_with_what_differs(tmp_path: Path) -> None:
+    with pytest.raises(Stopped):
+        run(short(), tmp_path, should_stop=StopAfter(2))
+    newest = sorted(tmp_path.glob("checkpoint-*"))[-1]
+    tensors, metadata = load_tensors(newest)
+    metadata["spec"]["warp"] = 9
+    save_tensors(newest, tensors, metadata)
+    with pytest.raises(InvalidInput, match=r"differs in warp \(9, now None\);"):
+        run(short(), tmp_path)
 
 
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(
@@ -376,6 +439,24 @@ def test_the_best_epoch_on_held_out_training_images_is_the_result(tmp_path: Path
     tensors, _ = load_tensors(tmp_path / f"checkpoint-{best + 1:05d}-0000000.safetensors")
     result = load_file(tmp_path / "weights.safetensors")
     assert all(torch.equal(result[name], tensors[f"model.{name}"]) for name in result)
+
+
+@pytest.mark.parametrize(("ties", "kept"), [("first", 1), ("last", 3)])
+def test_of_epochs_with_the_same_accuracy_the_spec_says_which_is_kept(ties: str, kept: int, tmp_path: Path) -> None:
+    """With a learning rate of next to nothing all epochs are the same."""
+    spec = everything(
+        optimizer={"learning_rate": 1e-12},
+        averaging=None,
+        batch_norm={"momentum": 1e-12},
+        selection={"num_images": 100, "num_steps": 1, "ties": ties},
+    )
+    assert train(spec, tmp_path, datasets_dir=NO_FILES, report=lambda _: None, device="cpu").selected_epoch == kept
+
+
+def test_dropping_the_last_batch_leaves_so_many_steps(tmp_path: Path) -> None:
+    _, events = run(short(drop_last_batch=True, epochs=1), tmp_path)
+    # 1,437 images.
+    assert [e.metrics.steps for e in events if isinstance(e, Progress) and e.metrics][-1] == 5
 
 
 def test_synthetic_images_are_mixed_in_and_resume(tmp_path: Path) -> None:
