@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 import signal
 import subprocess
@@ -24,6 +25,7 @@ from gkl.recipes import digits, digits_trades
 from gkl.spec import Sgd, ThreatModel, TrainSpec
 from gkl.tensor_files import load_tensors, save_tensors
 from gkl.training import train
+from gkl.training.step import AdversarialStep, StepOutcome
 from tests.data_files import write_cifar10, write_npz
 from tests.specs import NO_FILES
 
@@ -451,6 +453,28 @@ def test_of_epochs_with_the_same_accuracy_the_spec_says_which_is_kept(ties: str,
         selection={"num_images": 100, "num_steps": 1, "ties": ties},
     )
     assert train(spec, tmp_path, datasets_dir=NO_FILES, report=lambda _: None, device="cpu").selected_epoch == kept
+
+
+def test_each_step_has_its_momenta_after_a_resume_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """BatchNorm's is another in the first step of the run, not of an epoch; SGD's moves from epoch to epoch."""
+    seen: list[tuple[float, float]] = []
+
+    class Watched(AdversarialStep):
+        def __call__(self, *args: Any, **options: Any) -> StepOutcome:
+            statistics = {m.momentum for m in self.model.modules() if isinstance(m, nn.BatchNorm2d)}
+            seen.append((*statistics, self.optimizer.momentum))
+            return super().__call__(*args, **options)
+
+    monkeypatch.setattr("gkl.training.trainer.AdversarialStep", Watched)
+    # Two steps an epoch.
+    spec = everything(**AS_RELEASED | {"batch_size": 600, "selection": None})
+    with pytest.raises(Stopped):
+        run(spec, tmp_path, should_stop=StopAfter(1))
+    run(spec, tmp_path)
+    assert [statistics for statistics, _ in seen] == [1.0, 0.01, 0.01, 0.01, 0.01, 0.01]
+    # 0.3 of 3 epochs is the turn, 0.1 epochs before the first: the momentum rises from just above its lowest.
+    expected = [0.95 - 0.15 * (1 + math.cos(math.pi * (e + 0.1) / 2.1)) / 2 for e in (0, 0, 1, 1, 2, 2)]
+    assert [inertia for _, inertia in seen] == pytest.approx(expected)
 
 
 def test_dropping_the_last_batch_leaves_so_many_steps(tmp_path: Path) -> None:
