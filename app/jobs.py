@@ -197,15 +197,25 @@ def _create_once(
     stored_key = hashlib.sha256(f"{actor.name}\0{key}".encode("utf-8", "surrogatepass")).hexdigest()
     known = session.get(IdempotencyKey, stored_key)
     if known is not None:
-        if known.body_sha256 != body_sha256:
+        job = get(session, known.job_id)
+        if known.body_sha256 != body_sha256 and not _is_job_of(job, spec, terms):
             raise Conflict(
                 f"the Idempotency-Key {key!r} was used for another job, {known.job_id}; send a new key for a new job"
             )
-        return get(session, known.job_id)
+        return job
     job = _create_by(session, spec, actor, terms)
     session.add(IdempotencyKey(key=stored_key, body_sha256=body_sha256, job_id=job.id, created_at=now))
     session.flush()
     return job
+
+
+def _is_job_of(job: Job, spec: TrainSpec | EvaluateSpec, terms: dict[str, Any]) -> bool:
+    """Whether the same was asked for: an earlier version made the hash without the fields that a spec has since."""
+    try:
+        earlier = RUN_SPEC.validate_python(job.spec)
+    except ValidationError:
+        return False
+    return earlier == spec and all(getattr(job, name) == value for name, value in terms.items())
 
 
 def get(session: Session, job_id: int) -> Job:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy import select, update
@@ -13,10 +14,10 @@ from app.artifacts import StoredFile
 from app.database import Database, database_now
 from app.errors import Conflict, NotFound, StaleAttempt, Unprocessable
 from app.outbox import publish_pending, requeue_unclaimed
-from app.tables import FileKind, Job, JobState, OutboxMessage
+from app.tables import FileKind, IdempotencyKey, Job, JobState, OutboxMessage
 from gkl.errors import FailureCode
 from gkl.outcome import AttackFinished, AttackOutcome, Progress
-from gkl.recipes import digits
+from gkl.recipes import digits, digits_trades
 from gkl.spec import EvaluateSpec, Evaluation, ThreatModel
 
 LEASE = timedelta(seconds=90)
@@ -465,6 +466,20 @@ def test_an_idempotency_key_makes_one_job(database: Database) -> None:
         jobs.submit(database, digits().model_copy(update={"seed": 1}), key="k", remember=DAY)
     assert jobs.submit(database, digits(), key=None, remember=DAY).id != first.id
     assert jobs.submit(database, digits(), key="k", remember=timedelta(0)).id != first.id, "forgotten"
+
+
+def test_an_idempotency_key_of_an_earlier_version_means_the_same_job(database: Database) -> None:
+    """Its spec, and so the hash of what was sent, lacks the fields that came later."""
+    job = jobs.submit(database, digits(), key="k", remember=DAY)
+    with database.writing() as session:
+        earlier = {name: value for name, value in job.spec.items() if name not in ("drop_last_batch", "batch_norm")}
+        session.execute(update(Job).values(spec=earlier))
+        session.execute(update(IdempotencyKey).values(body_sha256="0" * 64))
+    assert jobs.submit(database, digits(), key="k", remember=DAY).id == job.id
+    others: list[dict[str, Any]] = [{"spec": digits_trades()}, {"priority": -1}, {"submitter": "Ada"}]
+    for other in others:
+        with pytest.raises(Conflict, match="used for another job"):
+            jobs.submit(database, **{"spec": digits(), "key": "k", "remember": DAY} | other)
 
 
 def test_an_idempotency_key_makes_one_job_at_the_same_moment_too(database: Database) -> None:
