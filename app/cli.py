@@ -350,6 +350,10 @@ def evaluate(
         str | None,
         typer.Option(help="Run only this share, such as 1/3; without it, all shares in the directory are merged."),
     ] = None,
+    others: Annotated[
+        list[Path] | None,
+        typer.Option(help="A certificate of another network, whose adversarial examples are tried too; repeatable."),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:1. Default: CUDA if there is one.")] = None,
 ) -> None:
     """Attack weights without any service, leaving a certificate. Ctrl-C stops; the same command goes on.
@@ -379,7 +383,8 @@ def evaluate(
                 engine.evaluate_shard(spec, weights, output, _parse_shard(shard), **options)
                 console.print(f"Shard {shard} is done. When all are, the same command without --shard merges them.")
                 return
-            measured = engine.evaluate(spec, weights, output, **options)
+            known = [_existing(path, "a certificate of another network") for path in others or ()]
+            measured = engine.evaluate(spec, weights, output, others=known, **options)
             display.evaluated(measured, output / str(measured.certificate))
     except Stopped:
         console.print(f"Stopped. The same command goes on from what is in {output}.")

@@ -18,7 +18,7 @@ from app.errors import Conflict, NotFound
 from app.tables import Entry, Evaluation, Model, Provenance
 from gkl.catalog import ARCHITECTURES, DATASETS
 from gkl.flags import unrankable
-from gkl.outcome import Flag
+from gkl.outcome import Flag, gap
 from gkl.spec import PUBLISHED_WEIGHTS, RANKED_PROTOCOLS, Publication, format_epsilon, threat_model_of_board
 
 PAGE_SIZE = 200
@@ -130,23 +130,41 @@ def stand(session: Session, model: Model, name: str) -> Entry | None:
     if entry.evaluation_id != best_known.id:
         # The admin's note was about another verdict.
         entry.rank_note = None
-    entry.unrankable_reason = unrankable(Flag.model_validate(flag) for flag in best_known.flags)
     entry.evaluation_id, entry.changed_at = best_known.id, now
     entry.epsilon, entry.num_points = best_known.epsilon, best_known.num_points
     entry.is_provisional, entry.unreliable = best_known.is_provisional, best_known.is_unreliable
     entry.clean_accuracy = best_known.clean_accuracy
     entry.mean_corruption_error = best_known.mean_corruption_error
     entry.robustbench_mean_corruption_error = best_known.robustbench_mean_corruption_error
-    entry.autoattack_accuracy = None if best_known.corruptions else best_known.robust_accuracy
     entry.robust_accuracy = best_known.robust_accuracy
-    if entry.external_accuracy is not None and best_known.robust_accuracy is not None:
-        # It ranks wherever it is known, so that it must not be known where AutoAttack has broken more.
-        is_lower = entry.external_accuracy < best_known.robust_accuracy
-        entry.external_accuracy = entry.external_accuracy if is_lower else None
-        entry.robust_accuracy = entry.external_accuracy if is_lower else best_known.robust_accuracy
+    if not best_known.corruptions:
+        _stand_under_attack(entry, best_known)
+    entry.unrankable_reason = unrankable(flags_of(entry, best_known))
     session.add(entry)
     session.flush()
     return entry
+
+
+def _stand_under_attack(entry: Entry, evaluation: Evaluation) -> None:
+    """AutoAttack's figure, and beside it the lower one that others left: the repair attack, examples that were sent."""
+    autoattack, lowest = evaluation.autoattack_accuracy, evaluation.robust_accuracy
+    assert autoattack is not None
+    assert lowest is not None
+    if entry.external_accuracy is not None:
+        lowest = min(lowest, entry.external_accuracy)
+    entry.autoattack_accuracy, entry.robust_accuracy = autoattack, lowest
+    # It ranks wherever it is known, so that it must not be known where AutoAttack has broken as much.
+    entry.external_accuracy = lowest if lowest < autoattack else None
+
+
+def flags_of(entry: Entry, evaluation: Evaluation) -> list[Flag]:
+    """Those of its evaluation, and what examples that were sent since have added to them."""
+    flags = [Flag.model_validate(flag) for flag in evaluation.flags]
+    if evaluation.robust_correct is None or entry.robust_accuracy is None:
+        return flags
+    external = evaluation.robust_correct - round(entry.robust_accuracy * evaluation.num_points)
+    found = gap({each.attack: each.broken for each in evaluation.attacks}, evaluation.num_points, external=external)
+    return flags if found is None or external <= 0 else [*(flag for flag in flags if flag.name != "gap"), found]
 
 
 def _lock(session: Session, model: Model) -> None:

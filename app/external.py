@@ -5,23 +5,26 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from sqlalchemy import select
+from sqlalchemy import select, true
 from sqlalchemy.orm import Session
 
 from app import jobs, quotas
 from app.artifacts import StoredFile
 from app.database import database_now
-from app.entries import get
+from app.entries import flags_of, get
 from app.errors import Conflict, Unprocessable
 from app.tables import Entry, Evaluation, ExternalAttack, FileKind, Job, JobFile, Model
 from gkl.catalog import DATASETS, image_shape, recorded_preprocessing
 from gkl.errors import InvalidInput
+from gkl.flags import unrankable
 from gkl.outcome import ExternalOutcome
 from gkl.safetensors_header import read_header
-from gkl.spec import ExternalSpec
+from gkl.spec import PUBLISHED_WEIGHTS, EvaluateSpec, ExternalSpec, board_name
 
 MAX_NAME = 80
 _HEADER_BYTES = 1024 * 1024
+# Certificates of other models whose examples are tried on a new one: forward passes only, but each is a file to read.
+_OTHERS = 5
 
 
 def check_entry(session: Session, entry_id: int) -> tuple[Entry, Model, Evaluation]:
@@ -112,6 +115,26 @@ def certificate(session: Session, entry: Entry) -> str | None:
     return own.certificate_sha256
 
 
+def certificates_of_others(session: Session, spec: EvaluateSpec) -> list[str]:
+    """sha256 of those of the most robust other models on the board that an evaluation is for, a few of them."""
+    entries = session.scalars(
+        select(Entry)
+        .join(Entry.model)
+        .where(
+            Entry.dataset == spec.dataset,
+            Entry.board == board_name(spec.dataset, spec.evaluation),
+            Entry.is_provisional.is_(False),
+            Entry.withdrawn_at.is_(None),
+            Model.weights_sha256 != spec.weights,
+            # Published weights are named by their architecture.
+            Model.architecture != spec.architecture if spec.weights == PUBLISHED_WEIGHTS else true(),
+        )
+        .order_by(Entry.unrankable_reason.is_not(None), Entry.robust_accuracy.desc(), Entry.id)
+        .limit(_OTHERS)
+    )
+    return [found for entry in entries if (found := certificate(session, entry)) is not None]
+
+
 def attack_of_job(session: Session, job_id: int) -> ExternalAttack | None:
     return session.scalars(select(ExternalAttack).where(ExternalAttack.job_id == job_id)).first()
 
@@ -145,6 +168,11 @@ def record(session: Session, job_id: int, outcome: ExternalOutcome, stored: Stor
     attack.certificate_sha256 = None if stored is None else stored.sha256
     if outcome.broken:
         entry.external_accuracy = entry.robust_accuracy = outcome.robust_correct / entry.num_points
+        assert entry.evaluation is not None
+        reason = unrankable(flags_of(entry, entry.evaluation))
+        if reason != entry.unrankable_reason:
+            # The admin's note was about another verdict.
+            entry.unrankable_reason, entry.rank_note = reason, None
         entry.changed_at = database_now(session)
     session.flush()
     return True

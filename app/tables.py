@@ -28,7 +28,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from gkl.corruption_error import robustbench_mean_corruption_error
 from gkl.errors import FailureCode
-from gkl.outcome import CorruptionOutcome, wilson_interval
+from gkl.outcome import BEYOND_AUTOATTACK, CorruptionOutcome, wilson_interval
 
 ANONYMOUS = "anonymous"
 """The submitter of jobs that name none."""
@@ -455,6 +455,14 @@ class Evaluation(Base):
     @property
     def clean_accuracy(self) -> float:
         return self.clean_correct / self.num_points
+
+    @property
+    def autoattack_accuracy(self) -> float | None:
+        """What the protocol's own attacks left, before those beyond it; None without attacks."""
+        if self.robust_correct is None:
+            return None
+        beyond = sum(attack.broken for attack in self.attacks if attack.attack in BEYOND_AUTOATTACK)
+        return (self.robust_correct + beyond) / self.num_points
 
     @property
     def clean_interval(self) -> tuple[float, float]:

@@ -3,8 +3,9 @@
     .venv/bin/python benchmarks/autoattack.py
 
 Both attack the same points of the same network in the same blocks, in turns, in one process. Ours includes everything
-that stands between a spec and a result: hashes, checks, a file for every part, the certificate, and its re-check by a
-network loaded anew. Reports for each attack the wall time and how often the network was run forwards and backwards.
+that stands between a spec and a result: hashes, checks of the network, the repair attack, a file for every part, the
+certificate, and its re-check by a network loaded anew. Reports for each attack the wall time and how often the network
+was run forwards and backwards.
 """
 
 from __future__ import annotations
@@ -30,12 +31,13 @@ from gkl.data import load_test, unit_range
 from gkl.evaluation import evaluate
 from gkl.files import sha256_of
 from gkl.models import build_model, load_model
-from gkl.outcome import EvaluationOutcome, Event, Progress
+from gkl.outcome import REPAIR, EvaluationOutcome, Event, Progress
 from gkl.recipes import digits
 from gkl.spec import EvaluateSpec, Evaluation, ThreatModel
 from gkl.training import train
 
 NAMES = {"apgd-ce": "APGD-CE", "apgd-t": "APGD-T", "fab-t": "FAB-T", "square": "Square"}
+OURS = [*NAMES.values(), REPAIR]
 
 
 class Counted:
@@ -66,7 +68,7 @@ class Counted:
 def ours(spec: EvaluateSpec, weights: Path, counted: Counted | None = None) -> tuple[float, EvaluationOutcome]:
     def report(event: Event) -> None:
         if counted is not None and isinstance(event, Progress):
-            counted.stage = event.stage if event.stage in NAMES.values() else "other"
+            counted.stage = event.stage if event.stage in OURS else "other"
 
     with tempfile.TemporaryDirectory() as directory:
         started = time.perf_counter()
@@ -159,7 +161,7 @@ def compare(title: str, weights: Path, options: argparse.Namespace) -> None:
             else:
                 total, seconds, robust = theirs(spec, weights)
                 their_seconds.append(seconds | {"whole": total})
-    assert outcome.robust_correct == robust, "the verdicts differ"
+    assert outcome.autoattack_correct == robust, "the verdicts differ"
     print(
         f"\n{title}: {options.norm} {norm_epsilon:g}, {options.points} points in blocks of {options.batch_size}; ",
         end="",
@@ -167,9 +169,10 @@ def compare(title: str, weights: Path, options: argparse.Namespace) -> None:
     print(f"clean {outcome.clean_correct}, robust {robust} by both; medians of {options.turns} turns\n")
     print("| attack | broken | ours | pyautoattack | ratio | forwards, ours / theirs | backwards, ours / theirs |")
     print("|---|---|---|---|---|---|---|")
-    for name in [*NAMES.values(), "the rest", "whole"]:
+    for name in [*OURS, "the rest", "whole"]:
         for row in (*our_seconds, *their_seconds):
-            row["the rest"] = row["whole"] - sum(row[attack] for attack in NAMES.values())
+            row.setdefault(REPAIR, 0.0)
+            row["the rest"] = row["whole"] - sum(row[attack] for attack in OURS)
         a, b = (median(row[name] for row in rows) for rows in (our_seconds, their_seconds))
         ratio = median(x[name] / max(y[name], 1e-9) for x, y in zip(our_seconds, their_seconds, strict=True))
         broken = next((str(attack.broken) for attack in outcome.attacks if attack.attack == name), "")

@@ -6,6 +6,7 @@ The runner writes these models as JSON lines, the supervisor reads them, the dat
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
@@ -100,6 +101,36 @@ class Flag(Record):
     """The measured quantity, where there is one: a share, a distance."""
 
 
+_GAP_POINTS, _GAP_SHARE = 3, 0.01
+
+
+def gap(attacks: Mapping[str, int], num_points: int, *, external: int = 0) -> Flag | None:
+    """Whether attacks that do not trust the network's gradients broke points that gradient attacks had left.
+
+    At 10,000 points Square breaks a few of any network after the others, and at a few dozen one or two: only more than
+    three points and more than one in a hundred count.
+
+    Args:
+        attacks: what each attack of an evaluation broke, by its name, in their order.
+        num_points: all points of the evaluation.
+        external: what examples that somebody sent broke after them.
+    """
+    # What comes first has nothing before it to contradict.
+    found = {name: attacks[name] for name in list(attacks)[1:] if name in ("Square", *BEYOND_AUTOATTACK)}
+    if external:
+        found["examples that were sent"] = external
+    broken = sum(found.values())
+    if broken <= max(_GAP_POINTS, _GAP_SHARE * num_points):
+        return None
+    said = ", ".join(f"{name} {count}" for name, count in found.items() if count)
+    return Flag(
+        name="gap",
+        sentence=f"Attacks that do not trust the network's gradients broke {broken} points that those which do had "
+        f"left ({said}).",
+        value=broken / num_points,
+    )
+
+
 CheckName = Literal[
     "wrong_gradients",
     "lost_slope",
@@ -107,6 +138,7 @@ CheckName = Literal[
     "coarse",
     "ties",
     "cliff",
+    "near_cliff",
     "two_faces",
     "remembers",
     "batch_dependent",
@@ -128,6 +160,8 @@ class CheckOutcome(Record):
     """Images that it looked at."""
     note: str = ""
     """Why it did not run, or what its value is."""
+    sources: tuple[str, ...] = ()
+    """sha256 of the other networks' certificates that it tried, for 'transfer'."""
 
     @property
     def ran(self) -> bool:

@@ -118,7 +118,7 @@ def _execute(order: dict[str, Any], send: Callable[[BaseModel], None], should_st
         certificate, examples = directory / CERTIFICATE_FILE, directory / EXAMPLES_FILE
         return merge_examples(spec, certificate, examples, weights, directory, **options)
     if order["shard_index"] is None:
-        return evaluate(spec, weights, directory, **options)
+        return evaluate(spec, weights, directory, others=[Path(path) for path in order["others"]], **options)
     started = time.perf_counter()
     evaluate_shard(spec, weights, directory, Shard(order["shard_index"], spec.evaluation.shards), **options)
     return ShardOutcome(seconds=time.perf_counter() - started)

@@ -54,7 +54,7 @@ from gkl.outcome import (
     TrainOutcome,
     WeightsConverted,
 )
-from gkl.spec import PUBLISHED_WEIGHTS, ExternalSpec, TrainSpec
+from gkl.spec import PUBLISHED_WEIGHTS, EvaluateSpec, ExternalSpec, TrainSpec
 from worker.lease import Lease
 from worker.results import save_provisional, save_result, store_result
 from worker.run_directories import run_directory
@@ -141,8 +141,9 @@ class Supervisor:
             StoreAway: it was away until this worker, or the job, was to stop.
         """
         weights, converted = self._with_store(self._fetch_files)
+        others = self._with_store(self._others)
         self.log.add(f"--- attempt {self.claim.attempt}, {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC ---\n".encode())
-        self.process = self._start(weights, converted)
+        self.process = self._start(weights, converted, others)
         ending = self._follow(self.process)
         returncode = self._end(self.process, within_seconds=self.settings.stop_grace_seconds)
         # Whoever sees that the job has ended finds the whole log.
@@ -186,7 +187,23 @@ class Supervisor:
         self.store.fetch(known, self.directory / CERTIFICATE_FILE)
         self.store.fetch(spec.examples, self.directory / EXAMPLES_FILE)
 
-    def _start(self, weights: str | None, converted: str | None) -> subprocess.Popen[bytes]:
+    def _others(self) -> list[str]:
+        """Files of other models' certificates, read where they are stored: they may be large."""
+        spec = self.claim.spec
+        if not isinstance(spec, EvaluateSpec) or spec.evaluation.threat_model is None:
+            return []
+        if self.claim.shard_index is not None:
+            return []
+        known = self._write(lambda session: external.certificates_of_others(session, spec))
+        paths = []
+        for sha256 in known:
+            try:
+                paths.append(str(self.store.path(sha256)))
+            except NotFound:
+                _log.warning("job %d: the certificate %s of another entry is gone", self.claim.job_id, sha256)
+        return paths
+
+    def _start(self, weights: str | None, converted: str | None, others: list[str]) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(
             # -P: nothing is imported from the directory in which the worker happens to run.
             [sys.executable, "-P", "-m", "worker.runner"],
@@ -208,6 +225,7 @@ class Supervisor:
             "models_dir": str(self.settings.effective_models_dir),
             "weights": weights,
             "converted": converted,
+            "others": others,
         }
         self.heard = time.monotonic()
         # Threads in this context: what they log belongs to the job too.

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from gkl.evaluation.checks import noise_at_the_border
 from gkl.evaluation.classifier import Classifier
+from gkl.evaluation.perturbation import dual_norm, into_ball, unit
 from gkl.outcome import CheckName, CheckOutcome, Flag
 from gkl.spec import ThreatModel
 
@@ -29,6 +30,7 @@ _POINTS_LIMIT = 0.05
 _COARSE_UNITS, _COARSE_UNITS_OF_HALF = 100.0, 10.0
 _TIES_LIMIT = 0.3
 _CLIFF = 100.0
+_FEWEST_STANDING = 4
 _SAME_ANSWER = 1e-4
 
 
@@ -154,33 +156,60 @@ def gradient_checks(own: Classifier, precise: Classifier, probes: Probes) -> tup
     return checks, flags
 
 
-def cliff_check(precise: Classifier, probes: Probes) -> tuple[CheckOutcome, Flag | None]:
-    """How far away the network's own linearization says that the border is, at the clean points that it gets right."""
+def border_distances(precise: Classifier, probes: Probes) -> Tensor:
+    """How far away the network's own linearization says that the border is, in epsilons, at clean points (P,) float64.
+
+    NaN where the network is wrong or the gradient is zero.
+    """
     x, y, threat_model = probes.clean, probes.labels, probes.threat_model
     with torch.no_grad():
         exact = precise(x)
-    right = exact.argmax(1) == y
-    if not right.any():
-        return CheckOutcome(name="cliff", note="the network gets none of the points right"), None
-    x, y, exact = x[right], y[right], exact[right]
     others = exact.scatter(1, y[:, None], -torch.inf)
-    gradient = _margin_gradient(precise, x, y, others.argmax(1)).flatten(1).double()
+    gradient = _margin_gradient(precise, x, y, others.argmax(1)).double()
     margin = exact.gather(1, y[:, None]).squeeze(1) - others.amax(1)
-    steepness = _dual_norm(gradient, threat_model)
-    has_slope = steepness > 0
-    if not has_slope.any():
-        return CheckOutcome(name="cliff", note="the gradient is zero at every point"), None
-    far = float((margin / steepness)[has_slope].nanmedian())
+    steepness = dual_norm(gradient, threat_model.norm)
+    is_told = (exact.argmax(1) == y) & (steepness > 0)
+    far: Tensor = (margin / steepness / threat_model.epsilon).where(is_told, torch.nan)
+    return far.cpu()
+
+
+def cliff_check(far: Tensor, pixels: int, threat_model: ThreatModel) -> tuple[CheckOutcome, Flag | None]:
+    """Whether the borders lie further away than images can be, by what `border_distances` gave (P,)."""
+    far = far[~far.isnan()]
+    if len(far) == 0:
+        note = "the network gets none of the points right, or its gradient is zero at all of them"
+        return CheckOutcome(name="cliff", note=note), None
     # A budget may be small, so many budgets alone say nothing; but no image is further away than the box is wide.
-    pixels = x[0].numel()
     width = {"Linf": 1.0, "L2": pixels**0.5, "L1": float(pixels)}[threat_model.norm]
-    limit = max(_CLIFF * threat_model.epsilon, width) / threat_model.epsilon
-    found = CheckOutcome(name="cliff", value=min(far / threat_model.epsilon, 1e300), limit=limit, points=len(x))
+    limit = max(_CLIFF, width / threat_model.epsilon)
+    found = CheckOutcome(name="cliff", value=min(float(far.median()), 1e300), limit=limit, points=len(far))
     if not _exceeds(found):
         return found, None
     sentence = (
         f"By its gradients the median border lies {found.value:.3g} budgets away, further than any image is from "
         "another: the gradients do not describe the decisions."
+    )
+    return found, Flag(name="cliff", sentence=sentence, value=found.value)
+
+
+def near_cliff_check(far: Tensor, standing: Tensor) -> tuple[CheckOutcome, Flag | None]:
+    """Whether the borders lie far nearer than points that no attack broke allow.
+
+    Args:
+        far: of `border_distances` (P,).
+        standing: which of those points stand after all attacks (P,) bool.
+    """
+    far = far[standing & ~far.isnan()]
+    if len(far) < _FEWEST_STANDING:
+        note = f"fewer than {_FEWEST_STANDING} of the points looked at stand after all attacks"
+        return CheckOutcome(name="near_cliff", note=note), None
+    nearer = 1 / far.median().clamp_min(1e-300)
+    found = CheckOutcome(name="near_cliff", value=float(nearer), limit=_CLIFF, points=len(far))
+    if not _exceeds(found):
+        return found, None
+    sentence = (
+        f"By its gradients the median border of points that no attack broke lies at {1 / nearer:.2g} of the budget: "
+        "the gradients do not describe the decisions."
     )
     return found, Flag(name="cliff", sentence=sentence, value=found.value)
 
@@ -266,36 +295,10 @@ def _ascended(classifier: Classifier, x: Tensor, y: Tensor, threat_model: Threat
             logits = classifier(at)
         other = logits.nan_to_num().scatter(1, y[:, None], -torch.inf).argmax(1)
         gradient = _margin_gradient(classifier, at, y, other).nan_to_num(0.0, 0.0, 0.0)
-        at = _into_ball(at - 0.25 * threat_model.epsilon * _unit(gradient, threat_model), x, threat_model)
+        at = into_ball(at - 0.25 * threat_model.epsilon * unit(gradient, threat_model.norm), x, threat_model)
         if step in (4, 10):
             kept.append(at.clone())
     return kept[0], kept[1]
-
-
-def _unit(gradient: Tensor, threat_model: ThreatModel) -> Tensor:
-    if threat_model.norm == "Linf":
-        return gradient.sign()
-    flat = gradient.flatten(1)
-    length = flat.norm(dim=1) if threat_model.norm == "L2" else flat.abs().sum(1)
-    scaled: Tensor = gradient / _rows(length.clamp_min(torch.finfo(gradient.dtype).tiny), gradient)
-    return scaled
-
-
-def _into_ball(at: Tensor, x: Tensor, threat_model: ThreatModel) -> Tensor:
-    """A point of the ball near `at`: clipped for Linf, drawn towards x for the other norms."""
-    epsilon, moved = threat_model.epsilon, at - x
-    if threat_model.norm == "Linf":
-        return (x + moved.clamp(-epsilon, epsilon)).clamp(0, 1)
-    flat = moved.flatten(1)
-    length = flat.norm(dim=1) if threat_model.norm == "L2" else flat.abs().sum(1)
-    drawn: Tensor = x + moved * _rows((epsilon / length.clamp_min(1e-12)).clamp(max=1), x)
-    return drawn.clamp(0, 1)
-
-
-def _dual_norm(gradient: Tensor, threat_model: ThreatModel) -> Tensor:
-    order = {"Linf": 1.0, "L2": 2.0, "L1": float("inf")}[threat_model.norm]
-    length: Tensor = torch.linalg.vector_norm(gradient, order, dim=1)
-    return length
 
 
 def _against_differences(precise: Classifier, gradient: Tensor, probes: Probes, other: Tensor) -> tuple[float, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,7 @@ def evaluate(
     should_stop: Callable[[], bool] = lambda: False,
     device: str | None = None,
     converted: Path | None = None,
+    others: Sequence[Path] = (),
 ) -> EvaluationOutcome:
     """Measure the weights, write the certificate, check it, and return what it proves.
 
@@ -63,6 +64,7 @@ def evaluate(
         should_stop: asked at every call of the model; when it says yes the run ends with `Stopped`.
         device: such as 'cpu' or 'cuda:1'; by default CUDA if there is one.
         converted: what `gkl.conversion` made of the weights, to be read in their place; they keep their sha256.
+        others: certificates of other networks on the same data, whose adversarial examples are tried at the end.
 
     Raises:
         InvalidInput: the weights are other ones, or of another architecture, or their logits are not finite; or the
@@ -108,6 +110,7 @@ def evaluate(
         should_stop=should_stop,
         provisional=tell_provisional,
         device=run.device,
+        others=others,
     )
     corruptions: list[CorruptionOutcome] = []
     predictions = None

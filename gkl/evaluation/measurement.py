@@ -11,9 +11,11 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -22,15 +24,16 @@ from torch import Tensor, nn
 from gkl.data import ImageSet, unit_range
 from gkl.device import device_name, is_out_of_memory
 from gkl.errors import InvalidInput
-from gkl.evaluation import belief, checks
+from gkl.evaluation import belief, checks, repair
 from gkl.evaluation.attacks import Attack, make_attacks
 from gkl.evaluation.blocks import Block, Blocks
 from gkl.evaluation.classifier import Classifier
 from gkl.evaluation.inputs import checked_images
 from gkl.evaluation.perturbation import is_allowed
 from gkl.evaluation.progress import EvaluationProgress
+from gkl.evaluation.transfer import OtherExamples
 from gkl.flags import unrankable
-from gkl.outcome import AttackFinished, AttackOutcome, CheckName, CheckOutcome, Event, Flag
+from gkl.outcome import REPAIR, TRANSFER, AttackFinished, AttackOutcome, CheckName, CheckOutcome, Event, Flag, gap
 from gkl.spec import Evaluation
 
 _log = logging.getLogger(__name__)
@@ -44,6 +47,8 @@ _CLEAN_COST = 4
 _ASKED_AGAIN = 8
 _ON_GRADIENTS: tuple[CheckName, ...] = ("wrong_gradients", "lost_slope", "zero_gradients", "coarse", "ties", "cliff")
 _BOX_ROUNDING = 1e-5
+# Protocols whose figure ranks and whose attacks follow gradients: others than these may know better.
+_BEYOND = ("standard", "plus")
 
 
 @dataclass(frozen=True)
@@ -122,6 +127,7 @@ def measure(
     should_stop: Callable[[], bool] = lambda: False,
     provisional: Callable[[Measurement], None] = lambda _: None,
     device: torch.device | None = None,
+    others: Sequence[Path] = (),
 ) -> Measurement:
     """Attack any classifier on any images as the evaluation says; what is in `blocks` already is not run again.
 
@@ -138,6 +144,7 @@ def measure(
         should_stop: asked at every call of the model; when it says yes the run ends with `Stopped`.
         provisional: called after APGD-T with what is certain then, if other attacks follow it.
         device: where to compute; by default where the model is.
+        others: certificates of other networks on the same images, whose adversarial examples are tried at the end.
 
     Raises:
         InvalidInput: images or labels of another kind or range, or the model's answers are no logits of C classes.
@@ -152,6 +159,7 @@ def measure(
         report=report,
         should_stop=should_stop,
         device=device,
+        others=others,
     )
     with run.prepared():
         run.run(range(run.num_blocks), provisional)
@@ -185,11 +193,23 @@ def measure_shard(
         run.run([number for number in range(run.num_blocks) if number in shard])
 
 
+@dataclass(frozen=True)
+class _Believed:
+    """What the checks of the network itself came to."""
+
+    seed: int | None
+    """Of the points looked at; None if none were."""
+    outcomes: list[CheckOutcome] = field(default_factory=list)
+    flags: list[Flag] = field(default_factory=list)
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    """Points looked at and the distances of their borders, for what can be said of them after the attacks."""
+
+
 class _Run:
     """One process's work on an evaluation.
 
     A part's number is its stage times the number of blocks plus its block. Stage 0 is the clean pass, then come the
-    attacks; the stage after them is the checks, which has one part.
+    protocol's attacks, the checks, which have one part, and the attacks beyond the protocol.
     """
 
     def __init__(
@@ -203,6 +223,7 @@ class _Run:
         report: Callable[[Event], None],
         should_stop: Callable[[], bool],
         device: torch.device | None,
+        others: Sequence[Path] = (),
     ) -> None:
         self.data = checked_images(data, num_classes, evaluation)
         self.model, self.evaluation, self.report = model, evaluation, report
@@ -218,6 +239,15 @@ class _Run:
         self.attacks: list[Attack] = []
         if evaluation.threat_model is not None:
             self.attacks = make_attacks(self.classifier, evaluation, num_classes=num_classes, device=self.device)
+        self.num_own_attacks = len(self.attacks)
+        if evaluation.protocol in _BEYOND:
+            self.attacks.append(
+                Attack(REPAIR, repair.cost(num_classes), repair.calls(num_classes), self._repaired, loss="margin")
+            )
+        self.others = OtherExamples(others, tuple(self.data.images.shape[1:]))
+        if evaluation.protocol in _BEYOND and self.others.files:
+            tries = len(self.others.files)
+            self.attacks.append(Attack(TRANSFER, tries, tries, lambda x, _: x))
         self.copies = belief.Copies(None, None, "nothing was attacked")
         # Of the parts that are done: reading their files again only for these would take the images along.
         self.records: dict[int, Mapping[str, Any]] = {}
@@ -257,6 +287,9 @@ class _Run:
             self._run_checks()
         names = [attack.name for attack in self.attacks]
         for position, attack in enumerate(self.attacks):
+            if attack.name == TRANSFER and provisional is None:
+                # A matter of seconds, for whoever puts the shards together and has the other networks' certificates.
+                continue
             self._run_attack(position, mine)
             if provisional is None:
                 continue
@@ -309,7 +342,7 @@ class _Run:
 
     def _run_checks(self) -> None:
         """What only the first block is asked, once for the whole evaluation."""
-        number = self._part(len(self.attacks) + 1, 0)
+        number = self._part(self.num_own_attacks + 1, 0)
         known = self._known(number)
         # A part of an earlier version lacks the newer checks.
         if known is not None and "checks" in known.record:
@@ -318,21 +351,21 @@ class _Run:
         started = time.perf_counter()
         x, y = self._points(0)
         flags, answers_vary = self._fitting(len(x), lambda: self._checks(x, y))
-        seed, outcomes, more = self._believe(answers_vary=answers_vary)
+        believed = self._believe(answers_vary=answers_vary)
         named = {flag.name for flag in flags}
-        flags += [flag for flag in more if flag.name not in named]
+        flags += [flag for flag in believed.flags if flag.name not in named]
         record = self._record("checks", 0, time.perf_counter() - started)
         record |= {"flags": [flag.model_dump() for flag in flags], "answers_vary": answers_vary}
-        record |= {"checks": [outcome.model_dump() for outcome in outcomes], "checks_seed": seed}
-        self._keep(number, Block({}, record))
+        record |= {"checks": [each.model_dump() for each in believed.outcomes], "checks_seed": believed.seed}
+        self._keep(number, Block(believed.tensors, record))
 
-    def _believe(self, *, answers_vary: bool) -> tuple[int | None, list[CheckOutcome], list[Flag]]:
-        """Whether attacks see the network as it is; the seed of the points looked at, the checks and their flags."""
+    def _believe(self, *, answers_vary: bool) -> _Believed:
+        """Whether attacks see the network as it is."""
         threat_model, fresh, precise = self.evaluation.threat_model, self.copies.fresh, self.copies.precise
         if threat_model is None:
-            return None, [], []
+            return _Believed(None)
         if answers_vary:
-            return None, belief.not_run((*_ON_GRADIENTS, "two_faces"), "the network's answers vary"), []
+            return _Believed(None, belief.not_run((*_ON_GRADIENTS, "two_faces"), "the network's answers vary"))
         seed = secrets.randbelow(2**31)
         generator = torch.Generator().manual_seed(seed)
         chosen = torch.randperm(len(self.data), generator=generator)[: belief.number_of_points(len(self.data))]
@@ -340,20 +373,23 @@ class _Run:
         y = self.data.labels[chosen].to(self.device)
         outcomes: list[CheckOutcome] = []
         flags: list[Flag | None] = []
+        tensors = {}
         try:
             probes = self._checking(len(x), lambda: belief.Probes(self.classifier, x, y, threat_model, generator))
         except InvalidInput as error:
-            return seed, belief.not_run((*_ON_GRADIENTS, "two_faces"), str(error)), []
+            return _Believed(seed, belief.not_run((*_ON_GRADIENTS, "two_faces"), str(error)))
         reason = self.copies.reason
         if precise is not None:
             try:
                 found, raised = self._checking(len(x), lambda: belief.gradient_checks(self.classifier, precise, probes))
-                cliff, flag = self._checking(len(x), lambda: belief.cliff_check(precise, probes))
+                far = self._checking(len(x), lambda: belief.border_distances(precise, probes))
             except InvalidInput as error:
                 # A network may answer once in float64 and not the next time.
                 precise_fails, reason = True, f"in float64: {error}"
             else:
                 precise_fails = False
+                cliff, flag = belief.cliff_check(far, x[0].numel(), threat_model)
+                tensors = {"looked_at": chosen, "border_distance": far}
                 outcomes += [*found, cliff]
                 flags += [*raised, flag]
         if precise is None or precise_fails:
@@ -371,7 +407,7 @@ class _Run:
             else:
                 outcomes.append(two_faces)
                 flags.append(flag)
-        return seed, outcomes, [flag for flag in flags if flag is not None]
+        return _Believed(seed, outcomes, [flag for flag in flags if flag is not None], tensors)
 
     def _drift(self, number: int, x: Tensor) -> float | None:
         """After an attack on a block, on images that the network was not asked before."""
@@ -429,12 +465,18 @@ class _Run:
             waiting.remove(number)
             if len(entering) == 0:
                 continue
-            part = self._part(position + 1, number)
+            part = self._part(self._stage(position), number)
             found = self._known(part)
             if found is None:
                 detail = f"{self._count(mine)} points left, {self._detail(number, len(mine))}"
                 self.progress.start_part(attack.name, detail, work=work, calls=attack.calls, left=left)
-                found = self._attack_block(attack, number, entering)
+                try:
+                    found = self._attack_block(attack, number, entering)
+                except InvalidInput as error:
+                    if position < self.num_own_attacks:
+                        raise
+                    _log.warning("%s did not run on block %d: %s", attack.name, number + 1, error)
+                    found = self._not_run(attack, number, str(error))
                 self._keep(part, found)
                 self.progress.finish_part()
             else:
@@ -446,11 +488,13 @@ class _Run:
         started = time.perf_counter()
         x, y = self._points(number)
         x, y = x[entering], y[entering]
+        index = entering + self.slices[number].start
+        perturb = partial(self._transferred, index) if attack.name == TRANSFER else attack.perturb
 
         def attempt() -> tuple[Tensor, Tensor]:
             # An attack seeds the streams itself, but only after it has asked the model once.
             torch.manual_seed(self.evaluation.seed)
-            x_adv = _into_box(attack.perturb(x, y).detach())
+            x_adv = _into_box(perturb(x, y).detach())
             return x_adv, self.classifier.predict(x_adv)
 
         x_adv, prediction = self._fitting(len(x), attempt)
@@ -464,13 +508,62 @@ class _Run:
         record = self._record(attack.name, number, time.perf_counter() - started)
         record |= {"points": len(entering), "broken": int(broken.sum()), "discarded": discarded}
         record["drift"] = self._drift(number, x)
+        if attack.name == TRANSFER:
+            record["sources"] = list(self.others.files)
         return Block(
             {
-                "index": entering[broken] + self.slices[number].start,
+                "index": index[broken],
                 "adversarial": x_adv.cpu()[broken],
                 "prediction": prediction.cpu()[broken],
                 "norm": size.cpu()[broken],
             },
+            record,
+        )
+
+    def _repaired(self, x: Tensor, y: Tensor) -> Tensor:
+        """
+        Raises:
+            InvalidInput: there is no copy in float64, it gives no answer, or it does not fit into the device's memory.
+        """
+        precise, threat_model = self.copies.precise, self.evaluation.threat_model
+        assert threat_model is not None
+        if precise is None:
+            raise InvalidInput(self.copies.reason)
+        at_once = min(precise.largest or len(x), len(x))
+        # The attack splits its images itself: parts would hide which units are the same for all of them.
+        precise.largest = None
+        while True:
+            try:
+                generator = torch.Generator().manual_seed(self.evaluation.seed)
+                parts = zip(x.split(at_once), y.split(at_once), strict=True)
+                found = [
+                    repair.perturb(self.classifier, precise, images, labels, threat_model, generator=generator)
+                    for images, labels in parts
+                ]
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            else:
+                precise.largest = at_once
+                return torch.cat(found)
+            if at_once == 1:
+                raise InvalidInput("the device has too little memory for one image in float64")
+            at_once //= 2
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def _transferred(self, index: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        assert self.evaluation.threat_model is not None
+        return self.others.perturb(self.classifier, x, y, index, self.evaluation.threat_model)
+
+    def _not_run(self, attack: Attack, number: int, reason: str) -> Block:
+        """What an attack beyond the protocol's leaves where it cannot run: nothing but the reason."""
+        nothing = self._points(number)[0][:0].cpu()
+        none = torch.empty(0, dtype=torch.int64)
+        record = self._record(attack.name, number, 0.0)
+        record |= {"points": 0, "broken": 0, "discarded": 0, "drift": None, "not_run": reason}
+        return Block(
+            {"index": none, "adversarial": nothing, "prediction": none, "norm": torch.empty(0, dtype=torch.float64)},
             record,
         )
 
@@ -482,16 +575,11 @@ class _Run:
         prediction = torch.cat([block.tensors["prediction"] for block in clean])
         broken_by = torch.where(prediction == self.data.labels, STANDS, MISCLASSIFIED)
         norm = torch.full((len(self.data),), torch.nan, dtype=torch.float64)
-        # Blocks in which nothing stood have no part.
-        parts = [
-            (position, self._part(position + 1, number))
-            for position in range(num_attacks)
-            for number in range(self.num_blocks)
-            if self._part(position + 1, number) in self.records
-        ]
-        for position, part in parts:
+        ran = [position for position in range(num_attacks) if not self._is_missing(position)]
+        parts = [(place, part) for place, position in enumerate(ran) for part in self._parts_of(position)]
+        for place, part in parts:
             tensors = self._finished(part).tensors
-            broken_by[tensors["index"]] = position
+            broken_by[tensors["index"]] = place
             norm[tensors["index"]] = tensors["norm"]
         index = (broken_by >= 0).nonzero().squeeze(1)
         # Read a second time, one part after the other: the images of all of them may be gigabytes.
@@ -501,8 +589,8 @@ class _Run:
             tensors = self._finished(part).tensors
             rows = torch.searchsorted(index, tensors["index"])
             adversarial[rows], adversarial_prediction[rows] = tensors["adversarial"], tensors["prediction"]
-        outcomes = [self._attack_outcome(position) for position in range(num_attacks)]
-        checked = self._finished(self._part(len(self.attacks) + 1, 0))
+        outcomes = [self._attack_outcome(position) for position in ran]
+        checked = self._finished(self._part(self.num_own_attacks + 1, 0))
         zero = [block.tensors["zero_gradient"] for block in clean if "zero_gradient" in block.tensors]
         flags = [Flag.model_validate(flag) for flag in checked.record["flags"]]
         outcomes_of_checks = [CheckOutcome.model_validate(check) for check in checked.record["checks"]]
@@ -512,6 +600,11 @@ class _Run:
             outcomes_of_checks.append(belief.drift_check(drifts, self.classifier.dtype))
             remembers = belief.remembers(outcomes_of_checks[-1])
             flags += [] if remembers is None else [remembers]
+        if self.attacks and num_attacks == len(self.attacks):
+            outcomes_of_checks += self._checks_beyond()
+            near_cliff, flag = self._near_cliff(checked, broken_by == STANDS)
+            outcomes_of_checks.append(near_cliff)
+            flags += [] if flag is None else [flag]
         named = {flag.name for flag in flags}
         flags += [
             flag
@@ -520,6 +613,7 @@ class _Run:
                 if zero
                 else None,
                 checks.square_improved(outcomes, len(self.data)),
+                gap({each.attack: each.broken for each in outcomes}, len(self.data)),
             )
             if flag is not None and flag.name not in named
         ]
@@ -542,11 +636,58 @@ class _Run:
             seconds=sum(record["seconds"] for record in every),
         )
 
+    def _stage(self, position: int) -> int:
+        """Of an attack. Those beyond the protocol come after the checks: parts of earlier versions keep their place."""
+        return position + 1 if position < self.num_own_attacks else position + 2
+
+    def _parts_of(self, position: int) -> list[int]:
+        """An attack's parts; a block in which nothing stood has none."""
+        parts = (self._part(self._stage(position), number) for number in range(self.num_blocks))
+        return [part for part in parts if part in self.records]
+
+    def _is_missing(self, position: int) -> bool:
+        """Whether an attack ran nowhere though points stood."""
+        records = [self.records[part] for part in self._parts_of(position)]
+        return bool(records) and all("not_run" in record for record in records)
+
+    def _near_cliff(self, checked: Block, standing: Tensor) -> tuple[CheckOutcome, Flag | None]:
+        if self.evaluation.protocol not in _BEYOND:
+            reason = f"only after all attacks of the protocols {' and '.join(_BEYOND)} can it be said"
+            return belief.not_run(("near_cliff",), reason)[0], None
+        # Parts of earlier versions have none, nor those of a network without gradients in float64.
+        if "border_distance" not in checked.tensors:
+            return belief.not_run(("near_cliff",), "its gradients in float64 were not looked at")[0], None
+        return belief.near_cliff_check(checked.tensors["border_distance"], standing[checked.tensors["looked_at"]])
+
+    def _checks_beyond(self) -> list[CheckOutcome]:
+        """What the attacks beyond the protocol's found, or why they did not run."""
+        if self.evaluation.protocol not in _BEYOND:
+            reason = f"only the protocols {' and '.join(_BEYOND)} run it"
+            return belief.not_run(("repair", "transfer"), reason)
+        found = [self._check_beyond("repair", self.num_own_attacks)]
+        if self.others.files:
+            transfer = self._check_beyond("transfer", self.num_own_attacks + 1)
+            parts = self._parts_of(self.num_own_attacks + 1)
+            sources = sorted({source for part in parts for source in self.records[part].get("sources", ())})
+            return [*found, transfer.model_copy(update={"sources": tuple(sources)})]
+        reason = "; ".join(self.others.unusable) or "there was no certificate of another network on these images"
+        return [*found, *belief.not_run(("transfer",), reason)]
+
+    def _check_beyond(self, name: CheckName, position: int) -> CheckOutcome:
+        records = [self.records[part] for part in self._parts_of(position)]
+        reasons = [record["not_run"] for record in records if "not_run" in record]
+        if reasons and len(reasons) == len(records):
+            return CheckOutcome(name=name, note=reasons[0])
+        return CheckOutcome(
+            name=name,
+            value=float(sum(record["broken"] for record in records)),
+            points=sum(record["points"] for record in records),
+            note=f"it did not run on {len(reasons)} of {len(records)} blocks: {reasons[0]}" if reasons else "",
+        )
+
     def _attack_outcome(self, position: int) -> AttackOutcome:
         attack = self.attacks[position]
-        parts = (self._part(position + 1, number) for number in range(self.num_blocks))
-        # A block in which nothing stood has no part.
-        records = [self.records[part] for part in parts if part in self.records]
+        records = [self.records[part] for part in self._parts_of(position)]
 
         def total(field: str) -> Any:
             return sum(record[field] for record in records)

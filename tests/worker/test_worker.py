@@ -120,7 +120,7 @@ def test_a_training_becomes_weights_a_model_and_the_evaluation_that_follows(
         certificate = session.scalars(select(JobFile).where(JobFile.kind == FileKind.CERTIFICATE)).one()
         assert certificate.sha256 == evaluation.certificate_sha256
         assert evaluation.model_id == model.id
-        assert [a.attack for a in evaluation.attacks] == ["APGD-CE", "APGD-T", "FAB-T", "Square"]
+        assert [a.attack for a in evaluation.attacks] == ["APGD-CE", "APGD-T", "FAB-T", "Square", "Repair"]
         assert evaluation.attacks[-1].survivors == evaluation.robust_correct
         assert evaluation.manifest["weights_sha256"] == stored.sha256
         (row,) = entries.search(session, entries.board(session, "digits", "Linf-0.9"), entries.View())

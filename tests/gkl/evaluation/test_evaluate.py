@@ -77,7 +77,7 @@ def standard(robust_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 def test_the_standard_verdict_and_all_it_reports_on_the_way(robust_weights: Path, standard: StandardRun) -> None:
     outcome, events = standard.outcome, standard.events
-    assert [a.attack for a in outcome.attacks] == ["APGD-CE", "APGD-T", "FAB-T", "Square"]
+    assert [a.attack for a in outcome.attacks] == ["APGD-CE", "APGD-T", "FAB-T", "Square", "Repair"]
     assert [e.outcome for e in events if isinstance(e, AttackFinished)] == outcome.attacks
     # Each sees what those before it have left.
     left = [outcome.clean_correct, *(a.survivors for a in outcome.attacks)]

@@ -1,0 +1,99 @@
+"""Adversarial examples of other networks, tried on a new one: forward passes only.
+
+Whoever hides a network's own gradients does not hide it from examples that were made for others on the same images.
+They lie in the certificates of a leaderboard.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from gkl.errors import InvalidInput
+from gkl.evaluation.classifier import Classifier
+from gkl.evaluation.perturbation import is_allowed
+from gkl.files import sha256_of
+from gkl.safetensors_header import read_header
+from gkl.spec import ThreatModel
+
+_log = logging.getLogger(__name__)
+
+
+class OtherExamples:
+    """Certificates of other networks, whose images are read as they are needed. They are believed in nothing."""
+
+    def __init__(self, certificates: Sequence[Path], image_shape: tuple[int, ...]) -> None:
+        """
+        Args:
+            certificates: files of evaluations on the same data; one that cannot be used is left out, with a warning.
+            image_shape: (channels, height, width) of this data.
+        """
+        self.files: dict[str, Path] = {}
+        """By their sha256."""
+        self.unusable: list[str] = []
+        """Why each of the others is left out."""
+        for path in certificates:
+            try:
+                _check_fits(path, image_shape)
+            except (InvalidInput, OSError) as error:
+                _log.warning("a certificate of another network is not used: %s", error)
+                self.unusable.append(str(error))
+            else:
+                self.files[sha256_of(path)] = path
+
+    def perturb(self, own: Classifier, x: Tensor, y: Tensor, index: Tensor, threat_model: ThreatModel) -> Tensor:
+        """For each of the points the first example that fools the network, inside ball and box, else the clean image.
+
+        Args:
+            own: the network.
+            x: clean images (B, *) in [0, 1].
+            y: their labels (B,).
+            index: places of these points among the test images (B,), rising, on the CPU.
+            threat_model: ball.
+        """
+        found = x.clone()
+        standing = torch.arange(len(x))
+        for path in self.files.values():
+            rows, images = _examples(path, index[standing])
+            if len(rows) == 0:
+                continue
+            at = standing[rows]
+            images = images.to(x)
+            is_fooled = own.predict(images) != y[at]
+            is_fooled &= is_allowed(images, x[at], threat_model)[0]
+            broken = at[is_fooled.cpu()]
+            found[broken] = images[is_fooled]
+            standing = standing[~torch.isin(standing, broken)]
+            if len(standing) == 0:
+                break
+        return found
+
+
+def _check_fits(path: Path, image_shape: tuple[int, ...]) -> None:
+    tensors = read_header(path)
+    index, images = tensors.get("index"), tensors.get("adversarial")
+    if index is None or images is None or index.dtype != "I64" or len(index.shape) != 1:
+        raise InvalidInput(f"{path.name} is no certificate of an evaluation")
+    if images.dtype != "F32" or images.shape != (*index.shape, *image_shape):
+        raise InvalidInput(f"{path.name} holds images of shape {images.shape[1:]}; these have {image_shape}")
+
+
+def _examples(path: Path, index: Tensor) -> tuple[Tensor, Tensor]:
+    """Which rows of `index` a certificate has examples for (E,), and these (E, *); none where it cannot be read."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            theirs = file.get_tensor("index")
+            rows = torch.isin(index, theirs).nonzero().squeeze(1)
+            order = theirs.argsort()
+            places = order[torch.searchsorted(theirs[order], index[rows])]
+            images = file.get_slice("adversarial")
+            kept = [images[place : place + 1] for place in places.tolist()]
+            return (rows, torch.cat(kept)) if kept else (rows, torch.empty(0))
+    except (SafetensorError, OSError) as error:
+        _log.warning("a certificate of another network cannot be read: %s", error)
+        return torch.empty(0, dtype=torch.int64), torch.empty(0)
