@@ -157,10 +157,10 @@ FLAGS: dict[FlagName, FlagKind] = {
     ),
     "square_improved": FlagKind(
         "Square improved",
-        "Square, which uses no gradients, broke more than 0.2 % of all points after the other attacks. With few "
-        "points this may be a single one.",
-        "Now and then any network, by a point or two.",
-        "nothing is needed for a point or two; beyond that see the flag 'gap'",
+        "Square, which uses no gradients, broke more than one point and more than 0.2 % of all after the other "
+        "attacks.",
+        "Now and then any network, by two or three points.",
+        "nothing is needed for a few points; beyond that see the flag 'gap'",
         bars_rank=False,
     ),
     "training_mode": FlagKind(

@@ -25,7 +25,8 @@ _PASSES = 5
 _SAME_ANSWER = 1e-4
 _SUM_TOLERANCE = 1e-5
 # Share of all points by which Square must lower the accuracy.
-_SQUARE_SHARE = 0.002
+# AutoAttack warns from the same share on. One point of a few dozen says nothing: Square is random.
+_SQUARE_SHARE, _SQUARE_POINTS = 0.002, 1
 # Share of the correctly classified points whose gradient may be zero.
 _ZERO_SHARE = 0.01
 
@@ -173,10 +174,14 @@ def zero_gradients(points: int, of: int) -> Flag | None:
 
 
 def square_improved(attacks: Sequence[AttackOutcome], num_points: int) -> Flag | None:
-    """Whether Square, which uses no gradients, broke more points than chance would leave it."""
+    """Whether Square, which uses no gradients, broke more than a point and more than chance would leave it."""
     for position, attack in enumerate(attacks):
         share = attack.broken / num_points
-        if attack.attack == "Square" and position > 0 and share > _SQUARE_SHARE:
+        if (
+            attack.attack == "Square"
+            and position > 0
+            and attack.broken > max(_SQUARE_POINTS, _SQUARE_SHARE * num_points)
+        ):
             return Flag(
                 name="square_improved",
                 sentence=f"Square, which uses no gradients, lowered the accuracy by {100 * share:.2f} points after the "

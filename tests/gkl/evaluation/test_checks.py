@@ -117,18 +117,20 @@ def test_flags_are_kept_with_the_finished_parts(robust_model: nn.Module, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("order", "broken", "expected"),
+    ("order", "broken", "of", "expected"),
     [
-        (["APGD-CE", "Square"], 3, True),
-        (["APGD-CE", "Square"], 2, False),
+        (["APGD-CE", "Square"], 3, 1000, True),
+        (["APGD-CE", "Square"], 2, 1000, False),
+        (["APGD-CE", "Square"], 2, 12, True),
+        (["APGD-CE", "Square"], 1, 12, False),
         # AutoAttack's own check sees nothing in version plus, where others come after Square.
-        (["APGD-CE", "Square", "APGD-T"], 3, True),
-        (["Square"], 500, False),
-        (["Square", "APGD-CE"], 500, False),
+        (["APGD-CE", "Square", "APGD-T"], 3, 1000, True),
+        (["Square"], 500, 1000, False),
+        (["Square", "APGD-CE"], 500, 1000, False),
     ],
 )
-def test_square_is_judged_by_what_it_alone_broke(order: list[str], broken: int, expected: bool) -> None:
+def test_square_is_judged_by_what_it_alone_broke(order: list[str], broken: int, of: int, expected: bool) -> None:
     attacks = [
-        AttackOutcome(attack=name, points=900, broken=broken if name == "Square" else 0, seconds=0) for name in order
+        AttackOutcome(attack=name, points=of, broken=broken if name == "Square" else 0, seconds=0) for name in order
     ]
-    assert (square_improved(attacks, 1000) is not None) == expected
+    assert (square_improved(attacks, of) is not None) == expected
