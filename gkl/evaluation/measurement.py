@@ -728,15 +728,15 @@ class _Run:
             self.progress.restart_part()
 
     def _checking(self, num_images: int, attempt: Callable[[], _T]) -> _T:
-        """Like `_fitting` for a check, which also uses copies in wider formats: the attacks' batches stay as they are.
+        """Like `_fitting` for a check, which also uses copies in wider formats: the batches of what follows stay as they are.
 
         Raises:
             InvalidInput: the device's memory is too small for it.
         """
         asked = [each for each in (self.classifier, self.copies.fresh, self.copies.precise) if each is not None]
-        before = self.classifier.largest
+        before = [each.largest for each in asked]
         for each in asked:
-            each.largest = min(before or num_images, num_images)
+            each.largest = min(self.classifier.largest or num_images, num_images)
         try:
             while True:
                 try:
@@ -749,7 +749,8 @@ class _Run:
                 if self.device.type == "cuda":
                     torch.cuda.empty_cache()
         finally:
-            self.classifier.largest = before
+            for each, largest in zip(asked, before, strict=True):
+                each.largest = largest
 
     def _known(self, part: int) -> Block | None:
         block = self.blocks.get(part)
