@@ -132,14 +132,14 @@ def stand(session: Session, model: Model, name: str) -> Entry | None:
         entry.rank_note = None
     entry.evaluation_id, entry.changed_at = best_known.id, now
     entry.epsilon, entry.num_points = best_known.epsilon, best_known.num_points
-    entry.is_provisional, entry.unreliable = best_known.is_provisional, best_known.is_unreliable
+    entry.is_provisional = best_known.is_provisional
     entry.clean_accuracy = best_known.clean_accuracy
     entry.mean_corruption_error = best_known.mean_corruption_error
     entry.robustbench_mean_corruption_error = best_known.robustbench_mean_corruption_error
     entry.robust_accuracy = best_known.robust_accuracy
     if not best_known.corruptions:
         _stand_under_attack(entry, best_known)
-    entry.unrankable_reason = unrankable(flags_of(entry, best_known))
+    judge(entry, best_known)
     session.add(entry)
     session.flush()
     return entry
@@ -155,6 +155,16 @@ def _stand_under_attack(entry: Entry, evaluation: Evaluation) -> None:
     entry.autoattack_accuracy, entry.robust_accuracy = autoattack, lowest
     # It ranks wherever it is known, so that it must not be known where AutoAttack has broken as much.
     entry.external_accuracy = lowest if lowest < autoattack else None
+
+
+def judge(entry: Entry, evaluation: Evaluation) -> None:
+    """Say whether the entry's figure, as it stands now, can be believed."""
+    flags = flags_of(entry, evaluation)
+    reason = unrankable(flags)
+    if reason != entry.unrankable_reason:
+        # The admin's note was about another verdict.
+        entry.rank_note = None
+    entry.unreliable, entry.unrankable_reason = bool(flags), reason
 
 
 def flags_of(entry: Entry, evaluation: Evaluation) -> list[Flag]:

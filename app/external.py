@@ -11,12 +11,11 @@ from sqlalchemy.orm import Session
 from app import jobs, quotas
 from app.artifacts import StoredFile
 from app.database import database_now
-from app.entries import flags_of, get
+from app.entries import get, judge
 from app.errors import Conflict, Unprocessable
 from app.tables import Entry, Evaluation, ExternalAttack, FileKind, Job, JobFile, Model
 from gkl.catalog import DATASETS, image_shape, recorded_preprocessing
 from gkl.errors import InvalidInput
-from gkl.flags import unrankable
 from gkl.outcome import ExternalOutcome
 from gkl.safetensors_header import read_header
 from gkl.spec import PUBLISHED_WEIGHTS, EvaluateSpec, ExternalSpec, board_name
@@ -169,10 +168,7 @@ def record(session: Session, job_id: int, outcome: ExternalOutcome, stored: Stor
     if outcome.broken:
         entry.external_accuracy = entry.robust_accuracy = outcome.robust_correct / entry.num_points
         assert entry.evaluation is not None
-        reason = unrankable(flags_of(entry, entry.evaluation))
-        if reason != entry.unrankable_reason:
-            # The admin's note was about another verdict.
-            entry.unrankable_reason, entry.rank_note = reason, None
+        judge(entry, entry.evaluation)
         entry.changed_at = database_now(session)
     session.flush()
     return True

@@ -728,7 +728,7 @@ class _Run:
             self.progress.restart_part()
 
     def _checking(self, num_images: int, attempt: Callable[[], _T]) -> _T:
-        """Like `_fitting` for a check, which also uses copies in wider formats: the batches of what follows stay as they are.
+        """Like `_fitting` for a check, which also uses copies in wider formats: what follows keeps its batches.
 
         Raises:
             InvalidInput: the device's memory is too small for it.

@@ -80,7 +80,7 @@ def perturb(
     for steps, num_targets in ((STEPS, TARGETS), (_LONGER_STEPS, _MORE_TARGETS)):
         for column in range(-1, min(num_targets, nearest.shape[1])):
             target = None if column < 0 else nearest[standing, column]
-            at = _ascended(own, mended, x[standing], y[standing], target, steps)
+            at = _ascended(own, mended, x[standing], y[standing], target, steps=steps)
             candidate = at.to(x.dtype).clamp(0, 1)
             is_fooled = own.predict(candidate) != y[standing]
             is_fooled &= is_allowed(candidate, x[standing], threat_model)[0]
@@ -202,6 +202,7 @@ def _ascended(
     x: Tensor,
     y: Tensor,
     target: Tensor | None,
+    *,
     steps: int,
 ) -> Tensor:
     """The images (B, *) float64 inside ball and box that were furthest on the wrong side."""

@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -21,7 +22,7 @@ from app.errors import NotFound, Unprocessable
 from app.tables import Entry, FileKind
 from gkl.catalog import CORRUPTIONS
 from gkl.errors import FailureCode
-from gkl.outcome import AttackOutcome, CorruptionOutcome, EvaluationOutcome, Manifest, wilson_interval
+from gkl.outcome import REPAIR, AttackOutcome, CorruptionOutcome, EvaluationOutcome, Manifest, wilson_interval
 from gkl.recipes import digits
 from gkl.spec import EvaluateSpec, Evaluation, GklObjective, Publication, ThreatModel, TradesObjective
 
@@ -58,6 +59,8 @@ def measure(
     evaluation: Evaluation | None = None,
     dataset: str = "digits",
     publication: dict[str, Any] | None = None,
+    repaired: int = 0,
+    certificate_sha256: str | None = None,
     **outcome: Any,
 ) -> int:
     """A finished evaluation, or one that is running and has a provisional verdict; returns its job's id."""
@@ -71,7 +74,9 @@ def measure(
     )
     attacks = []
     if robust is not None:
-        attacks = [AttackOutcome(attack="APGD-CE", points=clean, broken=clean - robust, seconds=1.5)]
+        left = robust + repaired
+        attacks = [AttackOutcome(attack="APGD-CE", points=clean, broken=clean - left, seconds=1.5)]
+        attacks += [AttackOutcome(attack=REPAIR, points=left, broken=repaired, seconds=0.5)]
     measured = EvaluationOutcome(
         num_points=points,
         clean_correct=clean,
@@ -95,7 +100,9 @@ def measure(
         claim = jobs.claim(session, worker="w", lease=LEASE)
         assert claim is not None
         job = jobs.get(session, claim.job_id) if provisional else jobs.succeed(session, claim)
-        leaderboard.record_evaluation(session, job, spec, measured, is_provisional=provisional)
+        leaderboard.record_evaluation(
+            session, job, spec, measured, is_provisional=provisional, certificate_sha256=certificate_sha256
+        )
         return job.id
 
 
@@ -251,6 +258,17 @@ def test_a_weaker_protocol_is_kept_but_not_ranked(
         found = leaderboard.evaluation_of_job(session, job_id)
         assert found is not None
         assert entries.why_not_ranked(found) == why
+
+
+def test_what_repair_broke_counts_beside_autoattacks_own_figure(database: Database) -> None:
+    a, b = train(database, "a"), train(database, "b")
+    measure(database, a, robust=200, repaired=3)
+    measure(database, b, robust=201)
+    assert ranking(database) == [(1, "b", 201), (2, "a", 200)]
+    with database.reading() as session:
+        first, second = session.scalars(select(Entry).order_by(Entry.robust_accuracy)).all()
+    assert (first.autoattack_accuracy, first.external_accuracy) == (203 / 360, 200 / 360)
+    assert (second.autoattack_accuracy, second.external_accuracy) == (201 / 360, None)
 
 
 def test_weights_that_were_sent_are_a_model_once_they_are_measured(database: Database) -> None:

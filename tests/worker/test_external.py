@@ -9,6 +9,7 @@ import torch
 from fastapi.testclient import TestClient
 from sqlalchemy import select
 
+import gkl.spec
 from app import entries, external, jobs, robustbench
 from app.artifacts import ArtifactStore
 from app.database import Database
@@ -84,6 +85,9 @@ def test_examples_that_break_more_lower_the_entry_and_join_its_certificate(
         ("First", "Ada", 3, 3),
         ("Second", "Ada", 4, 1),
     ]
+    # More than one point in a hundred that the gradients had not led to: no rank until somebody has looked.
+    assert (told["rank"], told["unreliable"]) == (None, True)
+    assert "(examples that were sent 4)" in told["unrankable"]
     info = client.get("/api/v1/entries/1/model_info.json").json()
     assert (info["autoattack_acc"], info["external"]) == ("1.11", "0.0")
     # The proof of all of it.
@@ -179,3 +183,17 @@ def test_where_nothing_can_be_attacked_it_says_why(client: TestClient, database:
     ):
         response = client.post(path, content=b"no file")
         assert (response.status_code, says in response.json()["detail"]) == (status, True), response.text
+
+
+@either_database
+def test_examples_for_one_network_are_tried_against_the_next(worker: Worker, database: Database) -> None:
+    narrow = gkl.spec.Evaluation(threat_model=gkl.spec.ThreatModel(norm="Linf", epsilon=0.3), batch_size=360)
+    for seed in (0, 1):
+        send(database, tiny_train_spec(seed=seed, evaluation=narrow))
+        worker.run_all_due()
+    with database.reading() as session:
+        first, second = session.scalars(select(Evaluation).order_by(Evaluation.id)).all()
+        tried = [{check["name"]: check for check in each.checks} for each in (first, second)]
+    assert tried[0]["transfer"]["sources"] == []
+    assert "no certificate of another network" in tried[0]["transfer"]["note"]
+    assert tried[1]["transfer"]["sources"] == [first.certificate_sha256]
