@@ -529,7 +529,7 @@ class _Run:
         assert threat_model is not None
         if precise is None:
             raise InvalidInput(self.copies.reason)
-        at_once = min(precise.largest or len(x), len(x))
+        at_once = min(precise.largest or len(x), self.classifier.largest or len(x), len(x))
         # The attack splits its images itself: parts would hide which units are the same for all of them.
         precise.largest = None
         while True:

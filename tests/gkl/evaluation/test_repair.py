@@ -211,9 +211,8 @@ def test_the_nearest_classes_are_not_those_with_the_highest_logits() -> None:
 
     x = torch.full((2, 1, 8, 8), 0.5)
     threat_model = ThreatModel(epsilon=0.1)
-    mended = repair._Mended(
-        Classifier(Decoyed().double(), 10, result=torch.float64), x, threat_model, torch.Generator().manual_seed(0)
-    )
+    precise = Classifier(Decoyed().double(), 10, result=torch.float64)
+    mended = repair._Mended(Classifier(Decoyed(), 10), precise, x, threat_model, torch.Generator().manual_seed(0))
     nearest = repair._nearest_classes(mended, x, torch.zeros(2, dtype=torch.int64))
     assert nearest[:, 0].tolist() == [8, 8]
 
