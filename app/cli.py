@@ -379,6 +379,8 @@ def evaluate(
                 "should_stop": stop.is_set,
                 "device": device,
             }
+            if shard is not None and others:
+                _fail("a shard tries no certificates: give --others to the command that merges the shards")
             if shard is not None:
                 engine.evaluate_shard(spec, weights, output, _parse_shard(shard), **options)
                 console.print(f"Shard {shard} is done. When all are, the same command without --shard merges them.")

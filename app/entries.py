@@ -138,18 +138,25 @@ def stand(session: Session, model: Model, name: str) -> Entry | None:
     entry.robustbench_mean_corruption_error = best_known.robustbench_mean_corruption_error
     entry.robust_accuracy = best_known.robust_accuracy
     if not best_known.corruptions:
-        _stand_under_attack(entry, best_known)
+        _stand_under_attack(session, entry, best_known)
     judge(entry, best_known)
     session.add(entry)
     session.flush()
     return entry
 
 
-def _stand_under_attack(entry: Entry, evaluation: Evaluation) -> None:
-    """AutoAttack's figure, and beside it the lower one that others left: the repair attack, examples that were sent."""
-    autoattack, lowest = evaluation.autoattack_accuracy, evaluation.robust_accuracy
-    assert autoattack is not None
+def _stand_under_attack(session: Session, entry: Entry, evaluation: Evaluation) -> None:
+    """AutoAttack's lowest figure, and beside it the lower one that others left: the repair attack, examples sent."""
+    lowest = evaluation.robust_accuracy
     assert lowest is not None
+    rivals = select(Evaluation).where(
+        Evaluation.model_id == evaluation.model_id,
+        Evaluation.board == evaluation.board,
+        Evaluation.is_provisional.is_(evaluation.is_provisional),
+        _IS_RANKED,
+    )
+    known = [rival.autoattack_accuracy for rival in session.scalars(rivals)]
+    autoattack = min(accuracy for accuracy in known if accuracy is not None)
     if entry.external_accuracy is not None:
         lowest = min(lowest, entry.external_accuracy)
     entry.autoattack_accuracy, entry.robust_accuracy = autoattack, lowest
@@ -161,10 +168,14 @@ def judge(entry: Entry, evaluation: Evaluation) -> None:
     """Say whether the entry's figure, as it stands now, can be believed."""
     flags = flags_of(entry, evaluation)
     reason = unrankable(flags)
-    if reason != entry.unrankable_reason:
-        # The admin's note was about another verdict.
+    if _kind(reason) != _kind(entry.unrankable_reason):
+        # The admin's note was about another doubt. A further point of the same kind is none: anybody could send one.
         entry.rank_note = None
     entry.unreliable, entry.unrankable_reason = bool(flags), reason
+
+
+def _kind(reason: str | None) -> str | None:
+    return None if reason is None else reason.partition(":")[0]
 
 
 def flags_of(entry: Entry, evaluation: Evaluation) -> list[Flag]:

@@ -125,8 +125,7 @@ def gap(attacks: Mapping[str, int], num_points: int, *, external: int = 0) -> Fl
     said = ", ".join(f"{name} {count}" for name, count in found.items() if count)
     return Flag(
         name="gap",
-        sentence=f"Attacks that do not trust the network's gradients broke {broken} points that those which do had "
-        f"left ({said}).",
+        sentence=f"{broken} points that the attacks on gradients had left were broken after them ({said}).",
         value=broken / num_points,
     )
 

@@ -245,10 +245,12 @@ class _Run:
                 Attack(REPAIR, repair.cost(num_classes), repair.calls(num_classes), self._repaired, loss="margin")
             )
         self.others = OtherExamples(others, tuple(self.data.images.shape[1:]))
-        if evaluation.protocol in _BEYOND and self.others.files:
-            tries = len(self.others.files)
+        has_tried = any(self.blocks.get(self._part(self.num_own_attacks + 3, n)) for n in range(self.num_blocks))
+        if evaluation.protocol in _BEYOND and (self.others.files or has_tried):
+            tries = max(1, len(self.others.files))
             self.attacks.append(Attack(TRANSFER, tries, tries, lambda x, _: x))
         self.copies = belief.Copies(None, None, "nothing was attacked")
+        self.most_repaired_at_once: int | None = None
         # Of the parts that are done: reading their files again only for these would take the images along.
         self.records: dict[int, Mapping[str, Any]] = {}
         # (n,) bool for each block of n points, None until its clean pass is known.
@@ -466,12 +468,15 @@ class _Run:
             if len(entering) == 0:
                 continue
             part = self._part(self._stage(position), number)
-            found = self._known(part)
+            found, earlier = self._known(part), None
+            if found is not None and self.others.files.keys() - found.record.get("sources", self.others.files):
+                # There are certificates now that an interrupted run did not have.
+                found, earlier = None, found
             if found is None:
                 detail = f"{self._count(mine)} points left, {self._detail(number, len(mine))}"
                 self.progress.start_part(attack.name, detail, work=work, calls=attack.calls, left=left)
                 try:
-                    found = self._attack_block(attack, number, entering)
+                    found = self._attack_block(attack, number, entering, earlier)
                 except InvalidInput as error:
                     if position < self.num_own_attacks:
                         raise
@@ -483,13 +488,13 @@ class _Run:
                 self.progress.restore(work)
             standing[found.tensors["index"] - self.slices[number].start] = False
 
-    def _attack_block(self, attack: Attack, number: int, entering: Tensor) -> Block:
+    def _attack_block(self, attack: Attack, number: int, entering: Tensor, earlier: Block | None) -> Block:
         """Attack the entering points (n,) of a block; each is judged again from the image that came back."""
         started = time.perf_counter()
         x, y = self._points(number)
         x, y = x[entering], y[entering]
         index = entering + self.slices[number].start
-        perturb = partial(self._transferred, index) if attack.name == TRANSFER else attack.perturb
+        perturb = partial(self._transferred, index, earlier) if attack.name == TRANSFER else attack.perturb
 
         def attempt() -> tuple[Tensor, Tensor]:
             # An attack seeds the streams itself, but only after it has asked the model once.
@@ -509,7 +514,7 @@ class _Run:
         record |= {"points": len(entering), "broken": int(broken.sum()), "discarded": discarded}
         record["drift"] = self._drift(number, x)
         if attack.name == TRANSFER:
-            record["sources"] = list(self.others.files)
+            record["sources"] = sorted(self.others.read | set(earlier.record["sources"] if earlier else ()))
         return Block(
             {
                 "index": index[broken],
@@ -525,36 +530,55 @@ class _Run:
         Raises:
             InvalidInput: there is no copy in float64, it gives no answer, or it does not fit into the device's memory.
         """
-        precise, threat_model = self.copies.precise, self.evaluation.threat_model
-        assert threat_model is not None
+        precise = self.copies.precise
         if precise is None:
             raise InvalidInput(self.copies.reason)
-        at_once = min(precise.largest or len(x), self.classifier.largest or len(x), len(x))
+        generator = torch.Generator().manual_seed(self.evaluation.seed)
+        found = self._repaired_in_parts(precise, x, y, generator, longer=False)
+        standing = (self.classifier.predict(found) == y).nonzero().squeeze(1)
+        if len(standing) and repair.is_suspicious(len(x) - len(standing), len(x)):
+            found[standing] = self._repaired_in_parts(precise, x[standing], y[standing], generator, longer=True)
+        return found
+
+    def _repaired_in_parts(
+        self, precise: Classifier, x: Tensor, y: Tensor, generator: torch.Generator, *, longer: bool
+    ) -> Tensor:
+        threat_model, before = self.evaluation.threat_model, precise.largest
+        assert threat_model is not None
+        at_once = min(self.most_repaired_at_once or len(x), self.classifier.largest or len(x), len(x))
         # The attack splits its images itself: parts would hide which units are the same for all of them.
         precise.largest = None
-        while True:
-            try:
-                generator = torch.Generator().manual_seed(self.evaluation.seed)
-                parts = zip(x.split(at_once), y.split(at_once), strict=True)
-                found = [
-                    repair.perturb(self.classifier, precise, images, labels, threat_model, generator=generator)
-                    for images, labels in parts
-                ]
-            except (MemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error):
-                    raise
-            else:
-                precise.largest = at_once
-                return torch.cat(found)
-            if at_once == 1:
-                raise InvalidInput("the device has too little memory for one image in float64")
-            at_once //= 2
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
+        try:
+            while True:
+                try:
+                    parts = zip(x.split(at_once), y.split(at_once), strict=True)
+                    found = [
+                        repair.perturb(
+                            self.classifier, precise, *part, threat_model, generator=generator, longer=longer
+                        )
+                        for part in parts
+                    ]
+                except (MemoryError, RuntimeError) as error:
+                    if not is_out_of_memory(error):
+                        raise InvalidInput(f"in float64 it raised {type(error).__name__}: {error}") from error
+                else:
+                    return torch.cat(found)
+                if at_once == 1:
+                    raise InvalidInput("the device has too little memory for one image in float64")
+                at_once = self.most_repaired_at_once = at_once // 2
+                if self.device.type == "cuda":
+                    torch.cuda.empty_cache()
+        finally:
+            precise.largest = before
 
-    def _transferred(self, index: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    def _transferred(self, index: Tensor, earlier: Block | None, x: Tensor, y: Tensor) -> Tensor:
         assert self.evaluation.threat_model is not None
-        return self.others.perturb(self.classifier, x, y, index, self.evaluation.threat_model)
+        found = self.others.perturb(self.classifier, x, y, index, self.evaluation.threat_model)
+        if earlier is not None:
+            known = earlier.tensors["index"]
+            rows = torch.isin(index, known)
+            found[rows] = earlier.tensors["adversarial"][torch.searchsorted(known, index[rows])].to(found)
+        return found
 
     def _not_run(self, attack: Attack, number: int, reason: str) -> Block:
         """What an attack beyond the protocol's leaves where it cannot run: nothing but the reason."""
@@ -665,10 +689,12 @@ class _Run:
             reason = f"only the protocols {' and '.join(_BEYOND)} run it"
             return belief.not_run(("repair", "transfer"), reason)
         found = [self._check_beyond("repair", self.num_own_attacks)]
-        if self.others.files:
+        if len(self.attacks) > self.num_own_attacks + 1:
             transfer = self._check_beyond("transfer", self.num_own_attacks + 1)
             parts = self._parts_of(self.num_own_attacks + 1)
             sources = sorted({source for part in parts for source in self.records[part].get("sources", ())})
+            if parts and not sources:
+                return [*found, *belief.not_run(("transfer",), "no certificate of another network could be read")]
             return [*found, transfer.model_copy(update={"sources": tuple(sources)})]
         reason = "; ".join(self.others.unusable) or "there was no certificate of another network on these images"
         return [*found, *belief.not_run(("transfer",), reason)]

@@ -56,6 +56,11 @@ def calls(num_classes: int) -> int:
     return (1 + min(TARGETS, num_classes - 1)) * (STEPS + 3) + 4
 
 
+def is_suspicious(broken: int, points: int) -> bool:
+    """Whether so many points broken of those that gradient attacks had left are a reason for a longer look."""
+    return broken > max(_SUSPICIOUS_POINTS, _SUSPICIOUS_SHARE * points)
+
+
 def perturb(
     own: Classifier,
     precise: Classifier,
@@ -64,12 +69,12 @@ def perturb(
     threat_model: ThreatModel,
     *,
     generator: torch.Generator,
+    longer: bool = False,
 ) -> Tensor:
     """Images (B, *) for x (B, *) in [0, 1], each one that fools `own` if any was found, inside ball and box.
 
     One run against whichever other class is best at the moment, then one against each of the nearest by the network's
-    linearization. A run sees the points that all before it left standing. Where they break more than one point and more
-    than one in a hundred, all are run once more, longer and against more classes.
+    linearization. A run sees the points that all before it left standing.
 
     Args:
         own: the network as it is, which alone judges.
@@ -78,9 +83,10 @@ def perturb(
         y: their labels (B,).
         threat_model: ball.
         generator: on the CPU; draws companions and starts.
+        longer: take more steps against more classes, as `is_suspicious` advises.
 
     Raises:
-        InvalidInput: the network gives no answer, or no gradient, in float64.
+        InvalidInput: the network gives no answer in float64.
     """
     mended = _Mended(own, precise, x, threat_model, generator)
     found = x.clone()
@@ -90,7 +96,7 @@ def perturb(
         # What strays in the first is tried again in the second.
         rows = (standing & (disagree == (format_ == torch.float64))).nonzero().squeeze(1)
         if len(rows):
-            result = _attacked(mended, x[rows], y[rows], format_)
+            result = _attacked(mended, x[rows], y[rows], format_, longer=longer)
             found[rows], standing[rows], disagree[rows] = result.images, result.standing, result.disagree
     return found
 
@@ -105,25 +111,23 @@ class _Result:
     """(B,) bool: where the formats did at the end of a run."""
 
 
-def _attacked(mended: _Mended, x: Tensor, y: Tensor, format_: torch.dtype) -> _Result:
+def _attacked(mended: _Mended, x: Tensor, y: Tensor, format_: torch.dtype, *, longer: bool) -> _Result:
     found, disagree = x.clone(), torch.zeros_like(y, dtype=torch.bool)
     standing = torch.arange(len(x), device=x.device)
     nearest = _nearest_classes(mended, x.to(format_), y)
-    for steps, num_targets in ((STEPS, TARGETS), (_LONGER_STEPS, _MORE_TARGETS)):
-        for column in range(-1, min(num_targets, nearest.shape[1])):
-            target = None if column < 0 else nearest[standing, column]
-            at = _ascended(mended, x[standing].to(format_), y[standing], target, steps=steps)
-            candidate = at.to(x.dtype).clamp(0, 1)
-            is_fooled = mended.own.predict(candidate) != y[standing]
-            is_fooled &= is_allowed(candidate, x[standing], mended.threat_model)[0]
-            found[standing[is_fooled]] = candidate[is_fooled]
-            standing = standing[~is_fooled]
-            if format_ != torch.float64 and len(standing):
-                disagree[standing] |= ~mended.formats_agree(candidate[~is_fooled], y[standing])
-            if len(standing) == 0:
-                break
-        if len(standing) == 0 or len(x) - len(standing) <= max(_SUSPICIOUS_POINTS, _SUSPICIOUS_SHARE * len(x)):
+    steps, most_targets = (_LONGER_STEPS, _MORE_TARGETS) if longer else (STEPS, TARGETS)
+    for column in range(-1, min(most_targets, nearest.shape[1])):
+        target = None if column < 0 else nearest[standing, column]
+        at = _ascended(mended, x[standing].to(format_), y[standing], target, steps=steps)
+        candidate = at.to(x.dtype).clamp(0, 1)
+        is_fooled = mended.own.predict(candidate) != y[standing]
+        is_fooled &= is_allowed(candidate, x[standing], mended.threat_model)[0]
+        found[standing[is_fooled]] = candidate[is_fooled]
+        standing = standing[~is_fooled]
+        if len(standing) == 0:
             break
+        if format_ != torch.float64:
+            disagree[standing] |= ~mended.formats_agree(candidate[~is_fooled], y[standing])
     stands = torch.zeros_like(disagree)
     stands[standing] = True
     return _Result(found, stands, disagree)
@@ -177,8 +181,7 @@ class _Mended:
         if other is None:
             other = logits.detach().nan_to_num().scatter(1, y[:, None], -torch.inf).argmax(1)
         margin = (logits.gather(1, y[:, None]) - logits.gather(1, other[:, None])).squeeze(1)
-        (gradient,) = torch.autograd.grad(margin.sum(), at)
-        return margin.detach(), gradient.flatten(1), other
+        return margin.detach(), _gradient(margin.sum(), at).flatten(1), other
 
 
 class _OfEveryOperation(TorchFunctionMode):
@@ -186,6 +189,9 @@ class _OfEveryOperation(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = func(*args, **(kwargs or {}))
+        if func is Tensor.to:
+            # A change of format does nothing in one of the copies and something in the other.
+            return given
         for tensor in given if isinstance(given, tuple | list) else (given,):
             if isinstance(tensor, Tensor) and tensor.requires_grad and tensor.grad_fn is not None:
                 self.look(tensor)
@@ -236,7 +242,16 @@ def _standardized(logits: Tensor) -> Tensor:
     tiny = torch.finfo(logits.dtype).tiny
     # Scaled first: squares of logits near either end of the format would overflow or vanish.
     shifted = shifted / shifted.detach().abs().amax(1, keepdim=True).clamp_min(tiny)
-    return shifted / shifted.std(1, correction=0, keepdim=True).clamp_min(tiny)
+    # No gradient of the scale: two standardized logits are -1 and 1 whatever the image.
+    return shifted / shifted.detach().std(1, correction=0, keepdim=True).clamp_min(tiny)
+
+
+def _gradient(of: Tensor, at: Tensor) -> Tensor:
+    """Zero where there is none: a network may answer without one."""
+    if not of.requires_grad:
+        return torch.zeros_like(at)
+    found: tuple[Tensor | None, ...] = torch.autograd.grad(of, at, retain_graph=True, allow_unused=True)
+    return torch.zeros_like(at) if found[0] is None else found[0]
 
 
 def _nearest_classes(mended: _Mended, x: Tensor, y: Tensor) -> Tensor:
@@ -251,7 +266,7 @@ def _nearest_classes(mended: _Mended, x: Tensor, y: Tensor) -> Tensor:
     margins = logits.gather(1, y[:, None]) - logits.gather(1, likely)
     columns = []
     for column in range(likely.shape[1]):
-        (gradient,) = torch.autograd.grad(margins[:, column].sum(), at, retain_graph=True)
+        gradient = _gradient(margins[:, column].sum(), at)
         columns.append(margins[:, column].detach() / dual_norm(gradient, mended.threat_model.norm))
     distances = torch.stack(columns, 1).nan_to_num(nan=torch.inf, posinf=torch.inf)
     nearest = distances.argsort(dim=1, stable=True)[:, :_MORE_TARGETS]
@@ -287,9 +302,8 @@ def _ascended(
         if (most > 0).all() and (mended.own.predict(best.float()) != y).all():
             break
         loss = logits[rows, other if target is None else target] - label
-        (gradient,) = torch.autograd.grad(loss.sum(), at)
+        gradient = _gradient(loss.sum(), at).nan_to_num(0.0, 0.0, 0.0)
         with torch.no_grad():
-            gradient = gradient.nan_to_num(0.0, 0.0, 0.0)
             size = dual_norm(gradient, norm).clamp_min(torch.finfo(x.dtype).tiny)
             velocity = _MOMENTUM * velocity + gradient / _per_image(size, x)
             length = epsilon * (1 + math.cos(math.pi * step / steps))

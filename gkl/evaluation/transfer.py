@@ -37,6 +37,8 @@ class OtherExamples:
         """By their sha256."""
         self.unusable: list[str] = []
         """Why each of the others is left out."""
+        self.read: set[str] = set()
+        """sha256 of those that could be read when they were tried: a file may have gone by then."""
         for path in certificates:
             try:
                 _check_fits(path, image_shape)
@@ -58,8 +60,13 @@ class OtherExamples:
         """
         found = x.clone()
         standing = torch.arange(len(x))
-        for path in self.files.values():
-            rows, images = _examples(path, index[standing])
+        for sha256, path in self.files.items():
+            try:
+                rows, images = _examples(path, index[standing])
+            except (SafetensorError, OSError) as error:
+                _log.warning("a certificate of another network cannot be read: %s", error)
+                continue
+            self.read.add(sha256)
             if len(rows) == 0:
                 continue
             at = standing[rows]
@@ -84,16 +91,12 @@ def _check_fits(path: Path, image_shape: tuple[int, ...]) -> None:
 
 
 def _examples(path: Path, index: Tensor) -> tuple[Tensor, Tensor]:
-    """Which rows of `index` a certificate has examples for (E,), and these (E, *); none where it cannot be read."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            theirs = file.get_tensor("index")
-            rows = torch.isin(index, theirs).nonzero().squeeze(1)
-            order = theirs.argsort()
-            places = order[torch.searchsorted(theirs[order], index[rows])]
-            images = file.get_slice("adversarial")
-            kept = [images[place : place + 1] for place in places.tolist()]
-            return (rows, torch.cat(kept)) if kept else (rows, torch.empty(0))
-    except (SafetensorError, OSError) as error:
-        _log.warning("a certificate of another network cannot be read: %s", error)
-        return torch.empty(0, dtype=torch.int64), torch.empty(0)
+    """Which rows of `index` a certificate has examples for (E,), and these (E, *)."""
+    with safe_open(path, framework="pt") as file:
+        theirs = file.get_tensor("index")
+        rows = torch.isin(index, theirs).nonzero().squeeze(1)
+        order = theirs.argsort()
+        places = order[torch.searchsorted(theirs[order], index[rows])]
+        images = file.get_slice("adversarial")
+        kept = [images[place : place + 1] for place in places.tolist()]
+        return (rows, torch.cat(kept)) if kept else (rows, torch.empty(0))

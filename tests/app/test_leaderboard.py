@@ -269,6 +269,11 @@ def test_what_repair_broke_counts_beside_autoattacks_own_figure(database: Databa
         first, second = session.scalars(select(Entry).order_by(Entry.robust_accuracy)).all()
     assert (first.autoattack_accuracy, first.external_accuracy) == (203 / 360, 200 / 360)
     assert (second.autoattack_accuracy, second.external_accuracy) == (201 / 360, None)
+    # AutoAttack's own figure is its lowest too, whichever evaluation has the lowest in all.
+    measure(database, b, robust=190, repaired=30)
+    with database.reading() as session:
+        entry = session.scalars(select(Entry).where(Entry.name == "b")).one()
+    assert (entry.autoattack_accuracy, entry.external_accuracy) == (201 / 360, 190 / 360)
 
 
 def test_weights_that_were_sent_are_a_model_once_they_are_measured(database: Database) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -185,15 +186,48 @@ def test_too_little_memory_means_smaller_parts() -> None:
     assert verdict.robust_correct == plain.robust_correct
 
 
-def test_two_classes_have_one_target() -> None:
+def test_two_classes_are_attacked_too() -> None:
     def halved(logits: Tensor) -> Tensor:
         return logits.reshape(len(logits), 2, 5).amax(2)
 
     data = digits(20)
-    twofold = ImageSet(data.images, data.labels // 5)
-    model = Wrapped(plain_base(), after=halved).eval()
-    verdict = measure(model, twofold, standard(0.12), num_classes=2)
+    x, y = unit_range(data.images), data.labels // 5
+    model = Wrapped(plain_base(), after=halved).eval().requires_grad_(False)
+    own, precise = Classifier(model, 2), Classifier(copy.deepcopy(model).double(), 2, result=torch.float64)
+    wide = ThreatModel(epsilon=0.3)
+    at = repair.perturb(own, precise, x, y, wide, generator=torch.Generator().manual_seed(0))
+    assert (own.predict(at) != y).sum() > 15
+
+
+def test_a_network_that_detaches_in_float64_is_attacked_in_its_own_format() -> None:
+    class Detached(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = plain_base()
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.net(images.detach() if images.dtype == torch.float64 else images)
+
+    verdict = measure(Detached().eval(), digits(20), standard(0.1), num_classes=10)
     assert check(verdict, "repair").ran
+
+
+def test_a_block_of_one_point_does_not_shrink_the_blocks_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+    original = repair.perturb
+
+    def seen(own: Classifier, precise: Classifier, x: Tensor, *rest: Any, **options: Any) -> Tensor:
+        sizes.append(len(x))
+        return original(own, precise, x, *rest, **options)
+
+    monkeypatch.setattr(repair, "perturb", seen)
+    data = digits(POINTS)
+    labels = data.labels.clone()
+    labels[: POINTS // 2 - 1] += 1
+    measure(plain_base().eval(), ImageSet(data.images, labels % 10), standard(0.02), num_classes=10)
+    first, second = sizes
+    assert first == 1
+    assert second > POINTS // 3
 
 
 def test_the_nearest_classes_are_not_those_with_the_highest_logits() -> None:
