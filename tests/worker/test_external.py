@@ -195,7 +195,7 @@ def test_examples_for_one_network_are_tried_against_the_next(
     examples = {"index": torch.arange(len(digits)), "adversarial": unit_range(digits.images)}
     other = worker.store.put(saved(tmp_path / "other.safetensors", examples)).sha256
     measure(database, train(database, "other"), robust=200, epsilon=0.01, certificate_sha256=other)
-    narrow = gkl.spec.Evaluation(threat_model=gkl.spec.ThreatModel(epsilon=0.01), num_points=24, batch_size=24)
+    narrow = gkl.spec.Evaluation(threat_model=gkl.spec.ThreatModel(epsilon=0.01), num_points=12, batch_size=12)
     send(database, tiny_train_spec(evaluation=narrow))
     worker.run_all_due()
     with database.reading() as session:
