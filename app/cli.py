@@ -360,6 +360,10 @@ def evaluate(
 
     Example: `gklbench evaluate evaluate.json --weights runs/digits/weights.safetensors --output runs/attacked`
     """
+    if shard is not None and others:
+        _fail("a shard tries no certificates: give --others to the command that merges the shards")
+    known = [_existing(path, "a certificate of another network") for path in others or ()]
+
     from app.follow import LocalDisplay  # noqa: PLC0415
     from gkl import evaluation as engine  # noqa: PLC0415
 
@@ -379,13 +383,10 @@ def evaluate(
                 "should_stop": stop.is_set,
                 "device": device,
             }
-            if shard is not None and others:
-                _fail("a shard tries no certificates: give --others to the command that merges the shards")
             if shard is not None:
                 engine.evaluate_shard(spec, weights, output, _parse_shard(shard), **options)
                 console.print(f"Shard {shard} is done. When all are, the same command without --shard merges them.")
                 return
-            known = [_existing(path, "a certificate of another network") for path in others or ()]
             measured = engine.evaluate(spec, weights, output, others=known, **options)
             display.evaluated(measured, output / str(measured.certificate))
     except Stopped:

@@ -28,7 +28,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from gkl.corruption_error import robustbench_mean_corruption_error
 from gkl.errors import FailureCode
-from gkl.outcome import BEYOND_AUTOATTACK, CorruptionOutcome, wilson_interval
+from gkl.outcome import CorruptionOutcome, broken_beyond_autoattack, wilson_interval
 
 ANONYMOUS = "anonymous"
 """The submitter of jobs that name none."""
@@ -461,7 +461,7 @@ class Evaluation(Base):
         """What the protocol's own attacks left, before those beyond it; None without attacks."""
         if self.robust_correct is None:
             return None
-        beyond = sum(attack.broken for attack in self.attacks if attack.attack in BEYOND_AUTOATTACK)
+        beyond = broken_beyond_autoattack({each.attack: each.broken for each in self.attacks})
         return (self.robust_correct + beyond) / self.num_points
 
     @property

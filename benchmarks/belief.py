@@ -31,7 +31,7 @@ from gkl.data import ImageSet
 from gkl.evaluation import Measurement, measure
 from gkl.evaluation.classifier import Classifier
 from gkl.models import build_model, load_model, load_weights
-from gkl.outcome import REPAIR, Event, Progress
+from gkl.outcome import REPAIR, Event, Progress, broken_beyond_autoattack
 from gkl.spec import Evaluation, ThreatModel
 from gkl.training import train
 
@@ -142,7 +142,7 @@ def _cifar10_images() -> ImageSet:
 
 
 def robust_by_autoattack(found: Measurement) -> int:
-    return found.robust_correct + sum(attack.broken for attack in found.attacks if attack.attack == REPAIR)
+    return found.robust_correct + broken_beyond_autoattack({each.attack: each.broken for each in found.attacks})
 
 
 def main() -> None:

@@ -172,6 +172,11 @@ BEYOND_AUTOATTACK = (REPAIR, TRANSFER)
 """Attacks that run after the protocol's own; what they break counts, but not as AutoAttack's figure."""
 
 
+def broken_beyond_autoattack(attacks: Mapping[str, int]) -> int:
+    """Points that only those attacks broke, by what each attack of an evaluation broke."""
+    return sum(attacks.get(name, 0) for name in BEYOND_AUTOATTACK)
+
+
 class CorruptionOutcome(Record):
     """One corruption in one severity."""
 
@@ -241,7 +246,7 @@ class EvaluationOutcome(Record):
         """Points that the protocol's own attacks left standing; None without attacks."""
         if self.robust_correct is None:
             return None
-        return self.robust_correct + sum(a.broken for a in self.attacks if a.attack in BEYOND_AUTOATTACK)
+        return self.robust_correct + broken_beyond_autoattack({each.attack: each.broken for each in self.attacks})
 
     @property
     def unrankable(self) -> str | None:

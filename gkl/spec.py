@@ -465,7 +465,10 @@ PROTOCOL_ATTACKS: dict[Protocol, tuple[AttackName, ...]] = {
 }
 """AutoAttack's versions (arXiv 2003.01690) and their attacks, in their order."""
 
-RANKED_PROTOCOLS: tuple[Protocol, ...] = ("standard", "plus", "corruptions")
+PROTOCOLS_WITH_MORE: tuple[Protocol, ...] = ("standard", "plus")
+"""Those after which attacks follow that do not trust gradients: the repair attack, other networks' examples."""
+
+RANKED_PROTOCOLS: tuple[Protocol, ...] = (*PROTOCOLS_WITH_MORE, "corruptions")
 """Those whose results may stand beside each other on a board: no weaker than the standard one."""
 
 

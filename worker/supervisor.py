@@ -54,7 +54,7 @@ from gkl.outcome import (
     TrainOutcome,
     WeightsConverted,
 )
-from gkl.spec import PUBLISHED_WEIGHTS, EvaluateSpec, ExternalSpec, TrainSpec
+from gkl.spec import PROTOCOLS_WITH_MORE, PUBLISHED_WEIGHTS, EvaluateSpec, ExternalSpec, TrainSpec
 from worker.lease import Lease
 from worker.results import save_provisional, save_result, store_result
 from worker.run_directories import run_directory
@@ -190,9 +190,10 @@ class Supervisor:
     def _others(self) -> list[str]:
         """Files of other models' certificates, read where they are stored: they may be large."""
         spec = self.claim.spec
-        if not isinstance(spec, EvaluateSpec) or spec.evaluation.threat_model is None:
+        if not isinstance(spec, EvaluateSpec) or spec.evaluation.protocol not in PROTOCOLS_WITH_MORE:
             return []
         if self.claim.shard_index is not None:
+            # Whoever puts the shards together tries them.
             return []
         known = self._write(lambda session: external.certificates_of_others(session, spec))
         paths = []

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from gkl.evaluation.checks import noise_at_the_border
-from gkl.evaluation.classifier import Classifier
+from gkl.evaluation.classifier import Classifier, margin_and_gradient
 from gkl.evaluation.perturbation import dual_norm, into_ball, unit
 from gkl.outcome import CheckName, CheckOutcome, Flag
 from gkl.spec import ThreatModel
@@ -125,7 +125,7 @@ def gradient_checks(own: Classifier, precise: Classifier, probes: Probes) -> tup
         exact = precise(x)
         answers = own(x)
     other = exact.scatter(1, y[:, None], -torch.inf).argmax(1)
-    gradient = _margin_gradient(own, x, y, other)
+    gradient = margin_and_gradient(own, x, y, other)[1]
     zero = float((gradient.flatten(1) == 0).all(1).double().mean())
     wrong, lost = _against_differences(precise, gradient.double(), probes, other)
     points = len(x)
@@ -163,7 +163,7 @@ def border_distances(precise: Classifier, probes: Probes) -> Tensor:
     NaN where the network is wrong or the gradient is zero.
     """
     x, y, threat_model = probes.clean, probes.labels, probes.threat_model
-    margin, gradient = _margin(precise, x, y)
+    margin, gradient, _ = margin_and_gradient(precise, x, y)
     steepness = dual_norm(gradient.double(), threat_model.norm)
     is_told = (margin > 0) & (steepness > 0)
     far: Tensor = (margin / steepness / threat_model.epsilon).where(is_told, torch.nan)
@@ -269,32 +269,11 @@ def _rows(chosen: Tensor, x: Tensor) -> Tensor:
     return chosen.reshape(-1, *([1] * (x.dim() - 1)))
 
 
-def _margin_gradient(classifier: Classifier, x: Tensor, y: Tensor, other: Tensor | None = None) -> Tensor:
-    return _margin(classifier, x, y, other)[1]
-
-
-def _margin(classifier: Classifier, x: Tensor, y: Tensor, other: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Of logit[y] - logit[other] (B,) and its gradient by the images (B, *), zero where the network gives none.
-
-    Without `other` it is the best other class.
-    """
-    x = x.clone().requires_grad_(True)
-    with torch.enable_grad():
-        logits = classifier(x)
-        if other is None:
-            other = logits.detach().nan_to_num().scatter(1, y[:, None], -torch.inf).argmax(1)
-        margin = (logits.gather(1, y[:, None]) - logits.gather(1, other[:, None])).squeeze(1)
-        gradient = None
-        if margin.requires_grad:
-            (gradient,) = torch.autograd.grad(margin.sum(), x, allow_unused=True)
-    return margin.detach(), torch.zeros_like(x) if gradient is None else gradient.detach()
-
-
 def _ascended(classifier: Classifier, x: Tensor, y: Tensor, threat_model: ThreatModel) -> tuple[Tensor, Tensor]:
     """The iterates 4 and 10 of steps of a quarter of the budget against the margin, inside ball and box."""
     at, kept = x.clone(), []
     for step in range(1, 11):
-        gradient = _margin_gradient(classifier, at, y).nan_to_num(0.0, 0.0, 0.0)
+        gradient = margin_and_gradient(classifier, at, y)[1].nan_to_num(0.0, 0.0, 0.0)
         at = into_ball(at - 0.25 * threat_model.epsilon * unit(gradient, threat_model.norm), x, threat_model)
         if step in (4, 10):
             kept.append(at.clone())

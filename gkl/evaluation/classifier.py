@@ -129,6 +129,40 @@ class Classifier(nn.Module):
         return logits.argmax(1).masked_fill(logits.isnan().any(1), -1)
 
 
+def margin_and_gradient(
+    answer: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, other: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """By how much the label's logit is above another class's, where that leads, and which class it is.
+
+    Args:
+        answer: images -> logits (B, C).
+        x: images (B, *).
+        y: labels (B,).
+        other: classes (B,); by default the best one beside the label.
+
+    Returns:
+        The margins (B,), their gradients by the images (B, *), zero where there are none, and the classes (B,).
+    """
+    x = x.detach().clone().requires_grad_(True)
+    with torch.enable_grad():
+        logits = answer(x)
+        if other is None:
+            other = logits.detach().nan_to_num().scatter(1, y[:, None], -torch.inf).argmax(1)
+        margin = (logits.gather(1, y[:, None]) - logits.gather(1, other[:, None])).squeeze(1)
+    return margin.detach(), gradient_or_zero(margin.sum(), x), other
+
+
+def gradient_or_zero(of: Tensor, at: Tensor) -> Tensor:
+    """A number's gradient by images (B, *): zero where there is none, since a network may answer without one.
+
+    The graph stays, for further gradients.
+    """
+    if not of.requires_grad:
+        return torch.zeros_like(at)
+    found: tuple[Tensor | None, ...] = torch.autograd.grad(of, at, retain_graph=True, allow_unused=True)
+    return torch.zeros_like(at) if found[0] is None else found[0]
+
+
 def _described(answer: object) -> str:
     if isinstance(answer, tuple | list):
         return f"a {type(answer).__name__} of {len(answer)}"

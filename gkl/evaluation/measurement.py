@@ -34,7 +34,7 @@ from gkl.evaluation.progress import EvaluationProgress
 from gkl.evaluation.transfer import OtherExamples
 from gkl.flags import unrankable
 from gkl.outcome import REPAIR, TRANSFER, AttackFinished, AttackOutcome, CheckName, CheckOutcome, Event, Flag, gap
-from gkl.spec import Evaluation
+from gkl.spec import PROTOCOLS_WITH_MORE, Evaluation
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -47,8 +47,6 @@ _CLEAN_COST = 4
 _ASKED_AGAIN = 8
 _ON_GRADIENTS: tuple[CheckName, ...] = ("wrong_gradients", "lost_slope", "zero_gradients", "coarse", "ties", "cliff")
 _BOX_ROUNDING = 1e-5
-# Protocols whose figure ranks and whose attacks follow gradients: others than these may know better.
-_BEYOND = ("standard", "plus")
 
 
 @dataclass(frozen=True)
@@ -240,13 +238,13 @@ class _Run:
         if evaluation.threat_model is not None:
             self.attacks = make_attacks(self.classifier, evaluation, num_classes=num_classes, device=self.device)
         self.num_own_attacks = len(self.attacks)
-        if evaluation.protocol in _BEYOND:
+        if evaluation.protocol in PROTOCOLS_WITH_MORE:
             self.attacks.append(
                 Attack(REPAIR, repair.cost(num_classes), repair.calls(num_classes), self._repaired, loss="margin")
             )
         self.others = OtherExamples(others, tuple(self.data.images.shape[1:]))
         has_tried = any(self.blocks.get(self._part(self.num_own_attacks + 3, n)) for n in range(self.num_blocks))
-        if evaluation.protocol in _BEYOND and (self.others.files or has_tried):
+        if evaluation.protocol in PROTOCOLS_WITH_MORE and (self.others.files or has_tried):
             tries = max(1, len(self.others.files))
             self.attacks.append(Attack(TRANSFER, tries, tries, lambda x, _: x))
         self.copies = belief.Copies(None, None, "nothing was attacked")
@@ -468,8 +466,10 @@ class _Run:
             if len(entering) == 0:
                 continue
             part = self._part(self._stage(position), number)
-            found, earlier = self._known(part), None
-            if found is not None and self.others.files.keys() - found.record.get("sources", self.others.files):
+            found = self._known(part)
+            earlier: Block | None = None
+            known_others = found.record.get("sources", ()) if found is not None and attack.name == TRANSFER else None
+            if known_others is not None and self.others.files.keys() - set(known_others):
                 # There are certificates now that an interrupted run did not have.
                 found, earlier = None, found
             if found is None:
@@ -481,7 +481,8 @@ class _Run:
                     if position < self.num_own_attacks:
                         raise
                     _log.warning("%s did not run on block %d: %s", attack.name, number + 1, error)
-                    found = self._not_run(attack, number, str(error))
+                    # What an interrupted run has found stays found.
+                    found = earlier or self._not_run(attack, number, str(error))
                 self._keep(part, found)
                 self.progress.finish_part()
             else:
@@ -560,7 +561,7 @@ class _Run:
                     ]
                 except (MemoryError, RuntimeError) as error:
                     if not is_out_of_memory(error):
-                        raise InvalidInput(f"in float64 it raised {type(error).__name__}: {error}") from error
+                        raise InvalidInput(f"the mended network raised {type(error).__name__}: {error}") from error
                 else:
                     return torch.cat(found)
                 if at_once == 1:
@@ -675,8 +676,8 @@ class _Run:
         return bool(records) and all("not_run" in record for record in records)
 
     def _near_cliff(self, checked: Block, standing: Tensor) -> tuple[CheckOutcome, Flag | None]:
-        if self.evaluation.protocol not in _BEYOND:
-            reason = f"only after all attacks of the protocols {' and '.join(_BEYOND)} can it be said"
+        if self.evaluation.protocol not in PROTOCOLS_WITH_MORE:
+            reason = f"only after all attacks of the protocols {' and '.join(PROTOCOLS_WITH_MORE)} can it be said"
             return belief.not_run(("near_cliff",), reason)[0], None
         # Parts of earlier versions have none, nor those of a network without gradients in float64.
         if "border_distance" not in checked.tensors:
@@ -685,8 +686,8 @@ class _Run:
 
     def _checks_beyond(self) -> list[CheckOutcome]:
         """What the attacks beyond the protocol's found, or why they did not run."""
-        if self.evaluation.protocol not in _BEYOND:
-            reason = f"only the protocols {' and '.join(_BEYOND)} run it"
+        if self.evaluation.protocol not in PROTOCOLS_WITH_MORE:
+            reason = f"only the protocols {' and '.join(PROTOCOLS_WITH_MORE)} run it"
             return belief.not_run(("repair", "transfer"), reason)
         found = [self._check_beyond("repair", self.num_own_attacks)]
         if len(self.attacks) > self.num_own_attacks + 1:

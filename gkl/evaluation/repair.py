@@ -12,6 +12,7 @@ mended gradient are attacked in it; where the formats disagree at a run's start 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from gkl.catalog import Norm
 from gkl.evaluation.checks import noise_at_the_border
-from gkl.evaluation.classifier import Classifier
+from gkl.evaluation.classifier import Classifier, gradient_or_zero, margin_and_gradient
 from gkl.evaluation.perturbation import dual_norm, into_ball, is_allowed, unit
 from gkl.spec import ThreatModel
 
@@ -167,24 +168,16 @@ class _Mended:
 
     def formats_agree(self, x: Tensor, y: Tensor) -> Tensor:
         """Where margin and gradient in the network's own format are those in float64: (B, *), (B,) -> (B,) bool."""
-        exact, exact_gradient, other = self._margin(x.double(), y, None)
-        seen, gradient, _ = self._margin(x, y, other)
-        cosine = torch.nn.functional.cosine_similarity(exact_gradient, gradient.double(), eps=_TINY)
+        exact, exact_gradient, other = margin_and_gradient(self, x.double(), y)
+        seen, gradient, _ = margin_and_gradient(self, x, y, other)
+        flat = exact_gradient.flatten(1), gradient.double().flatten(1)
+        cosine = torch.nn.functional.cosine_similarity(flat[0], flat[1], eps=_TINY)
         # NaN compares false: it never agrees.
         same: Tensor = ((exact - seen).abs() < _SAME_MARGIN) & (cosine > _SAME_DIRECTION)
         return same
 
-    def _margin(self, x: Tensor, y: Tensor, other: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Label's logit minus another's (B,), its gradient (B, pixels), and which other: by default the best."""
-        at = x.detach().requires_grad_(True)
-        logits = self(at)
-        if other is None:
-            other = logits.detach().nan_to_num().scatter(1, y[:, None], -torch.inf).argmax(1)
-        margin = (logits.gather(1, y[:, None]) - logits.gather(1, other[:, None])).squeeze(1)
-        return margin.detach(), _gradient(margin.sum(), at).flatten(1), other
 
-
-class _OfEveryOperation(TorchFunctionMode):
+class _OfEveryOperation(TorchFunctionMode, ABC):
     """Sees each tensor that an operation gives and through which a gradient will flow back."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -197,8 +190,8 @@ class _OfEveryOperation(TorchFunctionMode):
                 self.look(tensor)
         return given
 
-    def look(self, tensor: Tensor) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def look(self, tensor: Tensor) -> None: ...
 
 
 class _Recorder(_OfEveryOperation):
@@ -246,14 +239,6 @@ def _standardized(logits: Tensor) -> Tensor:
     return shifted / shifted.detach().std(1, correction=0, keepdim=True).clamp_min(tiny)
 
 
-def _gradient(of: Tensor, at: Tensor) -> Tensor:
-    """Zero where there is none: a network may answer without one."""
-    if not of.requires_grad:
-        return torch.zeros_like(at)
-    found: tuple[Tensor | None, ...] = torch.autograd.grad(of, at, retain_graph=True, allow_unused=True)
-    return torch.zeros_like(at) if found[0] is None else found[0]
-
-
 def _nearest_classes(mended: _Mended, x: Tensor, y: Tensor) -> Tensor:
     """(B, T): the few other classes whose border the linearization has nearest, the nearest first.
 
@@ -266,7 +251,7 @@ def _nearest_classes(mended: _Mended, x: Tensor, y: Tensor) -> Tensor:
     margins = logits.gather(1, y[:, None]) - logits.gather(1, likely)
     columns = []
     for column in range(likely.shape[1]):
-        gradient = _gradient(margins[:, column].sum(), at)
+        gradient = gradient_or_zero(margins[:, column].sum(), at)
         columns.append(margins[:, column].detach() / dual_norm(gradient, mended.threat_model.norm))
     distances = torch.stack(columns, 1).nan_to_num(nan=torch.inf, posinf=torch.inf)
     nearest = distances.argsort(dim=1, stable=True)[:, :_MORE_TARGETS]
@@ -302,7 +287,7 @@ def _ascended(
         if (most > 0).all() and (mended.own.predict(best.float()) != y).all():
             break
         loss = logits[rows, other if target is None else target] - label
-        gradient = _gradient(loss.sum(), at).nan_to_num(0.0, 0.0, 0.0)
+        gradient = gradient_or_zero(loss.sum(), at).nan_to_num(0.0, 0.0, 0.0)
         with torch.no_grad():
             size = dual_norm(gradient, norm).clamp_min(torch.finfo(x.dtype).tiny)
             velocity = _MOMENTUM * velocity + gradient / _per_image(size, x)

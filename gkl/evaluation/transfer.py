@@ -69,10 +69,13 @@ class OtherExamples:
             self.read.add(sha256)
             if len(rows) == 0:
                 continue
-            at = standing[rows]
-            images = images.to(x)
+            at, images = standing[rows], images.to(x)
+            # A stranger's file: the network is not asked about what is no image.
+            allowed = is_allowed(images, x[at], threat_model)[0]
+            at, images = at[allowed.cpu()], images[allowed]
+            if len(at) == 0:
+                continue
             is_fooled = own.predict(images) != y[at]
-            is_fooled &= is_allowed(images, x[at], threat_model)[0]
             broken = at[is_fooled.cpu()]
             found[broken] = images[is_fooled]
             standing = standing[~torch.isin(standing, broken)]

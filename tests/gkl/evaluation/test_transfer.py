@@ -124,3 +124,15 @@ def test_a_run_that_goes_on_loses_no_example_and_tries_new_certificates(others: 
     assert set(transfer(both).sources) == set(map(sha256_of, others))
     assert both.robust_correct <= first.robust_correct
     assert torch.equal(both.adversarial[torch.isin(both.index, first.index)], first.adversarial)
+
+
+def test_what_is_no_image_costs_a_file_nothing_but_its_own_rows(others: list[Path], tmp_path: Path) -> None:
+    data = digits(POINTS)
+    x, y, index = unit_range(data.images), data.labels, torch.arange(POINTS)
+    wrong = x.clone()
+    wrong[::2], wrong[1::2] = torch.nan, 1e30
+    hostile = tmp_path / "hostile.safetensors"
+    save_tensors(hostile, {"index": index, "adversarial": wrong}, {})
+    own, ball = Classifier(plain_base(), 10), ThreatModel(epsilon=0.2)
+    found = OtherExamples([hostile, *others], (1, 8, 8)).perturb(own, x, y, index, ball)
+    assert torch.equal(found, OtherExamples(others, (1, 8, 8)).perturb(own, x, y, index, ball))
