@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 import gkl
@@ -64,6 +64,12 @@ def leave(session: Session, name: str) -> None:
 
 def forget_lost(session: Session, *, after: timedelta) -> None:
     session.execute(delete(WorkerRow).where(WorkerRow.heard_at < database_now(session) - after))
+
+
+def count_on(session: Session, host: str, *, lease: timedelta) -> int:
+    """How many living workers share a host."""
+    living = WorkerRow.heard_at >= database_now(session) - lease
+    return session.scalar(select(func.count()).select_from(WorkerRow).where(WorkerRow.host == host, living)) or 0
 
 
 def all_of_them(session: Session, *, lease: timedelta) -> list[WorkerStatus]:

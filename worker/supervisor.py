@@ -13,6 +13,7 @@ import queue
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -20,16 +21,17 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import copy_context
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from types import TracebackType
 from typing import IO, Self, TypeVar
 
+from joblib import cpu_count
 from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from app import external, job_files, jobs
+from app import external, job_files, jobs, workers
 from app.artifacts import ArtifactStore
 from app.database import DATABASE_AWAY, Database
 from app.errors import NotFound, StaleAttempt, StoreAway
@@ -204,6 +206,16 @@ class Supervisor:
                 _log.warning("job %d: the certificate %s of another entry is gone", self.claim.job_id, sha256)
         return paths
 
+    def _threads(self) -> int:
+        """A run's share of the cores that this process may use: those of its control group and affinity."""
+        sharing = self._write(
+            lambda session: workers.count_on(
+                session, socket.gethostname(), lease=timedelta(seconds=self.settings.lease_seconds)
+            )
+        )
+        cores: int = cpu_count()
+        return max(1, cores // max(1, sharing))
+
     def _start(self, weights: str | None, converted: str | None, others: list[str]) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(
             # -P: nothing is imported from the directory in which the worker happens to run.
@@ -211,7 +223,7 @@ class Supervisor:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=_environment(),
+            env=_environment(self._threads()),
             # A group of its own: signals to the worker's group, such as Ctrl-C, are the worker's to pass on,
             # and a signal to this group reaches the run's data-loading processes too.
             start_new_session=True,
@@ -451,10 +463,12 @@ class Supervisor:
         )
 
 
-def _environment() -> dict[str, str]:
+def _environment(threads: int) -> dict[str, str]:
     """What a run needs of this process's environment: no address and no secret of the service. A proxy's address is
     among it, with the password if it has one: RobustBench's loader downloads what is missing."""
-    return {name: value for name, value in os.environ.items() if _IS_FOR_RUNS.fullmatch(name)}
+    given = {name: value for name, value in os.environ.items() if _IS_FOR_RUNS.fullmatch(name)}
+    # Threads that wait for each other in a loop keep whoever else wants their cores from ending, and so each other.
+    return {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"} | given
 
 
 def _parse(line: bytes) -> Event | Ending | None:
