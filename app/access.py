@@ -105,16 +105,6 @@ async def identified(
     return principal
 
 
-def _counted(request: Request, service: ServiceDep) -> None:
-    """
-    Raises:
-        TooMany: more requests a minute than an address may send.
-    """
-    if not service.settings.is_open:
-        address = request.client.host if request.client else "unknown"
-        service.rate_limiter.count(_of_address(address), service.settings.anonymous_requests_per_minute)
-
-
 async def _allowed(scopes: SecurityScopes, principal: Annotated[Principal, Depends(identified)]) -> Principal:
     """
     Raises:
@@ -239,7 +229,7 @@ def _netloc(origin: str) -> str | None:
         return None
 
 
-def refuse_other_sites(request: Request) -> None:
+async def refuse_other_sites(request: Request) -> None:
     """Another site's page must not act here through the browser of someone who may.
 
     Browsers say where a request comes from; whatever is not a browser says nothing and is let through.
@@ -260,8 +250,6 @@ def refuse_other_sites(request: Request) -> None:
 
 PUBLIC = Depends(identified)
 """For routes that need no scope."""
-COUNTED = Depends(_counted)
-"""For those that also do not ask who it is, but cost something."""
 
 READS = Security(_allowed, scopes=[Scope.READ])
 Reader = Annotated[Principal, READS]

@@ -14,7 +14,6 @@ import logging
 import os
 import re
 import secrets
-import shutil
 import tempfile
 import time
 from abc import ABC, abstractmethod
@@ -36,6 +35,7 @@ INCOMING = ".incoming-"
 _ABANDONED_SECONDS = 3600
 _LOCK = ".lock"
 _LOCK_SECONDS = 10
+_REMEMBERED = 10_000
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,8 @@ class ArtifactStore(ABC):
 
     def __init__(self, incoming_dir: Path) -> None:
         self._incoming_dir = incoming_dir
+        self._whole: dict[Path, tuple[int, int, int]] = {}
+        """Files whose content this process has checked, as they were then."""
 
     @abstractmethod
     def put(self, source: Path) -> StoredFile:
@@ -130,7 +132,7 @@ class ArtifactStore(ABC):
         """Where the content with this hash can be read on this host's disk.
 
         Raises:
-            NotFound: if it is not stored.
+            NotFound: if it is not stored, or damaged.
         """
 
     @abstractmethod
@@ -138,7 +140,7 @@ class ArtifactStore(ABC):
         """Copy stored content to `target`.
 
         Raises:
-            NotFound: if it is not stored.
+            NotFound: if it is not stored, or damaged; nothing is left at `target`.
         """
 
     def remove_unnamed(self, is_named: Callable[[list[str]], set[str]], *, older_than_seconds: float) -> int:
@@ -161,6 +163,20 @@ class ArtifactStore(ABC):
     @abstractmethod
     def problem(self) -> str | None:
         """Why nothing can be stored now; None if nothing is in the way."""
+
+    def _is_whole(self, path: Path, sha256: str) -> bool:
+        """Whether a file holds what it is named after. Read once, and again when the file has changed."""
+        stat = path.stat()
+        seen = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
+        if self._whole.get(path) == seen:
+            return True
+        with path.open("rb") as file:
+            is_whole = hash_of(file).sha256 == sha256
+        if is_whole:
+            if len(self._whole) >= _REMEMBERED:
+                self._whole.clear()
+            self._whole[path] = seen
+        return is_whole
 
     @abstractmethod
     def _place(self, temporary: Path, stored: StoredFile) -> None:
@@ -213,10 +229,15 @@ class FolderStore(ArtifactStore):
         path = self._path(sha256)
         if not path.is_file():
             raise NotFound(f"no file with sha256 {sha256} is stored here")
+        if not self._is_whole(path, sha256):
+            raise damaged(sha256)
         return path
 
     def fetch(self, sha256: str, target: Path) -> None:
-        shutil.copyfile(self.path(sha256), target)
+        path = self._path(sha256)
+        if not path.is_file():
+            raise NotFound(f"no file with sha256 {sha256} is stored here")
+        copy_whole(path, target, sha256)
 
     def problem(self) -> str | None:
         # Made by whoever stores first.
@@ -273,6 +294,28 @@ def hash_of(file: BinaryIO) -> StoredFile:
         digest.update(chunk)
         size += len(chunk)
     return StoredFile(digest.hexdigest(), size)
+
+
+def copy_whole(source: Path, target: Path, sha256: str) -> None:
+    """Copy a file that is to have this hash.
+
+    Raises:
+        NotFound: it has another; nothing is left at `target`.
+    """
+    digest = hashlib.sha256()
+    with source.open("rb") as read, target.open("wb") as written:
+        while chunk := read.read(CHUNK_BYTES):
+            digest.update(chunk)
+            written.write(chunk)
+    if digest.hexdigest() != sha256:
+        target.unlink()
+        raise damaged(sha256)
+
+
+def damaged(sha256: str) -> NotFound:
+    """What is no longer what it was is as good as absent."""
+    _log.error("the stored file with sha256 %s is damaged", sha256)
+    return NotFound(f"the stored file with sha256 {sha256} is damaged; restore it from a backup, or send it again")
 
 
 def disk_now(folder: Path) -> float:

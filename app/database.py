@@ -3,59 +3,87 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
+import psycopg
+from psycopg.abc import PQGen
+from psycopg_pool import ConnectionPool
 from sqlalchemy import URL, Connection, create_engine, event, func, select, text
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import Engine, make_url
 from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.pool import NullPool
 
 _log = logging.getLogger(__name__)
 _RETRY_SECONDS = 1.0
 _POOL_SIZE = 20
 
 DATABASE_AWAY = (OperationalError, InterfaceError)
-"""What a transaction raises when the server is gone, restarting, or locked for too long. Nothing was written, except
-where the answer to a commit was lost."""
+"""What a transaction raises when the server is gone, restarting, silent, or locked for too long. Nothing was written,
+except where the answer to a commit was lost."""
 
-# A server that does not answer must not hold a process for ever, nor a process that is frozen in a transaction the
-# server's rows, nor a request that asks for much the server.
-_POSTGRESQL = {"connect_timeout": 10, "tcp_user_timeout": 30_000, "keepalives_idle": 30}
-_POSTGRESQL_SESSION = "-c idle_in_transaction_session_timeout=20s -c lock_timeout=30s -c statement_timeout=60s"
+# A process that is frozen in a transaction must not hold the server's rows for ever.
+_POSTGRESQL = {"tcp_user_timeout": 30_000, "keepalives_idle": 30}
+_PING_SECONDS = 3.0
+_CONNECT_SECONDS = 4.0
+# One that has just been silent is not asked by everybody at once whether it still is.
+_SILENCE_SECONDS = 2.0
+# A server may allow few connections, which others need too: one a second goes while they are not used.
+_IDLE_SECONDS = 1.0
+_LONGEST_LOCK_SECONDS = 15.0
 _T = TypeVar("_T")
 
 
 class Database:
     """Opens transactions. `reading` may run beside writers; `writing` sees and keeps out other writers.
 
-    Nothing connects until the first transaction.
+    Nothing connects until the first transaction. A server that takes connections and then says nothing, as one that
+    is frozen, is away like one that refuses them: each wait for it has an end here.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, patience_seconds: float = 30) -> None:
+        """
+        Args:
+            url: SQLAlchemy's address of the database.
+            patience_seconds: how long one statement may take.
+        """
         self.url = make_url(url)
+        self.patience_seconds = patience_seconds
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         if self.url.drivername == "postgresql":
             self.url = self.url.set(drivername="postgresql+psycopg")
-        self.engine = create_engine(
-            self.url,
-            pool_pre_ping=not self.is_sqlite,
-            connect_args={} if self.is_sqlite else _postgresql_options(self.url),
-            # A crowd of requests is served in turn; PostgreSQL's default limit is 100 connections for everybody.
-            pool_size=_POOL_SIZE,
-            max_overflow=0,
-            # An error's text goes to the log, what people sent does not.
-            hide_parameters=True,
-        )
-        if self.is_sqlite:
-            event.listen(self.engine, "connect", _configure_sqlite)
-            event.listen(self.engine, "begin", _begin_sqlite)
+        self._connections: _Connections | None = None
+        self.engine = self._make_engine()
         self._read = sessionmaker(self.engine, expire_on_commit=False)
         self._write = sessionmaker(self.engine.execution_options(gklbench_writing=True), expire_on_commit=False)
+
+    def _make_engine(self) -> Engine:
+        # An error's text goes to the log, what people sent does not.
+        if self.is_sqlite:
+            waits = min(self.patience_seconds, _LONGEST_LOCK_SECONDS)
+            engine = create_engine(
+                self.url, pool_size=_POOL_SIZE, max_overflow=0, pool_timeout=waits, hide_parameters=True
+            )
+            event.listen(engine, "connect", lambda connection, _: _configure_sqlite(connection, waits))
+            event.listen(engine, "begin", _begin_sqlite)
+            return engine
+        engine = create_engine(self.url, poolclass=NullPool, creator=self._connect, hide_parameters=True)
+        options = _postgresql_options(self.url, self.patience_seconds)
+        _, parameters = engine.dialect.create_connect_args(self.url)
+        self._connections = _Connections(
+            {**options, **parameters, "options": options["options"]}, self.patience_seconds
+        )
+        return engine
+
+    def _connect(self) -> psycopg.Connection[Any]:
+        assert self._connections is not None
+        return self._connections.take()
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
@@ -94,13 +122,119 @@ class Database:
 
     def close(self) -> None:
         self.engine.dispose()
+        if self._connections is not None:
+            self._connections.close()
 
 
-def _postgresql_options(url: URL) -> dict[str, Any]:
+def _postgresql_options(url: URL, patience_seconds: float) -> dict[str, Any]:
     """Ours where the address says nothing else; the rest of what it says SQLAlchemy passes on."""
     ours: dict[str, Any] = {name: value for name, value in _POSTGRESQL.items() if name not in url.query}
+    if "connect_timeout" not in url.query:
+        ours["connect_timeout"] = int(_CONNECT_SECONDS)
+    session = {
+        "idle_in_transaction_session_timeout": 20.0,
+        "lock_timeout": min(patience_seconds / 2, 30),
+        "statement_timeout": patience_seconds,
+    }
     given = url.query.get("options", "")
-    return ours | {"options": f"{_POSTGRESQL_SESSION} {given if isinstance(given, str) else ' '.join(given)}".strip()}
+    said = [f"-c {name}={1000 * seconds:.0f}" for name, seconds in session.items()]
+    return ours | {"options": " ".join([*said, given if isinstance(given, str) else " ".join(given)]).strip()}
+
+
+class _Patient(psycopg.Connection[Any]):
+    """Gives up on a server that does not answer, which no setting of the server can do for us."""
+
+    answers_within: float = _CONNECT_SECONDS
+    on_silence: Callable[[], None] | None = None
+
+    def wait(self, gen: PQGen[_T], interval: float = 0.1, timeout: float | None = None) -> _T:
+        limit = self.answers_within if timeout is None else timeout
+        until = time.monotonic() + limit
+        try:
+            return super().wait(gen, interval, limit)
+        except psycopg.OperationalError as error:
+            if time.monotonic() < until or timeout is not None:
+                raise
+            # What it would yet answer belongs to no statement any more.
+            self.pgconn.finish()
+            if self.on_silence is not None:
+                self.on_silence()
+            raise psycopg.OperationalError(f"the server did not answer within {limit:g} seconds") from error
+
+    def add_notice_handler(self, callback: Callable[[psycopg.errors.Diagnostic], None]) -> None:
+        # SQLAlchemy adds its own each time that it is given this connection.
+        if callback not in self._notice_handlers:
+            super().add_notice_handler(callback)
+
+
+class _Connections:
+    """Connections to a PostgreSQL server. Where it allows no more, whoever needs one waits for another's."""
+
+    def __init__(self, parameters: dict[str, Any], patience_seconds: float) -> None:
+        # A second more: a server that lives ends a statement itself.
+        self._patience_seconds = patience_seconds + 1
+        self._silent_until, self._heard_at = 0.0, 0.0
+        self._opening = threading.Lock()
+        self._pool: ConnectionPool[_Patient] | None = None
+        self._parameters = parameters
+
+    def take(self) -> _Patient:
+        """
+        Raises:
+            psycopg.OperationalError: it cannot be reached, or does not answer.
+        """
+        if time.monotonic() < self._silent_until:
+            raise psycopg.OperationalError("the server did not answer a moment ago")
+        pool, until = self._opened(), time.monotonic() + min(_CONNECT_SECONDS, self._patience_seconds)
+        while True:
+            try:
+                connection = pool.getconn(timeout=max(0.1, until - time.monotonic()))
+            except psycopg.OperationalError:
+                # Where others were answered meanwhile, they are only many.
+                if time.monotonic() - self._heard_at > _CONNECT_SECONDS:
+                    self._note_silence()
+                raise
+            connection.answers_within = min(_PING_SECONDS, self._patience_seconds)
+            try:
+                ConnectionPool.check_connection(connection)
+            except psycopg.OperationalError:
+                # The server was restarted: the next may be younger.
+                pool.putconn(connection)
+                if time.monotonic() > until or time.monotonic() < self._silent_until:
+                    raise
+                continue
+            self._heard_at = time.monotonic()
+            connection.answers_within = self._patience_seconds
+            return connection
+
+    def close(self) -> None:
+        with self._opening:
+            if self._pool is not None:
+                self._pool.close(timeout=1)
+                self._pool = None
+
+    def _opened(self) -> ConnectionPool[_Patient]:
+        with self._opening:
+            if self._pool is None:
+                self._pool = ConnectionPool(
+                    kwargs=self._parameters,
+                    connection_class=_Patient,
+                    configure=self._configure,
+                    min_size=0,
+                    max_size=_POOL_SIZE,
+                    max_idle=_IDLE_SECONDS,
+                    reconnect_timeout=_CONNECT_SECONDS,
+                    # What SQLAlchemy closes comes back here.
+                    close_returns=True,
+                    open=True,
+                )
+            return self._pool
+
+    def _configure(self, connection: _Patient) -> None:
+        connection.on_silence = self._note_silence
+
+    def _note_silence(self) -> None:
+        self._silent_until = time.monotonic() + _SILENCE_SECONDS
 
 
 @contextmanager
@@ -118,7 +252,7 @@ def _away_recognized() -> Iterator[None]:
         raise OperationalError(error.statement, error.params, error.orig or error) from error
 
 
-def _configure_sqlite(connection: Any, _: Any) -> None:
+def _configure_sqlite(connection: Any, waits_seconds: float) -> None:
     # The driver's own BEGIN comes too late for a consistent read-then-write; `_begin_sqlite` sends ours.
     connection.isolation_level = None
     cursor = connection.cursor()
@@ -126,7 +260,7 @@ def _configure_sqlite(connection: Any, _: Any) -> None:
     cursor.execute("PRAGMA journal_mode = WAL")
     # A job that was accepted survives a power cut.
     cursor.execute("PRAGMA synchronous = FULL")
-    cursor.execute("PRAGMA busy_timeout = 15000")
+    cursor.execute(f"PRAGMA busy_timeout = {1000 * waits_seconds:.0f}")
     cursor.execute("PRAGMA foreign_keys = ON")
     cursor.close()
 

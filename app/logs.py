@@ -37,6 +37,8 @@ def configure(log_format: LogFormat) -> None:
     logging.captureWarnings(True)
     # It tells two lines of each look at the schema's version, which /readyz takes.
     logging.getLogger("alembic.runtime.migration").setLevel(logging.WARNING)
+    # It tells of each connection that is taken.
+    logging.getLogger("psycopg.pool").setLevel(logging.WARNING)
 
 
 def formatter(log_format: LogFormat) -> logging.Formatter:

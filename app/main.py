@@ -15,6 +15,7 @@ from starlette.types import ASGIApp
 
 import gkl
 from app.access import PUBLIC, refuse_other_sites
+from app.deadline import AnswerInTime
 from app.logs import AccessLog, is_quiet, with_request_id
 from app.metrics import Metrics, RequestLatency
 from app.problems import TooLargeAsProblem, install_error_handlers
@@ -35,14 +36,16 @@ class _Application(FastAPI):
 
     def build_middleware_stack(self) -> ASGIApp:
         metrics: Metrics = self.state.metrics
-        measured = RequestLatency(super().build_middleware_stack(), metrics.requests, self.routes)
+        measured = RequestLatency(
+            AnswerInTime(super().build_middleware_stack(), _UPLOADS), metrics.requests, self.routes
+        )
         return with_request_id(AccessLog(measured))
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The API and the pages. Connects to nothing until the first request."""
     settings = settings or Settings()
-    service = Service.from_settings(settings)
+    service = Service.from_settings(settings, is_hasty=True)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -69,6 +72,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.service = service
     app.state.metrics = Metrics(service)
+    app.state.readiness = health.Readiness(service)
     app.add_middleware(
         TooLargeAsProblem,
         max_body_bytes=settings.max_body_bytes,

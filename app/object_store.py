@@ -27,7 +27,7 @@ import fsspec
 import fsspec.asyn
 from botocore.exceptions import BotoCoreError, ClientError
 
-from app.artifacts import INCOMING, ArtifactStore, StoredFile, checked, hash_of
+from app.artifacts import INCOMING, ArtifactStore, StoredFile, checked, copy_whole, damaged, hash_of
 from app.errors import NotFound, StoreAway
 
 _log = logging.getLogger(__name__)
@@ -94,8 +94,10 @@ class ObjectStore(ArtifactStore):
         cached = self._cache / checked(sha256)
         with self._fetching[int(sha256[0], 16)]:
             try:
+                if not self._is_whole(cached, sha256):
+                    cached.unlink()
                 # The last that was read is the last to go.
-                os.utime(cached)
+                os.utime(cached, ns=(time.time_ns(), cached.stat().st_mtime_ns))
             except FileNotFoundError:
                 self._cache.mkdir(parents=True, exist_ok=True)
                 temporary = self._cache / f"{INCOMING}{secrets.token_hex(16)}"
@@ -109,8 +111,8 @@ class ObjectStore(ArtifactStore):
 
     def fetch(self, sha256: str, target: Path) -> None:
         try:
-            shutil.copyfile(self._cache / checked(sha256), target)
-        except FileNotFoundError:
+            copy_whole(self._cache / checked(sha256), target, sha256)
+        except (FileNotFoundError, NotFound):
             self._download(sha256, target)
 
     def problem(self) -> str | None:
@@ -162,7 +164,7 @@ class ObjectStore(ArtifactStore):
                     return
             target.unlink()
             break
-        raise NotFound(f"the stored copy of the file with sha256 {sha256} is damaged; restore it from a backup")
+        raise damaged(sha256)
 
     def _copies(self, sha256: str) -> list[tuple[datetime, str, int]]:
         """When each copy of some content came, what it is called, and its size; the newest last."""
@@ -214,8 +216,8 @@ class ObjectStore(ArtifactStore):
             except FileNotFoundError:
                 continue
         total = sum(stat.st_size for stat, _ in files)
-        for stat, path in sorted(files, key=lambda file: file[0].st_mtime):
-            if total <= self._cache_bytes or stat.st_mtime > time.time() - _IN_USE_SECONDS:
+        for stat, path in sorted(files, key=lambda file: file[0].st_atime):
+            if total <= self._cache_bytes or stat.st_atime > time.time() - _IN_USE_SECONDS:
                 return
             path.unlink(missing_ok=True)
             total -= stat.st_size

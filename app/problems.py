@@ -100,16 +100,17 @@ def install_error_handlers(app: FastAPI, render_page: RenderPage) -> None:
             return render_page(request, status, detail, more.get("headers") or {})
         return problem_response(status, code, detail, **more)
 
+    # None of them in a thread: they also tell that no thread is free.
     @app.exception_handler(ServiceError)
-    def service_error(request: Request, error: ServiceError) -> Response:
+    async def service_error(request: Request, error: ServiceError) -> Response:
         return respond(request, error.status, error.code, as_sentence(str(error)), headers=error.headers)
 
     @app.exception_handler(NoSpaceLeft)
-    def no_space_left(request: Request, error: NoSpaceLeft) -> Response:
+    async def no_space_left(request: Request, error: NoSpaceLeft) -> Response:
         return respond(request, HTTPStatus.INSUFFICIENT_STORAGE, "no_room", as_sentence(str(error)))
 
     @app.exception_handler(RequestValidationError)
-    def validation_error(request: Request, error: RequestValidationError) -> Response:
+    async def validation_error(request: Request, error: RequestValidationError) -> Response:
         problems = field_problems(error.errors())
         detail = " ".join(f"{p.location}: {p.message}" for p in problems[:3])
         if len(problems) > 3:
@@ -117,7 +118,7 @@ def install_error_handlers(app: FastAPI, render_page: RenderPage) -> None:
         return respond(request, HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_input", detail, errors=problems)
 
     @app.exception_handler(HTTPException)
-    def http_error(request: Request, error: HTTPException) -> Response:
+    async def http_error(request: Request, error: HTTPException) -> Response:
         phrase = HTTPStatus(error.status_code).phrase
         detail = error.detail if error.detail != phrase else _plain_sentence(request, error.status_code)
         code = phrase.lower().replace(" ", "_")
@@ -129,7 +130,7 @@ def install_error_handlers(app: FastAPI, render_page: RenderPage) -> None:
     @app.exception_handler(OperationalError)
     @app.exception_handler(InterfaceError)
     @app.exception_handler(PoolTimeout)
-    def database_away(request: Request, error: SQLAlchemyError) -> Response:
+    async def database_away(request: Request, error: SQLAlchemyError) -> Response:
         _log.warning("%s %s: the database cannot be used (%s)", request.method, request.url.path, error)
         return respond(
             request,
@@ -140,7 +141,7 @@ def install_error_handlers(app: FastAPI, render_page: RenderPage) -> None:
         )
 
     @app.exception_handler(Exception)
-    def unexpected(request: Request, error: Exception) -> Response:
+    async def unexpected(request: Request, error: Exception) -> Response:
         _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
         return respond(
             request,

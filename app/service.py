@@ -19,6 +19,8 @@ from app.settings import Settings
 
 _log = logging.getLogger(__name__)
 
+_HASTY_SECONDS = 7.0
+
 
 @dataclass(frozen=True)
 class Service:
@@ -31,11 +33,16 @@ class Service:
     """How many event streams this process keeps open, by whose they are."""
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> Service:
-        """Does not connect to anything."""
+    def from_settings(cls, settings: Settings, *, is_hasty: bool = False) -> Service:
+        """Does not connect to anything.
+
+        Args:
+            settings: of the service.
+            is_hasty: for whoever answers requests: waits for another part end within seconds.
+        """
         return cls(
             settings=settings,
-            database=Database(settings.effective_database_url),
+            database=_open_database(settings, is_hasty),
             store=open_store(settings),
             publish=publisher(make_celery(settings)),
             rate_limiter=RateLimiter(settings),
@@ -50,7 +57,12 @@ class Service:
             _log.warning("the database cannot be used (%s); messages wait", error.orig)
 
 
-def _service(request: Request) -> Service:
+def _open_database(settings: Settings, is_hasty: bool) -> Database:
+    url = settings.effective_database_url
+    return Database(url, patience_seconds=_HASTY_SECONDS) if is_hasty else Database(url)
+
+
+async def _service(request: Request) -> Service:
     service: Service = request.app.state.service
     return service
 

@@ -49,6 +49,7 @@ def own_database(data_dir: Path | None) -> Database:
 
     settings = settings_of(data_dir, None)
     settings.data_dir.mkdir(parents=True, exist_ok=True)
-    database = Database(settings.effective_database_url)
+    # A migration may take long, and whoever waits for it can end it.
+    database = Database(settings.effective_database_url, patience_seconds=3600)
     upgrade(database)
     return database

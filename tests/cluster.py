@@ -11,8 +11,8 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -106,6 +106,21 @@ class PostgresServer:
     def start(self) -> None:
         # With the options that it was started with before.
         self._control("restart", "-l", str(self.server.log))
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """As when its host is out of memory, or its disk hangs: connections are taken, and nothing is said."""
+        server = psutil.Process(int((self.server.pgdata / "postmaster.pid").read_text().split()[0]))
+        processes = [server, *server.children(recursive=True)]
+        for process in processes:
+            process.suspend()
+        try:
+            yield
+        finally:
+            for process in processes:
+                # An autovacuum may have ended before it was stopped.
+                with suppress(psutil.NoSuchProcess):
+                    process.resume()
 
     def create(self, name: str, *, template: str | None = None) -> str:
         """A new database; returns its address."""

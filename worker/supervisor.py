@@ -169,7 +169,11 @@ class Supervisor:
             try:
                 self.store.fetch(file.sha256, self.directory / file.file)
             except NotFound:
-                _log.warning("job %d: %s is gone; what it held is computed again", self.claim.job_id, file.file)
+                _log.warning("job %d: %s is gone or damaged", self.claim.job_id, file.file)
+                said = (
+                    f"--- {file.file}, which an earlier attempt saved, is gone or damaged; it is computed again ---\n"
+                )
+                self.log.add(said.encode())
         spec = self.claim.spec
         if isinstance(spec, ExternalSpec):
             self._fetch_for_check(spec)
@@ -178,9 +182,12 @@ class Supervisor:
         # Converted or not: the run makes sure that these are the weights that its verdict will name.
         self.store.fetch(spec.weights, self.directory / "weights")
         known = self._write(lambda session: job_files.converted(session, spec.weights))
-        if known is None or not self.store.holds(known):
+        if known is None:
             return "weights", None
-        self.store.fetch(known, self.directory / "converted.safetensors")
+        try:
+            self.store.fetch(known, self.directory / "converted.safetensors")
+        except NotFound:
+            return "weights", None
         return "weights", "converted.safetensors"
 
     def _fetch_for_check(self, spec: ExternalSpec) -> None:

@@ -19,7 +19,7 @@ from app import jobs
 from app.artifacts import ArtifactStore
 from app.broker import WAKE_TASK
 from app.database import DATABASE_AWAY, Database
-from app.errors import StaleAttempt, StoreAway
+from app.errors import NotFound, StaleAttempt, StoreAway
 from app.settings import Settings
 from gkl.errors import FailureCode, NoSpaceLeft
 from worker.presence import problem
@@ -108,6 +108,8 @@ class Worker:
             _log.exception("job %d: the database was away for too long", claim.job_id)
         except StoreAway as error:
             self._hand_back(claim, str(error))
+        except NotFound as error:
+            self._fail(claim, FailureCode.INVALID_INPUT, f"{error}; then retry the job")
         except ValidationError as error:
             self._fail(claim, FailureCode.INVALID_INPUT, f"this version cannot run the job's spec: {error}")
         except NoSpaceLeft as error:

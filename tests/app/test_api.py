@@ -24,6 +24,7 @@ from app.database import Database
 from app.main import create_app
 from app.problems import PROBLEM_JSON, Problem
 from app.relay import Relay
+from app.routes.health import Readiness
 from app.service import Service
 from app.settings import Settings
 from app.tables import WorkerRow
@@ -253,6 +254,8 @@ def test_readiness_tells_of_workers_and_relay(service: Service, database: Databa
         relay.join()
         with database.writing() as session:
             session.execute(update(WorkerRow).values(heard_at=datetime(2026, 1, 1, tzinfo=UTC)))
+        # What was seen holds for a second.
+        client.app.state.readiness = Readiness(service)
         answer = client.get("/readyz").json()
         assert answer["ready"]
         assert answer["workers"].startswith("none was heard of")

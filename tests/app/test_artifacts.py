@@ -228,6 +228,28 @@ def test_a_copy_that_the_store_damaged_is_not_served(s3: ObjectServer, tmp_path:
     assert list((tmp_path / "fetched").iterdir()) == []
 
 
+def test_one_bit_that_flipped_makes_a_file_absent(store: ArtifactStore, tmp_path: Path) -> None:
+    sha256 = store.put(file(tmp_path, b"as it was")).sha256
+    # In a bucket it is the copy on this host that is damaged, and the bucket has another.
+    path, in_bucket = store.path(sha256), isinstance(store, ObjectStore)
+    content = bytearray(path.read_bytes())
+    content[3] ^= 1
+    path.write_bytes(content)
+    target = tmp_path / "target"
+    if in_bucket:
+        store.fetch(sha256, target)
+        assert target.read_bytes() == store.path(sha256).read_bytes() == b"as it was"
+        return
+    with pytest.raises(NotFound, match="is damaged"):
+        store.path(sha256)
+    with pytest.raises(NotFound, match="is damaged"):
+        store.fetch(sha256, target)
+    assert not target.exists()
+    # Stored once more, it is there again.
+    store.put(file(tmp_path, b"as it was"))
+    assert store.path(sha256).read_bytes() == b"as it was"
+
+
 def test_what_was_read_is_at_hand_and_the_longest_unread_goes_first(s3: ObjectServer, tmp_path: Path) -> None:
     store = bucket(tmp_path, cache_bytes=250)
     hashes = []

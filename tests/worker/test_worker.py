@@ -389,7 +389,7 @@ def test_weights_that_vanished_fail_the_job_and_not_the_worker(
     job_id = worker.run_next()
     assert job_id is not None
     job = look(database, job_id)
-    assert (job.parent_id, job.state, job.failure_code) == (train_id, JobState.FAILED, FailureCode.INTERNAL)
+    assert (job.parent_id, job.state, job.failure_code) == (train_id, JobState.FAILED, FailureCode.INVALID_INPUT)
 
 
 @either_database
@@ -434,6 +434,39 @@ def test_an_epoch_that_is_trained_again_replaces_its_checkpoint(
     job = look(database, job_id)
     assert job.state is JobState.SUCCEEDED, job.failure_message
     assert points() == []
+
+
+@either_database
+def test_a_checkpoint_with_one_flipped_bit_is_not_trained_on(
+    worker: Worker, database: Database, store: ArtifactStore
+) -> None:
+    """The run goes on from the one before, says so, and ends with the weights of a run that nothing disturbed."""
+    quick = InnerMaximization(num_steps=4)
+    spec = tiny_train_spec(architecture="small_cnn", epochs=8, evaluation=None, inner_maximization=quick)
+    job_id = send(database, spec)
+    running = Background(worker)
+
+    def points() -> list[JobFile]:
+        with database.reading() as session:
+            return job_files.to_go_on_from(session, job_id)
+
+    until(lambda: len(points()) == 2)
+    worker.stopping.set()
+    running.wait()
+    path = store.path(points()[0].sha256)
+    content = bytearray(path.read_bytes())
+    content[-1000] ^= 1
+    path.write_bytes(content)
+    worker.stopping.clear()
+    assert worker.run_next() == job_id
+    undisturbed = send(database, spec)
+    assert worker.run_next() == undisturbed
+    with database.reading() as session:
+        weights = select(JobFile.sha256).where(
+            JobFile.kind == FileKind.WEIGHTS, JobFile.job_id.in_([job_id, undisturbed])
+        )
+        assert len(set(session.scalars(weights).all())) == 1
+        assert "is gone or damaged; it is computed again" in job_log.tail(session, job_id, 100_000)
 
 
 def order_to(directory: Path) -> dict[str, object]:
