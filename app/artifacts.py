@@ -14,6 +14,7 @@ import logging
 import os
 import re
 import secrets
+import shutil
 import tempfile
 import time
 from abc import ABC, abstractmethod
@@ -36,6 +37,7 @@ _ABANDONED_SECONDS = 3600
 _LOCK = ".lock"
 _LOCK_SECONDS = 10
 _REMEMBERED = 10_000
+_PROBE_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -155,8 +157,12 @@ class ArtifactStore(ABC):
 
     def remove_abandoned(self) -> None:
         """Remove what writers of this host left that were killed; one that lives has written something since."""
-        before = disk_now(self._incoming_dir) - _ABANDONED_SECONDS
-        for path in self._incoming_dir.glob(f"{INCOMING}*"):
+        self._remove_abandoned_in(self._incoming_dir)
+
+    @staticmethod
+    def _remove_abandoned_in(folder: Path) -> None:
+        before = disk_now(folder) - _ABANDONED_SECONDS
+        for path in folder.glob(f"{INCOMING}*"):
             if _is_older(path, before):
                 path.unlink(missing_ok=True)
 
@@ -200,7 +206,8 @@ class FolderStore(ArtifactStore):
 
     def __init__(self, data_dir: Path) -> None:
         self._root = data_dir / "artifacts"
-        super().__init__(self._root)
+        # Beside the folder: whoever copies it while the service runs meets no file that is gone again.
+        super().__init__(data_dir / "incoming")
 
     def put(self, source: Path) -> StoredFile:
         with self.incoming() as incoming, source.open("rb") as file:
@@ -213,8 +220,8 @@ class FolderStore(ArtifactStore):
         with source.open("rb") as file:
             stored = hash_of(file)
             os.fsync(file.fileno())
-        self._root.mkdir(parents=True, exist_ok=True)
-        temporary = self._root / f"{INCOMING}{secrets.token_hex(16)}"
+        self._incoming_dir.mkdir(parents=True, exist_ok=True)
+        temporary = self._incoming_dir / f"{INCOMING}{secrets.token_hex(16)}"
         try:
             os.link(source, temporary)
             self._place(temporary, stored)
@@ -240,12 +247,27 @@ class FolderStore(ArtifactStore):
         copy_whole(path, target, sha256)
 
     def problem(self) -> str | None:
-        # Made by whoever stores first.
-        return None if self._root.parent.is_dir() else "does not exist"
+        """Asked by writing: a disk may be full, or only be read."""
+        if not self._root.parent.is_dir():
+            return "does not exist"
+        try:
+            self._incoming_dir.mkdir(exist_ok=True)
+            with tempfile.NamedTemporaryFile(prefix=INCOMING, dir=self._incoming_dir) as file:
+                file.write(bytes(_PROBE_BYTES))
+                file.flush()
+        except OSError as error:
+            return f"cannot be written ({error.strerror})"
+        return None
+
+    def remove_abandoned(self) -> None:
+        super().remove_abandoned()
+        # Where an earlier version received files, and where they come to from another disk.
+        self._remove_abandoned_in(self._root)
 
     def _place(self, temporary: Path, stored: StoredFile) -> None:
         path = self._path(stored.sha256)
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self._on_its_disk(temporary)
         # mkstemp's files are their maker's alone; API and workers may be different users of one folder.
         temporary.chmod(0o644)
         # With or without the lock: a frozen process must not keep others from storing.
@@ -256,6 +278,21 @@ class FolderStore(ArtifactStore):
             temporary.replace(path)
         for folder in (path.parent, self._root):
             _sync_directory(folder)
+
+    def _on_its_disk(self, temporary: Path) -> Path:
+        """The file, or a copy where the folder is a disk of its own, on which alone it can get its name at once."""
+        if temporary.stat().st_dev == self._root.stat().st_dev:
+            return temporary
+        near = self._root / f"{INCOMING}{secrets.token_hex(16)}"
+        try:
+            with temporary.open("rb") as read, near.open("wb") as written:
+                shutil.copyfileobj(read, written, CHUNK_BYTES)
+                written.flush()
+                os.fsync(written.fileno())
+        except BaseException:
+            near.unlink(missing_ok=True)
+            raise
+        return near
 
     def _remove_unnamed(self, is_named: Callable[[list[str]], set[str]], older_than_seconds: float) -> int:
         removed, before = 0, disk_now(self._root) - older_than_seconds

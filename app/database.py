@@ -96,6 +96,15 @@ class Database:
         with _away_recognized(), self._write.begin() as session:
             yield session
 
+    def check_can_write(self) -> None:
+        """
+        Raises:
+            OperationalError, InterfaceError: nothing can be written: the disk may be full, or the server a copy that is
+                only read.
+        """
+        with self.writing() as session:
+            session.execute(text("UPDATE alembic_version SET version_num = version_num"))
+
     def write_patiently(self, change: Callable[[Session], _T], *, give_up: Callable[[], bool]) -> _T:
         """Run `change` in a transaction of its own, again and again while the database is away.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from datetime import datetime
 
 from sqlalchemy import ColumnElement, delete, or_, select
 from sqlalchemy.orm import Session
@@ -37,6 +38,14 @@ def add(session: Session, job_id: int, kind: FileKind, *, number: int, file: str
 def to_go_on_from(session: Session, job_id: int) -> list[JobFile]:
     """What an earlier attempt left for the next, newest first; for an evaluation also what its shards left."""
     return list(session.scalars(select(JobFile).where(*_to_go_on_from(job_id)).order_by(JobFile.number.desc())))
+
+
+def saved_since(session: Session, job_id: int, moment: datetime) -> bool:
+    """Whether the job left something to go on from after a moment of the database's clock."""
+    saved = select(JobFile.id).where(
+        JobFile.job_id == job_id, JobFile.kind.in_(_TO_GO_ON_FROM), JobFile.created_at > moment
+    )
+    return session.scalar(saved.limit(1)) is not None
 
 
 def has_parts(session: Session, job_id: int) -> bool:

@@ -542,6 +542,9 @@ def _take_away(session: Session, job_id: int, max_lost_leases: int, backoff: tim
     if session.scalar(is_ours) is None:
         return None
     session.refresh(job)
+    # What was saved since it was claimed is not lost with it: a run that comes on is not given up.
+    if job.claimed_at is not None and job_files.saved_since(session, job_id, job.claimed_at):
+        job.lost_leases = 0
     job.lost_leases += 1
     session.flush()
     lost = f"{job.worker} was not heard of for a lease"
@@ -554,8 +557,8 @@ def _take_away(session: Session, job_id: int, max_lost_leases: int, backoff: tim
             session,
             job,
             FailureCode.WORKER_LOST,
-            f"its worker was lost {job.lost_leases} times, last {job.worker}; look at that host's memory and worker "
-            "log, then retry the job: it goes on from what it saved",
+            f"its worker was lost {job.lost_leases} times, last {job.worker}, and nothing was saved in between; look "
+            "at that host's memory and worker log, then retry the job: it goes on from what it saved",
         )
     return job
 

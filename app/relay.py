@@ -10,7 +10,7 @@ from datetime import timedelta
 from app import jobs
 from app.broker import forget_relay, messages_waiting, tell_of_relay
 from app.cleanup import clean
-from app.database import DATABASE_AWAY, database_now
+from app.database import DATABASE_AWAY
 from app.outbox import requeue_unclaimed
 from app.service import Service
 
@@ -47,8 +47,7 @@ class Relay:
     def _database_is_here(self) -> bool:
         """Asked by writing: a disk that is full, or another's lock, keeps heartbeats away too."""
         try:
-            with self.service.database.writing() as session:
-                database_now(session)
+            self.service.database.check_can_write()
         except DATABASE_AWAY as error:
             self.away_at = time.monotonic()
             self.reaps_from = self.away_at + self.settings.lease_seconds

@@ -13,6 +13,7 @@ from fastapi import Depends, Request
 from app.artifacts import ArtifactStore, open_store
 from app.broker import make_celery, publisher
 from app.database import DATABASE_AWAY, Database
+from app.job_feed import JobFeeds
 from app.outbox import Publish, publish_pending
 from app.rate_limits import RateLimiter
 from app.settings import Settings
@@ -29,6 +30,7 @@ class Service:
     store: ArtifactStore
     publish: Publish
     rate_limiter: RateLimiter
+    job_feeds: JobFeeds
     streams: Counter[str]
     """How many event streams this process keeps open, by whose they are."""
 
@@ -40,12 +42,14 @@ class Service:
             settings: of the service.
             is_hasty: for whoever answers requests: waits for another part end within seconds.
         """
+        database = _open_database(settings, is_hasty)
         return cls(
             settings=settings,
-            database=_open_database(settings, is_hasty),
+            database=database,
             store=open_store(settings),
             publish=publisher(make_celery(settings)),
             rate_limiter=RateLimiter(settings),
+            job_feeds=JobFeeds(database),
             streams=Counter(),
         )
 

@@ -114,7 +114,7 @@ class Settings(BaseSettings):
     """How often a worker renews the lease of its job."""
 
     max_lost_leases: int = Field(default=3, ge=1)
-    """A job whose worker was lost so many times fails with `worker_lost` instead of being queued again."""
+    """A job whose worker was lost so many times, saving nothing in between, fails with `worker_lost`."""
 
     lost_backoff_seconds: float = Field(default=10, ge=0)
     """How long a job waits after its worker was lost; after each further loss twice as long."""

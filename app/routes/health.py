@@ -101,6 +101,7 @@ def _database_problem(service: Service) -> str | None:
     try:
         if not is_current(service.database):
             return "its schema is not this version's; run 'gklbench migrate'"
+        service.database.check_can_write()
     except SQLAlchemyError as error:
         return f"cannot be used: {type(error).__name__}"
     return None

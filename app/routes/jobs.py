@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, AsyncIterator
 from datetime import timedelta
 from typing import Annotated, Any
 
-from fastapi import APIRouter, BackgroundTasks, Body, Depends, Header, Path, Query, Request, Response
+from fastapi import APIRouter, BackgroundTasks, Body, Depends, Header, Path, Query, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
@@ -32,8 +31,6 @@ MAX_ID = 2**63 - 1
 JobId = Annotated[int, Path(ge=1, le=MAX_ID, description="A job's number.")]
 
 MAX_PRIORITY = 100
-
-_FOLLOW_SECONDS = 0.5
 
 
 def _examples() -> dict[str, Any]:
@@ -167,14 +164,28 @@ def retry(session: Session, sender: Principal, job_id: int) -> Job:
     return jobs.retry(session, job_id)
 
 
-def _can_be_followed(service: ServiceDep, reader: Reader, job_id: JobId) -> None:
-    """Before a stream begins, while the answer can still be another."""
-    most = service.settings.max_streams
-    if not reader.is_open and service.streams[reader.counted_as] >= most:
+async def _followed(service: ServiceDep, reader: Reader, job_id: JobId) -> AsyncIterator[None]:
+    """A place for a stream, from before it begins, while the answer can still be another, until it has ended.
+
+    Taken and counted in one step of the event loop: of many who ask at once no more get in.
+    """
+    most, who = service.settings.max_streams, reader.counted_as
+    if not reader.is_open and service.streams[who] >= most:
         raise TooMany(
             f"{most} event streams are open already; close one, or ask for the job now and then",
             retry_after_seconds=60,
         )
+    service.streams[who] += 1
+    try:
+        await run_in_threadpool(_check_is_there, service, job_id)
+        yield
+    finally:
+        service.streams[who] -= 1
+        if service.streams[who] == 0:
+            del service.streams[who]
+
+
+def _check_is_there(service: Service, job_id: int) -> None:
     with service.database.reading() as session:
         jobs.get(session, job_id)
 
@@ -182,14 +193,12 @@ def _can_be_followed(service: ServiceDep, reader: Reader, job_id: JobId) -> None
 @router.get(
     "/{job_id}/events",
     response_class=EventSourceResponse,
-    dependencies=[Depends(_can_be_followed)],
+    dependencies=[Depends(_followed)],
     summary="Follow a job as it happens",
 )
 async def follow_job(
     *,
     service: ServiceDep,
-    reader: Reader,
-    request: Request,
     job_id: JobId,
     last_event_id: Annotated[
         int | None, Header(ge=0, le=MAX_ID, description="Go on after this event; browsers send it by themselves.")
@@ -199,23 +208,12 @@ async def follow_job(
 
     The stream ends after the job's last state; or after an hour, to go on in another one from the last id.
     """
-    seen, progress = last_event_id or 0, None
     until = time.monotonic() + service.settings.max_stream_seconds
-    service.streams[reader.counted_as] += 1
-    try:
-        while not await request.is_disconnected() and time.monotonic() < until:
-            job, now, events = await run_in_threadpool(_news, service, job_id, seen)
-            for event in events:
-                seen = event.id
-                yield ServerSentEvent(id=str(event.id), event=event.type, data=event.data)
-            if now != progress and now is not None and not job.state.is_final:
-                progress = now
-                yield ServerSentEvent(event="progress", data=progress)
-            if job.state.is_final and not events:
-                return
-            await asyncio.sleep(_FOLLOW_SECONDS if not events else 0)
-    finally:
-        service.streams[reader.counted_as] -= 1
+    async for news in service.job_feeds.follow(job_id, last_event_id or 0, until=until):
+        if isinstance(news, JobEvent):
+            yield ServerSentEvent(id=str(news.id), event=news.type, data=news.data)
+        else:
+            yield ServerSentEvent(event="progress", data=news)
 
 
 @router.get(
@@ -250,10 +248,3 @@ def _view(session: Session, job: Job) -> JobView:
 def _views(session: Session, found: list[Job]) -> list[JobView]:
     models = leaderboard.models_of_jobs(session, [job.id for job in found])
     return [JobView.of(job, models.get(job.id)) for job in found]
-
-
-def _news(service: Service, job_id: int, seen: int) -> tuple[Job, dict[str, Any] | None, list[JobEvent]]:
-    with service.database.reading() as session:
-        # The job first: if it has ended, all its events are there to be read.
-        job = jobs.get(session, job_id)
-        return job, jobs.progress(job), jobs.events_after(session, job_id, seen)

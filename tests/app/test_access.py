@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
+from threading import Barrier
 
 import httpx2
 import pytest
@@ -369,6 +371,23 @@ def test_so_many_streams_may_be_open(guarded: Settings, database: Database) -> N
         app.state.service.streams["token Ada"] = 2
         refused = client.get(f"/api/v1/jobs/{job}/events", headers=ada)
         assert_problem(refused, 429, "2 event streams are open already")
+
+
+def test_of_many_streams_that_are_opened_at_once_no_more_get_in(guarded: Settings, database: Database) -> None:
+    app = create_app(guarded.model_copy(update={"max_streams": 3, "max_stream_seconds": 1}))
+    with TestClient(app, base_url="https://bench.example", client=("203.0.113.7", 1)) as client:
+        ada = bearer(token_of(database, "Ada"))
+        job = client.post("/api/v1/jobs", json=SPEC, headers=ada).json()["id"]
+        together = Barrier(12)
+
+        def follow(_: int) -> int:
+            together.wait()
+            return client.get(f"/api/v1/jobs/{job}/events", headers=ada).status_code
+
+        with ThreadPoolExecutor(12) as threads:
+            assert sorted(threads.map(follow, range(12))) == [200] * 3 + [429] * 9
+        assert client.get("/api/v1/jobs/999/events", headers=ada).status_code == 404
+        assert app.state.service.streams == {}
 
 
 def test_a_wrong_token_is_told_on_the_page(visitor: TestClient) -> None:

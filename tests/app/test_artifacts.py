@@ -285,3 +285,30 @@ def test_a_store_that_is_away_is_told_in_one_sentence(tmp_path: Path) -> None:
                 use(stored.sha256)
             assert str(port) not in str(caught.value), "no address in an answer"
     assert [path.name for path in (tmp_path / "incoming").iterdir()] == []
+
+
+def test_a_folder_can_be_copied_while_files_come_in(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    (tmp_path / "source").write_bytes(b"kept")
+    kept = store.put(tmp_path / "source")
+    with store.incoming() as incoming:
+        incoming.write(b"on its way")
+        names = {path.name for path in (tmp_path / "artifacts").rglob("*") if path.is_file()}
+    assert names == {kept.sha256, ".lock"}
+    # What an earlier version left there goes.
+    left = tmp_path / "artifacts" / ".incoming-x"
+    left.write_bytes(b"half")
+    grow_old(left, 10_000)
+    store.remove_abandoned()
+    assert not left.exists()
+
+
+def test_a_folder_that_cannot_be_written_is_a_problem(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path / "data")
+    assert store.problem() == "does not exist"
+    (tmp_path / "data").mkdir()
+    assert store.problem() is None
+    assert list((tmp_path / "data" / "incoming").iterdir()) == []
+    (tmp_path / "data" / "incoming").rmdir()
+    (tmp_path / "data" / "incoming").write_bytes(b"a file")
+    assert store.problem() == "cannot be written (File exists)"

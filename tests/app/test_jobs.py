@@ -192,6 +192,26 @@ def test_lost_workers_cost_three_attempts(database: Database) -> None:
     assert history(database, job_id) == ["queued", "running"] + ["queued", "running"] * 2 + ["failed"]
 
 
+def test_what_was_saved_is_no_loss(database: Database) -> None:
+    """Three losses in a row end a job, not three in a run of days that comes on."""
+    job_id = send(database)
+    for number in range(5):
+        claimed = take(database, "gone")
+        with database.writing() as session:
+            jobs.hold(session, claimed)
+            job_files.add(
+                session, job_id, FileKind.RESUME, number=number, file="c", stored=StoredFile(f"{number:064x}", 1)
+            )
+        expire(database, job_id)
+        reap(database)
+        assert (look(database, job_id).state, look(database, job_id).lost_leases) == (JobState.QUEUED, 1)
+    for _ in range(2):
+        take(database, "gone")
+        expire(database, job_id)
+        reap(database)
+    assert look(database, job_id).failure_code == FailureCode.WORKER_LOST
+
+
 def test_a_lost_job_waits_longer_each_time(database: Database) -> None:
     job_id = send(database)
     owed(database)

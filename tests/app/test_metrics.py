@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from datetime import timedelta
@@ -231,7 +232,7 @@ def test_what_is_away_is_told_and_takes_nothing_else_with_it(settings: Settings,
         assert value(samples, "broker_messages_waiting") is None
         labels = {"method": "GET", "route": "/metrics", "status": "200"}
         assert value(scrape(client), "http_request_duration_seconds_count", **labels) == 1
-        settings.data_dir.rmdir()
+        shutil.rmtree(settings.data_dir)
         assert value(scrape(client), "data_directory_free_bytes") is None
 
 

@@ -168,7 +168,7 @@ def test_ctrl_c_in_training_leaves_no_process_and_a_job_to_go_on_with(tmp_path: 
         assert "Stopped." in up.stdout.read()
     assert up.returncode == 0
     assert not [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
-    assert not [p for p in tmp_path.rglob("*") if ".part" in p.name or "incoming" in p.name]
+    assert not [p for p in tmp_path.rglob("*") if ".part" in p.name or ".incoming-" in p.name]
     assert list((tmp_path / "runs").iterdir()) == []
     # A second start takes the job up where it stopped.
     with command(tmp_path, "up", port=port) as up, Client(f"http://127.0.0.1:{port}") as client:

@@ -1,0 +1,144 @@
+"""What happens to the jobs that people follow: one look at the database for each job, however many follow it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from fastapi.concurrency import run_in_threadpool
+
+from app import jobs
+from app.database import DATABASE_AWAY, Database
+from app.tables import JobEvent
+
+_log = logging.getLogger(__name__)
+
+_LOOK_SECONDS = 0.5
+_KEPT_EVENTS = 1000
+
+
+@dataclass
+class _Feed:
+    """Of one job, while somebody follows it."""
+
+    followers: int = 0
+    from_id: int = 0
+    """All events with a larger id are among `events`."""
+    events: deque[JobEvent] = field(default_factory=deque)
+    progress: dict[str, Any] | None = None
+    has_ended: bool = False
+    changes: int = 0
+    changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+    task: asyncio.Task[None] | None = None
+
+    async def change(self, since: int) -> None:
+        async with self.changed:
+            await self.changed.wait_for(lambda: self.changes != since)
+
+    async def tell(self) -> None:
+        self.changes += 1
+        async with self.changed:
+            self.changed.notify_all()
+
+
+class JobFeeds:
+    """Of one process of the API; used in its event loop."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._feeds: dict[int, _Feed] = {}
+
+    async def follow(self, job_id: int, seen: int, *, until: float) -> AsyncIterator[JobEvent | dict[str, Any]]:
+        """Events after the one with id `seen`, in order, and between them the progress whenever it is another.
+
+        Ends after the job's last event, or at the moment `until` of the monotonic clock. A database that is away makes
+        it wait.
+        """
+        told: dict[str, Any] | None = None
+        async with self._feed(job_id) as feed:
+            while time.monotonic() < until:
+                changes = feed.changes
+                if seen < feed.from_id:
+                    # Older than what is at hand; one look in a while for each follower that has just come.
+                    events = await self._patiently(partial(self._read, job_id, seen))
+                    events = [event for event in events if event.id <= feed.from_id]
+                    if not events:
+                        seen = feed.from_id
+                        continue
+                else:
+                    events = [event for event in feed.events if event.id > seen]
+                for event in events:
+                    seen = event.id
+                    yield event
+                if feed.progress is not None and feed.progress != told and not feed.has_ended:
+                    told = feed.progress
+                    yield told
+                if events:
+                    continue
+                if feed.has_ended:
+                    return
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(feed.change(since=changes), max(0, until - time.monotonic()))
+
+    @asynccontextmanager
+    async def _feed(self, job_id: int) -> AsyncIterator[_Feed]:
+        feed = self._feeds.get(job_id)
+        if feed is None:
+            feed = self._feeds[job_id] = _Feed()
+            feed.task = asyncio.create_task(self._keep_on(job_id, feed))
+        feed.followers += 1
+        try:
+            yield feed
+        finally:
+            feed.followers -= 1
+            if feed.followers == 0:
+                assert feed.task is not None
+                feed.task.cancel()
+                self._feeds.pop(job_id, None)
+
+    async def _keep_on(self, job_id: int, feed: _Feed) -> None:
+        try:
+            await self._keep(job_id, feed)
+        except Exception:  # noqa: BLE001 - logged; whoever follows asks again, and is told what is wrong
+            _log.exception("job %d cannot be followed", job_id)
+            feed.has_ended = True
+            await feed.tell()
+
+    async def _keep(self, job_id: int, feed: _Feed) -> None:
+        while not feed.has_ended:
+            after = feed.events[-1].id if feed.events else feed.from_id
+            has_ended, progress, events = await self._patiently(partial(self._look, job_id, after))
+            if events or progress != feed.progress or has_ended:
+                feed.events.extend(events)
+                while len(feed.events) > _KEPT_EVENTS:
+                    feed.from_id = feed.events.popleft().id
+                # Not over before all that was said is at hand.
+                feed.progress, feed.has_ended = progress, has_ended and not events
+                await feed.tell()
+            if not events:
+                await asyncio.sleep(_LOOK_SECONDS)
+
+    async def _patiently(self, read: Callable[[], Any]) -> Any:
+        while True:
+            try:
+                return await run_in_threadpool(read)
+            except DATABASE_AWAY as error:
+                _log.warning("the database cannot be used (%s); followers wait", error.orig)
+                await asyncio.sleep(1)
+
+    def _read(self, job_id: int, seen: int) -> list[JobEvent]:
+        with self._database.reading() as session:
+            return jobs.events_after(session, job_id, seen)
+
+    def _look(self, job_id: int, seen: int) -> tuple[bool, dict[str, Any] | None, list[JobEvent]]:
+        with self._database.reading() as session:
+            # The job first: if it has ended, all its events are there to be read.
+            job = jobs.get(session, job_id)
+            return job.state.is_final, jobs.progress(job), jobs.events_after(session, job_id, seen)
