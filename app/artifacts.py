@@ -234,17 +234,20 @@ class FolderStore(ArtifactStore):
 
     def path(self, sha256: str) -> Path:
         path = self._path(sha256)
-        if not path.is_file():
-            raise NotFound(f"no file with sha256 {sha256} is stored here")
-        if not self._is_whole(path, sha256):
+        try:
+            is_whole = self._is_whole(path, sha256)
+        except FileNotFoundError:
+            raise absent(sha256) from None
+        if not is_whole:
             raise damaged(sha256)
         return path
 
     def fetch(self, sha256: str, target: Path) -> None:
         path = self._path(sha256)
         if not path.is_file():
-            raise NotFound(f"no file with sha256 {sha256} is stored here")
-        copy_whole(path, target, sha256)
+            raise absent(sha256)
+        if not copy_whole(path, target, sha256):
+            raise damaged(sha256)
 
     def problem(self) -> str | None:
         """Asked by writing: a disk may be full, or only be read."""
@@ -333,20 +336,21 @@ def hash_of(file: BinaryIO) -> StoredFile:
     return StoredFile(digest.hexdigest(), size)
 
 
-def copy_whole(source: Path, target: Path, sha256: str) -> None:
-    """Copy a file that is to have this hash.
-
-    Raises:
-        NotFound: it has another; nothing is left at `target`.
-    """
+def copy_whole(source: Path, target: Path, sha256: str) -> bool:
+    """Copy a file that is to have this hash. False if it has another; nothing is left at `target` then."""
     digest = hashlib.sha256()
     with source.open("rb") as read, target.open("wb") as written:
         while chunk := read.read(CHUNK_BYTES):
             digest.update(chunk)
             written.write(chunk)
-    if digest.hexdigest() != sha256:
+    is_whole = digest.hexdigest() == sha256
+    if not is_whole:
         target.unlink()
-        raise damaged(sha256)
+    return is_whole
+
+
+def absent(sha256: str) -> NotFound:
+    return NotFound(f"no file with sha256 {sha256} is stored here")
 
 
 def damaged(sha256: str) -> NotFound:

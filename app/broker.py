@@ -36,8 +36,8 @@ def make_celery(settings: Settings) -> Celery:
         broker_connection_retry_on_startup=True,
         # A broker may be away for a night; by default a worker would end after 100 tries.
         broker_connection_max_retries=None,
-        # A sender must learn within seconds that the broker is away: the outbox keeps the message.
-        broker_transport_options={"socket_connect_timeout": 3, "socket_timeout": 30},
+        # A sender must learn within seconds that the broker is away, or silent: the outbox keeps the message.
+        broker_transport_options={"socket_connect_timeout": 3, "socket_timeout": 3},
     )
     return celery
 

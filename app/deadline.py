@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from http import HTTPStatus
+from collections.abc import Callable
 
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-from app.problems import problem_response
 
 _log = logging.getLogger(__name__)
 
 _ANSWER_SECONDS = 9.0
-# The last piece of a file is answered when the file was read once more and is in the store.
-_UPLOAD_SECONDS = 600.0
+# A file is answered for when it was read once, to see that it is whole, and has gone to a store elsewhere or come.
+_FILE_SECONDS = 600.0
 _MOST_LATE = 60
 _ALWAYS = ("/healthz", "/readyz")
 
@@ -28,9 +28,21 @@ class AnswerInTime:
     goes on, unheard. Where much of it does, new requests are refused at once: they would only wait too.
     """
 
-    def __init__(self, app: ASGIApp, uploads: re.Pattern[str], seconds: float = _ANSWER_SECONDS) -> None:
-        """`uploads`: the paths that take files."""
-        self.app, self.uploads, self.seconds = app, uploads, seconds
+    def __init__(
+        self,
+        app: ASGIApp,
+        files: re.Pattern[str],
+        refusal: Callable[[Request], Response],
+        seconds: float = _ANSWER_SECONDS,
+    ) -> None:
+        """
+        Args:
+            app: what answers.
+            files: the paths that take or give large files.
+            refusal: makes the answer that there is none.
+            seconds: how long to wait for the application's own.
+        """
+        self.app, self.files, self.refusal, self.seconds = app, files, refusal, seconds
         self._late: set[asyncio.Task[None]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -38,9 +50,9 @@ class AnswerInTime:
             await self.app(scope, receive, send)
             return
         if len(self._late) >= _MOST_LATE:
-            await _refuse(scope, receive, send)
+            await self.refusal(Request(scope))(scope, receive, send)
             return
-        seconds = _UPLOAD_SECONDS if self.uploads.fullmatch(scope["path"]) else self.seconds
+        seconds = _FILE_SECONDS if self.files.fullmatch(scope["path"]) else self.seconds
         limit = asyncio.timeout(seconds)
         is_whole = has_begun = False
 
@@ -75,7 +87,7 @@ class AnswerInTime:
             _log.warning("%s %s: no answer within %g seconds", scope["method"], scope["path"], seconds)
             self._late.add(work)
             work.add_done_callback(self._end)
-            await _refuse(scope, receive, send)
+            await self.refusal(Request(scope))(scope, receive, send)
         except asyncio.CancelledError:
             work.cancel()
             raise
@@ -89,14 +101,3 @@ class AnswerInTime:
 def _let_run(limit: asyncio.Timeout, seconds: float | None) -> None:
     if not limit.expired():
         limit.reschedule(None if seconds is None else asyncio.get_running_loop().time() + seconds)
-
-
-async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
-    answer = problem_response(
-        HTTPStatus.SERVICE_UNAVAILABLE,
-        "no_answer",
-        "A part of the service does not answer at the moment; try again in a few seconds. What was asked for may yet "
-        "be done: send a job again with the same Idempotency-Key.",
-        headers={"Retry-After": "5"},
-    )
-    await answer(scope, receive, send)

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -55,7 +55,7 @@ class JobFeeds:
         self._database = database
         self._feeds: dict[int, _Feed] = {}
 
-    async def follow(self, job_id: int, seen: int, *, until: float) -> AsyncIterator[JobEvent | dict[str, Any]]:
+    async def follow(self, job_id: int, seen: int, *, until: float) -> AsyncGenerator[JobEvent | dict[str, Any]]:
         """Events after the one with id `seen`, in order, and between them the progress whenever it is another.
 
         Ends after the job's last event, or at the moment `until` of the monotonic clock. A database that is away makes

@@ -18,7 +18,7 @@ from app.access import PUBLIC, refuse_other_sites
 from app.deadline import AnswerInTime
 from app.logs import AccessLog, is_quiet, with_request_id
 from app.metrics import Metrics, RequestLatency
-from app.problems import TooLargeAsProblem, install_error_handlers
+from app.problems import TooLargeAsProblem, install_error_handlers, no_answer
 from app.routes import api, health, uploads
 from app.security_headers import BodyTimeout, SecurityHeaders
 from app.service import Service
@@ -27,6 +27,7 @@ from app.web import login, pages, rendering
 
 _HERE = Path(__file__).parent
 _UPLOADS = re.compile(r"/api/v1/(weights|uploads(/[^/]+)?|entries/[^/]+/attacks)")
+_FILES = re.compile(_UPLOADS.pattern + r"|/api/v1/(weights/[^/]+/file|(entries|evaluations)/[^/]+/certificate)")
 # Swagger UI's files as that package ships them: FastAPI's own page would load them from a CDN.
 _SWAGGER_FILES = Path(fastapi_offline.__file__).parent / "static"
 
@@ -36,9 +37,7 @@ class _Application(FastAPI):
 
     def build_middleware_stack(self) -> ASGIApp:
         metrics: Metrics = self.state.metrics
-        measured = RequestLatency(
-            AnswerInTime(super().build_middleware_stack(), _UPLOADS), metrics.requests, self.routes
-        )
+        measured = RequestLatency(super().build_middleware_stack(), metrics.requests, self.routes)
         return with_request_id(AccessLog(measured))
 
 
@@ -81,6 +80,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     install_error_handlers(app, rendering.error_page)
     app.add_middleware(BodyTimeout, seconds=settings.body_timeout_seconds)
+    app.add_middleware(AnswerInTime, files=_FILES, refusal=no_answer(rendering.error_page))
     app.add_middleware(SecurityHeaders)
     # On the routers, not on the application: its limit answers from outside all middleware.
     for router in (api, health.router, pages.router, login.router):

@@ -101,6 +101,13 @@ class _ServiceCollector(Collector):
         self.turn = threading.Lock()
         """One scrape at a time: each adds to the history."""
 
+    def _can_write(self) -> bool:
+        try:
+            self.service.database.check_can_write()
+        except SQLAlchemyError:
+            return False
+        return True
+
     def collect(self) -> Iterator[Metric]:
         yield from self._host()
         try:
@@ -108,7 +115,8 @@ class _ServiceCollector(Collector):
                 found = [*self._jobs(session), *self._workers(session), *self.history.collect(session)]
         except SQLAlchemyError:
             found = []
-        yield _gauge("gklbench_database_up", "Whether the database can be used.", float(bool(found)))
+        is_up = bool(found) and self._can_write()
+        yield _gauge("gklbench_database_up", "Whether the database can be read and written.", float(is_up))
         yield from found
 
     def _host(self) -> Iterator[Metric]:

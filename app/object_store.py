@@ -17,7 +17,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -27,8 +27,8 @@ import fsspec
 import fsspec.asyn
 from botocore.exceptions import BotoCoreError, ClientError
 
-from app.artifacts import INCOMING, ArtifactStore, StoredFile, checked, copy_whole, damaged, hash_of
-from app.errors import NotFound, StoreAway
+from app.artifacts import INCOMING, ArtifactStore, StoredFile, absent, checked, copy_whole, damaged, hash_of
+from app.errors import StoreAway
 
 _log = logging.getLogger(__name__)
 
@@ -110,10 +110,13 @@ class ObjectStore(ArtifactStore):
         return cached
 
     def fetch(self, sha256: str, target: Path) -> None:
-        try:
-            copy_whole(self._cache / checked(sha256), target, sha256)
-        except (FileNotFoundError, NotFound):
-            self._download(sha256, target)
+        cached = self._cache / checked(sha256)
+        with suppress(FileNotFoundError):
+            if copy_whole(cached, target, sha256):
+                return
+            # The bucket has another.
+            cached.unlink()
+        self._download(sha256, target)
 
     def problem(self) -> str | None:
         """Asked by writing: a store may be full, or refuse. What was seen a moment ago holds."""
@@ -153,7 +156,7 @@ class ObjectStore(ArtifactStore):
         for _ in range(3):
             copies = self._copies(sha256)
             if not copies:
-                raise NotFound(f"no file with sha256 {sha256} is stored here")
+                raise absent(sha256)
             _, key, size_bytes = copies[-1]
             try:
                 self._use("get_file", key, str(target), size_bytes=size_bytes)

@@ -94,11 +94,28 @@ RenderPage = Callable[[Request, int, str, dict[str, str]], Response]
 """Makes the HTML page that tells a browser of an error: request, status, detail, headers."""
 
 
-def install_error_handlers(app: FastAPI, render_page: RenderPage) -> None:
+def _responder(render_page: RenderPage) -> Callable[..., Response]:
     def respond(request: Request, status: int, code: str, detail: str, **more: Any) -> Response:
         if not request.url.path.startswith("/api/") and "text/html" in request.headers.get("accept", ""):
             return render_page(request, status, detail, more.get("headers") or {})
         return problem_response(status, code, detail, **more)
+
+    return respond
+
+
+def no_answer(render_page: RenderPage) -> Callable[[Request], Response]:
+    """Makes what is answered in place of an application that gives none."""
+    respond = _responder(render_page)
+    detail = (
+        "A part of the service does not answer at the moment; try again in a few seconds. What was asked for may yet "
+        "be done: send a job again with the same Idempotency-Key."
+    )
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    return lambda request: respond(request, status, "no_answer", detail, headers={"Retry-After": "5"})
+
+
+def install_error_handlers(app: FastAPI, render_page: RenderPage) -> None:
+    respond = _responder(render_page)
 
     # None of them in a thread: they also tell that no thread is free.
     @app.exception_handler(ServiceError)

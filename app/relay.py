@@ -46,14 +46,21 @@ class Relay:
 
     def _database_is_here(self) -> bool:
         """Asked by writing: a disk that is full, or another's lock, keeps heartbeats away too."""
+        began = time.monotonic()
         try:
             self.service.database.check_can_write()
         except DATABASE_AWAY as error:
-            self.away_at = time.monotonic()
-            self.reaps_from = self.away_at + self.settings.lease_seconds
+            self._note_away()
             _log.warning("the database cannot be used (%s); trying again", error.orig)
             return False
+        if time.monotonic() - began > self.settings.heartbeat_seconds:
+            # It hung, and for as long nobody could renew a lease.
+            self._note_away()
         return True
+
+    def _note_away(self) -> None:
+        self.away_at = time.monotonic()
+        self.reaps_from = self.away_at + self.settings.lease_seconds
 
     def _reap(self) -> None:
         if time.monotonic() < self.reaps_from:

@@ -40,7 +40,7 @@ class Service:
 
         Args:
             settings: of the service.
-            is_hasty: for whoever answers requests: waits for another part end within seconds.
+            is_hasty: for whoever answers requests: waits for the database end within seconds.
         """
         database = _open_database(settings, is_hasty)
         return cls(

@@ -31,6 +31,8 @@ def make_worker_app(worker: Worker) -> Celery:
     """Celery with the task that wakes the worker. Does not connect."""
     celery = make_celery(worker.settings)
     celery.conf.update(
+        # Whoever waits for messages is in no hurry.
+        broker_transport_options={"socket_connect_timeout": 3, "socket_timeout": 30},
         # Acknowledge a message before it is worked on. A Redis-protocol broker delivers a message that is not
         # acknowledged again after its visibility timeout, to a second worker, while the first still runs.
         task_acks_late=False,

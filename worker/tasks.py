@@ -109,7 +109,7 @@ class Worker:
         except StoreAway as error:
             self._hand_back(claim, str(error))
         except NotFound as error:
-            self._fail(claim, FailureCode.INVALID_INPUT, f"{error}; then retry the job")
+            self._fail(claim, FailureCode.INVALID_INPUT, f"a file that the job needs cannot be read: {error}")
         except ValidationError as error:
             self._fail(claim, FailureCode.INVALID_INPUT, f"this version cannot run the job's spec: {error}")
         except NoSpaceLeft as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import AsyncIterable, AsyncIterator
+from contextlib import aclosing
 from datetime import timedelta
 from typing import Annotated, Any
 
@@ -209,11 +210,13 @@ async def follow_job(
     The stream ends after the job's last state; or after an hour, to go on in another one from the last id.
     """
     until = time.monotonic() + service.settings.max_stream_seconds
-    async for news in service.job_feeds.follow(job_id, last_event_id or 0, until=until):
-        if isinstance(news, JobEvent):
-            yield ServerSentEvent(id=str(news.id), event=news.type, data=news.data)
-        else:
-            yield ServerSentEvent(event="progress", data=news)
+    # Closed at once when its reader goes: the last who follows a job ends the looks for it.
+    async with aclosing(service.job_feeds.follow(job_id, last_event_id or 0, until=until)) as feed:
+        async for news in feed:
+            if isinstance(news, JobEvent):
+                yield ServerSentEvent(id=str(news.id), event=news.type, data=news.data)
+            else:
+                yield ServerSentEvent(event="progress", data=news)
 
 
 @router.get(

@@ -58,11 +58,11 @@ def test_a_server_that_is_frozen_is_away_and_back_at_once(database_url: str, pos
 
 @on_postgresql
 def test_where_the_server_allows_few_connections_the_others_wait(database_url: str, postgres: PostgresServer) -> None:
-    with Database(database_url).engine.connect() as connection:
-        connection.execute(text("DROP ROLE IF EXISTS few"))
-        connection.execute(text("CREATE ROLE few SUPERUSER LOGIN"))
-        connection.execute(text("ALTER ROLE few NOSUPERUSER CONNECTION LIMIT 2"))
-        connection.commit()
+    owner = Database(database_url)
+    with owner.writing() as session:
+        session.execute(text("DROP ROLE IF EXISTS few"))
+        session.execute(text("CREATE ROLE few LOGIN CONNECTION LIMIT 2"))
+    owner.close()
     database = Database(database_url.replace("//postgres:", "//few:"))
 
     def read(_: int) -> object:

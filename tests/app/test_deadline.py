@@ -15,6 +15,11 @@ from fastapi.testclient import TestClient
 
 from app import deadline
 from app.deadline import AnswerInTime
+from app.main import create_app
+from app.problems import no_answer
+from app.settings import Settings
+from app.web.rendering import error_page
+from tests.local import local_client
 
 
 def client(seconds: float = 0.2) -> tuple[TestClient, threading.Event]:
@@ -49,7 +54,8 @@ def client(seconds: float = 0.2) -> tuple[TestClient, threading.Event]:
     def fails() -> None:
         raise RuntimeError("as it does without a limit")
 
-    guarded = AnswerInTime(app, re.compile("/uploads"), seconds)
+    refusal = no_answer(error_page)
+    guarded = AnswerInTime(app, re.compile("/uploads"), refusal, seconds)
     return TestClient(guarded, raise_server_exceptions=True), released
 
 
@@ -98,3 +104,18 @@ def test_what_comes_and_goes_slowly_is_not_hurried() -> None:
         assert asked.post("/uploads").text == '"late"', "the last piece of a file takes its time"
         with pytest.raises(RuntimeError, match="without a limit"):
             asked.get("/fails")
+
+
+def test_the_answer_that_there_is_none_is_like_any_other(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the head that every answer has; a page for a browser, a problem for a program."""
+    monkeypatch.setattr(deadline, "_MOST_LATE", 0)
+    with local_client(create_app(settings)) as client:
+        page = client.get("/", headers={"Accept": "text/html"})
+        problem = client.get("/api/v1/jobs")
+    for answer in (page, problem):
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+        assert "default-src 'none'" in answer.headers["content-security-policy"]
+        assert answer.headers["x-request-id"]
+    assert "does not answer at the moment" in page.text
+    assert page.headers["content-type"].startswith("text/html")
+    assert problem.json()["request_id"] == problem.headers["x-request-id"]

@@ -408,32 +408,40 @@ def test_a_spec_that_this_version_can_not_run_fails_its_job_alone(worker: Worker
     assert look(database, following).state is JobState.SUCCEEDED
 
 
+def several_epochs() -> TrainSpec:
+    quick = InnerMaximization(num_steps=4)
+    return tiny_train_spec(architecture="small_cnn", epochs=12, evaluation=None, inner_maximization=quick)
+
+
+def points(database: Database, job_id: int) -> list[JobFile]:
+    """What a training can go on from, the newest first."""
+    with database.reading() as session:
+        return job_files.to_go_on_from(session, job_id)
+
+
+def stop_at_two_checkpoints(worker: Worker, database: Database, job_id: int) -> None:
+    """Run the job until it has left as many, and hand it back."""
+    running = Background(worker)
+    until(lambda: len(points(database, job_id)) == 2)
+    worker.stopping.set()
+    running.wait()
+    worker.stopping.clear()
+
+
 @either_database
 def test_an_epoch_that_is_trained_again_replaces_its_checkpoint(
     worker: Worker, database: Database, store: ArtifactStore
 ) -> None:
     """The newest checkpoint is damaged and the one before is gone: training starts over, and ends well."""
-    quick = InnerMaximization(num_steps=4)
-    job_id = send(
-        database, tiny_train_spec(architecture="small_cnn", epochs=12, evaluation=None, inner_maximization=quick)
-    )
-    running = Background(worker)
-
-    def points() -> list[JobFile]:
-        with database.reading() as session:
-            return job_files.to_go_on_from(session, job_id)
-
-    until(lambda: len(points()) == 2)
-    worker.stopping.set()
-    running.wait()
-    newest, before = points()
+    job_id = send(database, several_epochs())
+    stop_at_two_checkpoints(worker, database, job_id)
+    newest, before = points(database, job_id)
     store.path(newest.sha256).write_bytes(b"damaged")
     store.path(before.sha256).unlink()
-    worker.stopping.clear()
     assert worker.run_next() == job_id
     job = look(database, job_id)
     assert job.state is JobState.SUCCEEDED, job.failure_message
-    assert points() == []
+    assert points(database, job_id) == []
 
 
 @either_database
@@ -441,25 +449,14 @@ def test_a_checkpoint_with_one_flipped_bit_is_not_trained_on(
     worker: Worker, database: Database, store: ArtifactStore
 ) -> None:
     """The run goes on from the one before, says so, and ends with the weights of a run that nothing disturbed."""
-    quick = InnerMaximization(num_steps=4)
-    spec = tiny_train_spec(architecture="small_cnn", epochs=8, evaluation=None, inner_maximization=quick)
-    job_id = send(database, spec)
-    running = Background(worker)
-
-    def points() -> list[JobFile]:
-        with database.reading() as session:
-            return job_files.to_go_on_from(session, job_id)
-
-    until(lambda: len(points()) == 2)
-    worker.stopping.set()
-    running.wait()
-    path = store.path(points()[0].sha256)
+    job_id = send(database, several_epochs())
+    stop_at_two_checkpoints(worker, database, job_id)
+    path = store.path(points(database, job_id)[0].sha256)
     content = bytearray(path.read_bytes())
     content[-1000] ^= 1
     path.write_bytes(content)
-    worker.stopping.clear()
     assert worker.run_next() == job_id
-    undisturbed = send(database, spec)
+    undisturbed = send(database, several_epochs())
     assert worker.run_next() == undisturbed
     with database.reading() as session:
         weights = select(JobFile.sha256).where(
