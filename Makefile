@@ -4,7 +4,7 @@ PORT ?= 8000
 EXIT ?=
 BIN := .venv/bin
 
-.PHONY: install demo docs test test-long check format lock clean
+.PHONY: install demo docs test test-unit test-long check format lock clean
 
 install: .venv/installed
 
@@ -26,6 +26,10 @@ docs: install
 
 test: install
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m "not long"
+
+# Without whole deployments, runners and evaluations, and on SQLite alone: for a first answer while you work.
+test-unit: install
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m unit
 
 # The comparisons with pyautoattack on hundreds of points and on a real network, a file of 3 GB, and the commands of the documentation.
 test-long: install

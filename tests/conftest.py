@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
+import fcntl
 import os
 import socket
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,13 +21,12 @@ from app.main import create_app
 from app.service import Service
 from app.settings import Settings
 from tests.cluster import PostgresServer
+from tests.databases import EmptiedDatabase
 from tests.local import local_client
 
 # Runs in this process and in runners started by tests: on these small networks a second thread gains little, and
 # two runs whose threads wait for each other on few cores take many times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-_numbers = itertools.count(1)
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
@@ -34,20 +35,73 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return cores + cores // 2
 
 
+_SYSTEM_FOLDERS = {"flow", "docker", "worker"}
+_SYSTEM_FIXTURES = {"robust_weights", "plain_weights", "cluster"}
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of whole deployments first: each takes long, and at the end few would share them."""
+    """Mark each as one of a kind. Whole deployments first: each takes long, and at the end few would share them."""
+    for item in items:
+        kinds = {mark.name for mark in item.iter_markers()}
+        if not kinds & {"long", "system"}:
+            item.add_marker("system" if _is_of_a_system(item) else "unit")
     items.sort(key=lambda item: item.path.parent.name not in ("flow", "docker"))
 
 
+def _is_of_a_system(item: pytest.Item) -> bool:
+    if item.path.parent.name in _SYSTEM_FOLDERS or _SYSTEM_FIXTURES & set(getattr(item, "fixturenames", ())):
+        return True
+    callspec = getattr(item, "callspec", None)
+    return callspec is not None and callspec.params.get("database_url") == "postgresql"
+
+
+@contextmanager
+def shared_directory(factory: pytest.TempPathFactory, name: str) -> Iterator[Path]:
+    """One that all processes of a test run share, to be entered by one at a time."""
+    root = factory.getbasetemp()
+    directory = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / name
+    directory.mkdir(exist_ok=True)
+    with directory.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield directory
+
+
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[PostgresServer]:
-    """A PostgreSQL server with a database `template` that holds the schema."""
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """The PostgreSQL server of all processes, with a database `template` that holds the schema. Not to be stopped."""
+    with shared_directory(tmp_path_factory, "postgres") as directory:
+        # The server is in a directory with a short path, for its socket; here the others find it.
+        address = directory / "directory"
+        if not address.exists():
+            address.write_text(tempfile.mkdtemp(prefix="pg"))
+        server = PostgresServer.started(Path(address.read_text()))
+        if not server.has("template"):
+            _make_template(server)
+    yield server
+    with shared_directory(tmp_path_factory, "postgres"):
+        server.remove()
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[PostgresServer]:
+    """Another server, for a test that stops it."""
     server = PostgresServer.started()
+    _make_template(server)
+    yield server
+    server.remove()
+
+
+def _make_template(server: PostgresServer) -> None:
     template = Database(server.create("template"))
     migrations.upgrade(template)
     template.close()
-    yield server
-    server.remove()
+
+
+@pytest.fixture(scope="session")
+def emptied_database(postgres: PostgresServer) -> EmptiedDatabase:
+    """This process's database on the server."""
+    return EmptiedDatabase(postgres)
 
 
 @pytest.fixture(scope="session")
@@ -68,10 +122,9 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
         path.write_bytes(template.read_bytes())
         yield f"sqlite:///{path}"
         return
-    server: PostgresServer = request.getfixturevalue("postgres")
-    name = f"test_{next(_numbers)}"
-    yield server.create(name, template="template")
-    server.drop(name)
+    emptied: EmptiedDatabase = request.getfixturevalue("emptied_database")
+    yield emptied.fresh()
+    emptied.give_back()
 
 
 @pytest.fixture

@@ -64,6 +64,7 @@ def test_all_commands_are_listed() -> None:
     assert sorted(names) == sorted(COMMANDS)
 
 
+@pytest.mark.system
 def test_train_and_evaluate_without_a_service(tmp_path: Path) -> None:
     spec = tiny_train_spec()
     done = gklbench("train", "-", "--output", tmp_path, "--device", "cpu", stdin=spec.model_dump_json())
@@ -99,6 +100,7 @@ def test_train_and_evaluate_without_a_service(tmp_path: Path) -> None:
     assert [line for line in merged.stdout.splitlines() if "robust accuracy" in line] == verdict
 
 
+@pytest.mark.system
 def test_which_network_of_a_file_is_asked_and_told(tmp_path: Path) -> None:
     networks = {key: build_model("tiny_cnn", "digits").state_dict() for key in ("state_dict", "state_dict_ema")}
     torch.save(networks, tmp_path / "model.pt")

@@ -158,6 +158,7 @@ finally:
 """
 
 
+@pytest.mark.system
 def test_a_run_writes_in_its_own_directory_and_reaches_for_nothing(tmp_path: Path) -> None:
     directory, elsewhere, temporary = tmp_path / "run", tmp_path / "elsewhere", tmp_path / "temporary"
     for folder in (directory, elsewhere, temporary):

@@ -58,6 +58,7 @@ def test_settings_are_checked_before_anything_starts(environment: dict[str, str]
         assert "s3cr3t" not in said
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_each_part_says_whether_it_lives(database_url: str, tmp_path: Path) -> None:
     """And several processes serve one port, count together, and end together."""

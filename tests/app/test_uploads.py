@@ -210,6 +210,7 @@ def test_what_is_sent_again_is_young_again(client: TestClient, service: Service)
     assert client.get(f"/api/v1/weights/{SHA256}").status_code == 200
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_a_database_that_cannot_be_written_loses_nothing_of_an_upload(client: TestClient, database: Database) -> None:
     """Another process holds it for longer than anybody waits."""

@@ -119,7 +119,8 @@ class Stack:
             process = self.processes[name]
             assert process.poll() is None, f"{name} ended with status {process.returncode}:\n{self.log(name)}"
             assert time.monotonic() < deadline, f"{name} is not healthy: {problem}\n{self.log(name)}"
-            time.sleep(0.2)
+            # Each check is a process that imports the service, which takes from the one that is about to start.
+            time.sleep(0.5)
 
     def problem(self, name: str) -> str | None:
         """What the health check says; None if it passes."""

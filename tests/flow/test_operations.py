@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -74,7 +75,8 @@ def _copy_sqlite(database: Database, target: Path) -> str:
 
 
 def _copy_postgresql(server: PostgresServer, url: str) -> str:
-    restored = server.create("restored")
+    # Its name stays its own: the server is that of other tests too.
+    restored = server.create(f"restored_{os.getpid()}")
     # They run as the server's user, which may write there.
     with tempfile.TemporaryDirectory(prefix="pg") as directory:
         Path(directory).chmod(0o777)

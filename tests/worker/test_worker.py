@@ -578,14 +578,14 @@ class SlowStore(FolderStore):
     """On a disk that takes longer for a file than a lease lasts."""
 
     def put(self, source: Path) -> StoredFile:
-        time.sleep(6)
+        time.sleep(4)
         return super().put(source)
 
 
 @either_database
 def test_a_slow_disk_costs_no_lease(worker: Worker, database: Database, settings: Settings) -> None:
     """It is renewed while the supervisor waits."""
-    slow = with_settings(worker, lease_seconds=4.0, heartbeat_seconds=0.3)
+    slow = with_settings(worker, lease_seconds=3.0, heartbeat_seconds=0.3)
     slow = replace(slow, store=SlowStore(settings.data_dir))
     job_id = send(database, tiny_train_spec(epochs=1, architecture="tiny_cnn", evaluation=None))
     running = Background(slow)

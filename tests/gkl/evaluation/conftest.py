@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from torch import nn
 from gkl.models import load_model
 from gkl.recipes import digits
 from gkl.training import train
+from tests.gkl.evaluation.short_attacks import attacks_shortened
 from tests.specs import NO_FILES
 
 
@@ -49,3 +51,16 @@ def robust_model(robust_weights: Path) -> nn.Module:
 @pytest.fixture
 def plain_model(plain_weights: Path) -> nn.Module:
     return load_model("tiny_cnn", "digits", plain_weights, None).eval()
+
+
+@pytest.fixture
+def short_attacks() -> Iterator[None]:
+    with attacks_shortened():
+        yield
+
+
+@pytest.fixture
+def short_square() -> Iterator[None]:
+    """All others as published: it is there for networks that these do not see through."""
+    with attacks_shortened(steps=100):
+        yield

@@ -17,6 +17,8 @@ from gkl.evaluation import Measurement, measure
 from gkl.spec import Evaluation, Norm, ThreatModel
 from tests.specs import NO_FILES
 
+pytestmark = [pytest.mark.system, pytest.mark.usefixtures("short_attacks")]
+
 POINTS = 60
 _BEYOND = {"repair", "transfer", "near_cliff"}
 

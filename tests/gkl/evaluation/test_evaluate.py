@@ -24,6 +24,7 @@ from gkl.models import build_model
 from gkl.outcome import AttackFinished, BlockSaved, EvaluationOutcome, Event, Progress, ProvisionalVerdict
 from gkl.spec import EvaluateSpec, Evaluation, ThreatModel
 from gkl.tensor_files import load_tensors
+from tests.gkl.evaluation.short_attacks import attacks_shortened
 from tests.specs import NO_FILES
 
 
@@ -72,7 +73,8 @@ class StandardRun:
 def standard(robust_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> StandardRun:
     directory, events = tmp_path_factory.mktemp("standard"), list[Event]()
     spec = spec_for(robust_weights, num_points=60, batch_size=32)
-    return StandardRun(directory, run(spec, robust_weights, directory, events), events)
+    with attacks_shortened():
+        return StandardRun(directory, run(spec, robust_weights, directory, events), events)
 
 
 def test_the_standard_verdict_and_all_it_reports_on_the_way(robust_weights: Path, standard: StandardRun) -> None:
@@ -149,6 +151,7 @@ def test_killed_in_the_middle_it_goes_on_and_ends_with_the_same_points(robust_we
     assert {name: (directory / name).stat().st_mtime_ns for name in left} == left, "no part was run twice"
 
 
+@pytest.mark.usefixtures("short_attacks")
 def test_one_shard_and_three_give_the_same_certificate(robust_weights: Path, tmp_path: Path) -> None:
     spec = quick_spec(robust_weights, attacks=("apgd-ce", "apgd-dlr"))
     whole = run(spec, robust_weights, tmp_path / "one")
@@ -173,6 +176,7 @@ def test_a_shard_that_is_none_is_refused(index: int, count: int) -> None:
         Shard(index, count)
 
 
+@pytest.mark.usefixtures("short_attacks")
 def test_another_evaluation_in_the_same_directory_is_refused(robust_weights: Path, tmp_path: Path) -> None:
     run(quick_spec(robust_weights, num_points=16), robust_weights, tmp_path)
     with pytest.raises(InvalidInput, match=r"parts of another evaluation: its seed is 0, not 1; choose another"):
@@ -214,6 +218,7 @@ def test_clean_images_alone(robust_weights: Path, tmp_path: Path) -> None:
     assert (found.holds, found.clean_correct, found.robust_correct) == (True, outcome.clean_correct, None)
 
 
+@pytest.mark.usefixtures("short_attacks")
 def test_weights_in_half_precision_are_evaluated_in_single(robust_weights: Path, tmp_path: Path) -> None:
     tensors, _ = load_tensors(robust_weights)
     half = tmp_path / "half.safetensors"

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from gkl.data import ImageSet, load_test, load_train
 from gkl.errors import InvalidInput, Stopped
-from gkl.evaluation import Blocks, Measurement, Shard, measure, measure_shard
+from gkl.evaluation import Blocks, Measurement, Shard, attacks, measure, measure_shard
 from gkl.evaluation.attacks import Attack, dlr_loss, make_attacks, margin_loss
 from gkl.evaluation.classifier import Classifier
 from gkl.evaluation.measurement import MISCLASSIFIED, STANDS, _Run
@@ -26,6 +26,7 @@ from gkl.models import build_model, load_model, load_weights
 from gkl.outcome import AttackFinished, Event
 from gkl.spec import AttackName, Evaluation, Norm, ThreatModel
 from tests.gkl.evaluation.models import Around, Detached, NanNear, Noisy, Quantized, TwoSided, two_sided_problem
+from tests.gkl.evaluation.short_attacks import attacks_shortened
 from tests.specs import NO_FILES
 
 CPU = torch.device("cpu")
@@ -72,19 +73,23 @@ def same(one: Measurement, other: Measurement) -> None:
 # --- what is known in closed form --------------------------------------------------------------------------------
 
 
+@pytest.mark.system
 @pytest.mark.parametrize(("norm", "epsilon", "dual"), [("Linf", 0.03, 1), ("L2", 0.19, 2), ("L1", 0.6, torch.inf)])
+@pytest.mark.usefixtures("short_square")
 def test_a_linear_models_verdict_is_its_closed_form(norm: Norm, epsilon: float, dual: float) -> None:
     model, data, score = two_sided_problem()
     # The most that a perturbation of norm epsilon can move the score: Hoelder's inequality, an equality here.
     margin = score - epsilon * model.weight.detach().norm(dual)
     assert margin.abs().min() > 1e-3, "no point so close that rounding decides"
-    verdict = measure(model, data, under(norm, epsilon, batch_size=40 if norm == "Linf" else 60), num_classes=10)
+    verdict = measure(model, data, under(norm, epsilon, batch_size=60), num_classes=10)
     robust = margin > 0
     assert 5 < robust.sum() < 55
     assert torch.equal(verdict.broken_by == STANDS, robust)
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("classes", [2, 3, 4, 5, 9])
+@pytest.mark.usefixtures("short_square")
 def test_few_classes_are_attacked_all_the_same(classes: int) -> None:
     """AutoAttack raises IndexError there."""
     model, data, score = two_sided_problem(classes, points=24)
@@ -119,7 +124,7 @@ def reference_flags(model: nn.Module, data: ImageSet, evaluation: Evaluation, bl
     for x, y in zip(data.images.split(block_size), data.labels.split(block_size), strict=True):
         with torch.no_grad():
             standing = model(x).argmax(1) == y
-        reference = AutoAttack(
+        reference = attacks.AutoAttack(
             model,
             norm=evaluation.threat_model.norm,
             eps=evaluation.threat_model.epsilon,
@@ -158,8 +163,9 @@ def assert_parity(model: nn.Module, data: ImageSet, evaluation: Evaluation) -> M
     return verdict
 
 
+@pytest.mark.usefixtures("short_attacks")
 def test_some_points_stand_after_every_attack_as_in_pyautoattack(robust_model: nn.Module) -> None:
-    """The next tests do the same on 500 points of two networks, in L2 too, which takes minutes."""
+    """Both in few steps. The next tests take all, on 500 points of two networks, in L2 too, which takes minutes."""
     verdict = assert_parity(robust_model, test_digits(20), under("Linf", 0.2, batch_size=20, seed=3))
     assert 0 < verdict.robust_correct < verdict.clean_correct
 
@@ -232,6 +238,7 @@ def test_a_real_network_on_real_images_has_no_robustness(resnet_18: nn.Module) -
     assert verdict.flags == []
 
 
+@pytest.mark.system
 @pytest.mark.parametrize(
     ("norm", "epsilon", "points"),
     [
@@ -272,10 +279,13 @@ IN_BLOCKS = quick(batch_size=16, attacks=TWO)
 def whole(robust_weights: Path) -> Measurement:
     """By two attacks on three blocks, at once and undisturbed."""
     model = load_model("tiny_cnn", "digits", robust_weights, None).eval()
-    return measure(model, test_digits(40), IN_BLOCKS, num_classes=10)
+    with attacks_shortened():
+        return measure(model, test_digits(40), IN_BLOCKS, num_classes=10)
 
 
-@pytest.mark.parametrize("calls", [15, 130, 400])
+# While it is checked, in the first attack's first block, and in a later one.
+@pytest.mark.parametrize("calls", [15, 60, 250])
+@pytest.mark.usefixtures("short_attacks")
 def test_a_resumed_evaluation_equals_an_uninterrupted_one(
     robust_model: nn.Module, whole: Measurement, tmp_path: Path, calls: int
 ) -> None:
@@ -296,6 +306,7 @@ def test_a_resumed_evaluation_equals_an_uninterrupted_one(
     assert all(path.read_bytes() == content for path, content in left.items()), "no finished part was run again"
 
 
+@pytest.mark.usefixtures("short_attacks")
 def test_shards_make_the_same_verdict_in_any_order(robust_model: nn.Module, whole: Measurement, tmp_path: Path) -> None:
     data, evaluation = test_digits(40), IN_BLOCKS
     for index in (1, 0):
@@ -310,6 +321,7 @@ def test_shards_make_the_same_verdict_in_any_order(robust_model: nn.Module, whol
     assert calls == [], "merging asks the model nothing"
 
 
+@pytest.mark.usefixtures("short_attacks")
 def test_a_randomized_models_parts_depend_on_the_block_alone_too(robust_model: nn.Module, tmp_path: Path) -> None:
     model, data = Noisy(robust_model).eval(), test_digits(24)
     evaluation = under(protocol="custom", attacks=("apgd-ce",), batch_size=8, seed=5)
@@ -321,6 +333,7 @@ def test_a_randomized_models_parts_depend_on_the_block_alone_too(robust_model: n
     same(measure(model, data, evaluation, num_classes=10, blocks=Blocks(tmp_path, {})), whole)
 
 
+@pytest.mark.usefixtures("short_attacks")
 def test_seconds_of_finished_parts_are_kept(robust_model: nn.Module, tmp_path: Path) -> None:
     first = measure(robust_model, test_digits(20), quick(), num_classes=10, blocks=Blocks(tmp_path, {}))
     again = measure(robust_model, test_digits(20), quick(), num_classes=10, blocks=Blocks(tmp_path, {}))
@@ -328,12 +341,14 @@ def test_seconds_of_finished_parts_are_kept(robust_model: nn.Module, tmp_path: P
     assert again.seconds == first.seconds > 0
 
 
+@pytest.mark.usefixtures("short_attacks")
 def test_parts_of_another_evaluation_are_refused(robust_model: nn.Module, tmp_path: Path) -> None:
     measure(robust_model, test_digits(8), quick(), num_classes=10, blocks=Blocks(tmp_path, {"seed": 1}))
     with pytest.raises(InvalidInput, match="its seed is 1, not 2"):
         measure(robust_model, test_digits(8), quick(), num_classes=10, blocks=Blocks(tmp_path, {"seed": 2}))
 
 
+@pytest.mark.usefixtures("short_attacks")
 def test_a_damaged_part_is_run_again(robust_model: nn.Module, tmp_path: Path) -> None:
     whole = measure(robust_model, test_digits(20), quick(), num_classes=10, blocks=Blocks(tmp_path, {}))
     for path in sorted(tmp_path.iterdir())[:2]:
@@ -341,6 +356,7 @@ def test_a_damaged_part_is_run_again(robust_model: nn.Module, tmp_path: Path) ->
     same(measure(robust_model, test_digits(20), quick(), num_classes=10, blocks=Blocks(tmp_path, {})), whole)
 
 
+@pytest.mark.usefixtures("short_attacks")
 def test_a_verdict_does_not_depend_on_how_many_points_come_after(robust_model: nn.Module) -> None:
     evaluation = quick(batch_size=16)
     few = measure(robust_model, test_digits(32), evaluation, num_classes=10)
@@ -352,10 +368,10 @@ def test_a_verdict_does_not_depend_on_how_many_points_come_after(robust_model: n
 
 
 class Greedy(Around):
-    """Takes 8 MiB for each image."""
+    """Takes 4 MiB for each image."""
 
     def forward(self, x: Tensor) -> Tensor:
-        big = torch.ones(len(x), 2 * 2**20) * x.mean()
+        big = torch.ones(len(x), 2**20) * x.mean()
         logits: Tensor = self.inner(x) + 0 * big.sum()
         return logits
 
@@ -366,23 +382,27 @@ from pathlib import Path
 import torch._dynamo  # torch.utils.checkpoint loads it when it is first called
 from gkl.evaluation import Blocks, measure
 from gkl.models import load_model
+from tests.gkl.evaluation.short_attacks import attacks_shortened
 from tests.gkl.evaluation.test_measurement import Greedy, quick, test_digits
 
 model = Greedy(load_model("tiny_cnn", "digits", Path(sys.argv[1]), None).eval())
 evaluation = quick(epsilon=0.9, batch_size=6)
-measure(model.inner, test_digits(6), evaluation, num_classes=10)
+with attacks_shortened():
+    measure(model.inner, test_digits(6), evaluation, num_classes=10)
 used = int(next(l for l in open("/proc/self/status") if l.startswith("VmSize")).split()[1]) * 1024
-resource.setrlimit(resource.RLIMIT_AS, (used + 64 * 2**20,) * 2)
+resource.setrlimit(resource.RLIMIT_AS, (used + 32 * 2**20,) * 2)
 blocks = Blocks(Path(sys.argv[2]), {})
-verdict = measure(model.eval(), test_digits(6), evaluation, num_classes=10, blocks=blocks)
+with attacks_shortened():
+    verdict = measure(model.eval(), test_digits(6), evaluation, num_classes=10, blocks=blocks)
 print(verdict.batch_size_used, verdict.broken_by.tolist())
 """
 
 
+@pytest.mark.usefixtures("short_attacks")
 def test_too_little_memory_halves_the_batch_and_keeps_the_verdict(
     robust_model: nn.Module, robust_weights: Path, tmp_path: Path
 ) -> None:
-    """In a process that really may not have more; 6 images would need 48 MiB and their gradients as much."""
+    """In a process that really may not have more; 6 images would need 24 MiB and their gradients as much."""
     done = subprocess.run(
         [sys.executable, "-c", _IN_LITTLE_MEMORY, str(robust_weights), str(tmp_path)],
         capture_output=True,
@@ -406,6 +426,7 @@ def test_too_little_memory_halves_the_batch_and_keeps_the_verdict(
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16, torch.uint8])
+@pytest.mark.usefixtures("short_attacks")
 def test_images_of_any_format_and_layout_work(robust_model: nn.Module, dtype: torch.dtype) -> None:
     data = test_digits(20)
     exact = (data.images * 16).round() / 16
@@ -424,10 +445,12 @@ TARGETED_AND_SQUARE = under(protocol="custom", attacks=("apgd-t", "square"))
 @pytest.fixture(scope="module")
 def in_single_precision(robust_weights: Path) -> Measurement:
     model = load_model("tiny_cnn", "digits", robust_weights, None).eval()
-    return measure(model, test_digits(24), TARGETED_AND_SQUARE, num_classes=10)
+    with attacks_shortened():
+        return measure(model, test_digits(24), TARGETED_AND_SQUARE, num_classes=10)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.usefixtures("short_attacks")
 def test_models_of_any_number_format_work(
     robust_model: nn.Module, in_single_precision: Measurement, dtype: torch.dtype
 ) -> None:

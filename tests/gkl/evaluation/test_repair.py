@@ -20,11 +20,17 @@ from gkl.evaluation.perturbation import is_allowed
 from gkl.outcome import CheckOutcome, Progress
 from gkl.spec import Evaluation, Norm, ThreatModel
 
+pytestmark = pytest.mark.system
+
 POINTS = 24
 
 
-def standard(epsilon: float = 0.1, batch_size: int = POINTS // 2) -> Evaluation:
+def standard(epsilon: float = 0.1, batch_size: int = POINTS) -> Evaluation:
     return Evaluation(protocol="standard", threat_model=ThreatModel(epsilon=epsilon), batch_size=batch_size)
+
+
+IN_TWO = standard(batch_size=POINTS // 2)
+"""Blocks. An attack takes as long for few points as for many, so all else is one block."""
 
 
 def check(verdict: Measurement, name: str) -> CheckOutcome:
@@ -141,18 +147,21 @@ def test_it_costs_what_it_says_and_at_most_7_percent_of_autoattack() -> None:
     assert repair.cost(100) <= 0.07 * sum(attack.cost for attack in attacks)
 
 
-def test_its_parts_are_kept_and_shared_as_those_of_other_attacks(tmp_path: Path, lying: Measurement) -> None:
-    place = len(lying.attacks) - 1
-    assert int((lying.broken_by == place).sum()) == lying.attacks[place].broken > 0
+@pytest.mark.usefixtures("short_attacks")
+def test_its_parts_are_kept_and_shared_as_those_of_other_attacks(tmp_path: Path) -> None:
     data, net = digits(POINTS), forged(natural_base())
+    whole = measure(net, data, IN_TWO, num_classes=10)
+    place = len(whole.attacks) - 1
+    assert int((whole.broken_by == place).sum()) == whole.attacks[place].broken > 0
     for index in (0, 1):
-        measure_shard(net, data, standard(), Shard(index, 2), num_classes=10, blocks=Blocks(tmp_path, {}))
+        measure_shard(net, data, IN_TWO, Shard(index, 2), num_classes=10, blocks=Blocks(tmp_path, {}))
     before = sorted(path.name for path in tmp_path.iterdir())
-    merged = measure(net, data, standard(), num_classes=10, blocks=Blocks(tmp_path, {}))
+    merged = measure(net, data, IN_TWO, num_classes=10, blocks=Blocks(tmp_path, {}))
     assert sorted(path.name for path in tmp_path.iterdir()) == before
-    assert torch.equal(merged.broken_by, lying.broken_by)
+    assert torch.equal(merged.broken_by, whole.broken_by)
 
 
+@pytest.mark.usefixtures("short_attacks")
 def test_a_network_that_float64_breaks_is_not_repaired_and_the_record_says_so() -> None:
     class OnlyFloat32(Wrapped):
         def forward(self, images: Tensor) -> Tensor:
@@ -167,6 +176,7 @@ def test_a_network_that_float64_breaks_is_not_repaired_and_the_record_says_so() 
     assert not check(verdict, "near_cliff").ran
 
 
+@pytest.mark.usefixtures("short_attacks")
 def test_too_little_memory_means_smaller_parts() -> None:
     seen: list[int] = []
 
@@ -199,6 +209,7 @@ def test_two_classes_are_attacked_too() -> None:
     assert (own.predict(at) != y).sum() > 15
 
 
+@pytest.mark.usefixtures("short_attacks")
 def test_a_network_that_detaches_in_float64_is_attacked_in_its_own_format() -> None:
     class Detached(nn.Module):
         def __init__(self) -> None:
@@ -212,6 +223,7 @@ def test_a_network_that_detaches_in_float64_is_attacked_in_its_own_format() -> N
     assert check(verdict, "repair").ran
 
 
+@pytest.mark.usefixtures("short_attacks")
 def test_a_block_of_one_point_does_not_shrink_the_blocks_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = []
     original = repair.perturb
@@ -224,7 +236,7 @@ def test_a_block_of_one_point_does_not_shrink_the_blocks_after_it(monkeypatch: p
     data = digits(POINTS)
     labels = data.labels.clone()
     labels[: POINTS // 2 - 1] += 1
-    measure(plain_base().eval(), ImageSet(data.images, labels % 10), standard(0.02), num_classes=10)
+    measure(plain_base().eval(), ImageSet(data.images, labels % 10), standard(0.02, POINTS // 2), num_classes=10)
     first, second = sizes
     assert first == 1
     assert second > POINTS // 3

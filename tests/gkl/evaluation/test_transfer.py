@@ -19,6 +19,8 @@ from gkl.outcome import CheckOutcome
 from gkl.spec import Evaluation, ThreatModel
 from gkl.tensor_files import save_tensors
 
+pytestmark = [pytest.mark.system, pytest.mark.usefixtures("short_attacks")]
+
 POINTS = 24
 EVALUATION = Evaluation(protocol="standard", threat_model=ThreatModel(epsilon=0.2), batch_size=POINTS)
 

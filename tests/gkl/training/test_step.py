@@ -158,6 +158,7 @@ def test_the_margin_is_that_to_the_strongest_other_class_and_ends_at_0() -> None
     assert 20 <= (gradient != 0).any(1).sum() < 64
 
 
+@pytest.mark.system
 def test_a_compiled_network_gives_the_same_logits_and_gradients() -> None:
     if not any(map(shutil.which, ("c++", "g++", "clang++"))):
         with pytest.raises(InvalidInput, match="needs a C\\+\\+ compiler"):

@@ -62,7 +62,7 @@ AS_RELEASED: dict[str, Any] = EVERYTHING | {
 
 
 def short(base: TrainSpec | None = None, **changes: object) -> TrainSpec:
-    return (base or digits()).model_copy(update={"epochs": 3, "batch_size": 256, **changes})
+    return (base or digits()).model_copy(update={"architecture": "tiny_cnn", "epochs": 3, "batch_size": 256, **changes})
 
 
 def everything(**changes: object) -> TrainSpec:
@@ -396,8 +396,10 @@ def test_a_full_disk_ends_the_run_and_leaves_the_checkpoint_before(tmp_path: Pat
         pytest.skip("this kernel lets nobody make a mount namespace, and so no disk to fill")
     directory = tmp_path / "tiny"
     directory.mkdir()
+    # A larger network than the others': two of its checkpoints do not fit.
+    spec = short(architecture="small_cnn")
     done = subprocess.run(
-        [*own_namespace, sys.executable, "-c", FULL_DISK, short().model_dump_json(), str(directory)],
+        [*own_namespace, sys.executable, "-c", FULL_DISK, spec.model_dump_json(), str(directory)],
         capture_output=True,
         text=True,
         check=True,
@@ -405,7 +407,7 @@ def test_a_full_disk_ends_the_run_and_leaves_the_checkpoint_before(tmp_path: Pat
     said, left, weights = done.stdout.splitlines()
     assert re.match(rf"no space is left in {directory} for checkpoint-00002.*MiB\); free some, then resume", said)
     assert left == "checkpoint-00001-0000000.safetensors"
-    assert weights == undisturbed(short()).weights_sha256
+    assert weights == undisturbed(spec).weights_sha256
 
 
 def test_gkl_keeps_its_class_prior_in_the_checkpoint(undisturbed: Undisturbed) -> None:
@@ -419,7 +421,8 @@ def test_gkl_keeps_its_class_prior_in_the_checkpoint(undisturbed: Undisturbed) -
 
 
 def test_the_average_is_the_result(tmp_path: Path) -> None:
-    spec = TrainSpec.model_validate(short().model_dump(mode="json") | {"averaging": {"kind": "epoch", "tau": 0.5}})
+    averaging = {"averaging": {"kind": "epoch", "tau": 0.5}}
+    spec = TrainSpec.model_validate(short(architecture="small_cnn").model_dump(mode="json") | averaging)
     run(spec, tmp_path, keep_checkpoints=3)
     expected: dict[str, torch.Tensor] = {}
     for number in (1, 2, 3):
