@@ -22,6 +22,7 @@ from app import tokens
 from app.audit import Actor
 from app.database import DATABASE_AWAY
 from app.errors import Forbidden, Unauthorized
+from app.paths import own_path, root_of
 from app.service import Service, ServiceDep
 from app.settings import is_loopback
 from app.tables import ANONYMOUS, Scope, Token
@@ -105,25 +106,27 @@ async def identified(
     return principal
 
 
-async def _allowed(scopes: SecurityScopes, principal: Annotated[Principal, Depends(identified)]) -> Principal:
+async def _allowed(
+    request: Request, scopes: SecurityScopes, principal: Annotated[Principal, Depends(identified)]
+) -> Principal:
     """
     Raises:
         Unauthorized: nobody said who they are.
         Forbidden: their token does not allow this.
     """
     for needed in map(Scope, scopes.scopes):
-        _check(principal, needed)
+        _check(principal, needed, login=f"{root_of(request.scope)}/login")
     return principal
 
 
-def _check(principal: Principal, needed: Scope) -> None:
+def _check(principal: Principal, needed: Scope, *, login: str) -> None:
     if principal.may(needed):
         return
     if principal.is_known:
         raise Forbidden(f"this needs a token with the scope '{needed}', and {principal.name}'s has '{principal.scope}'")
     raise Unauthorized(
         f"this needs a token with the scope '{needed}': send it as 'Authorization: Bearer gklb_...', or log in at "
-        "/login; the service's owner makes one with 'gklbench token create'"
+        f"{login}; the service's owner makes one with 'gklbench token create'"
     )
 
 
@@ -210,7 +213,7 @@ async def _check_csrf(request: Request, expected: str) -> None:
     """
     given = request.headers.get(CSRF_HEADER, "")
     # Scripts send it in the head. Only pages' forms are read for it: a file for the API would have to be held whole.
-    is_page = not request.url.path.startswith("/api/")
+    is_page = not own_path(request.scope).startswith("/api/")
     is_form = request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded")
     if not given and is_page and is_form:
         try:
@@ -219,20 +222,26 @@ async def _check_csrf(request: Request, expected: str) -> None:
             fields = {}
         given = fields.get(CSRF_FIELD, [""])[0]
     if not hmac.compare_digest(given.encode(), expected.encode()):
-        raise Forbidden("the form does not belong to this login; load the page again and send it from there")
+        raise Forbidden(
+            "the form does not belong to this login, which has changed since its page was loaded; send it from a newer "
+            "page"
+        )
 
 
-def _netloc(origin: str) -> str | None:
+def _site(address: str, scheme: str) -> tuple[str | None, int | None] | None:
+    """Host and port, a scheme's own port where none is named; None for what is no address."""
     try:
-        return urlsplit(origin).netloc
+        found = urlsplit(address)
+        return found.hostname, found.port or {"https": 443, "http": 80}.get(found.scheme or scheme)
     except ValueError:
         return None
 
 
-async def refuse_other_sites(request: Request) -> None:
+async def refuse_other_sites(request: Request, service: ServiceDep) -> None:
     """Another site's page must not act here through the browser of someone who may.
 
-    Browsers say where a request comes from; whatever is not a browser says nothing and is let through.
+    Browsers say where a request comes from; whatever is not a browser says nothing and is let through. So are, to the
+    API, pages of the origins that the owner has named: they send a token, and no cookie goes with it.
 
     Raises:
         Forbidden: it comes from another site.
@@ -240,12 +249,21 @@ async def refuse_other_sites(request: Request) -> None:
     if request.method in SAFE_METHODS:
         return
     site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
+    host = request.headers.get("host", "")
+    if own_path(request.scope).startswith("/api/") and origin in service.settings.origins:
+        return
     if site is not None:
         is_ours = site in ("same-origin", "none")
     else:
-        is_ours = origin is None or _netloc(origin) == request.headers.get("host")
+        scheme = urlsplit(origin).scheme if origin and _site(origin, "") else ""
+        is_ours = origin is None or _site(origin, scheme) == _site(f"//{host}", scheme)
     if not is_ours:
-        raise Forbidden("this request came from a page of another site and was not carried out")
+        whose = f" (of {origin}, for {host})" if origin else ""
+        raise Forbidden(
+            f"this request came from a page of another site{whose} and was not carried out; if that is the same "
+            "service behind a reverse proxy, the proxy has to hand the Host header on (nginx: proxy_set_header Host "
+            "$http_host)"
+        )
 
 
 PUBLIC = Depends(identified)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import signal
@@ -69,6 +70,10 @@ def main() -> None:
     from app.embedded import StartError  # noqa: PLC0415
     from app.errors import ServiceError  # noqa: PLC0415
 
+    for stream in (sys.stdout, sys.stderr):
+        # A name that the terminal cannot show must not end a command.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         cli()
     except SQLAlchemyError as error:
@@ -270,7 +275,7 @@ def retry(job_id: JobNumber, url: Url = "http://127.0.0.1:8000", token: ClientTo
 
 
 def _show_state(url: str, job: JobView) -> None:
-    console.print(f"Job {job.id} is {job.state}: {url}/jobs/{job.id}", highlight=False)
+    console.print(f"Job {job.id} is {job.state}: {url.rstrip('/')}/jobs/{job.id}", highlight=False)
 
 
 @cli.command()
@@ -455,7 +460,8 @@ def _parse_shard(text: str) -> Any:
 def _read_spec(path: Path, weights: Path | None = None, weights_key: str | None = None) -> TrainSpec | EvaluateSpec:
     """A spec from a file; an evaluation that names no weights, or no network of them, takes the given ones."""
     try:
-        text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
+        # JSON is UTF-8, whatever the terminal is.
+        text = (sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()).decode("utf-8")
         content = json.loads(text)
         is_evaluation = isinstance(content, dict) and content.get("kind") == "evaluate"
         if weights is not None and is_evaluation and "weights" not in content:
@@ -474,6 +480,8 @@ def _read_spec(path: Path, weights: Path | None = None, weights_key: str | None 
         raise InvalidInput(f"{path} cannot be read ({error.strerror})") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InvalidInput(f"{path} is not JSON ({error})") from error
+    except RecursionError as error:
+        raise InvalidInput(f"{path} has brackets within brackets too many levels deep for a spec") from error
     except ValidationError as error:
         from app.problems import field_problems  # noqa: PLC0415
 

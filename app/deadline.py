@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.paths import own_path
 
 _log = logging.getLogger(__name__)
 
@@ -32,7 +35,7 @@ class AnswerInTime:
         self,
         app: ASGIApp,
         files: re.Pattern[str],
-        refusal: Callable[[Request], Response],
+        refusal: Callable[[Request], Awaitable[Response]],
         seconds: float = _ANSWER_SECONDS,
     ) -> None:
         """
@@ -46,15 +49,17 @@ class AnswerInTime:
         self._late: set[asyncio.Task[None]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in _ALWAYS:
+        if scope["type"] != "http" or own_path(scope) in _ALWAYS:
             await self.app(scope, receive, send)
             return
         if len(self._late) >= _MOST_LATE:
-            await self.refusal(Request(scope))(scope, receive, send)
+            await self._refuse(scope, [], send)
             return
-        seconds = _FILE_SECONDS if self.files.fullmatch(scope["path"]) else self.seconds
+        seconds = _FILE_SECONDS if self.files.fullmatch(own_path(scope)) else self.seconds
         limit = asyncio.timeout(seconds)
         is_whole = has_begun = False
+        is_form = _is_form(scope)
+        form: list[Message] = []
 
         async def receive_and_note() -> Message:
             nonlocal is_whole
@@ -65,6 +70,8 @@ class AnswerInTime:
                 _let_run(limit, None)
             message = await receive()
             is_whole = is_whole or message["type"] != "http.request" or not message.get("more_body", False)
+            if is_form:
+                form.append(message)
             if not has_begun:
                 _let_run(limit, seconds)
             return message
@@ -87,15 +94,30 @@ class AnswerInTime:
             _log.warning("%s %s: no answer within %g seconds", scope["method"], scope["path"], seconds)
             self._late.add(work)
             work.add_done_callback(self._end)
-            await self.refusal(Request(scope))(scope, receive, send)
+            await self._refuse(scope, form, send)
         except asyncio.CancelledError:
             work.cancel()
             raise
+
+    async def _refuse(self, scope: Scope, form: list[Message], send: Send) -> None:
+        """Without waiting for anything: what a form sent is on the page, if it has come."""
+        come = iter(form)
+
+        async def receive() -> Message:
+            return next(come, {"type": "http.disconnect"})
+
+        answer = await self.refusal(Request(scope, receive))
+        await answer(scope, receive, send)
 
     def _end(self, work: asyncio.Task[None]) -> None:
         self._late.discard(work)
         if not work.cancelled() and (error := work.exception()) is not None:
             _log.warning("a request that was given up failed (%s: %s)", type(error).__name__, error)
+
+
+def _is_form(scope: Scope) -> bool:
+    kind = Headers(scope=scope).get("content-type", "")
+    return kind.startswith("application/x-www-form-urlencoded") and not own_path(scope).startswith("/api/")
 
 
 def _let_run(limit: asyncio.Timeout, seconds: float | None) -> None:

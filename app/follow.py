@@ -47,7 +47,7 @@ def run_and_show(
         finished: list[JobView] = []
         while waiting:
             job_id = waiting.pop(0)
-            console.print(f"Job {job_id}: {url}/jobs/{job_id}", highlight=False)
+            console.print(f"Job {job_id}: {client.url}/jobs/{job_id}", highlight=False)
             with Display(console) as display:
                 for event in client.follow(job_id):
                     display.show(event)

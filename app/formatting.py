@@ -38,6 +38,14 @@ def hidden_characters(text: str) -> list[str]:
     return sorted({f"U+{ord(found):04X}" for found in _SHOWN_AS_MARK.findall(text)})
 
 
+def count(number: int, noun: str) -> str:
+    """
+    >>> count(1, "job"), count(2, "job")
+    ('1 job', '2 jobs')
+    """
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
 def duration(seconds: float) -> str:
     """
     >>> duration(0.02), duration(0.42), duration(7.6), duration(75), duration(7500)

@@ -17,6 +17,8 @@ from asgi_correlation_id import CorrelationIdMiddleware, correlation_id
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from app.paths import own_path
+
 LogFormat = Literal["text", "json"]
 
 _access = logging.getLogger("app.access")
@@ -114,6 +116,6 @@ class AccessLog:
         finally:
             method, path = scope["method"], quote(scope["path"])
             milliseconds = round(1000 * (ended - started), 1)
-            level = logging.DEBUG if is_quiet(scope["path"]) else logging.INFO
+            level = logging.DEBUG if is_quiet(own_path(scope)) else logging.INFO
             fields = {"method": method, "path": path, "status": status, "milliseconds": milliseconds}
             _access.log(level, "%s %s %d", method, path, status, extra=fields)

@@ -11,13 +11,16 @@ import fastapi_offline
 from fastapi import Depends, FastAPI, Request
 from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 import gkl
 from app.access import PUBLIC, refuse_other_sites
 from app.deadline import AnswerInTime
+from app.head_requests import HeadAsGet
 from app.logs import AccessLog, is_quiet, with_request_id
 from app.metrics import Metrics, RequestLatency
+from app.origins import ApiForOrigins
+from app.paths import own_path, under_root
 from app.problems import TooLargeAsProblem, install_error_handlers, no_answer
 from app.routes import api, health, uploads
 from app.security_headers import BodyTimeout, SecurityHeaders
@@ -35,9 +38,14 @@ _SWAGGER_FILES = Path(fastapi_offline.__file__).parent / "static"
 class _Application(FastAPI):
     """With what must see every answer around it, also the one to an unforeseen error, which middleware never sees."""
 
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        settings: Settings = self.state.service.settings
+        await super().__call__(under_root(scope, settings.root_path), receive, send)
+
     def build_middleware_stack(self) -> ASGIApp:
         metrics: Metrics = self.state.metrics
-        measured = RequestLatency(super().build_middleware_stack(), metrics.requests, self.routes)
+        shared = ApiForOrigins(super().build_middleware_stack(), self.state.service.settings.origins)
+        measured = RequestLatency(shared, metrics.requests, self.routes)
         return with_request_id(AccessLog(measured))
 
 
@@ -65,13 +73,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             "operation_spans": False,
             "metrics": False,
             "logs": False,
-            "exclude": lambda scope: is_quiet(scope["path"]),
+            "exclude": lambda scope: is_quiet(own_path(scope)),
         },
         dependencies=[Depends(refuse_other_sites)],
     )
     app.state.service = service
     app.state.metrics = Metrics(service)
     app.state.readiness = health.Readiness(service)
+    app.add_middleware(HeadAsGet)
     app.add_middleware(
         TooLargeAsProblem,
         max_body_bytes=settings.max_body_bytes,
@@ -92,6 +101,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @app.get("/docs", include_in_schema=False, dependencies=[PUBLIC])
     def docs(request: Request) -> HTMLResponse:
         # Not FastAPI's page: its script stands in the page, where none may.
-        return rendering.render(request, "api.html", root=request.scope.get("root_path", ""))
+        return rendering.render(request, "api.html")
 
     return app

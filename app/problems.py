@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -13,15 +13,15 @@ from fastapi import FastAPI, Request
 from fastapi.encoders import jsonable_encoder
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
-from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
-from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import ServiceError
+from app.head_requests import methods_at
+from app.paths import own_path, root_of
 from gkl.errors import NoSpaceLeft
 
 _log = logging.getLogger(__name__)
@@ -90,20 +90,22 @@ PROBLEM_RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 
 
-RenderPage = Callable[[Request, int, str, dict[str, str]], Response]
+_TOO_DEEP = "The body has brackets within brackets, too many levels deep to be read; no request needs so many."
+
+RenderPage = Callable[[Request, int, str, dict[str, str]], Awaitable[Response]]
 """Makes the HTML page that tells a browser of an error: request, status, detail, headers."""
 
 
-def _responder(render_page: RenderPage) -> Callable[..., Response]:
-    def respond(request: Request, status: int, code: str, detail: str, **more: Any) -> Response:
-        if not request.url.path.startswith("/api/") and "text/html" in request.headers.get("accept", ""):
-            return render_page(request, status, detail, more.get("headers") or {})
+def _responder(render_page: RenderPage) -> Callable[..., Awaitable[Response]]:
+    async def respond(request: Request, status: int, code: str, detail: str, **more: Any) -> Response:
+        if not own_path(request.scope).startswith("/api/") and "text/html" in request.headers.get("accept", ""):
+            return await render_page(request, status, detail, more.get("headers") or {})
         return problem_response(status, code, detail, **more)
 
     return respond
 
 
-def no_answer(render_page: RenderPage) -> Callable[[Request], Response]:
+def no_answer(render_page: RenderPage) -> Callable[[Request], Awaitable[Response]]:
     """Makes what is answered in place of an application that gives none."""
     respond = _responder(render_page)
     detail = (
@@ -120,11 +122,11 @@ def install_error_handlers(app: FastAPI, render_page: RenderPage) -> None:
     # None of them in a thread: they also tell that no thread is free.
     @app.exception_handler(ServiceError)
     async def service_error(request: Request, error: ServiceError) -> Response:
-        return respond(request, error.status, error.code, as_sentence(str(error)), headers=error.headers)
+        return await respond(request, error.status, error.code, as_sentence(str(error)), headers=error.headers)
 
     @app.exception_handler(NoSpaceLeft)
     async def no_space_left(request: Request, error: NoSpaceLeft) -> Response:
-        return respond(request, HTTPStatus.INSUFFICIENT_STORAGE, "no_room", as_sentence(str(error)))
+        return await respond(request, HTTPStatus.INSUFFICIENT_STORAGE, "no_room", as_sentence(str(error)))
 
     @app.exception_handler(RequestValidationError)
     async def validation_error(request: Request, error: RequestValidationError) -> Response:
@@ -132,24 +134,26 @@ def install_error_handlers(app: FastAPI, render_page: RenderPage) -> None:
         detail = " ".join(f"{p.location}: {p.message}" for p in problems[:3])
         if len(problems) > 3:
             detail += f" And {len(problems) - 3} more, listed under 'errors'."
-        return respond(request, HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_input", detail, errors=problems)
+        return await respond(request, HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_input", detail, errors=problems)
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
+        if isinstance(error.__cause__, RecursionError):
+            return await respond(request, HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_input", _TOO_DEEP)
         phrase = HTTPStatus(error.status_code).phrase
         detail = error.detail if error.detail != phrase else _plain_sentence(request, error.status_code)
         code = phrase.lower().replace(" ", "_")
         if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
             # The router names only those of the first route that has the path.
             error.headers = {"Allow": ", ".join(_methods_at(request))}
-        return respond(request, error.status_code, code, detail, headers=dict(error.headers or {}))
+        return await respond(request, error.status_code, code, detail, headers=dict(error.headers or {}))
 
     @app.exception_handler(OperationalError)
     @app.exception_handler(InterfaceError)
     @app.exception_handler(PoolTimeout)
     async def database_away(request: Request, error: SQLAlchemyError) -> Response:
         _log.warning("%s %s: the database cannot be used (%s)", request.method, request.url.path, error)
-        return respond(
+        return await respond(
             request,
             HTTPStatus.SERVICE_UNAVAILABLE,
             "database_away",
@@ -160,7 +164,7 @@ def install_error_handlers(app: FastAPI, render_page: RenderPage) -> None:
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> Response:
         _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-        return respond(
+        return await respond(
             request,
             HTTPStatus.INTERNAL_SERVER_ERROR,
             "internal",
@@ -202,18 +206,15 @@ def as_sentence(text: str) -> str:
 
 
 def _methods_at(request: Request) -> list[str]:
-    path, methods = request.url.path, set[str]()
-    for route in iter_route_contexts(request.app.routes):
-        if route.path is not None and route.methods and compile_path(route.path)[0].match(path):
-            methods |= route.methods
-    return sorted(methods)
+    methods = methods_at(request.app.routes, own_path(request.scope))
+    return sorted(methods | {"HEAD"} if "GET" in methods else methods)
 
 
 def _plain_sentence(request: Request, status: int) -> str:
     if status == HTTPStatus.NOT_FOUND:
-        return f"There is nothing at {request.url.path}; /docs lists what there is."
+        return f"There is nothing at {request.url.path}; {root_of(request.scope)}/docs lists what there is."
     if status == HTTPStatus.METHOD_NOT_ALLOWED:
-        return f"{request.method} is not possible at {request.url.path}; /docs lists what is."
+        return f"{request.method} is not possible at {request.url.path}; {root_of(request.scope)}/docs lists what is."
     return HTTPStatus(status).description or HTTPStatus(status).phrase
 
 
@@ -235,7 +236,7 @@ class TooLargeAsProblem:
             )
             if message["type"] == "http.response.start" and is_plain:
                 replaced = True
-                is_upload = self.uploads.fullmatch(scope["path"]) is not None
+                is_upload = self.uploads.fullmatch(own_path(scope)) is not None
                 limit = self.max_upload_bytes if is_upload else self.max_body_bytes
                 detail = f"The body is larger than the {limit} bytes that this service accepts here."
                 answer = problem_response(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "content_too_large", detail)

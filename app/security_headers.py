@@ -10,6 +10,8 @@ from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.paths import own_path
+
 # Nothing but this service's own files: no inline script or style, no frame, no plugin, no address of another site.
 # Pictures may stand in a style sheet as data: those of Swagger UI do.
 CONTENT_SECURITY_POLICY = "; ".join(
@@ -55,7 +57,7 @@ class SecurityHeaders:
                 headers = MutableHeaders(scope=message)
                 for name, value in _HEADERS.items():
                     headers.setdefault(name, value)
-                if scope["path"].startswith("/api/"):
+                if own_path(scope).startswith("/api/"):
                     # What one may read another may not.
                     headers.setdefault("Cache-Control", "private, no-cache")
                 if scope["scheme"] == "https":

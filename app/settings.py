@@ -9,9 +9,24 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from sqlalchemy import URL
+
+from app.addresses import check_broker_url, check_database_url
 
 PLACEHOLDER = "changethis"
 """What `.env.example` has in place of each secret."""
+
+
+_ROOT_PATH = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)*")
+# A request for /jobs/1 would be one for the page of a job, and one for /1 under the path /jobs.
+_OWN_PATHS = [
+    [name]
+    for name in (
+        *("api", "audit", "compare", "docs", "entries", "flags", "healthz", "jobs", "leaderboards", "login", "logout"),
+        *("me", "metrics", "models", "openapi.json", "readyz", "static", "submit", "swagger", "workers"),
+    )
+]
+_ORIGIN = re.compile(r"https?://([a-z0-9.-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?")
 
 
 def is_loopback(host: str) -> bool:
@@ -61,6 +76,12 @@ class Settings(BaseSettings):
 
     api_processes: int = Field(default=1, ge=1, le=64)
     """Processes of `gklbench serve`, which share its port."""
+
+    root_path: str = ""
+    """Path under which a proxy serves the service, such as `/bench`; empty at the root of a name."""
+
+    allowed_origins: str = ""
+    """Origins, by commas, whose pages may call the API with a token, such as `https://lab.example`; none by default."""
 
     access: Literal["auto", "open", "tokens"] = "auto"
     """`open`: no token needed, on loopback only; `tokens`: as `docs/security.md` says; `auto`: open on loopback."""
@@ -179,8 +200,20 @@ class Settings(BaseSettings):
                 f"open access is for loopback only, and GKLBENCH_HOST is {self.host}; leave it at auto, and "
                 "give those who may come in a token: gklbench token create"
             )
-        if not self.broker_url.startswith(("redis://", "rediss://")):
-            raise ValueError("GKLBENCH_BROKER_URL must be the address of a Redis-protocol server: redis://host:6379/0")
+        check_broker_url("GKLBENCH_BROKER_URL", self.broker_url)
+        if self.database_url:
+            check_database_url("GKLBENCH_DATABASE_URL", self.database_url)
+        if not _ROOT_PATH.fullmatch(self.root_path) or self.root_path.split("/")[1:2] in _OWN_PATHS:
+            raise ValueError(
+                "GKLBENCH_ROOT_PATH must begin with a slash and not end with one, such as /bench; be none of the "
+                "service's own paths, such as /jobs; or be empty"
+            )
+        for origin in self.origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    f"GKLBENCH_ALLOWED_ORIGINS holds {origin!r}; write origins as a browser sends them, by commas: "
+                    "https://lab.example or http://lab.example:8080, without a path, in small letters"
+                )
         if self.store_url and not re.fullmatch(
             r"s3://[a-z0-9][a-z0-9.-]+(/[A-Za-z0-9][A-Za-z0-9._-]*)*/?", self.store_url
         ):
@@ -194,7 +227,12 @@ class Settings(BaseSettings):
     def own_url(self) -> str:
         """Where this host reaches its own API. Where that listens on all addresses, loopback is among them."""
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
-        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}{self.root_path}"
+
+    @property
+    def origins(self) -> frozenset[str]:
+        """Other sites whose pages may call the API."""
+        return frozenset(name.strip() for name in self.allowed_origins.split(",") if name.strip())
 
     @property
     def is_open(self) -> bool:
@@ -208,7 +246,11 @@ class Settings(BaseSettings):
 
     @property
     def effective_database_url(self) -> str:
-        return self.database_url or f"sqlite:///{self.data_dir.resolve() / 'gklbench.sqlite3'}"
+        if self.database_url:
+            return self.database_url
+        path = self.data_dir.resolve() / "gklbench.sqlite3"
+        # Made, not formatted: in a name like `a?b` the rest would be taken for options.
+        return URL.create("sqlite", database=str(path)).render_as_string(hide_password=False)
 
     @property
     def young_seconds(self) -> float:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import timedelta
 from typing import Annotated
@@ -16,6 +18,8 @@ from app.terminal import DataDir, SettingsError, console, errors, own_database
 from app.tokens import Limits
 
 token_cli = typer.Typer(no_args_is_help=True, help="Who may use the service, and how much of it.")
+
+_JOBS_SHOWN = 10
 
 TokenName = Annotated[str, typer.Option("--name", help="Whose it is: the submitter of what is sent with it.")]
 MaxQueued = Annotated[str | None, typer.Option(help="Jobs that may be queued at once; 'none' for no limit.")]
@@ -70,15 +74,39 @@ def rotate_token(
 
 
 @token_cli.command("revoke")
-def revoke_token(*, name: TokenName, data_dir: DataDir = None) -> None:
-    """End somebody's tokens and logins at once. What they have sent goes on; cancel it with `gklbench cancel`.
+def revoke_token(
+    *,
+    name: TokenName,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask; needed where there is no terminal.")] = False,
+    data_dir: DataDir = None,
+) -> None:
+    """End somebody's tokens and logins at once. What they have sent goes on; it is listed first, and asked about.
 
-    Example: `gklbench token revoke --name Ada`
+    Example: `gklbench token revoke --name Ada --yes`
     """
 
-    with own_database(data_dir).writing() as session:
+    database = own_database(data_dir)
+    with database.reading() as session:
+        known = len(tokens.living(session, name))
+        unfinished = tokens.unfinished_jobs(session, name)
+    if known:
+        console.print(f"{formatting.count(known, 'token')} of {name} would end.", highlight=False, soft_wrap=True)
+        console.print(_what_becomes_of(unfinished, name), highlight=False, soft_wrap=True)
+        if not (yes or sys.stdin.isatty()):
+            raise SettingsError("nothing was revoked: say --yes, since there is no terminal to ask on")
+        if not (yes or typer.confirm("Revoke?")):
+            raise typer.Exit(1)
+    with database.writing() as session:
         count = tokens.revoke(session, name, by=COMMAND_LINE)
-    console.print(f"{count} token{'s' if count > 1 else ''} of {name} revoked.", highlight=False)
+    console.print(f"{formatting.count(count, 'token')} of {name} revoked.", highlight=False)
+
+
+def _what_becomes_of(unfinished: Sequence[int], name: str) -> str:
+    if not unfinished:
+        return f"No job of {name} is queued or running."
+    shown = ", ".join(str(number) for number in unfinished[:_JOBS_SHOWN])
+    more = f" and {len(unfinished) - _JOBS_SHOWN} more" if len(unfinished) > _JOBS_SHOWN else ""
+    return f"What {name} has queued or running goes on: job {shown}{more}. An admin's 'gklbench cancel' ends a job."
 
 
 @token_cli.command("limit")

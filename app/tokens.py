@@ -11,6 +11,7 @@ import hashlib
 import hmac
 import re
 import secrets
+import shlex
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -23,7 +24,7 @@ from app.audit import Actor
 from app.database import Database, database_now
 from app.errors import NotFound, Unauthorized, Unprocessable
 from app.settings import Settings
-from app.tables import ANONYMOUS, LoginSession, Scope, Token
+from app.tables import ANONYMOUS, Job, JobState, LoginSession, Scope, Token
 
 PREFIX = "gklb_"
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9 ._@+-]{0,99}$"
@@ -142,6 +143,12 @@ def revoke(session: Session, name: str, *, by: Actor) -> int:
     return len(found)
 
 
+def unfinished_jobs(session: Session, name: str) -> list[int]:
+    """Somebody's jobs that revoking does not end: queued, running, or being cancelled."""
+    states = (JobState.QUEUED, JobState.RUNNING, JobState.CANCELLING)
+    return list(session.scalars(select(Job.id).where(Job.submitter == name, Job.state.in_(states)).order_by(Job.id)))
+
+
 def change(session: Session, name: str, limits: Limits, *, by: Actor) -> Token:
     """Give somebody other limits.
 
@@ -189,7 +196,7 @@ def check_start(database: Database, settings: Settings) -> None:
     where = f"GKLBENCH_HOST={settings.host}" if settings.access == "auto" else f"GKLBENCH_ACCESS={settings.access}"
     raise Unauthorized(
         f"with {where} everybody needs a token, and there is none; make the first one with: "
-        f'gklbench token create --name "Your name" --scopes admin --data-dir {settings.data_dir}'
+        f'gklbench token create --name "Your name" --scopes admin --data-dir {shlex.quote(str(settings.data_dir))}'
     )
 
 

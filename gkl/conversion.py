@@ -20,6 +20,7 @@ from typing import NoReturn
 
 from pydantic import ValidationError
 
+from gkl import run_log
 from gkl.errors import FailureCode, InvalidInput, NoSpaceLeft, OutOfMemory, Stopped
 from gkl.outcome import Event, Failed, Progress
 from gkl.torch_archive import check_torch_file
@@ -151,7 +152,7 @@ def _main(source: Path, target: Path) -> NoReturn:
     from gkl.device import is_out_of_memory  # noqa: PLC0415
     from gkl.weights_file import convert_state_dict  # noqa: PLC0415
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    run_log.configure()
     torch.set_num_threads(1)
     size = source.stat().st_size
     confine(

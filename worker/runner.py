@@ -26,6 +26,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from gkl import run_log
 from gkl.conversion import convert
 from gkl.errors import FailureCode, GklError, Stopped
 from gkl.outcome import Ending, Failed, Interrupted, Resources, ShardOutcome, WeightsConverted
@@ -46,7 +47,7 @@ def main() -> None:
     # What libraries print goes to the log: standard output belongs to the messages.
     messages = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    run_log.configure()
     # It tells of every parameter it sets; what a run reports is in its own words.
     logging.getLogger("auto-attack").setLevel(logging.WARNING)
     stop = threading.Event()

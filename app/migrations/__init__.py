@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from alembic import command
@@ -14,22 +17,39 @@ from app.database import Database
 
 
 def upgrade(database: Database, revision: str = "head") -> None:
-    """Bring the schema forward; does nothing where it is there already."""
+    """Bring the schema forward; does nothing where it is there already. Who comes second waits for the first."""
     config = _config()
-    with database.engine.connect() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, revision)
-    if is_current(database):
-        with database.writing() as session:
-            entries.add_missing(session)
+    with _alone(database):
+        with database.engine.connect() as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, revision)
+        if is_current(database):
+            with database.writing() as session:
+                entries.add_missing(session)
 
 
 def downgrade(database: Database, revision: str) -> None:
     """Bring the schema back to an older step; `base` removes it."""
     config = _config()
-    with database.engine.connect() as connection:
+    with _alone(database), database.engine.connect() as connection:
         config.attributes["connection"] = connection
         command.downgrade(config, revision)
+
+
+@contextmanager
+def _alone(database: Database) -> Iterator[None]:
+    """Keeps other processes from changing a SQLite file's schema meanwhile. PostgreSQL's lock is taken in `env.py`.
+
+    SQLite's own locks are not enough: a new file's change to write-ahead logging does not wait for another's.
+    """
+    path = database.url.database if database.is_sqlite else None
+    with ExitStack() as held:
+        # Where no lock can be had, such as in a folder that is not there, SQLite says what is wrong.
+        with suppress(OSError):
+            if path:
+                file = held.enter_context(Path(f"{path}.migration-lock").open("ab"))
+                fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def is_current(database: Database) -> bool:
@@ -53,5 +73,6 @@ def knows(revision: str) -> bool:
 
 def _config() -> Config:
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent))
+    # In this file format a percent sign stands for something else.
+    config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
     return config

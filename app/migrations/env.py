@@ -5,6 +5,9 @@ from sqlalchemy import text
 
 from app.tables import Base
 
+# Any number, as long as every version takes the same.
+LOCK = 4_753_021
+
 connection = context.config.attributes["connection"]
 context.configure(
     connection=connection,
@@ -14,6 +17,8 @@ context.configure(
 )
 with connection.begin():
     if connection.dialect.name == "postgresql":
-        # A change to a large table takes as long as it takes.
+        # A change to a large table takes as long as it takes, and so does waiting for another process that makes it.
         connection.execute(text("SET LOCAL statement_timeout = 0"))
+        connection.execute(text("SET LOCAL lock_timeout = 0"))
+        connection.execute(text(f"SELECT pg_advisory_xact_lock({LOCK})"))
     context.run_migrations()

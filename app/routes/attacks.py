@@ -60,7 +60,7 @@ async def attack_entry(
         await receive(request, incoming, max_bytes=most)
         view = await run_in_threadpool(_queue, service, sender, incoming, entry_id, {"name": name, "submitter": finder})
     _log.info("job %d was sent", view.id, extra={"job_id": view.id})
-    response.headers["Location"] = f"/api/v1/jobs/{view.id}"
+    response.headers["Location"] = f"{service.settings.root_path}/api/v1/jobs/{view.id}"
     background.add_task(service.publish_pending, [view.id])
     return view
 

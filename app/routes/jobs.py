@@ -97,7 +97,7 @@ def create_job(
         actor=sender.actor,
     )
     _log.info("job %d was sent", job.id, extra={"job_id": job.id})
-    response.headers["Location"] = f"/api/v1/jobs/{job.id}"
+    response.headers["Location"] = f"{service.settings.root_path}/api/v1/jobs/{job.id}"
     with service.database.reading() as session:
         view = _view(session, jobs.get(session, job.id))
     # After the answer: a broker that is slow or away delays no one.

@@ -6,12 +6,14 @@ that sends the last byte answers with what the file is now: weights, by their sh
 
 from __future__ import annotations
 
+import re
 from datetime import datetime, timedelta
 from email.utils import format_datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Path, Request, Response
 from fastapi.concurrency import run_in_threadpool
+from pydantic import BeforeValidator
 
 from app import job_files, uploads
 from app.access import Principal, Sender
@@ -35,6 +37,16 @@ VERSION = "1.0.0"
 _PIECE = "application/offset+octet-stream"
 _TUS = {"Tus-Resumable": VERSION}
 
+
+def _plain_digits(text: object) -> object:
+    if not isinstance(text, str) or not re.fullmatch(r"[0-9]+", text):
+        raise ValueError("write a whole number in the digits 0 to 9 alone")
+    return text
+
+
+# As the protocol has it; pydantic takes a sign, a fraction of zero and underscores too.
+_Digits = BeforeValidator(_plain_digits)
+
 UploadId = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$", description="As `Location` named it.")]
 
 
@@ -42,14 +54,18 @@ UploadId = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$", description="As `Locat
 def begin_upload(
     service: ServiceDep,
     sender: Sender,
-    upload_length: Annotated[int, Header(ge=1, le=2**62, description="Bytes of the whole file.")],
+    upload_length: Annotated[int, _Digits, Header(ge=1, le=2**62, description="Bytes of the whole file.")],
 ) -> Response:
     """`Location` is where the bytes are sent. What is begun and then left alone is removed after some days."""
     limit = service.settings.max_weights_bytes
     if upload_length > limit:
         raise TooLarge(f"a file of {upload_length} bytes is larger than the {limit} bytes that this service accepts")
     upload = uploads.begin(service, sender.name, upload_length)
-    headers = {"Location": f"/api/v1/uploads/{upload.id}", "Upload-Offset": "0", **_state(service, upload)}
+    headers = {
+        "Location": f"{service.settings.root_path}/api/v1/uploads/{upload.id}",
+        "Upload-Offset": "0",
+        **_state(service, upload),
+    }
     return Response(status_code=201, headers=headers)
 
 
@@ -91,7 +107,7 @@ async def send_piece(
     sender: Sender,
     request: Request,
     upload_id: UploadId,
-    upload_offset: Annotated[int, Header(ge=0, le=2**62, description="Where the piece begins.")],
+    upload_offset: Annotated[int, _Digits, Header(ge=0, le=2**62, description="Where the piece begins.")],
 ) -> Response:
     """An empty piece at the end of one that is whole answers once more with what it became."""
     if request.headers.get("content-type") != _PIECE:
@@ -100,7 +116,7 @@ async def send_piece(
     if upload.sha256 is not None:
         if upload_offset != upload.size_bytes:
             raise Conflict(f"this upload is whole; it has {upload.size_bytes} bytes")
-        return _became(upload, await run_in_threadpool(_kept, service, upload.sha256))
+        return _became(service, upload, await run_in_threadpool(_kept, service, upload.sha256))
     with uploads.growing(service, upload_id, upload_offset) as file:
         try:
             await _write(request, file, upload.size_bytes)
@@ -110,7 +126,7 @@ async def send_piece(
             headers = {"Upload-Offset": str(file.size_bytes), **_state(service, upload)}
             return Response(status_code=204, headers=headers)
         # Held until it has ended: a piece that is sent again meanwhile has to wait.
-        return _became(upload, await run_in_threadpool(_end, service, sender, upload, file))
+        return _became(service, upload, await run_in_threadpool(_end, service, sender, upload, file))
 
 
 async def _write(request: Request, file: uploads.Growing, size_bytes: int) -> None:
@@ -161,11 +177,15 @@ def _end(service: Service, sender: Principal, upload: PartialUpload, file: uploa
     return view
 
 
-def _became(upload: PartialUpload, view: UploadView) -> Response:
+def _became(service: Service, upload: PartialUpload, view: UploadView) -> Response:
     return Response(
         view.model_dump_json(),
         media_type="application/json",
-        headers={"Upload-Offset": str(upload.size_bytes), "Content-Location": f"/api/v1/weights/{view.sha256}", **_TUS},
+        headers={
+            "Upload-Offset": str(upload.size_bytes),
+            "Content-Location": f"{service.settings.root_path}/api/v1/weights/{view.sha256}",
+            **_TUS,
+        },
     )
 
 

@@ -56,7 +56,7 @@ async def send_weights(
         await receive(request, incoming, max_bytes=room)
         incoming.flush()
         upload = await run_in_threadpool(keep, service, sender, incoming.path, incoming.keep)
-    response.headers["Location"] = f"/api/v1/weights/{upload.sha256}"
+    response.headers["Location"] = f"{service.settings.root_path}/api/v1/weights/{upload.sha256}"
     return upload
 
 

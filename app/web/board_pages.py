@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from fastapi.responses import HTMLResponse, Response
 from pydantic import Field, ValidationError
 from safetensors import SafetensorError
 from sqlalchemy.orm import Session
@@ -26,7 +26,7 @@ from app.web.boards import board_page
 from app.web.charts import curve_of, survivor_bars
 from app.web.compare import comparison_of
 from app.web.forms import sent_fields
-from app.web.rendering import BUILD, Chosen, render
+from app.web.rendering import BUILD, Chosen, redirect, render
 from gkl.flags import FLAGS
 
 router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
@@ -158,7 +158,7 @@ def points(
 async def change_withdrawal(request: Request, service: ServiceDep, admin: Admin, entry_id: EntryId) -> Response:
     sent = await sent_fields(request)
     await run_in_threadpool(_change_withdrawal, service, admin, entry_id, sent)
-    return RedirectResponse(f"/entries/{entry_id}", status_code=303)
+    return redirect(request, f"/entries/{entry_id}")
 
 
 def _change_withdrawal(service: Service, admin: Principal, entry_id: int, sent: dict[str, str]) -> None:
@@ -177,7 +177,7 @@ def _change_withdrawal(service: Service, admin: Principal, entry_id: int, sent: 
 async def change_rank(request: Request, service: ServiceDep, admin: Admin, entry_id: EntryId) -> Response:
     sent = await sent_fields(request)
     await run_in_threadpool(_restore_rank, service, admin, entry_id, sent.get("note", "").strip())
-    return RedirectResponse(f"/entries/{entry_id}", status_code=303)
+    return redirect(request, f"/entries/{entry_id}")
 
 
 def _restore_rank(service: Service, admin: Principal, entry_id: int, sent: str) -> None:

@@ -95,7 +95,7 @@ def board_page(session: Session, board: Board, view: View, page: int) -> BoardPa
         columns=[(name, COLUMNS[name].title, name in shown) for name in View(columns=list(COLUMNS)).columns_on(board)],
         count=total,
         first=offset + 1,
-        earlier=_query(view, page=page - 1) or path if page > 1 else None,
+        earlier=_query(view, page=page - 1) or "?" if page > 1 else None,
         later=_query(view, page=page + 1) if offset + PAGE_SIZE < total else None,
         exports=files,
         scatter=clean_against_robust(points),

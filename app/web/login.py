@@ -12,9 +12,10 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from app import tokens
 from app.access import COOKIE, PUBLIC, Principal, identified
+from app.paths import root_of
 from app.service import Service, ServiceDep
 from app.web.forms import sent_fields
-from app.web.rendering import render
+from app.web.rendering import redirect, render
 
 _log = logging.getLogger(__name__)
 
@@ -50,9 +51,15 @@ def _log_in(request: Request, service: Service, secret: str, wanted: str) -> Res
         _log.warning("a login was refused: no token that lives")
         return _page(request, service, wanted, problem="This token is unknown, expired or revoked.", status_code=401)
     value, until = known
-    response = RedirectResponse(_here(wanted), status_code=303)
+    response = RedirectResponse(_here(root_of(request.scope), wanted), status_code=303)
     response.set_cookie(
-        COOKIE, value, expires=until, httponly=True, samesite="lax", secure=request.url.scheme == "https"
+        COOKIE,
+        value,
+        expires=until,
+        path=_cookie_path(request),
+        httponly=True,
+        samesite="lax",
+        secure=request.url.scheme == "https",
     )
     return response
 
@@ -63,8 +70,8 @@ def log_out(request: Request, service: ServiceDep, _: Annotated[Principal, Depen
     if cookie:
         with service.database.writing() as session:
             tokens.log_out(session, cookie)
-    response = RedirectResponse("/", status_code=303)
-    response.delete_cookie(COOKIE, httponly=True, samesite="lax")
+    response = redirect(request, "/")
+    response.delete_cookie(COOKIE, path=_cookie_path(request), httponly=True, samesite="lax")
     return response
 
 
@@ -72,14 +79,28 @@ def _page(
     request: Request, service: Service, wanted: str, *, problem: str | None = None, status_code: int = 200
 ) -> Response:
     hours = f"{service.settings.login_hours:g} hours"
-    return render(request, "login.html", status_code=status_code, next=_here(wanted), problem=problem, hours=hours)
+    return render(
+        request,
+        "login.html",
+        status_code=status_code,
+        next=_here(root_of(request.scope), wanted),
+        problem=problem,
+        hours=hours,
+    )
 
 
-def _here(wanted: str) -> str:
+def _cookie_path(request: Request) -> str:
+    # What else is under this name is somebody else's.
+    return root_of(request.scope) or "/"
+
+
+def _here(root: str, wanted: str) -> str:
     """Only to a page of this service: an address may have been made by somebody else.
 
-    >>> _here("/jobs?state=failed"), _here("//elsewhere.example"), _here("https://elsewhere.example")
+    >>> _here("", "/jobs?state=failed"), _here("", "//elsewhere.example"), _here("", "https://elsewhere.example")
     ('/jobs?state=failed', '/', '/')
+    >>> _here("/bench", "/bench/jobs"), _here("/bench", "/other")
+    ('/bench/jobs', '/bench/')
     """
-    is_here = wanted.startswith("/") and not wanted.startswith("//") and "\\" not in wanted and wanted.isprintable()
-    return wanted if is_here else "/"
+    is_here = wanted.startswith(f"{root}/") and not wanted.startswith("//")
+    return wanted if is_here and "\\" not in wanted and wanted.isprintable() else f"{root}/"

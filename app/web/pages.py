@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Annotated, Any
 
 from fastapi import APIRouter, BackgroundTasks, Query, Request
-from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from fastapi.responses import HTMLResponse, Response
 
 from app import audit, entries, external, job_files, job_log, jobs, leaderboard, quotas, workers
 from app.access import READS, Admin, Reader, Sender
@@ -17,7 +17,7 @@ from app.tables import JobEvent, JobKind, JobState
 from app.web import board_pages, submit
 from app.web.attempts import attempts
 from app.web.charts import curve_of, record
-from app.web.rendering import Chosen, render
+from app.web.rendering import Chosen, redirect, render
 from gkl.recipes import RECIPES
 
 router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse, dependencies=[READS])
@@ -102,18 +102,20 @@ def job(request: Request, service: ServiceDep, job_id: JobId) -> Response:
 
 
 @router.post("/jobs/{job_id}/cancel")
-def cancel_job(service: ServiceDep, sender: Sender, job_id: JobId) -> Response:
+def cancel_job(request: Request, service: ServiceDep, sender: Sender, job_id: JobId) -> Response:
     with service.database.writing() as session:
         cancel(session, sender, job_id)
-    return RedirectResponse(f"/jobs/{job_id}", status_code=303)
+    return redirect(request, f"/jobs/{job_id}")
 
 
 @router.post("/jobs/{job_id}/retry")
-def retry_job(service: ServiceDep, sender: Sender, background: BackgroundTasks, job_id: JobId) -> Response:
+def retry_job(
+    request: Request, service: ServiceDep, sender: Sender, background: BackgroundTasks, job_id: JobId
+) -> Response:
     with service.database.writing() as session:
         retry(session, sender, job_id)
     background.add_task(service.publish_pending)
-    return RedirectResponse(f"/jobs/{job_id}", status_code=303)
+    return redirect(request, f"/jobs/{job_id}")
 
 
 @router.get("/workers")

@@ -9,18 +9,23 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from fastapi import Request
+from fastapi import BackgroundTasks, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from fastapi.templating import Jinja2Templates
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 from pydantic import BeforeValidator
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 import gkl
 from app import entries, formatting, jobs
 from app.access import CSRF_FIELD, Principal
+from app.errors import Unprocessable
+from app.paths import own_path, root_of
 from app.tables import JobState, Scope
 from app.web.boards import PROVENANCES
+from app.web.forms import sent_fields
 from app.web.rich_text import plain, rich
 from gkl.catalog import ARCHITECTURES, DATASETS
 from gkl.spec import format_epsilon
@@ -95,15 +100,55 @@ def render(
 ) -> HTMLResponse:
     # None where the error came before anybody was asked who they are.
     principal: Principal | None = getattr(request.state, "principal", None)
-    context |= {"principal": principal, "csrf": principal.csrf if principal is not None else None}
+    context |= {
+        "principal": principal,
+        "csrf": principal.csrf if principal is not None else None,
+        "root": root_of(request.scope),
+    }
     # What is shown may depend on who is logged in.
     headers = {"Cache-Control": "private, no-cache", "Vary": "Cookie"} | (headers or {})
     return _templates.TemplateResponse(request, template, context, status_code=status_code, headers=headers)
 
 
-def error_page(request: Request, status: int, detail: str, headers: dict[str, str]) -> Response:
-    """What went wrong; for a browser that is not logged in, where to do that."""
+def redirect(request: Request, path: str, background: BackgroundTasks | None = None) -> RedirectResponse:
+    """To another page of the service."""
+    return RedirectResponse(root_of(request.scope) + path, status_code=HTTPStatus.SEE_OTHER, background=background)
+
+
+async def error_page(request: Request, status: int, detail: str, headers: dict[str, str]) -> Response:
+    """What went wrong; for a browser that is not logged in, where to do that. What was typed into a form is on it."""
+    query = f"?{request.url.query}" if request.url.query else ""
     if status == HTTPStatus.UNAUTHORIZED and request.method == "GET":
-        query = f"?{request.url.query}" if request.url.query else ""
-        return RedirectResponse(f"/login?{urlencode({'next': request.url.path + query})}", status_code=303)
-    return render(request, "error.html", status_code=status, status=status, detail=detail, headers=headers)
+        return redirect(request, f"/login?{urlencode({'next': request.url.path + query})}")
+    kept = await _typed(request) if status in _SENT_AGAIN and not _is_of_another_site(request, status) else {}
+    return render(
+        request,
+        "error.html",
+        status_code=status,
+        status=status,
+        detail=detail,
+        headers=headers,
+        kept=kept,
+        to=request.url.path + query,
+    )
+
+
+# Of others either the form would come to nothing again, or its body was not read to the end.
+_SENT_AGAIN = (401, 403, 422, 429, 503)
+
+
+def _is_of_another_site(request: Request, status: int) -> bool:
+    """That is refused before it is asked who sends it. A form of theirs must not come back as one of this service."""
+    return status == HTTPStatus.FORBIDDEN and getattr(request.state, "principal", None) is None
+
+
+async def _typed(request: Request) -> dict[str, str]:
+    """What a form sent that may be sent again; never a token."""
+    is_form = request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded")
+    if request.method != "POST" or not is_form or own_path(request.scope) in ("/login", "/logout"):
+        return {}
+    try:
+        sent = await sent_fields(request)
+    except (Unprocessable, HTTPException, ClientDisconnect):
+        return {}
+    return {name: value for name, value in sent.items() if name != CSRF_FIELD}

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, BackgroundTasks, Query, Request
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from fastapi.responses import HTMLResponse, Response
 from pydantic import ValidationError
 
 from app import jobs, leaderboard, owner_limits, tokens
@@ -25,7 +25,7 @@ from app.routes.jobs import MAX_ID
 from app.service import Service, ServiceDep
 from app.tables import Model
 from app.web.forms import Input, errors_of, inputs, parse, sent_fields
-from app.web.rendering import Chosen, render
+from app.web.rendering import Chosen, redirect, render
 from gkl.catalog import unknown_name_message
 from gkl.recipes import RECIPES
 from gkl.spec import EvaluateSpec, Evaluation, ThreatModel, TrainSpec
@@ -150,8 +150,8 @@ def _names(made: list[Input]) -> set[str]:
 
 
 @router.get("/submit")
-def submit_page() -> Response:
-    return RedirectResponse("/submit/train", status_code=303)
+def submit_page(request: Request) -> Response:
+    return redirect(request, "/submit/train")
 
 
 @router.get("/submit/{kind}")
@@ -214,7 +214,7 @@ def _take_form(
         else:
             _log.info("job %d was sent", job.id, extra={"job_id": job.id})
             background.add_task(service.publish_pending)
-            return RedirectResponse(f"/jobs/{job.id}", status_code=303, background=background)
+            return redirect(request, f"/jobs/{job.id}", background)
     # A script that looks at what is typed shows errors too, but for those of a form that was just redrawn.
     status = 422 if action == "send" else 200
     return _submit_page(request, service, form, recipe=None, show_errors=action != "update", status_code=status)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,7 @@ from sqlalchemy import update
 from starlette.routing import Mount
 from typer.testing import CliRunner
 
-from app import tokens
+from app import jobs, tokens
 from app.access import COOKIE, identified
 from app.audit import COMMAND_LINE
 from app.cli import cli
@@ -446,6 +447,49 @@ def test_a_service_for_others_does_not_start_without_a_token(
         pass
 
 
+def again(page: httpx2.Response) -> tuple[str, dict[str, str]]:
+    """Where the form on a page of refusal leads, and what it sends."""
+    form = re.search(r'<main.*?<form method="post" action="([^"]*)"(.*?)</form>', page.text, re.DOTALL)
+    assert form is not None, page.text
+    fields = re.findall(r'name="([^"]+)" value="([^"]*)"', form[2])
+    return html.unescape(form[1]), {name: html.unescape(value) for name, value in fields}
+
+
+def test_what_was_typed_outlives_the_login(visitor: TestClient, database: Database) -> None:
+    """In every form, not only in that of a job."""
+    visitor.headers["accept"] = "text/html"
+    secret, typed = (
+        token_of(database, "Ada", Scope.ADMIN),
+        {"reason": 'half an hour\'s "work" <&>', "action": "withdraw"},
+    )
+    lost = visitor.post("/entries/1/withdrawal", data=typed)
+    assert lost.status_code == 401
+    assert 'href="/login"' in lost.text.partition("<main")[2]
+    assert again(lost) == ("/entries/1/withdrawal", typed)
+    # After a login in another tab the form of this one is not that login's.
+    visitor.post("/login", data={"token": secret})
+    stale = visitor.post("/entries/1/withdrawal", data=again(lost)[1])
+    assert stale.status_code == 403
+    where, fields = again(stale)
+    assert fields.pop("csrf")
+    assert (where, fields) == ("/entries/1/withdrawal", typed)
+    assert visitor.post(where, data=again(stale)[1]).status_code == 404, "sent: there is no such entry"
+    job = {"name": "typed", "nonce": "0" * 32, "action": "send"}
+    refused = visitor.post("/submit/train", data=job)
+    assert again(refused)[1].items() >= {**job, "action": "update"}.items()
+    assert 'value="typed"' in visitor.post("/submit/train", data=again(refused)[1]).text, "the form again, filled in"
+
+
+def test_neither_a_token_nor_a_form_of_another_site_comes_back(visitor: TestClient, database: Database) -> None:
+    visitor.headers["accept"] = "text/html"
+    secret = token_of(database, "Ada")
+    visitor.post("/login", data={"token": secret})
+    assert secret not in visitor.post("/login", data={"token": secret, "next": "/"}).text
+    foreign = visitor.post("/submit/train", data={"name": "theirs"}, headers={"Sec-Fetch-Site": "cross-site"})
+    assert foreign.status_code == 403
+    assert "theirs" not in foreign.text
+
+
 # --- the command line --------------------------------------------------------------------------------------------
 
 
@@ -473,9 +517,19 @@ def test_tokens_from_the_command_line(tmp_path: Path) -> None:
     with database.reading() as session:
         assert tokens.find(session, secret.strip()) is None
         assert tokens.find(session, fresh.strip()) is not None
-    assert gklbench("revoke", "--name", "Ada", *here)[0] == 0
+    with database.writing() as session:
+        job_id = jobs.create(session, tiny_train_spec(), submitter="Ada").id
+    code, said, _ = gklbench("revoke", "--name", "Ada", *here)
+    assert code == 1
+    assert f"What Ada has queued or running goes on: job {job_id}." in said
+    with database.reading() as session:
+        assert len(tokens.living(session)) == 1, "not before somebody has said yes"
+    code, said, _ = gklbench("revoke", "--name", "Ada", "--yes", *here)
+    assert code == 0
+    assert "1 token of Ada revoked." in said
     with database.reading() as session:
         assert tokens.living(session) == []
+    assert gklbench("revoke", "--name", "Ada", "--yes", *here)[0] == 1
     database.close()
 
 

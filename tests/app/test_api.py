@@ -220,6 +220,22 @@ def test_pages_of_other_sites_can_not_act_here(client: TestClient, headers: dict
         assert client.get("/api/v1/jobs", headers=headers).status_code == 200
 
 
+@either_database
+def test_what_is_the_same_site_by_another_spelling_may_act(client: TestClient) -> None:
+    for host, origin in (("localhost:80", "http://localhost"), ("LOCALHOST", "http://localhost:80")):
+        assert post(client, Host=host, Origin=origin).status_code == 202
+    refused = post(client, Host="127.0.0.1:8000", Origin="http://bench.lab")
+    problem = assert_problem(refused, 403, "(of http://bench.lab, for 127.0.0.1:8000)")
+    assert "proxy_set_header Host $http_host" in problem.detail
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("body", ["[" * 100_000, '{"a":' * 100_000, "[" * 5000 + "]" * 5000])
+def test_json_that_is_too_deep_is_refused(client: TestClient, body: str) -> None:
+    answer = client.post("/api/v1/jobs", content=body, headers={"Content-Type": "application/json"})
+    assert_problem(answer, 422, "too many levels deep")
+
+
 def test_catalog_and_health(client: TestClient) -> None:
     assert {a["name"] for a in client.get("/api/v1/architectures").json()} == ARCHITECTURES.keys()
     assert client.get("/api/v1/datasets").json()[0]["image_shape"] == [1, 8, 8]

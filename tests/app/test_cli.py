@@ -138,6 +138,7 @@ def test_recipe_prints_a_spec_that_is_one() -> None:
     [
         (["recipe", "digit"], None, "unknown recipe 'digit'; did you mean 'digits'"),
         (["train", "SPEC"], "{", "is not JSON"),
+        (["train", "SPEC"], "[" * 100_000, "too many levels deep for a spec"),
         (["train", "absent.json"], None, "absent.json cannot be read (No such file or directory)"),
         (["train", "SPEC"], '{"kind": "evaluate"}', "weights: field required."),
         (["submit", "SPEC"], "VALID", "no service answers at http://127.0.0.1:1"),
@@ -183,6 +184,30 @@ def test_mistakes_are_one_sentence(
     error = capsys.readouterr().err
     assert error.startswith("gklbench: ")
     assert says in error
+
+
+def test_a_terminal_that_cannot_show_a_letter_gets_a_mark(tmp_path: Path) -> None:
+    path = tmp_path / "spec.json"
+    path.write_text('{"kind": "train", "name": "Имя", "datasett": "Данные"}', encoding="utf-8")
+    for source in (["train", path], ["train", "-"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "app.cli", *map(str, source), "--output", tmp_path / "Имя"],
+            env={"PATH": "/usr/bin:/bin", "PYTHONIOENCODING": "ascii"},
+            input=path.read_bytes(),
+            capture_output=True,
+            check=False,
+        )
+        assert done.returncode == 1
+        assert b"is no valid spec" in done.stderr
+    absent = subprocess.run(
+        [sys.executable, "-m", "app.cli", "train", tmp_path / "Имя.json"],
+        env={"PATH": "/usr/bin:/bin", "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        check=False,
+    )
+    assert absent.returncode == 1
+    assert absent.stderr.startswith(b"gklbench: ")
+    assert b"???.json cannot be read" in absent.stderr
 
 
 def test_a_database_that_is_away_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

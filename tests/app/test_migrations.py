@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from datetime import timedelta
+from pathlib import Path
 
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
@@ -10,6 +13,38 @@ from app import jobs, migrations
 from app.database import Database
 from app.entries import add_missing
 from app.tables import Base, Evaluation, FileKind, Job, JobFile, OutboxMessage
+from tests.cluster import PostgresServer
+
+
+def test_several_at_once_make_one_schema(tmp_path: Path, postgres: PostgresServer) -> None:
+    """As `gklbench up` and `gklbench token create` do on a new data directory."""
+    urls = [f"sqlite:///{tmp_path / 'new.sqlite3'}", postgres.create("new")]
+    # Each waits until it is told, so that what it takes to start does not set them apart.
+    code = """if True:
+        import sys
+        from app import migrations
+        from app.database import Database
+        databases = [Database(url) for url in sys.argv[1:]]
+        print("ready", flush=True)
+        sys.stdin.readline()
+        for database in databases:
+            migrations.upgrade(database)
+            assert migrations.is_current(database)
+            database.close()
+        """
+    command = [sys.executable, "-c", code, *urls]
+    processes = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(3)]
+    for process in processes:
+        assert process.stdout is not None
+        process.stdout.readline()
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write(b"go\n")
+        process.stdin.flush()
+    for process in processes:
+        process.communicate()
+        assert process.returncode == 0
+    postgres.drop("new")
 
 
 def test_the_migrations_make_the_tables_that_the_code_declares(database: Database) -> None:

@@ -108,8 +108,11 @@ def test_a_service_that_died_before_it_answered_finishes_with_an_empty_piece(
         ({"Upload-Offset": "1"}, FILE, 409, "has 0 bytes, so that it goes on there, not at 1"),
         ({"Upload-Offset": "0"}, FILE + b"x", 422, "more bytes than the"),
         ({"Upload-Offset": "0", "Content-Type": "application/octet-stream"}, FILE, 415, "application/offset"),
-        ({"Upload-Offset": "-1"}, FILE, 422, "greater than or equal to 0"),
-        ({"Upload-Offset": "many"}, FILE, 422, "integer"),
+        ({"Upload-Offset": "-1"}, FILE, 422, "digits 0 to 9"),
+        ({"Upload-Offset": "+0"}, FILE, 422, "digits 0 to 9"),
+        ({"Upload-Offset": "0.0"}, FILE, 422, "digits 0 to 9"),
+        ({"Upload-Offset": "0_0"}, FILE, 422, "digits 0 to 9"),
+        ({"Upload-Offset": "many"}, FILE, 422, "digits 0 to 9"),
         ({}, FILE, 422, "field required"),
     ],
 )
@@ -122,7 +125,7 @@ def test_pieces_that_do_not_fit(
     assert send(client, address, FILE, offset_of(client, address)).status_code == 200, "it can go on"
 
 
-@pytest.mark.parametrize("length", ["0", "-1", "x", "", str(2**63)])
+@pytest.mark.parametrize("length", ["0", "-1", "x", "", str(2**63), "9" * 5000, "+5", "5.0", "1_0"])
 def test_lengths_that_cannot_be(client: TestClient, length: str) -> None:
     answer = client.post("/api/v1/uploads", headers={"Upload-Length": length})
     assert_problem(answer, 422, "pload-length")
@@ -336,13 +339,13 @@ def test_a_client_goes_on_where_a_killed_service_had_it(
             cluster.start_unwaited("api")
 
     starts: list[int] = []
-    go_on = Client._go_on
+    go_on = Client._send_piece
 
     def counted(self: Client, address: str, path: Path, offset: int, told: Any) -> Any:
         starts.append(offset)
         return go_on(self, address, path, offset, told)
 
-    monkeypatch.setattr(Client, "_go_on", counted)
+    monkeypatch.setattr(Client, "_send_piece", counted)
     monkeypatch.setattr("app.client._BROKEN_UPLOADS", 20)
     monkeypatch.setattr("app.client._RECONNECT_SECONDS", 0.2)
     with Client(cluster.url) as client:
@@ -363,7 +366,7 @@ def test_a_client_gives_up_with_a_sentence(cluster: Cluster, tmp_path: Path, mon
     path.write_bytes(FILE)
     monkeypatch.setattr("app.client._RECONNECT_SECONDS", 0.05)
     with Client(cluster.url) as client:
-        monkeypatch.setattr(client, "_go_on", lambda *_: (_ for _ in ()).throw(httpx2.ReadError("reset")))
+        monkeypatch.setattr(client, "_send_piece", lambda *_: (_ for _ in ()).throw(httpx2.ReadError("reset")))
         with pytest.raises(ClientError, match="no service answers"):
             client.send_weights(path)
 

@@ -48,6 +48,7 @@ TORCH_FREE = [
     "gkl.safetensors_header",
     "gkl.torch_archive",
     "gkl.confinement",
+    "gkl.run_log",
     "gkl.conversion",
     "worker.runner",
     "app.main",

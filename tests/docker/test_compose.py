@@ -71,6 +71,8 @@ def test_a_service_can_do_no_more_than_it_must(service: dict[str, Any]) -> None:
     assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", service["user"]), "a number, and not root's"
     assert not {"privileged", "pid", "ipc", "devices", "extra_hosts"} & set(service)
     assert service["logging"]["options"].keys() == {"max-size", "max-file"}
+    assert re.fullmatch(r"[1-9]\d*g", service["mem_limit"])
+    assert 100 < service["pids_limit"] < 10_000
 
 
 @pytest.mark.parametrize("service", every_service())
@@ -129,7 +131,11 @@ def test_the_example_shows_the_defaults() -> None:
             assert type(default)(value == "True" if isinstance(default, bool) else value) == default, name
             checked += 1
     assert checked > 25
-    own = {name: shown[name] for name in decided | {"WORKER_SHM_SIZE", "API_PORT", "API_ADDRESS", "PROMETHEUS_PORT"}}
+    memory = {f"{whose}_MEMORY" for whose in ("API", "WORKER", "POSTGRES", "STORE", "PROMETHEUS")}
+    own = {
+        name: shown[name]
+        for name in decided | memory | {"WORKER_SHM_SIZE", "API_PORT", "API_ADDRESS", "PROMETHEUS_PORT"}
+    }
     for name, value in own.items():
         assert f"${{{name}:-{value}}}" in MAIN.read_text(encoding="utf-8")
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
-import uvicorn
 from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Request, expect, sync_playwright
 from safetensors.numpy import save_file
 
@@ -20,15 +18,15 @@ from app import robustbench
 from app.client import Client
 from app.database import Database
 from app.embedded import EmbeddedService
-from app.main import create_app
 from app.settings import Settings
 from app.tables import JobState, Scope
 from tests.app.test_access import token_of
 from tests.app.test_entries import ENTRIES
 from tests.app.test_robustbench import LINF, contents
-from tests.cluster import free_port, until
+from tests.cluster import until
 from tests.databases import either_database
 from tests.flow.test_flow import running as _running_fixture
+from tests.servers import served
 from tests.specs import tiny_train_spec
 
 running = _running_fixture
@@ -60,8 +58,8 @@ def watched(browser: Browser, url: str) -> Iterator[Page]:
     wrong: list[str] = []
 
     def note(message: ConsoleMessage) -> None:
-        # A form that is refused is answered with 422, which the console tells too.
-        if message.type == "error" and "422" not in message.text:
+        # A refused form is answered with 422, a piece too large for a proxy with 413: the console tells both too.
+        if message.type == "error" and not any(status in message.text for status in ("422", "413")):
             wrong.append(message.text)
 
     def check(request: Request) -> None:
@@ -75,18 +73,6 @@ def watched(browser: Browser, url: str) -> Iterator[Page]:
     yield page
     page.close()
     assert wrong == []
-
-
-@contextmanager
-def served(settings: Settings) -> Iterator[str]:
-    """The API and the pages alone, in this process."""
-    server = uvicorn.Server(uvicorn.Config(create_app(settings), port=free_port(), log_config=None))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    until(lambda: server.started)
-    yield f"http://127.0.0.1:{server.config.port}"
-    server.should_exit = True
-    thread.join()
 
 
 @pytest.fixture
@@ -153,6 +139,62 @@ def test_a_board_is_sorted_filtered_searched_and_shared(board_page: Page, browse
     plain.wait_for_url("**provenance=reported**")
     expect(names(plain)).to_have_text(["Claimed"])
     plain.context.close()
+
+
+def test_the_filters_say_what_is_shown_after_going_back(board_page: Page) -> None:
+    page = board_page
+    page.goto("/leaderboards/cifar10/Linf")
+    page.get_by_label("Search").fill("xcit")
+    page.get_by_label("Search").press("Enter")
+    page.wait_for_url("**q=xcit**")
+    page.locator("select[name=venue]").select_option(index=1)
+    page.wait_for_url("**venue=**")
+    page.go_back()
+    page.wait_for_url(lambda url: "venue=" not in url)
+    expect(page.locator("select[name=venue]")).to_have_value("")
+    expect(page.get_by_label("Search")).to_have_value("xcit")
+    page.go_back()
+    page.wait_for_url(lambda url: "q=" not in url)
+    expect(page.get_by_label("Search")).to_have_value("")
+    page.goto("/jobs")
+    page.locator("select[name=state]").select_option("failed")
+    page.get_by_role("button", name="Show").click()
+    page.wait_for_url("**state=failed**")
+    page.go_back()
+    page.wait_for_url("**/jobs")
+    expect(page.locator("select[name=state]")).to_have_value("")
+
+
+def test_what_was_typed_outlives_the_login(browser: Browser, guarded_url: str, database: Database) -> None:
+    context = browser.new_context(base_url=guarded_url)
+    page, secret = context.new_page(), token_of(database, "Ada")
+
+    def log_in(page: Page) -> None:
+        page.goto("/login")
+        page.get_by_label("Token").fill(secret)
+        page.get_by_role("button", name="Log in").click()
+        expect(page.locator("nav")).to_contain_text("Ada")
+
+    log_in(page)
+    page.goto("/submit/train")
+    page.get_by_label("name").first.fill("Typed for half an hour")
+    context.clear_cookies()
+    # A choice that cannot redraw the form leaves it as it is, and says why.
+    page.get_by_role("combobox", name="objective").select_option("trades")
+    expect(page.locator("#problems")).to_contain_text("log in at /login")
+    expect(page.get_by_label("name").first).to_have_value("Typed for half an hour")
+    page.get_by_role("button", name="Send the job").click()
+    expect(page.locator("dl")).to_contain_text("Typed for half an hour")
+    with context.expect_page() as opened:
+        page.get_by_role("main").get_by_role("link", name="Log in").click()
+    log_in(opened.value)
+    page.get_by_role("button", name="Send it again").click()
+    expect(page.locator(".lead")).to_contain_text("does not belong to this login")
+    page.get_by_role("button", name="Back to the form").click()
+    expect(page.get_by_label("name").first).to_have_value("Typed for half an hour")
+    page.get_by_role("button", name="Send the job").click()
+    page.wait_for_url("**/jobs/1")
+    context.close()
 
 
 def test_columns_charts_and_downloads(board_page: Page, tmp_path: Path) -> None:

@@ -36,8 +36,9 @@ def client(running: EmbeddedService) -> Iterator[Client]:
 
 @pytest.fixture
 def running(settings: Settings) -> Iterator[EmbeddedService]:
-    """The embedded service's processes on the test's database."""
-    quick = settings.model_copy(update={"port": free_port(), "heartbeat_seconds": 1.0, "relay_seconds": 1.0})
+    """The embedded service's processes on the test's database, in a folder whose name has to be quoted everywhere."""
+    changes = {"port": free_port(), "heartbeat_seconds": 1.0, "relay_seconds": 1.0}
+    quick = settings.model_copy(update=changes | {"data_dir": settings.data_dir / "a b?c#d%41'e\""})
     others = set(psutil.Process().children(recursive=True))
     with EmbeddedService(quick) as service:
         # A browser that looks at the service starts processes of its own when it likes.

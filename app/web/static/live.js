@@ -104,3 +104,8 @@ document.querySelectorAll("form[data-auto]").forEach((form) => {
     for (const field of form.elements) field.disabled = false;
   });
 });
+
+// Browsers put back what was chosen before a page was left; the fields say what this address shows.
+addEventListener("pageshow", () => {
+  for (const form of document.querySelectorAll("form[data-view]")) form.reset();
+});

@@ -10,7 +10,20 @@ async function rendered(action) {
   body.set("action", action);
   // Not form.action: a button of that name is in its place.
   const response = await fetch(form.getAttribute("action"), { method: "POST", body, headers: { Accept: "text/html" } });
-  return new DOMParser().parseFromString(await response.text(), "text/html");
+  const page = new DOMParser().parseFromString(await response.text(), "text/html");
+  if (!page.querySelector("form[data-spec]")) throw new Refusal(page.querySelector("main .lead")?.textContent);
+  return page;
+}
+
+// Such as of a login that has ended. What was typed stays in the form.
+class Refusal extends Error {}
+
+function tell(refusal) {
+  const notice = document.createElement("div");
+  notice.className = "notice bad";
+  notice.setAttribute("role", "alert");
+  notice.textContent = refusal.message || "The service cannot look at the form now.";
+  document.querySelector("#problems").replaceChildren(notice);
 }
 
 // Only what nobody types in: the commands and the errors.
@@ -31,8 +44,9 @@ if (form) {
     timer = setTimeout(async () => {
       try {
         follow(await rendered("check"));
-      } catch {
-        // The service is away; sending will say so.
+      } catch (error) {
+        // Where the service is away, sending will say so.
+        if (error instanceof Refusal) tell(error);
       }
     }, PAUSE);
   });
@@ -40,10 +54,14 @@ if (form) {
     if (!event.target.matches("[data-choice]")) return;
     clearTimeout(timer);
     const name = event.target.name;
-    const page = await rendered("update");
-    form.innerHTML = page.querySelector("form[data-spec]").innerHTML;
-    follow(page);
-    form.elements[name]?.focus();
+    try {
+      const page = await rendered("update");
+      form.innerHTML = page.querySelector("form[data-spec]").innerHTML;
+      follow(page);
+      form.elements[name]?.focus();
+    } catch (error) {
+      tell(error instanceof Refusal ? error : new Refusal("The service does not answer; choose again in a moment."));
+    }
   });
 }
 
@@ -52,6 +70,25 @@ if (upload) {
   const [input, bar, status] = ["input", "progress", "[role=status]"].map((part) => upload.querySelector(part));
   const ours = upload.dataset.csrf ? { "X-CSRF-Token": upload.dataset.csrf } : {};
   const pause = (seconds) => new Promise((resolve) => { setTimeout(resolve, 1000 * seconds); });
+
+  // Below the 100 MB that some proxies take at once; what takes less says so with 413, and gets smaller pieces.
+  const LEAST_PIECE = 64 * 1024;
+  let pieceBytes = 64 * 1024 * 1024;
+
+  // An error of the service is JSON with a sentence; what a proxy says is a page of its own, which is not shown.
+  const problem = (text) => {
+    try {
+      const { code, detail } = JSON.parse(text);
+      return code && detail ? { detail } : null;
+    } catch {
+      return null;
+    }
+  };
+  const ofProxy = (status) => ({
+    detail: status === 413
+      ? "A proxy in front of the service refuses the file as too large, even in small pieces; its owner has to allow larger bodies."
+      : `A proxy in front of the service answered ${status}; try again later, or tell the owner of the service.`,
+  });
 
   // fetch does not tell how much it has sent.
   const piece = (address, file, offset) => new Promise((resolve, reject) => {
@@ -63,37 +100,64 @@ if (upload) {
     request.upload.onprogress = (event) => {
       bar.hidden = false;
       bar.value = (offset + event.loaded) / file.size;
-      const left = ((performance.now() - started) / 1000) * (event.total / event.loaded - 1);
+      const rate = event.loaded / (performance.now() - started);
+      const left = (file.size - offset - event.loaded) / rate / 1000;
       status.textContent = `${Math.round(100 * bar.value)} %, ${Math.ceil(left)} s left`;
     };
-    // The service may not have noticed yet that the piece before broke off.
-    const passing = () => [409, 429].includes(request.status) || request.status >= 500;
-    request.onload = () => (passing() ? reject(request) : resolve(JSON.parse(request.responseText || "{}")));
-    request.onerror = reject;
-    request.send(file.slice(offset));
+    request.onload = () => resolve(request);
+    request.onerror = () => reject(request);
+    request.send(file.slice(offset, offset + pieceBytes));
   });
+
+  const smaller = (left) => {
+    const tried = Math.min(pieceBytes, left);
+    if (tried <= LEAST_PIECE) return false;
+    pieceBytes = Math.max(LEAST_PIECE, Math.floor(tried / 2));
+    return true;
+  };
 
   // The tus protocol: a connection that breaks costs nothing of what has arrived.
   const send = async (file) => {
     const begun = await fetch(upload.dataset.upload, { method: "POST", headers: { ...ours, "Upload-Length": file.size } });
-    if (!begun.ok) return begun.json();
+    if (!begun.ok) return problem(await begun.text()) ?? ofProxy(begun.status);
     const address = begun.headers.get("Location");
+    if (!address) return ofProxy(begun.status);
     for (let offset = 0, broken = 0; ; ) {
+      let cut = false;
       try {
-        return await piece(address, file, offset);
-      } catch {
-        broken += 1;
-        if (broken > 10) return { detail: "The connection breaks again and again; choose the file once more." };
+        const answer = await piece(address, file, offset);
+        const said = problem(answer.responseText);
+        if (answer.status === 200) return JSON.parse(answer.responseText);
+        if (answer.status === 204 && answer.getResponseHeader("Upload-Offset")) {
+          offset = Number(answer.getResponseHeader("Upload-Offset"));
+          broken = 0;
+          continue;
+        }
+        if (answer.status === 413 && !said) {
+          if (smaller(file.size - offset)) continue;
+          return ofProxy(413);
+        }
+        // The service may not have noticed yet that the piece before broke off, or is being restarted. There will be no
+        // room in a moment, where it says that there is none (507).
+        const passes = [409, 429].includes(answer.status) || (answer.status >= 500 && answer.status !== 507);
+        if (!passes) return said ?? ofProxy(answer.status);
+      } catch (error) {
+        // A page in place of the answer to the last piece.
+        if (error instanceof SyntaxError) return ofProxy(200);
+        cut = true;
       }
+      broken += 1;
+      if (broken > 10) return { detail: "The connection breaks again and again; choose the file once more." };
       status.textContent = "The connection broke; going on in a moment.";
       await pause(broken);
       try {
         const looked = await fetch(address, { method: "HEAD" });
         if (looked.status === 404) return { detail: "The upload was given up there; choose the file once more." };
-        if (looked.status === 429) await pause(Number(looked.headers.get("Retry-After")));
+        if (looked.status === 429) await pause(Number(looked.headers.get("Retry-After")) || broken);
         if (!looked.ok) continue;
         const now = Number(looked.headers.get("Upload-Offset"));
-        if (now > offset) broken = 0;
+        // A proxy may end the connection instead of saying that a piece is too large.
+        if (now > offset || (cut && smaller(file.size - offset))) broken = 0;
         offset = now;
       } catch {
         // Still away.
