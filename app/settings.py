@@ -128,6 +128,12 @@ class Settings(BaseSettings):
     max_weights_bytes: int = Field(default=4 * 1024**3, ge=1024)
     """Largest file of weights that can be sent."""
 
+    max_open_uploads: int = Field(default=20, ge=1)
+    """Files that one submitter may have begun to send in pieces and not ended."""
+
+    max_open_upload_bytes: int = Field(default=64 * 1024**3, ge=1)
+    """How long these may be together, as they were announced; a single one may have any size that can be sent."""
+
     lease_seconds: float = Field(default=90, gt=0)
     """A running job whose worker has not been heard of for so long is taken from it."""
 

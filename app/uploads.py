@@ -21,13 +21,18 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from app import job_files, quotas
+from app.artifacts import disk_now
 from app.database import Database, database_now
-from app.errors import Conflict, NoRoom, NotFound
+from app.errors import Conflict, NoRoom, NotFound, TooMany
+from app.formatting import count
 from app.service import Service
 from app.tables import ANONYMOUS, FileKind, Job, JobFile, JobKind, JobState, Model, PartialUpload, Upload, UploadSender
 
 _TO_GO_ON_FROM = (FileKind.RESUME, FileKind.BLOCK, FileKind.EXAMPLES)
 _UNFINISHED = (JobState.QUEUED, JobState.RUNNING, JobState.CANCELLING)
+# Room on the disk is held for an upload that began, or of which a byte came, so lately.
+_LATELY = timedelta(minutes=10)
+_ASK_AGAIN_SECONDS = 60
 
 
 # --- in pieces ---------------------------------------------------------------------------------------------------
@@ -37,13 +42,14 @@ def begin(service: Service, submitter: str, size_bytes: int) -> PartialUpload:
     """Make room for a file that will come in pieces.
 
     Raises:
-        TooLarge, TooMany: more would be kept of the submitter's than may be.
+        TooLarge, TooMany: more would be kept of the submitter's than may be, or more of theirs is under way.
         NoRoom: the disk has not enough.
     """
     with service.database.writing() as session:
         quotas.take_turn(session, submitter)
         quotas.check_upload_fits(session, submitter, size_bytes)
-        check_disk(service, size_bytes + _still_to_come(service, session))
+        _check_may_begin(service, session, submitter, size_bytes)
+        check_room(service, session, size_bytes)
         now = database_now(session)
         upload = PartialUpload(
             id=secrets.token_hex(16), submitter=submitter, size_bytes=size_bytes, created_at=now, touched_at=now
@@ -52,23 +58,92 @@ def begin(service: Service, submitter: str, size_bytes: int) -> PartialUpload:
     return upload
 
 
-def check_disk(service: Service, size_bytes: int) -> None:
+def check_may_go_on(service: Service, upload: PartialUpload) -> None:
+    """Before a piece is written: while nothing came, the room may have gone to others.
+
+    Raises:
+        NoRoom: what is missing does not fit on the disk now.
+    """
+    with service.database.reading() as session:
+        missing = upload.size_bytes - offset(service, upload.id)
+        check_room(service, session, missing, apart_from=upload.id)
+
+
+def check_room(service: Service, session: Session, size_bytes: int, *, apart_from: str | None = None) -> None:
+    """
+    Args:
+        service: whose disk.
+        session: on its database.
+        size_bytes: to be written.
+        apart_from: the upload that they belong to.
+
+    Raises:
+        NoRoom: it has not enough for them and for what other uploads under way still have to write.
+    """
+    check_disk(service, size_bytes, held_bytes=_held(service, session, apart_from=apart_from))
+
+
+def check_disk(service: Service, size_bytes: int, *, held_bytes: int = 0) -> None:
     """
     Raises:
         NoRoom: it has not enough for so many bytes.
     """
+    if size_bytes > _free_bytes(service) - held_bytes:
+        beside = f" beside the {held_bytes} that are still to come of uploads under way" if held_bytes else ""
+        raise NoRoom(f"the service's disk has no room for {size_bytes} bytes{beside}; try later, or tell its owner")
+
+
+def _free_bytes(service: Service) -> int:
     service.settings.data_dir.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(service.settings.data_dir).free
-    if size_bytes > free - service.settings.min_free_bytes:
-        raise NoRoom(f"the service's disk has no room for {size_bytes} bytes; try later, or tell its owner")
+    return shutil.disk_usage(service.settings.data_dir).free - service.settings.min_free_bytes
 
 
-def _still_to_come(service: Service, session: Session) -> int:
-    """Bytes that uploads which were begun still have to write."""
+def _held(service: Service, session: Session, *, apart_from: str | None = None) -> int:
+    """Bytes that uploads under way still have to write. Of one that stands still nothing is held."""
     begun = session.execute(
-        select(PartialUpload.id, PartialUpload.size_bytes).where(PartialUpload.sha256.is_(None))
+        select(PartialUpload.id, PartialUpload.size_bytes, PartialUpload.created_at).where(
+            PartialUpload.sha256.is_(None), PartialUpload.id != (apart_from or "")
+        )
     ).all()
-    return sum(size - offset(service, upload_id) for upload_id, size in begun)
+    lately = database_now(session) - _LATELY
+    lately_on_disk = disk_now(service.settings.data_dir) - _LATELY.total_seconds() if begun else 0
+    held = 0
+    for upload_id, size_bytes, created_at in begun:
+        try:
+            pieces = _path(service, upload_id).stat()
+        except FileNotFoundError:
+            held += size_bytes if created_at > lately else 0
+            continue
+        # An empty file is one of which no byte has come.
+        if created_at > lately or (pieces.st_size > 0 and pieces.st_mtime > lately_on_disk):
+            held += size_bytes - pieces.st_size
+    return held
+
+
+def _check_may_begin(service: Service, session: Session, submitter: str, size_bytes: int) -> None:
+    """
+    Raises:
+        TooMany: more of theirs is under way than may be.
+    """
+    settings = service.settings
+    open_ones = session.scalars(
+        select(PartialUpload)
+        .where(PartialUpload.submitter == submitter, PartialUpload.sha256.is_(None))
+        .order_by(PartialUpload.touched_at)
+    ).all()
+    announced = sum(upload.size_bytes for upload in open_ones)
+    if not open_ones:
+        return
+    is_too_long = announced + size_bytes > settings.max_open_upload_bytes
+    if len(open_ones) < settings.max_open_uploads and not is_too_long:
+        return
+    most = f"{settings.max_open_upload_bytes} bytes" if is_too_long else f"{settings.max_open_uploads} files"
+    raise TooMany(
+        f"{submitter} has begun to send {count(len(open_ones), 'file')} of {announced} bytes together, and at most "
+        f"{most} may be under way; send them to their end, or give one up, as the one that has waited longest: "
+        f"DELETE {settings.root_path}/api/v1/uploads/{open_ones[0].id}",
+        retry_after_seconds=_ASK_AGAIN_SECONDS,
+    )
 
 
 def find(session: Session, upload_id: str, submitter: str | None) -> PartialUpload:
@@ -94,8 +169,8 @@ def offset(service: Service, upload_id: str) -> int:
 class Growing:
     """The file of an upload, while one request holds it."""
 
-    def __init__(self, file: FileIO, path: Path) -> None:
-        self._file, self.path = file, path
+    def __init__(self, service: Service, file: FileIO, path: Path) -> None:
+        self._service, self._file, self.path = service, file, path
         self.size_bytes = os.fstat(file.fileno()).st_size
 
     def write(self, piece: bytes) -> None:
@@ -104,6 +179,8 @@ class Growing:
         Raises:
             NoRoom: the disk is full.
         """
+        if len(piece) > _free_bytes(self._service):
+            raise _full()
         view = memoryview(piece)
         try:
             while view:
@@ -113,8 +190,12 @@ class Growing:
                 self._file.truncate(self.size_bytes)
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            raise NoRoom("the service's disk is full; go on with this upload later, or tell its owner") from error
+            raise _full() from error
         self.size_bytes += len(piece)
+
+
+def _full() -> NoRoom:
+    return NoRoom("the service's disk is full; go on with this upload later, or tell its owner")
 
 
 @contextmanager
@@ -131,7 +212,7 @@ def growing(service: Service, upload_id: str, at: int) -> Iterator[Growing]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise Conflict("another request is sending this upload; wait until it has ended") from error
-        found = Growing(file, path)
+        found = Growing(service, file, path)
         if at != found.size_bytes:
             raise Conflict(f"this upload has {found.size_bytes} bytes, so that it goes on there, not at {at}")
         yield found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
@@ -84,12 +84,12 @@ class _Handler(BaseHTTPRequestHandler):
             proxy.pieces.append(size)
         behind = http.client.HTTPConnection(proxy.upstream, timeout=30)
         headers = {k: v for k, v in self.headers.items() if k.lower() not in ("connection", "accept-encoding")}
-        behind.request(self.command, self.path, self.rfile.read(size), headers)
-        answer = behind.getresponse()
-        content = answer.read()
+        with closing(behind):
+            behind.request(self.command, self.path, self.rfile.read(size), headers)
+            answer = behind.getresponse()
+            content = answer.read()
         hop = ("transfer-encoding", "content-length", "connection", "date", "server")
         self._answer(answer.status, [pair for pair in answer.getheaders() if pair[0].lower() not in hop], content)
-        behind.close()
 
     do_GET = do_POST = do_PATCH = do_HEAD = do_DELETE = do_OPTIONS = _forward  # noqa: N815 - as the server calls them
 

@@ -6,7 +6,7 @@ import logging
 import time
 from typing import Annotated
 
-from fastapi import APIRouter, BackgroundTasks, Query, Request, Response
+from fastapi import APIRouter, BackgroundTasks, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from app import audit, entries, external, jobs, quotas, tokens, uploads
@@ -46,6 +46,7 @@ async def attack_entry(
         str | None,
         Query(pattern=tokens.NAME_PATTERN, description="Who found them; by default whose the token is."),
     ] = None,
+    content_length: Annotated[int | None, Header(ge=0, include_in_schema=False)] = None,
 ) -> JobView:
     """The body is a safetensors file: 'adversarial' (K, channels, height, width) float32 in [0, 1], and 'index' (K,),
     the place of each one's clean image among the test images.
@@ -55,9 +56,9 @@ async def attack_entry(
     become part of its certificate.
     """
     finder = sender.submitter(submitter)
-    most = await run_in_threadpool(_check_entry, service, entry_id, finder)
+    most = await run_in_threadpool(_check_entry, service, entry_id, finder, content_length)
     with service.store.incoming() as incoming:
-        await receive(request, incoming, max_bytes=most)
+        await receive(service, request, incoming, max_bytes=most)
         view = await run_in_threadpool(_queue, service, sender, incoming, entry_id, {"name": name, "submitter": finder})
     _log.info("job %d was sent", view.id, extra={"job_id": view.id})
     response.headers["Location"] = f"{service.settings.root_path}/api/v1/jobs/{view.id}"
@@ -65,13 +66,13 @@ async def attack_entry(
     return view
 
 
-def _check_entry(service: Service, entry_id: int, finder: str) -> int:
+def _check_entry(service: Service, entry_id: int, finder: str, announced_bytes: int | None) -> int:
     """Before gigabytes are sent; returns how many bytes as many examples as there are points can have."""
     with service.database.writing() as session:
         entry, _, _ = external.check_entry(session, entry_id)
         quotas.check_room_for_job(session, finder)
         most = external.most_bytes(entry)
-    uploads.check_disk(service, most)
+        uploads.check_room(service, session, most if announced_bytes is None else min(most, announced_bytes))
     return most
 
 

@@ -118,10 +118,13 @@ async def send_piece(
             raise Conflict(f"this upload is whole; it has {upload.size_bytes} bytes")
         return _became(service, upload, await run_in_threadpool(_kept, service, upload.sha256))
     with uploads.growing(service, upload_id, upload_offset) as file:
+        await run_in_threadpool(uploads.check_may_go_on, service, upload)
         try:
             await _write(request, file, upload.size_bytes)
         finally:
-            await run_in_threadpool(uploads.touch, service.database, upload_id)
+            # An empty piece would otherwise keep it for ever.
+            if file.size_bytes > upload_offset:
+                await run_in_threadpool(uploads.touch, service.database, upload_id)
         if file.size_bytes < upload.size_bytes:
             headers = {"Upload-Offset": str(file.size_bytes), **_state(service, upload)}
             return Response(status_code=204, headers=headers)

@@ -53,34 +53,41 @@ async def send_weights(
     # Before gigabytes are sent.
     room = await run_in_threadpool(_room, service, sender.name, content_length)
     with service.store.incoming() as incoming:
-        await receive(request, incoming, max_bytes=room)
+        await receive(service, request, incoming, max_bytes=room)
         incoming.flush()
         upload = await run_in_threadpool(keep, service, sender, incoming.path, incoming.keep)
     response.headers["Location"] = f"{service.settings.root_path}/api/v1/weights/{upload.sha256}"
     return upload
 
 
-async def receive(request: Request, incoming: Incoming, *, max_bytes: int | None) -> None:
+async def receive(service: Service, request: Request, incoming: Incoming, *, max_bytes: int | None) -> None:
     """The request's body, piece by piece.
 
     Raises:
         TooLarge: it is longer than it may be.
+        NoRoom: the disk has no room for more.
     """
+
+    def write(piece: bytes) -> None:
+        # The rest of the disk is for whoever works here already.
+        uploads.check_disk(service, len(piece))
+        incoming.write(piece)
+
     waiting = bytearray()
     async for chunk in request.stream():
         waiting += chunk
         if max_bytes is not None and incoming.size_bytes + len(waiting) > max_bytes:
             raise TooLarge(f"the body is longer than the {max_bytes} bytes that may come here now")
         if len(waiting) >= WRITE_BYTES:
-            await run_in_threadpool(incoming.write, bytes(waiting))
+            await run_in_threadpool(write, bytes(waiting))
             waiting.clear()
-    await run_in_threadpool(incoming.write, bytes(waiting))
+    await run_in_threadpool(write, bytes(waiting))
 
 
 def _room(service: Service, submitter: str, announced_bytes: int) -> int | None:
     """How many bytes may come."""
-    uploads.check_disk(service, announced_bytes)
     with service.database.reading() as session:
+        uploads.check_room(service, session, announced_bytes)
         quotas.check_upload_fits(session, submitter, announced_bytes)
         return quotas.room_for_upload(session, submitter)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -34,6 +35,7 @@ from gkl.spec import EvaluateSpec
 from tests.app.test_access import bearer, guarded, token_of, visitor  # noqa: F401 - fixtures
 from tests.app.test_api import assert_problem
 from tests.cluster import Cluster
+from tests.databases import either_database
 from tests.local import local_client
 from tests.specs import tiny_train_spec
 
@@ -241,6 +243,78 @@ def test_a_disk_that_is_full_is_told_and_nothing_is_half_written(
     assert send(client, address, FILE, 0).status_code == 200
 
 
+GIB = 1024**3
+
+
+@pytest.fixture
+def small_disk(settings: Settings) -> Iterator[TestClient]:
+    """Of a service that may fill 1 GiB more; and of files that have 700 MiB nobody writes more than is said."""
+    free = shutil.disk_usage(settings.data_dir.parent).free
+    assert free > 2 * GIB
+    with local_client(create_app(settings.model_copy(update={"min_free_bytes": free - GIB}))) as client:
+        yield client
+
+
+@either_database
+def test_room_is_held_for_what_is_being_sent(small_disk: TestClient, service: Service) -> None:
+    """And for nothing else: what was announced and never sent keeps nobody out."""
+    client, size = small_disk, 700 * 1024**2
+    first = begin(client, size).headers["location"]
+    assert_problem(begin(client, size), 507, f"no room for {size} bytes beside the {size} that are still to come")
+    whole = client.post("/api/v1/weights", content=b"", headers={"Content-Length": str(size)})
+    assert_problem(whole, 507, "still to come of uploads under way")
+    assert client.post("/api/v1/weights", content=FILE).status_code == 201, "a small one fits beside it"
+    age(service, 0.01)
+    second = begin(client, size)
+    assert second.status_code == 201
+    assert_problem(send(client, first, FILE, 0), 507, "still to come")
+    assert send(client, second.headers["location"], FILE, 0).status_code == 204
+    assert client.delete(second.headers["location"]).status_code == 204
+    assert send(client, first, FILE, 0).status_code == 204, "it goes on when there is room"
+    assert send(client, first, b"", len(FILE)).status_code == 204
+    age(service, 0.01)
+    assert send(client, first, FILE, len(FILE)).status_code == 204
+    assert_problem(begin(client, size), 507, f"beside the {size - 2 * len(FILE)} that are still to come")
+
+
+@either_database
+def test_nothing_is_written_past_what_the_owner_keeps_free(settings: Settings) -> None:
+    free = shutil.disk_usage(settings.data_dir.parent).free
+    with local_client(create_app(settings)) as client:
+        address = begin(client).headers["location"]
+    with local_client(create_app(settings.model_copy(update={"min_free_bytes": free + GIB}))) as client:
+        assert_problem(send(client, address, FILE, 0), 507, "no room")
+        # Its length is not announced, so that only the bytes tell.
+        assert_problem(client.post("/api/v1/weights", content=iter([FILE])), 507, "no room")
+    assert not [path for path in files(settings) if path.stat().st_size]
+
+
+@either_database
+def test_a_submitter_has_so_many_files_under_way(settings: Settings) -> None:
+    changed = settings.model_copy(update={"max_open_uploads": 3, "max_open_upload_bytes": 10_000})
+    with local_client(create_app(changed)) as client:
+        longest = begin(client, 50_000).headers["location"]
+        refused = begin(client, 1)
+        assert_problem(refused, 429, "has begun to send 1 file of 50000 bytes together, and at most 10000 bytes")
+        assert refused.headers["retry-after"]
+        assert refused.json()["detail"].rstrip(".").endswith(f"DELETE {longest}")
+        assert client.delete(longest).status_code == 204
+        kept = [begin(client, 1000).headers["location"] for _ in range(3)]
+        assert_problem(begin(client, 1), 429, "at most 3 files may be under way")
+        assert send(client, kept[0], b"<html>" + bytes(994), 0).status_code == 422, "refused, and so ended"
+        assert begin(client, 1).status_code == 201
+    codes: list[int] = []
+    with local_client(create_app(changed)) as client:
+        for address in kept[1:]:
+            client.delete(address)
+        crowd = [threading.Thread(target=lambda: codes.append(begin(client, 1).status_code)) for _ in range(12)]
+        for each in crowd:
+            each.start()
+        for each in crowd:
+            each.join()
+    assert sorted(codes) == [201] * 2 + [429] * 10, "also of those that come at once"
+
+
 def test_tus_clients_are_told_what_there_is(client: TestClient) -> None:
     told = client.options("/api/v1/uploads")
     assert (told.status_code, told.headers["tus-version"]) == (204, "1.0.0")
@@ -267,7 +341,7 @@ def age(service: Service, days: float) -> None:
     with service.database.writing() as session:
         then = database_now(session) - timedelta(days=days)
         session.execute(update(Upload).values(created_at=then))
-        session.execute(update(PartialUpload).values(touched_at=then))
+        session.execute(update(PartialUpload).values(touched_at=then, created_at=then))
     for path in files(service.settings):
         os.utime(path, (path.stat().st_atime, path.stat().st_mtime - 86400 * days))
 

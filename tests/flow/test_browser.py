@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Request, expect, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Request, Route, expect, sync_playwright
 from safetensors.numpy import save_file
 
 from app import robustbench
@@ -232,9 +232,17 @@ def test_a_job_is_sent_with_the_form_watched_and_its_pictures_looked_at(page: Pa
     expect(page.get_by_label("kl weight")).to_be_visible()
     # A choice redraws the form; what was typed stays.
     page.get_by_label("name").first.fill("From the form")
-    page.get_by_role("combobox", name="objective").select_option("gkl")
+    held: list[Route] = []
+    page.route("**/submit/train", lambda route: held.append(route))  # noqa: PLW0108 - it must be a Python function
+    with page.expect_request("**/submit/train"):
+        page.get_by_role("combobox", name="objective").select_option("gkl")
+    # Also what is typed while the service draws it.
+    page.get_by_label("epochs").fill("7")
+    held[0].continue_()
+    page.unroute("**/submit/train")
     expect(page.get_by_label("gamma", exact=False).first).to_be_visible()
     expect(page.get_by_label("name").first).to_have_value("From the form")
+    expect(page.get_by_label("epochs")).to_have_value("7")
     # An error stands beside its field, and the commands wait for it to be mended.
     page.get_by_label("epochs").fill("0")
     expect(page.locator("#e-epochs")).to_contain_text("greater than or equal to 1")

@@ -36,8 +36,25 @@ function follow(page) {
   }
 }
 
+// What stands in its fields, by their names.
+function entered() {
+  const fields = [...form.elements].filter((field) => field.name);
+  return new Map(fields.map((field) => [field.name, field.type === "checkbox" ? field.checked : field.value]));
+}
+
+// The form as the service draws it for a choice, with what was typed while it drew.
+function redraw(page, before) {
+  const typed = [...entered()].filter(([name, value]) => before.has(name) && before.get(name) !== value);
+  form.innerHTML = page.querySelector("form[data-spec]").innerHTML;
+  for (const [name, value] of typed) {
+    const field = form.elements[name];
+    if (field) field[field.type === "checkbox" ? "checked" : "value"] = value;
+  }
+}
+
 if (form) {
   let timer = null;
+  let choices = 0;
   form.addEventListener("input", (event) => {
     if (event.target.matches("[data-choice]")) return;
     clearTimeout(timer);
@@ -54,11 +71,16 @@ if (form) {
     if (!event.target.matches("[data-choice]")) return;
     clearTimeout(timer);
     const name = event.target.name;
+    const choice = ++choices;
+    const before = entered();
     try {
       const page = await rendered("update");
-      form.innerHTML = page.querySelector("form[data-spec]").innerHTML;
+      // Of several choices in a row the last knows the others.
+      if (choice !== choices) return;
+      const focused = document.activeElement?.form === form ? document.activeElement.name : name;
+      redraw(page, before);
       follow(page);
-      form.elements[name]?.focus();
+      form.elements[focused || name]?.focus();
     } catch (error) {
       tell(error instanceof Refusal ? error : new Refusal("The service does not answer; choose again in a moment."));
     }
