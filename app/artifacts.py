@@ -18,7 +18,7 @@ import shutil
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,6 +154,21 @@ class ArtifactStore(ABC):
         """
         self.remove_abandoned()
         return self._remove_unnamed(is_named, older_than_seconds)
+
+    @abstractmethod
+    def discard(
+        self, hashes: Collection[str], is_named: Callable[[list[str]], set[str]], *, older_than_seconds: float
+    ) -> set[str]:
+        """Remove, ahead of `remove_unnamed`, what this process has stored and nothing needs any more.
+
+        Args:
+            hashes: of what.
+            is_named: as for `remove_unnamed`.
+            older_than_seconds: as for `remove_unnamed`.
+
+        Returns:
+            Those that are not to be asked for again: gone, or named by others.
+        """
 
     def remove_abandoned(self) -> None:
         """Remove what writers of this host left that were killed; one that lives has written something since."""
@@ -303,15 +318,34 @@ class FolderStore(ArtifactStore):
             old = {path.name: path for path in folder.iterdir() if _is_older(path, before)}
             named = is_named(sorted(old)) if old else set()
             for name in old.keys() - named:
-                with _locked(self._root, fcntl.LOCK_EX) as is_locked:
-                    if not is_locked:
-                        # The next cleanup goes on.
-                        return removed
-                    # Stored once more in this moment, it is young again.
-                    if _is_older(old[name], before):
-                        old[name].unlink(missing_ok=True)
-                        removed += 1
+                is_gone = self._remove_old(old[name], before)
+                if is_gone is None:
+                    # The next cleanup goes on.
+                    return removed
+                removed += is_gone
         return removed
+
+    def _remove_old(self, path: Path, before: float) -> bool | None:
+        """Whether it is removed; None if that cannot be told now."""
+        with _locked(self._root, fcntl.LOCK_EX) as is_locked:
+            if not is_locked:
+                return None
+            # Stored once more in this moment, it is young again.
+            if not _is_older(path, before):
+                return False
+            path.unlink(missing_ok=True)
+            return True
+
+    def discard(
+        self, hashes: Collection[str], is_named: Callable[[list[str]], set[str]], *, older_than_seconds: float
+    ) -> set[str]:
+        before = disk_now(self._root) - older_than_seconds
+        old = sorted(sha256 for sha256 in hashes if _is_older(self._path(sha256), before))
+        done = is_named(old) if old else set()
+        for sha256 in old:
+            if sha256 not in done and self._remove_old(self._path(sha256), before):
+                done.add(sha256)
+        return done
 
     def _path(self, sha256: str) -> Path:
         return self._root / sha256[:2] / checked(sha256)

@@ -9,7 +9,7 @@ from datetime import timedelta
 from sqlalchemy import ColumnElement, and_, delete, or_, select
 from sqlalchemy.orm import Session
 
-from app import audit, quotas, tokens, uploads, workers
+from app import audit, job_files, quotas, tokens, uploads, workers
 from app.artifacts import disk_now
 from app.database import database_now
 from app.service import Service
@@ -23,7 +23,6 @@ from app.tables import (
     JobLogPart,
     JobState,
     Submitter,
-    Upload,
 )
 
 _log = logging.getLogger(__name__)
@@ -58,7 +57,7 @@ def clean(service: Service, *, young_seconds: float | None = None) -> None:
 
     def is_named(hashes: list[str]) -> set[str]:
         with database.reading() as session:
-            return _named(session, hashes)
+            return job_files.named(session, hashes)
 
     files = service.store.remove_unnamed(is_named, older_than_seconds=young_seconds)
     if files or pieces:
@@ -100,9 +99,3 @@ def _forget_submitters(session: Session) -> None:
 
 def _ended(states: Sequence[JobState], before: object) -> ColumnElement[bool]:
     return and_(Job.state.in_(states), Job.finished_at < before)
-
-
-def _named(session: Session, hashes: list[str]) -> set[str]:
-    files = session.scalars(select(JobFile.sha256).where(JobFile.sha256.in_(hashes)))
-    uploads = session.scalars(select(Upload.sha256).where(Upload.sha256.in_(hashes)))
-    return {*files, *uploads}

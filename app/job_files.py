@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import datetime
 
 from sqlalchemy import ColumnElement, delete, or_, select
@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from app.artifacts import StoredFile
 from app.database import database_now, insert_into
 from app.errors import NotFound, Unprocessable
-from app.tables import FileKind, Job, JobFile, JobKind, Model, Upload, UploadSender
+from app.tables import UNFINISHED, FileKind, Job, JobFile, JobKind, Model, Upload, UploadSender
 from gkl.spec import PUBLISHED_WEIGHTS, EvaluateSpec
 
 _KEEP = 2
@@ -54,15 +54,26 @@ def has_parts(session: Session, job_id: int) -> bool:
     return session.scalar(parts.limit(1)) is not None
 
 
-def forget_old_resume_points(session: Session, job_id: int) -> None:
-    """Drop all but a training's newest two."""
-    points = [file for file in to_go_on_from(session, job_id) if file.kind is FileKind.RESUME]
-    _forget(session, JobFile.id.in_([point.id for point in points[_KEEP:]]))
+def add_resume_point(session: Session, job_id: int, epoch: int, *, file: str, stored: StoredFile) -> list[str]:
+    """Note a training's checkpoint, and forget the one of this epoch that was there, those of later epochs, which a run
+    that fell back to an earlier one makes again, and all but the newest two.
+
+    Returns:
+        sha256 of each that is forgotten.
+    """
+    of_job = (JobFile.job_id == job_id, JobFile.kind == FileKind.RESUME)
+    gone = _forget(session, *of_job, JobFile.number >= epoch)
+    add(session, job_id, FileKind.RESUME, number=epoch, file=file, stored=stored)
+    newest = select(JobFile.id).where(*of_job).order_by(JobFile.number.desc()).limit(_KEEP)
+    gone += _forget(session, *of_job, JobFile.id.not_in(session.scalars(newest).all()))
+    return [sha256 for sha256 in gone if sha256 != stored.sha256]
 
 
-def forget_resume_points_after(session: Session, job_id: int, epoch: int) -> None:
-    """Drop those of later epochs, which a run that fell back to an earlier one makes again."""
-    _forget(session, JobFile.job_id == job_id, JobFile.kind == FileKind.RESUME, JobFile.number > epoch)
+def named(session: Session, hashes: Sequence[str]) -> set[str]:
+    """Of some hashes of content those that a row names."""
+    files = session.scalars(select(JobFile.sha256).where(JobFile.sha256.in_(hashes)))
+    uploads = session.scalars(select(Upload.sha256).where(Upload.sha256.in_(hashes)))
+    return {*files, *uploads}
 
 
 def forget_all_to_go_on_from(session: Session, job_id: int) -> None:
@@ -75,8 +86,8 @@ def _to_go_on_from(job_id: int) -> tuple[ColumnElement[bool], ...]:
     return or_(JobFile.job_id == job_id, JobFile.job_id.in_(shards)), JobFile.kind.in_(_TO_GO_ON_FROM)
 
 
-def _forget(session: Session, *which: ColumnElement[bool]) -> None:
-    session.execute(delete(JobFile).where(*which))
+def _forget(session: Session, *which: ColumnElement[bool]) -> list[str]:
+    return list(session.scalars(delete(JobFile).where(*which).returning(JobFile.sha256)))
 
 
 def record_upload(session: Session, stored: StoredFile, weights_format: str, submitter: str) -> Upload:
@@ -113,7 +124,11 @@ def check_weights(session: Session, spec: EvaluateSpec) -> None:
     if spec.weights == PUBLISHED_WEIGHTS:
         # Their file is looked for by the run, which may be on another host.
         return
+    # The lock keeps the cleanup from taking an upload for one that no job needs, and another job with it from being
+    # made for another architecture, while this one is being made.
+    uploaded = session.get(Upload, spec.weights, with_for_update=True)
     known: dict[str, str] | None = None
+    whence = ""
     made = session.scalars(
         select(Job)
         .join(JobFile, JobFile.job_id == Job.id)
@@ -123,23 +138,35 @@ def check_weights(session: Session, spec: EvaluateSpec) -> None:
     # which there are.
     same = (Model.weights_sha256 == spec.weights, Model.weights_key == (spec.weights_key or ""))
     model = session.scalars(select(Model).where(*same)).first()
-    # The lock keeps the cleanup from taking an upload for one that no job needs, while this one is being made.
     if made is not None:
         known = made.spec
     elif model is not None:
         known = {"architecture": model.architecture, "dataset": model.dataset}
     elif (
-        session.get(Upload, spec.weights, with_for_update={"read": True}) is None
+        uploaded is None
         and session.scalar(select(Model.id).where(Model.weights_sha256 == spec.weights).limit(1)) is None
     ):
         raise Unprocessable(
             f"weights: no weights with sha256 {spec.weights} are stored here; take the value of weights_sha256 from a "
             "finished train job, or send the file to /api/v1/weights first"
         )
+    else:
+        sent = _being_measured(session, spec)
+        known, whence = (None, "") if sent is None else (sent.spec, f" to job {sent.id}, which has not ended,")
     for field in ("architecture", "dataset"):
         asked = getattr(spec, field)
         if known is not None and asked != known[field]:
-            raise Unprocessable(f"{field}: these weights are known with {field} {known[field]!r}, not {asked!r}")
+            raise Unprocessable(
+                f"{field}: these weights are known{whence} with {field} {known[field]!r}, not {asked!r}"
+            )
+
+
+def _being_measured(session: Session, spec: EvaluateSpec) -> Job | None:
+    """A job that has not ended and measures the same network of the same file."""
+    unfinished = select(Job).where(
+        Job.weights_sha256 == spec.weights, Job.kind == JobKind.EVALUATE, Job.state.in_(UNFINISHED)
+    )
+    return next((job for job in session.scalars(unfinished) if job.spec.get("weights_key") == spec.weights_key), None)
 
 
 def record_converted(session: Session, job_id: int, weights: str, stored: StoredFile) -> None:

@@ -37,7 +37,7 @@ from app.outbox import enqueue, withdraw
 from app.tables import ANONYMOUS, IdempotencyKey, Job, JobEvent, JobKind, JobState, Submitter
 from gkl.errors import FailureCode
 from gkl.outcome import Progress, Resources
-from gkl.spec import RUN_SPEC, EvaluateSpec, ExternalSpec, TrainSpec
+from gkl.spec import PUBLISHED_WEIGHTS, RUN_SPEC, EvaluateSpec, ExternalSpec, TrainSpec
 
 _log = logging.getLogger(__name__)
 
@@ -123,12 +123,17 @@ def _add(
         submitter=submitter,
         priority=priority,
         parent_id=parent_id,
+        weights_sha256=_weights_of(spec),
         shard_index=shard_index,
         created_at=database_now(session),
     )
     session.add(job)
     session.flush()
     return job
+
+
+def _weights_of(spec: TrainSpec | EvaluateSpec | ExternalSpec) -> str | None:
+    return None if isinstance(spec, TrainSpec) or spec.weights == PUBLISHED_WEIGHTS else spec.weights
 
 
 def _queue(session: Session, job: Job, *, due_at: datetime | None, reason: str) -> None:

@@ -15,8 +15,8 @@ import secrets
 import shutil
 import threading
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -40,6 +40,7 @@ _SLOWEST_BYTES_PER_SECOND = 10**6
 _LOOK_AGAIN_SECONDS = 20
 _PART_BYTES = 16 * 1024**2
 _PARTS_AT_ONCE = 4
+_REMEMBERED = 1000
 # A reader may yet open what it has just asked the path of.
 _IN_USE_SECONDS = 600
 # A store may date an object that came in parts by when the first part did.
@@ -68,6 +69,8 @@ class ObjectStore(ArtifactStore):
         self._longest_upload = longest_upload
         self._fetching = [threading.Lock() for _ in range(16)]
         """By the first digit of what is fetched: many who ask for the same file wait for one copy."""
+        self._put: OrderedDict[str, str] = OrderedDict()
+        """Where the newest contents are that this process has stored, by their hashes."""
         self._looking = threading.Lock()
         self._looked: tuple[float, str | None] | None = None
 
@@ -150,6 +153,9 @@ class ObjectStore(ArtifactStore):
             self._use("put_file", str(temporary), key, chunksize=_PART_BYTES, size_bytes=stored.size_bytes)
         except FileNotFoundError as error:
             raise StoreAway("the artifact store has no bucket; make the one that GKLBENCH_STORE_URL names") from error
+        self._put[stored.sha256] = key
+        while len(self._put) > _REMEMBERED:
+            self._put.popitem(last=False)
 
     def _download(self, sha256: str, target: Path) -> None:
         # More than once: an older copy may be removed between the look and the read, but then there is a newer one.
@@ -173,6 +179,18 @@ class ObjectStore(ArtifactStore):
         """When each copy of some content came, what it is called, and its size; the newest last."""
         found: dict[str, Any] = self._use("find", self._folder(sha256), detail=True)
         return sorted((info["LastModified"], key, info["size"]) for key, info in found.items())
+
+    def discard(
+        self, hashes: Collection[str], is_named: Callable[[list[str]], set[str]], *, older_than_seconds: float
+    ) -> set[str]:
+        """Of any age: an object that this process has put is nobody else's, who has put the same has another."""
+        named = is_named(sorted(hashes)) if hashes else set()
+        for sha256 in set(hashes) - named:
+            key = self._put.pop(sha256, None)
+            if key is not None:
+                with suppress(FileNotFoundError):
+                    self._use("rm_file", key)
+        return set(hashes)
 
     def _remove_unnamed(self, is_named: Callable[[list[str]], set[str]], older_than_seconds: float) -> int:
         removed = 0

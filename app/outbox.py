@@ -89,5 +89,7 @@ def requeue_unclaimed(session: Session, *, after: timedelta) -> int:
         # A claim that holds one takes the job, and the message with it.
         .with_for_update(skip_locked=True)
     )
-    again = update(OutboxMessage).where(OutboxMessage.id.in_(oldest)).values(published_at=None)
+    # Read first: within the update PostgreSQL may run the choice once for each row, and come to others each time.
+    chosen = session.scalars(oldest).all()
+    again = update(OutboxMessage).where(OutboxMessage.id.in_(chosen)).values(published_at=None)
     return cast("CursorResult[Any]", session.execute(again)).rowcount

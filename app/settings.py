@@ -149,6 +149,9 @@ class Settings(BaseSettings):
     max_run_seconds: float = Field(default=7 * 24 * 3600, gt=0)
     """A job that was on workers for longer fails with `timed_out`; what it saved is kept for a retry."""
 
+    checkpoint_seconds: float = Field(default=60, ge=0)
+    """Least time between two checkpoints of a training; there always is one when its worker stops, and at its end."""
+
     no_progress_seconds: float = Field(default=1800, gt=0)
     """A run that says nothing for longer is stopped, and its job fails with `no_progress`."""
 

@@ -47,6 +47,9 @@ class JobState(StrEnum):
         return self in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
 
 
+UNFINISHED = (JobState.QUEUED, JobState.RUNNING, JobState.CANCELLING)
+
+
 class JobKind(StrEnum):
     TRAIN = "train"
     EVALUATE = "evaluate"
@@ -116,6 +119,8 @@ class Job(Base):
     priority: Mapped[int] = mapped_column(Integer, default=0)
     parent_id: Mapped[int | None] = mapped_column(ForeignKey("jobs.id"), index=True)
     """The train job whose weights this evaluation attacks; the evaluation of which this is a shard."""
+    weights_sha256: Mapped[str | None] = mapped_column(String(64), index=True)
+    """Of the file that it measures, as its spec has it: to be looked for."""
     shard_index: Mapped[int | None]
     """Which shard of its parent it is, counted from 0."""
 

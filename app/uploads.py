@@ -26,10 +26,9 @@ from app.database import Database, database_now
 from app.errors import Conflict, NoRoom, NotFound, TooMany
 from app.formatting import count
 from app.service import Service
-from app.tables import ANONYMOUS, FileKind, Job, JobFile, JobKind, JobState, Model, PartialUpload, Upload, UploadSender
+from app.tables import ANONYMOUS, UNFINISHED, FileKind, Job, JobFile, Model, PartialUpload, Upload, UploadSender
 
 _TO_GO_ON_FROM = (FileKind.RESUME, FileKind.BLOCK, FileKind.EXAMPLES)
-_UNFINISHED = (JobState.QUEUED, JobState.RUNNING, JobState.CANCELLING)
 # Room on the disk is held for an upload that began, or of which a byte came, so lately.
 _LATELY = timedelta(minutes=10)
 _ASK_AGAIN_SECONDS = 60
@@ -287,13 +286,8 @@ def needed(session: Session, hashes: list[str]) -> set[str]:
     models = session.scalars(select(Model.weights_sha256).where(Model.weights_sha256.in_(hashes)))
     # A failed job may be retried for as long as it keeps something to go on from.
     kept = select(JobFile.id).where(JobFile.job_id == Job.id, JobFile.kind.in_(_TO_GO_ON_FROM)).exists()
-    weights = Job.spec["weights"].as_string()
-    of_jobs = select(weights).where(
-        Job.kind.in_((JobKind.EVALUATE, JobKind.SHARD, JobKind.EXTERNAL)),
-        weights.in_(hashes),
-        Job.state.in_(_UNFINISHED) | kept,
-    )
-    return {*models, *session.scalars(of_jobs)}
+    of_jobs = select(Job.weights_sha256).where(Job.weights_sha256.in_(hashes), Job.state.in_(UNFINISHED) | kept)
+    return {*models, *(sha256 for sha256 in session.scalars(of_jobs) if sha256 is not None)}
 
 
 def forget_old(session: Session, after: timedelta) -> None:

@@ -167,6 +167,8 @@ class Cluster:
             "poll_seconds": 0.5,
             "lost_backoff_seconds": 0.5,
             "stop_grace_seconds": 20.0,
+            # Of each epoch, of which there are several a second.
+            "checkpoint_seconds": 0.0,
             "min_free_bytes": 0,
         }
         self.settings = Settings(

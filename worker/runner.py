@@ -96,7 +96,14 @@ def _execute(order: dict[str, Any], send: Callable[[BaseModel], None], should_st
         with _nothing_to_collect():
             from gkl.training import train  # noqa: PLC0415
 
-        return train(spec, directory, datasets_dir=datasets_dir, report=send, should_stop=should_stop)
+        return train(
+            spec,
+            directory,
+            datasets_dir=datasets_dir,
+            report=send,
+            should_stop=should_stop,
+            least_checkpoint_seconds=order["checkpoint_seconds"],
+        )
     with _nothing_to_collect():
         from gkl.evaluation import Shard, evaluate, evaluate_shard, merge_examples  # noqa: PLC0415
 

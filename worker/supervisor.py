@@ -102,6 +102,8 @@ class Supervisor:
         self.log_thread: threading.Thread
         self.started = self.heard = time.monotonic()
         self.asked_to_stop_at: float | None = None
+        self.superseded: set[str] = set()
+        """Checkpoints of this attempt that nothing needs any more, until they are removed."""
         self.limit: Failed | None = None
         """Why it was asked to stop, if it was for a limit."""
 
@@ -246,6 +248,7 @@ class Supervisor:
             "weights": weights,
             "converted": converted,
             "others": others,
+            "checkpoint_seconds": self.settings.checkpoint_seconds,
         }
         self.heard = time.monotonic()
         # Threads in this context: what they log belongs to the job too.
@@ -353,15 +356,32 @@ class Supervisor:
             # The runner keeps only its newest ones, and has gone on faster than they are copied.
             return
 
-        def keep(session: Session) -> None:
+        def keep(session: Session) -> list[str]:
             jobs.hold(session, self.claim)
             job_id = self.claim.job_id
-            job_files.add(session, job_id, kind, number=number, file=file, stored=stored)
             if kind is FileKind.RESUME:
-                job_files.forget_resume_points_after(session, job_id, number)
-                job_files.forget_old_resume_points(session, job_id)
+                return job_files.add_resume_point(session, job_id, number, file=file, stored=stored)
+            job_files.add(session, job_id, kind, number=number, file=file, stored=stored)
+            return []
 
-        self._write(keep)
+        self.superseded.update(self._write(keep))
+        self._discard_superseded()
+
+    def _discard_superseded(self) -> None:
+        """Now, not with the next cleanup: a training that is quick makes many of them."""
+        if not self.superseded:
+            return
+
+        def is_named(hashes: list[str]) -> set[str]:
+            with self.database.reading() as session:
+                return job_files.named(session, hashes)
+
+        try:
+            self.superseded -= self.store.discard(
+                self.superseded, is_named, older_than_seconds=self.settings.young_seconds
+            )
+        except (StoreAway, SQLAlchemyError, OSError) as error:
+            _log.warning("job %d: superseded checkpoints are left to the cleanup (%s)", self.claim.job_id, error)
 
     def _keep_converted(self, file: str) -> None:
         spec = self.claim.spec

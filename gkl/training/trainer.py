@@ -56,6 +56,7 @@ def train(
     device: str | None = None,
     keep_checkpoints: int = 2,
     checkpoint_seconds: float = 600.0,
+    least_checkpoint_seconds: float = 0.0,
 ) -> TrainOutcome:
     """Train a network as the spec says, or go on from the newest checkpoint in `directory`.
 
@@ -68,6 +69,8 @@ def train(
         device: such as 'cpu' or 'cuda:1'; by default CUDA if there is one.
         keep_checkpoints: how many of the newest checkpoints stay on disk, at least 1.
         checkpoint_seconds: a checkpoint is written after every epoch, and within one after so many seconds.
+        least_checkpoint_seconds: none is written after an epoch that ends sooner than this after the last checkpoint,
+            but after the last epoch, and when the run is stopped.
 
     Raises:
         InvalidInput: data is missing, nothing can be written to `directory`, or the checkpoints there are of
@@ -87,6 +90,7 @@ def train(
         should_stop=should_stop,
         keep_checkpoints=keep_checkpoints,
         checkpoint_seconds=checkpoint_seconds,
+        least_checkpoint_seconds=least_checkpoint_seconds,
     )
     for problem in restore_newest(directory, run.state, spec):
         _log.warning(problem)
@@ -111,10 +115,12 @@ class _Run:
         should_stop: Callable[[], bool],
         keep_checkpoints: int,
         checkpoint_seconds: float,
+        least_checkpoint_seconds: float,
     ) -> None:
         self.spec, self.directory, self.device = spec, directory, device
         self.report, self.should_stop = report, should_stop
         self.keep_checkpoints, self.checkpoint_seconds = keep_checkpoints, checkpoint_seconds
+        self.least_checkpoint_seconds = least_checkpoint_seconds
         self.commit = git_commit()
         described = DATASETS[spec.dataset]
         data = load_train(spec.dataset, datasets_dir)
@@ -177,7 +183,7 @@ class _Run:
         self.last_checkpoint = time.perf_counter()
 
     def epoch(self) -> None:
-        """Train an epoch, or what is left of one, and checkpoint it."""
+        """Train an epoch, or what is left of one, and checkpoint it if it is time."""
         spec, state = self.spec, self.state
         number = state.epoch + 1
         epsilon = self._epsilon(number)
@@ -229,7 +235,7 @@ class _Run:
         return order
 
     def conclude_epoch(self) -> None:
-        """Measure the epoch that has just ended if the spec has a selection, tell of it and checkpoint it."""
+        """Measure the epoch that has just ended if the spec has a selection; tell of it; checkpoint if it is time."""
         spec, state, sums = self.spec, self.state, self.state.sums
         check_finite(state)
         held_out = self._select()
@@ -259,7 +265,9 @@ class _Run:
         )
         state.seconds += sums.seconds
         state.sums = EpochSums()
-        self._checkpoint()
+        since = time.perf_counter() - self.last_checkpoint
+        if state.epoch == spec.epochs or since >= self.least_checkpoint_seconds:
+            self._checkpoint()
 
     def _epsilon(self, epoch: int) -> float:
         return self.spec.threat_model.epsilon * (epoch / self.spec.epochs if self.spec.epsilon_ramp else 1.0)

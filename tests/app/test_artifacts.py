@@ -96,6 +96,31 @@ def test_only_content_that_no_row_names_goes(store: ArtifactStore, tmp_path: Pat
     assert (store.holds(named), store.holds(unnamed)) == (True, False)
 
 
+def test_what_one_has_stored_oneself_can_go_at_once(store: ArtifactStore, tmp_path: Path) -> None:
+    """If no row names it, and in a folder if nobody can have stored the same just now."""
+    named, unnamed = (store.put(file(tmp_path, content)).sha256 for content in (b"a row's", b"no row's"))
+    asked: list[list[str]] = []
+
+    def is_named(hashes: list[str]) -> set[str]:
+        asked.append(hashes)
+        return {named} & set(hashes)
+
+    if isinstance(store, FolderStore):
+        assert store.discard({named, unnamed}, is_named, older_than_seconds=3600) == set()
+        assert store.holds(unnamed)
+    assert store.discard({named, unnamed}, is_named, older_than_seconds=-5) == {named, unnamed}
+    assert asked == [sorted((named, unnamed))]
+    assert (store.holds(named), store.holds(unnamed)) == (True, False)
+
+
+def test_what_another_stored_too_stays_in_a_bucket(s3: ObjectServer, tmp_path: Path) -> None:
+    store, other = bucket(tmp_path), bucket(tmp_path)
+    (tmp_path / "source").write_bytes(b"the same from two")
+    (sha256,) = {each.put(tmp_path / "source").sha256 for each in (store, other)}
+    assert store.discard({sha256}, lambda _: set(), older_than_seconds=3600) == {sha256}
+    assert other.holds(sha256)
+
+
 def test_what_killed_writers_left_goes_later(store: ArtifactStore, tmp_path: Path) -> None:
     with store.incoming() as incoming:
         folder = incoming.path.parent

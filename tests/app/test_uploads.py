@@ -388,6 +388,37 @@ def test_a_job_that_is_being_sent_keeps_its_weights(client: TestClient, service:
     assert client.get(f"/api/v1/weights/{SHA256}").status_code == 200
 
 
+def test_of_jobs_at_once_for_two_architectures_one_is_taken(client: TestClient) -> None:
+    """Whose the weights then are, until it has ended without a result."""
+    client.post("/api/v1/weights", content=FILE)
+    specs = [evaluation().model_copy(update={"architecture": name}) for name in ("tiny_cnn", "small_cnn")]
+    answers: list[httpx2.Response] = []
+    together = threading.Barrier(8)
+
+    def one(number: int) -> None:
+        together.wait()
+        answers.append(client.post("/api/v1/jobs", json=specs[number % 2].model_dump(mode="json")))
+
+    crowd = [threading.Thread(target=one, args=(number,)) for number in range(8)]
+    for each in crowd:
+        each.start()
+    for each in crowd:
+        each.join()
+    taken = [answer.json() for answer in answers if answer.status_code == 202]
+    (architecture,) = {job["spec"]["architecture"] for job in taken}
+    assert len(taken) == 4
+    (other,) = (spec for spec in specs if spec.architecture != architecture)
+    for answer in answers:
+        if answer.status_code != 202:
+            assert_problem(
+                answer, 422, f"has not ended, with architecture {architecture!r}, not {other.architecture!r}"
+            )
+    for job in taken:
+        assert client.post(f"/api/v1/jobs/{job['id']}/cancel").status_code == 202
+    assert client.post("/api/v1/jobs", json=other.model_dump(mode="json")).status_code == 202
+    assert_problem(client.post(f"/api/v1/jobs/{taken[0]['id']}/retry"), 422, "which has not ended, with architecture")
+
+
 # --- over a connection that breaks -------------------------------------------------------------------------------
 
 

@@ -44,7 +44,8 @@ from worker.tasks import Worker
 
 @pytest.fixture
 def worker(settings: Settings, database: Database, store: ArtifactStore) -> Worker:
-    quick = settings.model_copy(update={"heartbeat_seconds": 0.3, "stop_grace_seconds": 5.0})
+    changes = {"heartbeat_seconds": 0.3, "stop_grace_seconds": 5.0, "checkpoint_seconds": 0.0}
+    quick = settings.model_copy(update=changes)
     return Worker(quick, database, store, name="test", stopping=threading.Event())
 
 
@@ -419,6 +420,12 @@ def points(database: Database, job_id: int) -> list[JobFile]:
         return job_files.to_go_on_from(session, job_id)
 
 
+def epochs_of(database: Database, job_id: int) -> list[int]:
+    """As its runs told of them."""
+    with database.reading() as session:
+        return [event.data["epoch"] for event in jobs.events_after(session, job_id, 0) if event.type == "epoch"]
+
+
 def stop_at_two_checkpoints(worker: Worker, database: Database, job_id: int) -> None:
     """Run the job until it has left as many, and hand it back."""
     running = Background(worker)
@@ -466,6 +473,50 @@ def test_a_checkpoint_with_one_flipped_bit_is_not_trained_on(
         assert "is gone or damaged; it is computed again" in job_log.tail(session, job_id, 100_000)
 
 
+@either_database
+def test_checkpoints_are_kept_at_the_pace_of_the_setting(
+    worker: Worker, database: Database, store: ArtifactStore
+) -> None:
+    """Of epochs that take a fraction of a second none, but for one at a drain, and one at the end."""
+    job_id = send(database, several_epochs())
+    slow = with_settings(worker, checkpoint_seconds=3600.0)
+    running = Background(slow)
+    until(lambda: len(epochs_of(database, job_id)) >= 2)
+    assert points(database, job_id) == []
+    slow.stopping.set()
+    running.wait()
+    slow.stopping.clear()
+    (point,) = points(database, job_id)
+    assert point.number >= 2
+    told = len(epochs_of(database, job_id))
+    assert slow.run_next() == job_id
+    assert look(database, job_id).state is JobState.SUCCEEDED
+    numbers = epochs_of(database, job_id)
+    assert numbers == sorted(set(numbers)), "none was trained again"
+    assert len(numbers) > told
+
+
+class AgedStore(FolderStore):
+    """In which everything is as old as a training's checkpoints would be that makes them by the minute."""
+
+    def put(self, source: Path) -> StoredFile:
+        stored = super().put(source)
+        long_ago = time.time() - 3600
+        os.utime(self.path(stored.sha256), (long_ago, long_ago))
+        return stored
+
+
+@either_database
+def test_superseded_checkpoints_go_at_once(worker: Worker, database: Database, settings: Settings) -> None:
+    """Without a cleanup. The last two go with one, as what an ended job needed."""
+    job_id = send(database, several_epochs())
+    aged = replace(worker, store=AgedStore(settings.data_dir))
+    assert aged.run_next() == job_id
+    assert look(database, job_id).state is JobState.SUCCEEDED
+    kept = [path for path in (settings.data_dir / "artifacts").rglob("*") if len(path.name) == 64]
+    assert 1 <= len(kept) <= 3, "weights and two checkpoints"
+
+
 def order_to(directory: Path) -> dict[str, object]:
     return {
         "spec": endless_train_spec().model_dump(mode="json"),
@@ -475,6 +526,7 @@ def order_to(directory: Path) -> dict[str, object]:
         "models_dir": str(NO_FILES),
         "weights": None,
         "converted": None,
+        "checkpoint_seconds": 0.0,
     }
 
 

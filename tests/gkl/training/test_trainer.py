@@ -220,6 +220,18 @@ def test_a_run_killed_within_an_epoch_ends_as_an_uninterrupted_one(
     assert fingerprint(directory) == fingerprint(whole.directory)
 
 
+def test_epochs_that_are_quick_leave_no_checkpoint_but_the_last(tmp_path: Path, undisturbed: Undisturbed) -> None:
+    weights, events = run(short(), tmp_path / "seldom", least_checkpoint_seconds=3600)
+    assert weights == undisturbed(short()).weights_sha256
+    assert [(e.epoch, e.step) for e in events if isinstance(e, CheckpointSaved)] == [(3, 0)]
+    with pytest.raises(Stopped):
+        run(short(), tmp_path / "stopped", least_checkpoint_seconds=3600, should_stop=StopAfter(10))
+    (left,) = (tmp_path / "stopped").glob("checkpoint-*")
+    assert left.name == "checkpoint-00001-0000004.safetensors"
+    resumed, _ = run(short(), tmp_path / "stopped", least_checkpoint_seconds=3600)
+    assert resumed == weights
+
+
 def test_checkpoints_within_an_epoch_change_nothing_but_are_made(tmp_path: Path, undisturbed: Undisturbed) -> None:
     often, events = run(short(), tmp_path / "often", checkpoint_seconds=0, keep_checkpoints=3)
     assert often == undisturbed(short()).weights_sha256
