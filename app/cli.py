@@ -276,6 +276,8 @@ def retry(job_id: JobNumber, url: Url = "http://127.0.0.1:8000", token: ClientTo
 
 def _show_state(url: str, job: JobView) -> None:
     console.print(f"Job {job.id} is {job.state}: {url.rstrip('/')}/jobs/{job.id}", highlight=False)
+    if job.warning is not None:
+        console.print(formatting.as_sentence(job.warning), highlight=False, soft_wrap=True)
 
 
 @cli.command()

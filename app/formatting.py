@@ -46,6 +46,14 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
+def as_sentence(text: str) -> str:
+    """
+    >>> as_sentence("there is no job 7")
+    'There is no job 7.'
+    """
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "?", "!")) else ".")
+
+
 def duration(seconds: float) -> str:
     """
     >>> duration(0.02), duration(0.42), duration(7.6), duration(75), duration(7500)

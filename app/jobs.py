@@ -77,8 +77,17 @@ def create(
     submitter: str = ANONYMOUS,
     priority: int = 0,
     parent_id: int | None = None,
+    warning: str | None = None,
 ) -> Job:
     """Queue a job, together with the wake-up for it; an evaluation in shards with a job for each shard.
+
+    Args:
+        session: a transaction.
+        spec: what to run.
+        submitter: for whom.
+        priority: higher ones are taken first.
+        parent_id: the job that it follows.
+        warning: what its first event is to say besides.
 
     Raises:
         Unprocessable: the spec names weights that are not here, or that are of another network.
@@ -89,6 +98,7 @@ def create(
     terms: dict[str, Any] = {"submitter": submitter, "priority": priority}
     job = _add(session, spec, kind=JobKind(spec.kind), parent_id=parent_id, **terms)
     cause = f"sent by {submitter}" if parent_id is None else f"job {parent_id} has left the weights"
+    cause += f"; {warning}" if warning else ""
     shards = spec.evaluation.shards if isinstance(spec, EvaluateSpec) else 1
     if shards == 1:
         _queue(session, job, due_at=job.created_at, reason=cause)
@@ -154,8 +164,9 @@ def submit(
     submitter: str = ANONYMOUS,
     priority: int = 0,
     actor: Actor = _NOBODY,
+    warning: str | None = None,
 ) -> Job:
-    """Queue a job, once per idempotency key, which is the actor's own.
+    """Queue a job, once per idempotency key, which is the actor's own. Its first event says the warning too.
 
     Raises:
         Conflict: the key came with another job before.
@@ -168,8 +179,8 @@ def submit(
     def once() -> Job:
         with database.writing() as session:
             if key is None:
-                return _create_by(session, spec, actor, terms)
-            return _create_once(session, spec, actor, terms, key=key, remember=remember)
+                return _create_by(session, spec, actor, terms, warning)
+            return _create_once(session, spec, actor, terms, key=key, remember=remember, warning=warning)
 
     try:
         return once()
@@ -178,9 +189,11 @@ def submit(
         return once()
 
 
-def _create_by(session: Session, spec: TrainSpec | EvaluateSpec, actor: Actor, terms: dict[str, Any]) -> Job:
+def _create_by(
+    session: Session, spec: TrainSpec | EvaluateSpec, actor: Actor, terms: dict[str, Any], warning: str | None
+) -> Job:
     quotas.check_room_for_job(session, terms["submitter"])
-    job = create(session, spec, **terms)
+    job = create(session, spec, warning=warning, **terms)
     audit.record(session, actor, "job.create", f"job {job.id}", {"kind": job.kind} | terms)
     return job
 
@@ -193,6 +206,7 @@ def _create_once(
     *,
     key: str,
     remember: timedelta,
+    warning: str | None,
 ) -> Job:
     asked = {"spec": spec.model_dump(mode="json")} | terms
     body_sha256 = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
@@ -208,7 +222,7 @@ def _create_once(
                 f"the Idempotency-Key {key!r} was used for another job, {known.job_id}; send a new key for a new job"
             )
         return job
-    job = _create_by(session, spec, actor, terms)
+    job = _create_by(session, spec, actor, terms, warning)
     session.add(IdempotencyKey(key=stored_key, body_sha256=body_sha256, job_id=job.id, created_at=now))
     session.flush()
     return job

@@ -20,6 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import ServiceError
+from app.formatting import as_sentence
 from app.head_requests import methods_at
 from app.paths import own_path, root_of
 from gkl.errors import NoSpaceLeft
@@ -195,14 +196,6 @@ def _message(raw: Any) -> str:
     # A name keeps its capitals.
     first = message[:1] if message[1:2].isupper() else message[:1].lower()
     return first + message[1:].rstrip(".") + ("" if message.endswith("?") else ".")
-
-
-def as_sentence(text: str) -> str:
-    """
-    >>> as_sentence("there is no job 7")
-    'There is no job 7.'
-    """
-    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "?", "!")) else ".")
 
 
 def _methods_at(request: Request) -> list[str]:

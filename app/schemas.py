@@ -75,6 +75,8 @@ class JobView(Schema):
     finished_at: datetime | None
     spec: dict[str, Any]
     """The spec, every default written out."""
+    warning: str | None = None
+    """In the answer to one that was sent: why it can hardly succeed, as far as earlier jobs tell."""
 
     @classmethod
     def of(cls, job: Job, model: Model | None) -> Self:

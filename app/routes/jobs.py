@@ -15,7 +15,7 @@ from fastapi.responses import StreamingResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from sqlalchemy.orm import Session
 
-from app import audit, job_log, jobs, leaderboard, owner_limits, quotas, tokens
+from app import audit, job_log, jobs, leaderboard, owner_limits, quotas, run_time, tokens
 from app.access import Principal, Reader, Sender
 from app.errors import TooMany
 from app.schemas import JobPage, JobView
@@ -87,6 +87,8 @@ def create_job(
     """Queue a training or an evaluation. `Location` is where to look at it; 409 if the key came with another body."""
     owner_limits.check_spec(service.settings, spec)
     owner_limits.check_priority(sender, priority)
+    with service.database.reading() as session:
+        warning = run_time.warning(session, spec, max_seconds=service.settings.max_run_seconds)
     job = jobs.submit(
         service.database,
         spec,
@@ -95,11 +97,12 @@ def create_job(
         submitter=sender.submitter(submitter),
         priority=priority,
         actor=sender.actor,
+        warning=warning,
     )
     _log.info("job %d was sent", job.id, extra={"job_id": job.id})
     response.headers["Location"] = f"{service.settings.root_path}/api/v1/jobs/{job.id}"
     with service.database.reading() as session:
-        view = _view(session, jobs.get(session, job.id))
+        view = _view(session, jobs.get(session, job.id)).model_copy(update={"warning": warning})
     # After the answer: a broker that is slow or away delays no one.
     background.add_task(service.publish_pending, view.shard_ids or [view.id])
     return view

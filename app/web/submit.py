@@ -18,7 +18,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse, Response
 from pydantic import ValidationError
 
-from app import jobs, leaderboard, owner_limits, tokens
+from app import jobs, leaderboard, owner_limits, run_time, tokens
 from app.access import CSRF_FIELD, Principal, Sender
 from app.errors import NotFound, TooMany, Unprocessable
 from app.routes.jobs import MAX_ID
@@ -201,6 +201,8 @@ def _take_form(
             owner_limits.check_spec(service.settings, form.spec)
             # With what is in the form: changed after the browser's way back, it is another job.
             content = hashlib.sha256(f"{submitter} {form.spec.model_dump_json()}".encode()).hexdigest()
+            with service.database.reading() as session:
+                warning = run_time.warning(session, form.spec, max_seconds=service.settings.max_run_seconds)
             job = jobs.submit(
                 service.database,
                 form.spec,
@@ -208,6 +210,7 @@ def _take_form(
                 remember=timedelta(hours=service.settings.idempotency_hours),
                 submitter=sender.submitter(submitter or None),
                 actor=sender.actor,
+                warning=warning,
             )
         except (Unprocessable, TooMany) as refusal:
             form = form_of(kind, values, submitter=submitter, nonce=nonce, refusal=refusal)
