@@ -9,17 +9,13 @@ from datetime import timedelta
 from sqlalchemy import ColumnElement, and_, delete, or_, select
 from sqlalchemy.orm import Session
 
-from app import audit, job_files, quotas, tokens, uploads, workers
+from app import audit, job_files, quotas, retention, tokens, uploads, workers
 from app.artifacts import disk_now
 from app.database import database_now
 from app.service import Service
 from app.tables import (
-    FileKind,
     IdempotencyKey,
     Job,
-    JobEvent,
-    JobFile,
-    JobKind,
     JobLogPart,
     JobState,
     Submitter,
@@ -40,8 +36,8 @@ def clean(service: Service, *, young_seconds: float | None = None) -> None:
     """
     settings, database = service.settings, service.database
     with database.writing() as session:
-        _forget_checkpoints(session, timedelta(days=settings.checkpoint_retention_days))
-        _forget_events(session, timedelta(days=settings.log_retention_days))
+        retention.forget_files(session, settings)
+        retention.forget_events(session, settings)
         _forget_logs(session, timedelta(days=settings.log_retention_days))
         remembered = database_now(session) - timedelta(hours=settings.idempotency_hours)
         session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at < remembered))
@@ -51,6 +47,7 @@ def clean(service: Service, *, young_seconds: float | None = None) -> None:
         quotas.forget_worker_time(session)
         workers.forget_lost(session, after=_FORGOTTEN_AFTER)
         _forget_submitters(session)
+        retention.forget_jobs(session, settings)
     if young_seconds is None:
         young_seconds = settings.young_seconds
     pieces = uploads.remove_pieces(service, disk_now(settings.data_dir) - young_seconds)
@@ -62,25 +59,6 @@ def clean(service: Service, *, young_seconds: float | None = None) -> None:
     files = service.store.remove_unnamed(is_named, older_than_seconds=young_seconds)
     if files or pieces:
         _log.info("removed %d files and %d given-up uploads", files, pieces)
-
-
-def _forget_checkpoints(session: Session, after: timedelta) -> None:
-    """Of a whole evaluation that ended badly, also what its good shards left."""
-    ended = _ended(_UNSUCCESSFUL, database_now(session) - after)
-    unsuccessful = select(Job.id).where(ended)
-    shards = select(Job.id).where(Job.kind == JobKind.SHARD, Job.parent_id.in_(unsuccessful))
-    session.execute(
-        delete(JobFile).where(
-            JobFile.kind.in_((FileKind.RESUME, FileKind.BLOCK, FileKind.EXAMPLES)),
-            or_(JobFile.job_id.in_(unsuccessful), JobFile.job_id.in_(shards)),
-        )
-    )
-
-
-def _forget_events(session: Session, after: timedelta) -> None:
-    """The states stay, as the job does; what a success measured belongs to its result."""
-    ended = select(Job.id).where(_ended(_UNSUCCESSFUL, database_now(session) - after))
-    session.execute(delete(JobEvent).where(JobEvent.type != "state", JobEvent.job_id.in_(ended)))
 
 
 def _forget_logs(session: Session, after: timedelta) -> None:

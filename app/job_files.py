@@ -124,9 +124,15 @@ def check_weights(session: Session, spec: EvaluateSpec) -> None:
     if spec.weights == PUBLISHED_WEIGHTS:
         # Their file is looked for by the run, which may be on another host.
         return
-    # The lock keeps the cleanup from taking an upload for one that no job needs, and another job with it from being
-    # made for another architecture, while this one is being made.
+    # The locks keep the cleanup from taking them for weights that no job needs, and another job from being made with
+    # them for another architecture, while this one is being made.
     uploaded = session.get(Upload, spec.weights, with_for_update=True)
+    left = select(JobFile.id).where(JobFile.sha256 == spec.weights).with_for_update(read=True)
+    if uploaded is None and not session.scalars(left).all():
+        raise Unprocessable(
+            f"weights: no weights with sha256 {spec.weights} are stored here; take the value of weights_sha256 from a "
+            "finished train job, or send the file to /api/v1/weights first"
+        )
     known: dict[str, str] | None = None
     whence = ""
     made = session.scalars(
@@ -142,14 +148,6 @@ def check_weights(session: Session, spec: EvaluateSpec) -> None:
         known = made.spec
     elif model is not None:
         known = {"architecture": model.architecture, "dataset": model.dataset}
-    elif (
-        uploaded is None
-        and session.scalar(select(Model.id).where(Model.weights_sha256 == spec.weights).limit(1)) is None
-    ):
-        raise Unprocessable(
-            f"weights: no weights with sha256 {spec.weights} are stored here; take the value of weights_sha256 from a "
-            "finished train job, or send the file to /api/v1/weights first"
-        )
     else:
         sent = _being_measured(session, spec)
         known, whence = (None, "") if sent is None else (sent.spec, f" to job {sent.id}, which has not ended,")

@@ -244,6 +244,13 @@ def get(session: Session, job_id: int) -> Job:
     return job
 
 
+def locked(session: Session, job_id: int) -> Job:
+    """A job whose row this transaction keeps to itself."""
+    job = get(session, job_id)
+    _lock(session, job)
+    return job
+
+
 def request_cancel(session: Session, job_id: int) -> Job:
     """Cancel a queued job at once; ask the worker of a running one to stop. Twice is as good as once.
 

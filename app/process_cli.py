@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from app.settings import PLACEHOLDER, Settings
-from app.terminal import SettingsError, console, environment_settings, own_database
+from app.terminal import DataDir, SettingsError, console, environment_settings, own_database, settings_of
 
 _log = logging.getLogger(__name__)
 
@@ -236,3 +236,32 @@ def _relay_problem(settings: Settings) -> str | None:
     if heard is None:
         return "the broker does not answer"
     return None if heard else "no relay was heard of lately"
+
+
+@process_cli.command()
+def storage(data_dir: DataDir = None) -> None:
+    """Say what takes how much room in the data directory, whose it is, and what goes when by itself.
+
+    Example: `gklbench storage --data-dir ~/bench`
+    """
+    from rich.table import Table  # noqa: PLC0415
+
+    from app import formatting, quotas  # noqa: PLC0415
+    from app import storage as kept  # noqa: PLC0415
+
+    settings = settings_of(data_dir, None)
+    with own_database(data_dir).reading() as session:
+        shares, owners = kept.shares(session, settings), quotas.kept_by_all(session)
+    table = Table("Folder", "Size", box=None, title=str(settings.data_dir.resolve()), title_justify="left")
+    for name, size_bytes in kept.folders(settings):
+        table.add_row(name, formatting.size(size_bytes))
+    console.print(table, "")
+    table = Table("What is kept", "Number", "Size", "Goes", box=None)
+    for share in shares:
+        size = "" if share.size_bytes is None else formatting.size(share.size_bytes)
+        table.add_row(share.title, str(share.number), size, share.goes or "stays")
+    console.print(table, "")
+    table = Table("Whose", "Size, as it counts against their quota", box=None)
+    for name, size_bytes in owners.items():
+        table.add_row(name, formatting.size(size_bytes))
+    console.print(table)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 
@@ -12,7 +13,7 @@ from sqlalchemy.orm import Session
 from app import tokens
 from app.database import database_now, insert_into
 from app.errors import TooLarge, TooMany
-from app.tables import Job, JobKind, JobState, PartialUpload, Submitter, Upload, UploadSender, WorkerTime
+from app.tables import Job, JobFile, JobKind, JobState, PartialUpload, Submitter, Upload, UploadSender, WorkerTime
 
 _HELD = (JobState.RUNNING, JobState.CANCELLING)
 _ASK_AGAIN_SECONDS = 60
@@ -54,7 +55,7 @@ def check_room_for_job(session: Session, submitter: str) -> None:
     """Before a job is queued. Two at once of one submitter come in turn.
 
     Raises:
-        TooMany: as many wait already as may, or the day's hours are used up.
+        TooMany: as many wait already as may, the day's hours are used up, or all is kept of theirs that may be.
     """
     limits = tokens.limits_of(session, [submitter]).get(submitter, _NONE)
     if limits.queued_jobs is not None:
@@ -66,6 +67,12 @@ def check_room_for_job(session: Session, submitter: str) -> None:
                 "some",
                 retry_after_seconds=_ASK_AGAIN_SECONDS,
             )
+    if limits.upload_bytes is not None and (kept := bytes_kept(session, submitter)) >= limits.upload_bytes:
+        raise TooMany(
+            f"{kept} bytes are kept of {submitter}, who may keep {limits.upload_bytes}; before another job, remove "
+            "weights or jobs that nothing needs: DELETE /api/v1/weights/<sha256>, DELETE /api/v1/jobs/<number>",
+            retry_after_seconds=_ASK_AGAIN_SECONDS,
+        )
     if _is_day_used_up(session, submitter, limits, database_now(session)):
         raise TooMany(
             f"the jobs of {submitter} have had their {limits.gpu_hours_per_day:g} hours on workers today; more is "
@@ -75,7 +82,7 @@ def check_room_for_job(session: Session, submitter: str) -> None:
 
 
 def room_for_upload(session: Session, submitter: str) -> int | None:
-    """Bytes of weights that may still be kept of theirs; None is no limit."""
+    """Bytes that may still be kept of theirs; None is no limit."""
     limit = tokens.limits_of(session, [submitter]).get(submitter, _NONE).upload_bytes
     return None if limit is None else limit - bytes_kept(session, submitter)
 
@@ -90,18 +97,18 @@ def check_upload_fits(session: Session, submitter: str, size_bytes: int) -> None
     if limit is None:
         return
     if size_bytes > limit:
-        raise TooLarge(f"{submitter} may keep {limit} bytes of weights, and these are {size_bytes}")
+        raise TooLarge(f"{submitter} may keep {limit} bytes, and these are {size_bytes}")
     room = limit - bytes_kept(session, submitter)
     if size_bytes > room:
         raise TooMany(
-            f"{submitter} may keep {limit} bytes of weights, of which {max(0, room)} are left; remove some that no job "
-            "needs: DELETE /api/v1/weights/<sha256>",
+            f"{submitter} may keep {limit} bytes, of which {max(0, room)} are left; remove weights or jobs that "
+            "nothing needs: DELETE /api/v1/weights/<sha256>, DELETE /api/v1/jobs/<number>",
             retry_after_seconds=_ASK_AGAIN_SECONDS,
         )
 
 
 def bytes_kept(session: Session, submitter: str) -> int:
-    """Of weights that they have sent, or have begun to send."""
+    """Of what they have sent, or have begun to send, and of what their jobs have left."""
     sent = (
         select(func.sum(Upload.size_bytes))
         .join(UploadSender, UploadSender.sha256 == Upload.sha256)
@@ -110,7 +117,21 @@ def bytes_kept(session: Session, submitter: str) -> int:
     begun = select(func.sum(PartialUpload.size_bytes)).where(
         PartialUpload.submitter == submitter, PartialUpload.sha256.is_(None)
     )
-    return int(session.scalar(sent) or 0) + int(session.scalar(begun) or 0)
+    left = select(func.sum(JobFile.size_bytes)).join(Job, Job.id == JobFile.job_id).where(Job.submitter == submitter)
+    return sum(int(session.scalar(query) or 0) for query in (sent, begun, left))
+
+
+def kept_by_all(session: Session) -> dict[str, int]:
+    """`bytes_kept` of each who keeps something, the largest first."""
+    queries = (
+        select(UploadSender.submitter, func.sum(Upload.size_bytes)).join(Upload, Upload.sha256 == UploadSender.sha256),
+        select(PartialUpload.submitter, func.sum(PartialUpload.size_bytes)).where(PartialUpload.sha256.is_(None)),
+        select(Job.submitter, func.sum(JobFile.size_bytes)).join(JobFile, JobFile.job_id == Job.id),
+    )
+    found: Counter[str] = Counter()
+    for query in queries:
+        found.update({name: int(size) for name, size in session.execute(query.group_by(query.selected_columns[0]))})
+    return dict(found.most_common())
 
 
 def take_turn(session: Session, submitter: str) -> None:

@@ -185,6 +185,18 @@ class Settings(BaseSettings):
     checkpoint_retention_days: float = Field(default=7, ge=0)
     """How long what a failed or cancelled job saved is kept, from which a retry goes on."""
 
+    weights_retention_days: float = Field(default=365, ge=0)
+    """How long weights that a training made here are kept where no entry stands with them."""
+
+    certificate_retention_days: float = Field(default=30, ge=0)
+    """How long a certificate with merged examples is kept after a later one of its entry holds them too."""
+
+    job_retention_days: float = Field(default=730, ge=0)
+    """How long an ended job is kept on which no result stands, with its events and its log."""
+
+    event_retention_days: float = Field(default=365, ge=0)
+    """How long the events of an ended job are kept, by which its page tells of its course."""
+
     log_retention_days: float = Field(default=90, ge=0)
     """How long the log of an ended job is kept, and of a failed or cancelled one the events but for its states."""
 

@@ -25,7 +25,7 @@ TokenName = Annotated[str, typer.Option("--name", help="Whose it is: the submitt
 MaxQueued = Annotated[str | None, typer.Option(help="Jobs that may be queued at once; 'none' for no limit.")]
 MaxRunning = Annotated[str | None, typer.Option(help="Jobs that may run at once; 'none' for no limit.")]
 GpuHours = Annotated[str | None, typer.Option(help="Hours on workers in a day of UTC; 'none' for no limit.")]
-UploadGib = Annotated[str | None, typer.Option(help="GiB of weights that may be kept; 'none' for no limit.")]
+UploadGib = Annotated[str | None, typer.Option(help="GiB of weights and files of jobs; 'none' for no limit.")]
 Requests = Annotated[str | None, typer.Option(help="Requests a minute; 'none' for no limit.")]
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from app import job_files, quotas
+from app import job_files, quotas, retention
 from app.artifacts import disk_now
 from app.database import Database, database_now
 from app.errors import Conflict, NoRoom, NotFound, TooMany
@@ -261,16 +261,25 @@ def check_may_fetch(session: Session, sha256: str, submitter: str | None) -> Non
 
 
 def remove(session: Session, sha256: str, submitter: str | None) -> None:
-    """Forget weights that nothing needs; their file goes with the next cleanup. `submitter` None is an admin.
+    """Forget weights that nothing needs, sent or trained; their file goes with the next cleanup. `submitter` None is an
+    admin.
 
     Raises:
         NotFound: none of one's own have this hash.
         Conflict: a job or an entry needs them.
     """
+    trained = select(Job).join(JobFile).where(JobFile.sha256 == sha256, JobFile.kind == FileKind.WEIGHTS)
+    own = [job for job in session.scalars(trained) if submitter in (None, job.submitter)]
+    for job in own:
+        retention.remove_weights_of(session, job)
+    if own and session.get(Upload, sha256) is None:
+        return
     found = session.get(Upload, sha256, with_for_update=True, populate_existing=True)
     senders = set(session.scalars(select(UploadSender.submitter).where(UploadSender.sha256 == sha256)))
     if found is None or submitter not in (None, *senders):
-        raise NotFound(f"no weights with sha256 {sha256} were sent here" + (f" by {submitter}" if submitter else ""))
+        raise NotFound(
+            f"no weights with sha256 {sha256} were sent or trained here" + (f" by {submitter}" if submitter else "")
+        )
     others = senders - {submitter} if submitter is not None else set()
     if not others and sha256 in needed(session, [sha256]):
         raise Conflict("a job or a measured model needs these weights, so that they stay")

@@ -15,7 +15,7 @@ from fastapi.responses import StreamingResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from sqlalchemy.orm import Session
 
-from app import audit, job_log, jobs, leaderboard, owner_limits, quotas, run_time, tokens
+from app import audit, job_log, jobs, leaderboard, owner_limits, quotas, retention, run_time, tokens
 from app.access import Principal, Reader, Sender
 from app.errors import TooMany
 from app.schemas import JobPage, JobView
@@ -152,6 +152,19 @@ def retry_job(service: ServiceDep, sender: Sender, background: BackgroundTasks, 
     background.add_task(service.publish_pending)
     with service.database.reading() as session:
         return _view(session, jobs.get(session, job_id))
+
+
+@router.delete("/{job_id}", status_code=204, summary="Remove an ended job", response_class=Response)
+def remove_job(service: ServiceDep, sender: Sender, job_id: JobId) -> Response:
+    """With its events, its log and its files, if no result stands on it and no job followed it.
+
+    Only whose job it is can do that, and admins.
+    """
+    with service.database.writing() as session:
+        sender.check_owns(jobs.get(session, job_id).submitter, f"job {job_id}")
+        audit.record(session, sender.actor, "job.remove", f"job {job_id}")
+        retention.remove_job(session, jobs.locked(session, job_id))
+    return Response(status_code=204)
 
 
 def cancel(session: Session, sender: Principal, job_id: int) -> Job:

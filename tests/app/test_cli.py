@@ -28,6 +28,7 @@ COMMANDS = [
     "migrate",
     "check_settings",
     "health",
+    "storage",
     "import_robustbench",
     "export_robustbench",
     "submit",

@@ -1,0 +1,210 @@
+"""What is kept for how long. One rule for each kind of what goes by itself: `app.cleanup` carries them out, and
+`gklbench storage` tells of them before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, SQLColumnExpression, and_, case, delete, exists, or_, select
+from sqlalchemy.orm import Session, aliased
+
+from app.database import database_now
+from app.errors import Conflict
+from app.settings import Settings
+from app.tables import (
+    UNFINISHED,
+    Entry,
+    Evaluation,
+    ExternalAttack,
+    FileKind,
+    Job,
+    JobEvent,
+    JobFile,
+    JobKind,
+    JobState,
+    Model,
+)
+
+_UNSUCCESSFUL = (JobState.FAILED, JobState.CANCELLED)
+_TO_GO_ON_FROM = (FileKind.RESUME, FileKind.BLOCK, FileKind.EXAMPLES)
+_ENDED = (*_UNSUCCESSFUL, JobState.SUCCEEDED)
+_AT_ONCE = 1000
+_Parent = aliased(Job)
+
+
+@dataclass(frozen=True)
+class FileRule:
+    """Files of jobs that go some days after a moment."""
+
+    title: str
+    which: ColumnElement[bool]
+    """Of `JobFile` joined to `Job`, and to the job that it is a shard of as `_Parent`."""
+    since: SQLColumnExpression[Any]
+    """The moment, null while it has not come."""
+    days: Callable[[Settings], float]
+    setting: str
+
+    def files(self, *columns: Any) -> Select[Any]:
+        return (
+            select(*columns)
+            .join(Job, Job.id == JobFile.job_id)
+            .outerjoin(_Parent, and_(_Parent.id == Job.parent_id, Job.kind == JobKind.SHARD))
+            .where(self.which)
+        )
+
+    def past(self, session: Session, settings: Settings) -> Select[Any]:
+        """The numbers of those whose time is over."""
+        before = database_now(session) - timedelta(days=self.days(settings))
+        return self.files(JobFile.id).where(self.since < before)
+
+
+def _has_no_rank() -> ColumnElement[bool]:
+    """Of a training's weights: no entry stands with them, and no job that has not ended measures them."""
+    entry = exists().where(Entry.model_id == Model.id, Model.weights_sha256 == JobFile.sha256)
+    measured = aliased(Job)
+    unfinished = exists().where(measured.weights_sha256 == JobFile.sha256, measured.state.in_(UNFINISHED))
+    return and_(~entry, ~unfinished)
+
+
+def _is_superseded() -> ColumnElement[bool]:
+    """Of a certificate with merged examples: a later one of the same entry holds them, and more."""
+    own, later = aliased(ExternalAttack), aliased(ExternalAttack)
+    return exists().where(
+        own.job_id == JobFile.job_id,
+        later.entry_id == own.entry_id,
+        later.certificate_sha256.is_not(None),
+        later.robust_correct < own.robust_correct,
+    )
+
+
+# Of a shard when its whole evaluation ended badly: until then the others' parts are wanted.
+_BADLY = or_(and_(Job.kind != JobKind.SHARD, Job.state.in_(_UNSUCCESSFUL)), _Parent.state.in_(_UNSUCCESSFUL))
+_ENDED_AT = case((Job.kind == JobKind.SHARD, _Parent.finished_at), else_=Job.finished_at)
+
+FILE_RULES = (
+    FileRule(
+        "what failed and cancelled jobs saved",
+        and_(JobFile.kind.in_(_TO_GO_ON_FROM), _BADLY),
+        _ENDED_AT,
+        lambda settings: settings.checkpoint_retention_days,
+        "GKLBENCH_CHECKPOINT_RETENTION_DAYS",
+    ),
+    FileRule(
+        "trained weights that stand on no board",
+        and_(JobFile.kind == FileKind.WEIGHTS, _has_no_rank()),
+        Job.finished_at,
+        lambda settings: settings.weights_retention_days,
+        "GKLBENCH_WEIGHTS_RETENTION_DAYS",
+    ),
+    FileRule(
+        "certificates that later ones contain",
+        and_(JobFile.kind == FileKind.CERTIFICATE, _is_superseded()),
+        Job.finished_at,
+        lambda settings: settings.certificate_retention_days,
+        "GKLBENCH_CERTIFICATE_RETENTION_DAYS",
+    ),
+)
+
+
+def forget_files(session: Session, settings: Settings) -> None:
+    for rule in FILE_RULES:
+        past = rule.past(session, settings)
+        # Locked first, and then looked at again: a job that was being made with one of them has left it behind.
+        locked = session.scalars(past.with_for_update(of=JobFile, skip_locked=True)).all()
+        session.execute(delete(JobFile).where(JobFile.id.in_(locked), JobFile.id.in_(past)))
+
+
+# --- events ------------------------------------------------------------------------------------------------------
+
+
+def forget_events(session: Session, settings: Settings) -> None:
+    """Of a job that ended badly all but its states after a while; of any job the rest after a longer one."""
+    now = database_now(session)
+    badly = select(Job.id).where(
+        Job.state.in_(_UNSUCCESSFUL), Job.finished_at < now - timedelta(days=settings.log_retention_days)
+    )
+    session.execute(delete(JobEvent).where(JobEvent.type != "state", JobEvent.job_id.in_(badly)))
+    long_ago = select(Job.id).where(
+        Job.state.in_(_ENDED), Job.finished_at < now - timedelta(days=settings.event_retention_days)
+    )
+    session.execute(delete(JobEvent).where(JobEvent.job_id.in_(long_ago)))
+
+
+# --- jobs --------------------------------------------------------------------------------------------------------
+
+
+def without_result() -> ColumnElement[bool]:
+    """Of a job: it has ended, and nothing that is shown stands on it, nor another job."""
+    child, weights = aliased(Job), aliased(JobFile)
+    model = exists().where(Model.train_job_id == Job.id)
+    evaluation = exists().where(Evaluation.job_id == Job.id)
+    attack = exists().where(ExternalAttack.job_id == Job.id, ExternalAttack.examples.is_not(None))
+    kept = exists().where(weights.job_id == Job.id, weights.kind == FileKind.WEIGHTS)
+    child_or_parent = or_(
+        exists().where(child.parent_id == Job.id),
+        exists().where(child.id == Job.parent_id, child.state.in_(UNFINISHED)),
+    )
+    return and_(Job.state.in_(_ENDED), ~model, ~evaluation, ~attack, ~kept, ~child_or_parent)
+
+
+def forget_jobs(session: Session, settings: Settings) -> int:
+    """With their events, logs and files. Those that others followed go in a later round; returns how many went."""
+    before = database_now(session) - timedelta(days=settings.job_retention_days)
+    _forget_models(session)
+    old = session.scalars(select(Job.id).where(Job.finished_at < before, without_result()).limit(_AT_ONCE)).all()
+    _forget(session, old)
+    return len(old)
+
+
+def _forget(session: Session, job_ids: Sequence[int]) -> None:
+    # Of examples that were never found to hold.
+    session.execute(delete(ExternalAttack).where(ExternalAttack.job_id.in_(job_ids)))
+    session.execute(delete(Job).where(Job.id.in_(job_ids)))
+
+
+def _forget_models(session: Session) -> None:
+    """Of trainings whose weights are gone and were never measured: nothing could be done with them."""
+    weights = exists().where(JobFile.sha256 == Model.weights_sha256, JobFile.kind == FileKind.WEIGHTS)
+    measured = exists().where(Evaluation.model_id == Model.id)
+    session.execute(delete(Model).where(Model.train_job_id.is_not(None), ~weights, ~measured))
+
+
+def remove_job(session: Session, job: Job) -> None:
+    """A job with its shards, its files, and a model that nobody measured. The job's row is locked.
+
+    Raises:
+        Conflict: it has not ended, or something stands on it.
+    """
+    if not job.state.is_final:
+        raise Conflict(f"job {job.id} is {job.state}; cancel it first")
+    if job.kind is JobKind.SHARD:
+        raise Conflict(f"job {job.id} is a share of job {job.parent_id}; remove that one")
+    for follower in job.followers:
+        raise Conflict(f"job {follower.id} followed job {job.id}; remove that one first")
+    remove_weights_of(session, job)
+    _forget_models(session)
+    for shard in job.shards:
+        session.execute(delete(Job).where(Job.id == shard.id))
+    session.expire_all()
+    if session.scalar(select(Job.id).where(Job.id == job.id, without_result())) is None:
+        raise Conflict(f"a result stands on job {job.id}, so that it stays; an admin can withdraw its entry")
+    _forget(session, [job.id])
+
+
+def remove_weights_of(session: Session, job: Job) -> None:
+    """The weights that a training left.
+
+    Raises:
+        Conflict: an entry stands with them, or a job that has not ended needs them.
+    """
+    weights = select(JobFile.id).where(JobFile.job_id == job.id, JobFile.kind == FileKind.WEIGHTS)
+    # A job that is being made with them is waited for.
+    if session.scalar(weights.with_for_update()) is None:
+        return
+    if session.scalar(weights.where(_has_no_rank())) is None:
+        raise Conflict("a job or an entry needs these weights, so that they stay")
+    session.execute(delete(JobFile).where(JobFile.id.in_(weights)))
