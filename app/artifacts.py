@@ -187,10 +187,10 @@ class ArtifactStore(ABC):
 
     def _is_whole(self, path: Path, sha256: str) -> bool:
         """Whether a file holds what it is named after. Read once, and again when the file has changed."""
+        if self._is_checked(path):
+            return True
         stat = path.stat()
         seen = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
-        if self._whole.get(path) == seen:
-            return True
         with path.open("rb") as file:
             is_whole = hash_of(file).sha256 == sha256
         if is_whole:
@@ -198,6 +198,11 @@ class ArtifactStore(ABC):
                 self._whole.clear()
             self._whole[path] = seen
         return is_whole
+
+    def _is_checked(self, path: Path) -> bool:
+        """Whether this process has read it before and found it whole."""
+        stat = path.stat()
+        return self._whole.get(path) == (stat.st_ino, stat.st_mtime_ns, stat.st_size)
 
     @abstractmethod
     def _place(self, temporary: Path, stored: StoredFile) -> None:
@@ -207,13 +212,23 @@ class ArtifactStore(ABC):
     def _remove_unnamed(self, is_named: Callable[[list[str]], set[str]], older_than_seconds: float) -> int: ...
 
 
-def open_store(settings: Settings) -> ArtifactStore:
-    """The store that the settings name. Does not connect."""
+def open_store(settings: Settings, *, is_hasty: bool = False) -> ArtifactStore:
+    """The store that the settings name. Does not connect.
+
+    Args:
+        settings: of the service.
+        is_hasty: for whoever answers requests: a store elsewhere that says nothing is away after seconds.
+    """
     if not settings.store_url:
         return FolderStore(settings.data_dir)
     from app.object_store import ObjectStore  # noqa: PLC0415 - a folder needs nothing of it
 
-    return ObjectStore(settings.store_url, settings.data_dir.resolve(), cache_bytes=settings.store_cache_bytes)
+    return ObjectStore(
+        settings.store_url,
+        settings.data_dir.resolve(),
+        cache_bytes=settings.store_cache_bytes,
+        is_hasty=is_hasty,
+    )
 
 
 class FolderStore(ArtifactStore):

@@ -7,40 +7,49 @@ Reads take the newest copy and check its hash. S3 shows a new object to every re
 
 from __future__ import annotations
 
-import asyncio
 import errno
+import io
 import logging
 import os
 import secrets
 import shutil
+import socket
 import threading
 import time
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import fsspec.asyn
+import s3fs
 from botocore.exceptions import BotoCoreError, ClientError
 
 from app.artifacts import INCOMING, ArtifactStore, StoredFile, absent, checked, copy_whole, damaged, hash_of
 from app.errors import StoreAway
+from app.silence import Silent, StillSilent, Watch, more_patience, sign_of_life
 
 _log = logging.getLogger(__name__)
 
-_CONNECT_SECONDS, _READ_SECONDS = 5, 60
+# How long a store may say nothing, for a worker and for a request.
+_PATIENT_SECONDS, _HASTY_SECONDS = 30.0, 6.0
 # For the question whether it is there, which others wait for.
-_LOOK_CONNECT_SECONDS, _LOOK_READ_SECONDS = 3, 5
-_CALL_SECONDS, _LOOK_SECONDS = 120, 8
-_SLOWEST_BYTES_PER_SECOND = 10**6
-_LOOK_AGAIN_SECONDS = 20
+_LOOK_SECONDS = 4.0
+# While it puts the parts of a large object together, a store is silent for longer than at anything else.
+_JOINING_SECONDS = 60.0
+# Of the threads of the API, those that may wait for a store that seems to hang.
+_MOST_IN_DOUBT = 12
+_LOOK_AGAIN_SECONDS, _LOOK_AGAIN_WHERE_AWAY_SECONDS = 10.0, 1.0
 _PART_BYTES = 16 * 1024**2
 _PARTS_AT_ONCE = 4
 _REMEMBERED = 1000
+_READ_BYTES = 64 * 1024
+_MOST_UNSENT_BYTES = 128 * 1024
+# More than all threads together use: whoever waits for a connection shows no sign of life.
+_MOST_CONNECTIONS = 400
 # A reader may yet open what it has just asked the path of.
 _IN_USE_SECONDS = 600
 # A store may date an object that came in parts by when the first part did.
@@ -53,13 +62,20 @@ class ObjectStore(ArtifactStore):
     """
 
     def __init__(
-        self, url: str, data_dir: Path, *, cache_bytes: int, longest_upload: timedelta = _LONGEST_UPLOAD
+        self,
+        url: str,
+        data_dir: Path,
+        *,
+        cache_bytes: int,
+        is_hasty: bool = False,
+        longest_upload: timedelta = _LONGEST_UPLOAD,
     ) -> None:
         """
         Args:
             url: s3://bucket or s3://bucket/prefix.
             data_dir: where files are received, and where those that are read are kept for the next reader.
             cache_bytes: how much of the latter.
+            is_hasty: for whoever answers requests: a store that says nothing is away after seconds.
             longest_upload: how much older than its end an object may seem.
         """
         super().__init__(data_dir / "incoming")
@@ -67,6 +83,7 @@ class ObjectStore(ArtifactStore):
         place = url.removeprefix("s3://").strip("/")
         self._root, self._clock = f"{place}/artifacts", f"{place}/clock"
         self._longest_upload = longest_upload
+        self._watch = Watch(_HASTY_SECONDS, most_in_doubt=_MOST_IN_DOUBT) if is_hasty else Watch(_PATIENT_SECONDS)
         self._fetching = [threading.Lock() for _ in range(16)]
         """By the first digit of what is fetched: many who ask for the same file wait for one copy."""
         self._put: OrderedDict[str, str] = OrderedDict()
@@ -95,12 +112,16 @@ class ObjectStore(ArtifactStore):
 
     def path(self, sha256: str) -> Path:
         cached = self._cache / checked(sha256)
-        with self._fetching[int(sha256[0], 16)]:
+        with suppress(FileNotFoundError):
+            # What is here needs no turn, which others may hold who wait for the store.
+            if self._is_checked(cached):
+                _note_read(cached)
+                return cached
+        with self._turn(self._fetching[int(sha256[0], 16)]):
             try:
                 if not self._is_whole(cached, sha256):
                     cached.unlink()
-                # The last that was read is the last to go.
-                os.utime(cached, ns=(time.time_ns(), cached.stat().st_mtime_ns))
+                _note_read(cached)
             except FileNotFoundError:
                 self._cache.mkdir(parents=True, exist_ok=True)
                 temporary = self._cache / f"{INCOMING}{secrets.token_hex(16)}"
@@ -124,33 +145,34 @@ class ObjectStore(ArtifactStore):
     def problem(self) -> str | None:
         """Asked by writing: a store may be full, or refuse. What was seen a moment ago holds."""
         with self._looking:
-            if self._looked is None or time.monotonic() - self._looked[0] > _LOOK_AGAIN_SECONDS:
-                found = self._look()
-                self._looked = (time.monotonic(), found)
-            return self._looked[1]
+            if self._looked is not None:
+                seen_at, found = self._looked
+                again = _LOOK_AGAIN_SECONDS if found is None else _LOOK_AGAIN_WHERE_AWAY_SECONDS
+                if time.monotonic() - seen_at < again:
+                    return found
+            found = self._look()
+            self._looked = (time.monotonic(), found)
+            return found
 
     def _look(self) -> str | None:
         try:
-            with _away_recognized():
-                _call(self._quick, "pipe_file", self._clock, b"", seconds=_LOOK_SECONDS)
+            self._use("pipe_file", self._clock, b"", patience_seconds=_LOOK_SECONDS)
         except FileNotFoundError:
             return "its bucket does not exist"
         except StoreAway as error:
-            return f"cannot be used: {type(error.__cause__).__name__}"
+            cause = error.__cause__
+            return "does not answer" if isinstance(cause, Silent) else f"cannot be used: {type(cause).__name__}"
         return None
 
     @cached_property
     def _files(self) -> Any:
-        return _client(_CONNECT_SECONDS, _READ_SECONDS)
-
-    @cached_property
-    def _quick(self) -> Any:
-        return _client(_LOOK_CONNECT_SECONDS, _LOOK_READ_SECONDS)
+        # Silence is for the watch to end, which notes it.
+        return _client(self._watch.patience_seconds + 5)
 
     def _place(self, temporary: Path, stored: StoredFile) -> None:
         key = f"{self._folder(stored.sha256)}/{secrets.token_hex(8)}"
         try:
-            self._use("put_file", str(temporary), key, chunksize=_PART_BYTES, size_bytes=stored.size_bytes)
+            self._use("put_file", str(temporary), key, chunksize=_PART_BYTES)
         except FileNotFoundError as error:
             raise StoreAway("the artifact store has no bucket; make the one that GKLBENCH_STORE_URL names") from error
         self._put[stored.sha256] = key
@@ -163,9 +185,9 @@ class ObjectStore(ArtifactStore):
             copies = self._copies(sha256)
             if not copies:
                 raise absent(sha256)
-            _, key, size_bytes = copies[-1]
+            _, key = copies[-1]
             try:
-                self._use("get_file", key, str(target), size_bytes=size_bytes)
+                self._use("get_file", key, str(target))
             except FileNotFoundError:
                 continue
             with target.open("rb") as file:
@@ -175,10 +197,10 @@ class ObjectStore(ArtifactStore):
             break
         raise damaged(sha256)
 
-    def _copies(self, sha256: str) -> list[tuple[datetime, str, int]]:
-        """When each copy of some content came, what it is called, and its size; the newest last."""
+    def _copies(self, sha256: str) -> list[tuple[datetime, str]]:
+        """When each copy of some content came, and what it is called; the newest last."""
         found: dict[str, Any] = self._use("find", self._folder(sha256), detail=True)
-        return sorted((info["LastModified"], key, info["size"]) for key, info in found.items())
+        return sorted((info["LastModified"], key) for key, info in found.items())
 
     def discard(
         self, hashes: Collection[str], is_named: Callable[[list[str]], set[str]], *, older_than_seconds: float
@@ -217,14 +239,35 @@ class ObjectStore(ArtifactStore):
         moment: datetime = self._use("info", self._clock)["LastModified"]
         return moment
 
-    def _use(self, what: str, *arguments: Any, size_bytes: int = 0, **options: Any) -> Any:
-        """
+    def _use(self, what: str, *arguments: Any, patience_seconds: float | None = None, **options: Any) -> Any:
+        """One of fsspec's operations.
+
         Raises:
             FileNotFoundError, StoreAway
         """
-        seconds = _CALL_SECONDS + size_bytes / _SLOWEST_BYTES_PER_SECOND
-        with _away_recognized():
-            return _call(self._files, what, *arguments, seconds=seconds, **options)
+        files = self._files
+
+        async def watched() -> Any:
+            return await self._watch.over(getattr(files, f"_{what}")(*arguments, **options), patience_seconds)
+
+        try:
+            with _away_recognized():
+                return fsspec.asyn.sync(files.loop, watched)
+        except StoreAway:
+            # The next who asks whether it is there does not hear of better times.
+            self._looked = None
+            raise
+
+    @contextmanager
+    def _turn(self, lock: threading.Lock) -> Iterator[None]:
+        """
+        Raises:
+            StoreAway: another holds it, who waits in vain.
+        """
+        with ExitStack() as stack:
+            with _away_recognized():
+                stack.enter_context(self._watch.turn(lock))
+            yield
 
     def _folder(self, sha256: str) -> str:
         return f"{self._root}/{sha256[:2]}/{checked(sha256)}"
@@ -244,32 +287,82 @@ class ObjectStore(ArtifactStore):
             total -= stat.st_size
 
 
-def _client(connect_seconds: int, read_seconds: int) -> Any:
-    files = fsspec.filesystem(
-        "s3",
+def _note_read(cached: Path) -> None:
+    """The last that was read is the last to go."""
+    os.utime(cached, ns=(time.time_ns(), cached.stat().st_mtime_ns))
+
+
+class _Files(s3fs.S3FileSystem):  # type: ignore[misc]
+    """Tells of each piece that comes or goes. A socket's own limits are not enough: nothing ends the wait of a request
+    that asks whether to go on (Expect: 100-continue), or whose body the store does not take."""
+
+    async def _call_s3(self, method: str, *positional: Any, **named: Any) -> Any:
+        if isinstance(named.get("Body"), bytes):
+            named["Body"] = _Sent(named["Body"])
+        with more_patience(_JOINING_SECONDS if method == "complete_multipart_upload" else 0):
+            answer = await super()._call_s3(method, *positional, **named)
+        sign_of_life()
+        if method == "get_object":
+            answer["Body"] = _Received(answer["Body"])
+        return answer
+
+
+class _Sent(io.BytesIO):
+    """The body of a request."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        sign_of_life()
+        return super().read(size)
+
+
+class _Received:
+    """The body of an answer."""
+
+    def __init__(self, body: Any) -> None:
+        self._body = body
+
+    async def read(self, size: int = -1) -> bytes:
+        if size >= 0:
+            return await self._read(size)
+        pieces = []
+        while piece := await self._read(_READ_BYTES):
+            pieces.append(piece)
+        return b"".join(pieces)
+
+    async def _read(self, size: int) -> bytes:
+        piece: bytes = await self._body.read(size)
+        sign_of_life()
+        return piece
+
+    def close(self) -> None:
+        self._body.close()
+
+
+def _socket(address: tuple[Any, ...]) -> socket.socket:
+    """One that takes no more than it can send: else what is sent would seem to be gone minutes before it is."""
+    family, kind, protocol, *_ = address
+    made = socket.socket(family, kind, protocol)
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _MOST_UNSENT_BYTES)
+    return made
+
+
+def _client(silent_seconds: float) -> Any:
+    files = _Files(
         # Others write the same bucket.
         use_listings_cache=False,
         skip_instance_cache=True,
         max_concurrency=_PARTS_AT_ONCE,
         config_kwargs={
-            "connect_timeout": connect_seconds,
-            "read_timeout": read_seconds,
+            "connect_timeout": silent_seconds,
+            "read_timeout": silent_seconds,
+            "max_pool_connections": _MOST_CONNECTIONS,
             "retries": {"total_max_attempts": 2, "mode": "standard"},
+            "connector_args": {"socket_factory": _socket},
         },
     )
     # Its own come on top of those, and whoever waits here sees nothing else meanwhile.
     files.retries = 1
     return files
-
-
-def _call(files: Any, what: str, *arguments: Any, seconds: float, **options: Any) -> Any:
-    """One of fsspec's operations, ended after some seconds: a store that takes a connection and then says nothing is
-    waited for without end where a request asks whether to go on (Expect: 100-continue)."""
-
-    async def limited() -> Any:
-        return await asyncio.wait_for(getattr(files, f"_{what}")(*arguments, **options), seconds)
-
-    return fsspec.asyn.sync(files.loop, limited)
 
 
 @contextmanager
@@ -288,6 +381,13 @@ def _away_recognized() -> Iterator[None]:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             # Of this host's disk.
             raise
+        if isinstance(error, Silent):
+            _log.log(
+                logging.DEBUG if isinstance(error, StillSilent) else logging.WARNING,
+                "the artifact store does not answer: %s",
+                error,
+            )
+            raise StoreAway("the artifact store does not answer at the moment; try again in a few seconds") from error
         # The log has the addresses, which an answer should not have.
         _log.warning("the artifact store cannot be used: %s: %s", type(error).__name__, error)
         raise StoreAway(

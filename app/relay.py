@@ -11,6 +11,7 @@ from app import jobs
 from app.broker import forget_relay, messages_waiting, tell_of_relay
 from app.cleanup import clean
 from app.database import DATABASE_AWAY
+from app.errors import StoreAway
 from app.outbox import requeue_unclaimed
 from app.service import Service
 
@@ -38,6 +39,8 @@ class Relay:
                         duty()
                     except DATABASE_AWAY as error:
                         _log.warning("the database cannot be used (%s); trying again", error.orig)
+                    except StoreAway as error:
+                        _log.warning("%s; the cleanup waits", error)
                     except Exception:  # noqa: BLE001 - logged; what one duty meets must not keep the others
                         _log.exception("a duty of the relay failed; trying again")
             if stopping.wait(self.settings.relay_seconds):

@@ -40,13 +40,13 @@ class Service:
 
         Args:
             settings: of the service.
-            is_hasty: for whoever answers requests: waits for the database end within seconds.
+            is_hasty: for whoever answers requests: waits for the database and the store end within seconds.
         """
         database = _open_database(settings, is_hasty)
         return cls(
             settings=settings,
             database=database,
-            store=open_store(settings),
+            store=open_store(settings, is_hasty=is_hasty),
             publish=publisher(make_celery(settings)),
             rate_limiter=RateLimiter(settings),
             job_feeds=JobFeeds(database),

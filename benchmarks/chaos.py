@@ -1,29 +1,32 @@
-"""100 short jobs while processes are killed, frozen and cut off: does every one end, once, and right?
+"""Short jobs while processes are killed, frozen and cut off: does every one end, once, and right?
 
-    python benchmarks/chaos.py [--jobs 100] [--workers 3] [--every-seconds 2] [--for-seconds 200]
-        [--database postgresql]
+    python benchmarks/chaos.py [--jobs 100] [--workers 2] [--every-seconds 4] [--for-seconds 600]
+        [--database postgresql] [--store folder]
 
 First the same jobs in quiet, each different one once. Then all of them, half of them trainings and half the evaluations
-that follow, with a random fault every two seconds for some minutes: kill -9 of a worker, of a runner, of the API, of
-the relay; SIGTERM of a worker; a worker frozen for longer than its lease; the broker stopped or wiped; the database
-restarted; a message sent again. Then what is left may end in peace. What was killed is started again, as a container
-engine would. A job whose runner was killed fails, as it should, with `killed`; a client that retries sends it on, as
-this one does.
+that follow, with two processes of the API, two relays, and a random fault every few seconds for some minutes: kill -9
+of a worker, of a runner, of an API process, of a relay; SIGTERM of a worker; a worker frozen for longer than its lease;
+the broker stopped, wiped or frozen; the database restarted or frozen; the disk of the data directory full; a bit
+flipped in what a running job saved, or the S3 store cut off or frozen; a message sent again. Several hold at a time.
+Then what is left may end in peace. What was killed is started again, as a container engine would. A job whose runner
+was killed, or whose disk was full, fails, as it should; a client that retries sends it on, as this one does.
 
-Needs the packages of `.[dev]`. Ends with status 1 if anything was lost, counted twice, or came out different.
+The disk is a small tmpfs in a mount namespace, which needs root or a kernel that gives it to others; without one no
+disk is filled. Needs the packages of `.[dev]`. Ends with status 1 if anything was lost, counted twice, or came out
+different.
 """
 
 from __future__ import annotations
 
 import argparse
 import random
-import signal
 import sys
 import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -31,18 +34,20 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from sqlalchemy import func, select
 
-from app import jobs, leaderboard, migrations
-from app.broker import make_celery, publisher
+from app import job_log, jobs, leaderboard, migrations
+from app.artifacts import open_store
 from app.client import Client, ClientError
 from app.database import Database
+from app.errors import NotFound
 from app.tables import Evaluation, FileKind, Job, JobFile, JobKind, JobState
+from benchmarks.chaos_faults import Bucket, Chaos, bucket, enter_own_namespace, small_disk
 from gkl.errors import FailureCode
 from gkl.spec import Evaluation as EvaluationSpec
 from gkl.spec import InnerMaximization, ThreatModel, TrainSpec
 from tests.cluster import Cluster, PostgresServer
 from tests.specs import tiny_train_spec
 
-_DIFFERENT = 10
+_DIFFERENT = 6
 
 
 def spec(seed: int) -> TrainSpec:
@@ -53,130 +58,17 @@ def spec(seed: int) -> TrainSpec:
         attacks=attacks,
         threat_model=ThreatModel(epsilon=0.1),
         batch_size=20,
-        num_points=40,
+        num_points=60,
         shards=2 if seed % 5 == 0 else 1,
     )
     return tiny_train_spec(
         name=f"Seed {seed}",
         architecture="tiny_cnn",
-        epochs=3,
+        epochs=5,
         seed=seed,
         inner_maximization=InnerMaximization(num_steps=2),
         evaluation=evaluation,
     )
-
-
-class Chaos:
-    def __init__(self, cluster: Cluster, postgres: PostgresServer | None, workers: int, seed: int) -> None:
-        self.cluster, self.postgres = cluster, postgres
-        self.workers = [f"worker-{number}" for number in range(1, workers + 1)]
-        self.random = random.Random(seed)
-        self.counts: Counter[str] = Counter()
-        self.publish = publisher(make_celery(cluster.settings))
-        self.frozen: dict[str, float] = {}
-        self.broker_back_at: float | None = None
-
-    def one(self) -> None:
-        """A random fault, on something that runs."""
-        faults: list[Callable[[], str | None]] = [
-            self.kill_worker,
-            self.kill_runner,
-            self.kill_api,
-            self.kill_relay,
-            self.stop_worker,
-            self.freeze_worker,
-            self.broker_away,
-            self.wipe_broker,
-            self.send_again,
-        ]
-        if self.postgres is not None:
-            faults.append(self.restart_database)
-        # Not each is possible at any moment: there may be no runner to kill.
-        while (name := self.random.choice(faults)()) is None:
-            continue
-        self.counts[name] += 1
-
-    def mend(self) -> None:
-        """What somebody or something would do after a while."""
-        for name, until in list(self.frozen.items()):
-            if time.monotonic() > until:
-                self.cluster.signal(name, signal.SIGCONT)
-                del self.frozen[name]
-        if self.broker_back_at is not None and time.monotonic() > self.broker_back_at:
-            self.cluster.broker.start()
-            self.broker_back_at = None
-        for name, process in list(self.cluster.processes.items()):
-            if process.poll() is not None:
-                self.cluster.kill(name)
-                self.cluster.start_unwaited(name)
-
-    def free_worker(self) -> str | None:
-        free = [name for name in self.workers if name not in self.frozen]
-        return self.random.choice(free) if free else None
-
-    def kill_worker(self) -> str | None:
-        return self._signal(self.free_worker(), signal.SIGKILL, "kill -9 of a worker")
-
-    def stop_worker(self) -> str | None:
-        return self._signal(self.free_worker(), signal.SIGTERM, "SIGTERM of a worker")
-
-    def kill_api(self) -> str | None:
-        return self._signal("api", signal.SIGKILL, "kill -9 of the API")
-
-    def kill_relay(self) -> str | None:
-        return self._signal("relay", signal.SIGKILL, "kill -9 of the relay")
-
-    def _signal(self, name: str | None, number: signal.Signals, what: str) -> str | None:
-        if name is None or self.cluster.processes[name].poll() is not None:
-            return None
-        self.cluster.signal(name, number)
-        return what
-
-    def kill_runner(self) -> str | None:
-        name = self.free_worker()
-        if name is None or self.cluster.processes[name].poll() is not None:
-            return None
-        runners = self.cluster.runners(name)
-        for runner in runners:
-            runner.kill()
-        return "kill -9 of a runner" if runners else None
-
-    def freeze_worker(self) -> str | None:
-        # One at a time: somebody has to work.
-        name = self.free_worker() if not self.frozen else None
-        if self._signal(name, signal.SIGSTOP, "") is None or name is None:
-            return None
-        self.frozen[name] = time.monotonic() + self.cluster.settings.lease_seconds + self.random.uniform(1, 4)
-        return "a worker frozen past its lease"
-
-    def broker_away(self) -> str | None:
-        if self.broker_back_at is not None:
-            return None
-        self.cluster.broker.stop()
-        self.broker_back_at = time.monotonic() + self.random.uniform(1, 8)
-        return "broker stopped for some seconds, and empty after"
-
-    def wipe_broker(self) -> str | None:
-        if self.broker_back_at is not None:
-            return None
-        self.cluster.broker.wipe()
-        return "broker wiped"
-
-    def restart_database(self) -> str | None:
-        assert self.postgres is not None
-        self.postgres.stop()
-        time.sleep(self.random.uniform(0, 2))
-        self.postgres.start()
-        return "database restarted"
-
-    def send_again(self) -> str | None:
-        with self.cluster.database.reading() as session:
-            known = session.scalars(select(Job.id)).all()
-        try:
-            self.publish(self.random.choice(known))
-        except (OSError, IndexError):
-            return None
-        return "a message sent again, of whatever job"
 
 
 def run_quietly(cluster: Cluster, specs: list[TrainSpec]) -> dict[str, Any]:
@@ -209,41 +101,47 @@ def result(cluster: Cluster, job_id: int) -> Any:
 
 
 class Sender:
-    """A client: sends jobs over REST and retries those that failed by a kill, as its user would."""
+    """A client: sends jobs over REST, by whichever process of the API, and retries those that failed by a fault, as
+    its user would."""
 
-    def __init__(self, cluster: Cluster, specs: list[TrainSpec]) -> None:
-        self.cluster, self.specs = cluster, specs
+    def __init__(self, cluster: Cluster, urls: list[str], specs: list[TrainSpec], pause_seconds: float) -> None:
+        self.cluster, self.urls, self.specs = cluster, urls, specs
+        self.pause_seconds = pause_seconds
+        self.random = random.Random(0)
         self.sent: list[int] = []
-        self.retries = 0
-        self.thread = threading.Thread(target=self._send)
+        self.retries: Counter[str] = Counter()
+        self.thread = threading.Thread(target=self._send, daemon=True)
         self.thread.start()
+
+    def _client(self) -> Client:
+        return Client(self.random.choice(self.urls))
 
     def _send(self) -> None:
         for number, each in enumerate(self.specs):
             while True:
                 try:
-                    with Client(self.cluster.url) as client:
+                    with self._client() as client:
                         # The same key again: if only the answer was lost, it is the same job.
                         self.sent.append(client.submit(each, key=f"chaos {number}", submitter=f"user {number % 3}").id)
                     break
                 except ClientError:
                     time.sleep(0.3)
-            time.sleep(0.3)
+            time.sleep(self.pause_seconds)
 
-    def retry_killed(self) -> None:
+    def retry_failed(self) -> None:
         with self.cluster.database.reading() as session:
-            killed = session.scalars(
-                select(Job.id).where(
+            failed = session.scalars(
+                select(Job).where(
                     Job.state == JobState.FAILED,
                     Job.kind != JobKind.SHARD,
-                    Job.failure_code.in_((FailureCode.KILLED, FailureCode.WORKER_LOST)),
+                    Job.failure_code.in_((FailureCode.KILLED, FailureCode.WORKER_LOST, FailureCode.NO_SPACE_LEFT)),
                 )
             ).all()
-        for job_id in killed:
+        for job in failed:
             try:
-                with Client(self.cluster.url) as client:
-                    client.retry(job_id)
-                self.retries += 1
+                with self._client() as client:
+                    client.retry(job.id)
+                self.retries[str(job.failure_code)] += 1
             except ClientError:
                 continue
 
@@ -251,17 +149,23 @@ class Sender:
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--jobs", type=int, default=100)
-    options.add_argument("--workers", type=int, default=3)
-    options.add_argument("--every-seconds", type=float, default=2.0)
-    options.add_argument("--for-seconds", type=float, default=200.0)
+    options.add_argument("--workers", type=int, default=2)
+    options.add_argument("--every-seconds", type=float, default=4.0)
+    options.add_argument("--for-seconds", type=float, default=600.0)
     options.add_argument("--database", choices=["postgresql", "sqlite"], default="postgresql")
+    options.add_argument("--store", choices=["folder", "s3"], default="folder")
     options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--keep-logs", type=Path, help="where the processes' logs are left")
     given = options.parse_args()
-    with tempfile.TemporaryDirectory(prefix="chaos") as folder:
-        directory = Path(folder)
+    has_disk = enter_own_namespace()
+    if not has_disk:
+        print("No disk is filled: this machine gives no mount namespace.", flush=True)
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="chaos")))
         postgres = None
         if given.database == "postgresql":
             postgres = PostgresServer.started()
+            stack.callback(postgres.remove)
             quiet_url, url = postgres.create("quiet"), postgres.create("chaos")
         else:
             quiet_url, url = (f"sqlite:///{directory / name}.sqlite3" for name in ("quiet", "chaos"))
@@ -269,34 +173,55 @@ def main() -> None:
             database = Database(each)
             migrations.upgrade(database)
             database.close()
-        try:
-            sys.exit(0 if run(given, directory, postgres, quiet_url, url) else 1)
-        finally:
-            if postgres is not None:
-                postgres.remove()
+        disk = stack.enter_context(small_disk(directory / "chaos" / "data")) if has_disk else None
+        s3 = stack.enter_context(bucket()) if given.store == "s3" else None
+        is_right = run(given, directory, postgres=postgres, quiet_url=quiet_url, url=url, disk=disk, s3=s3)
+    sys.exit(0 if is_right else 1)
 
 
-def run(given: Any, directory: Path, postgres: PostgresServer | None, quiet_url: str, url: str) -> bool:
+def run(
+    given: Any,
+    directory: Path,
+    *,
+    postgres: PostgresServer | None,
+    quiet_url: str,
+    url: str,
+    disk: Path | None,
+    s3: Bucket | None,
+) -> bool:
     trainings = given.jobs // 2
     different = [spec(seed) for seed in range(min(_DIFFERENT, trainings))]
     specs = [different[number % len(different)] for number in range(trainings)]
+    began = time.monotonic()
     with Cluster(directory / "quiet", quiet_url) as cluster:
         cluster.start("relay", "worker-1", "worker-2")
         expected = run_quietly(cluster, different)
-    print(f"{len(different)} different jobs were run in quiet.", flush=True)
+    print(f"{len(different)} different jobs were run in quiet, in {time.monotonic() - began:.0f} s.", flush=True)
 
-    with Cluster(directory / "chaos", url, max_lost_leases=10) as cluster:
-        chaos = Chaos(cluster, postgres, given.workers, given.seed)
-        cluster.start("api", "relay", *chaos.workers)
+    changes: dict[str, Any] = {
+        "max_lost_leases": 10,
+        # Beside the chaos: what is not needed goes, and nothing else.
+        "cleanup_seconds": 20.0,
+        "min_free_bytes": 8 * 1024**2,
+        "store_url": s3.url if s3 is not None else "",
+    }
+    with Cluster(directory / "chaos", url, **changes) as cluster, ExitStack() as stack:
+        chaos = Chaos(cluster, workers=given.workers, seed=given.seed, postgres=postgres, disk=disk, bucket=s3)
+        stack.callback(keep_logs, cluster, given.keep_logs)
+        # Whatever happens: a frozen server could not be ended.
+        stack.callback(chaos.mend, at_once=True)
+        chaos.start()
         started = last_fault = time.monotonic()
-        sender = Sender(cluster, specs)
+        # Over most of the time, so that faults always meet work.
+        sender = Sender(cluster, chaos.urls, specs, 0.8 * given.for_seconds / len(specs))
         while True:
             try:
                 chaos.mend()
-                sender.retry_killed()
+                if chaos.can_read:
+                    sender.retry_failed()
                 now = time.monotonic()
                 if now - started >= given.for_seconds:
-                    if not sender.thread.is_alive() and ended(cluster):
+                    if not chaos.away and not sender.thread.is_alive() and ended(cluster):
                         break
                 elif now - last_fault >= given.every_seconds:
                     last_fault = now
@@ -311,6 +236,13 @@ def run(given: Any, directory: Path, postgres: PostgresServer | None, quiet_url:
         return report(cluster, sender, specs, expected)
 
 
+def keep_logs(cluster: Cluster, directory: Path | None) -> None:
+    if directory is not None:
+        directory.mkdir(parents=True, exist_ok=True)
+        for log in cluster.log("any").parent.glob("*.log"):
+            (directory / log.name).write_bytes(log.read_bytes())
+
+
 def ended(cluster: Cluster) -> bool:
     with cluster.database.reading() as session:
         final = [state for state in JobState if state.is_final]
@@ -321,19 +253,26 @@ def report(cluster: Cluster, sender: Sender, specs: list[TrainSpec], expected: d
     with cluster.database.reading() as session:
         every = session.scalars(select(Job)).all()
         counted = Counter(session.scalars(select(Evaluation.job_id)))
+        named = set(session.scalars(select(JobFile.sha256)))
+        logs = [job_log.tail(session, job.id, 10**7) for job in every]
     states = Counter(job.state.value for job in every)
+    for job in every:
+        if job.state is JobState.FAILED:
+            print(f"job {job.id} ({job.kind}): {job.failure_code}: {job.failure_message}")
     lost = [job_id for job_id in sender.sent if job_id not in {job.id for job in every}]
     trains = [job for job in every if job.kind is JobKind.TRAIN]
     evaluations = [job for job in every if job.kind is JobKind.EVALUATE]
+    shards = Counter(job.parent_id for job in every if job.kind is JobKind.SHARD)
     wrong = [
         job_id
         for job_id, each in zip(sender.sent, specs, strict=True)
         if result(cluster, job_id) != expected[each.name]
     ]
     attempts = Counter(job.attempt for job in every)
-    shards = len(every) - len(trains) - len(evaluations)
-    print(f"{len(trains)} trainings, {len(evaluations)} evaluations, {shards} shards: {dict(states)}")
-    print(f"attempts: {dict(sorted(attempts.items()))}; retried by the client after a kill: {sender.retries}")
+    seen = sum(text.count("is gone or damaged; it is computed again") for text in logs)
+    print(f"{len(trains)} trainings, {len(evaluations)} evaluations, {shards.total()} shards: {dict(states)}")
+    print(f"attempts: {dict(sorted(attempts.items()))}; retried by the client: {dict(sender.retries)}")
+    print(f"damaged or missing files that a run noticed, and made again: {seen}")
     checks = {
         "sent and lost": len(lost),
         "sent and there twice": len(trains) - len(specs),
@@ -341,12 +280,24 @@ def report(cluster: Cluster, sender: Sender, specs: list[TrainSpec], expected: d
             [job for job in trains if len(job_followers(cluster, job.id)) != 1]
         ),
         "evaluations not counted exactly once": len([job for job in evaluations if counted[job.id] != 1]),
+        "evaluations with a shard too many or too few": len(
+            [job for job in evaluations if shards[job.id] not in (0, job.spec["evaluation"]["shards"])]
+        ),
         "not succeeded": len(every) - states["succeeded"],
         "other than in quiet": len(wrong),
+        "files that a row names and that are not whole": len([each for each in named if not is_whole(cluster, each)]),
     }
     for what, count in checks.items():
         print(f"  {what}: {count}")
     return not any(checks.values())
+
+
+def is_whole(cluster: Cluster, sha256: str) -> bool:
+    try:
+        open_store(cluster.settings).path(sha256)
+    except NotFound:
+        return False
+    return True
 
 
 def job_followers(cluster: Cluster, job_id: int) -> list[Job]:

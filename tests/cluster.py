@@ -72,6 +72,20 @@ class Broker:
             self.server.stop()
             self.server = None
 
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """It takes connections and says nothing."""
+        [process] = [
+            child
+            for child in psutil.Process().children()
+            if "valkey" in child.name() and f":{self.port}" in " ".join(child.cmdline())
+        ]
+        process.suspend()
+        try:
+            yield
+        finally:
+            process.resume()
+
 
 class PostgresServer:
     """A server that a test may stop and start."""
@@ -199,7 +213,7 @@ class Cluster:
     # --- processes -----------------------------------------------------------------------------------------------
 
     def start(self, *names: str, environment: dict[str, str] | None = None, **changes: Any) -> None:
-        """Start `api`, `relay`, or any name as a worker; the API answers then."""
+        """Start `api`, `relay`, another of those as `api-2`, or any other name as a worker; `api` answers then."""
         self.start_unwaited(*names, environment=environment, **changes)
         if "api" in names:
             until(self._api_answers)
@@ -207,7 +221,7 @@ class Cluster:
     def start_unwaited(self, *names: str, environment: dict[str, str] | None = None, **changes: Any) -> None:
         settings = self.settings.model_copy(update=changes)
         for name in names:
-            command = {"api": "serve", "relay": "relay"}.get(name, "worker")
+            command = {"api": "serve", "relay": "relay"}.get(name.partition("-")[0], "worker")
             self.processes[name] = start_child(
                 [command, "--end-with-parent"],
                 environment=settings.environment() | {"OMP_NUM_THREADS": "1"} | (environment or {}),

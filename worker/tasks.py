@@ -143,7 +143,9 @@ class Worker:
             self.database.write_patiently(
                 lambda session: jobs.hand_back(session, claim, reason=reason), give_up=self.stopping.is_set
             )
-        except (StaleAttempt, *DATABASE_AWAY):
+        except StaleAttempt:
+            _log.warning("job %d was taken from this worker before it could be handed back", claim.job_id)
+        except DATABASE_AWAY:
             _log.exception("job %d could not be handed back; its lease will end", claim.job_id)
 
     def _fail(self, claim: jobs.Claim, code: FailureCode, message: str) -> None:
@@ -151,5 +153,9 @@ class Worker:
             self.database.write_patiently(
                 lambda session: jobs.fail(session, claim, code, message), give_up=self.stopping.is_set
             )
-        except (StaleAttempt, *DATABASE_AWAY):
+        except StaleAttempt:
+            _log.warning(
+                "job %d was taken from this worker; that it failed here (%s) is not counted", claim.job_id, code
+            )
+        except DATABASE_AWAY:
             _log.exception("job %d: that it failed could not be written; its lease will end", claim.job_id)
