@@ -10,6 +10,7 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import logging
+import math
 from dataclasses import dataclass
 from typing import Annotated
 from urllib.parse import parse_qs, urlsplit
@@ -34,6 +35,7 @@ CSRF_FIELD, CSRF_HEADER = "csrf", "X-CSRF-Token"
 # What a proxy adds to a request of somebody else's.
 _FORWARDED = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip")
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+ROWS_OF_A_REQUEST = 100
 
 _bearer = HTTPBearer(auto_error=False, description="A token of `gklbench token create`, where the service asks for it.")
 
@@ -179,6 +181,22 @@ def _of_address(address: str) -> str:
 def _count(service: Service, principal: Principal) -> None:
     if principal.limits.requests_per_minute is not None:
         service.rate_limiter.count(principal.counted_as, principal.limits.requests_per_minute)
+
+
+def charge(service: Service, principal: Principal, *, rows: int) -> None:
+    """Count an answer of many rows as several requests: one for each `ROWS_OF_A_REQUEST` of them, but never as more
+    than half of what a minute allows, so that it can be had at all.
+
+    Raises:
+        TooMany: it would be more than they may have in this minute.
+    """
+    allowed = principal.limits.requests_per_minute
+    if allowed is None:
+        return
+    # The first was counted when the request came.
+    more = min(math.ceil(rows / ROWS_OF_A_REQUEST) - 1, allowed // 2)
+    if more > 0:
+        service.rate_limiter.count(principal.counted_as, allowed, cost=more)
 
 
 def _note_use(service: Service, token: Token) -> None:

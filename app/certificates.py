@@ -18,16 +18,26 @@ from app.errors import NotFound
 from app.schemas import PointView
 
 
-def points_of(path: Path) -> list[PointView]:
-    """Each point of an evaluation, in the order of the test images."""
+def points_of(path: Path, *, first: int = 0, limit: int | None = None) -> tuple[list[PointView], int | None]:
+    """Points of an evaluation in the order of the test images, and the number of the one after them; None at the end.
+
+    Args:
+        path: of the certificate.
+        first: the number of the one to begin with.
+        limit: how many at most.
+    """
     with safe_open(path, framework="np") as file:
         attacks = json.loads(file.metadata()["gklbench"])["attacks"]
-        labels, predictions, broken_by, norms, index, adversarial = (
-            file.get_tensor(name).tolist()
-            for name in ("label", "prediction", "broken_by", "perturbation_norm", "index", "adversarial_prediction")
+        total = file.get_slice("label").get_shape()[0]
+        end = total if limit is None else min(total, first + limit)
+        labels, predictions, broken_by, norms = (
+            file.get_slice(name)[first:end].tolist() if first < end else []
+            for name in ("label", "prediction", "broken_by", "perturbation_norm")
         )
-    classes = dict(zip(index, adversarial, strict=True))
-    return [
+        classes = dict(
+            zip(file.get_tensor("index").tolist(), file.get_tensor("adversarial_prediction").tolist(), strict=True)
+        )
+    found = [
         PointView(
             index=number,
             label=label,
@@ -36,8 +46,11 @@ def points_of(path: Path) -> list[PointView]:
             adversarial_prediction=classes.get(number),
             perturbation_norm=None if math.isnan(norm) else norm,
         )
-        for number, (label, prediction, by, norm) in enumerate(zip(labels, predictions, broken_by, norms, strict=True))
+        for number, (label, prediction, by, norm) in enumerate(
+            zip(labels, predictions, broken_by, norms, strict=True), start=first
+        )
     ]
+    return found, end if end < total else None
 
 
 Picture = Literal["clean", "adversarial", "difference"]

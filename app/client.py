@@ -15,7 +15,7 @@ from urllib.request import getproxies, proxy_bypass
 import httpx2
 from pydantic import BaseModel, ValidationError
 
-from app.schemas import BoardDetail, JobView, ModelDetail, UploadView
+from app.schemas import JobView, ModelDetail, UploadView
 from app.settings import is_loopback
 from app.tables import JobState
 from gkl.files import sha256_of
@@ -241,11 +241,16 @@ class Client:
         return self._view(JobView, self._sent("GET", f"/api/v1/jobs/{job_id}"))
 
     def model(self, model_id: int) -> ModelDetail:
-        return self._view(ModelDetail, self._sent("GET", f"/api/v1/models/{model_id}"))
+        """With all its evaluations, however many pages they are."""
+        found = self._model_page(model_id, {})
+        evaluations, cursor = found.evaluations, found.next_cursor
+        while cursor is not None:
+            older = self._model_page(model_id, {"cursor": cursor})
+            evaluations, cursor = evaluations + older.evaluations, older.next_cursor
+        return found.model_copy(update={"evaluations": evaluations, "next_cursor": None})
 
-    def rank(self, dataset: str, threat_model: str, model_id: int) -> int | None:
-        board = self._view(BoardDetail, self._sent("GET", f"/api/v1/leaderboards/{dataset}/{threat_model}"))
-        return next((entry.rank for entry in board.entries if entry.weights_id == model_id), None)
+    def _model_page(self, model_id: int, query: dict[str, int]) -> ModelDetail:
+        return self._view(ModelDetail, self._sent("GET", f"/api/v1/models/{model_id}", params=query))
 
     def follow(self, job_id: int) -> Iterator[StreamEvent]:
         """The job's events from the first to its last state; reconnects and goes on where it was cut off.

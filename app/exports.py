@@ -7,16 +7,20 @@ import io
 import itertools
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from app import formatting, robustbench
-from app.entries import Board, Ranked
+from app import entries, formatting, robustbench
+from app.database import Database
+from app.entries import Board, Ranked, View
 from app.schemas import EntryView
 from app.tables import Entry
 from gkl.spec import format_epsilon
 
-Write = Callable[[Board, Sequence[Ranked]], str]
+Write = Callable[[Board, Iterable[Ranked]], Iterator[str]]
+
+_ENTRIES_AT_ONCE = 200
+_PIECE_LENGTH = 64 * 1024
 
 
 @dataclass(frozen=True)
@@ -27,14 +31,52 @@ class Format:
     ending: str
     media_type: str
     write: Write
+    """The file piece by piece: a long board is never in memory as a whole."""
 
 
-def _csv(_: Board, found: Sequence[Ranked]) -> str:
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["rank", *_CSV])
+def pieces(database: Database, board: Board, view: View, kind: Format) -> Iterator[str]:
+    """A file as it is sent.
+
+    Which entries there are, in which order and with which ranks is read at once, before the first piece. The entries
+    themselves follow in short transactions: whoever reads slowly must keep no connection to the database. One that
+    changes meanwhile is written as it is then, one that is removed is left out.
+    """
+    with database.reading() as session:
+        listed = entries.ids(session, board, view)
+        ranks = entries.ranks_of(session, board, listed)
+
+    def rows() -> Iterator[Ranked]:
+        for start in range(0, len(listed), _ENTRIES_AT_ONCE):
+            chosen = listed[start : start + _ENTRIES_AT_ONCE]
+            with database.reading() as session:
+                known = entries.with_ids(session, chosen)
+            yield from (Ranked(ranks.get(number), known[number]) for number in chosen if number in known)
+
+    return _joined(kind.write(board, rows()))
+
+
+def _joined(texts: Iterator[str]) -> Iterator[str]:
+    """Each piece takes its turn in the event loop; one for every row would take longer than the rows."""
+    kept: list[str] = []
+    length = 0
+    for text in texts:
+        kept.append(text)
+        length += len(text)
+        if length >= _PIECE_LENGTH:
+            yield "".join(kept)
+            kept, length = [], 0
+    yield "".join(kept)
+
+
+def _csv(_: Board, found: Iterable[Ranked]) -> Iterator[str]:
+    yield _csv_line(["rank", *_CSV])
     for row in found:
-        writer.writerow([row.rank or "", *(_inert(value(row.entry)) for value in _CSV.values())])
+        yield _csv_line([row.rank or "", *(_inert(value(row.entry)) for value in _CSV.values())])
+
+
+def _csv_line(cells: list[str | int]) -> str:
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerow(cells)
     return out.getvalue()
 
 
@@ -78,20 +120,36 @@ def _inert(cell: str) -> str:
     return f"'{cell}" if cell[:1] in ("=", "+", "-", "@", "\t", "\r") else cell
 
 
-def _json(found_on: Board, found: Sequence[Ranked]) -> str:
-    entries = [EntryView.of(row).model_dump(mode="json") for row in found]
-    return json.dumps({"dataset": found_on.dataset, "threat_model": found_on.name, "entries": entries}, indent=1)
+def _json(found_on: Board, found: Iterable[Ranked]) -> Iterator[str]:
+    """Letter by letter what `json.dumps` with an indent makes of the whole."""
+    dataset, name = json.dumps(found_on.dataset), json.dumps(found_on.name)
+    yield f'{{\n "dataset": {dataset},\n "threat_model": {name},\n "entries": ['
+    is_first = True
+    for row in found:
+        text = json.dumps(EntryView.of(row).model_dump(mode="json"), indent=1)
+        # No text in it has a line break of its own.
+        yield ("" if is_first else ",") + "\n  " + text.replace("\n", "\n  ")
+        is_first = False
+    yield "]\n}" if is_first else "\n ]\n}"
 
 
-def _robustbench(_: Board, found: Sequence[Ranked]) -> str:
+def _robustbench(_: Board, found: Iterable[Ranked]) -> Iterator[str]:
     """One object: model id -> model_info, each to the letter as its own file has. Only final ones that stand."""
-    final = [row.entry for row in found if not row.entry.is_provisional and not row.entry.is_withdrawn]
-    pieces = [f"{json.dumps(entry.slug)}: {robustbench.model_info(entry).strip()}" for entry in final]
-    return "{\n" + ",\n".join(pieces) + "\n}\n"
+    yield "{\n"
+    is_first = True
+    for row in found:
+        entry = row.entry
+        if not entry.is_provisional and not entry.is_withdrawn:
+            yield ("" if is_first else ",\n") + f"{json.dumps(entry.slug)}: {robustbench.model_info(entry).strip()}"
+            is_first = False
+    yield "\n}\n"
 
 
-def _bibtex(_: Board, found: Sequence[Ranked]) -> str:
-    return "\n".join(_reference(row.entry) for row in found)
+def _bibtex(_: Board, found: Iterable[Ranked]) -> Iterator[str]:
+    is_first = True
+    for row in found:
+        yield ("" if is_first else "\n") + _reference(row.entry)
+        is_first = False
 
 
 def _reference(entry: Entry) -> str:
@@ -107,21 +165,7 @@ def _reference(entry: Entry) -> str:
     return "\n".join([f"@misc{{{entry.slug},", *lines, "}\n"])
 
 
-def _latex(found_on: Board, found: Sequence[Ranked]) -> str:
-    rows = [
-        " & ".join(
-            [
-                str(row.rank or "--"),
-                _latex_text(row.entry.name),
-                _latex_text(row.entry.architecture),
-                _latex_number(row.entry.clean_accuracy),
-                (r"$\le$ " if row.entry.is_provisional else "") + _latex_number(row.entry.robust_accuracy),
-                _latex_text(row.entry.venue),
-            ]
-        )
-        + r" \\"
-        for row in found
-    ]
+def _latex(found_on: Board, found: Iterable[Ranked]) -> Iterator[str]:
     head = r"\# & Model & Architecture & Clean & Robust & Venue \\"
     lines = [
         f"% {found_on.title}. Needs \\usepackage{{booktabs}}.",
@@ -129,11 +173,19 @@ def _latex(found_on: Board, found: Sequence[Ranked]) -> str:
         r"\toprule",
         head,
         r"\midrule",
-        *rows,
-        r"\bottomrule",
-        r"\end{tabular}",
     ]
-    return "\n".join(lines) + "\n"
+    yield "\n".join(lines) + "\n"
+    for row in found:
+        cells = [
+            str(row.rank or "--"),
+            _latex_text(row.entry.name),
+            _latex_text(row.entry.architecture),
+            _latex_number(row.entry.clean_accuracy),
+            (r"$\le$ " if row.entry.is_provisional else "") + _latex_number(row.entry.robust_accuracy),
+            _latex_text(row.entry.venue),
+        ]
+        yield " & ".join(cells) + " \\\\\n"
+    yield "\\bottomrule\n\\end{tabular}\n"
 
 
 def _latex_number(share: float | None) -> str:

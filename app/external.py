@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 from sqlalchemy import select, true
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, joinedload
 
 from app import jobs, quotas
 from app.artifacts import StoredFile
@@ -132,6 +132,22 @@ def certificates_of_others(session: Session, spec: EvaluateSpec) -> list[str]:
         .limit(_OTHERS)
     )
     return [found for entry in entries if (found := certificate(session, entry)) is not None]
+
+
+def attacks_that_held(
+    session: Session, entry_id: int, *, after_id: int | None = None, limit: int
+) -> list[ExternalAttack]:
+    """Against an entry, in the order in which they were sent, behind `after_id`."""
+    query = select(ExternalAttack).where(
+        ExternalAttack.entry_id == entry_id, ExternalAttack.examples.is_not(None), ExternalAttack.id > (after_id or 0)
+    )
+    return list(session.scalars(query.order_by(ExternalAttack.id).limit(limit)))
+
+
+def newest_attacks(session: Session, entry_id: int, *, limit: int) -> list[ExternalAttack]:
+    """Against an entry, also those that are not checked yet or did not hold; the newest last."""
+    query = select(ExternalAttack).where(ExternalAttack.entry_id == entry_id).options(joinedload(ExternalAttack.job))
+    return list(session.scalars(query.order_by(ExternalAttack.id.desc()).limit(limit)))[::-1]
 
 
 def attack_of_job(session: Session, job_id: int) -> ExternalAttack | None:

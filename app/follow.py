@@ -190,7 +190,9 @@ def _show_row(client: Client, model: ModelDetail, job: JobView, console: Console
     evaluation = next((found for found in model.evaluations if found.job_id == job.id), None)
     if evaluation is None:
         return
-    rank = client.rank(model.dataset, evaluation.threat_model, model.id) if evaluation.not_ranked is None else None
+    rank = None
+    if evaluation.not_ranked is None:
+        rank = next((entry.rank for entry in model.entries if entry.threat_model == evaluation.threat_model), None)
     console.print(_row_table(model, evaluation, rank))
     for note in evaluation.manifest.get("weights_notes", ()):
         console.print(f"Weights: {note}", highlight=False, markup=False)

@@ -124,9 +124,14 @@ def evaluation(session: Session, evaluation_id: int) -> Evaluation:
     return found
 
 
-def evaluations_of(session: Session, model_id: int) -> list[Evaluation]:
-    """All measurements of a model, newest first."""
-    return list(session.scalars(_evaluations().where(Evaluation.model_id == model_id).order_by(Evaluation.id.desc())))
+def evaluations_of(
+    session: Session, model_id: int, *, before_id: int | None = None, limit: int | None = None
+) -> list[Evaluation]:
+    """Measurements of a model, newest first, older than `before_id`."""
+    query = _evaluations().where(Evaluation.model_id == model_id).order_by(Evaluation.id.desc()).limit(limit)
+    if before_id is not None:
+        query = query.where(Evaluation.id < before_id)
+    return list(session.scalars(query))
 
 
 def evaluation_of_job(session: Session, job_id: int) -> Evaluation | None:

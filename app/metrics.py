@@ -9,9 +9,9 @@ import os
 import shutil
 import threading
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, get_args
 
 from fastapi.routing import iter_route_contexts
@@ -19,22 +19,25 @@ from prometheus_client import CollectorRegistry, Histogram, ProcessCollector, di
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
-from sqlalchemy import and_, exists, func, select
+from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import Session
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app import jobs, workers
+from app import jobs, metric_sums, workers
 from app.broker import hears_relay, messages_waiting
 from app.database import database_now
+from app.metric_sums import Sums
 from app.service import Service
-from app.tables import Job, JobEvent, JobKind, JobState
+from app.tables import Job, JobKind, JobState
 from gkl.errors import FailureCode
 from gkl.outcome import Resources
 
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 _HELD = (JobState.RUNNING, JobState.CANCELLING)
+# Less than an answer may take, see `app.deadline`. What is not counted in that time the next scrapes count.
+_COUNTS_SECONDS = 4.0
 _ENDS = (JobState.SUCCEEDED, JobState.CANCELLED, *FailureCode)
 
 
@@ -97,9 +100,9 @@ class _ServiceCollector(Collector):
     """Asked by the registry. What is away says so, and takes nothing else with it."""
 
     def __init__(self, service: Service) -> None:
-        self.service, self.history = service, _History()
+        self.service = service
         self.turn = threading.Lock()
-        """One scrape at a time: each adds to the history."""
+        """One scrape at a time: a second would only wait for the first's sums."""
 
     def _can_write(self) -> bool:
         try:
@@ -111,13 +114,22 @@ class _ServiceCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         yield from self._host()
         try:
-            with self.turn, self.service.database.reading() as session:
-                found = [*self._jobs(session), *self._workers(session), *self.history.collect(session)]
+            with self.turn:
+                with self.service.database.reading() as session:
+                    found = [*self._jobs(session), *self._workers(session)]
+                found += self._history()
         except SQLAlchemyError:
             found = []
         is_up = bool(found) and self._can_write()
         yield _gauge("gklbench_database_up", "Whether the database can be read and written.", float(is_up))
         yield from found
+
+    def _history(self) -> Iterator[Metric]:
+        """Nothing where it cannot be written: what the database holds now can be told all the same."""
+        try:
+            return _history(metric_sums.kept(self.service.database, patience_seconds=_COUNTS_SECONDS))
+        except SQLAlchemyError:
+            return iter(())
 
     def _host(self) -> Iterator[Metric]:
         settings = self.service.settings
@@ -178,108 +190,24 @@ def _resources(session: Session) -> Iterator[Metric]:
     return iter((memory, gpu_memory))
 
 
-class _History:
-    """Counters made of the jobs' events: rows of jobs go back when one is retried, counters never may.
-
-    Each scrape adds the events since the one before, up to a minute ago: an event gets its number before it is
-    committed, and what commits later than a higher number must not be passed over. No transaction is that long.
-
-    Ends and seconds on workers are those of all time: events of states are kept as long as their job, so that a
-    process that starts anew comes to the same sums. Stages count from a process's first scrape: cleanup removes the
-    events of jobs that failed, and a sum that is smaller after a restart would be taken for as much work, just done.
-    """
-
-    lag = timedelta(minutes=1)
-
-    def __init__(self) -> None:
-        self.event_id = 0
-        """The last one that is counted."""
-        self.is_new = True
-        self.ends: Counter[tuple[str, str]] = Counter()
-        self.run_seconds: defaultdict[str, float] = defaultdict(float)
-        self.running: dict[int, tuple[str, datetime]] = {}
-        """The kind of each job that a worker has, and since when."""
-        self.stages: Counter[str] = Counter()
-        self.stage_seconds: defaultdict[str, float] = defaultdict(float)
-
-    def collect(self, session: Session) -> Iterator[Metric]:
-        until = database_now(session) - self.lag
-        self._read(session, until)
-        ends = CounterMetricFamily(
-            "gklbench_job_outcomes",
-            "Jobs that ended, by how: succeeded, cancelled, or the code of their failure. A retried one ends again.",
-            labels=("kind", "code"),
-        )
-        seconds = CounterMetricFamily("gklbench_job_run_seconds", "Time of jobs on workers.", labels=("kind",))
-        # Also of those that run. Until a minute ago too, or a job that just ended would be counted twice or not at all.
-        running: defaultdict[str, float] = defaultdict(float)
-        for kind, since in self.running.values():
-            running[kind] += max(0.0, (until - since).total_seconds())
-        for kind in JobKind:
-            for code in _ENDS:
-                ends.add_metric((kind, code), self.ends[kind, code])
-            seconds.add_metric((kind,), self.run_seconds[kind] + running[kind])
-        stages = SummaryMetricFamily(
-            "gklbench_stage_seconds", "Finished stages: epochs of trainings, and each attack.", labels=("stage",)
-        )
-        for stage, count in self.stages.items():
-            stages.add_metric((stage,), count, self.stage_seconds[stage])
-        return iter((ends, seconds, stages))
-
-    def _read(self, session: Session, until: datetime) -> None:
-        last = select(JobEvent.id).where(JobEvent.id > self.event_id, JobEvent.created_at <= until)
-        end = session.scalar(last.order_by(JobEvent.id.desc()).limit(1))
-        types = ("state",) if self.is_new else ("state", "epoch", "attack")
-        if end is not None:
-            events = (
-                select(JobEvent.id, JobEvent.job_id, JobEvent.type, JobEvent.data, JobEvent.created_at, Job.kind)
-                .join(Job, Job.id == JobEvent.job_id)
-                .where(JobEvent.id > self.event_id, JobEvent.id <= end, JobEvent.type.in_(types), ~_is_repeated())
-                .order_by(JobEvent.id)
-                .execution_options(yield_per=1000)
-            )
-            for event_id, job_id, event_type, data, created_at, kind in session.execute(events):
-                if event_type == "state":
-                    self._move(job_id, kind, data, created_at)
-                else:
-                    self._finish(event_type, data)
-                # One by one: if the database goes away in between, the next scrape goes on from here.
-                self.event_id = event_id
-            self.event_id = end
-        self.is_new = False
-
-    def _move(self, job_id: int, kind: JobKind, data: dict[str, Any], at: datetime) -> None:
-        state = JobState(data["state"])
-        if state is JobState.RUNNING:
-            self.running[job_id] = (kind, at)
-        elif state is not JobState.CANCELLING and job_id in self.running:
-            self.run_seconds[kind] += (at - self.running.pop(job_id)[1]).total_seconds()
-        if state.is_final:
-            self.ends[kind, data.get("code", state)] += 1
-
-    def _finish(self, event_type: str, data: dict[str, Any]) -> None:
-        stage, seconds = (
-            ("training", data["seconds"])
-            if event_type == "epoch"
-            else (data["outcome"]["attack"], data["outcome"]["seconds"])
-        )
-        self.stages[stage] += 1
-        self.stage_seconds[stage] += seconds
-
-
-def _is_repeated() -> Any:
-    """An evaluation that goes on tells again of the attacks that were finished before."""
-    earlier = aliased(JobEvent)
-    path = ("outcome", "attack")
-    return exists().where(
-        and_(
-            JobEvent.type == "attack",
-            earlier.type == "attack",
-            earlier.job_id == JobEvent.job_id,
-            earlier.id < JobEvent.id,
-            earlier.data[path].as_string() == JobEvent.data[path].as_string(),
-        )
+def _history(sums: Sums) -> Iterator[Metric]:
+    """Counters of all time: rows of jobs go back when one is retried, these never do."""
+    ends = CounterMetricFamily(
+        "gklbench_job_outcomes",
+        "Jobs that ended, by how: succeeded, cancelled, or the code of their failure. A retried one ends again.",
+        labels=("kind", "code"),
     )
+    seconds = CounterMetricFamily("gklbench_job_run_seconds", "Time of jobs on workers.", labels=("kind",))
+    for kind in JobKind:
+        for code in _ENDS:
+            ends.add_metric((kind, code), sums.ends[kind, code])
+        seconds.add_metric((kind,), sums.run_seconds[kind])
+    stages = SummaryMetricFamily(
+        "gklbench_stage_seconds", "Finished stages: epochs of trainings, and each attack.", labels=("stage",)
+    )
+    for stage, (count, total) in sums.stages.items():
+        stages.add_metric((stage,), count, total)
+    return iter((ends, seconds, stages))
 
 
 def _gauge(name: str, sentence: str, value: float) -> GaugeMetricFamily:

@@ -15,7 +15,16 @@ _SENT = (
     *("Tus-Resumable", "Upload-Length", "Upload-Metadata", "Upload-Offset"),
 )
 _READ = (
-    *("Content-Disposition", "Content-Location", "ETag", "Location", "Retry-After", "X-Log-Size", "X-Request-ID"),
+    *(
+        "Content-Disposition",
+        "Content-Location",
+        "ETag",
+        "Link",
+        "Location",
+        "Retry-After",
+        "X-Log-Size",
+        "X-Request-ID",
+    ),
     *("Tus-Extension", "Tus-Max-Size", "Tus-Resumable", "Tus-Version"),
     *("Upload-Expires", "Upload-Length", "Upload-Offset"),
 )

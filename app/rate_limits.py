@@ -31,22 +31,27 @@ class RateLimiter:
         self._together: SlidingWindowCounterRateLimiter | None = None
         self._away_until = 0.0
 
-    def count(self, who: str, per_minute: int) -> None:
+    def count(self, who: str, per_minute: int, cost: int = 1) -> None:
         """
+        Args:
+            who: sends it.
+            per_minute: how many requests they may send.
+            cost: as how many this one counts.
+
         Raises:
             TooMany: this one is more than may be.
         """
         item = RateLimitItemPerMinute(per_minute, namespace="gklbench")
         if time.monotonic() >= self._away_until:
             try:
-                self._hit(self._shared(), item, who)
+                self._hit(self._shared(), item, who, cost)
             except RedisError as error:
                 # One that does not answer would cost every request seconds.
                 self._away_until = time.monotonic() + _AWAY_SECONDS
                 _log.warning("the broker cannot be reached (%s); requests are counted by each process", error)
             else:
                 return
-        self._hit(self._alone, item, who)
+        self._hit(self._alone, item, who, cost)
 
     def _shared(self) -> SlidingWindowCounterRateLimiter:
         if self._together is None:
@@ -57,11 +62,13 @@ class RateLimiter:
         return self._together
 
     @staticmethod
-    def _hit(limiter: SlidingWindowCounterRateLimiter, item: RateLimitItemPerMinute, who: str) -> None:
-        if limiter.hit(item, who):
+    def _hit(limiter: SlidingWindowCounterRateLimiter, item: RateLimitItemPerMinute, who: str, cost: int) -> None:
+        if limiter.hit(item, who, cost=cost):
             return
         reset = limiter.get_window_stats(item, who).reset_time
+        as_many = f" (this one counts as {cost})" if cost > 1 else ""
         raise TooMany(
-            f"more than {item.amount} requests a minute; slow down, or ask the service's owner for a higher limit",
+            f"more than {item.amount} requests a minute{as_many}; slow down, or ask the service's owner for a higher "
+            "limit",
             retry_after_seconds=max(1, math.ceil(reset - time.time())),
         )

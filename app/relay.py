@@ -7,7 +7,7 @@ import threading
 import time
 from datetime import timedelta
 
-from app import jobs
+from app import jobs, metric_sums
 from app.broker import forget_relay, messages_waiting, tell_of_relay
 from app.cleanup import clean
 from app.database import DATABASE_AWAY
@@ -97,4 +97,6 @@ class Relay:
         if now - self.away_at < 2 * self.settings.lease_seconds:
             return
         self.last_cleanup = now
+        # What is removed must be counted before, also where nobody asks for metrics.
+        metric_sums.keep(self.service.database)
         clean(self.service)

@@ -432,7 +432,8 @@ def export_to(session: Session, directory: Path) -> int:
     """
     written = 0
     final = (Entry.is_provisional.is_(False), Entry.withdrawn_at.is_(None))
-    for entry in session.scalars(select(Entry).where(*final).order_by(Entry.id)):
+    listed = select(Entry).where(*final).order_by(Entry.id).execution_options(yield_per=200)
+    for entry in session.scalars(listed):
         path = directory / entry.dataset / entry.board / f"{entry.slug}.json"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
@@ -14,6 +15,7 @@ from app.tables import (
     AuditRecord,
     Entry,
     Evaluation,
+    ExternalAttack,
     Job,
     JobKind,
     JobState,
@@ -291,11 +293,6 @@ class ModelView(Schema):
         )
 
 
-class ModelDetail(ModelView):
-    evaluations: list[EvaluationView]
-    """Newest first."""
-
-
 class PointView(Schema):
     index: int
     """Its place among the test images."""
@@ -522,9 +519,11 @@ class EntryView(Schema):
 class EntryDetail(EntryView):
     external_attacks: list[ExternalAttackView]
     """Those that held, in the order in which they were sent."""
+    next_cursor: int | None
+    """Send it as `cursor` to get the next of those attacks; null if there are no more."""
 
     @classmethod
-    def with_attacks(cls, row: entries.Ranked) -> Self:
+    def with_attacks(cls, row: entries.Ranked, found: Sequence[ExternalAttack], next_cursor: int | None) -> Self:
         attacks = [
             ExternalAttackView(
                 name=attack.name,
@@ -534,10 +533,19 @@ class EntryDetail(EntryView):
                 broken=attack.broken or 0,
                 created_at=attack.created_at,
             )
-            for attack in row.entry.external_attacks
+            for attack in found
             if attack.examples is not None
         ]
-        return cls(**EntryView.of(row).model_dump(), external_attacks=attacks)
+        return cls(**EntryView.of(row).model_dump(), external_attacks=attacks, next_cursor=next_cursor)
+
+
+class ModelDetail(ModelView):
+    evaluations: list[EvaluationView]
+    """Newest first."""
+    next_cursor: int | None
+    """Send it as `cursor` to get the next, older evaluations; null if there are no more."""
+    entries: list[EntryView]
+    """Its place on each board that it is on."""
 
 
 class BoardSummary(Schema):
@@ -561,8 +569,12 @@ class BoardSummary(Schema):
 
 
 class BoardDetail(BoardSummary):
+    count: int
+    """How many entries the view has, on all its pages."""
     entries: list[EntryView]
-    """Those of the view, in its order."""
+    """Those of this page of the view, in its order."""
+    next_cursor: str | None
+    """Send it as `cursor` to get the next page; null on the last one."""
 
 
 class ModelInfoFiles(Schema):

@@ -16,11 +16,14 @@ from app.database import DATABASE_AWAY, Database
 from app.job_feed import JobFeeds
 from app.outbox import Publish, publish_pending
 from app.rate_limits import RateLimiter
+from app.recent import Recent
 from app.settings import Settings
 
 _log = logging.getLogger(__name__)
 
 _HASTY_SECONDS = 7.0
+# At most a megabyte each.
+_CHARTS_KEPT = 16
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,8 @@ class Service:
     job_feeds: JobFeeds
     streams: Counter[str]
     """How many event streams this process keeps open, by whose they are."""
+    charts: Recent
+    """Of boards, until they change."""
 
     @classmethod
     def from_settings(cls, settings: Settings, *, is_hasty: bool = False) -> Service:
@@ -51,6 +56,7 @@ class Service:
             rate_limiter=RateLimiter(settings),
             job_feeds=JobFeeds(database),
             streams=Counter(),
+            charts=Recent(_CHARTS_KEPT),
         )
 
     def publish_pending(self, job_ids: Sequence[int] | None = None) -> None:

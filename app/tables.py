@@ -22,6 +22,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    event,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
@@ -72,6 +73,10 @@ class UtcDateTime(TypeDecorator[datetime]):
 
     impl = DateTime(timezone=True)
     cache_ok = True
+
+    @property
+    def python_type(self) -> type[datetime]:
+        return datetime
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         return None if value is None else value.astimezone(UTC)
@@ -156,6 +161,8 @@ class Job(Base):
         Index("ix_jobs_claim", "state", "submitter", priority.desc(), "id"),
         Index("ix_jobs_state_id", "state", "id"),
         Index("ix_jobs_kind_id", "kind", "id"),
+        # Counted for every scrape of the metrics.
+        Index("ix_jobs_kind_state", "kind", "state"),
     )
 
     @property
@@ -209,6 +216,29 @@ class JobEvent(Base):
     created_at: Mapped[datetime]
 
     __table_args__ = (Index("ix_job_events_job_id_id", "job_id", "id"),)
+
+
+class MetricSum(Base):
+    """A counter of the metrics, with all that happened until the event that is counted last."""
+
+    __tablename__ = "metric_sums"
+
+    name: Mapped[str] = mapped_column(String(20), primary_key=True)
+    """What it is of, see `app.metric_sums`."""
+    label: Mapped[str] = mapped_column(String(100), primary_key=True)
+    code: Mapped[str] = mapped_column(String(50), primary_key=True)
+    count: Mapped[int] = mapped_column(BigInteger)
+    seconds: Mapped[float]
+
+
+class MetricRun(Base):
+    """A job that a worker has, as of the event that is counted last. It may outlive the job's own row."""
+
+    __tablename__ = "metric_runs"
+
+    job_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    kind: Mapped[JobKind] = mapped_column(_enum(JobKind, 20))
+    since: Mapped[datetime]
 
 
 class JobLogPart(Base):
@@ -569,13 +599,13 @@ class Entry(Base):
     num_points: Mapped[int]
     """Test images behind the accuracies."""
 
-    clean_accuracy: Mapped[float | None]
+    clean_accuracy: Mapped[float | None] = mapped_column()
     autoattack_accuracy: Mapped[float | None]
     external_accuracy: Mapped[float | None]
     """What is left after attacks other than AutoAttack, where there were some."""
     reported_accuracy: Mapped[float | None]
     """What the authors say."""
-    robust_accuracy: Mapped[float | None]
+    robust_accuracy: Mapped[float | None] = mapped_column()
     """Best known, by which it ranks: external, else AutoAttack's; on corruptions their mean."""
     mean_corruption_error: Mapped[float | None]
     """As for its evaluation; null for what was imported."""
@@ -588,6 +618,8 @@ class Entry(Base):
     """Why its figure cannot be believed, and what its owner can do; such an entry has no rank."""
     rank_note: Mapped[str | None] = mapped_column(Text)
     """Why an admin has restored its rank all the same."""
+    tier: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
+    """0: it may have a rank; 1: its figure cannot be believed; 2: withdrawn. Follows from those, see `_keep_tier`."""
     created_at: Mapped[datetime]
     changed_at: Mapped[datetime]
 
@@ -600,7 +632,13 @@ class Entry(Base):
     __table_args__ = (
         UniqueConstraint("dataset", "board", "slug"),
         UniqueConstraint("model_id", "board"),
-        Index("ix_entries_rank", "dataset", "board", "robust_accuracy"),
+        # All that ranks, charts and the front page read, so that long boards are not read from their wide rows.
+        Index(
+            "ix_entries_best",
+            *("dataset", "board", "tier", robust_accuracy.desc(), clean_accuracy.desc(), "id"),
+            *("is_provisional", "year", "provenance"),
+        ),
+        Index("ix_entries_revision", "dataset", "board", "id", "changed_at"),
     )
 
     @property
@@ -615,6 +653,13 @@ class Entry(Base):
     def interval_of(self, accuracy: float) -> tuple[float, float]:
         """95 % Wilson interval of one of its accuracies."""
         return wilson_interval(accuracy * self.num_points, self.num_points)
+
+
+@event.listens_for(Entry, "before_insert")
+@event.listens_for(Entry, "before_update")
+def _keep_tier(_mapper: object, _connection: object, entry: Entry) -> None:
+    """An order by the texts themselves could not be read from an index: they may be longer than one can hold."""
+    entry.tier = 2 if entry.is_withdrawn else 1 if entry.is_barred else 0
 
 
 class ExternalAttack(Base):

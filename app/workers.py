@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import Select, delete, func, select
 from sqlalchemy.orm import Session
 
 import gkl
+from app.cursors import Key, cursor_of, rows_after, values_of
 from app.database import database_now
 from app.tables import Job, JobState, WorkerRow
 
@@ -72,10 +74,44 @@ def count_on(session: Session, host: str, *, lease: timedelta) -> int:
     return session.scalar(select(func.count()).select_from(WorkerRow).where(WorkerRow.host == host, living)) or 0
 
 
+# By host, and there in the order in which they came.
+_ORDER = (
+    Key(WorkerRow.host, is_optional=False),
+    Key(WorkerRow.started_at, is_optional=False),
+    Key(WorkerRow.name, is_optional=False),
+)
+
+
 def all_of_them(session: Session, *, lease: timedelta) -> list[WorkerStatus]:
-    """By host, then by name."""
+    """By host, then by age."""
+    return _statuses(session, session.scalars(_listed()).all(), lease)
+
+
+def page(
+    session: Session, *, lease: timedelta, limit: int, cursor: str | None = None
+) -> tuple[list[WorkerStatus], str | None]:
+    """As many of them, and the cursor with which the next page begins; None on the last one.
+
+    Raises:
+        Unprocessable: the cursor is none of this list.
+    """
+    query = _listed().limit(limit + 1)
+    if cursor is not None:
+        query = query.where(rows_after(_ORDER, values_of(cursor, "workers", _ORDER)))
+    rows = session.scalars(query).all()
+    following = None
+    if len(rows) > limit:
+        last = rows[limit - 1]
+        following = cursor_of("workers", (last.host, last.started_at, last.name))
+    return _statuses(session, rows[:limit], lease), following
+
+
+def _listed() -> Select[WorkerRow]:
+    return select(WorkerRow).order_by(*(key.order for key in _ORDER))
+
+
+def _statuses(session: Session, rows: Sequence[WorkerRow], lease: timedelta) -> list[WorkerStatus]:
     lost_before = database_now(session) - lease
-    held = session.scalars(select(Job).where(Job.state.in_((JobState.RUNNING, JobState.CANCELLING)))).all()
-    jobs = {job.worker: job for job in held}
-    rows = session.scalars(select(WorkerRow).order_by(WorkerRow.host, WorkerRow.started_at, WorkerRow.name))
+    held = select(Job).where(Job.state.in_((JobState.RUNNING, JobState.CANCELLING)))
+    jobs = {job.worker: job for job in session.scalars(held)}
     return [WorkerStatus(row, jobs.get(row.name), row.heard_at < lost_before) for row in rows]

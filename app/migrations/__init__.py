@@ -12,7 +12,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from app import entries
+from app import entries, metric_sums
 from app.database import Database
 
 
@@ -26,6 +26,7 @@ def upgrade(database: Database, revision: str = "head") -> None:
         if is_current(database):
             with database.writing() as session:
                 entries.add_missing(session)
+            metric_sums.keep(database)
 
 
 def downgrade(database: Database, revision: str) -> None:

@@ -2,22 +2,43 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Request
+from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import FileResponse, Response
 
 from app import leaderboard
+from app.access import Principal, Reader, charge
 from app.certificates import Picture, picture, points_of
 from app.errors import NotFound
-from app.routes.jobs import MAX_ID
+from app.routes.paging import MAX_ID, link_next
 from app.schemas import EvaluationView, PointView
 from app.service import Service, ServiceDep
 
 router = APIRouter(prefix="/evaluations", tags=["evaluations"])
 
+# A point takes a tenth of the time of an entry of a board.
+_POINTS_OF_A_ROW = 10
+
 PointNumber = Annotated[int, Path(ge=0, le=MAX_ID, description="Its place among the test images, from 0.")]
 EvaluationId = Annotated[int, Path(ge=1, le=MAX_ID, description="An evaluation's number.")]
+
+
+@dataclass(frozen=True)
+class PointPage:
+    """Which points somebody asks for."""
+
+    request: Request
+    response: Response
+    cursor: Annotated[int, Query(ge=0, le=MAX_ID, description="The number of the first point.")] = 0
+    limit: Annotated[int, Query(ge=1, le=10_000)] = 1000
+
+    def points_of(self, service: Service, reader: Principal, sha256: str) -> list[PointView]:
+        charge(service, reader, rows=self.limit // _POINTS_OF_A_ROW)
+        found, following = points_of(service.store.path(sha256), first=self.cursor, limit=self.limit)
+        link_next(self.request, self.response, following)
+        return found
 
 
 @router.get("/{evaluation_id}", summary="Look at an evaluation")
@@ -48,8 +69,11 @@ def get_certificate(service: ServiceDep, evaluation_id: EvaluationId) -> FileRes
 
 
 @router.get("/{evaluation_id}/points", summary="What became of each point")
-def get_points(service: ServiceDep, evaluation_id: EvaluationId) -> list[PointView]:
-    return points_of(service.store.path(_certificate(service, evaluation_id)))
+def get_points(
+    service: ServiceDep, reader: Reader, evaluation_id: EvaluationId, asked: Annotated[PointPage, Depends()]
+) -> list[PointView]:
+    """More than 1000 at once count as more than one request."""
+    return asked.points_of(service, reader, _certificate(service, evaluation_id))
 
 
 @router.get(

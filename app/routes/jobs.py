@@ -9,7 +9,7 @@ from contextlib import aclosing
 from datetime import timedelta
 from typing import Annotated, Any
 
-from fastapi import APIRouter, BackgroundTasks, Body, Depends, Header, Path, Query, Response
+from fastapi import APIRouter, BackgroundTasks, Body, Depends, Header, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 from app import audit, job_log, jobs, leaderboard, owner_limits, quotas, retention, run_time, tokens
 from app.access import Principal, Reader, Sender
 from app.errors import TooMany
+from app.routes.paging import MAX_ID, NumberedCursor, link_next
 from app.schemas import JobPage, JobView
 from app.service import Service, ServiceDep
 from app.tables import Job, JobEvent, JobKind, JobState
@@ -28,7 +29,6 @@ _log = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
-MAX_ID = 2**63 - 1
 JobId = Annotated[int, Path(ge=1, le=MAX_ID, description="A job's number.")]
 
 MAX_PRIORITY = 100
@@ -110,18 +110,20 @@ def create_job(
 
 @router.get("", summary="List jobs, newest first")
 def list_jobs(
+    *,
+    request: Request,
+    response: Response,
     service: ServiceDep,
     state: JobState | None = None,
     kind: JobKind | None = None,
-    cursor: Annotated[int | None, Query(ge=1, le=MAX_ID, description="`next_cursor` of the page before.")] = None,
+    cursor: NumberedCursor = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> JobPage:
     with service.database.reading() as session:
         found = jobs.page(session, state=state, kind=kind, before_id=cursor, limit=limit + 1)
-        return JobPage(
-            jobs=_views(session, found[:limit]),
-            next_cursor=found[limit - 1].id if len(found) > limit else None,
-        )
+        following = found[limit - 1].id if len(found) > limit else None
+        link_next(request, response, following)
+        return JobPage(jobs=_views(session, found[:limit]), next_cursor=following)
 
 
 @router.get("/{job_id}", summary="Look at a job")

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Path, Query, Request, Response
-from fastapi.responses import FileResponse
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from fastapi.responses import FileResponse, StreamingResponse
+from pydantic import Field
 from sqlalchemy.orm import Session
 
 from app import audit, entries, external, leaderboard, robustbench
-from app.access import Admin, Principal
-from app.certificates import Picture, points_of
+from app.access import Admin, Principal, Reader, charge
+from app.certificates import Picture
+from app.entity_tags import NOT_MODIFIED, not_modified, tagged
 from app.errors import Conflict, NotFound
-from app.exports import FORMATS
-from app.routes.evaluations import PointNumber, picture_response
-from app.routes.jobs import MAX_ID
+from app.exports import FORMATS, pieces
+from app.routes.evaluations import PointNumber, PointPage, picture_response
+from app.routes.paging import CURSOR_LENGTH, MAX_ID, NumberedCursor, link_next
 from app.schemas import (
     BoardDetail,
     BoardSummary,
@@ -43,25 +45,62 @@ def list_leaderboards(service: ServiceDep) -> list[BoardSummary]:
         return [BoardSummary.of(board) for board in entries.boards(session)]
 
 
-@router.get("/leaderboards/{dataset}/{threat_model}", summary="Read a leaderboard")
+class _PageOfView(entries.View):
+    """A view of a board, a page at a time."""
+
+    limit: int = Field(default=100, ge=1, le=1000)
+    """How many entries at most."""
+
+    cursor: str | None = Field(default=None, max_length=CURSOR_LENGTH)
+    """`next_cursor` of the page before, with the same order."""
+
+
+@router.get(
+    "/leaderboards/{dataset}/{threat_model}",
+    summary="Read a leaderboard",
+    response_model=BoardDetail,
+    responses=NOT_MODIFIED,
+)
 def get_leaderboard(
-    service: ServiceDep, dataset: BoardPart, threat_model: BoardPart, view: Annotated[entries.View, Query()]
-) -> BoardDetail:
+    *,
+    request: Request,
+    response: Response,
+    service: ServiceDep,
+    reader: Reader,
+    dataset: BoardPart,
+    threat_model: BoardPart,
+    query: Annotated[_PageOfView, Query()],
+) -> BoardDetail | Response:
     """`threat_model` is the board's name: 'Linf' for the data set's usual budget, 'Linf-0.1' for another.
 
-    Filters and order are those of the board's page.
+    Filters and order are those of the board's page. Ranks are those of the whole board, on every page of it. More than
+    100 entries count as more than one request; all at once are in an export.
     """
     with service.database.reading() as session:
+        # Before the rest is read: what changes meanwhile must not be kept under the older tag.
+        headers = tagged(request, entries.revision(session, dataset, threat_model))
         board = entries.board(session, dataset, threat_model)
-        found = [EntryView.of(row) for row in entries.search(session, board, view)]
-        return BoardDetail(**BoardSummary.of(board).model_dump(), entries=found)
+        if (unchanged := not_modified(request, headers)) is not None:
+            return unchanged
+        charge(service, reader, rows=query.limit)
+        view = entries.View.model_validate(query.model_dump(exclude={"limit", "cursor"}))
+        found, following = entries.page(session, board, view, limit=query.limit, cursor=query.cursor)
+        response.headers.update(headers)
+        link_next(request, response, following)
+        return BoardDetail(
+            **BoardSummary.of(board).model_dump(),
+            count=entries.count(session, board, view),
+            entries=[EntryView.of(row) for row in found],
+            next_cursor=following,
+        )
 
 
 @router.get(
     "/leaderboards/{dataset}/{threat_model}/export/{file_format}",
     summary="Download a leaderboard",
     response_class=Response,
-    responses={
+    responses=NOT_MODIFIED
+    | {
         200: {
             "content": {
                 f.media_type.partition(";")[0]: {"schema": {"type": "object" if "json" in f.media_type else "string"}}
@@ -72,31 +111,49 @@ def get_leaderboard(
     },
 )
 def export_leaderboard(
+    *,
+    request: Request,
     service: ServiceDep,
+    reader: Reader,
     dataset: BoardPart,
     threat_model: BoardPart,
     file_format: ExportFormat,
     view: Annotated[entries.View, Query()],
 ) -> Response:
-    """Exactly the entries that the page shows for the same query string, in its order."""
+    """Exactly the entries that the page shows for the same query string, in its order.
+
+    Counts as one request for each 100 entries; as one where its ETag is still the same.
+    """
     kind = FORMATS[file_format]
     with service.database.reading() as session:
+        headers = tagged(request, entries.revision(session, dataset, threat_model))
         board = entries.board(session, dataset, threat_model)
-        text = kind.write(board, entries.search(session, board, view))
-    return Response(
-        text,
-        media_type=kind.media_type,
-        headers={
-            "Content-Disposition": f'attachment; filename="{dataset}-{threat_model}.{kind.ending}"',
-            "X-Content-Type-Options": "nosniff",
-        },
-    )
+        if (unchanged := not_modified(request, headers)) is not None:
+            return unchanged
+        charge(service, reader, rows=entries.count(session, board, view))
+    headers |= {
+        "Content-Disposition": f'attachment; filename="{dataset}-{threat_model}.{kind.ending}"',
+        "X-Content-Type-Options": "nosniff",
+    }
+    return StreamingResponse(pieces(service.database, board, view, kind), media_type=kind.media_type, headers=headers)
 
 
 @router.get("/entries/{entry_id}", summary="Look at an entry")
-def get_entry(service: ServiceDep, entry_id: EntryId) -> EntryDetail:
+def get_entry(
+    *,
+    request: Request,
+    response: Response,
+    service: ServiceDep,
+    entry_id: EntryId,
+    cursor: NumberedCursor = None,
+    limit: Annotated[int, Query(ge=1, le=1000, description="How many external attacks at most.")] = 100,
+) -> EntryDetail:
     with service.database.reading() as session:
-        return EntryDetail.with_attacks(entries.get(session, entry_id))
+        row = entries.get(session, entry_id)
+        attacks = external.attacks_that_held(session, entry_id, after_id=cursor, limit=limit + 1)
+        following = attacks[limit - 1].id if len(attacks) > limit else None
+        link_next(request, response, following)
+        return EntryDetail.with_attacks(row, attacks[:limit], following)
 
 
 @router.get(
@@ -142,8 +199,11 @@ def get_entry_certificate(service: ServiceDep, entry_id: EntryId) -> FileRespons
 
 
 @router.get("/entries/{entry_id}/points", summary="What became of each point of an entry")
-def get_entry_points(service: ServiceDep, entry_id: EntryId) -> list[PointView]:
-    return points_of(service.store.path(_certificate(service, entry_id)))
+def get_entry_points(
+    service: ServiceDep, reader: Reader, entry_id: EntryId, asked: Annotated[PointPage, Depends()]
+) -> list[PointView]:
+    """As of an evaluation."""
+    return asked.points_of(service, reader, _certificate(service, entry_id))
 
 
 @router.get(
@@ -219,8 +279,23 @@ def restore(session: Session, admin: Principal, entry_id: int) -> None:
 
 
 @router.get("/models/{model_id}", summary="Look at a model and its evaluations")
-def get_model(service: ServiceDep, model_id: Annotated[int, Path(ge=1, le=MAX_ID)]) -> ModelDetail:
+def get_model(
+    *,
+    request: Request,
+    response: Response,
+    service: ServiceDep,
+    model_id: Annotated[int, Path(ge=1, le=MAX_ID)],
+    cursor: NumberedCursor = None,
+    limit: Annotated[int, Query(ge=1, le=200, description="How many evaluations at most.")] = 50,
+) -> ModelDetail:
     with service.database.reading() as session:
         model = leaderboard.model(session, model_id)
-        evaluations = [EvaluationView.of(found) for found in leaderboard.evaluations_of(session, model_id)]
-        return ModelDetail(**ModelView.of(model).model_dump(), evaluations=evaluations)
+        found = leaderboard.evaluations_of(session, model_id, before_id=cursor, limit=limit + 1)
+        following = found[limit - 1].id if len(found) > limit else None
+        link_next(request, response, following)
+        return ModelDetail(
+            **ModelView.of(model).model_dump(),
+            evaluations=[EvaluationView.of(each) for each in found[:limit]],
+            next_cursor=following,
+            entries=[EntryView.of(row) for row in entries.entries_of(session, model_id).values()],
+        )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Annotated
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query, Request, Response
 
 from app import workers
+from app.routes.paging import LinkedCursor, link_next
 from app.schemas import WorkerView
 from app.service import ServiceDep
 
@@ -14,8 +16,17 @@ router = APIRouter(prefix="/workers", tags=["workers"])
 
 
 @router.get("", summary="List the workers")
-def list_workers(service: ServiceDep) -> list[WorkerView]:
+def list_workers(
+    *,
+    request: Request,
+    response: Response,
+    service: ServiceDep,
+    cursor: LinkedCursor = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> list[WorkerView]:
     """By host. One that stops in order is gone from here; one that was lost stays for a day."""
     with service.database.reading() as session:
         lease = timedelta(seconds=service.settings.lease_seconds)
-        return [WorkerView.of(status) for status in workers.all_of_them(session, lease=lease)]
+        found, following = workers.page(session, lease=lease, limit=limit, cursor=cursor)
+        link_next(request, response, following)
+        return [WorkerView.of(status) for status in found]

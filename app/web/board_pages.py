@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from typing import Annotated, Any
 
@@ -14,11 +13,13 @@ from safetensors import SafetensorError
 from sqlalchemy.orm import Session
 
 from app import entries, external, jobs, leaderboard, robustbench
-from app.access import Admin, Principal, Reader
+from app.access import Admin, Principal, Reader, charge
 from app.certificates import Broken, broken_points
+from app.entity_tags import not_modified, tagged
 from app.errors import NotFound, StoreAway, Unprocessable
-from app.routes.jobs import MAX_ID, JobId
+from app.routes.jobs import JobId
 from app.routes.leaderboards import BoardPart, EntryId, restore, restore_rank, withdraw
+from app.routes.paging import MAX_ID
 from app.schemas import RankNote, Withdrawal
 from app.service import Service, ServiceDep
 from app.tables import Entry
@@ -26,13 +27,14 @@ from app.web.boards import board_page
 from app.web.charts import curve_of, survivor_bars
 from app.web.compare import comparison_of
 from app.web.forms import sent_fields
-from app.web.rendering import BUILD, Chosen, redirect, render
+from app.web.rendering import Chosen, redirect, render
 from gkl.flags import FLAGS
 
 router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
 
 _PICTURES_PER_PAGE = 24
 _ATTACKS_SHOWN = 50
+_EVALUATIONS_PER_PAGE = 20
 _log = logging.getLogger(__name__)
 
 
@@ -56,16 +58,14 @@ def board(
         # Before the rest is read: what changes meanwhile must not be kept under the older tag.
         revision = entries.revision(session, dataset, name)
         found = entries.board(session, dataset, name)
-        # The address belongs to it, since one tag must not stand for two pages.
-        # Nor may one that was made for somebody else who uses this browser.
-        reader = f"{principal.name} {principal.csrf}"
-        what = f"{BUILD} {reader} {request.url.path}?{request.url.query} {revision}"
-        etag = f'W/"{hashlib.sha256(what.encode()).hexdigest()[:32]}"'
-        headers = {"ETag": etag, "Cache-Control": "no-cache"}
-        if etag in request.headers.get("if-none-match", ""):
-            return Response(status_code=304, headers=headers)
+        # A page that was made for somebody else who uses this browser is another one.
+        headers = tagged(request, revision, f"{principal.name} {principal.csrf}")
+        if (unchanged := not_modified(request, headers)) is not None:
+            return unchanged
+        charge(service, principal, rows=entries.PAGE_SIZE)
         view = entries.View.model_validate(query.model_dump(exclude={"page"}))
-        return render(request, "board.html", headers=headers, page=board_page(session, found, view, query.page))
+        page = board_page(session, service.charts, found, revision=revision, view=view, page=query.page)
+        return render(request, "board.html", headers=headers, page=page)
 
 
 @router.get("/entries/{entry_id}")
@@ -91,7 +91,7 @@ def entry(request: Request, service: ServiceDep, entry_id: EntryId) -> Response:
             model_info=robustbench.model_info(found.entry) if is_exported else None,
             leader=entries.leader(session, on),
             broken=_broken(service, session, found.entry, limit=6),
-            attacks=found.entry.external_attacks[-_ATTACKS_SHOWN:],
+            attacks=external.newest_attacks(session, entry_id, limit=_ATTACKS_SHOWN),
             example_shape=external.shape_of_examples(found.entry),
             url=str(request.base_url).rstrip("/"),
         )
@@ -205,19 +205,25 @@ def compare(
 
 
 @router.get("/models/{model_id}")
-def model(request: Request, service: ServiceDep, model_id: JobId) -> Response:
+def model(
+    request: Request,
+    service: ServiceDep,
+    model_id: JobId,
+    cursor: Annotated[int | None, Query(ge=1, le=MAX_ID)] = None,
+) -> Response:
     with service.database.reading() as session:
         found = leaderboard.model(session, model_id)
-        evaluations = [
-            (evaluation, entries.why_not_ranked(evaluation), survivor_bars(evaluation))
-            for evaluation in leaderboard.evaluations_of(session, model_id)
-        ]
+        listed = leaderboard.evaluations_of(session, model_id, before_id=cursor, limit=_EVALUATIONS_PER_PAGE + 1)
+        shown = listed[:_EVALUATIONS_PER_PAGE]
+        evaluations = [(each, entries.why_not_ranked(each), survivor_bars(each)) for each in shown]
         events = jobs.events_after(session, found.train_job_id, 0, limit=100_000) if found.train_job_id else []
         return render(
             request,
             "model.html",
             model=found,
             evaluations=evaluations,
+            older=f"?cursor={shown[-1].id}" if len(listed) > len(shown) else None,
+            is_first_page=cursor is None,
             places=entries.entries_of(session, model_id),
             curve=curve_of(events),
         )

@@ -11,7 +11,8 @@ from fastapi.responses import HTMLResponse, Response
 from app import audit, entries, external, job_files, job_log, jobs, leaderboard, quotas, workers
 from app.access import READS, Admin, Reader, Sender
 from app.database import database_now
-from app.routes.jobs import MAX_ID, JobId, cancel, retry
+from app.routes.jobs import JobId, cancel, retry
+from app.routes.paging import MAX_ID
 from app.service import ServiceDep
 from app.tables import JobEvent, JobKind, JobState
 from app.web import board_pages, submit
@@ -34,7 +35,7 @@ def home(request: Request, service: ServiceDep) -> Response:
     with service.database.reading() as session:
         boards = entries.boards(session)
         leaders = [entries.leader(session, board) for board in boards]
-        histories = [record(entries.points(session, board, entries.View())) for board in boards]
+        histories = [record(entries.best_by_year(session, board)) for board in boards]
         recent = jobs.page(session, limit=5)
         running = jobs.page(session, state=JobState.RUNNING, limit=5)
         return render(

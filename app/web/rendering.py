@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from http import HTTPStatus
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -18,7 +16,6 @@ from pydantic import BeforeValidator
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-import gkl
 from app import entries, formatting, jobs
 from app.access import CSRF_FIELD, Principal
 from app.errors import Unprocessable
@@ -81,18 +78,6 @@ def _environment() -> Environment:
 _LOSS_PARTS = {"natural": "CE, natural", "kl": "KL", "dkl": "DKL", "ce": "CE, soft", "wmse": "wMSE"}
 
 _templates = Jinja2Templates(env=_environment())
-
-
-def _build() -> str:
-    """Another text whenever a page may look otherwise for the same rows."""
-    digest = hashlib.sha256(gkl.__version__.encode())
-    for path in sorted(Path(__file__).parents[1].rglob("*.*")):
-        if path.suffix in (".py", ".html", ".css", ".js"):
-            digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
-
-
-BUILD = _build()
 
 
 def render(

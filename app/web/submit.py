@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from app import jobs, leaderboard, owner_limits, run_time, tokens
 from app.access import CSRF_FIELD, Principal, Sender
 from app.errors import NotFound, TooMany, Unprocessable
-from app.routes.jobs import MAX_ID
+from app.routes.paging import MAX_ID
 from app.service import Service, ServiceDep
 from app.tables import Model
 from app.web.forms import Input, errors_of, inputs, parse, sent_fields

@@ -12,8 +12,10 @@ import pytest
 from safetensors.numpy import save_file
 
 from app.client import Client, ClientError
+from app.database import Database
 from app.settings import Settings
 from gkl.files import sha256_of
+from tests.app.test_leaderboard import measure, train
 from tests.cluster import free_port
 from tests.servers import limited_proxy, served
 from tests.specs import tiny_train_spec
@@ -71,6 +73,17 @@ def test_a_page_of_somebody_else_is_a_sentence(url: str, weights: Path, status: 
             assert "proxy" in str(refused.value)
             assert str(status) in str(refused.value)
             assert "<" not in str(refused.value)
+
+
+def test_a_model_comes_with_all_its_pages(url: str, database: Database) -> None:
+    weights = train(database, "Often measured")
+    for number in range(103):
+        measure(database, weights, robust=100 + number)
+    with Client(url) as client:
+        model = client.model(1)
+    assert [evaluation.id for evaluation in model.evaluations] == list(range(103, 0, -1))
+    assert [(entry.threat_model, entry.rank) for entry in model.entries] == [("Linf", 1)]
+    assert model.next_cursor is None
 
 
 def test_an_answer_of_the_service_is_its_sentence(url: str, tmp_path: Path) -> None:

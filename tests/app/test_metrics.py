@@ -6,21 +6,25 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
-from sqlalchemy import update
+from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
-from app import jobs, metrics, workers
+from app import jobs, metric_sums, metrics, migrations, workers
 from app.database import Database, database_now
 from app.main import create_app
+from app.relay import Relay
 from app.service import Service
 from app.settings import Settings
-from app.tables import Job, JobEvent
+from app.tables import Job, JobEvent, MetricRun
 from gkl.errors import FailureCode
 from gkl.outcome import AttackFinished, AttackOutcome, EpochFinished, Resources
 from gkl.recipes import digits
@@ -46,7 +50,7 @@ def value(samples: Samples, name: str, **labels: str) -> float | None:
 @pytest.fixture
 def no_lag(monkeypatch: pytest.MonkeyPatch) -> None:
     """A minute is long in a test; nothing else writes here."""
-    monkeypatch.setattr(metrics._History, "lag", timedelta(0))
+    monkeypatch.setattr(metric_sums, "LAG", timedelta(0))
 
 
 def epoch(number: int, seconds: float) -> EpochFinished:
@@ -191,14 +195,14 @@ def test_seconds_on_workers_grow_while_a_job_runs_and_go_on_when_it_ends(
     after = value(scrape(client), "job_run_seconds_total", kind="train")
     assert after is not None
     assert running <= after < 570
-    monkeypatch.setattr(metrics._History, "lag", timedelta(0))
+    monkeypatch.setattr(metric_sums, "LAG", timedelta(0))
     assert value(scrape(client), "job_run_seconds_total", kind="train") == pytest.approx(600, abs=10)
     # Another process comes to the same.
     with local_client(create_app(settings)) as other:
         assert value(scrape(other), "job_run_seconds_total", kind="train") == pytest.approx(600, abs=10)
 
 
-def test_stages_count_from_the_first_scrape_and_each_attack_once(
+def test_stages_are_of_all_time_and_each_attack_counts_once(
     client: TestClient, settings: Settings, database: Database, no_lag: None
 ) -> None:
     with database.writing() as session:
@@ -207,19 +211,106 @@ def test_stages_count_from_the_first_scrape_and_each_attack_once(
         assert claim is not None
         jobs.record(session, claim, epoch(1, 100))
         jobs.record(session, claim, attack("APGD-CE", 100))
-    assert value(scrape(client), "stage_seconds_sum", stage="training") is None
+    assert value(scrape(client), "stage_seconds_sum", stage="training") == 100
     with database.writing() as session:
         jobs.record(session, claim, epoch(2, 3))
         # A run that goes on tells again of what was finished before.
         jobs.record(session, claim, attack("APGD-CE", 100))
         jobs.record(session, claim, attack("Square", 7))
         jobs.record(session, claim, attack("Square", 7))
-    samples = scrape(client)
-    assert value(samples, "stage_seconds_sum", stage="training") == 3
-    assert value(samples, "stage_seconds_count", stage="training") == 1
-    assert value(samples, "stage_seconds_sum", stage="APGD-CE") is None
-    assert value(samples, "stage_seconds_sum", stage="Square") == 7
-    assert value(samples, "stage_seconds_count", stage="Square") == 1
+    with local_client(create_app(settings)) as other:
+        for samples in (scrape(client), scrape(other)):
+            assert value(samples, "stage_seconds_sum", stage="training") == 103
+            assert value(samples, "stage_seconds_count", stage="training") == 2
+            assert value(samples, "stage_seconds_sum", stage="APGD-CE") == 100
+            assert value(samples, "stage_seconds_sum", stage="Square") == 7
+            assert value(samples, "stage_seconds_count", stage="Square") == 1
+
+
+def some_history(database: Database) -> None:
+    """A training that failed after two epochs, another that runs."""
+    with database.writing() as session:
+        jobs.create(session, digits())
+        jobs.create(session, digits())
+        claim = jobs.claim(session, worker="h/1", lease=LEASE)
+        assert claim is not None
+        for number in (1, 2):
+            jobs.record(session, claim, epoch(number, 5))
+        jobs.fail(session, claim, FailureCode.NO_PROGRESS, "it hung")
+        assert jobs.claim(session, worker="h/1", lease=LEASE) is not None
+
+
+def counted(samples: Samples) -> list[float | None]:
+    return [
+        value(samples, "job_outcomes_total", kind="train", code="no_progress"),
+        value(samples, "stage_seconds_count", stage="training"),
+        value(samples, "stage_seconds_sum", stage="training"),
+    ]
+
+
+def test_sums_survive_the_removal_of_what_they_are_of(client: TestClient, database: Database, no_lag: None) -> None:
+    some_history(database)
+    assert counted(scrape(client)) == [1, 2, 10]
+    with database.writing() as session:
+        session.execute(delete(JobEvent))
+    assert counted(scrape(client)) == [1, 2, 10]
+    # Numbers of events begin anew then, on SQLite; what happens next is counted all the same.
+    some_history(database)
+    assert counted(scrape(client)) == [2, 4, 20]
+    assert counted(scrape(client)) == [2, 4, 20]
+
+
+def test_the_relay_counts_what_it_is_about_to_remove(
+    service: Service, database: Database, client: TestClient, no_lag: None
+) -> None:
+    some_history(database)
+    relay = Relay(service)
+    relay.last_cleanup = relay.away_at = time.monotonic() - 10_000
+    relay._clean()
+    with database.writing() as session:
+        session.execute(delete(JobEvent))
+    assert counted(scrape(client)) == [1, 2, 10]
+
+
+def test_a_history_too_long_for_one_scrape_is_counted_by_the_next_ones(
+    client: TestClient, database: Database, no_lag: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metric_sums, "_EVENTS_AT_ONCE", 3)
+    monkeypatch.setattr(metrics, "_COUNTS_SECONDS", 0.0)
+    some_history(database)
+    seconds, ends = [], []
+    for _ in range(5):
+        samples = scrape(client)
+        ends.append(value(samples, "job_outcomes_total", kind="train", code="no_progress"))
+        seconds.append(value(samples, "job_run_seconds_total", kind="train") or 0)
+    assert ends == sorted(ends, key=lambda number: number or 0)
+    assert (ends[0], ends[-1]) == (0, 1)
+    assert seconds == sorted(seconds)
+
+
+def test_processes_that_are_asked_at_once_count_once(database: Database, no_lag: None) -> None:
+    for _ in range(5):
+        some_history(database)
+    start = threading.Barrier(4)
+
+    def ask(_: int) -> int:
+        start.wait()
+        return metric_sums.kept(database, patience_seconds=60).ends["train", "no_progress"]
+
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(ask, range(4))) == [5, 5, 5, 5]
+
+
+def test_the_step_to_sums_counts_what_happened_before(database: Database, no_lag: None) -> None:
+    some_history(database)
+    migrations.downgrade(database, "0009")
+    migrations.upgrade(database)
+    with database.writing() as session:
+        session.execute(delete(JobEvent).where(JobEvent.job_id == 1))
+        assert session.scalars(select(MetricRun.job_id)).all() == [2]
+    sums = metric_sums.kept(database, patience_seconds=60)
+    assert sums.ends["train", "no_progress"] == 1
+    assert sums.stages == {"training": (2, 10)}
 
 
 def test_what_is_away_is_told_and_takes_nothing_else_with_it(settings: Settings, tmp_path: Path) -> None:
@@ -243,6 +334,7 @@ def test_several_processes_behind_one_address_add_up(settings: Settings, tmp_pat
 import sys
 from fastapi.testclient import TestClient
 from app.main import create_app
+from app.relay import Relay
 client = TestClient(create_app(), base_url="http://127.0.0.1", client=("127.0.0.1", 1))
 client.get("/healthz")
 sys.stdout.write(client.get("/metrics").text)

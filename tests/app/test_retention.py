@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
+from rich.console import Console
 from sqlalchemy import select, update
 from typer.testing import CliRunner
 
@@ -280,7 +281,7 @@ def test_storage_on_the_command_line(
     failed(database)
     for name in ("database_url", "data_dir"):
         monkeypatch.setenv(f"GKLBENCH_{name.upper()}", str(getattr(settings, name)))
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr("app.process_cli.console", Console(width=200))
     (settings.data_dir / "runs" / "1").mkdir(parents=True)
     (settings.data_dir / "runs" / "1" / "file").write_bytes(bytes(5000))
     result = CliRunner().invoke(cli, ["storage"])
