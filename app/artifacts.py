@@ -340,9 +340,9 @@ class FolderStore(ArtifactStore):
                 removed += is_gone
         return removed
 
-    def _remove_old(self, path: Path, before: float) -> bool | None:
-        """Whether it is removed; None if that cannot be told now."""
-        with _locked(self._root, fcntl.LOCK_EX) as is_locked:
+    def _remove_old(self, path: Path, before: float, *, within_seconds: float = _LOCK_SECONDS) -> bool | None:
+        """Whether it is removed; None if that cannot be told now, as while the folder is copied under a shared lock."""
+        with _locked(self._root, fcntl.LOCK_EX, within_seconds=within_seconds) as is_locked:
             if not is_locked:
                 return None
             # Stored once more in this moment, it is young again.
@@ -358,7 +358,7 @@ class FolderStore(ArtifactStore):
         old = sorted(sha256 for sha256 in hashes if _is_older(self._path(sha256), before))
         done = is_named(old) if old else set()
         for sha256 in old:
-            if sha256 not in done and self._remove_old(self._path(sha256), before):
+            if sha256 not in done and self._remove_old(self._path(sha256), before, within_seconds=0):
                 done.add(sha256)
         return done
 
@@ -424,20 +424,22 @@ def _is_older(path: Path, moment: float) -> bool:
 
 
 @contextmanager
-def _locked(root: Path, how: int) -> Iterator[bool]:
+def _locked(root: Path, how: int, *, within_seconds: float = _LOCK_SECONDS) -> Iterator[bool]:
     """Whether the lock was had: it is held for microseconds, unless by a process that is frozen."""
     # Both ways: NFS gives a shared lock only to who may read, an exclusive one to who may write.
     with (root / _LOCK).open("a+") as file:
-        deadline = time.monotonic() + _LOCK_SECONDS
+        deadline = time.monotonic() + within_seconds
         is_locked = False
-        while not is_locked and time.monotonic() < deadline:
+        while not is_locked:
             try:
                 fcntl.flock(file, how | fcntl.LOCK_NB)
                 is_locked = True
             except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    break
                 time.sleep(0.01)
-        if not is_locked:
-            _log.warning("the lock of the artifact store is held for more than %d seconds", _LOCK_SECONDS)
+        if not is_locked and within_seconds:
+            _log.warning("the lock of the artifact store is held for more than %d seconds", within_seconds)
         yield is_locked
 
 

@@ -33,6 +33,7 @@ from sqlalchemy.orm import Session
 
 from app import external, job_files, jobs, workers
 from app.artifacts import ArtifactStore
+from app.broker import hears_relay
 from app.database import DATABASE_AWAY, Database
 from app.errors import NotFound, StaleAttempt, StoreAway
 from app.formatting import duration
@@ -368,8 +369,11 @@ class Supervisor:
         self._discard_superseded()
 
     def _discard_superseded(self) -> None:
-        """Now, not with the next cleanup: a training that is quick makes many of them."""
-        if not self.superseded:
+        """Now, not with the next cleanup: a training that is quick makes many of them.
+
+        Nor without a relay: then nothing is ever removed, so that a backup that was begun holds all that its rows name.
+        """
+        if not self.superseded or not hears_relay(self.settings):
             return
 
         def is_named(hashes: list[str]) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import time
@@ -310,6 +311,21 @@ def test_a_store_that_is_away_is_told_in_one_sentence(tmp_path: Path) -> None:
                 use(stored.sha256)
             assert str(port) not in str(caught.value), "no address in an answer"
     assert [path.name for path in (tmp_path / "incoming").iterdir()] == []
+
+
+def test_under_its_lock_nothing_goes_from_a_folder(tmp_path: Path) -> None:
+    """As while it is copied. Files still come in."""
+    store = FolderStore(tmp_path)
+    (tmp_path / "source").write_bytes(b"unnamed")
+    sha256 = store.put(tmp_path / "source").sha256
+    with (tmp_path / "artifacts" / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        began = time.monotonic()
+        assert store.discard({sha256}, lambda _: set(), older_than_seconds=-5) == set()
+        assert time.monotonic() - began < 1, "a run does not wait for it"
+        (tmp_path / "source").write_bytes(b"another")
+        assert store.holds(store.put(tmp_path / "source").sha256)
+    assert store.discard({sha256}, lambda _: set(), older_than_seconds=-5) == {sha256}
 
 
 def test_a_folder_can_be_copied_while_files_come_in(tmp_path: Path) -> None:

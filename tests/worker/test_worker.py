@@ -20,6 +20,7 @@ from sqlalchemy import select, update
 
 from app import entries, job_files, job_log, jobs, leaderboard
 from app.artifacts import ArtifactStore, FolderStore, StoredFile
+from app.broker import forget_relay, tell_of_relay
 from app.certificates import points_of
 from app.cleanup import clean
 from app.database import Database, database_now
@@ -508,13 +509,18 @@ class AgedStore(FolderStore):
 
 @either_database
 def test_superseded_checkpoints_go_at_once(worker: Worker, database: Database, settings: Settings) -> None:
-    """Without a cleanup. The last two go with one, as what an ended job needed."""
-    job_id = send(database, several_epochs())
+    """Without a cleanup. The last two go with one, as what an ended job needed. Without a relay none goes."""
     aged = replace(worker, store=AgedStore(settings.data_dir))
-    assert aged.run_next() == job_id
-    assert look(database, job_id).state is JobState.SUCCEEDED
-    kept = [path for path in (settings.data_dir / "artifacts").rglob("*") if len(path.name) == 64]
-    assert 1 <= len(kept) <= 3, "weights and two checkpoints"
+    kept = []
+    for has_relay in (True, False):
+        (tell_of_relay if has_relay else forget_relay)(settings)
+        # Another seed: the same checkpoints would be stored once.
+        job_id = send(database, several_epochs().model_copy(update={"seed": int(has_relay)}))
+        assert aged.run_next() == job_id
+        assert look(database, job_id).state is JobState.SUCCEEDED
+        kept.append(len([path for path in (settings.data_dir / "artifacts").rglob("*") if len(path.name) == 64]))
+    assert 1 <= kept[0] <= 3, "weights and two checkpoints"
+    assert kept[1] > kept[0] + 5
 
 
 def order_to(directory: Path) -> dict[str, object]:
