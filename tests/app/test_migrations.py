@@ -9,10 +9,11 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import inspect, select
 
-from app import jobs, migrations
+from app import entries, jobs, migrations
 from app.database import Database
 from app.entries import add_missing
-from app.tables import Base, Evaluation, FileKind, Job, JobFile, OutboxMessage
+from app.tables import Base, Entry, Evaluation, FileKind, Job, JobFile, OutboxMessage
+from tests.app.test_leaderboard import measure, train
 from tests.cluster import PostgresServer
 
 
@@ -91,6 +92,23 @@ def test_a_running_and_a_queued_job_survive_the_step_to_shards(database: Databas
     with database.engine.begin() as connection:
         assert connection.exec_driver_sql("SELECT count(*) FROM jobs").scalar_one() == 2
         assert connection.exec_driver_sql("SELECT count(*) FROM job_events").scalar_one() == 2
+
+
+def test_the_step_to_tiers_knows_what_is_withdrawn_and_what_is_not_believed(database: Database) -> None:
+    for name, robust in (("Barred", 300), ("Withdrawn", 250), ("Second", 100), ("First", 200), ("Restored", 150)):
+        measure(database, train(database, name), robust=robust)
+    with database.writing() as session:
+        found = {entry.name: entry for entry in session.scalars(select(Entry))}
+        entries.withdraw(session, found["Withdrawn"].id, "a mistake")
+        found["Barred"].unrankable_reason = found["Restored"].unrankable_reason = "gap: too much"
+        found["Restored"].rank_note = "looked at"
+    known = [(1, "First"), (2, "Restored"), (3, "Second"), (None, "Barred"), (None, "Withdrawn")]
+    for _ in range(2):
+        with database.reading() as session:
+            rows = entries.search(session, entries.board(session, "digits", "Linf"), entries.View())
+            assert [(row.rank, row.entry.name) for row in rows] == known
+        migrations.downgrade(database, "0009")
+        migrations.upgrade(database)
 
 
 def test_rows_survive_the_way_forward_and_back(database: Database) -> None:
