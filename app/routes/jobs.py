@@ -15,7 +15,7 @@ from fastapi.responses import StreamingResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from sqlalchemy.orm import Session
 
-from app import audit, job_log, jobs, leaderboard, owner_limits, quotas, retention, run_time, tokens
+from app import audit, job_log, jobs, leaderboard, metric_sums, owner_limits, quotas, retention, run_time, tokens
 from app.access import Principal, Reader, Sender
 from app.errors import TooMany
 from app.routes.paging import MAX_ID, NumberedCursor, link_next
@@ -162,6 +162,8 @@ def remove_job(service: ServiceDep, sender: Sender, job_id: JobId) -> Response:
 
     Only whose job it is can do that, and admins.
     """
+    # With the job its events go, which the sums of the metrics are made of.
+    metric_sums.keep(service.database)
     with service.database.writing() as session:
         sender.check_owns(jobs.get(session, job_id).submitter, f"job {job_id}")
         audit.record(session, sender.actor, "job.remove", f"job {job_id}")
