@@ -167,6 +167,7 @@ def test_a_run_writes_in_its_own_directory_and_reaches_for_nothing(tmp_path: Pat
     order: dict[str, Any] = {"spec": spec.model_dump(mode="json"), "directory": str(directory)}
     order |= {"datasets_dir": str(NO_FILES), "models_dir": str(NO_FILES)}
     order |= dict.fromkeys(("shard_index", "weights", "converted"))
+    order["checkpoint_seconds"] = 0.0
     with subprocess.Popen(
         [sys.executable, "-P", "-c", TRACED],
         stdin=subprocess.PIPE,

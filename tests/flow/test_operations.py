@@ -55,7 +55,7 @@ def test_a_restored_copy_serves_the_same_board_and_goes_on(
             cluster.stop("relay")
             restored_url = _copy_postgresql(request.getfixturevalue("postgres"), database_url)
             target = tmp_path / "artifacts.tar"
-            subprocess.run(["tar", "-C", str(cluster.settings.data_dir), "-cf", str(target), "artifacts"], check=True)
+            subprocess.run(["sh", "-c", _tar_of_the_guide(cluster, target)], check=True)
             subprocess.run(["tar", "-C", str(tmp_path / "second" / "data"), "-xf", str(target)], check=True)
     with Cluster(tmp_path / "second", restored_url) as restored:
         assert restored.job(interrupted).state is JobState.RUNNING, "so the backup says"
@@ -65,6 +65,13 @@ def test_a_restored_copy_serves_the_same_board_and_goes_on(
         assert (job.attempt, job.lost_leases) == (2, 1), "its worker is not there any more"
         with restored.database.reading() as session:
             assert "resumed after epoch" in job_log.tail(session, interrupted, 10_000)
+
+
+def _tar_of_the_guide(cluster: Cluster, target: Path) -> str:
+    guide = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    command = guide.partition("--entrypoint sh relay -c \\\n      '")[2].partition("' > backup/artifacts.tar")[0]
+    assert "tar -cf" in command
+    return f"({command.replace('/var/lib/gklbench', str(cluster.settings.data_dir))}) > {target}"
 
 
 def _copy_as_the_guide_says(cluster: Cluster, tmp_path: Path) -> str:

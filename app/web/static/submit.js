@@ -45,8 +45,13 @@ function entered() {
 // The form as the service draws it for a choice, with what was typed while it drew.
 function redraw(page, before) {
   const typed = [...entered()].filter(([name, value]) => before.has(name) && before.get(name) !== value);
+  const active = document.activeElement;
+  // Where somebody types the field stays the same one, with the place in it at which they are.
+  const live = form.contains(active) && active.name && !active.matches("[data-choice]") ? active : null;
   form.innerHTML = page.querySelector("form[data-spec]").innerHTML;
+  if (live) form.elements[live.name]?.replaceWith?.(live);
   for (const [name, value] of typed) {
+    if (live?.name === name) continue;
     const field = form.elements[name];
     if (field) field[field.type === "checkbox" ? "checked" : "value"] = value;
   }
@@ -77,10 +82,10 @@ if (form) {
       const page = await rendered("update");
       // Of several choices in a row the last knows the others.
       if (choice !== choices) return;
-      const focused = document.activeElement?.form === form ? document.activeElement.name : name;
+      const focused = (form.contains(document.activeElement) && document.activeElement.name) || name;
       redraw(page, before);
       follow(page);
-      form.elements[focused || name]?.focus();
+      form.elements[focused]?.focus();
     } catch (error) {
       tell(error instanceof Refusal ? error : new Refusal("The service does not answer; choose again in a moment."));
     }
