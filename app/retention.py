@@ -114,7 +114,8 @@ def forget_files(session: Session, settings: Settings) -> None:
     for rule in FILE_RULES:
         past = rule.past(session, settings)
         # Locked first, and then looked at again: a job that was being made with one of them has left it behind.
-        locked = session.scalars(past.with_for_update(of=JobFile, skip_locked=True)).all()
+        # As many as a statement may name; the others go in the next round.
+        locked = session.scalars(past.limit(_AT_ONCE).with_for_update(of=JobFile, skip_locked=True)).all()
         session.execute(delete(JobFile).where(JobFile.id.in_(locked), JobFile.id.in_(past)))
 
 
@@ -183,8 +184,8 @@ def remove_job(session: Session, job: Job) -> None:
         raise Conflict(f"job {job.id} is {job.state}; cancel it first")
     if job.kind is JobKind.SHARD:
         raise Conflict(f"job {job.id} is a share of job {job.parent_id}; remove that one")
-    for follower in job.followers:
-        raise Conflict(f"job {follower.id} followed job {job.id}; remove that one first")
+    if job.followers:
+        raise Conflict(f"job {job.followers[0].id} followed job {job.id}; remove that one first")
     remove_weights_of(session, job)
     _forget_models(session)
     for shard in job.shards:

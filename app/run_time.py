@@ -54,7 +54,8 @@ def _epochs(session: Session, spec: TrainSpec) -> tuple[float, int] | None:
             .order_by(JobEvent.id.desc())
             .limit(_EPOCHS)
         )
-        seconds = [data["seconds"] for data in session.scalars(epochs)]
+        # What an earlier version wrote may lack it; a guess must never keep a job from being sent.
+        seconds = [data["seconds"] for data in session.scalars(epochs) if "seconds" in data]
         if seconds:
             return median(seconds) * spec.epochs, job.id
     return None
@@ -77,7 +78,9 @@ def _attacks(session: Session, spec: EvaluateSpec) -> tuple[float, int] | None:
         .limit(_LOOKED_AT)
     )
     for found in session.scalars(measured):
-        if found.manifest["spec"]["evaluation"].get("attacks") == asked.model_dump(mode="json").get("attacks"):
+        if found.manifest.get("spec", {}).get("evaluation", {}).get("attacks") == asked.model_dump(mode="json").get(
+            "attacks"
+        ):
             points = asked.num_points or DATASETS[spec.dataset].num_test
             return found.seconds * points / found.num_points / asked.shards, found.job_id
     return None

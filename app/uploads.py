@@ -272,11 +272,12 @@ def remove(session: Session, sha256: str, submitter: str | None) -> None:
     own = [job for job in session.scalars(trained) if submitter in (None, job.submitter)]
     for job in own:
         retention.remove_weights_of(session, job)
-    if own and session.get(Upload, sha256) is None:
-        return
     found = session.get(Upload, sha256, with_for_update=True, populate_existing=True)
     senders = set(session.scalars(select(UploadSender.submitter).where(UploadSender.sha256 == sha256)))
     if found is None or submitter not in (None, *senders):
+        if own:
+            # What others have sent, even the same, stays theirs.
+            return
         raise NotFound(
             f"no weights with sha256 {sha256} were sent or trained here" + (f" by {submitter}" if submitter else "")
         )

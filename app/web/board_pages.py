@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError
 from safetensors import SafetensorError
 from sqlalchemy.orm import Session
 
-from app import entries, external, jobs, leaderboard, robustbench
+from app import entries, external, job_files, jobs, leaderboard, robustbench
 from app.access import Admin, Principal, Reader, charge
 from app.certificates import Broken, broken_points
 from app.entity_tags import not_modified, tagged
@@ -221,6 +221,7 @@ def model(
             request,
             "model.html",
             model=found,
+            has_file=job_files.were_trained_here(session, found.weights_sha256),
             evaluations=evaluations,
             older=f"?cursor={shown[-1].id}" if len(listed) > len(shown) else None,
             is_first_page=cursor is None,

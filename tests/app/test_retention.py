@@ -20,7 +20,7 @@ from app.database import Database, database_now
 from app.errors import TooLarge, TooMany
 from app.service import Service
 from app.settings import Settings
-from app.tables import UNFINISHED, ExternalAttack, FileKind, Job, JobEvent, JobState, Model, Scope
+from app.tables import UNFINISHED, ExternalAttack, FileKind, Job, JobEvent, JobFile, JobState, Model, Scope
 from gkl.errors import FailureCode
 from gkl.spec import EvaluateSpec
 from tests.app.test_access import bearer, guarded, token_of, visitor  # noqa: F401 - fixtures
@@ -28,6 +28,12 @@ from tests.app.test_api import assert_problem
 from tests.app.test_leaderboard import LEASE, measure, sha, train
 from tests.databases import either_database
 from tests.specs import tiny_train_spec
+
+
+def measuring(weights: str, **changes: object) -> EvaluateSpec:
+    evaluation = {"threat_model": {"epsilon": 0.2}} | changes
+    spec = {"name": "x", "dataset": "digits", "architecture": "small_cnn", "weights": weights, "evaluation": evaluation}
+    return EvaluateSpec.model_validate(spec)
 
 
 def age(database: Database, days: float) -> None:
@@ -72,29 +78,28 @@ def test_weights_that_stand_on_no_board_go_after_a_year(service: Service) -> Non
     assert [kept(database, weights) for weights in (ranked, unmeasured, partial)] == [True, False, False]
     with database.reading() as session:
         assert sorted(session.scalars(select(Model.name))) == ["Partial", "Ranked"], "what was measured is still told"
-    spec = EvaluateSpec(
-        name="x",
-        dataset="digits",
-        architecture="small_cnn",
-        weights=partial,
-        evaluation={"threat_model": {"epsilon": 0.2}},
-    )  # type: ignore[arg-type]
+    spec = measuring(partial)
     with pytest.raises(Exception, match="no weights with sha256"), database.writing() as session:
         jobs.create(session, spec)
+
+
+@either_database
+def test_many_at_once_go_in_several_rounds(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A statement names only so many."""
+    monkeypatch.setattr("app.retention._AT_ONCE", 2)
+    database = service.database
+    hashes = [train(database, f"Unmeasured {number}") for number in range(3)]
+    age(database, 366)
+    clean(service)
+    assert sum(kept(database, weights) for weights in hashes) == 1
+    clean(service)
+    assert not any(kept(database, weights) for weights in hashes)
 
 
 def test_a_job_that_measures_them_keeps_them(service: Service) -> None:
     database = service.database
     weights = train(database, "Slow")
-    spec = EvaluateSpec.model_validate(
-        {
-            "name": "x",
-            "dataset": "digits",
-            "architecture": "small_cnn",
-            "weights": weights,
-            "evaluation": {"threat_model": {"epsilon": 0.2}},
-        }
-    )
+    spec = measuring(weights)
     with database.writing() as session:
         number = jobs.create(session, spec).id
     age(database, 400)
@@ -200,17 +205,29 @@ def test_what_a_result_stands_on_is_not_removed(client: TestClient, database: Da
 
 
 @either_database
+def test_what_another_has_sent_stays_theirs(
+    client: TestClient,
+    database: Database,
+    visitor: TestClient,  # noqa: F811 - a fixture
+) -> None:
+    """Though it is what one has trained oneself."""
+    ada = bearer(token_of(database, "Ada", Scope.SUBMIT))
+    weights = train(database, "Unmeasured")
+    assert "fetch the file</a>" in client.get("/models/1").text
+    with database.writing() as session:
+        session.execute(update(Job).values(submitter="Ada"))
+        job_files.record_upload(session, StoredFile(weights, 10), "safetensors", "Bob")
+    assert visitor.delete(f"/api/v1/weights/{weights}", headers=ada).status_code == 204
+    with database.reading() as session:
+        assert session.scalars(select(JobFile.id).where(JobFile.kind == FileKind.WEIGHTS)).all() == []
+    assert kept(database, weights), "for Bob"
+    assert "the file is not kept any more" in client.get("/models/1").text
+
+
+@either_database
 def test_an_evaluation_goes_with_its_shards(client: TestClient, database: Database) -> None:
     weights = train(database, "Sharded")
-    spec = EvaluateSpec.model_validate(
-        {
-            "name": "x",
-            "dataset": "digits",
-            "architecture": "small_cnn",
-            "weights": weights,
-            "evaluation": {"threat_model": {"epsilon": 0.2}, "shards": 2, "batch_size": 180},
-        }
-    )
+    spec = measuring(weights, shards=2, batch_size=180)
     with database.writing() as session:
         whole = jobs.create(session, spec)
         shard = whole.shards[0].id
