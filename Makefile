@@ -3,6 +3,8 @@ PYTHON ?= python3
 PORT ?= 8000
 EXIT ?=
 BIN := .venv/bin
+# Whatever the environment says: without it each of the tests' processes compiles everything again.
+export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: install demo docs test test-unit test-long check format lock clean
 

@@ -305,13 +305,15 @@ def train(
 
     Example: `gklbench recipe digits > digits.json; gklbench train digits.json --output runs/digits`
     """
+    # What is wrong with it is said before torch is loaded, which takes seconds.
+    spec = _read_spec(spec_file)
+    if not isinstance(spec, TrainSpec):
+        raise InvalidInput(f"{spec_file} is a spec of kind {spec.kind!r}; use 'gklbench evaluate' for it")
+
     from app.follow import LocalDisplay  # noqa: PLC0415
     from gkl.evaluation import evaluate as run_evaluation  # noqa: PLC0415
     from gkl.training import train as run_training  # noqa: PLC0415
 
-    spec = _read_spec(spec_file)
-    if not isinstance(spec, TrainSpec):
-        raise InvalidInput(f"{spec_file} is a spec of kind {spec.kind!r}; use 'gklbench evaluate' for it")
     datasets_dir = environment_settings().effective_datasets_dir
     stop = stop_flag()
     try:
@@ -370,15 +372,15 @@ def evaluate(
     if shard is not None and others:
         _fail("a shard tries no certificates: give --others to the command that merges the shards")
     known = [_existing(path, "a certificate of another network") for path in others or ()]
-
-    from app.follow import LocalDisplay  # noqa: PLC0415
-    from gkl import evaluation as engine  # noqa: PLC0415
-
     spec = _read_spec(spec_file, weights, weights_key)
     if not isinstance(spec, EvaluateSpec):
         raise InvalidInput(f"{spec_file} is a spec of kind {spec.kind!r}; use 'gklbench train' for it")
     if weights is not None:
         _existing(weights, "the weights to attack")
+
+    from app.follow import LocalDisplay  # noqa: PLC0415
+    from gkl import evaluation as engine  # noqa: PLC0415
+
     settings = environment_settings()
     stop = stop_flag()
     try:
@@ -415,12 +417,16 @@ def verify(
 
     Example: `gklbench verify runs/attacked/certificate.safetensors --weights runs/digits/weights.safetensors`
     """
+    _existing(certificate, "a certificate")
+    if weights is not None:
+        _existing(weights, "weights")
+
     from gkl.evaluation import verify as run_verification  # noqa: PLC0415
 
     settings = environment_settings()
     found = run_verification(
-        _existing(certificate, "a certificate"),
-        None if weights is None else _existing(weights, "weights"),
+        certificate,
+        weights,
         datasets_dir=settings.effective_datasets_dir,
         models_dir=settings.effective_models_dir,
         device=device,

@@ -36,16 +36,17 @@ class AnswerInTime:
         app: ASGIApp,
         files: re.Pattern[str],
         refusal: Callable[[Request], Awaitable[Response]],
-        seconds: float = _ANSWER_SECONDS,
+        seconds: float | None = None,
     ) -> None:
         """
         Args:
             app: what answers.
             files: the paths that take or give large files.
             refusal: makes the answer that there is none.
-            seconds: how long to wait for the application's own.
+            seconds: how long to wait for the application's own; by default nine.
         """
-        self.app, self.files, self.refusal, self.seconds = app, files, refusal, seconds
+        self.app, self.files, self.refusal = app, files, refusal
+        self.seconds = _ANSWER_SECONDS if seconds is None else seconds
         self._late: set[asyncio.Task[None]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

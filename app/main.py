@@ -35,8 +35,16 @@ _FILES = re.compile(_UPLOADS.pattern + r"|/api/v1/(weights/[^/]+/file|(entries|e
 _SWAGGER_FILES = Path(fastapi_offline.__file__).parent / "static"
 
 
-class _Application(FastAPI):
+class Application(FastAPI):
     """With what must see every answer around it, also the one to an unforeseen error, which middleware never sees."""
+
+    def serve(self, service: Service) -> None:
+        """Answer from its database and its files from now on."""
+        self.state.service = service
+        self.state.metrics = Metrics(service)
+        self.state.readiness = health.Readiness(service)
+        # Built anew with these at the next request.
+        self.middleware_stack = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         settings: Settings = self.state.service.settings
@@ -49,17 +57,16 @@ class _Application(FastAPI):
         return with_request_id(AccessLog(measured))
 
 
-def create_app(settings: Settings | None = None) -> FastAPI:
+def create_app(settings: Settings | None = None) -> Application:
     """The API and the pages. Connects to nothing until the first request."""
     settings = settings or Settings()
-    service = Service.from_settings(settings, is_hasty=True)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
-        service.database.close()
+        app.state.service.database.close()
 
-    app = _Application(
+    app = Application(
         title="GKL Bench",
         version=gkl.__version__,
         summary="Adversarial training, AutoAttack evaluation and a leaderboard, as jobs over REST.",
@@ -77,9 +84,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         },
         dependencies=[Depends(refuse_other_sites)],
     )
-    app.state.service = service
-    app.state.metrics = Metrics(service)
-    app.state.readiness = health.Readiness(service)
+    app.serve(Service.from_settings(settings, is_hasty=True))
     app.add_middleware(HeadAsGet)
     app.add_middleware(
         TooLargeAsProblem,

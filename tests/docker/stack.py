@@ -20,7 +20,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tests import commands
 from tests.cluster import free_port
+from tests.commands import Command
 from tests.docker import dockerfiles
 from tests.docker.compose_file import ROOT, load, services_of
 
@@ -48,6 +50,16 @@ def seconds(duration: str) -> int:
     return int(match[1]) * {"s": 1, "m": 60}[match[2]]
 
 
+def _run(command: list[str], environment: dict[str, str], *, timeout: int) -> subprocess.CompletedProcess[str]:
+    """
+    Raises:
+        subprocess.TimeoutExpired: it takes longer.
+    """
+    if command[0] == "gklbench":
+        return commands.run(*command[1:], environment=environment, timeout=timeout)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout, check=False)
+
+
 class Stack:
     """Starts nothing by itself; ends everything on leaving."""
 
@@ -57,7 +69,7 @@ class Stack:
         self.directory = Path(tempfile.mkdtemp(prefix="gkl"))
         self.directory.chmod(0o711)
         self.ports = {(name, port): free_port() for name in self.services for port in _PORTS.get(name, [])}
-        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.processes: dict[str, subprocess.Popen[bytes] | Command] = {}
         self.done: set[str] = set()
         self.programs = self.directory / "programs"
         self._make_programs()
@@ -99,14 +111,7 @@ class Stack:
 
     def run(self, name: str, *arguments: str) -> str:
         """Run a service's container once, to its end, with other arguments if there are any; returns its output."""
-        finished = subprocess.run(
-            self._command(name, arguments),
-            env=self.environment(name),
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        finished = _run(self._command(name, arguments), self.environment(name), timeout=120)
         assert finished.returncode == 0, f"{name}: {finished.stdout}{finished.stderr}"
         return finished.stdout
 
@@ -129,10 +134,7 @@ class Stack:
         command = ["sh", "-c", *words] if kind == "CMD-SHELL" else words
         timeout = seconds(check["timeout"])
         try:
-            environment = self.environment(name)
-            done = subprocess.run(
-                command, env=environment, capture_output=True, text=True, timeout=timeout, check=False
-            )
+            done = _run(command, self.environment(name), timeout=timeout)
         except subprocess.TimeoutExpired:
             return f"its check takes longer than {timeout} s"
         return None if done.returncode == 0 else f"{done.stdout}{done.stderr}"
@@ -190,13 +192,19 @@ class Stack:
 
     def _start(self, name: str) -> None:
         with (self.directory / f"{name}.log").open("ab") as log:
+            command, environment, directory = self._command(name, ()), self.environment(name), self.folder(name, "/tmp")
+            if command[0] == "gklbench":
+                self.processes[name] = commands.start_logged(
+                    command[1:], environment=environment, log=log, directory=directory
+                )
+                return
             self.processes[name] = subprocess.Popen(
-                self._command(name, ()),
-                env=self.environment(name),
+                command,
+                env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                cwd=self.folder(name, "/tmp"),
+                cwd=directory,
                 start_new_session=True,
             )
 

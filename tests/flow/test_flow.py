@@ -6,8 +6,6 @@ import contextlib
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +21,9 @@ from app.schemas import JobView
 from app.settings import Settings
 from app.tables import JobState
 from gkl.errors import FailureCode
-from tests.cluster import free_port, until
+from tests import commands
+from tests.cluster import free_port, runs_of, until
+from tests.commands import Command, start
 from tests.databases import either_database, postgresql_only
 from tests.specs import endless_train_spec, tiny_train_spec
 
@@ -39,6 +39,7 @@ def running(settings: Settings) -> Iterator[EmbeddedService]:
     """The embedded service's processes on the test's database, in a folder whose name has to be quoted everywhere."""
     changes = {"port": free_port(), "heartbeat_seconds": 1.0, "relay_seconds": 1.0}
     quick = settings.model_copy(update=changes | {"data_dir": settings.data_dir / "a b?c#d%41'e\""})
+    commands.prepare()
     others = set(psutil.Process().children(recursive=True))
     with EmbeddedService(quick) as service:
         # A browser that looks at the service starts processes of its own when it likes.
@@ -108,9 +109,8 @@ def test_a_running_job_is_seen_and_cancelled_on_its_page(running: EmbeddedServic
 def test_a_killed_runner_is_a_failed_job_and_the_next_one_runs(running: EmbeddedService, client: Client) -> None:
     job = client.submit(endless_train_spec())
     until(lambda: client.job(job.id).progress)
-    for process in psutil.Process().children(recursive=True):
-        if "worker.runner" in " ".join(process.cmdline()):
-            process.kill()
+    for process in runs_of(os.getpid()):
+        process.kill()
     until(lambda: client.job(job.id).state is JobState.FAILED)
     failed = client.job(job.id)
     assert failed.failure is not None
@@ -144,13 +144,15 @@ def test_a_wiped_broker_loses_no_job(running: EmbeddedService, client: Client) -
     until(lambda: client.job(waiting.id).state is JobState.SUCCEEDED)
 
 
-def command(tmp_path: Path, *arguments: str, port: int | None = None) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "app.cli", *arguments, "--data-dir", str(tmp_path), "--port", str(port or free_port())],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+def command(tmp_path: Path, *arguments: str, port: int | None = None) -> Command:
+    return start(*arguments, "--data-dir", str(tmp_path), "--port", str(port or free_port()))
+
+
+def told(process: Command) -> str:
+    """All that it says until its end."""
+    assert process.stdout is not None
+    with process:
+        return process.stdout.read()
 
 
 def test_ctrl_c_in_training_leaves_no_process_and_a_job_to_go_on_with(tmp_path: Path) -> None:
@@ -163,7 +165,7 @@ def test_ctrl_c_in_training_leaves_no_process_and_a_job_to_go_on_with(tmp_path: 
         until(lambda: client.job(job.id).progress)
         processes = psutil.Process(up.pid).children(recursive=True)
         assert len(processes) >= 6
-        refused = command(tmp_path, "up").communicate(timeout=60)[0]
+        refused = told(command(tmp_path, "up"))
         assert "a service is running on the data directory" in refused
         os.kill(up.pid, signal.SIGINT)
         assert "Stopped." in up.stdout.read()
@@ -205,8 +207,8 @@ def test_a_process_that_keeps_dying_ends_the_demo_with_a_reason(tmp_path: Path) 
         demo.stdout.readline()
         while demo.poll() is None:
             with contextlib.suppress(psutil.NoSuchProcess):
-                for process in psutil.Process(demo.pid).children():
-                    if "worker" in process.cmdline():
+                for process in psutil.Process(demo.pid).children(recursive=True):
+                    if process.name() == "gklbench-worker":
                         process.kill()
             time.sleep(0.5)
         output = demo.stdout.read()
@@ -238,7 +240,7 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        output, _ = (process := command(tmp_path, "up", port=port)).communicate(timeout=60)
+        output = told(process := command(tmp_path, "up", port=port))
     assert process.returncode == 1
     assert output.strip() == (
         f"gklbench: port {port} on 127.0.0.1 cannot be used (Address already in use); choose another with --port"

@@ -45,6 +45,11 @@ def start(hosts: Cluster, server: ObjectServer, *names: str) -> None:
         hosts.start(name, environment=server.environment, data_dir=data_dir)
 
 
+def log_of(hosts: Cluster, job_id: int) -> str:
+    with hosts.database.reading() as session:
+        return job_log.tail(session, job_id, 10_000)
+
+
 def files(hosts: Cluster, name: str) -> set[str]:
     """What a host's data directory holds that is no log of a process."""
     data_dir = hosts.settings.data_dir / name
@@ -64,7 +69,8 @@ def test_a_job_goes_from_host_to_host_and_its_row_is_proven(
     spec = spec.model_copy(update={"evaluation": shared})
     answer = httpx2.post(f"{hosts.url}/api/v1/jobs", json=spec.model_dump(mode="json"))
     job_id = answer.json()["id"]
-    until(lambda: hosts.saved(job_id))
+    # What it logs is written once a second.
+    until(lambda: hosts.saved(job_id) and log_of(hosts, job_id))
     hosts.kill("first")
     start(hosts, server, "second", "third")
     trained = hosts.wait_for(job_id)
@@ -98,12 +104,7 @@ def test_a_store_that_is_away_delays_jobs_and_fails_none(hosts: Cluster, server:
     running = hosts.send(spec)
     until(lambda: hosts.job(running).state is JobState.RUNNING)
     server.stop()
-
-    def log() -> str:
-        with hosts.database.reading() as session:
-            return job_log.tail(session, running, 10_000)
-
-    until(lambda: "waiting: the artifact store cannot be used" in log())
+    until(lambda: "waiting: the artifact store cannot be used" in log_of(hosts, running))
     until(lambda: httpx2.get(f"{hosts.url}/readyz").status_code == 503)
     assert httpx2.get(f"{hosts.url}/readyz").json()["parts"]["store"] == "cannot be used: EndpointConnectionError"
     sent = httpx2.post(

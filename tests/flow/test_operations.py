@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from app.settings import Settings
 from app.tables import JobState
 from gkl.spec import InnerMaximization, TrainSpec
 from tests.cluster import Cluster, PostgresServer, until
+from tests.commands import run
 from tests.specs import tiny_train_spec
 
 
@@ -127,12 +127,6 @@ def test_a_service_does_not_start_on_another_versions_schema(database_url: str, 
 
 
 def gklbench(settings: Settings, *arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "app.cli", *arguments],
-        env=settings.environment() | {"PATH": "/usr/bin:/bin"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run(*arguments, environment=settings.environment() | {"PATH": "/usr/bin:/bin"})
     assert done.returncode == 0, done.stderr
     return " ".join(done.stdout.split())

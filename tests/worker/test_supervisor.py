@@ -15,18 +15,17 @@ from app.database import Database
 from app.service import Service
 from gkl.recipes import digits
 from worker.celery_app import make_worker
-from worker.supervisor import Supervisor
-from worker.supervisor import _environment as environment_of_a_run
+from worker.supervisor import Supervisor, run_environment
 
 
 def test_a_run_has_its_share_of_the_cores_and_threads_that_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY"):
         monkeypatch.delenv(name, raising=False)
-    found = environment_of_a_run(3)
+    found = run_environment(3)
     assert (found["OMP_NUM_THREADS"], found["OMP_WAIT_POLICY"]) == ("3", "PASSIVE")
     # What the host's owner says goes before.
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    assert environment_of_a_run(3)["OMP_NUM_THREADS"] == "7"
+    assert run_environment(3)["OMP_NUM_THREADS"] == "7"
 
 
 def test_the_living_workers_of_a_host_share_its_cores(service: Service, database: Database, tmp_path: Path) -> None:

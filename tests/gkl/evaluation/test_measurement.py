@@ -88,11 +88,11 @@ def test_a_linear_models_verdict_is_its_closed_form(norm: Norm, epsilon: float, 
 
 
 @pytest.mark.system
-@pytest.mark.parametrize("classes", [2, 3, 4, 5, 9])
+@pytest.mark.parametrize("classes", [2, 3, 4, *(pytest.param(many, marks=pytest.mark.long) for many in (5, 9))])
 @pytest.mark.usefixtures("short_square")
 def test_few_classes_are_attacked_all_the_same(classes: int) -> None:
     """AutoAttack raises IndexError there."""
-    model, data, score = two_sided_problem(classes, points=24)
+    model, data, score = two_sided_problem(classes, points=12)
     margin = score - 0.03 * model.weight.detach().norm(1)
     protocol = {"protocol": "custom", "attacks": ("apgd-dlr", "apgd-t", "fab-t", "square")}
     verdict = measure(model, data, under("Linf", 0.03, **protocol), num_classes=classes)
@@ -166,7 +166,7 @@ def assert_parity(model: nn.Module, data: ImageSet, evaluation: Evaluation) -> M
 @pytest.mark.usefixtures("short_attacks")
 def test_some_points_stand_after_every_attack_as_in_pyautoattack(robust_model: nn.Module) -> None:
     """Both in few steps. The next tests take all, on 500 points of two networks, in L2 too, which takes minutes."""
-    verdict = assert_parity(robust_model, test_digits(20), under("Linf", 0.2, batch_size=20, seed=3))
+    verdict = assert_parity(robust_model, test_digits(12), under("Linf", 0.2, batch_size=12, seed=3))
     assert 0 < verdict.robust_correct < verdict.clean_correct
 
 
@@ -242,7 +242,7 @@ def test_a_real_network_on_real_images_has_no_robustness(resnet_18: nn.Module) -
 @pytest.mark.parametrize(
     ("norm", "epsilon", "points"),
     [
-        ("Linf", 0.5 / 255, [2]),
+        pytest.param("Linf", 0.5 / 255, [2], marks=pytest.mark.long),
         pytest.param("Linf", 0.5 / 255, [2, 7], marks=pytest.mark.long),
         pytest.param("Linf", 1 / 255, [0, 2], marks=pytest.mark.long),
         pytest.param("L2", 0.25, [0, 1], marks=pytest.mark.long),
@@ -261,7 +261,7 @@ def test_points_that_fall_to_the_smallest_budgets(
 
 def test_a_quantized_input_is_broken_by_square_alone(robust_model: nn.Module) -> None:
     """Masked gradients: half the accuracy is left after three attacks, and flags say why not to trust it."""
-    verdict = measure(Quantized(robust_model).eval(), test_digits(60), under("Linf", 0.3), num_classes=10)
+    verdict = measure(Quantized(robust_model).eval(), test_digits(30), under("Linf", 0.3), num_classes=10)
     square = verdict.attacks[3]
     assert square.points > 0.8 * verdict.clean_correct, "attacks that follow gradients find little"
     assert square.survivors < 0.5 * square.points

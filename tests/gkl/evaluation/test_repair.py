@@ -19,6 +19,7 @@ from gkl.evaluation.classifier import Classifier
 from gkl.evaluation.perturbation import is_allowed
 from gkl.outcome import CheckOutcome, Progress
 from gkl.spec import Evaluation, Norm, ThreatModel
+from tests.gkl.evaluation.short_attacks import attacks_shortened
 
 pytestmark = pytest.mark.system
 
@@ -29,8 +30,8 @@ def standard(epsilon: float = 0.1, batch_size: int = POINTS) -> Evaluation:
     return Evaluation(protocol="standard", threat_model=ThreatModel(epsilon=epsilon), batch_size=batch_size)
 
 
-IN_TWO = standard(batch_size=POINTS // 2)
-"""Blocks. An attack takes as long for few points as for many, so all else is one block."""
+IN_TWO = standard(batch_size=POINTS // 4)
+"""Blocks of half as many points. An attack takes as long for few points as for many, so all else is one block."""
 
 
 def check(verdict: Measurement, name: str) -> CheckOutcome:
@@ -56,9 +57,11 @@ def attacked(model: nn.Module, data: ImageSet, threat_model: ThreatModel, *, chu
 
 @pytest.fixture(scope="module")
 def lying() -> Measurement:
-    return measure(forged(natural_base()), digits(POINTS), standard(), num_classes=10)
+    with attacks_shortened(steps=50):
+        return measure(forged(natural_base()), digits(POINTS), standard(), num_classes=10)
 
 
+@pytest.mark.usefixtures("short_attacks")
 def test_forged_weights_end_where_the_honest_ones_do(lying: Measurement) -> None:
     honest = measure(natural_base(), digits(POINTS), standard(), num_classes=10)
     autoattack = lying.robust_correct + lying.attacks[-1].broken
@@ -107,6 +110,7 @@ def test_a_finite_gradient_through_a_constant_unit_is_cut_out() -> None:
     assert torch.equal(broken, attacked(plain_base(), data, threat_model))
 
 
+@pytest.mark.long
 def test_it_costs_what_it_says_and_at_most_7_percent_of_autoattack() -> None:
     """Of a network that nothing breaks: the first class always wins."""
 
@@ -148,8 +152,9 @@ def test_it_costs_what_it_says_and_at_most_7_percent_of_autoattack() -> None:
 
 
 @pytest.mark.usefixtures("short_attacks")
+@pytest.mark.usefixtures("short_attacks")
 def test_its_parts_are_kept_and_shared_as_those_of_other_attacks(tmp_path: Path) -> None:
-    data, net = digits(POINTS), forged(natural_base())
+    data, net = digits(POINTS // 2), forged(natural_base())
     whole = measure(net, data, IN_TWO, num_classes=10)
     place = len(whole.attacks) - 1
     assert int((whole.broken_by == place).sum()) == whole.attacks[place].broken > 0
@@ -263,6 +268,7 @@ def test_the_nearest_classes_are_not_those_with_the_highest_logits() -> None:
     assert nearest[:, 0].tolist() == [8, 8]
 
 
+@pytest.mark.usefixtures("short_square")
 def test_a_network_trained_honestly_loses_nothing() -> None:
     verdict = measure(trained(network(nn.SiLU)), digits(POINTS), standard(0.15), num_classes=10)
     assert verdict.attacks[-1].attack == "Repair"
