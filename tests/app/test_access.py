@@ -32,6 +32,7 @@ from app.tables import LoginSession, Scope, Token
 from app.tokens import Limits
 from tests.app.test_api import assert_problem
 from tests.databases import either_database
+from tests.local import application
 from tests.specs import tiny_train_spec
 
 NO_LIMITS = Limits(None, None, None, None, None)
@@ -55,8 +56,10 @@ def guarded(settings: Settings) -> Settings:
 @pytest.fixture
 def visitor(guarded: Settings) -> Iterator[TestClient]:
     """Somebody without a token."""
-    app = create_app(guarded)
-    with TestClient(app, base_url="https://bench.example", raise_server_exceptions=False) as client:
+    with (
+        application(guarded) as app,
+        TestClient(app, base_url="https://bench.example", raise_server_exceptions=False) as client,
+    ):
         yield client
 
 

@@ -21,7 +21,6 @@ from app import job_log, jobs, workers
 from app.artifacts import ArtifactStore
 from app.broker import hears_relay
 from app.database import Database
-from app.main import create_app
 from app.problems import PROBLEM_JSON, Problem
 from app.relay import Relay
 from app.routes.health import Readiness
@@ -32,7 +31,7 @@ from gkl.catalog import ARCHITECTURES
 from gkl.recipes import digits
 from tests.cluster import until
 from tests.databases import either_database
-from tests.local import local_client
+from tests.local import serving
 
 SPEC = digits().model_dump(mode="json")
 
@@ -189,7 +188,7 @@ def test_wrong_addresses_have_the_same_shape(
 def test_a_failure_of_the_service_has_it_too(settings: Settings, tmp_path: Path) -> None:
     """A database without its schema."""
     broken = settings.model_copy(update={"database_url": f"sqlite:///{tmp_path / 'empty.sqlite3'}"})
-    with local_client(create_app(broken), raise_server_exceptions=False) as client:
+    with serving(broken, raise_server_exceptions=False) as client:
         away = client.get("/api/v1/jobs")
         assert_problem(away, 503, "The database cannot be used at the moment")
         assert away.headers["retry-after"] == "5"
@@ -260,7 +259,7 @@ def test_readiness_tells_of_workers_and_relay(service: Service, database: Databa
         workers.beat(session, "h/2", host="h", device="CPU", is_draining=True)
         workers.beat(session, "h/3", host="h", device="CPU", problem="its disk is full")
         workers.beat(session, "h/4", host="h", device="CPU")
-    with local_client(create_app(service.settings)) as client:
+    with serving(service.settings) as client:
         answer = client.get("/readyz").json()
         assert (answer["workers"], answer["relay"]) == ("1 draining, 2 idle, 1 stuck", "ok")
         with Redis.from_url(service.settings.broker_url) as broker:
@@ -280,7 +279,7 @@ def test_readiness_tells_of_workers_and_relay(service: Service, database: Databa
 
 def test_readiness_says_which_part_is_missing(settings: Settings) -> None:
     away = settings.model_copy(update={"broker_url": "redis://127.0.0.1:1/0"})
-    with local_client(create_app(away)) as client:
+    with serving(away) as client:
         response = client.get("/readyz")
         assert response.status_code == 503
         assert response.json()["parts"] == {
@@ -389,7 +388,7 @@ def test_what_is_no_weights_is_refused_and_leaves_nothing(
 
 def test_weights_that_are_too_large_are_refused(settings: Settings) -> None:
     small = settings.model_copy(update={"max_weights_bytes": 4096, "max_body_bytes": 1024})
-    with local_client(create_app(small)) as client:
+    with serving(small) as client:
         fits = save({"weight": np.zeros(1000, np.float32)})
         assert send(client, fits).status_code == 201
         assert_problem(send(client, b"PK\x03\x04" + bytes(5000)), 413, "larger than the 4096 bytes")

@@ -15,11 +15,10 @@ from fastapi.testclient import TestClient
 
 from app import deadline
 from app.deadline import AnswerInTime
-from app.main import create_app
 from app.problems import no_answer
 from app.settings import Settings
 from app.web.rendering import error_page
-from tests.local import local_client
+from tests.local import serving
 
 
 def client(seconds: float = 0.2) -> tuple[TestClient, threading.Event]:
@@ -109,7 +108,7 @@ def test_what_comes_and_goes_slowly_is_not_hurried() -> None:
 def test_the_answer_that_there_is_none_is_like_any_other(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the head that every answer has; a page for a browser, a problem for a program."""
     monkeypatch.setattr(deadline, "_MOST_LATE", 0)
-    with local_client(create_app(settings)) as client:
+    with serving(settings) as client:
         page = client.get("/", headers={"Accept": "text/html"})
         problem = client.get("/api/v1/jobs")
     for answer in (page, problem):

@@ -21,7 +21,7 @@ from app.database import Database
 from app.main import create_app
 from app.settings import Settings
 from tests.app.test_api import SPEC, assert_problem
-from tests.local import local_client
+from tests.local import serving
 from worker import run_log
 from worker.tasks import Worker
 
@@ -104,7 +104,7 @@ def test_a_failure_is_found_by_the_id_in_its_answer(settings: Settings, lines: L
 
 def test_a_lost_database_tells_nothing_that_was_sent(settings: Settings, tmp_path: Path, lines: Lines) -> None:
     broken = settings.model_copy(update={"database_url": f"sqlite:///{tmp_path / 'empty.sqlite3'}"})
-    with local_client(create_app(broken), raise_server_exceptions=False) as client:
+    with serving(broken, raise_server_exceptions=False) as client:
         response = client.post("/api/v1/jobs", json=SPEC, headers={"Idempotency-Key": "secret"})
     assert assert_problem(response, 503, "database").request_id == response.headers["x-request-id"]
     assert lines.read("app.problems")
@@ -134,7 +134,7 @@ def test_what_a_run_is_about_is_in_each_of_its_lines(
     settings: Settings, database: Database, store: ArtifactStore, lines: Lines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also in those of its threads: here of the one that reads a runner which says what is no message."""
-    with local_client(create_app(settings)) as client:
+    with serving(settings) as client:
         spec = SPEC | {"dataset": "cifar10"}
         job_id = client.post("/api/v1/jobs", json=spec).json()["id"]
     # Its log cannot be written, which the thread that does so says.

@@ -29,7 +29,7 @@ from gkl.errors import FailureCode
 from gkl.outcome import AttackFinished, AttackOutcome, EpochFinished, Resources
 from gkl.recipes import digits
 from tests.app.test_api import SPEC
-from tests.local import local_client
+from tests.local import local_client, serving
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 LEASE = timedelta(seconds=90)
@@ -198,7 +198,7 @@ def test_seconds_on_workers_grow_while_a_job_runs_and_go_on_when_it_ends(
     monkeypatch.setattr(metric_sums, "LAG", timedelta(0))
     assert value(scrape(client), "job_run_seconds_total", kind="train") == pytest.approx(600, abs=10)
     # Another process comes to the same.
-    with local_client(create_app(settings)) as other:
+    with serving(settings) as other:
         assert value(scrape(other), "job_run_seconds_total", kind="train") == pytest.approx(600, abs=10)
 
 
@@ -218,7 +218,7 @@ def test_stages_are_of_all_time_and_each_attack_counts_once(
         jobs.record(session, claim, attack("APGD-CE", 100))
         jobs.record(session, claim, attack("Square", 7))
         jobs.record(session, claim, attack("Square", 7))
-    with local_client(create_app(settings)) as other:
+    with serving(settings) as other:
         for samples in (scrape(client), scrape(other)):
             assert value(samples, "stage_seconds_sum", stage="training") == 103
             assert value(samples, "stage_seconds_count", stage="training") == 2
@@ -315,7 +315,7 @@ def test_the_step_to_sums_counts_what_happened_before(database: Database, no_lag
 
 def test_what_is_away_is_told_and_takes_nothing_else_with_it(settings: Settings, tmp_path: Path) -> None:
     changes = {"database_url": f"sqlite:///{tmp_path / 'empty.sqlite3'}", "broker_url": "redis://127.0.0.1:1/0"}
-    with local_client(create_app(settings.model_copy(update=changes))) as client:
+    with serving(settings.model_copy(update=changes)) as client:
         samples = scrape(client)
         assert (value(samples, "database_up"), value(samples, "broker_up")) == (0, 0)
         assert (value(samples, "data_directory_free_bytes") or 0) > 0

@@ -22,7 +22,6 @@ from app.certificates import points_of
 from app.database import Database
 from app.entries import COLUMNS, Board, View
 from app.exports import FORMATS
-from app.main import create_app
 from app.schemas import EntryView
 from app.settings import Settings
 from app.tables import Entry, ExternalAttack, JobKind
@@ -33,7 +32,7 @@ from tests.app.test_api import SPEC
 from tests.app.test_entries import BOARD, ENTRIES
 from tests.app.test_leaderboard import measure, train
 from tests.app.test_robustbench import LINF, contents
-from tests.local import local_client
+from tests.local import serving
 
 PATH = "/api/v1/leaderboards/cifar10/Linf"
 
@@ -244,7 +243,7 @@ def test_answers_of_many_rows_count_as_several_requests(
     guarded = settings.model_copy(update={"access": "tokens"})
     # The counts at the broker outlive a test: whose they are must be somebody new.
     who = f"Ada {tmp_path.name}"[-90:]
-    with local_client(create_app(guarded)) as client:
+    with serving(guarded) as client:
         headers = bearer(token_of(database, who, limits=Limits(requests_per_minute=10)))
         export = client.get(f"{PATH}/export/csv", headers=headers)
         assert export.status_code == 200

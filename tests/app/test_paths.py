@@ -21,6 +21,7 @@ from app.tables import Scope
 from tests.app.test_access import bearer, token_of
 from tests.app.test_entries import ENTRIES
 from tests.app.test_robustbench import LINF, contents
+from tests.local import application
 from tests.specs import tiny_train_spec
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -61,9 +62,11 @@ def before(request: pytest.FixtureRequest) -> str:
 def admin(settings: Settings, database: Database) -> Iterator[TestClient]:
     files = [(f"cifar10/Linf/{name}.json", contents(LINF | {"name": name})) for name in ENTRIES]
     robustbench.import_files(database, files)
-    app = create_app(settings.model_copy(update={"access": "tokens", "root_path": ROOT}))
     headers = bearer(token_of(database, "Ada", Scope.ADMIN))
-    with TestClient(app, base_url="https://lab.example", headers=headers, follow_redirects=False) as client:
+    with (
+        application(settings.model_copy(update={"access": "tokens", "root_path": ROOT})) as app,
+        TestClient(app, base_url="https://lab.example", headers=headers, follow_redirects=False) as client,
+    ):
         yield client
 
 

@@ -23,7 +23,7 @@ from app.tables import Job, JobState, Scope, WorkerTime
 from app.tokens import Limits
 from tests.app.test_access import NO_LIMITS, bearer, guarded, token_of, visitor  # noqa: F401 - fixtures
 from tests.app.test_api import assert_problem
-from tests.local import local_client
+from tests.local import application, serving
 from tests.specs import digits, tiny_train_spec
 
 LEASE = timedelta(seconds=90)
@@ -171,11 +171,11 @@ def test_so_many_requests_a_minute(visitor: TestClient, database: Database) -> N
 @pytest.fixture
 def narrow(guarded: Settings) -> Iterator[TestClient]:  # noqa: F811
     settings = guarded.model_copy(update={"anonymous_requests_per_minute": 2})
-    with TestClient(
-        create_app(settings),
-        base_url="https://bench.example",
-        client=(f"2001:db8:{secrets.token_hex(2)}:{secrets.token_hex(2)}::1", 1),
-    ) as client:
+    address = f"2001:db8:{secrets.token_hex(2)}:{secrets.token_hex(2)}::1"
+    with (
+        application(settings) as app,
+        TestClient(app, base_url="https://bench.example", client=(address, 1)) as client,
+    ):
         yield client
 
 
@@ -217,7 +217,7 @@ def test_the_owners_limits(
 ) -> None:
     limited = settings.model_copy(update=settings_change)
     spec = SPEC | spec_change
-    with local_client(create_app(limited)) as client:
+    with serving(limited) as client:
         answer = client.post("/api/v1/jobs", json=spec)
         problem = assert_problem(answer, 422, says[1:])
         assert problem.code == "invalid_input"
@@ -226,7 +226,7 @@ def test_the_owners_limits(
 
 def test_an_evaluations_limits_hold_where_it_is_sent_alone(settings: Settings) -> None:
     limited = settings.model_copy(update={"max_batch_size": 100})
-    with local_client(create_app(limited)) as client:
+    with serving(limited) as client:
         spec = {
             "kind": "evaluate",
             "name": "x",

@@ -36,7 +36,7 @@ from tests.app.test_access import bearer, guarded, token_of, visitor  # noqa: F4
 from tests.app.test_api import assert_problem
 from tests.cluster import Cluster
 from tests.databases import either_database
-from tests.local import local_client
+from tests.local import local_client, serving
 from tests.specs import tiny_train_spec
 
 PIECE = {"Content-Type": "application/offset+octet-stream"}
@@ -145,10 +145,10 @@ def test_a_file_that_is_refused_leaves_nothing(client: TestClient, settings: Set
 
 def test_larger_files_than_may_be_and_than_there_is_room_for(settings: Settings) -> None:
     small = settings.model_copy(update={"max_weights_bytes": 5000})
-    with local_client(create_app(small)) as client:
+    with serving(small) as client:
         assert begin(client, 5001).status_code == 413
     full = settings.model_copy(update={"min_free_bytes": 2**62})
-    with local_client(create_app(full)) as client:
+    with serving(full) as client:
         assert_problem(begin(client), 507, "has no room for")
         assert_problem(client.post("/api/v1/weights", content=FILE), 507, "has no room for")
 
@@ -251,7 +251,7 @@ def small_disk(settings: Settings) -> Iterator[TestClient]:
     """Of a service that may fill 1 GiB more; and of files that have 700 MiB nobody writes more than is said."""
     free = shutil.disk_usage(settings.data_dir.parent).free
     assert free > 2 * GIB
-    with local_client(create_app(settings.model_copy(update={"min_free_bytes": free - GIB}))) as client:
+    with serving(settings.model_copy(update={"min_free_bytes": free - GIB})) as client:
         yield client
 
 
@@ -280,9 +280,9 @@ def test_room_is_held_for_what_is_being_sent(small_disk: TestClient, service: Se
 @either_database
 def test_nothing_is_written_past_what_the_owner_keeps_free(settings: Settings) -> None:
     free = shutil.disk_usage(settings.data_dir.parent).free
-    with local_client(create_app(settings)) as client:
+    with serving(settings) as client:
         address = begin(client).headers["location"]
-    with local_client(create_app(settings.model_copy(update={"min_free_bytes": free + GIB}))) as client:
+    with serving(settings.model_copy(update={"min_free_bytes": free + GIB})) as client:
         assert_problem(send(client, address, FILE, 0), 507, "no room")
         # Its length is not announced, so that only the bytes tell.
         assert_problem(client.post("/api/v1/weights", content=iter([FILE])), 507, "no room")
@@ -292,7 +292,7 @@ def test_nothing_is_written_past_what_the_owner_keeps_free(settings: Settings) -
 @either_database
 def test_a_submitter_has_so_many_files_under_way(settings: Settings) -> None:
     changed = settings.model_copy(update={"max_open_uploads": 3, "max_open_upload_bytes": 10_000})
-    with local_client(create_app(changed)) as client:
+    with serving(changed) as client:
         longest = begin(client, 50_000).headers["location"]
         refused = begin(client, 1)
         assert_problem(refused, 429, "has begun to send 1 file of 50000 bytes together, and at most 10000 bytes")
@@ -304,7 +304,7 @@ def test_a_submitter_has_so_many_files_under_way(settings: Settings) -> None:
         assert send(client, kept[0], b"<html>" + bytes(994), 0).status_code == 422, "refused, and so ended"
         assert begin(client, 1).status_code == 201
     codes: list[int] = []
-    with local_client(create_app(changed)) as client:
+    with serving(changed) as client:
         for address in kept[1:]:
             client.delete(address)
         crowd = [threading.Thread(target=lambda: codes.append(begin(client, 1).status_code)) for _ in range(12)]
