@@ -436,7 +436,15 @@ def verify(
     if not found.holds:
         more = f" And {len(found.problems) - 1} more." if len(found.problems) > 1 else ""
         raise InvalidInput(f"{certificate.name} does not hold: {found.problems[0]}.{more}")
-    console.print(f"It holds: {found.examples} adversarial examples and {found.num_points} clean images re-checked.")
+    if found.network_asked:
+        what = f"{found.examples} adversarial examples and {found.num_points} clean images re-checked"
+        console.print(f"It holds: {what}.")
+    else:
+        checked = "norms, box, labels and counts" if found.data_known else "norms, box and counts"
+        console.print(
+            f"It agrees with itself: {checked} of {found.examples} adversarial examples and {found.num_points} points. "
+            "The network is its owner's alone, and was not asked again."
+        )
     if found.answers_vary:
         console.print("The model's answers vary from pass to pass; the figures are this pass's alone.")
     for what, correct in (("clean accuracy", found.clean_correct), ("robust accuracy at most", found.robust_correct)):

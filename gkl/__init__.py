@@ -1,6 +1,33 @@
 """The engine: losses, training and evaluation, usable as a library without any server.
 
-Importing this package does not import torch; its submodules do where they need it.
+>>> import gkl
+>>> gkl.evaluate  # doctest: +ELLIPSIS
+<function evaluate at ...>
+
+Importing this package does not import torch; its names and submodules do where they need it.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gkl.library.evaluation import evaluate
+    from gkl.library.verdict import Verdict
+
 __version__ = "0.1.0"
+__all__ = ["Verdict", "__version__", "evaluate"]
+
+# Where each name is, to be loaded when it is asked for.
+_PLACES = {"Verdict": "gkl.library.verdict", "evaluate": "gkl.library.evaluation"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module 'gkl' has no attribute {name!r}")
+    found = getattr(import_module(_PLACES[name]), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PLACES})

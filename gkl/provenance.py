@@ -9,13 +9,13 @@ from pathlib import Path
 
 import gkl
 from gkl.outcome import Manifest
-from gkl.spec import EvaluateSpec, TrainSpec
+from gkl.spec import Spec
 
 _PACKAGES = ("gklbench", "torch", "numpy", "torchvision", "robustbench", "pyautoattack", "scikit-learn", "safetensors")
 
 
 def make_manifest(
-    spec: TrainSpec | EvaluateSpec,
+    spec: Spec,
     *,
     commit: str | None,
     seed: int,
@@ -29,7 +29,10 @@ def make_manifest(
     batch_size_used: int | None = None,
     preprocessing: str | None = None,
 ) -> Manifest:
-    """`commit` is `git_commit()` of the run's start: a checkout may move on while a run of hours goes on."""
+    """`commit` is `git_commit()` of the run's start: a checkout may move on while a run of hours goes on.
+
+    The spec is that of a job, or of the evaluation alone where somebody's own network was measured.
+    """
     return Manifest(
         spec=spec.model_dump(mode="json"),
         git_commit=commit,

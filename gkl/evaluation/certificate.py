@@ -34,6 +34,8 @@ from gkl.spec import Evaluation, format_epsilon
 from gkl.tensor_files import load_tensors, save_tensors
 
 _FORMAT = "gkl-certificate-1"
+OWN = "own"
+"""The architecture of a network, or the name of images, that no registry knows: somebody's own."""
 # Rounding differs between processors and batch sizes; answers closer than so many of float32's units in the last place
 # of the largest logit may change sides.
 _ROUNDING = 256 * torch.finfo(torch.float32).eps
@@ -94,6 +96,10 @@ class Verification:
     """The model is randomized or depends on the batch: the counts are those of this pass alone."""
     problems: list[str]
     """What is wrong, the first offending point first; empty if the certificate holds."""
+    network_asked: bool = True
+    """Whether the answers were compared with the network's; else they are those of the certificate."""
+    data_known: bool = True
+    """Whether labels and clean images were compared with a data set's; else they are those of the certificate."""
 
     @property
     def holds(self) -> bool:
@@ -180,7 +186,7 @@ def read_certificate(path: Path) -> Certificate:
 
 
 def _check_shapes(certificate: Certificate) -> None:
-    if certificate.dataset not in DATASETS:
+    if certificate.dataset not in (*DATASETS, OWN):
         raise TypeError(f"there is no data set {certificate.dataset!r}")
     recorded_preprocessing(certificate.dataset, certificate.manifest)
     tensors = certificate.tensors
@@ -203,21 +209,24 @@ class _Checker:
     def __init__(
         self,
         certificate: Certificate,
-        model: nn.Module,
+        model: nn.Module | None,
         batch_size: int,
         device: torch.device,
         on_call: Callable[[], None],
     ) -> None:
         self.certificate, self.model = certificate, model
         self.batch_size, self.device, self.on_call = batch_size, device, on_call
-        weight = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
+        parameters = () if model is None else model.parameters()
+        weight = next((p for p in parameters if p.is_floating_point()), torch.zeros(()))
         self.dtype = weight.dtype
         self.at_points: list[tuple[int, str]] = []
         self.borderline = 0
 
     @torch.no_grad()
     def answers(self, x: Tensor, recorded: Tensor, points: Tensor, what: str) -> Tensor:
-        """Predictions (B,) for allowed images (B, *), compared with the recorded ones."""
+        """Predictions (B,) for allowed images (B, *), compared with the recorded ones; those without a network."""
+        if self.model is None:
+            return recorded
         self.on_call()
         logits: Tensor = self.model(x.to(self.device, self.dtype)).float().cpu()
         is_nan = logits.isnan().any(1)
@@ -244,10 +253,10 @@ class _Checker:
 @torch.no_grad()
 def verify_certificate(
     certificate: Certificate,
-    model: nn.Module,
-    data: ImageSet,
+    model: nn.Module | None,
+    data: ImageSet | None,
     *,
-    weights_sha256: str,
+    weights_sha256: str | None = None,
     batch_size: int = 200,
     device: torch.device | None = None,
     corrupted: Callable[[str, int], Images] | None = None,
@@ -257,9 +266,9 @@ def verify_certificate(
 
     Args:
         certificate: what is claimed.
-        model: the network with the weights it is about, in evaluation mode.
-        data: the N clean images it is about.
-        weights_sha256: hash of those weights' file.
+        model: the network with the weights it is about, in evaluation mode; without it the recorded answers stand.
+        data: the N clean images it is about; without them its own labels stand, and the clean images that it shows.
+        weights_sha256: hash of those weights' file, to be compared where there is one.
         batch_size: images at once.
         device: where the model is.
         corrupted: corruption and severity -> those images, for a certificate about corruptions.
@@ -267,6 +276,9 @@ def verify_certificate(
     """
     tensors = certificate.tensors
     points = certificate.num_points
+    data_known = data is not None
+    if data is None:
+        data = _shown(certificate)
     if data.images.shape[1:] != tensors["adversarial"].shape[1:] or len(data) != points:
         raise InvalidInput(
             f"the certificate is about {points} images of shape {tuple(tensors['adversarial'].shape[1:])}, the data "
@@ -293,9 +305,9 @@ def verify_certificate(
     problems += are_shown
     problems += _check_variation(checker, data)
     problems += _check_corruptions(checker, data, corrupted)
-    if weights_sha256 != certificate.weights_sha256:
+    if weights_sha256 not in (None, certificate.weights_sha256):
         problems.append(f"these weights have sha256 {weights_sha256}, it is about {certificate.weights_sha256}")
-    if data.sha256() != certificate.dataset_sha256:
+    if data_known and data.sha256() != certificate.dataset_sha256:
         problems.append(f"this data has sha256 {data.sha256()}, it is about {certificate.dataset_sha256}")
     clean_correct, robust_correct = int(correct.sum()), int(standing.sum()) if certificate.attacks else None
     if not problems and not certificate.answers_vary:
@@ -312,7 +324,23 @@ def verify_certificate(
         checker.borderline,
         certificate.answers_vary,
         problems,
+        network_asked=model is not None,
+        data_known=data_known,
     )
+
+
+def _shown(certificate: Certificate) -> ImageSet:
+    """What a certificate tells of its data itself: all labels, and the clean images of the broken points.
+
+    Raises:
+        InvalidInput: it shows no clean images, as those of earlier versions.
+    """
+    tensors = certificate.tensors
+    if "clean" not in tensors or tensors["clean"].shape != tensors["adversarial"].shape:
+        raise InvalidInput("the certificate does not show the clean images that it is about; the data is needed")
+    images = torch.zeros((certificate.num_points, *tensors["clean"].shape[1:]), dtype=tensors["clean"].dtype)
+    images[tensors["index"]] = tensors["clean"]
+    return ImageSet(images, tensors["label"])
 
 
 def _check_clean_images(checker: _Checker, data: ImageSet) -> list[str]:
@@ -330,7 +358,7 @@ def _check_clean_images(checker: _Checker, data: ImageSet) -> list[str]:
 
 def _check_variation(checker: _Checker, data: ImageSet) -> list[str]:
     """A certificate that says its model's answers vary is checked less strictly, so that has to be true."""
-    if not checker.certificate.answers_vary:
+    if not checker.certificate.answers_vary or checker.model is None:
         return []
     classifier = Classifier(checker.model, DATASETS[checker.certificate.dataset].num_classes, checker.on_call)
     # The block on which it was found.

@@ -18,7 +18,7 @@ from gkl.data import Images, ImageSet, load_corrupted, load_test
 from gkl.device import out_of_memory_explained, select_device, set_tensor_float_32
 from gkl.errors import InvalidInput, InvalidVerdict, Stopped
 from gkl.evaluation.blocks import Blocks
-from gkl.evaluation.certificate import Verification, read_certificate, verify_certificate, write_certificate
+from gkl.evaluation.certificate import OWN, Verification, read_certificate, verify_certificate, write_certificate
 from gkl.evaluation.corruptions import ALL, measure_corruptions
 from gkl.evaluation.measurement import Measurement, Shard, measure, measure_shard
 from gkl.files import check_writable, sha256_of
@@ -191,12 +191,17 @@ def verify(
     """Check a certificate against weights and data, as anyone can.
 
     The certificate says which network of the file it is about; `weights_key` is for one that does not, as those of
-    earlier versions.
+    earlier versions. A network of somebody's own, which `gkl.evaluate` measured, cannot be asked again: what its
+    certificate says of the answers stands, and all else is checked.
 
     Raises:
         InvalidInput: the file is no certificate, or the weights or the data cannot be read.
     """
     claimed = read_certificate(certificate)
+    if claimed.architecture == OWN:
+        known = claimed.dataset != OWN
+        data = load_test(claimed.dataset, datasets_dir, claimed.num_points) if known else None
+        return verify_certificate(claimed, None, data)
     selected = select_device(device)
     set_tensor_float_32(False)
     key = claimed.weights_key or weights_key

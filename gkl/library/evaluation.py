@@ -1,0 +1,261 @@
+"""Robust accuracy of any classifier on any images, in one call."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from gkl.catalog import DATASETS, Norm
+from gkl.data import ImageSet, unit_range
+from gkl.device import out_of_memory_explained, select_device
+from gkl.errors import InvalidInput
+from gkl.evaluation.blocks import Blocks
+from gkl.evaluation.inputs import checked_images
+from gkl.evaluation.measurement import measure
+from gkl.library.images import Data, image_set
+from gkl.library.progress import progress_bar
+from gkl.library.undisturbed import undisturbed
+from gkl.library.verdict import Verdict
+from gkl.models.normalization import Normalization
+from gkl.spec import Evaluation
+
+Numbers = float | tuple[float, ...] | list[float]
+
+
+@out_of_memory_explained()
+def evaluate(
+    model: nn.Module | Callable[[Tensor], Tensor],
+    data: Data,
+    *,
+    norm: Norm = "Linf",
+    epsilon: float | str | None = None,
+    protocol: str = "standard",
+    attacks: tuple[str, ...] | list[str] | None = None,
+    num_points: int | None = None,
+    batch_size: int = 200,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    mean: Numbers | None = None,
+    std: Numbers | None = None,
+    num_classes: int | None = None,
+    output: Path | str | None = None,
+    progress: bool = True,
+    datasets_dir: Path | str | None = None,
+) -> Verdict:
+    """Attack a classifier and say how many points stand, with the example of each that does not.
+
+    >>> import torch
+    >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    >>> _ = torch.nn.init.zeros_(model[1].weight), torch.nn.init.zeros_(model[1].bias)
+    >>> evaluate(model, "digits", protocol="clean", num_points=30, progress=False)
+    Verdict: clean 23.33 % (95 % interval 11.8 to 40.9) on 30 points
+
+    The model, its mode and device, the images, and the random streams of Python, NumPy and torch are as before
+    afterwards, also after Ctrl-C, whatever the model does when it is called.
+
+    Args:
+        model: images (B, channels, height, width) in [0, 1] -> logits (B, C). An `nn.Module`, or anything that can be
+            called so.
+        data: images and labels as a pair of tensors, arrays or lists; a DataLoader or a Dataset; or a data set's name.
+            Images are uint8 or floats in [0, 1], with channels first or last.
+        norm: of the perturbations that an attack may make.
+        epsilon: how large one may be, such as '8/255'; by default the usual budget of a data set that is named.
+        protocol: AutoAttack's 'standard', 'plus' or 'rand', 'custom' with `attacks`, or 'clean'.
+        attacks: for 'custom', such as ['apgd-ce', 'square'].
+        num_points: take the first so many points; by default all.
+        batch_size: points attacked together. Part of the result: each block of so many has its own random stream.
+        seed: of the attacks.
+        device: where to compute; by default where the model is.
+        mean: what the model's images were normalized with, for each channel or one for all, in units of [0, 1]. The
+            normalization is put in front of the model, so that attacks work on the images themselves.
+        std: the other half of it.
+        num_classes: C; by default the model is asked.
+        output: a folder for finished parts. Interrupted, the same call goes on from them.
+        progress: whether to show a bar, where tqdm is installed.
+        datasets_dir: where the files of a named data set are; by default what GKLBENCH_DATASETS_DIR names, else the
+            service's folder.
+
+    Raises:
+        InvalidInput: the data, the options or the model's answers cannot be used; says what was found.
+        OutOfMemory: not even one image at once fits on the device.
+    """
+    images, dataset = image_set(data, num_points=num_points, datasets_dir=datasets_dir)
+    evaluation = _evaluation(
+        dataset,
+        norm=norm,
+        epsilon=epsilon,
+        protocol=protocol,
+        attacks=attacks,
+        batch_size=batch_size,
+        seed=seed,
+    )
+    # Before the model is asked for anything.
+    images = checked_images(images, max(2, num_classes or _at_least(images)), evaluation)
+    network = _network(model, mean, std, images)
+    with undisturbed(network):
+        chosen = next((p.device for p in network.parameters()), torch.device("cpu"))
+        if device is not None:
+            chosen = select_device(str(device))
+            network.to(chosen)
+        if num_classes is None:
+            num_classes = _asked(network, images, chosen)
+        blocks = None if output is None else _kept_in(Path(output), evaluation, network, images, num_classes)
+        with progress_bar(shown=progress) as report:
+            measurement = measure(
+                network, images, evaluation, num_classes=num_classes, blocks=blocks, report=report, device=chosen
+            )
+        model_sha256 = state_sha256(network)
+    return Verdict(
+        measurement,
+        evaluation,
+        images,
+        dataset=dataset,
+        model=_name_of(model),
+        model_sha256=model_sha256,
+        num_classes=num_classes,
+    )
+
+
+def _evaluation(
+    dataset: str | None,
+    *,
+    norm: Norm,
+    epsilon: float | str | None,
+    protocol: str,
+    attacks: tuple[str, ...] | list[str] | None,
+    batch_size: int,
+    seed: int,
+) -> Evaluation:
+    given: dict[str, Any] = {"protocol": protocol, "batch_size": batch_size, "seed": seed}
+    if attacks is not None:
+        given["attacks"] = tuple(attacks)
+    if protocol == "corruptions":
+        raise InvalidInput("corrupted images are files of a data set; send such an evaluation to the service")
+    if protocol != "clean":
+        if epsilon is None and dataset is not None:
+            epsilon = DATASETS[dataset].epsilon.get(norm)
+        if epsilon is None:
+            raise InvalidInput("say how large a perturbation may be, such as epsilon='8/255' or epsilon=0.5")
+        given["threat_model"] = {"norm": norm, "epsilon": epsilon}
+    try:
+        return Evaluation.model_validate(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = next((str(each) for each in reversed(first["loc"]) if isinstance(each, str)), "")
+        said = first["msg"].removeprefix("Value error, ")
+        raise InvalidInput(f"{option}: {said[:1].lower()}{said[1:]}" if option else said) from error
+
+
+def _at_least(images: ImageSet) -> int:
+    """How many classes the labels show."""
+    labels = images.labels
+    return int(labels.max()) + 1 if len(labels) and not labels.is_floating_point() else 0
+
+
+class _Called(nn.Module):
+    """A function as a module."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+class _Normalized(nn.Module):
+    def __init__(self, front: Normalization, model: nn.Module) -> None:
+        super().__init__()
+        self.front, self.model = front, model
+
+    def forward(self, x: Tensor) -> Any:
+        """In the number format in which the images come."""
+        return self.model(self.front(x).to(x.dtype))
+
+
+def _network(model: Any, mean: Numbers | None, std: Numbers | None, images: ImageSet) -> nn.Module:
+    if not callable(model) or isinstance(model, type):
+        called = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
+        raise InvalidInput(f"the model is {called}; give a network that can be called with images")
+    network = model if isinstance(model, nn.Module) else _Called(model)
+    if mean is None and std is None:
+        return network
+    if mean is None or std is None:
+        raise InvalidInput("a normalization has both mean and std; give the other one too")
+    channels = images.images.shape[1]
+    try:
+        front = [torch.as_tensor(given, dtype=torch.float32).reshape(-1) for given in (mean, std)]
+    except (TypeError, ValueError) as error:
+        raise InvalidInput("mean and std are numbers, one for each channel or one for all") from error
+    if any(len(given) not in (1, channels) for given in front):
+        raise InvalidInput(f"mean and std have one number, or one for each of the {channels} channels")
+    if not all(bool(given.isfinite().all()) for given in front) or not bool((front[1] > 0).all()):
+        raise InvalidInput("mean and std are finite, and std above 0")
+    if float(front[0].abs().max()) > 1:
+        raise InvalidInput("mean and std are in units of pixels in [0, 1]; divide them by 255")
+    return _Normalized(Normalization(front[0], front[1]), network)
+
+
+@torch.no_grad()
+def _asked(network: nn.Module, images: ImageSet, device: torch.device) -> int:
+    """How many classes the model tells apart, by its answer to two images."""
+    x = unit_range(images.images[:2]).to(device)
+    dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
+    try:
+        answer = network.eval()(x.to(dtype))
+    except Exception as error:
+        raise InvalidInput(
+            f"the model raised {type(error).__name__} on images of shape {tuple(x.shape)}: {error}"
+        ) from error
+    if not isinstance(answer, Tensor) or answer.dim() != 2 or len(answer) != len(x):
+        shape = f" of shape {tuple(answer.shape)}" if isinstance(answer, Tensor) else ""
+        raise InvalidInput(
+            f"the model returned a {type(answer).__name__}{shape} for {len(x)} images; it must return a tensor of "
+            "logits (images, classes)"
+        )
+    if answer.shape[1] < 2:
+        raise InvalidInput(
+            "the model returned one number for each image; it must return one for each of 2 or more classes"
+        )
+    return answer.shape[1]
+
+
+def _kept_in(output: Path, evaluation: Evaluation, network: nn.Module, images: ImageSet, num_classes: int) -> Blocks:
+    """
+    Raises:
+        InvalidInput: nothing can be written there.
+    """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidInput(f"nothing can be written to {output} ({error.strerror}); choose another folder") from error
+    return Blocks(
+        output,
+        {
+            **evaluation.model_dump(mode="json", exclude={"shards"}),
+            "num_classes": num_classes,
+            "model_sha256": state_sha256(network),
+            "dataset_sha256": images.sha256(),
+        },
+    )
+
+
+def state_sha256(model: nn.Module) -> str:
+    """Over the names, shapes and numbers of all its parameters and buffers."""
+    digest = hashlib.sha256(type(model).__name__.encode())
+    for name, tensor in model.state_dict().items():
+        if not isinstance(tensor, Tensor):
+            continue
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _name_of(model: Any) -> str:
+    return type(model).__name__ if isinstance(model, nn.Module) else getattr(model, "__name__", type(model).__name__)

@@ -1,0 +1,36 @@
+"""A bar that shows how far a run is: in a notebook, on a terminal, or nowhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from gkl.outcome import AttackFinished, Event, Progress
+
+
+@contextmanager
+def progress_bar(*, shown: bool) -> Iterator[Callable[[Event], None]]:
+    """What a run reports to, as a bar with what is being done and what it came to so far."""
+    try:
+        from tqdm.auto import tqdm  # noqa: PLC0415 - not every installation has it
+    except ImportError:
+        shown = False
+    if not shown:
+        yield lambda _: None
+        return
+    with tqdm(total=100, bar_format="{percentage:3.0f} %|{bar}| {desc}", leave=False) as bar:
+        standing = ""
+
+        def report(event: Event) -> None:
+            nonlocal standing
+            if isinstance(event, Progress):
+                left = "" if event.seconds_left is None else f"at most {tqdm.format_interval(event.seconds_left)} left"
+                bar.set_description_str(
+                    ", ".join(part for part in (event.stage, standing, left) if part), refresh=False
+                )
+                bar.n = 100 * event.fraction
+                bar.refresh()
+            elif isinstance(event, AttackFinished):
+                standing = f"{event.outcome.survivors} points stand"
+
+        yield report

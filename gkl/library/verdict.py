@@ -1,0 +1,274 @@
+"""What an evaluation came to: a line, a table, pictures, a certificate."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from gkl.data import ImageSet, unit_range
+from gkl.errors import InvalidInput
+from gkl.evaluation.certificate import OWN, write_certificate
+from gkl.evaluation.measurement import MISCLASSIFIED, STANDS, Measurement
+from gkl.files import check_writable
+from gkl.library.pictures import data_uri
+from gkl.outcome import AttackOutcome, Flag, wilson_interval
+from gkl.provenance import git_commit, make_manifest
+from gkl.spec import Evaluation, format_epsilon
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
+
+_SHOWN = 6
+
+
+class Verdict:
+    """What `gkl.evaluate` found. Accuracies are shares of 1."""
+
+    def __init__(
+        self,
+        measurement: Measurement,
+        evaluation: Evaluation,
+        data: ImageSet,
+        *,
+        dataset: str | None,
+        model: str,
+        model_sha256: str,
+        num_classes: int,
+    ) -> None:
+        self.measurement, self.evaluation, self.data = measurement, evaluation, data
+        self.dataset = dataset
+        """Name of the data set; None for somebody's own images."""
+        self.model = model
+        """What the network calls itself."""
+        self.model_sha256 = model_sha256
+        """Over the names, shapes and numbers of its parameters and buffers."""
+        self.num_classes = num_classes
+
+    @property
+    def num_points(self) -> int:
+        return self.measurement.num_points
+
+    @property
+    def clean_accuracy(self) -> float:
+        """Share of the points whose own image is classified correctly."""
+        return self.measurement.clean_correct / self.num_points
+
+    @property
+    def robust_accuracy(self) -> float | None:
+        """Share of the points that no attack broke; None where nothing was attacked."""
+        return self.measurement.robust_correct / self.num_points if self.attacks else None
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Wilson's 95 % interval of the robust accuracy; of the clean one where nothing was attacked."""
+        found = self.measurement.robust_correct if self.attacks else self.measurement.clean_correct
+        return wilson_interval(found, self.num_points)
+
+    @property
+    def attacks(self) -> list[AttackOutcome]:
+        """Each attack with what it broke, in their order."""
+        return self.measurement.attacks
+
+    @property
+    def flags(self) -> list[Flag]:
+        """Reasons not to trust the figure, found while it was measured."""
+        return self.measurement.flags
+
+    @property
+    def unrankable(self) -> str | None:
+        """Why the figure cannot be believed, in a sentence or two; None if nothing speaks against it."""
+        return self.measurement.unrankable
+
+    def __repr__(self) -> str:
+        clean, (low, high) = f"clean {100 * self.clean_accuracy:.2f} %", self.interval
+        interval = f"(95 % interval {100 * low:.1f} to {100 * high:.1f})"
+        if self.robust_accuracy is None:
+            return f"Verdict: {clean} {interval} on {self.num_points} points{self._doubt()}"
+        return (
+            f"Verdict: robust {100 * self.robust_accuracy:.2f} % {interval}, {clean} on {self.num_points} points, "
+            f"{self._threat()}{self._doubt()}"
+        )
+
+    def _threat(self) -> str:
+        budget = self.evaluation.threat_model
+        return "" if budget is None else f"{budget.norm} {format_epsilon(budget.epsilon)}"
+
+    def _doubt(self) -> str:
+        return f"; flags: {', '.join(flag.name for flag in self.flags)}" if self.flags else ""
+
+    # --- in a notebook -------------------------------------------------------------------------------------------
+
+    def _repr_html_(self) -> str:
+        low, high = (f"{100 * bound:.1f}" for bound in self.interval)
+        rows = [
+            ("clean", f"{100 * self.clean_accuracy:.2f} %", f"{self.measurement.clean_correct} of {self.num_points}")
+        ]
+        standing = self.measurement.clean_correct
+        for attack in self.attacks:
+            standing -= attack.broken
+            rows.append(
+                (f"after {attack.attack}", f"{100 * standing / self.num_points:.2f} %", f"{attack.broken} broken")
+            )
+        title = f"{html.escape(self.model)}: {self._headline()}, 95 % interval {low} to {high}"
+        table = "".join(
+            f"<tr><td>{html.escape(what)}</td><td style='text-align:right'>{share}</td><td>{note}</td></tr>"
+            for what, share, note in rows
+        )
+        flags = "".join(f"<li><b>{flag.name}</b>: {html.escape(flag.sentence)}</li>" for flag in self.flags)
+        return (
+            f"<div><p><b>{title}</b></p><table>{table}</table>{f'<ul>{flags}</ul>' if flags else ''}"
+            f"{self._closest_as_html()}</div>"
+        )
+
+    def _headline(self) -> str:
+        if self.robust_accuracy is None:
+            return f"clean {100 * self.clean_accuracy:.2f} %"
+        return f"robust {100 * self.robust_accuracy:.2f} % under {self._threat()}"
+
+    def _closest_as_html(self) -> str:
+        figures = []
+        for row in self.closest(_SHOWN):
+            point = int(self.measurement.index[row])
+            clean, adversarial = unit_range(self.data.images[point]), self.measurement.adversarial[row]
+            said = (
+                f"{int(self.measurement.labels[point])} &rarr; {int(self.measurement.adversarial_prediction[row])} at "
+                f"{float(self.measurement.perturbation_norm[point]):.3g}"
+            )
+            pictures = "".join(
+                f"<img src='{data_uri(image)}' style='width:64px;image-rendering:pixelated' alt=''>"
+                for image in (clean, adversarial)
+            )
+            figures.append(
+                f"<figure style='display:inline-block;margin:4px'>{pictures}<figcaption style='font-size:smaller'>"
+                f"point {point}: {said}</figcaption></figure>"
+            )
+        if not figures:
+            return ""
+        return f"<p>Broken by the smallest perturbations, as they are and as they were broken:</p>{''.join(figures)}"
+
+    def closest(self, count: int) -> list[int]:
+        """Rows of `measurement.adversarial` with the smallest perturbations, the smallest first."""
+        norms = self.measurement.perturbation_norm[self.measurement.index]
+        return norms.argsort(stable=True)[:count].tolist()
+
+    # --- for somebody who goes on with it -------------------------------------------------------------------------
+
+    def to_frame(self) -> DataFrame:
+        """A row for each point: label, prediction, what broke it, and by how large a perturbation.
+
+        `broken_by` is an attack's name, 'misclassified' for a point that needed none, and None for one that stands.
+
+        Raises:
+            InvalidInput: pandas is not installed.
+        """
+        try:
+            import pandas  # noqa: PLC0415 - an extra of whoever wants it  # type: ignore[import-untyped]
+        except ImportError as error:
+            raise InvalidInput("a frame needs pandas: pip install pandas") from error
+        found = self.measurement
+        adversarial = torch.full((self.num_points,), -1)
+        adversarial[found.index] = found.adversarial_prediction
+        has_example = torch.zeros(self.num_points, dtype=torch.bool)
+        has_example[found.index] = True
+        frame = pandas.DataFrame(
+            {
+                "label": found.labels.numpy(),
+                "prediction": found.prediction.numpy(),
+                "broken_by": [self._broken_by(code) for code in found.broken_by.tolist()],
+                "norm": found.perturbation_norm.numpy(),
+                "adversarial_prediction": pandas.array(adversarial.numpy(), dtype="Int64"),
+            }
+        )
+        frame.loc[~has_example.numpy(), "adversarial_prediction"] = pandas.NA
+        frame.index.name = "point"
+        return frame
+
+    def _broken_by(self, code: int) -> str | None:
+        if code == STANDS:
+            return None
+        return "misclassified" if code == MISCLASSIFIED else self.attacks[code].attack
+
+    def plot(self, *, examples: int = _SHOWN) -> Figure:
+        """How many points each attack left, and the broken images with the smallest perturbations.
+
+        Raises:
+            InvalidInput: matplotlib is not installed.
+        """
+        try:
+            from matplotlib import pyplot  # noqa: PLC0415 - an extra of whoever wants it
+        except ImportError as error:
+            raise InvalidInput("a plot needs matplotlib: pip install matplotlib") from error
+        rows = self.closest(examples)
+        figure = pyplot.figure(figsize=(8, 3.2 + (2.8 if rows else 0)), layout="constrained")
+        # Who shows it does so once: where pyplot kept it too, a notebook would show it twice.
+        pyplot.close(figure)
+        above, *below = figure.subfigures(1 + bool(rows), 1, squeeze=False).flatten()
+        axes = above.subplots()
+        names, standing = ["clean"], [self.measurement.clean_correct]
+        for attack in self.attacks:
+            names.append(attack.attack)
+            standing.append(standing[-1] - attack.broken)
+        bars = axes.barh(names, [100 * count / self.num_points for count in standing], color="#3b6ea8")
+        axes.bar_label(bars, [f"{100 * count / self.num_points:.1f} %" for count in standing], padding=3)
+        axes.invert_yaxis()
+        axes.set_xlim(0, 112)
+        axes.set_xlabel("points that stand, in %")
+        axes.set_title(f"{self.model}: {self._headline()}")
+        axes.spines[["top", "right"]].set_visible(False)
+        for subfigure in below:
+            self._draw_examples(subfigure, rows)
+        return figure
+
+    def _draw_examples(self, figure: Any, rows: Sequence[int]) -> None:
+        found = self.measurement
+        grid = figure.subplots(2, len(rows), squeeze=False)
+        for column, row in enumerate(rows):
+            point = int(found.index[row])
+            label, answer = int(found.labels[point]), int(found.adversarial_prediction[row])
+            pictures = (unit_range(self.data.images[point]), found.adversarial[row])
+            titles = (f"{label}", f"{answer} at {float(found.perturbation_norm[point]):.3g}")
+            for axes, picture, title in zip(grid[:, column], pictures, titles, strict=True):
+                image = picture.permute(1, 2, 0).numpy()
+                axes.imshow(image.squeeze(2) if image.shape[2] == 1 else image[..., :3], cmap="gray", vmin=0, vmax=1)
+                axes.set_title(title, fontsize="small")
+                axes.axis("off")
+
+    def save_certificate(self, path: Path | str) -> Path:
+        """Write the proof: what each point came to, and the adversarial example of each broken one.
+
+        `gklbench verify` checks norms, box, labels and counts in it, and says that the network was not asked again:
+        nobody else can build that. A broken image in it is one for whoever has the network.
+
+        Raises:
+            InvalidInput: nothing can be written there.
+            NoSpaceLeft: the disk is full.
+        """
+        path = Path(path)
+        check_writable(path.parent)
+        sha256 = self.data.sha256()
+        manifest = make_manifest(
+            self.evaluation,
+            commit=git_commit(),
+            seed=self.evaluation.seed,
+            device=self.measurement.device,
+            dataset_sha256=sha256,
+            weights_sha256=self.model_sha256,
+            batch_size_used=self.measurement.batch_size_used,
+        )
+        write_certificate(
+            path,
+            self.measurement,
+            self.evaluation,
+            data=self.data,
+            dataset=self.dataset or OWN,
+            architecture=OWN,
+            weights_sha256=self.model_sha256,
+            dataset_sha256=sha256,
+            manifest=manifest.model_dump(mode="json"),
+        )
+        return path
