@@ -116,7 +116,8 @@ class Verdict:
             )
         title = f"{html.escape(self.model)}: {self._headline()}, 95 % interval {low} to {high}"
         table = "".join(
-            f"<tr><td>{html.escape(what)}</td><td style='text-align:right'>{share}</td><td>{note}</td></tr>"
+            f"<tr><td>{html.escape(what)}</td><td style='text-align:right;padding:0 1em'>{share}</td>"
+            f"<td>{note}</td></tr>"
             for what, share, note in rows
         )
         flags = "".join(f"<li><b>{flag.name}</b>: {html.escape(flag.sentence)}</li>" for flag in self.flags)
@@ -140,12 +141,12 @@ class Verdict:
                 f"{float(self.measurement.perturbation_norm[point]):.3g}"
             )
             pictures = "".join(
-                f"<img src='{data_uri(image)}' style='width:64px;image-rendering:pixelated' alt=''>"
+                f"<img src='{data_uri(image)}' style='width:64px;margin-right:2px;image-rendering:pixelated' alt=''>"
                 for image in (clean, adversarial)
             )
             figures.append(
-                f"<figure style='display:inline-block;margin:4px'>{pictures}<figcaption style='font-size:smaller'>"
-                f"point {point}: {said}</figcaption></figure>"
+                f"<figure style='display:inline-block;margin:4px 12px 4px 0'>{pictures}"
+                f"<figcaption style='font-size:smaller'>point {point}: {said}</figcaption></figure>"
             )
         if not figures:
             return ""
