@@ -15,11 +15,24 @@ import typer
 from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
+import gkl
 from app import formatting
+from app.look_cli import look_cli
 from app.process import stop_flag
 from app.process_cli import process_cli
 from app.schemas import JobView
-from app.terminal import DataDir, SettingsError, console, environment_settings, errors, own_database, settings_of
+from app.terminal import (
+    ClientToken,
+    DataDir,
+    JobNumber,
+    SettingsError,
+    Url,
+    console,
+    environment_settings,
+    errors,
+    own_database,
+    settings_of,
+)
 from app.token_cli import token_cli
 from gkl.errors import GklError, InvalidInput, Stopped
 from gkl.files import sha256_of
@@ -37,15 +50,11 @@ cli = typer.Typer(
 )
 
 cli.add_typer(process_cli)
+cli.add_typer(look_cli)
 cli.add_typer(token_cli, name="token")
 
 Port = Annotated[int | None, typer.Option(min=1, max=65535, help="Port of the API and the pages. Default: 8000.")]
-Url = Annotated[str, typer.Option(envvar="GKLBENCH_URL", show_envvar=True, help="Address of the service.")]
-ClientToken = Annotated[
-    str | None, typer.Option(envvar="GKLBENCH_TOKEN", show_envvar=True, help="Token, where the service asks for one.")
-]
 SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="JSON file with the spec; - reads standard input.")]
-JobNumber = Annotated[int, typer.Argument(metavar="JOB", min=1, help="The job's number.")]
 Weights = Annotated[
     Path | None,
     typer.Option(help="File of weights: safetensors or a state dict. Without it: RobustBench's published ones."),
@@ -54,6 +63,21 @@ WeightsKey = Annotated[
     str | None,
     typer.Option(help="Which network of the file, where it holds several, such as 'state_dict_ema'."),
 ]
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        sys.stdout.write(f"gklbench {gkl.__version__}\n")
+        raise typer.Exit
+
+
+@cli.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """The options that stand before a command."""
 
 
 # What brings the modules that not every installation has.

@@ -240,6 +240,49 @@ class Client:
     def job(self, job_id: int) -> JobView:
         return self._view(JobView, self._sent("GET", f"/api/v1/jobs/{job_id}"))
 
+    def listed(self, what: str, *, limit: int) -> list[dict[str, Any]]:
+        """The first so many 'jobs', 'workers' or 'boards', as the service tells them."""
+        address = {"boards": "leaderboards"}.get(what, what)
+        query = {} if what == "boards" else {"limit": limit}
+        answer = self._json(f"/api/v1/{address}", query)
+        found = answer if isinstance(answer, list) else answer[what]
+        return list(found)
+
+    def log(self, job_id: int, offset: int = 0) -> tuple[bytes, int]:
+        """What the runs of a job wrote from a byte on, and the byte to go on from."""
+        answer = self._sent("GET", f"/api/v1/jobs/{job_id}/log", params={"offset": offset})
+        return answer.content, int(answer.headers.get("X-Log-Size", offset))
+
+    def board(self, dataset: str, threat_model: str) -> list[dict[str, Any]]:
+        """All entries of a board in its order, however many pages they are."""
+        found: list[dict[str, Any]] = []
+        query: dict[str, Any] = {"limit": 1000}
+        while True:
+            page = self._json(f"/api/v1/leaderboards/{dataset}/{threat_model}", query)
+            found += page["entries"]
+            if page["next_cursor"] is None:
+                return found
+            query["cursor"] = page["next_cursor"]
+
+    def export(self, dataset: str, threat_model: str, file_format: str) -> Iterator[bytes]:
+        """A board as a file, piece by piece."""
+        path = f"/api/v1/leaderboards/{dataset}/{threat_model}/export/{file_format}"
+        try:
+            with self._http.stream("GET", path) as response:
+                if not response.is_success:
+                    response.read()
+                self._check(response)
+                yield from response.iter_bytes()
+        except httpx2.RequestError as error:
+            raise self._unreachable(error) from error
+
+    def _json(self, path: str, query: dict[str, Any]) -> Any:
+        response = self._sent("GET", path, params=query)
+        try:
+            return response.json()
+        except ValueError as error:
+            raise self._stranger(response) from error
+
     def model(self, model_id: int) -> ModelDetail:
         """With all its evaluations, however many pages they are."""
         found = self._model_page(model_id, {})

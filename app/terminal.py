@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 console = Console()
 errors = Console(stderr=True)
 
+Url = Annotated[str, typer.Option(envvar="GKLBENCH_URL", show_envvar=True, help="Address of the service.")]
+ClientToken = Annotated[
+    str | None, typer.Option(envvar="GKLBENCH_TOKEN", show_envvar=True, help="Token, where the service asks for one.")
+]
+JobNumber = Annotated[int, typer.Argument(metavar="JOB", min=1, help="The job's number.")]
 DataDir = Annotated[Path | None, typer.Option(help="Where everything is kept. Default: gklbench-data.")]
 
 

@@ -13,6 +13,7 @@ import torch
 from typer.testing import CliRunner
 
 from app.cli import cli, main
+from app.look_cli import look_cli
 from app.process_cli import process_cli
 from gkl.files import sha256_of
 from gkl.models import build_model
@@ -30,6 +31,10 @@ COMMANDS = [
     "check_settings",
     "health",
     "storage",
+    "list",
+    "status",
+    "logs",
+    "board",
     "import_robustbench",
     "export_robustbench",
     "submit",
@@ -51,8 +56,8 @@ def test_each_command_has_help_with_an_example(name: str) -> None:
 
 
 def test_all_commands_are_listed() -> None:
-    listed = (*cli.registered_commands, *process_cli.registered_commands)
-    names = [command.callback.__name__ for command in listed if command.callback and not command.hidden]
+    listed = (*cli.registered_commands, *process_cli.registered_commands, *look_cli.registered_commands)
+    names = [command.callback.__name__.rstrip("_") for command in listed if command.callback and not command.hidden]
     assert sorted(names) == sorted(COMMANDS)
 
 

@@ -1,0 +1,226 @@
+"""The commands that only look: what a service has, how a job is, what its run wrote, how a board stands."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from app import formatting
+from app.formatting import visible
+from app.terminal import ClientToken, JobNumber, Url, console
+
+if TYPE_CHECKING:
+    from app.client import Client
+    from app.schemas import JobView
+
+look_cli = typer.Typer()
+
+_POLL_SECONDS = 1.0
+
+AsJson = Annotated[bool, typer.Option("--json", help="As JSON, for programs.")]
+
+
+class Listed(StrEnum):
+    """What can be listed."""
+
+    JOBS = "jobs"
+    BOARDS = "boards"
+    WORKERS = "workers"
+    DATASETS = "datasets"
+    ARCHITECTURES = "architectures"
+    RECIPES = "recipes"
+
+
+class BoardFormat(StrEnum):
+    """How a board is written."""
+
+    TABLE = "table"
+    MARKDOWN = "markdown"
+    CSV = "csv"
+    JSON = "json"
+
+
+@look_cli.command("list")
+def list_(
+    what: Annotated[Listed, typer.Argument(help="What to list. The last three need no service.")],
+    limit: Annotated[int, typer.Option(min=1, max=200, help="How many jobs, the newest first.")] = 20,
+    as_json: AsJson = False,
+    url: Url = "http://127.0.0.1:8000",
+    token: ClientToken = None,
+) -> None:
+    """List what a service has or knows.
+
+    Example: `gklbench list jobs --limit 5`
+    """
+    if what in (Listed.DATASETS, Listed.ARCHITECTURES, Listed.RECIPES):
+        found = _of_the_catalog(what)
+    else:
+        from app.client import Client  # noqa: PLC0415 - what needs no service needs no client
+
+        with Client(url, token) as client:
+            found = client.listed(what.value, limit=limit)
+    if as_json:
+        _print_json(found)
+        return
+    if not found:
+        console.print(f"There are no {what.value} yet.")
+        return
+    columns = _COLUMNS[what]
+    _print_table(columns, [[_shown(row, column) for column in columns] for row in found])
+
+
+_COLUMNS: dict[Listed, tuple[str, ...]] = {
+    Listed.JOBS: ("id", "kind", "name", "state", "submitter", "progress", "created_at"),
+    Listed.BOARDS: ("dataset", "threat_model", "num_entries"),
+    Listed.WORKERS: ("name", "state", "device", "job_id", "problem"),
+    Listed.DATASETS: ("name", "title", "num_classes", "num_test"),
+    Listed.ARCHITECTURES: ("name", "title"),
+    Listed.RECIPES: ("name", "title"),
+}
+
+
+def _of_the_catalog(what: Listed) -> list[dict[str, Any]]:
+    """As the service's API tells it."""
+    from pydantic import TypeAdapter  # noqa: PLC0415
+
+    from gkl.catalog import ARCHITECTURES, DATASETS, Architecture, Dataset  # noqa: PLC0415
+    from gkl.recipes import RECIPES  # noqa: PLC0415
+
+    if what is Listed.DATASETS:
+        return [TypeAdapter(Dataset).dump_python(each, mode="json") for each in DATASETS.values()]
+    if what is Listed.ARCHITECTURES:
+        return [TypeAdapter(Architecture).dump_python(each, mode="json") for each in ARCHITECTURES.values()]
+    return [{"name": name, "title": make().name} for name, make in RECIPES.items()]
+
+
+def _shown(row: dict[str, Any], column: str) -> str:
+    value = row.get(column)
+    if column == "progress" and value is not None:
+        return f"{100 * value['fraction']:.0f} % {value['stage']}"
+    if column.endswith("_at") and isinstance(value, str):
+        return value.replace("T", " ")[:16]
+    return "" if value is None else visible(str(value))
+
+
+@look_cli.command()
+def status(
+    job_id: JobNumber, as_json: AsJson = False, url: Url = "http://127.0.0.1:8000", token: ClientToken = None
+) -> None:
+    """How a job is: its state, how far it is, and what came of it. Exit status 1 if it failed.
+
+    Example: `gklbench status 12`
+    """
+    from app.client import Client  # noqa: PLC0415
+
+    with Client(url, token) as client:
+        job = client.job(job_id)
+    if as_json:
+        _print_json(job.model_dump(mode="json"))
+    else:
+        for line in _lines(job, f"{client.url}/jobs/{job.id}"):
+            console.print(line, highlight=False, markup=False)
+    if job.failure is not None:
+        raise typer.Exit(1)
+
+
+def _lines(job: JobView, address: str) -> Iterator[str]:
+    yield f"Job {job.id}, {job.kind}: {visible(job.name)}"
+    where = f", attempt {job.attempt} on {job.worker}" if job.worker else ""
+    yield f"  {job.state}{where}"
+    if job.progress is not None and not job.state.is_final:
+        left = job.progress.seconds_left
+        parts = [f"{100 * job.progress.fraction:.0f} % done", job.progress.stage, job.progress.detail]
+        parts.append("" if left is None else f"about {formatting.duration(left)} left")
+        yield f"  {', '.join(part for part in parts if part)}"
+    if job.run_seconds:
+        yield f"  {formatting.duration(job.run_seconds)} on workers"
+    if job.failure is not None:
+        yield f"  {job.failure.code}: {visible(job.failure.message)}"
+    for other in job.child_ids:
+        yield f"  followed by job {other}"
+    yield f"  {address}"
+
+
+@look_cli.command()
+def logs(
+    job_id: JobNumber,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job ends.")] = False,
+    url: Url = "http://127.0.0.1:8000",
+    token: ClientToken = None,
+) -> None:
+    """What the runs of a job wrote.
+
+    Example: `gklbench logs 12 -f`
+    """
+    from app.client import Client  # noqa: PLC0415
+
+    with Client(url, token) as client:
+        for text in _written(client, job_id, follow=follow):
+            sys.stdout.buffer.write(text)
+            sys.stdout.buffer.flush()
+
+
+def _written(client: Client, job_id: int, *, follow: bool) -> Iterator[bytes]:
+    offset = 0
+    while True:
+        # Before its log: what is written until it ends is in what is read after that.
+        has_ended = not follow or client.job(job_id).state.is_final
+        text, offset = client.log(job_id, offset)
+        yield text
+        if has_ended:
+            return
+        time.sleep(_POLL_SECONDS)
+
+
+@look_cli.command()
+def board(
+    dataset: Annotated[str, typer.Argument(help="Such as cifar10.")],
+    threat_model: Annotated[str, typer.Argument(help="The board's name: Linf for the usual budget, Linf-0.1, L2.")],
+    file_format: Annotated[BoardFormat, typer.Option("--format", help="How to write it.")] = BoardFormat.TABLE,
+    url: Url = "http://127.0.0.1:8000",
+    token: ClientToken = None,
+) -> None:
+    """A leaderboard, on the terminal or for a file.
+
+    Example: `gklbench board cifar10 Linf --format csv > cifar10-Linf.csv`
+    """
+    from app.client import Client  # noqa: PLC0415
+
+    with Client(url, token) as client:
+        if file_format in (BoardFormat.CSV, BoardFormat.JSON):
+            for piece in client.export(dataset, threat_model, file_format.value):
+                sys.stdout.buffer.write(piece)
+            return
+        rows = [
+            ["" if entry["rank"] is None else str(entry["rank"]), visible(entry["name"])]
+            + ["" if entry[key] is None else formatting.percent(entry[key]["accuracy"]) for key in ("clean", "robust")]
+            + [visible(entry["architecture"] or "")]
+            for entry in client.board(dataset, threat_model)
+        ]
+    columns = ("rank", "model", "clean", "robust", "architecture")
+    if file_format is BoardFormat.TABLE:
+        _print_table(columns, rows)
+        return
+    for row in (columns, ("---",) * len(columns), *rows):
+        sys.stdout.write("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |\n")
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    table = Table(box=SIMPLE_HEAD)
+    for column in columns:
+        table.add_column(column.replace("_", " "), overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table, markup=False, highlight=False)
