@@ -33,7 +33,8 @@ test: install
 test-unit: install
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m unit
 
-# The comparisons with pyautoattack on hundreds of points and on a real network, a file of 3 GB, and the commands of the documentation.
+# The comparisons with pyautoattack on hundreds of points and on a real network, attacks at full length, a file of 3 GB, and
+# the commands of the documentation.
 test-long: install
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m long
 

@@ -6,16 +6,18 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
+from rich.markup import escape
 from rich.table import Table
 
 from app import formatting
 from app.formatting import visible
-from app.terminal import ClientToken, JobNumber, Url, console
+from app.terminal import ClientToken, DataDir, JobNumber, Url, console, settings_of
 
 if TYPE_CHECKING:
     from app.client import Client
@@ -211,6 +213,32 @@ def board(
         return
     for row in (columns, ("---",) * len(columns), *rows):
         sys.stdout.write("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |\n")
+
+
+@look_cli.command()
+def doctor(data_dir: DataDir = None, as_json: AsJson = False, url: Url = "http://127.0.0.1:8000") -> None:
+    """Whether this machine has what the commands need, and what to do where it has not.
+
+    Exit status 1 if there is something that does not work as it is.
+
+    Example: `gklbench doctor`
+    """
+    from app.doctor import examine  # noqa: PLC0415
+
+    findings = []
+    marks = {"yes": "[green]yes[/green]", "no": "[red]no[/red]", "without": "[yellow]none[/yellow]"}
+    table = Table(box=SIMPLE_HEAD)
+    for column in ("", "there", "found", "what to do"):
+        table.add_column(column, overflow="fold")
+    for finding in examine(settings_of(data_dir, None), url):
+        findings.append(finding)
+        table.add_row(escape(finding.what), marks[finding.state], escape(finding.found), escape(finding.remedy))
+    if as_json:
+        _print_json([asdict(finding) for finding in findings])
+    else:
+        console.print(table, highlight=False)
+    if any(finding.state == "no" for finding in findings):
+        raise typer.Exit(1)
 
 
 def _print_json(value: Any) -> None:

@@ -35,6 +35,7 @@ COMMANDS = [
     "status",
     "logs",
     "board",
+    "doctor",
     "import_robustbench",
     "export_robustbench",
     "submit",

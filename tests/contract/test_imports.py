@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 # The command line may reach across rooms.
-COMMAND_LINE = {"app.cli", "app.process_cli"}
+COMMAND_LINE = {"app.doctor", "app.cli", "app.process_cli"}
 APP_MAY_IMPORT_OF_GKL = {
     "gkl",
     "gkl.spec",

@@ -127,6 +127,7 @@ evaluate(spec, weights, directory, datasets_dir=none, report=lambda _: None, dev
 """
 
 
+@pytest.mark.long
 def test_killed_in_the_middle_it_goes_on_and_ends_with_the_same_points(robust_weights: Path, tmp_path: Path) -> None:
     """Within the first attack, and within the second, whose blocks take seconds: it cannot be at its end by then."""
     spec = quick_spec(robust_weights, attacks=("apgd-ce", "apgd-t"))

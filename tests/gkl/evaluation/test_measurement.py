@@ -259,6 +259,7 @@ def test_points_that_fall_to_the_smallest_budgets(
     assert float(verdict.perturbation_norm.max()) <= epsilon + 1e-5
 
 
+@pytest.mark.long
 def test_a_quantized_input_is_broken_by_square_alone(robust_model: nn.Module) -> None:
     """Masked gradients: half the accuracy is left after three attacks, and flags say why not to trust it."""
     verdict = measure(Quantized(robust_model).eval(), test_digits(30), under("Linf", 0.3), num_classes=10)

@@ -152,6 +152,7 @@ def test_it_costs_what_it_says_and_at_most_7_percent_of_autoattack() -> None:
 
 
 @pytest.mark.usefixtures("short_attacks")
+@pytest.mark.long
 @pytest.mark.usefixtures("short_attacks")
 def test_its_parts_are_kept_and_shared_as_those_of_other_attacks(tmp_path: Path) -> None:
     data, net = digits(POINTS // 2), forged(natural_base())
