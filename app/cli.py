@@ -469,7 +469,7 @@ def verify(
             f"It agrees with itself: {checked} of {found.examples} adversarial examples and {found.num_points} points. "
             "The network is its owner's alone, and was not asked again."
         )
-    if found.answers_vary:
+    if found.answers_vary and found.network_asked:
         console.print("The model's answers vary from pass to pass; the figures are this pass's alone.")
     for what, correct in (("clean accuracy", found.clean_correct), ("robust accuracy at most", found.robust_correct)):
         if correct is not None:

@@ -244,21 +244,30 @@ class Client:
         """The first so many 'jobs', 'workers' or 'boards', as the service tells them."""
         address = {"boards": "leaderboards"}.get(what, what)
         query = {} if what == "boards" else {"limit": limit}
-        answer = self._json(f"/api/v1/{address}", query)
-        found = answer if isinstance(answer, list) else answer[what]
-        return list(found)
+        response = self._sent("GET", f"/api/v1/{address}", params=query)
+        answer = self._json(response)
+        found = answer.get(what) if isinstance(answer, dict) else answer
+        if not isinstance(found, list):
+            raise self._stranger(response)
+        return found
 
     def log(self, job_id: int, offset: int = 0) -> tuple[bytes, int]:
         """What the runs of a job wrote from a byte on, and the byte to go on from."""
         answer = self._sent("GET", f"/api/v1/jobs/{job_id}/log", params={"offset": offset})
-        return answer.content, int(answer.headers.get("X-Log-Size", offset))
+        size = answer.headers.get("X-Log-Size", "")
+        if not re.fullmatch(r"[0-9]{1,19}", size):
+            raise self._stranger(answer)
+        return answer.content, int(size)
 
     def board(self, dataset: str, threat_model: str) -> list[dict[str, Any]]:
         """All entries of a board in its order, however many pages they are."""
         found: list[dict[str, Any]] = []
         query: dict[str, Any] = {"limit": 1000}
         while True:
-            page = self._json(f"/api/v1/leaderboards/{dataset}/{threat_model}", query)
+            response = self._sent("GET", f"/api/v1/leaderboards/{dataset}/{threat_model}", params=query)
+            page = self._json(response)
+            if not isinstance(page, dict) or not {"entries", "next_cursor"} <= page.keys():
+                raise self._stranger(response)
             found += page["entries"]
             if page["next_cursor"] is None:
                 return found
@@ -276,8 +285,7 @@ class Client:
         except httpx2.RequestError as error:
             raise self._unreachable(error) from error
 
-    def _json(self, path: str, query: dict[str, Any]) -> Any:
-        response = self._sent("GET", path, params=query)
+    def _json(self, response: httpx2.Response) -> Any:
         try:
             return response.json()
         except ValueError as error:

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Literal
 
 import gkl
-from app.settings import Settings
+from app.settings import Settings, is_loopback
 from gkl.catalog import DATASETS
 from gkl.errors import InvalidInput
+from gkl.files import check_writable
 
 State = Literal["yes", "no", "without"]
 
@@ -74,12 +75,9 @@ def _compiler() -> Finding:
 
 def _data_dir(path: Path) -> Finding:
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        (path / ".doctor").write_bytes(b"")
-        (path / ".doctor").unlink()
-    except OSError as error:
-        remedy = "let it be written, or set GKLBENCH_DATA_DIR to another"
-        return Finding("data directory", "no", f"{path} ({error.strerror})", remedy)
+        check_writable(path)
+    except InvalidInput as error:
+        return Finding("data directory", "no", str(error), "let it be written, or set GKLBENCH_DATA_DIR to another")
     free = shutil.disk_usage(path).free / 2**30
     return Finding("data directory", "yes", f"{path.resolve()}, {free:.0f} GiB free")
 
@@ -89,7 +87,9 @@ def _service(url: str) -> Finding:
 
     remedy = "start one with 'gklbench up', or give its address with --url"
     try:
-        answer = httpx2.get(f"{url.rstrip('/')}/readyz", timeout=5)
+        # Not by a proxy that the environment names, if it is this machine: that would ask its own machine.
+        by_proxy = not is_loopback(httpx2.URL(url).host)
+        answer = httpx2.get(f"{url.rstrip('/')}/readyz", timeout=5, trust_env=by_proxy)
         parts = {name: state for name, state in answer.json()["parts"].items() if state != "ok"}
     except (httpx2.RequestError, httpx2.InvalidURL):
         return Finding("service", "without", f"none answers at {url}", remedy)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import sys
 import time
@@ -165,9 +166,11 @@ def logs(
     from app.client import Client  # noqa: PLC0415
 
     with Client(url, token) as client:
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         for text in _written(client, job_id, follow=follow):
-            sys.stdout.buffer.write(text)
-            sys.stdout.buffer.flush()
+            # What a run wrote may be a stranger's: nothing in it is for the terminal to carry out.
+            sys.stdout.write(visible(decoder.decode(text)))
+            sys.stdout.flush()
 
 
 def _written(client: Client, job_id: int, *, follow: bool) -> Iterator[bytes]:

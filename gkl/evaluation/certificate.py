@@ -186,7 +186,8 @@ def read_certificate(path: Path) -> Certificate:
 
 
 def _check_shapes(certificate: Certificate) -> None:
-    if certificate.dataset not in (*DATASETS, OWN):
+    # Own images are for own networks alone: those of a registry are for data sets that it knows.
+    if certificate.dataset not in DATASETS and (certificate.dataset, certificate.architecture) != (OWN, OWN):
         raise TypeError(f"there is no data set {certificate.dataset!r}")
     recorded_preprocessing(certificate.dataset, certificate.manifest)
     tensors = certificate.tensors

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from gkl.catalog import DATASETS, Norm
 from gkl.data import ImageSet, unit_range
-from gkl.device import out_of_memory_explained, select_device
-from gkl.errors import InvalidInput
+from gkl.device import is_out_of_memory, out_of_memory_explained, select_device
+from gkl.errors import GklError, InvalidInput
 from gkl.evaluation.blocks import Blocks
 from gkl.evaluation.inputs import checked_images
 from gkl.evaluation.measurement import measure
+from gkl.files import check_writable
 from gkl.library.images import Data, image_set
 from gkl.library.progress import progress_bar
 from gkl.library.undisturbed import undisturbed
@@ -51,7 +52,7 @@ def evaluate(
     """Attack a classifier and say how many points stand, with the example of each that does not.
 
     >>> import torch
-    >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)).eval()
     >>> _ = torch.nn.init.zeros_(model[1].weight), torch.nn.init.zeros_(model[1].bias)
     >>> evaluate(model, "digits", protocol="clean", num_points=30, progress=False)
     Verdict: clean 23.33 % (95 % interval 11.8 to 40.9) on 30 points
@@ -76,7 +77,7 @@ def evaluate(
             normalization is put in front of the model, so that attacks work on the images themselves.
         std: the other half of it.
         num_classes: C; by default the model is asked.
-        output: a folder for finished parts. Interrupted, the same call goes on from them.
+        output: a folder for finished parts of an `nn.Module`. Interrupted, the same call goes on from them.
         progress: whether to show a bar, where tqdm is installed.
         datasets_dir: where the files of a named data set are; by default what GKLBENCH_DATASETS_DIR names, else the
             service's folder.
@@ -164,6 +165,7 @@ class _Called(nn.Module):
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self.function = function
+        self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
         return self.function(x)
@@ -172,7 +174,9 @@ class _Called(nn.Module):
 class _Normalized(nn.Module):
     def __init__(self, front: Normalization, model: nn.Module) -> None:
         super().__init__()
-        self.front, self.model = front, model
+        self.front, self.model = front.eval(), model
+        # A part in training mode is told of, and this one has no mode of its own.
+        self.training = model.training
 
     def forward(self, x: Tensor) -> Any:
         """In the number format in which the images come."""
@@ -207,12 +211,21 @@ def _asked(network: nn.Module, images: ImageSet, device: torch.device) -> int:
     """How many classes the model tells apart, by its answer to two images."""
     x = unit_range(images.images[:2]).to(device)
     dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
+    modes = [(module, module.training) for module in network.modules()]
     try:
         answer = network.eval()(x.to(dtype))
+    except (GklError, MemoryError):
+        raise
     except Exception as error:
+        if isinstance(error, RuntimeError) and is_out_of_memory(error):
+            raise
         raise InvalidInput(
             f"the model raised {type(error).__name__} on images of shape {tuple(x.shape)}: {error}"
         ) from error
+    finally:
+        # How it came is a part of the verdict.
+        for module, mode in modes:
+            module.training = mode
     if not isinstance(answer, Tensor) or answer.dim() != 2 or len(answer) != len(x):
         shape = f" of shape {tuple(answer.shape)}" if isinstance(answer, Tensor) else ""
         raise InvalidInput(
@@ -229,17 +242,20 @@ def _asked(network: nn.Module, images: ImageSet, device: torch.device) -> int:
 def _kept_in(output: Path, evaluation: Evaluation, network: nn.Module, images: ImageSet, num_classes: int) -> Blocks:
     """
     Raises:
-        InvalidInput: nothing can be written there.
+        InvalidInput: nothing can be written there, or the parts of two such models could not be told apart.
     """
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InvalidInput(f"nothing can be written to {output} ({error.strerror}); choose another folder") from error
+    if not network.state_dict():
+        raise InvalidInput(
+            "output: a model without parameters cannot be told from another one by its finished parts; leave it out, "
+            "or give the nn.Module itself"
+        )
+    check_writable(output)
     return Blocks(
         output,
         {
             **evaluation.model_dump(mode="json", exclude={"shards"}),
             "num_classes": num_classes,
+            "model": repr(network),
             "model_sha256": state_sha256(network),
             "dataset_sha256": images.sha256(),
         },

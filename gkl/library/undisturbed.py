@@ -38,8 +38,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         for module, attributes in modules:
             _restore(module, attributes)
         for tensor, data, values, requires_grad, grad in tensors:
-            if tensor.data.data_ptr() != data.data_ptr():
-                tensor.data = data
+            tensor.data = data
             if not torch.equal(data, values):
                 data.copy_(values)
             if tensor.is_leaf:

@@ -42,7 +42,9 @@ def test_each_thing_is_looked_for_and_each_no_has_a_remedy(alone: Settings) -> N
 
 
 @either_database
-def test_a_service_is_asked_how_it_is(settings: Settings, tmp_path: Path) -> None:
+def test_a_service_is_asked_how_it_is(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    # This machine is asked directly.
+    monkeypatch.setenv("HTTP_PROXY", NOBODY)
     with served(settings) as url:
         assert findings(settings, url)["service"].state == "yes"
     with served(settings.model_copy(update={"broker_url": "redis://127.0.0.1:1/0"})) as url:

@@ -133,6 +133,16 @@ def test_a_log_is_followed_to_the_jobs_end(url: str, database: Database, job_id:
 
 
 @either_database
+def test_a_log_tells_the_terminal_nothing(url: str, database: Database, job_id: int) -> None:
+    with database.writing() as session:
+        job_log.append(session, job_id, b"\x1b]0;title\x07\xff half", max_bytes=1000)
+    assert (
+        gklbench("logs", job_id, url=url).output
+        == "\N{REPLACEMENT CHARACTER}]0;title" + 2 * "\N{REPLACEMENT CHARACTER}" + " half"
+    )
+
+
+@either_database
 def test_a_board_in_each_format(url: str, board: None) -> None:
     address = f"{url}/api/v1/leaderboards/cifar10/Linf"
     for file_format in ("csv", "json"):

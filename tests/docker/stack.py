@@ -272,7 +272,3 @@ class Stack:
         for program in ("initdb", "postgres", "pg_isready"):
             (self.programs / program).symlink_to(servers / program)
         (self.programs / "valkey-server").symlink_to(_binary.get_binary_path())
-        gklbench = self.programs / "gklbench"
-        # -P: nothing is imported from the folder in which it happens to run.
-        gklbench.write_text(f'#!/bin/sh\nexec {sys.executable} -P -m app.cli "$@"\n')
-        gklbench.chmod(0o755)

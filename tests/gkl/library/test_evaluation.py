@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import gkl
 from gkl.data import ImageSet
-from gkl.errors import InvalidInput
+from gkl.errors import InvalidInput, OutOfMemory
 from gkl.evaluation import measure
 from gkl.spec import Evaluation, ThreatModel
 from tests.gkl.library.conftest import QUICK
@@ -153,6 +153,30 @@ def test_interrupted_the_same_call_goes_on(model: nn.Module, data: ImageSet, tmp
         next(model.parameters()).add_(1)
     with pytest.raises(InvalidInput, match="holds parts of another evaluation: its model_sha256 is"):
         gkl.evaluate(model, data, **QUICK, output=parts)
+
+
+def test_how_the_model_came_is_told_and_what_stands_in_front_has_no_mode(model: nn.Module, data: ImageSet) -> None:
+    def flags(**options: Any) -> set[str]:
+        return {flag.name for flag in gkl.evaluate(model, data, **QUICK | {"num_points": 10} | options).flags}
+
+    normalized = {"mean": 0.0, "std": 1.0}
+    assert ["training_mode" in flags(**each) for each in ({}, {"num_classes": 10}, normalized)] == [True] * 3
+    model.eval()
+    assert ["training_mode" in flags(**each) for each in ({}, {"num_classes": 10}, normalized)] == [False] * 3
+
+
+def test_too_little_memory_is_no_fault_of_the_models(model: nn.Module, data: ImageSet) -> None:
+    def hungry(x: Tensor) -> Tensor:
+        raise MemoryError
+
+    with pytest.raises(OutOfMemory):
+        gkl.evaluate(hungry, data, **QUICK)
+
+
+def test_parts_of_models_that_look_alike_are_not_mixed_up(model: nn.Module, data: ImageSet, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="a model without parameters cannot be told from another"):
+        gkl.evaluate(model.forward, data, **QUICK, output=tmp_path / "parts")
+    assert not (tmp_path / "parts").exists()
 
 
 @pytest.mark.parametrize(

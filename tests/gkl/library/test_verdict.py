@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("short_attacks")
 
 @pytest.fixture
 def verdict(model: nn.Module, data: ImageSet) -> gkl.Verdict:
-    return gkl.evaluate(model, data, **QUICK)
+    return gkl.evaluate(model.eval(), data, **QUICK)
 
 
 def test_one_line_says_it(verdict: gkl.Verdict, model: nn.Module, data: ImageSet) -> None:
@@ -151,6 +151,14 @@ def test_what_was_changed_in_it_is_told(verdict: gkl.Verdict, tmp_path: Path, ha
     assert not found.holds
     assert "it was changed after it was written" in found.problems
     assert harm in ("count", "clean") or f"point {point}: " in found.problems[0]
+
+
+def test_own_images_are_for_own_networks_alone(verdict: gkl.Verdict, tmp_path: Path) -> None:
+    path = verdict.save_certificate(tmp_path / "certificate.safetensors")
+    tensors, metadata = load_tensors(path)
+    save_tensors(path, tensors, metadata | {"architecture": "tiny_cnn"})
+    with pytest.raises(InvalidInput, match="there is no data set 'own'"):
+        verify(path, None, datasets_dir=NO_FILES)
 
 
 def test_two_networks_have_two_hashes(verdict: gkl.Verdict, model: nn.Module, data: ImageSet) -> None:
