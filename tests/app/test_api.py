@@ -277,6 +277,7 @@ def test_readiness_tells_of_workers_and_relay(service: Service, database: Databa
         assert answer["relay"].startswith("none was heard of")
 
 
+@pytest.mark.system
 def test_readiness_says_which_part_is_missing(settings: Settings) -> None:
     away = settings.model_copy(update={"broker_url": "redis://127.0.0.1:1/0"})
     with serving(away) as client:

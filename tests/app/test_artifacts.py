@@ -221,6 +221,7 @@ def test_an_object_may_seem_older_than_it_is(s3: ObjectServer, tmp_path: Path) -
     assert store.holds(sha256)
 
 
+@pytest.mark.system
 def test_a_store_that_is_frozen_is_told_within_seconds(tmp_path: Path) -> None:
     """It takes connections and says nothing. Whoever asks again soon is told the same at once."""
     with object_server() as server, pytest.MonkeyPatch.context() as patch:

@@ -16,6 +16,7 @@ from app.settings import Settings
 from tests.cluster import free_port
 
 
+@pytest.mark.system
 def test_a_broker_that_is_frozen_costs_seconds_and_only_once(tmp_path: Path) -> None:
     port = free_port()
     with ValkeyServer(port=port, data_dir=tmp_path) as server:

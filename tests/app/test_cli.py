@@ -184,6 +184,7 @@ def test_mistakes_are_one_sentence(
     assert says in error
 
 
+@pytest.mark.system
 def test_a_terminal_that_cannot_show_a_letter_gets_a_mark(tmp_path: Path) -> None:
     path = tmp_path / "spec.json"
     path.write_text('{"kind": "train", "name": "Имя", "datasett": "Данные"}', encoding="utf-8")

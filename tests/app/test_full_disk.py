@@ -61,6 +61,7 @@ print(json.dumps(said))
 """
 
 
+@pytest.mark.system
 def test_it_is_not_ready_and_reads_on_and_is_ready_again(tmp_path: Path, broker_url: str) -> None:
     if subprocess.run([*OWN_NAMESPACE, "true"], check=False, capture_output=True).returncode:
         pytest.skip("this kernel lets nobody make a mount namespace, and so no disk to fill")

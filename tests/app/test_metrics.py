@@ -327,6 +327,7 @@ def test_what_is_away_is_told_and_takes_nothing_else_with_it(settings: Settings,
         assert value(scrape(client), "data_directory_free_bytes") is None
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_several_processes_behind_one_address_add_up(settings: Settings, tmp_path: Path) -> None:
     """Each asks for its own health and then tells of all."""

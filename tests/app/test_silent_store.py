@@ -23,6 +23,9 @@ from app.silence import Silent, Watch, sign_of_life
 from tests.cluster import Cluster, until
 from tests.object_server import ObjectServer, object_server, way_to
 
+# They wait for seconds of silence.
+pytestmark = pytest.mark.system
+
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectServer]:
@@ -234,7 +237,6 @@ async def ask_a_silent_store(url: str, sent: list[str], seconds: float) -> Answe
     return answers
 
 
-@pytest.mark.system
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_a_store_that_hangs_does_not_stop_the_service(server: ObjectServer, database_url: str, tmp_path: Path) -> None:
     with (

@@ -158,6 +158,7 @@ print(*needless & sys.modules.keys())
     assert done.stdout.split() == []
 
 
+@pytest.mark.system
 def test_importing_everything_reads_no_setting_and_touches_no_gpu() -> None:
     """With an environment in which each of these would fail."""
     names = [n for room in ("app", "worker", "gkl") for n in modules(room) if n != "app.migrations.env"]

@@ -401,6 +401,7 @@ print(go().manifest.weights_sha256)
 """
 
 
+@pytest.mark.system
 def test_a_full_disk_ends_the_run_and_leaves_the_checkpoint_before(tmp_path: Path, undisturbed: Undisturbed) -> None:
     """On a real, tiny disk: a tmpfs in a mount namespace of the test's own."""
     own_namespace = ["unshare", "--user", "--map-root-user", "--mount"]
