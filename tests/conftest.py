@@ -43,7 +43,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 _SYSTEM_FOLDERS = {"flow", "docker", "worker"}
-_SYSTEM_FIXTURES = {"robust_weights", "plain_weights", "cluster"}
+_SYSTEM_FIXTURES = {"robust_weights", "plain_weights", "cluster", "short_attacks"}
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -29,6 +29,8 @@ from gkl.training.step import AdversarialStep, StepOutcome
 from tests.data_files import write_cifar10, write_npz
 from tests.specs import NO_FILES
 
+pytestmark = pytest.mark.system
+
 # Everything that a training can have, on digits: what one of them forgets to save, a resumed run shows.
 EVERYTHING: dict[str, Any] = {
     "architecture": "tiny_cnn",
@@ -401,7 +403,6 @@ print(go().manifest.weights_sha256)
 """
 
 
-@pytest.mark.system
 def test_a_full_disk_ends_the_run_and_leaves_the_checkpoint_before(tmp_path: Path, undisturbed: Undisturbed) -> None:
     """On a real, tiny disk: a tmpfs in a mount namespace of the test's own."""
     own_namespace = ["unshare", "--user", "--map-root-user", "--mount"]
