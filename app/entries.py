@@ -311,15 +311,20 @@ def _describe(session: Session, entry: Entry, model: Model, evaluation: Evaluati
     publication = _publication(session, model, evaluation)
     architecture = ARCHITECTURES[model.architecture].title
     train_spec = {} if model.train_job is None else model.train_job.spec
-    entry.name = publication.title or model.name
-    entry.authors, entry.link = publication.authors, publication.link or ""
-    entry.venue, entry.footnote = publication.venue, publication.footnote
-    entry.venue_series, year = series_and_year(publication.venue)
-    entry.year = year or model.created_at.year
+    publish(entry, publication, name=model.name, year=model.created_at.year)
     entry.architecture, entry.family = architecture, architecture_family(architecture)
     entry.loss = None if model.loss is None else LOSS_TITLES[model.loss]
-    entry.extra_data = publication.extra_data
     entry.synthetic_data = publication.synthetic_data or train_spec.get("synthetic") is not None
+
+
+def publish(entry: Entry, publication: Publication, *, name: str, year: int) -> None:
+    """Say of an entry what its owner wants said; `name` and `year` stand where they say nothing."""
+    entry.name = publication.title or name
+    entry.authors, entry.link = publication.authors, publication.link or ""
+    entry.venue, entry.footnote = publication.venue, publication.footnote
+    entry.venue_series, published = series_and_year(publication.venue)
+    entry.year = published or year
+    entry.extra_data, entry.synthetic_data = publication.extra_data, publication.synthetic_data
 
 
 def _publication(session: Session, model: Model, evaluation: Evaluation) -> Publication:
@@ -338,19 +343,30 @@ def _free_slug(session: Session, model: Model, name: str, evaluation: Evaluation
     """Of the published weights of RobustBench's zoo it is the id that they have there, if no import has taken it."""
     is_published = evaluation.manifest.get("spec", {}).get("weights") == PUBLISHED_WEIGHTS
     text = model.architecture.rpartition("/")[2] if is_published else model.name
+    return free_slug(session, model.dataset, name, text, model.weights_sha256)
+
+
+def free_slug(session: Session, dataset: str, name: str, text: str, weights_sha256: str) -> str:
+    """Of a network's name, for an entry on a board."""
     slug = re.sub(r"[^A-Za-z0-9.-]+", "_", text).strip("._-")[:120] or "model"
-    return slug if _is_free(session, model, name, slug) else another_slug(session, model, name, slug)
+    return slug if _is_free(session, dataset, name, slug) else _another(session, dataset, name, slug, weights_sha256)
 
 
-def another_slug(session: Session, model: Model, name: str, slug: str) -> str:
+def another_slug(session: Session, entry: Entry, slug: str) -> str:
+    """One for an entry that gives its own to another."""
+    weights = entry.model or entry.report
+    return _another(session, entry.dataset, entry.board, slug, weights.weights_sha256 if weights else "")
+
+
+def _another(session: Session, dataset: str, name: str, slug: str, weights_sha256: str) -> str:
     """One that is free on a board, told apart by the weights."""
-    slug = f"{slug[:120]}_{model.weights_sha256[:12]}"
+    slug = f"{slug[:120]}_{weights_sha256[:12]}"
     numbers = (slug if number == 1 else f"{slug}_{number}" for number in itertools.count(1))
-    return next(each for each in numbers if _is_free(session, model, name, each))
+    return next(each for each in numbers if _is_free(session, dataset, name, each))
 
 
-def _is_free(session: Session, model: Model, name: str, slug: str) -> bool:
-    taken = select(Entry.id).where(Entry.dataset == model.dataset, Entry.board == name, Entry.slug == slug)
+def _is_free(session: Session, dataset: str, name: str, slug: str) -> bool:
+    taken = select(Entry.id).where(Entry.dataset == dataset, Entry.board == name, Entry.slug == slug)
     return session.scalar(taken) is None
 
 
@@ -734,7 +750,11 @@ def get(session: Session, entry_id: int) -> Ranked:
     Raises:
         NotFound: there is no such entry.
     """
-    options = (joinedload(Entry.model), joinedload(Entry.evaluation).selectinload(Evaluation.attacks))
+    options = (
+        joinedload(Entry.model),
+        joinedload(Entry.report),
+        joinedload(Entry.evaluation).selectinload(Evaluation.attacks),
+    )
     entry = session.scalars(select(Entry).where(Entry.id == entry_id).options(*options)).first()
     if entry is None:
         raise NotFound(f"there is no entry {entry_id}")

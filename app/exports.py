@@ -139,7 +139,7 @@ def _robustbench(_: Board, found: Iterable[Ranked]) -> Iterator[str]:
     is_first = True
     for row in found:
         entry = row.entry
-        if not entry.is_provisional and not entry.is_withdrawn:
+        if robustbench.why_not_exported(entry) is None:
             yield ("" if is_first else ",\n") + f"{json.dumps(entry.slug)}: {robustbench.model_info(entry).strip()}"
             is_first = False
     yield "\n}\n"

@@ -35,8 +35,9 @@ def check_entry(session: Session, entry_id: int) -> tuple[Entry, Model, Evaluati
     """
     entry = get(session, entry_id).entry
     if entry.model is None or entry.evaluation is None:
+        whence = "was imported" if entry.report is None else "stands with its owner's own certificate"
         raise Conflict(
-            f"entry {entry_id} was imported; its weights are not here, so nothing can be checked against it. Send them "
+            f"entry {entry_id} {whence}; its weights are not here, so nothing can be checked against it. Send them "
             "and an evaluation first"
         )
     if entry.is_provisional or certificate(session, entry) is None:
@@ -98,7 +99,7 @@ def create(session: Session, entry_id: int, examples: StoredFile, *, name: str, 
 
 
 def certificate(session: Session, entry: Entry) -> str | None:
-    """sha256 of the one that breaks the most: the evaluation's own, or one with examples merged."""
+    """sha256 of the one that breaks the most: the evaluation's own, one with examples merged, or what was sent."""
     merged = session.scalars(
         select(ExternalAttack)
         .where(ExternalAttack.entry_id == entry.id, ExternalAttack.certificate_sha256.is_not(None))
@@ -107,7 +108,7 @@ def certificate(session: Session, entry: Entry) -> str | None:
     ).first()
     own = entry.evaluation
     if own is None:
-        return None
+        return None if entry.report is None else entry.report.certificate_sha256
     known = (None if merged is None else merged.robust_correct, own.robust_correct)
     if merged is not None and known[0] is not None and known[1] is not None and known[0] < known[1]:
         return merged.certificate_sha256

@@ -189,14 +189,14 @@ def _converted_name(weights: str) -> str:
     return f"{weights}.2.safetensors"
 
 
-def check_examples(session: Session, job_id: int) -> None:
+def check_sent(session: Session, job_id: int, kind: FileKind) -> None:
     """
     Raises:
-        Unprocessable: the adversarial examples that the job was to check are not here any more.
+        Unprocessable: the file of this kind that the job was to check is not here any more.
     """
-    sent = select(JobFile.id).where(JobFile.job_id == job_id, JobFile.kind == FileKind.EXAMPLES)
+    sent = select(JobFile.id).where(JobFile.job_id == job_id, JobFile.kind == kind)
     if session.scalar(sent) is None:
-        raise Unprocessable(f"the examples of job {job_id} are not kept any more; send them again")
+        raise Unprocessable(f"the {kind} that job {job_id} was to check is not kept any more; send it again")
 
 
 def forget_examples(session: Session, job_id: int) -> None:

@@ -34,10 +34,10 @@ from app.database import DATABASE_AWAY, Database, database_now, insert_into
 from app.entries import withdraw_bound
 from app.errors import Conflict, NotFound, StaleAttempt, Unprocessable
 from app.outbox import enqueue, withdraw
-from app.tables import ANONYMOUS, IdempotencyKey, Job, JobEvent, JobKind, JobState, Submitter
+from app.tables import ANONYMOUS, FileKind, IdempotencyKey, Job, JobEvent, JobKind, JobState, Submitter
 from gkl.errors import FailureCode
 from gkl.outcome import Progress, Resources
-from gkl.spec import PUBLISHED_WEIGHTS, RUN_SPEC, EvaluateSpec, ExternalSpec, TrainSpec
+from gkl.spec import PUBLISHED_WEIGHTS, RUN_SPEC, AnySpec, EvaluateSpec, ExternalSpec, ReportSpec, TrainSpec
 
 _log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class Claim:
     """Time that earlier attempts took."""
 
     @cached_property
-    def spec(self) -> TrainSpec | EvaluateSpec | ExternalSpec:
+    def spec(self) -> AnySpec:
         """Read only after the claim is committed: a spec of another version must fail its job, not the claim.
 
         Raises:
@@ -72,7 +72,7 @@ class Claim:
 
 def create(
     session: Session,
-    spec: TrainSpec | EvaluateSpec | ExternalSpec,
+    spec: AnySpec,
     *,
     submitter: str = ANONYMOUS,
     priority: int = 0,
@@ -118,7 +118,7 @@ def know_all_submitters(session: Session) -> None:
 
 def _add(
     session: Session,
-    spec: TrainSpec | EvaluateSpec | ExternalSpec,
+    spec: AnySpec,
     *,
     kind: JobKind,
     submitter: str,
@@ -142,8 +142,8 @@ def _add(
     return job
 
 
-def _weights_of(spec: TrainSpec | EvaluateSpec | ExternalSpec) -> str | None:
-    return None if isinstance(spec, TrainSpec) or spec.weights == PUBLISHED_WEIGHTS else spec.weights
+def _weights_of(spec: AnySpec) -> str | None:
+    return None if isinstance(spec, TrainSpec | ReportSpec) or spec.weights == PUBLISHED_WEIGHTS else spec.weights
 
 
 def _queue(session: Session, job: Job, *, due_at: datetime | None, reason: str) -> None:
@@ -314,7 +314,9 @@ def retry(session: Session, job_id: int) -> Job:
     if isinstance(spec, EvaluateSpec):
         job_files.check_weights(session, spec)
     if isinstance(spec, ExternalSpec):
-        job_files.check_examples(session, job_id)
+        job_files.check_sent(session, job_id, FileKind.EXAMPLES)
+    if isinstance(spec, ReportSpec):
+        job_files.check_sent(session, job_id, FileKind.CERTIFICATE)
     undone = []
     for shard in job.shards:
         _lock(session, shard)

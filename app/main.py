@@ -29,7 +29,7 @@ from app.settings import Settings
 from app.web import login, pages, rendering
 
 _HERE = Path(__file__).parent
-_UPLOADS = re.compile(r"/api/v1/(weights|uploads(/[^/]+)?|entries/[^/]+/attacks)")
+_UPLOADS = re.compile(r"/api/v1/(weights|uploads(/[^/]+)?|entries/[^/]+/attacks|reports)")
 _FILES = re.compile(_UPLOADS.pattern + r"|/api/v1/(weights/[^/]+/file|(entries|evaluations)/[^/]+/certificate)")
 # Swagger UI's files as that package ships them: FastAPI's own page would load them from a CDN.
 _SWAGGER_FILES = Path(fastapi_offline.__file__).parent / "static"

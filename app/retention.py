@@ -27,6 +27,7 @@ from app.tables import (
     JobKind,
     JobState,
     Model,
+    Report,
 )
 
 _UNSUCCESSFUL = (JobState.FAILED, JobState.CANCELLED)
@@ -71,14 +72,22 @@ def _has_no_rank() -> ColumnElement[bool]:
 
 
 def _is_superseded() -> ColumnElement[bool]:
-    """Of a certificate with merged examples: a later one of the same entry holds them, and more."""
+    """Of a certificate with merged examples: a later one of the same entry holds them, and more. Of a report's: the
+    same submitter's later one of the same network has taken its place.
+    """
     own, later = aliased(ExternalAttack), aliased(ExternalAttack)
-    return exists().where(
+    merged_later = exists().where(
         own.job_id == JobFile.job_id,
         later.entry_id == own.entry_id,
         later.certificate_sha256.is_not(None),
         later.robust_correct < own.robust_correct,
     )
+    replaced = and_(
+        Job.kind == JobKind.REPORT,
+        Job.state == JobState.SUCCEEDED,
+        ~exists().where(Report.certificate_sha256 == JobFile.sha256),
+    )
+    return or_(merged_later, replaced)
 
 
 # Of a shard when its whole evaluation ended badly: until then the others' parts are wanted.
@@ -88,7 +97,7 @@ _ENDED_AT = case((Job.kind == JobKind.SHARD, _Parent.finished_at), else_=Job.fin
 FILE_RULES = (
     FileRule(
         "what failed and cancelled jobs saved",
-        and_(JobFile.kind.in_(_TO_GO_ON_FROM), _BADLY),
+        and_(or_(JobFile.kind.in_(_TO_GO_ON_FROM), Job.kind == JobKind.REPORT), _BADLY),
         _ENDED_AT,
         lambda settings: settings.checkpoint_retention_days,
         "GKLBENCH_CHECKPOINT_RETENTION_DAYS",
@@ -101,7 +110,7 @@ FILE_RULES = (
         "GKLBENCH_WEIGHTS_RETENTION_DAYS",
     ),
     FileRule(
-        "certificates that later ones contain",
+        "certificates whose place later ones have taken",
         and_(JobFile.kind == FileKind.CERTIFICATE, _is_superseded()),
         Job.finished_at,
         lambda settings: settings.certificate_retention_days,
@@ -144,12 +153,13 @@ def without_result() -> ColumnElement[bool]:
     model = exists().where(Model.train_job_id == Job.id)
     evaluation = exists().where(Evaluation.job_id == Job.id)
     attack = exists().where(ExternalAttack.job_id == Job.id, ExternalAttack.examples.is_not(None))
+    report = exists().where(Report.job_id == Job.id)
     kept = exists().where(weights.job_id == Job.id, weights.kind == FileKind.WEIGHTS)
     child_or_parent = or_(
         exists().where(child.parent_id == Job.id),
         exists().where(child.id == Job.parent_id, child.state.in_(UNFINISHED)),
     )
-    return and_(Job.state.in_(_ENDED), ~model, ~evaluation, ~attack, ~kept, ~child_or_parent)
+    return and_(Job.state.in_(_ENDED), ~model, ~evaluation, ~attack, ~report, ~kept, ~child_or_parent)
 
 
 def forget_jobs(session: Session, settings: Settings) -> int:

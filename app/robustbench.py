@@ -140,13 +140,13 @@ def _import(session: Session, name: str, contents: bytes, report: ImportReport) 
         report.anomalies.append(Anomaly(file=name, field=None, what=read))
         return
     text, info, twice = read
-    if found is not None and found.model is not None:
-        if text == model_info(found):
+    if found is not None and (found.model is not None or found.report is not None):
+        if found.model is not None and text == model_info(found):
             # What was exported here says nothing new.
             report.unchanged += 1
             return
         # A published id is its file's, whoever was here first.
-        found.slug = another_slug(session, found.model, board, slug)
+        found.slug = another_slug(session, found, slug)
         found.changed_at = database_now(session)
         session.flush()
         found = None
@@ -385,6 +385,17 @@ def _fill(entry: Entry, info: dict[str, Any]) -> None:
 # --- out ---------------------------------------------------------------------------------------------------------
 
 
+def why_not_exported(entry: Entry) -> str | None:
+    """In the middle of a sentence; None if it is."""
+    if entry.is_withdrawn:
+        return f"was withdrawn ({entry.withdrawn_reason})"
+    if entry.is_provisional:
+        return "is provisional, an upper bound that is no result; wait for the final one"
+    if entry.provenance is Provenance.REPORTED and entry.source is None:
+        return "stands with its owner's own certificate, and nobody here has asked the network"
+    return None
+
+
 def model_info(entry: Entry) -> str:
     """The file of an entry: as it was imported, or in the same form with what was measured here."""
     if entry.source is not None:
@@ -431,9 +442,9 @@ def export_to(session: Session, directory: Path) -> int:
         InvalidInput: the directory cannot be written.
     """
     written = 0
-    final = (Entry.is_provisional.is_(False), Entry.withdrawn_at.is_(None))
-    listed = select(Entry).where(*final).order_by(Entry.id).execution_options(yield_per=200)
-    for entry in session.scalars(listed):
+    for entry in session.scalars(select(Entry).order_by(Entry.id).execution_options(yield_per=200)):
+        if why_not_exported(entry) is not None:
+            continue
         path = directory / entry.dataset / entry.board / f"{entry.slug}.json"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -72,6 +72,8 @@ class JobView(Schema):
     """The leaderboard's model that the job made or measured, once it has succeeded."""
     weights_sha256: str | None
     """Of the weights that the job made or measured, once it has succeeded."""
+    entry_id: int | None
+    """The entry that stands with the certificate that it has checked."""
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
@@ -81,7 +83,7 @@ class JobView(Schema):
     """In the answer to one that was sent: why it can hardly succeed, as far as earlier jobs tell."""
 
     @classmethod
-    def of(cls, job: Job, model: Model | None) -> Self:
+    def of(cls, job: Job, model: Model | None, entry_id: int | None = None) -> Self:
         progress = jobs.progress(job)
         return cls(
             id=job.id,
@@ -106,6 +108,7 @@ class JobView(Schema):
             else FailureView(code=job.failure_code, message=job.failure_message or ""),
             model_id=None if model is None else model.id,
             weights_sha256=None if model is None else model.weights_sha256,
+            entry_id=entry_id,
             created_at=job.created_at,
             started_at=job.started_at,
             finished_at=job.finished_at,

@@ -58,6 +58,8 @@ class JobKind(StrEnum):
     """A share of an evaluation's points, as a job of its own."""
     EXTERNAL = "external"
     """A check of adversarial examples that somebody sent."""
+    REPORT = "report"
+    """A check of somebody's certificate of a network that they alone have."""
 
 
 class Scope(StrEnum):
@@ -350,7 +352,7 @@ class FileKind(StrEnum):
     BLOCK = "block"
     """A finished part of an evaluation, to go on from; numbered by part."""
     CERTIFICATE = "certificate"
-    """The proof of an evaluation."""
+    """The proof of an evaluation; of a report, what was sent."""
     EXAMPLES = "examples"
     """Adversarial examples that somebody sent, until they are checked."""
     CONVERTED = "converted"
@@ -554,7 +556,7 @@ class Provenance(StrEnum):
     IMPORTED = "imported"
     """RobustBench; taken from a file of its `model_info`."""
     REPORTED = "reported"
-    """Nobody but the model's authors."""
+    """Nobody but the model's authors: as RobustBench has it, or with a certificate that agrees with itself."""
 
 
 class Entry(Base):
@@ -625,6 +627,7 @@ class Entry(Base):
 
     model: Mapped[Model | None] = relationship()
     evaluation: Mapped[Evaluation | None] = relationship()
+    report: Mapped[Report | None] = relationship(back_populates="entry", passive_deletes=True)
     external_attacks: Mapped[list[ExternalAttack]] = relationship(
         back_populates="entry", order_by="ExternalAttack.id", passive_deletes=True
     )
@@ -684,4 +687,24 @@ class ExternalAttack(Base):
     created_at: Mapped[datetime]
 
     entry: Mapped[Entry] = relationship(back_populates="external_attacks")
+    job: Mapped[Job] = relationship()
+
+
+class Report(Base):
+    """The certificate of an entry whose network its submitter alone has."""
+
+    __tablename__ = "reports"
+
+    entry_id: Mapped[int] = mapped_column(ForeignKey("entries.id", ondelete="CASCADE"), primary_key=True)
+    job_id: Mapped[int] = mapped_column(ForeignKey("jobs.id"), unique=True)
+    """The job that checked it; an earlier one's certificate is replaced."""
+    submitter: Mapped[str] = mapped_column(String(100))
+    weights_sha256: Mapped[str] = mapped_column(String(64), index=True)
+    """What it says that the network's weights hash to."""
+    certificate_sha256: Mapped[str] = mapped_column(String(64))
+    outcome: Mapped[dict[str, Any]]
+    """`gkl.outcome.ReportOutcome`."""
+    created_at: Mapped[datetime]
+
+    entry: Mapped[Entry] = relationship(back_populates="report")
     job: Mapped[Job] = relationship()

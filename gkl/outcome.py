@@ -281,6 +281,25 @@ class ExternalOutcome(Record):
     seconds: float
 
 
+class ReportOutcome(Record):
+    """Somebody's certificate of their own network, which agrees with itself and with the data."""
+
+    type: Literal["report"] = "report"
+    evaluation: dict[str, Any]
+    """The spec of the evaluation that it says it is of."""
+    attacks: tuple[str, ...]
+    """Those that it says were tried."""
+    num_points: int
+    clean_correct: int
+    robust_correct: int
+    """Points that no example in it breaks, if the network answers as it says."""
+    weights_sha256: str
+    """What it says that its owner's weights hash to."""
+    flags: tuple[Flag, ...] = ()
+    """Reasons not to trust it that its owner's run found."""
+    seconds: float
+
+
 class Resources(Record):
     """What a run has used so far. Replaced by the next one."""
 
@@ -413,7 +432,9 @@ Event: TypeAlias = (
     | WeightsConverted
     | ProvisionalVerdict
 )
-Ending: TypeAlias = TrainOutcome | EvaluationOutcome | ShardOutcome | ExternalOutcome | Failed | Interrupted
+Ending: TypeAlias = (
+    TrainOutcome | EvaluationOutcome | ShardOutcome | ExternalOutcome | ReportOutcome | Failed | Interrupted
+)
 MESSAGE: TypeAdapter[Event | Ending] = TypeAdapter(
     Annotated[Event | Ending, Field(discriminator="type")],
 )

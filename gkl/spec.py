@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Annotated, Any, Literal, Self, cast, get_args
+from typing import Annotated, Any, Literal, Self, TypeAlias, cast, get_args
 
 from pydantic import (
     AfterValidator,
@@ -730,8 +730,28 @@ class ExternalSpec(Spec):
     """sha256 of the file with the examples."""
 
 
-RunSpec = Annotated[TrainSpec | EvaluateSpec | ExternalSpec, Field(discriminator="kind")]
-RUN_SPEC: TypeAdapter[TrainSpec | EvaluateSpec | ExternalSpec] = TypeAdapter(RunSpec)
+class ReportSpec(Spec):
+    """Check the certificate of a network that its owner alone has. Made by the service, from a request."""
+
+    kind: Literal["report"] = "report"
+
+    name: ModelName
+    """Name of the network on the leaderboard."""
+
+    dataset: DatasetName
+    architecture: str = Field(default="", max_length=100)
+    """In its owner's words."""
+
+    certificate: str = Field(pattern=SHA256_PATTERN)
+    """sha256 of the file."""
+
+    publication: Publication | None = None
+    """What the leaderboard is to say of it."""
+
+
+AnySpec: TypeAlias = TrainSpec | EvaluateSpec | ExternalSpec | ReportSpec
+RunSpec = Annotated[AnySpec, Field(discriminator="kind")]
+RUN_SPEC: TypeAdapter[AnySpec] = TypeAdapter(RunSpec)
 """What a worker runs: what people send as a job, and what the service makes of other requests."""
 
 

@@ -9,11 +9,11 @@ from typing import TypeVar
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from app import external, job_files, jobs, leaderboard
+from app import external, job_files, jobs, leaderboard, reports
 from app.artifacts import ArtifactStore, StoredFile
 from app.database import Database
 from app.tables import FileKind, JobState
-from gkl.outcome import Ending, EvaluationOutcome, ExternalOutcome, Failed, ShardOutcome, TrainOutcome
+from gkl.outcome import Ending, EvaluationOutcome, ExternalOutcome, Failed, ReportOutcome, ShardOutcome, TrainOutcome
 from gkl.spec import EvaluateSpec, TrainSpec
 
 _T = TypeVar("_T")
@@ -81,6 +81,8 @@ def _save(session: Session, claim: jobs.Claim, ending: Ending, stored: StoredFil
         _save_evaluation(session, claim, ending, stored)
     elif isinstance(ending, ExternalOutcome):
         _save_external(session, claim, ending, stored)
+    elif isinstance(ending, ReportOutcome):
+        reports.record(session, jobs.succeed(session, claim), ending)
     elif isinstance(ending, ShardOutcome):
         # Its parts are kept until its evaluation has put them together.
         jobs.succeed(session, claim)

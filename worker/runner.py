@@ -30,13 +30,13 @@ from gkl import run_log
 from gkl.conversion import convert
 from gkl.errors import FailureCode, GklError, Stopped
 from gkl.outcome import Ending, Failed, Interrupted, Resources, ShardOutcome, WeightsConverted
-from gkl.spec import RUN_SPEC, ExternalSpec, TrainSpec
+from gkl.spec import RUN_SPEC, ExternalSpec, ReportSpec, TrainSpec
 from gkl.weights_format import weights_format
 
 _log = logging.getLogger("worker.runner")
 
 CERTIFICATE_FILE, EXAMPLES_FILE = "known.safetensors", "examples.safetensors"
-"""Names in the run's directory of what a check of examples starts from."""
+"""Names in the run's directory of what a check of somebody's certificate or examples starts from."""
 CONVERTED_FILE = "converted/weights.safetensors"
 """And of what was made of weights that came as a state dict of torch.save."""
 
@@ -105,7 +105,11 @@ def _execute(order: dict[str, Any], send: Callable[[BaseModel], None], should_st
             least_checkpoint_seconds=order["checkpoint_seconds"],
         )
     with _nothing_to_collect():
-        from gkl.evaluation import Shard, evaluate, evaluate_shard, merge_examples  # noqa: PLC0415
+        from gkl.evaluation import Shard, check_report, evaluate, evaluate_shard, merge_examples  # noqa: PLC0415
+
+    if isinstance(spec, ReportSpec):
+        certificate = directory / CERTIFICATE_FILE
+        return check_report(spec, certificate, datasets_dir=datasets_dir, report=send, should_stop=should_stop)
 
     weights = None if order["weights"] is None else directory / order["weights"]
     converted = None if order["converted"] is None else directory / order["converted"]

@@ -50,12 +50,13 @@ from gkl.outcome import (
     Interrupted,
     Progress,
     ProvisionalVerdict,
+    ReportOutcome,
     Resources,
     ShardOutcome,
     TrainOutcome,
     WeightsConverted,
 )
-from gkl.spec import PROTOCOLS_WITH_MORE, PUBLISHED_WEIGHTS, EvaluateSpec, ExternalSpec, TrainSpec
+from gkl.spec import PROTOCOLS_WITH_MORE, PUBLISHED_WEIGHTS, EvaluateSpec, ExternalSpec, ReportSpec, TrainSpec
 from worker.lease import Lease
 from worker.prepared import Run, start_run
 from worker.results import save_provisional, save_result, store_result
@@ -67,7 +68,7 @@ _log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 _STORE_SECONDS = 5.0
-_SUCCESSES = (TrainOutcome, EvaluationOutcome, ShardOutcome, ExternalOutcome)
+_SUCCESSES = (TrainOutcome, EvaluationOutcome, ShardOutcome, ExternalOutcome, ReportOutcome)
 _ENDINGS = (*_SUCCESSES, Failed, Interrupted)
 _IS_FOR_RUNS = re.compile(
     # The process and where its programs and libraries are.
@@ -176,6 +177,9 @@ class Supervisor:
                 )
                 self.log.add(said.encode())
         spec = self.claim.spec
+        if isinstance(spec, ReportSpec):
+            self.store.fetch(spec.certificate, self.directory / CERTIFICATE_FILE)
+            return None, None
         if isinstance(spec, ExternalSpec):
             self._fetch_for_check(spec)
         if isinstance(spec, TrainSpec) or spec.weights == PUBLISHED_WEIGHTS:
@@ -374,7 +378,7 @@ class Supervisor:
 
     def _keep_converted(self, file: str) -> None:
         spec = self.claim.spec
-        assert not isinstance(spec, TrainSpec)
+        assert isinstance(spec, EvaluateSpec | ExternalSpec), "only these read weights"
         stored = self._with_store(lambda: self.store.put(self.directory / file))
 
         def keep(session: Session) -> None:

@@ -4,7 +4,7 @@ from fastapi import APIRouter
 
 from app.access import READS
 from app.problems import PROBLEM_RESPONSES
-from app.routes import attacks, audit, catalog, evaluations, identity, jobs, leaderboards, weights, workers
+from app.routes import attacks, audit, catalog, evaluations, identity, jobs, leaderboards, reports, weights, workers
 from app.routes import uploads as pieces
 
 # Every route reads at least; those that change something name the scope they need themselves.
@@ -22,3 +22,4 @@ uploads = APIRouter(prefix="/api/v1", responses=PROBLEM_RESPONSES, dependencies=
 uploads.include_router(weights.router)
 uploads.include_router(pieces.router)
 uploads.include_router(attacks.router)
+uploads.include_router(reports.router)

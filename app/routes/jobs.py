@@ -15,7 +15,19 @@ from fastapi.responses import StreamingResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from sqlalchemy.orm import Session
 
-from app import audit, job_log, jobs, leaderboard, metric_sums, owner_limits, quotas, retention, run_time, tokens
+from app import (
+    audit,
+    job_log,
+    jobs,
+    leaderboard,
+    metric_sums,
+    owner_limits,
+    quotas,
+    reports,
+    retention,
+    run_time,
+    tokens,
+)
 from app.access import Principal, Reader, Sender
 from app.errors import TooMany
 from app.routes.paging import MAX_ID, NumberedCursor, link_next
@@ -269,5 +281,6 @@ def _view(session: Session, job: Job) -> JobView:
 
 
 def _views(session: Session, found: list[Job]) -> list[JobView]:
-    models = leaderboard.models_of_jobs(session, [job.id for job in found])
-    return [JobView.of(job, models.get(job.id)) for job in found]
+    numbers = [job.id for job in found]
+    models, stand = leaderboard.models_of_jobs(session, numbers), reports.entries_of_jobs(session, numbers)
+    return [JobView.of(job, models.get(job.id), stand.get(job.id)) for job in found]

@@ -168,12 +168,8 @@ def get_model_info(service: ServiceDep, entry_id: EntryId) -> Response:
     """An imported file to the letter as it came; what was measured here in the same form."""
     with service.database.reading() as session:
         entry = entries.get(session, entry_id).entry
-        if entry.is_withdrawn:
-            raise Conflict(f"entry {entry_id} was withdrawn ({entry.withdrawn_reason}), so it is not exported")
-        if entry.is_provisional:
-            raise Conflict(
-                f"entry {entry_id} is provisional: an upper bound is no result to export; wait for the final one"
-            )
+        if (reason := robustbench.why_not_exported(entry)) is not None:
+            raise Conflict(f"entry {entry_id} is not exported: it {reason}")
         return Response(robustbench.model_info(entry), media_type="application/json")
 
 

@@ -29,6 +29,7 @@ from app.web.compare import comparison_of
 from app.web.forms import sent_fields
 from app.web.rendering import Chosen, redirect, render
 from gkl.flags import FLAGS
+from gkl.outcome import ReportOutcome
 
 router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
 
@@ -76,7 +77,6 @@ def entry(request: Request, service: ServiceDep, entry_id: EntryId) -> Response:
         evaluation, model = found.entry.evaluation, found.entry.model
         train_job_id = None if model is None else model.train_job_id
         events = jobs.events_after(session, train_job_id, 0, limit=100_000) if train_job_id else []
-        is_exported = not (found.entry.is_provisional or found.entry.is_withdrawn)
         return render(
             request,
             "entry.html",
@@ -86,9 +86,10 @@ def entry(request: Request, service: ServiceDep, entry_id: EntryId) -> Response:
             model=model,
             evaluation=evaluation,
             bars=None if evaluation is None else survivor_bars(evaluation),
+            report=None if found.entry.report is None else ReportOutcome.model_validate(found.entry.report.outcome),
             curve=curve_of(events),
             training=model.train_job.spec if model is not None and model.train_job is not None else None,
-            model_info=robustbench.model_info(found.entry) if is_exported else None,
+            model_info=None if robustbench.why_not_exported(found.entry) else robustbench.model_info(found.entry),
             leader=entries.leader(session, on),
             broken=_broken(service, session, found.entry, limit=6),
             attacks=external.newest_attacks(session, entry_id, limit=_ATTACKS_SHOWN),

@@ -181,7 +181,12 @@ def _accuracy(entry: Entry, accuracy: float | None) -> Markup:
 
 def _robust(entry: Entry) -> Markup:
     if entry.robust_accuracy is None:
-        return _DASH
+        if entry.reported_accuracy is None:
+            return _DASH
+        said = "Said by its owner alone; not measured here, so that it has no rank"
+        return Markup('<span class="quiet" title="{}">{} reported</span>').format(
+            said, formatting.percent(entry.reported_accuracy)
+        )
     if entry.is_provisional:
         said = "An upper bound after the first attacks"
         return Markup('<span class="accuracy" title="{}">≤ {}</span>').format(

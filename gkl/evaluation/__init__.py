@@ -8,6 +8,7 @@ from gkl.evaluation.certificate import Verification
 from gkl.evaluation.evaluate import CERTIFICATE_FILE, evaluate, evaluate_shard, verify
 from gkl.evaluation.external import merge_examples
 from gkl.evaluation.measurement import Measurement, Shard, measure, measure_shard
+from gkl.evaluation.report import check_report
 
 __all__ = [
     "CERTIFICATE_FILE",
@@ -15,6 +16,7 @@ __all__ = [
     "Measurement",
     "Shard",
     "Verification",
+    "check_report",
     "evaluate",
     "evaluate_shard",
     "measure",

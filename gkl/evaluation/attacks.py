@@ -27,6 +27,12 @@ _TITLES: dict[AttackName, str] = {
     "square": "Square",
 }
 
+
+def titles(evaluation: Evaluation) -> list[str]:
+    """What the attacks of a protocol are called in a verdict, in their order."""
+    return [_TITLES[name] for name in evaluation.attack_names]
+
+
 # The difference-of-logits-ratio loss divides by a difference to the third largest logit; its targeted form to the
 # mean of the third and fourth.
 _DLR_CLASSES, _TARGETED_DLR_CLASSES = 3, 4

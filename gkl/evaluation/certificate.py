@@ -28,7 +28,7 @@ from gkl.evaluation import checks
 from gkl.evaluation.classifier import Classifier
 from gkl.evaluation.measurement import MISCLASSIFIED, Measurement
 from gkl.evaluation.perturbation import is_allowed, norm_tolerance
-from gkl.outcome import CorruptionOutcome
+from gkl.outcome import CorruptionOutcome, Flag
 from gkl.preprocessing import Preprocessing
 from gkl.spec import Evaluation, format_epsilon
 from gkl.tensor_files import load_tensors, save_tensors
@@ -77,6 +77,11 @@ class Certificate:
         """Which network of the file of weights it is about; None where there is no other, and in earlier versions."""
         key = self.manifest.get("weights_key")
         return key if isinstance(key, str) else None
+
+    @property
+    def flags(self) -> tuple[Flag, ...]:
+        """What its owner's run had to say of a network that is in no registry; those of others are in their job."""
+        return tuple(Flag.model_validate(flag) for flag in self.manifest.get("flags", ()))
 
 
 @dataclass(frozen=True)
@@ -190,6 +195,7 @@ def _check_shapes(certificate: Certificate) -> None:
     if certificate.dataset not in DATASETS and (certificate.dataset, certificate.architecture) != (OWN, OWN):
         raise TypeError(f"there is no data set {certificate.dataset!r}")
     recorded_preprocessing(certificate.dataset, certificate.manifest)
+    _ = certificate.flags
     tensors = certificate.tensors
     points, broken = len(tensors["label"]), len(tensors["index"])
     for name in (*_POINT_TENSORS, *_BROKEN_TENSORS):

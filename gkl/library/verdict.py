@@ -270,6 +270,7 @@ class Verdict:
             architecture=OWN,
             weights_sha256=self.model_sha256,
             dataset_sha256=sha256,
-            manifest=manifest.model_dump(mode="json"),
+            manifest=manifest.model_dump(mode="json")
+            | {"flags": [flag.model_dump(mode="json") for flag in self.flags]},
         )
         return path

@@ -1,0 +1,111 @@
+"""Reports: certificates of networks that their owners alone have."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Annotated
+
+from fastapi import APIRouter, BackgroundTasks, Header, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
+
+from app import audit, jobs, quotas, reports, tokens, uploads
+from app.access import Principal, Sender
+from app.artifacts import Incoming
+from app.errors import Conflict
+from app.routes.weights import receive
+from app.schemas import JobView
+from app.service import Service, ServiceDep
+from gkl.spec import ModelName, Publication
+
+_log = logging.getLogger(__name__)
+
+router = APIRouter(prefix="/reports", tags=["leaderboards"])
+
+_BODY = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+
+
+class _Said(Publication):
+    """What a board is to say of a network, as parameters."""
+
+    name: ModelName
+    """What the network is called."""
+
+    architecture: Annotated[str, Query(max_length=100, pattern=r"^[^\x00-\x1f]*$")] = ""
+    """In its owner's words."""
+
+    submitter: Annotated[str | None, Query(pattern=tokens.NAME_PATTERN)] = None
+    """Whose it is; by default whose the token is."""
+
+    @property
+    def publication(self) -> Publication:
+        return Publication.model_validate(self.model_dump(include=set(Publication.model_fields)))
+
+
+@router.post(
+    "",
+    status_code=202,
+    summary="Send a certificate of a network of your own",
+    response_description="The job that checks it, queued.",
+    openapi_extra={"requestBody": {"required": True, "content": _BODY}},
+)
+async def report_verdict(
+    *,
+    service: ServiceDep,
+    sender: Sender,
+    request: Request,
+    response: Response,
+    background: BackgroundTasks,
+    said: Annotated[_Said, Query()],
+    content_length: Annotated[int | None, Header(ge=0, include_in_schema=False)] = None,
+) -> JobView:
+    """For a network that no worker can build. The body is the certificate, as `gkl.evaluate(...).save_certificate()`
+    writes it, about all test images of a data set.
+
+    A worker re-checks norms, box, labels, clean images and counts. It cannot ask the network, so the entry says
+    'reported', and has no rank. The same network from the same submitter has one entry a board: the newest.
+    """
+    submitter = sender.submitter(said.submitter)
+    most = await run_in_threadpool(_room, service, submitter, content_length)
+    with service.store.incoming() as incoming:
+        await receive(service, request, incoming, max_bytes=most)
+        view = await run_in_threadpool(_queue, service, sender, incoming, said, submitter)
+    _log.info("job %d was sent", view.id, extra={"job_id": view.id})
+    response.headers["Location"] = f"{service.settings.root_path}/api/v1/jobs/{view.id}"
+    background.add_task(service.publish_pending, [view.id])
+    return view
+
+
+def _room(service: Service, submitter: str, announced_bytes: int | None) -> int:
+    """How many bytes may come, before gigabytes are sent."""
+    most = reports.most_bytes()
+    with service.database.writing() as session:
+        quotas.check_room_for_job(session, submitter)
+        expected = most if announced_bytes is None else min(most, announced_bytes)
+        quotas.check_upload_fits(session, submitter, announced_bytes or 0)
+        uploads.check_room(service, session, expected)
+        room = quotas.room_for_upload(session, submitter)
+    return most if room is None else min(most, room)
+
+
+def _queue(service: Service, sender: Principal, incoming: Incoming, said: _Said, submitter: str) -> JobView:
+    incoming.flush()
+    claims = reports.check_file(incoming.path)
+    stored, stored_at = incoming.keep(), time.monotonic()
+    with service.database.writing() as session:
+        job = reports.create(
+            session,
+            claims,
+            stored,
+            name=said.name,
+            architecture=said.architecture,
+            publication=said.publication,
+            submitter=submitter,
+        )
+        audit.record(session, sender.actor, "entry.report", f"job {job.id}", {"certificate": stored.sha256})
+        if time.monotonic() - stored_at > service.settings.young_seconds / 2:
+            # This process was stopped for so long that the file may be taken for one that nobody names.
+            raise Conflict("the service was stopped before it had noted the file, send it again")
+        job_id = job.id
+    with service.database.reading() as session:
+        return JobView.of(jobs.get(session, job_id), None)

@@ -1,0 +1,93 @@
+"""A certificate of a network that its owner alone has: what of it can be checked without asking the network."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from gkl.catalog import DATASETS
+from gkl.data import load_test
+from gkl.errors import InvalidInput, Stopped
+from gkl.evaluation.attacks import titles
+from gkl.evaluation.certificate import Certificate, read_certificate, verify_certificate
+from gkl.outcome import Event, Progress, ReportOutcome
+from gkl.spec import RANKED_PROTOCOLS, ReportSpec
+
+
+def check_report(
+    spec: ReportSpec,
+    certificate: Path,
+    *,
+    datasets_dir: Path,
+    report: Callable[[Event], None] = lambda _: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> ReportOutcome:
+    """Check norms, box, labels, clean images and counts against the data; the network's answers stand as they are.
+
+    Args:
+        spec: whose certificate it is, and of which data set.
+        certificate: the file.
+        datasets_dir: where the data sets' files are, each in a folder of its name.
+        report: called with progress.
+        should_stop: asked before the data is read; when it says yes the check ends with `Stopped`.
+
+    Raises:
+        InvalidInput: it does not hold, with the first such point; or a row on a board cannot be made of it.
+        Stopped: `should_stop` said yes.
+    """
+    started = time.perf_counter()
+    known = read_certificate(certificate)
+    _check_fits_a_board(known, spec)
+    if should_stop():
+        raise Stopped
+    report(Progress(stage="checking the certificate", fraction=0.0))
+    data = load_test(known.dataset, datasets_dir, known.num_points, known.preprocessing)
+    found = verify_certificate(known, None, data)
+    problems = [*found.problems, *_impossible_answers(known)]
+    if problems:
+        raise InvalidInput(f"the certificate does not hold: {problems[0]}")
+    assert found.robust_correct is not None, "it names attacks"
+    return ReportOutcome(
+        evaluation=known.evaluation.model_dump(mode="json"),
+        attacks=known.attacks,
+        num_points=known.num_points,
+        clean_correct=found.clean_correct,
+        robust_correct=found.robust_correct,
+        weights_sha256=known.weights_sha256,
+        flags=known.flags,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _check_fits_a_board(known: Certificate, spec: ReportSpec) -> None:
+    """
+    Raises:
+        InvalidInput: it is about other images, about a part of them, or by less than the attacks of a board.
+    """
+    if known.dataset != spec.dataset:
+        raise InvalidInput(f"the certificate is about {known.dataset}, and was sent for {spec.dataset}")
+    protocol, dataset = known.evaluation.protocol, DATASETS[known.dataset]
+    if known.evaluation.threat_model is None or protocol not in RANKED_PROTOCOLS:
+        raise InvalidInput(
+            f"the certificate is of protocol {protocol!r}, and a board is about AutoAttack; evaluate with protocol "
+            "'standard'"
+        )
+    missing = [title for title in titles(known.evaluation) if title not in known.attacks]
+    if missing:
+        raise InvalidInput(f"the certificate names no attack {missing[0]!r}, which is part of protocol {protocol!r}")
+    if known.num_points != dataset.num_test:
+        raise InvalidInput(
+            f"the certificate is about {known.num_points} points, and a board of {dataset.title} is about all "
+            f"{dataset.num_test}; evaluate without num_points"
+        )
+
+
+def _impossible_answers(known: Certificate) -> list[str]:
+    """Classes that the data set does not have; -1 is an answer that is no number."""
+    num_classes = DATASETS[known.dataset].num_classes
+    return [
+        f"it holds the class {int(answers[wrong][0])}, and {known.dataset} has {num_classes} classes"
+        for answers in (known.tensors["prediction"], known.tensors["adversarial_prediction"])
+        if bool((wrong := (answers < -1) | (answers >= num_classes)).any())
+    ]
