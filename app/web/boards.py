@@ -184,7 +184,7 @@ def _robust(entry: Entry) -> Markup:
         if entry.reported_accuracy is None:
             return _DASH
         said = "Said by its owner alone; not measured here, so that it has no rank"
-        return Markup('<span class="quiet" title="{}">{} reported</span>').format(
+        return Markup('<span class="quiet" title="{}">{}</span><span class="interval">reported</span>').format(
             said, formatting.percent(entry.reported_accuracy)
         )
     if entry.is_provisional:

@@ -31,7 +31,7 @@ WORKER_MAY_IMPORT_OF_APP = {
         f"app.{name}"
         for name in ("settings", "database", "tables", "jobs", "job_files", "artifacts", "leaderboard", "job_log")
     ),
-    *(f"app.{name}" for name in ("outbox", "broker", "errors", "workers", "formatting", "external", "job_log")),
+    *(f"app.{name}" for name in ("outbox", "broker", "errors", "workers", "formatting", "external", "reports", "job_log")),
 }
 TORCH_FREE = [
     "gkl",

@@ -89,7 +89,7 @@ def test_it_has_a_row_that_says_who_measured_it_and_no_rank(
     assert "who alone has the network" in page
     assert "nobody here can build it" in page
     assert f"/entries/{entry['id']}" in client.get(f"/jobs/{job['id']}").text
-    assert "0.00 % reported" in client.get("/leaderboards/digits/Linf-0.9").text
+    assert '0.00 %</span><span class="interval">reported</span>' in client.get("/leaderboards/digits/Linf-0.9").text
     # No attack can be checked against it, and RobustBench's form has no place for it.
     attack = client.post(f"/api/v1/entries/{entry['id']}/attacks?name=a", content=b"", headers=BINARY)
     assert "its owner's own certificate; its weights are not here" in attack.json()["detail"]
