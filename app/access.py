@@ -26,7 +26,8 @@ from app.errors import Forbidden, Unauthorized
 from app.paths import own_path, root_of
 from app.service import Service, ServiceDep
 from app.settings import is_loopback
-from app.tables import ANONYMOUS, Scope, Token
+from app.tables import ANONYMOUS, Token
+from gkl.answers import Scope
 
 _log = logging.getLogger(__name__)
 

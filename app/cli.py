@@ -20,7 +20,6 @@ from app import formatting
 from app.look_cli import look_cli
 from app.process import stop_flag
 from app.process_cli import process_cli
-from app.schemas import JobView
 from app.terminal import (
     ClientToken,
     DataDir,
@@ -34,6 +33,7 @@ from app.terminal import (
     settings_of,
 )
 from app.token_cli import token_cli
+from gkl.answers import JobView
 from gkl.errors import GklError, InvalidInput, Stopped
 from gkl.files import sha256_of
 from gkl.recipes import RECIPES

@@ -15,9 +15,8 @@ from urllib.request import getproxies, proxy_bypass
 import httpx2
 from pydantic import BaseModel, ValidationError
 
-from app.schemas import JobView, ModelDetail, UploadView
 from app.settings import is_loopback
-from app.tables import JobState
+from gkl.answers import JobState, JobView, ModelDetail, UploadView
 from gkl.files import sha256_of
 from gkl.spec import EvaluateSpec, TrainSpec
 

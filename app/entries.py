@@ -17,7 +17,8 @@ from sqlalchemy.orm import Session, joinedload
 from app.cursors import Key, cursor_of, rows_after, values_of
 from app.database import database_now
 from app.errors import Conflict, NotFound
-from app.tables import Entry, Evaluation, Model, Provenance
+from app.tables import Entry, Evaluation, Model
+from gkl.answers import Provenance
 from gkl.catalog import ARCHITECTURES, DATASETS
 from gkl.flags import unrankable
 from gkl.outcome import Flag, gap

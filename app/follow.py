@@ -15,8 +15,7 @@ from rich.table import Table
 from app.client import Client, StreamEvent
 from app.entries import LOSS_TITLES
 from app.formatting import duration, interval, percent, visible
-from app.schemas import AccuracyView, EvaluationView, JobView, ModelDetail
-from app.tables import JobState
+from gkl.answers import AccuracyView, EvaluationView, JobState, JobView, ModelDetail
 from gkl.catalog import ARCHITECTURES, DATASETS
 from gkl.outcome import (
     AttackFinished,

@@ -22,7 +22,7 @@ from app.terminal import ClientToken, DataDir, JobNumber, Url, console, settings
 
 if TYPE_CHECKING:
     from app.client import Client
-    from app.schemas import JobView
+    from gkl.answers import JobView
 
 look_cli = typer.Typer()
 

@@ -13,9 +13,9 @@ import typer
 
 from app import formatting, tokens
 from app.audit import COMMAND_LINE
-from app.tables import Scope
 from app.terminal import DataDir, SettingsError, console, errors, own_database
 from app.tokens import Limits
+from gkl.answers import Scope
 
 token_cli = typer.Typer(no_args_is_help=True, help="Who may use the service, and how much of it.")
 

@@ -13,8 +13,9 @@ from app.access import Principal, Reader, charge
 from app.certificates import Picture, picture, points_of
 from app.errors import NotFound
 from app.routes.paging import MAX_ID, link_next
-from app.schemas import EvaluationView, PointView
+from app.schemas import evaluation_view
 from app.service import Service, ServiceDep
+from gkl.answers import EvaluationView, PointView
 
 router = APIRouter(prefix="/evaluations", tags=["evaluations"])
 
@@ -44,7 +45,7 @@ class PointPage:
 @router.get("/{evaluation_id}", summary="Look at an evaluation")
 def get_evaluation(service: ServiceDep, evaluation_id: EvaluationId) -> EvaluationView:
     with service.database.reading() as session:
-        return EvaluationView.of(leaderboard.evaluation(session, evaluation_id))
+        return evaluation_view(leaderboard.evaluation(session, evaluation_id))
 
 
 @router.get(

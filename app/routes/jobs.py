@@ -19,9 +19,10 @@ from app import audit, job_log, jobs, leaderboard, metric_sums, owner_limits, qu
 from app.access import Principal, Reader, Sender
 from app.errors import TooMany
 from app.routes.paging import MAX_ID, NumberedCursor, link_next
-from app.schemas import JobPage, JobView
+from app.schemas import job_view
 from app.service import Service, ServiceDep
-from app.tables import Job, JobEvent, JobKind, JobState
+from app.tables import Job, JobEvent
+from gkl.answers import JobKind, JobPage, JobState, JobView
 from gkl.recipes import RECIPES
 from gkl.spec import JobSpec
 
@@ -270,4 +271,4 @@ def _view(session: Session, job: Job) -> JobView:
 
 def _views(session: Session, found: list[Job]) -> list[JobView]:
     models = leaderboard.models_of_jobs(session, [job.id for job in found])
-    return [JobView.of(job, models.get(job.id)) for job in found]
+    return [job_view(job, models.get(job.id)) for job in found]

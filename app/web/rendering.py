@@ -20,10 +20,10 @@ from app import entries, formatting, jobs
 from app.access import CSRF_FIELD, Principal
 from app.errors import Unprocessable
 from app.paths import own_path, root_of
-from app.tables import JobState, Scope
 from app.web.boards import PROVENANCES
 from app.web.forms import sent_fields
 from app.web.rich_text import plain, rich
+from gkl.answers import JobState, Scope
 from gkl.catalog import ARCHITECTURES, DATASETS
 from gkl.spec import format_epsilon
 

@@ -29,8 +29,9 @@ from app.errors import Conflict
 from app.main import create_app
 from app.service import Service
 from app.settings import Settings
-from app.tables import FileKind, JobState, PartialUpload, Scope, Upload
+from app.tables import FileKind, PartialUpload, Upload
 from app.tokens import Limits
+from gkl.answers import JobState, Scope
 from gkl.spec import EvaluateSpec
 from tests.app.test_access import bearer, guarded, token_of, visitor  # noqa: F401 - fixtures
 from tests.app.test_api import assert_problem

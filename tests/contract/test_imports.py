@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[2]
 # The command line may reach across rooms.
 COMMAND_LINE = {"app.doctor", "app.cli", "app.process_cli"}
 APP_MAY_IMPORT_OF_GKL = {
+    "gkl.answers",
     "gkl",
     "gkl.spec",
     "gkl.outcome",
@@ -34,6 +35,7 @@ WORKER_MAY_IMPORT_OF_APP = {
     *(f"app.{name}" for name in ("outbox", "broker", "errors", "workers", "formatting", "external", "job_log")),
 }
 TORCH_FREE = [
+    "gkl.answers",
     "gkl",
     "gkl.spec",
     "gkl.outcome",

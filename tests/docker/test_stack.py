@@ -9,8 +9,7 @@ import httpx2
 import pytest
 
 from app.client import Client
-from app.schemas import JobView
-from app.tables import JobState
+from gkl.answers import JobState, JobView
 from gkl.spec import TrainSpec
 from tests.cluster import until
 from tests.docker.compose_file import ENV_EXAMPLE, MAIN, WORKER_ENV_EXAMPLE, WORKERS, secrets_filled_in

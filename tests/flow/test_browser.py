@@ -19,7 +19,7 @@ from app.client import Client
 from app.database import Database
 from app.embedded import EmbeddedService
 from app.settings import Settings
-from app.tables import JobState, Scope
+from gkl.answers import JobState, Scope
 from tests.app.test_access import token_of
 from tests.app.test_entries import ENTRIES
 from tests.app.test_robustbench import LINF, contents

@@ -24,7 +24,8 @@ from sqlalchemy import func, select
 from app import job_files, jobs, leaderboard
 from app.broker import make_celery, publisher
 from app.client import Client
-from app.tables import Evaluation, FileKind, JobFile, JobState, Model
+from app.tables import Evaluation, FileKind, JobFile, Model
+from gkl.answers import JobState
 from gkl.errors import FailureCode
 from gkl.spec import EvaluateSpec, InnerMaximization, ThreatModel, TrainSpec
 from gkl.spec import Evaluation as EvaluationSpec

@@ -17,9 +17,8 @@ from sqlalchemy import create_engine
 
 from app.client import Client
 from app.embedded import EmbeddedService, StartError
-from app.schemas import JobView
 from app.settings import Settings
-from app.tables import JobState
+from gkl.answers import JobState, JobView
 from gkl.errors import FailureCode
 from tests import commands
 from tests.cluster import free_port, runs_of, until
