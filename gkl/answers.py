@@ -433,3 +433,41 @@ class Readiness(Schema):
     """'1 busy, 2 idle', or that none was heard of. Without one, jobs are accepted and wait."""
     relay: str
     """'ok', or that none was heard of. Without one, jobs run, and those of a lost worker stay with it."""
+
+
+# --- errors ------------------------------------------------------------------------------------------------------
+
+
+class FieldProblem(BaseModel):
+    """One thing that is wrong with a request."""
+
+    location: str = Field(description="Where: 'body.threat_model.epsilon', 'query.state'.")
+    message: str = Field(description="What is wrong and what would be right.")
+
+
+class Problem(BaseModel):
+    """The body of every error response (RFC 9457)."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "type": "about:blank",
+                "title": "Unprocessable Content",
+                "status": 422,
+                "code": "invalid_input",
+                "detail": "body.epochs: input should be greater than or equal to 1.",
+                "errors": [{"location": "body.epochs", "message": "input should be greater than or equal to 1."}],
+                "request_id": "4f5c0a9e6d3b4c1f8a7e2d1c0b9a8f7e",
+            }
+        }
+    )
+
+    type: str = Field(default="about:blank", description="Always 'about:blank': `code` tells problems apart.")
+    title: str = Field(description="The status in words.")
+    status: int
+    code: str = Field(description="What went wrong, for programs.")
+    detail: str = Field(description="What went wrong and what to do, in a sentence or two.")
+    errors: list[FieldProblem] = Field(default=[], description="Each field at fault, for validation errors.")
+    request_id: str | None = Field(
+        default=None, description="The request's X-Request-ID, under which the service's log has it; tell it its owner."
+    )

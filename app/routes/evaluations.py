@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -61,11 +62,17 @@ def get_evaluation(service: ServiceDep, evaluation_id: EvaluationId) -> Evaluati
 )
 def get_certificate(service: ServiceDep, evaluation_id: EvaluationId) -> FileResponse:
     """The proof: every broken point's adversarial example. `gklbench verify FILE --weights W` re-checks it."""
+    return certificate_response(service, _certificate(service, evaluation_id), f"evaluation-{evaluation_id}")
+
+
+def certificate_response(service: Service, sha256: str, name: str) -> FileResponse:
+    """With its digest (RFC 9530), so that whoever downloads it knows whether all of it came."""
+    digest = base64.b64encode(bytes.fromhex(sha256)).decode()
     return FileResponse(
-        service.store.path(_certificate(service, evaluation_id)),
+        service.store.path(sha256),
         media_type="application/octet-stream",
-        filename=f"evaluation-{evaluation_id}.safetensors",
-        headers={"X-Content-Type-Options": "nosniff"},
+        filename=f"{name}.safetensors",
+        headers={"X-Content-Type-Options": "nosniff", "Repr-Digest": f"sha-256=:{digest}:"},
     )
 
 

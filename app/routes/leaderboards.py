@@ -15,7 +15,7 @@ from app.certificates import Picture
 from app.entity_tags import NOT_MODIFIED, not_modified, tagged
 from app.errors import Conflict, NotFound
 from app.exports import FORMATS, pieces
-from app.routes.evaluations import PointNumber, PointPage, picture_response
+from app.routes.evaluations import PointNumber, PointPage, certificate_response, picture_response
 from app.routes.paging import CURSOR_LENGTH, MAX_ID, NumberedCursor, link_next
 from app.schemas import board_summary, entry_detail, entry_view, evaluation_view, model_view
 from app.service import Service, ServiceDep
@@ -189,12 +189,7 @@ def get_model_info(service: ServiceDep, entry_id: EntryId) -> Response:
 )
 def get_entry_certificate(service: ServiceDep, entry_id: EntryId) -> FileResponse:
     """The evaluation's own, or with external attacks merged. `gklbench verify FILE --weights W` re-checks it."""
-    return FileResponse(
-        service.store.path(_certificate(service, entry_id)),
-        media_type="application/octet-stream",
-        filename=f"entry-{entry_id}.safetensors",
-        headers={"X-Content-Type-Options": "nosniff"},
-    )
+    return certificate_response(service, _certificate(service, entry_id), f"entry-{entry_id}")
 
 
 @router.get("/entries/{entry_id}/points", summary="What became of each point of an entry")
