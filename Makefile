@@ -49,7 +49,7 @@ format: install
 
 # Versions without the address of any index; `uv` comes from the index like everything else.
 lock:
-	uv pip compile --universal --python-version 3.11 --extra dev --extra otel --upgrade \
+	uv pip compile --universal --python-version 3.11 --extra dev --upgrade \
 	  --no-emit-index-url --no-emit-find-links --no-annotate --no-header pyproject.toml -o requirements.lock
 
 clean:

@@ -25,8 +25,9 @@ from app.database import DATABASE_AWAY
 from app.errors import Forbidden, Unauthorized
 from app.paths import own_path, root_of
 from app.service import Service, ServiceDep
-from app.settings import is_loopback
-from app.tables import ANONYMOUS, Scope, Token
+from app.tables import ANONYMOUS, Token
+from gkl.addresses import is_loopback
+from gkl.answers import Scope
 
 _log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors import safe_open
 
 from app.errors import NotFound
-from app.schemas import PointView
+from gkl.answers import PointView
 
 
 def points_of(path: Path, *, first: int = 0, limit: int | None = None) -> tuple[list[PointView], int | None]:

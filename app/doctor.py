@@ -8,18 +8,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import gkl
-from app.settings import Settings, is_loopback
+from gkl.addresses import is_loopback
 from gkl.catalog import DATASETS
 from gkl.errors import InvalidInput
 from gkl.files import check_writable
+
+if TYPE_CHECKING:
+    from app.settings import Settings
 
 State = Literal["yes", "no", "without"]
 
 # Each with the extra that brings it, and what it is for.
 _PACKAGES = {
+    "fastapi": ("server", "the service"),
     "torch": ("worker", "training and evaluating"),
     "robustbench": ("worker", "its architectures and published weights"),
     "pyautoattack": ("worker", "AutoAttack"),
@@ -42,8 +46,8 @@ class Finding:
     """What to do where it is not there."""
 
 
-def examine(settings: Settings, url: str) -> Iterator[Finding]:
-    """Look for one thing after the other; what takes seconds comes last."""
+def examine(settings: Settings | None, url: str) -> Iterator[Finding]:
+    """Look for one thing after the other; what takes seconds comes last. Without settings: for a client alone."""
     yield Finding("GKL Bench", "yes", gkl.__version__)
     yield Finding("Python", "yes", sys.version.split()[0])
     missing = []
@@ -53,9 +57,11 @@ def examine(settings: Settings, url: str) -> Iterator[Finding]:
         except PackageNotFoundError:
             missing.append(package)
             yield Finding(package, "without", f"none; for {purpose}", f"pip install 'gklbench[{extra}]'")
+    yield _service(url)
+    if settings is None:
+        return
     yield _compiler()
     yield _data_dir(settings.data_dir)
-    yield _service(url)
     if "torch" in missing:
         return
     yield _gpu()

@@ -31,6 +31,7 @@ from app.database import Database
 from app.lifeline import start_child
 from app.migrations import upgrade
 from app.settings import Settings
+from app.terminal import CommandError
 
 _log = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ _DEATHS = 4
 _DEATHS_SECONDS = 60
 
 
-class StartError(Exception):
+class StartError(CommandError):
     """The service cannot start; the message says why and what to do."""
 
 

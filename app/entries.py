@@ -17,8 +17,9 @@ from sqlalchemy.orm import Session, joinedload
 from app.cursors import Key, cursor_of, rows_after, values_of
 from app.database import database_now
 from app.errors import Conflict, NotFound
-from app.tables import Entry, Evaluation, Model, Provenance
-from gkl.catalog import ARCHITECTURES, DATASETS
+from app.tables import Entry, Evaluation, Model
+from gkl.answers import Provenance
+from gkl.catalog import ARCHITECTURES, DATASETS, LOSS_TITLES
 from gkl.flags import unrankable
 from gkl.outcome import Flag, gap
 from gkl.spec import PUBLISHED_WEIGHTS, RANKED_PROTOCOLS, Publication, format_epsilon, threat_model_of_board
@@ -27,7 +28,6 @@ PAGE_SIZE = 200
 _MANY = 1000
 # As many dots as have room beside each other in a chart.
 _COLUMNS_OF_DOTS, _ROWS_OF_DOTS = 48, 30
-LOSS_TITLES = {"trades": "TRADES", "dkl": "DKL", "ikl": "IKL", "gkl": "GKL"}
 
 
 # --- boards ------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from app import entries, formatting, robustbench
 from app.database import Database
 from app.entries import Board, Ranked, View
-from app.schemas import EntryView
+from app.schemas import entry_view
 from app.tables import Entry
 from gkl.spec import format_epsilon
 
@@ -126,7 +126,7 @@ def _json(found_on: Board, found: Iterable[Ranked]) -> Iterator[str]:
     yield f'{{\n "dataset": {dataset},\n "threat_model": {name},\n "entries": ['
     is_first = True
     for row in found:
-        text = json.dumps(EntryView.of(row).model_dump(mode="json"), indent=1)
+        text = json.dumps(entry_view(row).model_dump(mode="json"), indent=1)
         # No text in it has a line break of its own.
         yield ("" if is_first else ",") + "\n  " + text.replace("\n", "\n  ")
         is_first = False

@@ -12,12 +12,10 @@ from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
 
-from app.client import Client, StreamEvent
-from app.entries import LOSS_TITLES
 from app.formatting import duration, interval, percent, visible
-from app.schemas import AccuracyView, EvaluationView, JobView, ModelDetail
-from app.tables import JobState
-from gkl.catalog import ARCHITECTURES, DATASETS
+from gkl.answers import AccuracyView, EvaluationView, JobState, JobView, ModelDetail
+from gkl.catalog import ARCHITECTURES, DATASETS, LOSS_TITLES
+from gkl.client import Client, StreamEvent
 from gkl.outcome import (
     AttackFinished,
     AttackOutcome,
@@ -49,7 +47,7 @@ def run_and_show(
             job_id = waiting.pop(0)
             console.print(f"Job {job_id}: {client.url}/jobs/{job_id}", highlight=False)
             with Display(console) as display:
-                for event in client.follow(job_id):
+                for event in client.events(job_id):
                     display.show(event)
             job = client.job(job_id)
             finished.append(job)

@@ -11,7 +11,8 @@ from sqlalchemy.orm import Session
 from app.artifacts import StoredFile
 from app.database import database_now, insert_into
 from app.errors import NotFound, Unprocessable
-from app.tables import UNFINISHED, FileKind, Job, JobFile, JobKind, Model, Upload, UploadSender
+from app.tables import UNFINISHED, FileKind, Job, JobFile, Model, Upload, UploadSender
+from gkl.answers import JobKind
 from gkl.spec import PUBLISHED_WEIGHTS, EvaluateSpec
 
 _KEEP = 2

@@ -34,7 +34,8 @@ from app.database import DATABASE_AWAY, Database, database_now, insert_into
 from app.entries import withdraw_bound
 from app.errors import Conflict, NotFound, StaleAttempt, Unprocessable
 from app.outbox import enqueue, withdraw
-from app.tables import ANONYMOUS, FileKind, IdempotencyKey, Job, JobEvent, JobKind, JobState, Submitter
+from app.tables import ANONYMOUS, FileKind, IdempotencyKey, Job, JobEvent, Submitter
+from gkl.answers import JobKind, JobState
 from gkl.errors import FailureCode
 from gkl.outcome import Progress, Resources
 from gkl.spec import PUBLISHED_WEIGHTS, RUN_SPEC, AnySpec, EvaluateSpec, ExternalSpec, ReportSpec, TrainSpec

@@ -6,23 +6,23 @@ import codecs
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.markup import escape
-from rich.table import Table
 
 from app import formatting
+from app.extras import is_installed
 from app.formatting import visible
 from app.terminal import ClientToken, DataDir, JobNumber, Url, console, settings_of
 
 if TYPE_CHECKING:
-    from app.client import Client
-    from app.schemas import JobView
+    from pydantic import BaseModel
+
+    from gkl.answers import JobView
+    from gkl.client import Client
 
 look_cli = typer.Typer()
 
@@ -66,10 +66,10 @@ def list_(
     if what in (Listed.DATASETS, Listed.ARCHITECTURES, Listed.RECIPES):
         found = _of_the_catalog(what)
     else:
-        from app.client import Client  # noqa: PLC0415 - what needs no service needs no client
+        from gkl.client import Client  # noqa: PLC0415 - what needs no service needs no client
 
         with Client(url, token) as client:
-            found = client.listed(what.value, limit=limit)
+            found = [each.model_dump(mode="json") for each in _of_the_service(client, what, limit)]
     if as_json:
         _print_json(found)
         return
@@ -88,6 +88,12 @@ _COLUMNS: dict[Listed, tuple[str, ...]] = {
     Listed.ARCHITECTURES: ("name", "title"),
     Listed.RECIPES: ("name", "title"),
 }
+
+
+def _of_the_service(client: Client, what: Listed, limit: int) -> Iterable[BaseModel]:
+    if what is Listed.JOBS:
+        return client.jobs(limit=limit)
+    return client.boards() if what is Listed.BOARDS else client.workers()[:limit]
 
 
 def _of_the_catalog(what: Listed) -> list[dict[str, Any]]:
@@ -121,7 +127,7 @@ def status(
 
     Example: `gklbench status 12`
     """
-    from app.client import Client  # noqa: PLC0415
+    from gkl.client import Client  # noqa: PLC0415
 
     with Client(url, token) as client:
         job = client.job(job_id)
@@ -163,7 +169,7 @@ def logs(
 
     Example: `gklbench logs 12 -f`
     """
-    from app.client import Client  # noqa: PLC0415
+    from gkl.client import Client  # noqa: PLC0415
 
     with Client(url, token) as client:
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
@@ -178,8 +184,9 @@ def _written(client: Client, job_id: int, *, follow: bool) -> Iterator[bytes]:
     while True:
         # Before its log: what is written until it ends is in what is read after that.
         has_ended = not follow or client.job(job_id).state.is_final
-        text, offset = client.log(job_id, offset)
-        yield text
+        part = client.log(job_id, offset)
+        offset = part.end
+        yield part.content
         if has_ended:
             return
         time.sleep(_POLL_SECONDS)
@@ -197,17 +204,17 @@ def board(
 
     Example: `gklbench board cifar10 Linf --format csv > cifar10-Linf.csv`
     """
-    from app.client import Client  # noqa: PLC0415
+    from gkl.client import Client  # noqa: PLC0415
 
     with Client(url, token) as client:
         if file_format in (BoardFormat.CSV, BoardFormat.JSON):
-            for piece in client.export(dataset, threat_model, file_format.value):
+            for piece in client.export(dataset, threat_model, "csv" if file_format is BoardFormat.CSV else "json"):
                 sys.stdout.buffer.write(piece)
             return
         rows = [
-            ["" if entry["rank"] is None else str(entry["rank"]), visible(entry["name"])]
-            + ["" if entry[key] is None else formatting.percent(entry[key]["accuracy"]) for key in ("clean", "robust")]
-            + [visible(entry["architecture"] or "")]
+            ["" if entry.rank is None else str(entry.rank), visible(entry.name)]
+            + ["" if each is None else formatting.percent(each.accuracy) for each in (entry.clean, entry.robust)]
+            + [visible(entry.architecture)]
             for entry in client.board(dataset, threat_model)
         ]
     columns = ("rank", "model", "clean", "robust", "architecture")
@@ -226,6 +233,10 @@ def doctor(data_dir: DataDir = None, as_json: AsJson = False, url: Url = "http:/
 
     Example: `gklbench doctor`
     """
+    from rich.box import SIMPLE_HEAD  # noqa: PLC0415
+    from rich.markup import escape  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
     from app.doctor import examine  # noqa: PLC0415
 
     findings = []
@@ -233,7 +244,9 @@ def doctor(data_dir: DataDir = None, as_json: AsJson = False, url: Url = "http:/
     table = Table(box=SIMPLE_HEAD)
     for column in ("", "there", "found", "what to do"):
         table.add_column(column, overflow="fold")
-    for finding in examine(settings_of(data_dir, None), url):
+    # The settings are read where something is installed that has any.
+    has_settings = is_installed("server") or is_installed("worker")
+    for finding in examine(settings_of(data_dir, None) if has_settings else None, url):
         findings.append(finding)
         table.add_row(escape(finding.what), marks[finding.state], escape(finding.found), escape(finding.remedy))
     if as_json:
@@ -249,6 +262,9 @@ def _print_json(value: Any) -> None:
 
 
 def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.box import SIMPLE_HEAD  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
     table = Table(box=SIMPLE_HEAD)
     for column in columns:
         table.add_column(column.replace("_", " "), overflow="fold")

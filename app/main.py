@@ -19,6 +19,7 @@ from app.deadline import AnswerInTime
 from app.head_requests import HeadAsGet
 from app.logs import AccessLog, is_quiet, with_request_id
 from app.metrics import Metrics, RequestLatency
+from app.operations import operation_id
 from app.origins import ApiForOrigins
 from app.paths import own_path, under_root
 from app.problems import TooLargeAsProblem, install_error_handlers, no_answer
@@ -70,6 +71,9 @@ def create_app(settings: Settings | None = None) -> Application:
         title="GKL Bench",
         version=gkl.__version__,
         summary="Adversarial training, AutoAttack evaluation and a leaderboard, as jobs over REST.",
+        contact=settings.contact_of_owner,
+        servers=[{"url": settings.root_path or "/"}],
+        generate_unique_id_function=operation_id,
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,

@@ -30,7 +30,8 @@ from app.broker import hears_relay, messages_waiting
 from app.database import database_now
 from app.metric_sums import Sums
 from app.service import Service
-from app.tables import Job, JobKind, JobState
+from app.tables import Job
+from gkl.answers import JobKind, JobState
 from gkl.errors import FailureCode
 from gkl.outcome import Resources
 

@@ -21,6 +21,7 @@ _READ = (
         "ETag",
         "Link",
         "Location",
+        "Repr-Digest",
         "Retry-After",
         "X-Log-Size",
         "X-Request-ID",

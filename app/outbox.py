@@ -15,7 +15,8 @@ from sqlalchemy import CursorResult, delete, exists, select, update
 from sqlalchemy.orm import Session
 
 from app.database import Database, database_now
-from app.tables import Job, JobState, OutboxMessage
+from app.tables import Job, OutboxMessage
+from gkl.answers import JobState
 
 _log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from app.access import Principal
 from app.errors import Forbidden, Unprocessable
 from app.settings import Settings
-from app.tables import Scope
+from gkl.answers import Scope
 from gkl.catalog import DATASETS
 from gkl.spec import EvaluateSpec, Evaluation, TrainSpec
 

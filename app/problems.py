@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any
 
@@ -13,7 +13,6 @@ from fastapi import FastAPI, Request
 from fastapi.encoders import jsonable_encoder
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
@@ -23,46 +22,13 @@ from app.errors import ServiceError
 from app.formatting import as_sentence
 from app.head_requests import methods_at
 from app.paths import own_path, root_of
+from gkl.answers import FieldProblem, Problem
 from gkl.errors import NoSpaceLeft
+from gkl.field_problems import field_problems
 
 _log = logging.getLogger(__name__)
 
 PROBLEM_JSON = "application/problem+json"
-
-
-class FieldProblem(BaseModel):
-    """One thing that is wrong with a request."""
-
-    location: str = Field(description="Where: 'body.threat_model.epsilon', 'query.state'.")
-    message: str = Field(description="What is wrong and what would be right.")
-
-
-class Problem(BaseModel):
-    """The body of every error response (RFC 9457)."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "example": {
-                "type": "about:blank",
-                "title": "Unprocessable Content",
-                "status": 422,
-                "code": "invalid_input",
-                "detail": "body.epochs: input should be greater than or equal to 1.",
-                "errors": [{"location": "body.epochs", "message": "input should be greater than or equal to 1."}],
-                "request_id": "4f5c0a9e6d3b4c1f8a7e2d1c0b9a8f7e",
-            }
-        }
-    )
-
-    type: str = Field(default="about:blank", description="Always 'about:blank': `code` tells problems apart.")
-    title: str = Field(description="The status in words.")
-    status: int
-    code: str = Field(description="What went wrong, for programs.")
-    detail: str = Field(description="What went wrong and what to do, in a sentence or two.")
-    errors: list[FieldProblem] = Field(default=[], description="Each field at fault, for validation errors.")
-    request_id: str | None = Field(
-        default=None, description="The request's X-Request-ID, under which the service's log has it; tell it its owner."
-    )
 
 
 def problem_response(
@@ -172,30 +138,6 @@ def install_error_handlers(app: FastAPI, render_page: RenderPage) -> None:
             f"The service failed to answer, its log has the cause under request {correlation_id.get()}. Try again, "
             "and tell its owner that number if it goes on.",
         )
-
-
-# pydantic puts the chosen member of a union into an error's location, where the sender's JSON has no such key.
-_UNION_TAGS = {"train", "evaluate", "gkl", "trades"}
-
-
-def field_problems(errors: Sequence[Any]) -> list[FieldProblem]:
-    """pydantic's errors without their inputs: those may be NaN, which JSON cannot carry, or a secret."""
-    return [FieldProblem(location=_location(raw["loc"]), message=_message(raw)) for raw in errors]
-
-
-def _location(path: Sequence[str | int]) -> str:
-    return ".".join(str(part) for part in path if part not in _UNION_TAGS)
-
-
-def _message(raw: Any) -> str:
-    if raw["type"] == "extra_forbidden":
-        return "unknown field; remove it, or correct its name."
-    if raw["type"] == "json_invalid":
-        return f"the body is not JSON ({raw.get('ctx', {}).get('error', raw['msg'])})."
-    message = str(raw["msg"]).removeprefix("Value error, ")
-    # A name keeps its capitals.
-    first = message[:1] if message[1:2].isupper() else message[:1].lower()
-    return first + message[1:].rstrip(".") + ("" if message.endswith("?") else ".")
 
 
 def _methods_at(request: Request) -> list[str]:

@@ -8,12 +8,15 @@ import re
 import socket
 import tempfile
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.settings import PLACEHOLDER, Settings
+from app.extras import needs
 from app.terminal import DataDir, SettingsError, console, environment_settings, own_database, settings_of
+
+if TYPE_CHECKING:
+    from app.settings import Settings
 
 _log = logging.getLogger(__name__)
 
@@ -31,6 +34,7 @@ class Part(StrEnum):
 
 
 @process_cli.command()
+@needs("server")
 def serve(end_with_parent: EndWithParent = False) -> None:
     """Run the API and the pages only; broker, worker and relay are elsewhere. Set by GKLBENCH_ variables.
 
@@ -77,6 +81,7 @@ def serve(end_with_parent: EndWithParent = False) -> None:
 
 
 @process_cli.command()
+@needs("worker")
 def worker(end_with_parent: EndWithParent = False) -> None:
     """Run one worker: it takes jobs and runs them, one at a time. Start one per GPU.
 
@@ -91,6 +96,7 @@ def worker(end_with_parent: EndWithParent = False) -> None:
 
 
 @process_cli.command()
+@needs("server")
 def relay(end_with_parent: EndWithParent = False) -> None:
     """Run the relay: it announces jobs that no worker has heard of, takes jobs from lost workers, and cleans up.
 
@@ -136,6 +142,7 @@ def broker(port: Annotated[int, typer.Option()], end_with_parent: EndWithParent 
 
 
 @process_cli.command()
+@needs("server")
 def migrate(
     back_to: Annotated[
         str | None, typer.Option(help="Go back to an older version's step instead, such as 0005, before installing it.")
@@ -172,6 +179,8 @@ def _check_secrets(settings: Settings) -> None:
     from urllib.parse import urlsplit  # noqa: PLC0415
 
     from sqlalchemy.engine import make_url  # noqa: PLC0415
+
+    from app.settings import PLACEHOLDER  # noqa: PLC0415
 
     passwords = {
         "DATABASE_URL": make_url(settings.effective_database_url).password,
@@ -239,6 +248,7 @@ def _relay_problem(settings: Settings) -> str | None:
 
 
 @process_cli.command()
+@needs("server")
 def storage(data_dir: DataDir = None) -> None:
     """Say what takes how much room in the data directory, whose it is, and what goes when by itself.
 

@@ -13,7 +13,8 @@ from sqlalchemy.orm import Session
 from app import tokens
 from app.database import database_now, insert_into
 from app.errors import TooLarge, TooMany
-from app.tables import Job, JobFile, JobKind, JobState, PartialUpload, Submitter, Upload, UploadSender, WorkerTime
+from app.tables import Job, JobFile, PartialUpload, Submitter, Upload, UploadSender, WorkerTime
+from gkl.answers import JobKind, JobState
 
 _HELD = (JobState.RUNNING, JobState.CANCELLING)
 _ASK_AGAIN_SECONDS = 60

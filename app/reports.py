@@ -17,7 +17,8 @@ from app import entries, job_files, jobs, quotas
 from app.artifacts import StoredFile
 from app.database import database_now
 from app.errors import Unprocessable
-from app.tables import Entry, FileKind, Job, Provenance, Report
+from app.tables import Entry, FileKind, Job, Report
+from gkl.answers import Provenance
 from gkl.catalog import DATASETS, image_shape, recorded_preprocessing
 from gkl.errors import InvalidInput
 from gkl.flags import unrankable

@@ -15,20 +15,8 @@ from sqlalchemy.orm import Session, aliased
 from app.database import database_now
 from app.errors import Conflict
 from app.settings import Settings
-from app.tables import (
-    UNFINISHED,
-    Entry,
-    Evaluation,
-    ExternalAttack,
-    FileKind,
-    Job,
-    JobEvent,
-    JobFile,
-    JobKind,
-    JobState,
-    Model,
-    Report,
-)
+from app.tables import UNFINISHED, Entry, Evaluation, ExternalAttack, FileKind, Job, JobEvent, JobFile, Model, Report
+from gkl.answers import JobKind, JobState
 
 _UNSUCCESSFUL = (JobState.FAILED, JobState.CANCELLED)
 _TO_GO_ON_FROM = (FileKind.RESUME, FileKind.BLOCK, FileKind.EXAMPLES)

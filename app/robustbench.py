@@ -22,7 +22,8 @@ from app.audit import Actor
 from app.database import Database, database_now
 from app.entries import another_slug, architecture_family, series_and_year
 from app.formatting import hidden_characters
-from app.tables import Entry, Provenance
+from app.tables import Entry
+from gkl.answers import Anomaly, Provenance
 from gkl.catalog import DATASETS
 from gkl.errors import InvalidInput
 from gkl.spec import Evaluation, ThreatModel, board_name, format_epsilon, threat_model_of_board
@@ -42,19 +43,6 @@ _SOMETIMES = (
 _ACCURACIES = ("clean_acc", "autoattack_acc", "external", "reported", "corruptions_acc", "corruptions_acc_3d")
 _TEXTS = ("link", "name", "authors", "dataset", "venue", "architecture", "footnote")
 _FLAGS = ("additional_data", "unreliable")
-
-
-class Anomaly(BaseModel):
-    """Something in a file that is not as it should be. It is kept as it is."""
-
-    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
-
-    file: str
-    """<data set>/<threat model>/<model id>.json"""
-    field: str | None
-    """The key it is about; null for the file as a whole."""
-    what: str
-    """What was found, in words."""
 
 
 class ImportReport(BaseModel):

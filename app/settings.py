@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal, Self
 
@@ -12,6 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import URL
 
 from app.addresses import check_broker_url, check_database_url
+from gkl.addresses import is_loopback
 
 PLACEHOLDER = "changethis"
 """What `.env.example` has in place of each secret."""
@@ -27,17 +27,6 @@ _OWN_PATHS = [
     )
 ]
 _ORIGIN = re.compile(r"https?://([a-z0-9.-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?")
-
-
-def is_loopback(host: str) -> bool:
-    """
-    >>> is_loopback("127.0.0.1"), is_loopback("localhost"), is_loopback("::1"), is_loopback("0.0.0.0")
-    (True, True, True, False)
-    """
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 class Settings(BaseSettings):
@@ -79,6 +68,9 @@ class Settings(BaseSettings):
 
     root_path: str = ""
     """Path under which a proxy serves the service, such as `/bench`; empty at the root of a name."""
+
+    contact: str = ""
+    """E-mail address or `https://` page of whoever runs the service, named in the API's OpenAPI document."""
 
     allowed_origins: str = ""
     """Origins, by commas, whose pages may call the API with a token, such as `https://lab.example`; none by default."""
@@ -229,6 +221,8 @@ class Settings(BaseSettings):
                 "GKLBENCH_ROOT_PATH must begin with a slash and not end with one, such as /bench; be none of the "
                 "service's own paths, such as /jobs; or be empty"
             )
+        if self.contact and not re.fullmatch(r"https?://\S+|[^@\s]+@[^@\s]+", self.contact):
+            raise ValueError("GKLBENCH_CONTACT must be an e-mail address or begin with https://, or be empty")
         for origin in self.origins:
             if not _ORIGIN.fullmatch(origin):
                 raise ValueError(
@@ -249,6 +243,13 @@ class Settings(BaseSettings):
         """Where this host reaches its own API. Where that listens on all addresses, loopback is among them."""
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}{self.root_path}"
+
+    @property
+    def contact_of_owner(self) -> dict[str, str] | None:
+        """As an OpenAPI document has it."""
+        if not self.contact:
+            return None
+        return {"url" if self.contact.startswith("http") else "email": self.contact}
 
     @property
     def origins(self) -> frozenset[str]:

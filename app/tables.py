@@ -27,6 +27,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
+from gkl.answers import JobKind, JobState, Provenance, Scope
 from gkl.corruption_error import robustbench_mean_corruption_error
 from gkl.errors import FailureCode
 from gkl.outcome import CorruptionOutcome, broken_beyond_autoattack, wilson_interval
@@ -34,40 +35,7 @@ from gkl.outcome import CorruptionOutcome, broken_beyond_autoattack, wilson_inte
 ANONYMOUS = "anonymous"
 """The submitter of jobs that name none."""
 
-
-class JobState(StrEnum):
-    QUEUED = "queued"
-    RUNNING = "running"
-    CANCELLING = "cancelling"
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-
-    @property
-    def is_final(self) -> bool:
-        return self in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
-
-
 UNFINISHED = (JobState.QUEUED, JobState.RUNNING, JobState.CANCELLING)
-
-
-class JobKind(StrEnum):
-    TRAIN = "train"
-    EVALUATE = "evaluate"
-    SHARD = "shard"
-    """A share of an evaluation's points, as a job of its own."""
-    EXTERNAL = "external"
-    """A check of adversarial examples that somebody sent."""
-    REPORT = "report"
-    """A check of somebody's certificate of a network that they alone have."""
-
-
-class Scope(StrEnum):
-    """What a token allows; each allows what those before it do."""
-
-    READ = "read"
-    SUBMIT = "submit"
-    ADMIN = "admin"
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -546,17 +514,6 @@ class AttackResult(Base):
     @property
     def survivors(self) -> int:
         return self.points - self.broken
-
-
-class Provenance(StrEnum):
-    """Who measured an entry's number."""
-
-    VERIFIED = "verified"
-    """A worker of this service."""
-    IMPORTED = "imported"
-    """RobustBench; taken from a file of its `model_info`."""
-    REPORTED = "reported"
-    """Nobody but the model's authors: as RobustBench has it, or with a certificate that agrees with itself."""
 
 
 class Entry(Base):

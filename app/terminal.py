@@ -6,13 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from pydantic import ValidationError
 from rich.console import Console
-
-from app.settings import Settings
 
 if TYPE_CHECKING:
     from app.database import Database
+    from app.settings import Settings
 
 console = Console()
 errors = Console(stderr=True)
@@ -25,7 +23,11 @@ JobNumber = Annotated[int, typer.Argument(metavar="JOB", min=1, help="The job's 
 DataDir = Annotated[Path | None, typer.Option(help="Where everything is kept. Default: gklbench-data.")]
 
 
-class SettingsError(Exception):
+class CommandError(Exception):
+    """A command cannot do what it was asked to; the message says why and what to do."""
+
+
+class SettingsError(CommandError):
     """An environment variable of the service cannot be used."""
 
 
@@ -35,10 +37,14 @@ def settings_of(data_dir: Path | None, port: int | None) -> Settings:
 
 
 def environment_settings() -> Settings:
+    from pydantic import ValidationError  # noqa: PLC0415
+
+    from app.settings import Settings  # noqa: PLC0415
+
     try:
         return Settings()
     except ValidationError as error:
-        from app.problems import field_problems  # noqa: PLC0415
+        from gkl.field_problems import field_problems  # noqa: PLC0415
 
         problems = [
             f"GKLBENCH_{p.location.upper()}: {p.message}" if p.location else p.message

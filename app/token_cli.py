@@ -7,15 +7,17 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import timedelta
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app import formatting, tokens
-from app.audit import COMMAND_LINE
-from app.tables import Scope
+from app import formatting
+from app.extras import needs
 from app.terminal import DataDir, SettingsError, console, errors, own_database
-from app.tokens import Limits
+
+if TYPE_CHECKING:
+    from app.tokens import Limits
+    from gkl.answers import Scope
 
 token_cli = typer.Typer(no_args_is_help=True, help="Who may use the service, and how much of it.")
 
@@ -30,6 +32,7 @@ Requests = Annotated[str | None, typer.Option(help="Requests a minute; 'none' fo
 
 
 @token_cli.command("create")
+@needs("server")
 def create_token(
     *,
     name: TokenName,
@@ -46,6 +49,9 @@ def create_token(
 
     Example: `gklbench token create --name Ada --scopes submit --expires 90d --max-running 2`
     """
+    from app import tokens  # noqa: PLC0415
+    from app.audit import COMMAND_LINE  # noqa: PLC0415
+    from app.tokens import Limits  # noqa: PLC0415
 
     asked = (max_queued, max_running, gpu_hours_per_day, upload_gib, requests_per_minute)
     limits = _limits(*asked, known=Limits())
@@ -57,6 +63,7 @@ def create_token(
 
 
 @token_cli.command("rotate")
+@needs("server")
 def rotate_token(
     *,
     name: TokenName,
@@ -67,6 +74,8 @@ def rotate_token(
 
     Example: `gklbench token rotate --name Ada --overlap 24h`
     """
+    from app import tokens  # noqa: PLC0415
+    from app.audit import COMMAND_LINE  # noqa: PLC0415
 
     with own_database(data_dir).writing() as session:
         _, secret = tokens.rotate(session, name, overlap=_lifetime(overlap) or timedelta(), by=COMMAND_LINE)
@@ -74,6 +83,7 @@ def rotate_token(
 
 
 @token_cli.command("revoke")
+@needs("server")
 def revoke_token(
     *,
     name: TokenName,
@@ -84,6 +94,8 @@ def revoke_token(
 
     Example: `gklbench token revoke --name Ada --yes`
     """
+    from app import tokens  # noqa: PLC0415
+    from app.audit import COMMAND_LINE  # noqa: PLC0415
 
     database = own_database(data_dir)
     with database.reading() as session:
@@ -110,6 +122,7 @@ def _what_becomes_of(unfinished: Sequence[int], name: str) -> str:
 
 
 @token_cli.command("limit")
+@needs("server")
 def limit_token(
     *,
     name: TokenName,
@@ -124,6 +137,9 @@ def limit_token(
 
     Example: `gklbench token limit --name Ada --max-running 4 --gpu-hours-per-day 48`
     """
+    from app import tokens  # noqa: PLC0415
+    from app.audit import COMMAND_LINE  # noqa: PLC0415
+    from app.tokens import Limits  # noqa: PLC0415
 
     asked = (max_queued, max_running, gpu_hours_per_day, upload_gib, requests_per_minute)
     with own_database(data_dir).writing() as session:
@@ -134,12 +150,15 @@ def limit_token(
 
 
 @token_cli.command("list")
+@needs("server")
 def list_tokens(data_dir: DataDir = None) -> None:
     """Show all tokens, by their first characters.
 
     Example: `gklbench token list`
     """
     from rich.table import Table  # noqa: PLC0415
+
+    from app import tokens  # noqa: PLC0415
 
     table = Table("Name", "Token", "Scope", "State", "Ends (UTC)", "Last used (UTC)", box=None)
     with own_database(data_dir).reading() as session:
@@ -160,6 +179,8 @@ def _show_secret(said: str, secret: str) -> None:
 
 def _scope(text: str) -> Scope:
     """The highest of those that are named by commas: each allows what those before it do."""
+    from gkl.answers import Scope  # noqa: PLC0415
+
     named = [word.strip() for word in text.split(",") if word.strip()]
     known = [scope for scope in Scope if scope in named]
     if not known or len(known) != len(set(named)):
@@ -186,6 +207,8 @@ def _limits(
     known: Limits,
 ) -> Limits:
     """What the options say; where one says nothing, what is known."""
+    from app.tokens import Limits  # noqa: PLC0415
+
     gib = _number(upload_gib, "upload-gib")
     return Limits(
         queued_jobs=known.queued_jobs if queued is None else _whole(queued, "max-queued"),

@@ -24,7 +24,8 @@ from app.audit import Actor
 from app.database import Database, database_now
 from app.errors import NotFound, Unauthorized, Unprocessable
 from app.settings import Settings
-from app.tables import ANONYMOUS, Job, JobState, LoginSession, Scope, Token
+from app.tables import ANONYMOUS, Job, LoginSession, Token
+from gkl.answers import JobState, Scope
 
 PREFIX = "gklb_"
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9 ._@+-]{0,99}$"

@@ -13,7 +13,8 @@ from sqlalchemy.orm import Session
 import gkl
 from app.cursors import Key, cursor_of, rows_after, values_of
 from app.database import database_now
-from app.tables import Job, JobState, WorkerRow
+from app.tables import Job, WorkerRow
+from gkl.answers import JobState
 
 State = Literal["idle", "busy", "draining", "stuck", "lost"]
 

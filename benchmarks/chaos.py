@@ -36,11 +36,12 @@ from sqlalchemy import func, select
 
 from app import job_log, jobs, leaderboard, migrations
 from app.artifacts import open_store
-from app.client import Client, ClientError
 from app.database import Database
 from app.errors import NotFound
-from app.tables import Evaluation, FileKind, Job, JobFile, JobKind, JobState
+from app.tables import Evaluation, FileKind, Job, JobFile
 from benchmarks.chaos_faults import Bucket, Chaos, bucket, enter_own_namespace, small_disk
+from gkl.answers import JobKind, JobState
+from gkl.client import Client, ClientError
 from gkl.errors import FailureCode
 from gkl.spec import Evaluation as EvaluationSpec
 from gkl.spec import InnerMaximization, ThreatModel, TrainSpec

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from app import migrations
 from app.database import Database
-from app.tables import JobState
+from gkl.answers import JobState
 from tests.cluster import Cluster, PostgresServer, until
 from tests.specs import endless_train_spec
 

@@ -29,10 +29,10 @@ import schemathesis
 
 from app import migrations, robustbench, tokens
 from app.audit import COMMAND_LINE
-from app.client import Client
 from app.database import Database
-from app.tables import Scope
 from app.tokens import Limits
+from gkl.answers import Scope
+from gkl.client import Client
 from tests.app.test_robustbench import LINF, contents
 from tests.cluster import Cluster, PostgresServer, until
 from tests.specs import tiny_train_spec

@@ -36,7 +36,8 @@ from sqlalchemy import insert, text, update
 from app import metric_sums, migrations, robustbench
 from app.database import Database, database_now
 from app.settings import Settings
-from app.tables import Entry, Job, JobEvent, JobKind, JobState
+from app.tables import Entry, Job, JobEvent
+from gkl.answers import JobKind, JobState
 from gkl.errors import FailureCode
 from gkl.recipes import digits
 from tests.cluster import PostgresServer, free_port, until

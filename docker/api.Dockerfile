@@ -14,7 +14,7 @@ WORKDIR /build
 # This layer is built anew when dependencies change, and not when the source does.
 COPY pyproject.toml requirements.lock ./
 RUN --mount=type=cache,target=/root/.cache/uv \
-    uv pip install -r pyproject.toml --extra s3 --extra otel -c requirements.lock
+    uv pip install -r pyproject.toml --extra server --extra s3 --extra otel -c requirements.lock
 COPY README.md ./
 COPY app app
 COPY gkl gkl

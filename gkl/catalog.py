@@ -16,6 +16,9 @@ from gkl.zoo import ZOO, ZOO_PREPROCESSING
 
 Norm = Literal["Linf", "L2", "L1"]
 
+LOSS_TITLES = {"trades": "TRADES", "dkl": "DKL", "ikl": "IKL", "gkl": "GKL"}
+"""How a page names the objective of a training, by its name in a spec."""
+
 
 class Dataset(BaseModel):
     """A data set with a fixed train/test split; images are float32 in [0, 1]."""

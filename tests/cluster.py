@@ -27,7 +27,8 @@ from app import job_files, jobs
 from app.database import Database
 from app.lifeline import start_child as start_another_interpreter
 from app.settings import Settings
-from app.tables import Job, JobState
+from app.tables import Job
+from gkl.answers import JobState
 from gkl.spec import EvaluateSpec, TrainSpec
 from tests.commands import Command, start_child
 from worker.prepared import RUN_NAME

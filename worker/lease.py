@@ -13,7 +13,7 @@ from typing import Self
 from app import jobs
 from app.database import DATABASE_AWAY, Database
 from app.errors import StaleAttempt
-from app.tables import JobState
+from gkl.answers import JobState
 from gkl.outcome import Progress, Resources
 
 _log = logging.getLogger(__name__)

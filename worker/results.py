@@ -12,7 +12,8 @@ from sqlalchemy.orm import Session
 from app import external, job_files, jobs, leaderboard, reports
 from app.artifacts import ArtifactStore, StoredFile
 from app.database import Database
-from app.tables import FileKind, JobState
+from app.tables import FileKind
+from gkl.answers import JobState
 from gkl.outcome import Ending, EvaluationOutcome, ExternalOutcome, Failed, ReportOutcome, ShardOutcome, TrainOutcome
 from gkl.spec import EvaluateSpec, TrainSpec
 

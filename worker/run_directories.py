@@ -13,7 +13,8 @@ from app import jobs
 from app.artifacts import disk_now
 from app.database import Database
 from app.settings import Settings
-from app.tables import Job, JobState
+from app.tables import Job
+from gkl.answers import JobState
 
 _log = logging.getLogger(__name__)
 

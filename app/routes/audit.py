@@ -9,8 +9,9 @@ from fastapi import APIRouter, Query, Request, Response
 from app import audit
 from app.access import Admin
 from app.routes.paging import NumberedCursor, link_next
-from app.schemas import AuditPage, AuditView
+from app.schemas import audit_view
 from app.service import ServiceDep
+from gkl.answers import AuditPage
 
 router = APIRouter(prefix="/audit", tags=["administration"])
 
@@ -29,4 +30,4 @@ def list_audit(
         found = audit.page(session, before_id=cursor, limit=limit + 1)
         following = found[limit - 1].id if len(found) > limit else None
         link_next(request, response, following)
-        return AuditPage(records=[AuditView.of(record) for record in found[:limit]], next_cursor=following)
+        return AuditPage(records=[audit_view(record) for record in found[:limit]], next_cursor=following)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -13,8 +14,9 @@ from app.access import Principal, Reader, charge
 from app.certificates import Picture, picture, points_of
 from app.errors import NotFound
 from app.routes.paging import MAX_ID, link_next
-from app.schemas import EvaluationView, PointView
+from app.schemas import evaluation_view
 from app.service import Service, ServiceDep
+from gkl.answers import EvaluationView, PointView
 
 router = APIRouter(prefix="/evaluations", tags=["evaluations"])
 
@@ -44,7 +46,7 @@ class PointPage:
 @router.get("/{evaluation_id}", summary="Look at an evaluation")
 def get_evaluation(service: ServiceDep, evaluation_id: EvaluationId) -> EvaluationView:
     with service.database.reading() as session:
-        return EvaluationView.of(leaderboard.evaluation(session, evaluation_id))
+        return evaluation_view(leaderboard.evaluation(session, evaluation_id))
 
 
 @router.get(
@@ -60,11 +62,17 @@ def get_evaluation(service: ServiceDep, evaluation_id: EvaluationId) -> Evaluati
 )
 def get_certificate(service: ServiceDep, evaluation_id: EvaluationId) -> FileResponse:
     """The proof: every broken point's adversarial example. `gklbench verify FILE --weights W` re-checks it."""
+    return certificate_response(service, _certificate(service, evaluation_id), f"evaluation-{evaluation_id}")
+
+
+def certificate_response(service: Service, sha256: str, name: str) -> FileResponse:
+    """With its digest (RFC 9530), so that whoever downloads it knows whether all of it came."""
+    digest = base64.b64encode(bytes.fromhex(sha256)).decode()
     return FileResponse(
-        service.store.path(_certificate(service, evaluation_id)),
+        service.store.path(sha256),
         media_type="application/octet-stream",
-        filename=f"evaluation-{evaluation_id}.safetensors",
-        headers={"X-Content-Type-Options": "nosniff"},
+        filename=f"{name}.safetensors",
+        headers={"X-Content-Type-Options": "nosniff", "Repr-Digest": f"sha-256=:{digest}:"},
     )
 
 

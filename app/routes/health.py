@@ -18,8 +18,8 @@ from app.access import READS
 from app.broker import broker_problem, hears_relay
 from app.migrations import is_current
 from app.problems import PROBLEM_RESPONSES
-from app.schemas import Readiness as ReadinessView
 from app.service import Service
+from gkl.answers import Readiness as ReadinessView
 
 router = APIRouter(tags=["health"], responses=PROBLEM_RESPONSES)
 

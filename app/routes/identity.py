@@ -8,8 +8,8 @@ from fastapi import APIRouter
 
 from app import quotas
 from app.access import Reader
-from app.schemas import IdentityView, LimitsView, UsedView
 from app.service import ServiceDep
+from gkl.answers import IdentityView, LimitsView, UsedView
 
 router = APIRouter(prefix="/me", tags=["administration"])
 

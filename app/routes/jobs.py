@@ -31,9 +31,10 @@ from app import (
 from app.access import Principal, Reader, Sender
 from app.errors import TooMany
 from app.routes.paging import MAX_ID, NumberedCursor, link_next
-from app.schemas import JobPage, JobView
+from app.schemas import job_view
 from app.service import Service, ServiceDep
-from app.tables import Job, JobEvent, JobKind, JobState
+from app.tables import Job, JobEvent
+from gkl.answers import JobKind, JobPage, JobState, JobView
 from gkl.recipes import RECIPES
 from gkl.spec import JobSpec
 
@@ -283,4 +284,4 @@ def _view(session: Session, job: Job) -> JobView:
 def _views(session: Session, found: list[Job]) -> list[JobView]:
     numbers = [job.id for job in found]
     models, stand = leaderboard.models_of_jobs(session, numbers), reports.entries_of_jobs(session, numbers)
-    return [JobView.of(job, models.get(job.id), stand.get(job.id)) for job in found]
+    return [job_view(job, models.get(job.id), entry_id=stand.get(job.id)) for job in found]

@@ -15,22 +15,21 @@ from app.certificates import Picture
 from app.entity_tags import NOT_MODIFIED, not_modified, tagged
 from app.errors import Conflict, NotFound
 from app.exports import FORMATS, pieces
-from app.routes.evaluations import PointNumber, PointPage, picture_response
+from app.routes.evaluations import PointNumber, PointPage, certificate_response, picture_response
 from app.routes.paging import CURSOR_LENGTH, MAX_ID, NumberedCursor, link_next
-from app.schemas import (
+from app.schemas import board_summary, entry_detail, entry_view, evaluation_view, model_view
+from app.service import Service, ServiceDep
+from gkl.answers import (
     BoardDetail,
     BoardSummary,
     EntryDetail,
     EntryView,
-    EvaluationView,
     ModelDetail,
     ModelInfoFiles,
-    ModelView,
     PointView,
     RankNote,
     Withdrawal,
 )
-from app.service import Service, ServiceDep
 
 router = APIRouter(tags=["leaderboards"])
 
@@ -42,7 +41,7 @@ ExportFormat = Literal["csv", "json", "robustbench", "bibtex", "latex"]
 @router.get("/leaderboards", summary="List the leaderboards")
 def list_leaderboards(service: ServiceDep) -> list[BoardSummary]:
     with service.database.reading() as session:
-        return [BoardSummary.of(board) for board in entries.boards(session)]
+        return [board_summary(board) for board in entries.boards(session)]
 
 
 class _PageOfView(entries.View):
@@ -88,9 +87,9 @@ def get_leaderboard(
         response.headers.update(headers)
         link_next(request, response, following)
         return BoardDetail(
-            **BoardSummary.of(board).model_dump(),
+            **board_summary(board).model_dump(),
             count=entries.count(session, board, view),
-            entries=[EntryView.of(row) for row in found],
+            entries=[entry_view(row) for row in found],
             next_cursor=following,
         )
 
@@ -153,7 +152,7 @@ def get_entry(
         attacks = external.attacks_that_held(session, entry_id, after_id=cursor, limit=limit + 1)
         following = attacks[limit - 1].id if len(attacks) > limit else None
         link_next(request, response, following)
-        return EntryDetail.with_attacks(row, attacks[:limit], following)
+        return entry_detail(row, attacks[:limit], following)
 
 
 @router.get(
@@ -186,12 +185,7 @@ def get_model_info(service: ServiceDep, entry_id: EntryId) -> Response:
 )
 def get_entry_certificate(service: ServiceDep, entry_id: EntryId) -> FileResponse:
     """The evaluation's own, or with external attacks merged. `gklbench verify FILE --weights W` re-checks it."""
-    return FileResponse(
-        service.store.path(_certificate(service, entry_id)),
-        media_type="application/octet-stream",
-        filename=f"entry-{entry_id}.safetensors",
-        headers={"X-Content-Type-Options": "nosniff"},
-    )
+    return certificate_response(service, _certificate(service, entry_id), f"entry-{entry_id}")
 
 
 @router.get("/entries/{entry_id}/points", summary="What became of each point of an entry")
@@ -241,14 +235,14 @@ def withdraw_entry(service: ServiceDep, admin: Admin, entry_id: EntryId, body: W
     """It loses its rank and stays where all can see it, with the reason. Nothing of what was measured changes."""
     with service.database.writing() as session:
         withdraw(session, admin, entry_id, body.reason)
-        return EntryView.of(entries.get(session, entry_id))
+        return entry_view(entries.get(session, entry_id))
 
 
 @router.delete("/entries/{entry_id}/withdrawal", summary="Take a withdrawal back")
 def restore_entry(service: ServiceDep, admin: Admin, entry_id: EntryId) -> EntryView:
     with service.database.writing() as session:
         restore(session, admin, entry_id)
-        return EntryView.of(entries.get(session, entry_id))
+        return entry_view(entries.get(session, entry_id))
 
 
 @router.post("/entries/{entry_id}/rank", summary="Rank an entry in spite of its flags")
@@ -256,7 +250,7 @@ def restore_rank_of_entry(service: ServiceDep, admin: Admin, entry_id: EntryId, 
     """For an entry that has no rank because its flags say that its figure cannot be believed; the note is shown."""
     with service.database.writing() as session:
         restore_rank(session, admin, entry_id, body.note)
-        return EntryView.of(entries.get(session, entry_id))
+        return entry_view(entries.get(session, entry_id))
 
 
 def restore_rank(session: Session, admin: Principal, entry_id: int, note: str) -> None:
@@ -290,8 +284,8 @@ def get_model(
         following = found[limit - 1].id if len(found) > limit else None
         link_next(request, response, following)
         return ModelDetail(
-            **ModelView.of(model).model_dump(),
-            evaluations=[EvaluationView.of(each) for each in found[:limit]],
+            **model_view(model).model_dump(),
+            evaluations=[evaluation_view(each) for each in found[:limit]],
             next_cursor=following,
-            entries=[EntryView.of(row) for row in entries.entries_of(session, model_id).values()],
+            entries=[entry_view(row) for row in entries.entries_of(session, model_id).values()],
         )

@@ -14,8 +14,9 @@ from app.access import Principal, Sender
 from app.artifacts import Incoming
 from app.errors import Conflict
 from app.routes.weights import receive
-from app.schemas import JobView
+from app.schemas import job_view
 from app.service import Service, ServiceDep
+from gkl.answers import JobView
 from gkl.spec import ModelName, Publication
 
 _log = logging.getLogger(__name__)
@@ -108,4 +109,4 @@ def _queue(service: Service, sender: Principal, incoming: Incoming, said: _Said,
             raise Conflict("the service was stopped before it had noted the file, send it again")
         job_id = job.id
     with service.database.reading() as session:
-        return JobView.of(jobs.get(session, job_id), None)
+        return job_view(jobs.get(session, job_id), None)

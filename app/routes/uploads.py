@@ -19,9 +19,10 @@ from app import job_files, uploads
 from app.access import Principal, Sender
 from app.errors import Conflict, OtherVersion, TooLarge, Unprocessable, WrongType
 from app.routes.weights import WRITE_BYTES, keep
-from app.schemas import UploadView
+from app.schemas import upload_view
 from app.service import Service, ServiceDep
-from app.tables import PartialUpload, Scope
+from app.tables import PartialUpload
+from gkl.answers import Scope, UploadView
 
 
 def _same_version(
@@ -165,7 +166,7 @@ def _find(service: Service, sender: Principal, upload_id: str) -> PartialUpload:
 
 def _kept(service: Service, sha256: str) -> UploadView:
     with service.database.reading() as session:
-        return UploadView.of(job_files.upload(session, sha256))
+        return upload_view(job_files.upload(session, sha256))
 
 
 def _end(service: Service, sender: Principal, upload: PartialUpload, file: uploads.Growing) -> UploadView:

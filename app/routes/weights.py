@@ -16,9 +16,10 @@ from app import audit, job_files, quotas, uploads
 from app.access import Principal, Reader, Sender
 from app.artifacts import Incoming, StoredFile
 from app.errors import Conflict, TooLarge, Unprocessable
-from app.schemas import UploadView
+from app.schemas import upload_view
 from app.service import Service, ServiceDep
-from app.tables import PartialUpload, Scope, Upload
+from app.tables import PartialUpload, Upload
+from gkl.answers import Scope, UploadView
 from gkl.errors import InvalidInput
 from gkl.spec import SHA256_PATTERN
 from gkl.weights_format import check_weights_file
@@ -118,7 +119,7 @@ def keep(
         quotas.take_turn(session, submitter)
         if of is not None:
             session.get_one(PartialUpload, of.id).sha256 = stored.sha256
-        view = UploadView.of(job_files.record_upload(session, stored, found, submitter))
+        view = upload_view(job_files.record_upload(session, stored, found, submitter))
         # With them already there: the same file again costs nothing.
         quotas.check_upload_fits(session, submitter, 0)
         audit.record(session, sender.actor, "weights.send", f"weights {stored.sha256}", {"bytes": stored.size_bytes})
@@ -131,7 +132,7 @@ def keep(
 @router.get("/{sha256}", summary="Look at weights that were sent")
 def get_weights(service: ServiceDep, sha256: Annotated[str, InPath(pattern=SHA256_PATTERN)]) -> UploadView:
     with service.database.reading() as session:
-        return UploadView.of(job_files.upload(session, sha256))
+        return upload_view(job_files.upload(session, sha256))
 
 
 @router.get(

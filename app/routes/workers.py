@@ -9,8 +9,9 @@ from fastapi import APIRouter, Query, Request, Response
 
 from app import workers
 from app.routes.paging import LinkedCursor, link_next
-from app.schemas import WorkerView
+from app.schemas import worker_view
 from app.service import ServiceDep
+from gkl.answers import WorkerView
 
 router = APIRouter(prefix="/workers", tags=["workers"])
 
@@ -29,4 +30,4 @@ def list_workers(
         lease = timedelta(seconds=service.settings.lease_seconds)
         found, following = workers.page(session, lease=lease, limit=limit, cursor=cursor)
         link_next(request, response, following)
-        return [WorkerView.of(status) for status in found]
+        return [worker_view(status) for status in found]

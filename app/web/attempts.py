@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from app.tables import JobEvent, JobState
+from app.tables import JobEvent
+from gkl.answers import JobState
 
 
 @dataclass

@@ -20,7 +20,6 @@ from app.errors import NotFound, StoreAway, Unprocessable
 from app.routes.jobs import JobId
 from app.routes.leaderboards import BoardPart, EntryId, restore, restore_rank, withdraw
 from app.routes.paging import MAX_ID
-from app.schemas import RankNote, Withdrawal
 from app.service import Service, ServiceDep
 from app.tables import Entry
 from app.web.boards import board_page
@@ -28,6 +27,7 @@ from app.web.charts import curve_of, survivor_bars
 from app.web.compare import comparison_of
 from app.web.forms import sent_fields
 from app.web.rendering import Chosen, redirect, render
+from gkl.answers import RankNote, Withdrawal
 from gkl.flags import FLAGS
 from gkl.outcome import ReportOutcome
 

@@ -10,7 +10,8 @@ from itertools import accumulate, pairwise
 from markupsafe import Markup, escape
 
 from app.entries import Point
-from app.tables import Evaluation, JobEvent, Provenance
+from app.tables import Evaluation, JobEvent
+from gkl.answers import Provenance
 from gkl.outcome import EpochFinished
 
 WIDTH, HEIGHT = 640, 240

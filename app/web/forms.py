@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from app.errors import Unprocessable
-from app.problems import field_problems
+from gkl.field_problems import field_problems
 from gkl.spec import format_epsilon
 
 NONE = "none"

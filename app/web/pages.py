@@ -14,11 +14,12 @@ from app.database import database_now
 from app.routes.jobs import JobId, cancel, retry
 from app.routes.paging import MAX_ID
 from app.service import ServiceDep
-from app.tables import JobEvent, JobKind, JobState
+from app.tables import JobEvent
 from app.web import board_pages, submit
 from app.web.attempts import attempts
 from app.web.charts import curve_of, record
 from app.web.rendering import Chosen, redirect, render
+from gkl.answers import JobKind, JobState
 from gkl.recipes import RECIPES
 
 router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse, dependencies=[READS])

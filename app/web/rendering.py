@@ -16,15 +16,15 @@ from pydantic import BeforeValidator
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from app import entries, formatting, jobs
+from app import formatting, jobs
 from app.access import CSRF_FIELD, Principal
 from app.errors import Unprocessable
 from app.paths import own_path, root_of
-from app.tables import JobState, Scope
 from app.web.boards import PROVENANCES
 from app.web.forms import sent_fields
 from app.web.rich_text import plain, rich
-from gkl.catalog import ARCHITECTURES, DATASETS
+from gkl.answers import JobState, Scope
+from gkl.catalog import ARCHITECTURES, DATASETS, LOSS_TITLES
 from gkl.spec import format_epsilon
 
 # A form without JavaScript sends an empty text for a choice that was not made.
@@ -63,7 +63,7 @@ def _environment() -> Environment:
     environment.globals.update(
         datasets=DATASETS,
         architectures=ARCHITECTURES,
-        loss_titles=entries.LOSS_TITLES,
+        loss_titles=LOSS_TITLES,
         provenances=PROVENANCES,
         loss_parts=_LOSS_PARTS,
         JobState=JobState,

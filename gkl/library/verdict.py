@@ -15,6 +15,7 @@ from gkl.evaluation.certificate import OWN, write_certificate
 from gkl.evaluation.measurement import MISCLASSIFIED, STANDS, Measurement
 from gkl.files import check_writable
 from gkl.library.pictures import data_uri
+from gkl.library.publishing import Said, publish
 from gkl.outcome import AttackOutcome, Flag, wilson_interval
 from gkl.provenance import git_commit, make_manifest
 from gkl.spec import Evaluation, format_epsilon
@@ -22,6 +23,8 @@ from gkl.spec import Evaluation, format_epsilon
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
+
+    from gkl.answers import EntryView
 
 _SHOWN = 6
 
@@ -274,3 +277,43 @@ class Verdict:
             | {"flags": [flag.model_dump(mode="json") for flag in self.flags]},
         )
         return path
+
+    def publish(
+        self,
+        url: str,
+        *,
+        name: str,
+        token: str | None = None,
+        submitter: str | None = None,
+        architecture: str = "",
+        weights: Path | str | None = None,
+        progress: bool = True,
+        **publication: Any,
+    ) -> EntryView:
+        """Put it on a service's board, and wait until it stands there.
+
+        Without `weights` its certificate is sent: the service checks norms, box, labels and counts in it, cannot ask
+        the network, and shows the row as *reported*, without a rank. With them, and an architecture that it knows, the
+        service measures the network itself, as this verdict was measured, for a row that is *verified*.
+
+        Args:
+            url: address of the service, such as 'http://127.0.0.1:8000'.
+            name: what the network is called.
+            token: of `gklbench token create`, where the service asks for one.
+            submitter: whose it is, where it does not; by default 'anonymous'.
+            architecture: what the network is, in your own words; with `weights` one of the service's names.
+            weights: file of the network's weights: safetensors, or a state dict of torch.save.
+            progress: whether to show a bar, where tqdm is installed.
+            publication: what the board is to say of it: `title`, `authors`, `link`, `venue`, `extra_data`,
+                `synthetic_data`, `footnote`.
+
+        Returns:
+            The row. Each call of the same network and submitter gives the same one.
+
+        Raises:
+            InvalidInput: the verdict is about other images than all of a data set's, what is to be said of it cannot
+                be, or the service's job failed; says why.
+            gkl.client.ClientError: the service refuses or cannot be reached.
+        """
+        said = Said(name, architecture, publication)
+        return publish(self, url, token, said, weights=weights, submitter=submitter, progress=progress)

@@ -28,8 +28,9 @@ from app.embedded import EmbeddedService, StartError
 from app.errors import NotFound, Unauthorized, Unprocessable
 from app.main import create_app
 from app.settings import Settings
-from app.tables import LoginSession, Scope, Token
+from app.tables import LoginSession, Token
 from app.tokens import Limits
+from gkl.answers import Scope
 from tests.app.test_api import assert_problem
 from tests.databases import either_database
 from tests.local import application

@@ -16,7 +16,8 @@ from app.cleanup import clean
 from app.database import Database, database_now
 from app.errors import NotFound
 from app.service import Service
-from app.tables import FileKind, IdempotencyKey, Job, JobEvent, JobFile, JobState, Submitter, WorkerRow
+from app.tables import FileKind, IdempotencyKey, Job, JobEvent, JobFile, Submitter, WorkerRow
+from gkl.answers import JobState
 from gkl.errors import FailureCode
 from gkl.outcome import EpochFinished
 from gkl.recipes import digits

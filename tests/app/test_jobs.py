@@ -14,7 +14,8 @@ from app.artifacts import StoredFile
 from app.database import Database, database_now
 from app.errors import Conflict, NotFound, StaleAttempt, Unprocessable
 from app.outbox import publish_pending, requeue_unclaimed
-from app.tables import FileKind, IdempotencyKey, Job, JobState, OutboxMessage
+from app.tables import FileKind, IdempotencyKey, Job, OutboxMessage
+from gkl.answers import JobState
 from gkl.errors import FailureCode
 from gkl.outcome import AttackFinished, AttackOutcome, Progress
 from gkl.recipes import digits, digits_trades

@@ -17,10 +17,10 @@ from typer.testing import CliRunner, Result
 import gkl
 from app import job_log, jobs, robustbench
 from app.cli import cli
-from app.client import ClientError
 from app.database import Database
 from app.settings import Settings
 from gkl.catalog import ARCHITECTURES
+from gkl.client import ClientError
 from gkl.errors import FailureCode
 from gkl.recipes import RECIPES
 from tests.app.test_entries import ENTRIES

@@ -23,7 +23,8 @@ from kombu import Connection
 from app.database import Database
 from app.service import Service
 from app.settings import Settings
-from app.tables import Entry, Provenance
+from app.tables import Entry
+from gkl.answers import Provenance
 from gkl.outcome import CheckOutcome, Flag
 from tests.app.test_api import assert_problem
 from tests.app.test_leaderboard import measure, train

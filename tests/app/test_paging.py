@@ -22,10 +22,11 @@ from app.certificates import points_of
 from app.database import Database
 from app.entries import COLUMNS, Board, View
 from app.exports import FORMATS
-from app.schemas import EntryView
+from app.schemas import entry_view
 from app.settings import Settings
-from app.tables import Entry, ExternalAttack, JobKind
+from app.tables import Entry, ExternalAttack
 from app.tokens import Limits
+from gkl.answers import JobKind
 from gkl.recipes import digits
 from tests.app.test_access import bearer, token_of
 from tests.app.test_api import SPEC
@@ -191,7 +192,7 @@ def test_a_streamed_json_file_is_what_json_makes_of_the_whole(
     for query in ({}, {"q": "tied"}, {"q": "no such entry"}):
         with database.reading() as session:
             found = entries.search(session, board, View(**query))
-        rows = [EntryView.of(row).model_dump(mode="json") for row in found]
+        rows = [entry_view(row).model_dump(mode="json") for row in found]
         whole = json.dumps({"dataset": "cifar10", "threat_model": "Linf", "entries": rows}, indent=1)
         assert client.get(f"{PATH}/export/json", params=query).text == whole
 

@@ -17,7 +17,7 @@ from app.access import COOKIE
 from app.database import Database
 from app.main import create_app
 from app.settings import _OWN_PATHS, Settings
-from app.tables import Scope
+from gkl.answers import Scope
 from tests.app.test_access import bearer, token_of
 from tests.app.test_entries import ENTRIES
 from tests.app.test_robustbench import LINF, contents

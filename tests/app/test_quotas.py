@@ -19,8 +19,9 @@ from app.errors import TooMany
 from app.main import create_app
 from app.rate_limits import RateLimiter
 from app.settings import Settings
-from app.tables import Job, JobState, Scope, WorkerTime
+from app.tables import Job, WorkerTime
 from app.tokens import Limits
+from gkl.answers import JobState, Scope
 from tests.app.test_access import NO_LIMITS, bearer, guarded, token_of, visitor  # noqa: F401 - fixtures
 from tests.app.test_api import assert_problem
 from tests.local import application, serving

@@ -20,7 +20,8 @@ from app.database import Database, database_now
 from app.errors import TooLarge, TooMany
 from app.service import Service
 from app.settings import Settings
-from app.tables import UNFINISHED, ExternalAttack, FileKind, Job, JobEvent, JobFile, JobState, Model, Scope
+from app.tables import UNFINISHED, ExternalAttack, FileKind, Job, JobEvent, JobFile, Model
+from gkl.answers import JobState, Scope
 from gkl.errors import FailureCode
 from gkl.spec import EvaluateSpec
 from tests.app.test_access import bearer, guarded, token_of, visitor  # noqa: F401 - fixtures

@@ -15,7 +15,8 @@ from sqlalchemy import select
 from app import entries, robustbench
 from app.database import Database
 from app.entries import Board, View
-from app.tables import Entry, Provenance
+from app.tables import Entry
+from gkl.answers import Provenance
 from gkl.errors import InvalidInput
 from tests.app.test_leaderboard import measure, sha, train
 

@@ -23,14 +23,16 @@ from sqlalchemy import update
 from app import job_files, jobs, uploads
 from app.artifacts import StoredFile
 from app.cleanup import clean
-from app.client import Client, ClientError
 from app.database import Database, database_now
 from app.errors import Conflict
 from app.main import create_app
 from app.service import Service
 from app.settings import Settings
-from app.tables import FileKind, JobState, PartialUpload, Scope, Upload
+from app.tables import FileKind, PartialUpload, Upload
 from app.tokens import Limits
+from gkl.answers import JobState, Scope
+from gkl.client import Client, ClientError
+from gkl.client.uploads import Uploader
 from gkl.spec import EvaluateSpec
 from tests.app.test_access import bearer, guarded, token_of, visitor  # noqa: F401 - fixtures
 from tests.app.test_api import assert_problem
@@ -444,24 +446,24 @@ def test_a_client_goes_on_where_a_killed_service_had_it(
             cluster.start_unwaited("api")
 
     starts: list[int] = []
-    go_on = Client._send_piece
+    go_on = Uploader._send_piece
 
-    def counted(self: Client, address: str, path: Path, offset: int, told: Any) -> Any:
+    def counted(self: Uploader, address: str, path: Path, offset: int, told: Any) -> Any:
         starts.append(offset)
         return go_on(self, address, path, offset, told)
 
-    monkeypatch.setattr(Client, "_send_piece", counted)
-    monkeypatch.setattr("app.client._BROKEN_UPLOADS", 20)
-    monkeypatch.setattr("app.client._RECONNECT_SECONDS", 0.2)
+    monkeypatch.setattr(Uploader, "_send_piece", counted)
+    monkeypatch.setattr("gkl.client.uploads._BROKEN_UPLOADS", 20)
+    monkeypatch.setattr("gkl.client.uploads._RECONNECT_SECONDS", 0.2)
     with Client(cluster.url) as client:
-        kept = client.send_weights(path, told=told)
+        kept = client.upload(path, on_progress=told)
         assert kept.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
         assert kept.size_bytes == size
         assert killed
         assert starts[0] == 0
         assert 0 < starts[-1] < size, "not from the beginning again"
         starts.clear()
-        assert client.send_weights(path) == kept
+        assert client.upload(path) == kept
         assert starts == [], "nothing is sent of a file that is there"
 
 
@@ -469,11 +471,11 @@ def test_a_client_goes_on_where_a_killed_service_had_it(
 def test_a_client_gives_up_with_a_sentence(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "weights.safetensors"
     path.write_bytes(FILE)
-    monkeypatch.setattr("app.client._RECONNECT_SECONDS", 0.05)
+    monkeypatch.setattr("gkl.client.uploads._RECONNECT_SECONDS", 0.05)
     with Client(cluster.url) as client:
-        monkeypatch.setattr(client, "_send_piece", lambda *_: (_ for _ in ()).throw(httpx2.ReadError("reset")))
+        monkeypatch.setattr(Uploader, "_send_piece", lambda *_: (_ for _ in ()).throw(httpx2.ReadError("reset")))
         with pytest.raises(ClientError, match="no service answers"):
-            client.send_weights(path)
+            client.upload(path)
 
 
 def test_a_crowd_sends_and_removes_the_same_file(settings: Settings) -> None:

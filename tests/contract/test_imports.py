@@ -12,8 +12,13 @@ import pytest
 ROOT = Path(__file__).parents[2]
 # The command line may reach across rooms.
 COMMAND_LINE = {"app.doctor", "app.cli", "app.process_cli"}
+# Those of its modules that ask a service are its clients, and no part of one.
+CLIENTS = {"app.command_errors", "app.follow", "app.look_cli"}
 APP_MAY_IMPORT_OF_GKL = {
     "gkl",
+    "gkl.addresses",
+    "gkl.answers",
+    "gkl.field_problems",
     "gkl.spec",
     "gkl.outcome",
     "gkl.flags",
@@ -31,10 +36,17 @@ WORKER_MAY_IMPORT_OF_APP = {
         f"app.{name}"
         for name in ("settings", "database", "tables", "jobs", "job_files", "artifacts", "leaderboard", "job_log")
     ),
-    *(f"app.{name}" for name in ("outbox", "broker", "errors", "workers", "formatting", "external", "reports", "job_log")),
+    *(
+        f"app.{name}"
+        for name in ("outbox", "broker", "errors", "workers", "formatting", "external", "reports", "job_log")
+    ),
 }
 TORCH_FREE = [
     "gkl",
+    "gkl.addresses",
+    "gkl.answers",
+    "gkl.client",
+    "gkl.field_problems",
     "gkl.spec",
     "gkl.outcome",
     "gkl.flags",
@@ -93,7 +105,7 @@ def test_the_engine_knows_no_service(name: str, path: Path) -> None:
 def test_the_service_knows_only_the_engines_words(name: str, path: Path) -> None:
     if name in COMMAND_LINE:
         return
-    assert of("gkl", imports(path)) <= APP_MAY_IMPORT_OF_GKL
+    assert of("gkl", imports(path)) <= APP_MAY_IMPORT_OF_GKL | ({"gkl.client"} if name in CLIENTS else set())
     assert not of("worker", imports(path))
     assert not of("torch", imports(path))
 
@@ -101,6 +113,12 @@ def test_the_service_knows_only_the_engines_words(name: str, path: Path) -> None
 @pytest.mark.parametrize(("name", "path"), sorted(modules("worker").items()))
 def test_the_worker_knows_no_page_and_no_route(name: str, path: Path) -> None:
     assert of("app", imports(path)) <= WORKER_MAY_IMPORT_OF_APP
+
+
+@pytest.mark.parametrize(("name", "path"), sorted(modules("gkl").items()))
+def test_only_the_client_speaks_http(name: str, path: Path) -> None:
+    if not of("gkl.client", {name}) and name != "gkl.library.publishing":
+        assert not {name for module in ("httpx2", "gkl.client") for name in of(module, imports(path))}
 
 
 def test_the_runner_knows_only_the_engine() -> None:

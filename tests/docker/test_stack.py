@@ -8,9 +8,8 @@ from collections.abc import Iterator
 import httpx2
 import pytest
 
-from app.client import Client
-from app.schemas import JobView
-from app.tables import JobState
+from gkl.answers import JobState, JobView
+from gkl.client import Client
 from gkl.spec import TrainSpec
 from tests.cluster import until
 from tests.docker.compose_file import ENV_EXAMPLE, MAIN, WORKER_ENV_EXAMPLE, WORKERS, secrets_filled_in

@@ -15,11 +15,11 @@ from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Request,
 from safetensors.numpy import save_file
 
 from app import robustbench
-from app.client import Client
 from app.database import Database
 from app.embedded import EmbeddedService
 from app.settings import Settings
-from app.tables import JobState, Scope
+from gkl.answers import JobState, Scope
+from gkl.client import Client
 from tests.app.test_access import token_of
 from tests.app.test_entries import ENTRIES
 from tests.app.test_robustbench import LINF, contents

@@ -23,8 +23,9 @@ from sqlalchemy import func, select
 
 from app import job_files, jobs, leaderboard
 from app.broker import make_celery, publisher
-from app.client import Client
-from app.tables import Evaluation, FileKind, JobFile, JobState, Model
+from app.tables import Evaluation, FileKind, JobFile, Model
+from gkl.answers import JobState
+from gkl.client import Client
 from gkl.errors import FailureCode
 from gkl.spec import EvaluateSpec, InnerMaximization, ThreatModel, TrainSpec
 from gkl.spec import Evaluation as EvaluationSpec
@@ -150,7 +151,7 @@ def test_a_killed_api_disturbs_no_job_and_its_clients_go_on(cluster: Cluster) ->
     with Client(cluster.url) as client:
         job = client.submit(training())
         states = []
-        for event in client.follow(job.id):
+        for event in client.events(job.id):
             if event.type == "state":
                 states.append(event.data["state"])
             if event.type == "epoch" and event.data["epoch"] == 3:

@@ -15,11 +15,10 @@ import psutil
 import pytest
 from sqlalchemy import create_engine
 
-from app.client import Client
 from app.embedded import EmbeddedService, StartError
-from app.schemas import JobView
 from app.settings import Settings
-from app.tables import JobState
+from gkl.answers import JobState, JobView
+from gkl.client import Client
 from gkl.errors import FailureCode
 from tests import commands
 from tests.cluster import free_port, runs_of, until
@@ -63,12 +62,12 @@ def page(service: EmbeddedService, path: str) -> str:
 def test_a_job_goes_all_the_way(running: EmbeddedService, client: Client) -> None:
     assert "Nothing has been measured yet" in page(running, "/")
     job = client.submit(tiny_train_spec(epochs=12))
-    events = list(client.follow(job.id))
+    events = list(client.events(job.id))
     assert [e.data["state"] for e in events if e.type == "state"] == ["queued", "running", "succeeded"]
     assert any(e.type == "progress" for e in events)
     trained = client.job(job.id)
     (evaluation_id,) = trained.child_ids
-    list(client.follow(evaluation_id))
+    list(client.events(evaluation_id))
     evaluated = client.job(evaluation_id)
     assert evaluated.state is JobState.SUCCEEDED, evaluated.failure
     assert evaluated.model_id == trained.model_id is not None
@@ -183,7 +182,7 @@ def test_ctrl_c_in_training_leaves_no_process_and_a_job_to_go_on_with(tmp_path: 
 
 
 def _second_attempt(client: Client, job: JobView) -> bool:
-    from app.client import ClientError
+    from gkl.client import ClientError
 
     try:
         now = client.job(job.id)

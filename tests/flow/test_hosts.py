@@ -13,7 +13,8 @@ from safetensors.numpy import save
 from sqlalchemy import select
 
 from app import job_log
-from app.tables import Job, JobKind, JobState
+from app.tables import Job
+from gkl.answers import JobKind, JobState
 from gkl.evaluation import verify
 from gkl.spec import InnerMaximization
 from tests.cluster import Cluster, until

@@ -12,7 +12,7 @@ import pytest
 
 from app import job_log
 from app.settings import Settings
-from app.tables import JobState
+from gkl.answers import JobState
 from gkl.spec import InnerMaximization, TrainSpec
 from tests.cluster import Cluster, PostgresServer, until
 from tests.commands import run

@@ -15,10 +15,10 @@ import pytest
 from playwright.sync_api import Browser, expect
 from safetensors.numpy import save_file
 
-from app.client import Client
 from app.database import Database
 from app.embedded import EmbeddedService
 from app.settings import Settings
+from gkl.client import Client
 from gkl.files import sha256_of
 from tests.app.test_access import token_of
 from tests.cluster import free_port, until
@@ -128,8 +128,8 @@ def test_somebody_works_under_a_path_behind_nginx(
         with Client(f"{url}/bench", token) as client:
             assert client.job(1).name == "Under a path"
             save_file({"weight": np.ones(750_000, np.float32)}, weights)
-            assert client.send_weights(weights).sha256 == sha256_of(weights)
-            assert [event.data["state"] for event in client.follow(1) if event.type == "state"][-1] == "succeeded"
+            assert client.upload(weights).sha256 == sha256_of(weights)
+            assert [event.data["state"] for event in client.events(1) if event.type == "state"][-1] == "succeeded"
 
 
 @needs_nginx

@@ -13,7 +13,8 @@ import gkl.spec
 from app import entries, external, jobs, robustbench
 from app.artifacts import ArtifactStore
 from app.database import Database
-from app.tables import Entry, Evaluation, ExternalAttack, FileKind, JobFile, JobState
+from app.tables import Entry, Evaluation, ExternalAttack, FileKind, JobFile
+from gkl.answers import JobState
 from gkl.data import load_test, unit_range
 from gkl.errors import FailureCode
 from gkl.evaluation import verify

@@ -15,7 +15,7 @@ import torch
 from app import job_files, jobs
 from app.artifacts import ArtifactStore
 from app.database import Database
-from app.tables import JobState
+from gkl.answers import JobState
 from gkl.conversion import convert
 from gkl.errors import FailureCode, InvalidInput, Stopped
 from gkl.models import build_model, load_weights

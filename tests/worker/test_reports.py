@@ -16,7 +16,8 @@ from torch import nn
 import gkl
 from app import entries, robustbench
 from app.database import Database
-from app.tables import FileKind, JobFile, JobState
+from app.tables import FileKind, JobFile
+from gkl.answers import JobState
 from gkl.evaluation.certificate import contents_sha256
 from gkl.tensor_files import load_metadata
 from tests.databases import either_database

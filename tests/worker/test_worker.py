@@ -26,7 +26,8 @@ from app.cleanup import clean
 from app.database import Database, database_now
 from app.service import Service
 from app.settings import Settings
-from app.tables import FileKind, Job, JobFile, JobKind, JobState
+from app.tables import FileKind, Job, JobFile
+from gkl.answers import JobKind, JobState
 from gkl.data import load_test
 from gkl.errors import FailureCode
 from gkl.evaluation import verify

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from app.client import Client, ClientError
 from app.database import Database
 from app.settings import Settings
+from gkl.client import Client, ClientError
 from gkl.files import sha256_of
 from tests.app.test_leaderboard import measure, train
 from tests.cluster import free_port
@@ -39,27 +39,27 @@ def weights(tmp_path: Path) -> Path:
 
 def test_pieces_that_a_proxy_refuses_are_halved_once_for_all(url: str, weights: Path) -> None:
     with limited_proxy(url) as proxy, Client(proxy.url) as client:
-        assert client.send_weights(weights).sha256 == sha256_of(weights)
+        assert client.upload(weights).sha256 == sha256_of(weights)
         # 3 MB, 1.5 MB; then 750 kB went through.
         assert proxy.refused == 2
         assert sum(proxy.pieces) == weights.stat().st_size
         save_file({"weight": np.ones(750_000, np.float32)}, weights)
-        client.send_weights(weights)
+        client.upload(weights)
         assert proxy.refused == 2
 
 
 def test_a_proxy_that_ends_the_connection_gets_smaller_pieces_too(
     url: str, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.client._RECONNECT_SECONDS", 0.01)
+    monkeypatch.setattr("gkl.client.uploads._RECONNECT_SECONDS", 0.01)
     with limited_proxy(url, cuts=True) as proxy, Client(proxy.url) as client:
-        assert client.send_weights(weights).sha256 == sha256_of(weights)
+        assert client.upload(weights).sha256 == sha256_of(weights)
 
 
 def test_where_even_the_smallest_piece_is_refused_the_proxy_is_named(url: str, weights: Path) -> None:
     with limited_proxy(url, max_bytes=1000) as proxy, Client(proxy.url) as client:
         with pytest.raises(ClientError, match=r"a proxy between here and http.* refuses even 65536 bytes as too large"):
-            client.send_weights(weights)
+            client.upload(weights)
         with pytest.raises(ClientError, match=r"a proxy between here and http.* refuses the body as too large"):
             client.attack(1, weights, name="a", submitter=None)
 
@@ -67,7 +67,7 @@ def test_where_even_the_smallest_piece_is_refused_the_proxy_is_named(url: str, w
 @pytest.mark.parametrize("status", [200, 302, 401, 413, 502])
 def test_a_page_of_somebody_else_is_a_sentence(url: str, weights: Path, status: int) -> None:
     with limited_proxy(url, status=status) as proxy, Client(proxy.url) as client:
-        for ask in (lambda: client.job(1), lambda: client.send_weights(weights)):
+        for ask in (lambda: client.job(1), lambda: client.upload(weights)):
             with pytest.raises(ClientError) as refused:
                 ask()
             assert "proxy" in str(refused.value)
@@ -90,7 +90,7 @@ def test_an_answer_of_the_service_is_its_sentence(url: str, tmp_path: Path) -> N
     with Client(f"{url}/") as client, pytest.raises(ClientError, match=r"answered 404: There is no job 7\.$"):
         client.job(7)
     with Client(url) as client, pytest.raises(ClientError, match="cannot be read"):
-        client.send_weights(tmp_path)
+        client.upload(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_a_token_with_other_letters_is_a_sentence(database_url: str) -> None:
 def test_where_nothing_answers_each_command_says_so(database_url: str, weights: Path) -> None:
     with Client(f"http://127.0.0.1:{free_port()}") as client:
         for ask in (
-            lambda: client.send_weights(weights),
+            lambda: client.upload(weights),
             lambda: client.attack(1, weights, name="a", submitter=None),
             lambda: client.submit(tiny_train_spec()),
             lambda: client.cancel(1),

@@ -1,0 +1,34 @@
+"""What the OpenAPI document calls each operation, and so what programs made from it call their functions."""
+
+from __future__ import annotations
+
+from fastapi.routing import APIRoute
+
+OF_CLIENT = {
+    "attack_entry": "attack",
+    "cancel_job": "cancel",
+    "create_job": "submit",
+    "export_leaderboard": "export",
+    "follow_job": "events",
+    "get_certificate": "certificate",
+    "get_entry": "entry",
+    "get_identity": "whoami",
+    "get_job": "job",
+    "get_leaderboard": "board",
+    "get_log": "log",
+    "get_model": "model",
+    "get_points": "points",
+    "list_jobs": "jobs",
+    "list_leaderboards": "boards",
+    "list_recipes": "recipes",
+    "list_workers": "workers",
+    "report_verdict": "report",
+    "retry_job": "retry",
+    "send_weights": "upload",
+}
+"""Handlers by name -> the method of `gkl.client.Client` that does the same."""
+
+
+def operation_id(route: APIRoute) -> str:
+    """The client's method where there is one, else the handler's name: unique, and the same whatever the path is."""
+    return OF_CLIENT.get(route.name, route.name)

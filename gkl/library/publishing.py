@@ -1,0 +1,122 @@
+"""From a verdict to a row on a service's board."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from gkl.answers import EntryView, JobView
+from gkl.catalog import DATASETS
+from gkl.client import Client
+from gkl.errors import InvalidInput
+from gkl.files import sha256_of
+from gkl.spec import RANKED_PROTOCOLS, EvaluateSpec, Publication, board_name
+
+if TYPE_CHECKING:
+    from gkl.library.verdict import Verdict
+
+_Said = TypeVar("_Said", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a board is to say of a network."""
+
+    name: str
+    architecture: str
+    publication: dict[str, Any]
+
+
+def publish(
+    verdict: Verdict,
+    url: str,
+    token: str | None,
+    said: Said,
+    *,
+    weights: Path | str | None,
+    submitter: str | None,
+    progress: bool,
+) -> EntryView:
+    """See `Verdict.publish`."""
+    dataset = _dataset_of_a_board(verdict)
+    with Client(url, token) as client:
+        if weights is None:
+            job = _report(verdict, client, said, submitter)
+        else:
+            spec = _spec(verdict, dataset, said, Path(weights))
+            client.upload(weights)
+            job = client.submit(spec, submitter=submitter)
+        return _row_of(client, client.wait(job.id, progress)[0], board_name(dataset, verdict.evaluation))
+
+
+def _row_of(client: Client, ended: JobView, board: str) -> EntryView:
+    address = f"{client.url}/jobs/{ended.id}"
+    if ended.failure is not None:
+        raise InvalidInput(f"{address} failed: {ended.failure.message}")
+    entry_id = ended.entry_id
+    if ended.model_id is not None:
+        entry_id = next((row.id for row in client.model(ended.model_id).entries if row.threat_model == board), None)
+    if entry_id is None:
+        raise InvalidInput(f"{address} is {ended.state}, and no row stands with it")
+    return client.entry(entry_id)
+
+
+def _report(verdict: Verdict, client: Client, said: Said, submitter: str | None) -> JobView:
+    publication = _checked(Publication, said.publication)
+    with tempfile.TemporaryDirectory() as directory:
+        certificate = verdict.save_certificate(Path(directory) / "certificate.safetensors")
+        architecture = said.architecture or verdict.model
+        return client.report(
+            certificate, name=said.name, architecture=architecture, publication=publication, submitter=submitter
+        )
+
+
+def _spec(verdict: Verdict, dataset: str, said: Said, weights: Path) -> EvaluateSpec:
+    if not weights.is_file():
+        raise InvalidInput(f"there is no file {weights}; name the weights of the network")
+    content = {
+        "name": said.name,
+        "dataset": dataset,
+        "architecture": said.architecture,
+        "weights": sha256_of(weights),
+        "evaluation": verdict.evaluation.model_dump(),
+        "publication": said.publication,
+    }
+    return _checked(EvaluateSpec, content)
+
+
+def _dataset_of_a_board(verdict: Verdict) -> str:
+    """
+    Raises:
+        InvalidInput: no board has a place for it.
+    """
+    if verdict.dataset is None:
+        raise InvalidInput(
+            "the verdict is about images of your own, and boards are about data sets; evaluate on one by its name, "
+            "such as data='cifar10'"
+        )
+    expected = DATASETS[verdict.dataset].num_test
+    if verdict.num_points != expected:
+        raise InvalidInput(
+            f"the verdict is about {verdict.num_points} of the {expected} test images of {verdict.dataset}, and a "
+            "board is about all of them; evaluate without num_points"
+        )
+    if verdict.evaluation.protocol not in RANKED_PROTOCOLS:
+        raise InvalidInput(
+            f"the verdict is of protocol {verdict.evaluation.protocol!r}, and a board takes 'standard' and 'plus'"
+        )
+    return verdict.dataset
+
+
+def _checked(kind: type[_Said], content: dict[str, Any]) -> _Said:
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        said = first["msg"].removeprefix("Value error, ")
+        raise InvalidInput(f"{place}: {said}" if place else said) from error
