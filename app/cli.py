@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import signal
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -62,6 +63,11 @@ WeightsKey = Annotated[
 ]
 
 
+Shell = Literal["bash", "zsh", "fish"]
+# What the scripts of `gklbench completion` set when they ask for what may stand next.
+_COMPLETE = "_GKLBENCH_COMPLETE"
+
+
 def _print_version(asked: bool) -> None:
     if asked:
         sys.stdout.write(f"gklbench {gkl.__version__}\n")
@@ -83,8 +89,12 @@ def main() -> None:
         # A name that the terminal cannot show must not end a command.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+    if _COMPLETE in os.environ:
+        from typer.completion import completion_init  # type: ignore[attr-defined]  # noqa: PLC0415
+
+        completion_init()
     try:
-        cli()
+        cli(prog_name="gklbench")
     except Exception as error:
         from app.command_errors import sentence_of  # noqa: PLC0415
 
@@ -215,16 +225,26 @@ def submit(
         str | None, typer.Option(help="For whom it is: workers are shared fairly between submitters.")
     ] = None,
     priority: Annotated[int | None, typer.Option(help="Jobs of higher priority are taken first. Default: 0.")] = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait until the job and what follows it end. Status 1: not all succeeded.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the job as JSON; with --wait as it ended, with its followers.")
+    ] = False,
     url: Url = "http://127.0.0.1:8000",
     token: ClientToken = None,
 ) -> None:
     """Send a job to a service.
 
     Example: `gklbench recipe digits > digits.json; gklbench submit digits.json --follow`
+
+    Example: `gklbench submit digits.json --json --wait | jq .followers[0].model_id`
     """
     from app.follow import run_and_show  # noqa: PLC0415
     from gkl.client import Client  # noqa: PLC0415
 
+    if follow and (as_json or wait):
+        raise InvalidInput("--follow shows progress to people; take --wait alone, or --wait with --json")
     spec = _read_spec(spec_file, weights, weights_key)
     if weights is not None:
         if spec.kind != "evaluate":
@@ -238,7 +258,16 @@ def submit(
             0 if run_and_show(url, spec, console, token=token, submitter=submitter, priority=priority) else 1
         )
     with Client(url, token) as client:
-        _show_state(url, client.submit(spec, submitter=submitter, priority=priority))
+        sent = client.submit(spec, submitter=submitter, priority=priority)
+        ended = client.wait(sent.id, progress=False) if wait else [sent]
+    if as_json:
+        job, *followers = [each.model_dump(mode="json") for each in ended]
+        sys.stdout.write(json.dumps(job | ({"followers": followers} if wait else {}), indent=2) + "\n")
+    else:
+        for each in ended:
+            _show_state(url, each)
+    if wait and any(each.state != "succeeded" for each in ended):
+        raise typer.Exit(1)
 
 
 @cli.command()
@@ -300,6 +329,18 @@ def recipe(name: Annotated[str, typer.Argument(help="Its name: 'gklbench list re
     from gkl.recipes import recipe as find_recipe  # noqa: PLC0415
 
     console.print_json(find_recipe(name).model_dump_json())
+
+
+@cli.command()
+def completion(shell: Annotated[Shell, typer.Argument(help="Whose script.")]) -> None:
+    """Print the script with which a shell completes commands and options.
+
+    Example: `gklbench completion bash >> ~/.bashrc`
+    """
+    from typer.completion import get_completion_script  # type: ignore[attr-defined]  # noqa: PLC0415
+
+    script = get_completion_script(prog_name="gklbench", complete_var=_COMPLETE, shell=shell)
+    sys.stdout.write(script + "\n")
 
 
 # --- the engine without a service --------------------------------------------------------------------------------

@@ -40,6 +40,7 @@ COMMANDS = [
     "export_robustbench",
     "submit",
     "attack",
+    "completion",
     "cancel",
     "retry",
     "recipe",
@@ -224,3 +225,22 @@ def test_a_setting_that_is_nonsense_is_one_sentence(monkeypatch: pytest.MonkeyPa
     assert done.returncode == 1
     assert "gklbench: GKLBENCH_PORT: input should be a valid integer" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_gets_a_script_that_asks_this_command(shell: str) -> None:
+    done = run("completion", shell)
+    assert done.returncode == 0, done.stderr
+    assert f"_GKLBENCH_COMPLETE=complete_{shell}" in done.stdout
+
+
+def test_a_shell_completes_commands_options_and_choices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("_GKLBENCH_COMPLETE", "complete_bash")
+    for words, number, expected in (
+        ("gklbench exp", "1", ["export-robustbench"]),
+        ("gklbench submit --we", "2", ["--weights", "--weights-key"]),
+        ("gklbench list data", "2", ["datasets"]),
+    ):
+        monkeypatch.setenv("COMP_WORDS", words)
+        monkeypatch.setenv("COMP_CWORD", number)
+        assert run("completion").stdout.split() == expected

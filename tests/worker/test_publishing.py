@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,37 +11,13 @@ from safetensors.torch import save_file
 from torch import nn
 
 import gkl
-from app.artifacts import ArtifactStore
-from app.database import Database
-from app.settings import Settings
 from gkl.errors import InvalidInput
 from gkl.evaluation import verify
 from gkl.models import build_model
 from tests.gkl.evaluation.short_attacks import attacks_shortened
-from tests.servers import served
 from tests.specs import NO_FILES
-from worker.tasks import Worker
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-
-
-@pytest.fixture
-def url(settings: Settings, database: Database, store: ArtifactStore) -> Iterator[str]:
-    """A service, and a worker that takes what is due."""
-    stopping = threading.Event()
-    quick = settings.model_copy(update={"heartbeat_seconds": 0.3, "checkpoint_seconds": 0.0})
-    worker = Worker(quick, database, store, name="test", stopping=stopping)
-
-    def work() -> None:
-        while not stopping.wait(0.1):
-            worker.run_all_due()
-
-    with served(settings) as url:
-        thread = threading.Thread(target=work)
-        thread.start()
-        yield url
-        stopping.set()
-        thread.join(timeout=60)
 
 
 def network() -> nn.Module:
