@@ -525,7 +525,7 @@ def _read_spec(path: Path, weights: Path | None = None, weights_key: str | None 
     except ValidationError as error:
         from app.problems import field_problems  # noqa: PLC0415
 
-        lines = [f"{problem.location}: {problem.message}" for problem in field_problems(error.errors())]
+        lines = [f"{problem.location}: {problem.message}" for problem in field_problems(error.errors(), JOB_SPEC)]
         raise InvalidInput(f"{path} is no valid spec:\n  " + "\n  ".join(lines)) from error
 
 

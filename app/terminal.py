@@ -42,7 +42,7 @@ def environment_settings() -> Settings:
 
         problems = [
             f"GKLBENCH_{p.location.upper()}: {p.message}" if p.location else p.message
-            for p in field_problems(error.errors())
+            for p in field_problems(error.errors(), Settings)
         ]
         raise SettingsError(" ".join(problems)) from error
 
