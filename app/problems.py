@@ -178,7 +178,7 @@ def install_error_handlers(app: FastAPI, render_page: RenderPage) -> None:
 
 
 def field_problems(errors: Sequence[Any], validated: TypeAdapter[Any] | type[BaseModel]) -> list[FieldProblem]:
-    """Without the inputs: those may be NaN, which JSON cannot carry, or a secret. `validated`: what raised the errors."""
+    """Without their inputs: those may be NaN, which JSON cannot carry, or a secret. `validated`: what raised them."""
     return [
         FieldProblem(location=".".join(map(str, path)), message=message)
         for path, message in field_errors(errors, validated)
@@ -212,7 +212,7 @@ def _body_type(request: Request) -> TypeAdapter[Any] | None:
 
 @lru_cache
 def _adapter(annotation: Any, discriminator: str | None) -> TypeAdapter[Any]:
-    tagged = annotation if discriminator is None else Annotated[annotation, Field(discriminator=discriminator)]
+    tagged: Any = annotation if discriminator is None else Annotated[annotation, Field(discriminator=discriminator)]
     return TypeAdapter(tagged)
 
 

@@ -39,6 +39,8 @@ class Verdict:
         model: str,
         model_sha256: str,
         num_classes: int,
+        architecture: str = OWN,
+        preprocessing: str | None = None,
     ) -> None:
         self.measurement, self.evaluation, self.data = measurement, evaluation, data
         self.dataset = dataset
@@ -48,6 +50,10 @@ class Verdict:
         self.model_sha256 = model_sha256
         """Over the names, shapes and numbers of its parameters and buffers."""
         self.num_classes = num_classes
+        self.architecture = architecture
+        """Its name in the catalog, by which a certificate can be checked against its weights; 'own' for others."""
+        self.preprocessing = preprocessing
+        """How ImageNet's photographs were resized and cropped; None for other images."""
 
     @property
     def num_points(self) -> int:
@@ -260,6 +266,7 @@ class Verdict:
             dataset_sha256=sha256,
             weights_sha256=self.model_sha256,
             batch_size_used=self.measurement.batch_size_used,
+            preprocessing=self.preprocessing,
         )
         write_certificate(
             path,
@@ -267,7 +274,7 @@ class Verdict:
             self.evaluation,
             data=self.data,
             dataset=self.dataset or OWN,
-            architecture=OWN,
+            architecture=self.architecture,
             weights_sha256=self.model_sha256,
             dataset_sha256=sha256,
             manifest=manifest.model_dump(mode="json"),

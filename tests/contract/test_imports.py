@@ -19,6 +19,7 @@ APP_MAY_IMPORT_OF_GKL = {
     "gkl.flags",
     "gkl.errors",
     "gkl.field_errors",
+    "gkl.paired",
     "gkl.catalog",
     "gkl.corruption_error",
     "gkl.recipes",
@@ -41,6 +42,7 @@ TORCH_FREE = [
     "gkl.flags",
     "gkl.errors",
     "gkl.field_errors",
+    "gkl.paired",
     "gkl.catalog",
     "gkl.corruption_error",
     "gkl.preprocessing",
@@ -129,6 +131,12 @@ for name in sys.argv[1:]:
         [sys.executable, "-c", code, *TORCH_FREE], cwd=ROOT, check=True, capture_output=True, text=True
     )
     return done.stdout.split()
+
+
+def test_paired_counts_need_no_array_library() -> None:
+    code = "import gkl.paired, sys; print(*{'numpy', 'scipy', 'torch', 'pydantic'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert done.stdout.split() == []
 
 
 @pytest.mark.parametrize("module", TORCH_FREE)
