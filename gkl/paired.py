@@ -27,8 +27,11 @@ class PairedCounts:
     both: int
     """Points on which both hold."""
     only_first: int
+    """Points on which the first holds and the second does not."""
     only_second: int
+    """Points on which the second holds and the first does not."""
     neither: int
+    """Points on which neither holds."""
 
     def __post_init__(self) -> None:
         if min(self.both, self.only_first, self.only_second, self.neither) < 0 or self.num_points == 0:
@@ -36,6 +39,7 @@ class PairedCounts:
 
     @property
     def num_points(self) -> int:
+        """N, at least 1."""
         return self.both + self.only_first + self.only_second + self.neither
 
     @property
@@ -55,10 +59,10 @@ class PairedCounts:
 
 
 def mcnemar_exact(only_first: int, only_second: int) -> float:
-    """Two-sided p-value of McNemar's exact test (Psychometrika 12, 1947): where two classifiers are equally good, each
-    point on which they differ is a fair coin.
+    """Two-sided p-value of McNemar's exact test (Psychometrika 12, 1947).
 
-    min(1, 2 P(X <= min(b, c))) for X ~ Binomial(b + c, 1/2), with the counts b and c of the points that only one of
+    Where two classifiers are equally good, each point on which they differ is a fair coin:
+    `min(1, 2 P(X <= min(b, c)))` for X ~ Binomial(b + c, 1/2), with the counts b and c of the points that only one of
     them gets. At the usual 5 % it rejects at most 5 % of equal pairs, of few differing points fewer.
 
     Args:
@@ -85,9 +89,9 @@ def mcnemar_exact(only_first: int, only_second: int) -> float:
 def paired_interval(only_first: int, only_second: int, num_points: int, z: float = _Z95) -> tuple[float, float]:
     """Tango's score interval for the difference of two paired proportions (Statistics in Medicine 17, 1998, p. 891).
 
-    All differences d that the score test does not reject: |b - c - N d| <= z sqrt(N (2 q + d (1 - d))), where q is the
-    most likely share of the points that only the second gets, if d is the true difference. It needs no large counts:
-    its coverage stays near 95 % also where few or no points differ, where Wald's interval has none at all.
+    All differences d that the score test does not reject: `|b - c - N d| <= z sqrt(N (2 q + d (1 - d)))`, where q is
+    the most likely share of the points that only the second gets, if d is the true difference. It needs no large
+    counts: its coverage stays near 95 % also where few or no points differ, where Wald's interval has no width at all.
 
     Args:
         only_first: b, points that only the first gets.

@@ -73,6 +73,7 @@ class Comparison:
 
     @property
     def num_points(self) -> int:
+        """How many points both were evaluated on."""
         return self.counts.num_points
 
     @property
@@ -88,7 +89,8 @@ class Comparison:
 
     @property
     def p_value(self) -> float:
-        """Two-sided p-value of McNemar's exact test (`gkl.paired.mcnemar_exact`)."""
+        """Two-sided p-value of McNemar's exact test (`gkl.paired.mcnemar_exact`): how often chance alone would make two
+        equally good networks differ at least so much."""
         return self.counts.p_value
 
     @property

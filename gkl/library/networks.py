@@ -78,8 +78,8 @@ def load_weights(
         weights_key: which network of the file, where it holds several, such as 'state_dict_ema'.
 
     Returns:
-        The network, on the CPU and in evaluation mode: images (B, channels, height, width) in [0, 1] to logits
-        (B, classes).
+        The network, on the CPU and in evaluation mode. It takes images (B, channels, height, width) in [0, 1] and
+        returns logits (B, classes).
 
     Raises:
         InvalidInput: the file is missing, damaged or of another network; it does not say which network it is and

@@ -27,7 +27,10 @@ _SHOWN = 6
 
 
 class Verdict:
-    """What `gkl.evaluate` found. Accuracies are shares of 1."""
+    """What `gkl.evaluate` found. Accuracies are shares of 1.
+
+    `measurement` has the outcome point by point, `evaluation` the options and `data` the images that were attacked.
+    """
 
     def __init__(
         self,
@@ -48,7 +51,7 @@ class Verdict:
         self.model = model
         """What the network calls itself."""
         self.model_sha256 = model_sha256
-        """Over the names, shapes and numbers of its parameters and buffers."""
+        """Over the names, shapes and numbers of its parameters and buffers; after `gkl.train`, that of the file."""
         self.num_classes = num_classes
         self.architecture = architecture
         """Its name in the catalog, by which a certificate can be checked against its weights; 'own' for others."""
@@ -57,6 +60,7 @@ class Verdict:
 
     @property
     def num_points(self) -> int:
+        """How many points were attacked."""
         return self.measurement.num_points
 
     @property
