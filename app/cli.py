@@ -562,9 +562,9 @@ def _read_spec(path: Path, weights: Path | None = None, weights_key: str | None 
     except RecursionError as error:
         raise InvalidInput(f"{path} has brackets within brackets too many levels deep for a spec") from error
     except ValidationError as error:
-        from gkl.field_problems import field_problems  # noqa: PLC0415
+        from gkl.field_errors import field_problems  # noqa: PLC0415
 
-        problems = field_problems(error.errors())
+        problems = field_problems(error.errors(), JOB_SPEC)
         if weights_key is not None and [problem.location for problem in problems] == ["weights_key"]:
             raise InvalidInput(f"--weights-key: {problems[0].message}") from error
         lines = [f"{problem.location}: {problem.message}" for problem in problems]

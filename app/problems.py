@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from functools import lru_cache
 from http import HTTPStatus
-from typing import Any
+from itertools import groupby
+from typing import Annotated, Any
 
 from asgi_correlation_id import correlation_id
 from fastapi import FastAPI, Request
 from fastapi.encoders import jsonable_encoder
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
+from pydantic import Field, TypeAdapter
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
@@ -24,7 +27,7 @@ from app.head_requests import methods_at
 from app.paths import own_path, root_of
 from gkl.answers import FieldProblem, Problem
 from gkl.errors import NoSpaceLeft
-from gkl.field_problems import field_problems
+from gkl.field_errors import field_errors
 
 _log = logging.getLogger(__name__)
 
@@ -97,7 +100,7 @@ def install_error_handlers(app: FastAPI, render_page: RenderPage) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def validation_error(request: Request, error: RequestValidationError) -> Response:
-        problems = field_problems(error.errors())
+        problems = _request_problems(request, error.errors())
         detail = " ".join(f"{p.location}: {p.message}" for p in problems[:3])
         if len(problems) > 3:
             detail += f" And {len(problems) - 3} more, listed under 'errors'."
@@ -138,6 +141,37 @@ def install_error_handlers(app: FastAPI, render_page: RenderPage) -> None:
             f"The service failed to answer, its log has the cause under request {correlation_id.get()}. Try again, "
             "and tell its owner that number if it goes on.",
         )
+
+
+def _request_problems(request: Request, errors: Sequence[Any]) -> list[FieldProblem]:
+    """Those of a request, whose locations begin with the part of it that they are in: 'body.epochs', 'query.state'."""
+    problems = []
+    for part, group in groupby(errors, key=lambda raw: raw["loc"][0]):
+        validated = _body_type(request) if part == "body" else None
+        inside = [{**raw, "loc": raw["loc"][1:], "msg": _told(raw)} for raw in group]
+        problems += [
+            FieldProblem(location=".".join(map(str, (part, *path))), message=message)
+            for path, message in field_errors(inside, validated)
+        ]
+    return problems
+
+
+def _told(raw: Any) -> str:
+    if raw["type"] == "json_invalid":
+        return f"the body is not JSON ({raw.get('ctx', {}).get('error', raw['msg'])})"
+    return str(raw["msg"])
+
+
+def _body_type(request: Request) -> TypeAdapter[Any] | None:
+    """What the route reads its body as."""
+    field = getattr(request.scope.get("route"), "body_field", None)
+    return None if field is None else _adapter(field.field_info.annotation, field.field_info.discriminator)
+
+
+@lru_cache
+def _adapter(annotation: Any, discriminator: str | None) -> TypeAdapter[Any]:
+    tagged: Any = annotation if discriminator is None else Annotated[annotation, Field(discriminator=discriminator)]
+    return TypeAdapter(tagged)
 
 
 def _methods_at(request: Request) -> list[str]:

@@ -44,11 +44,11 @@ def environment_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        from gkl.field_problems import field_problems  # noqa: PLC0415
+        from gkl.field_errors import field_problems  # noqa: PLC0415
 
         problems = [
             f"GKLBENCH_{p.location.upper()}: {p.message}" if p.location else p.message
-            for p in field_problems(error.errors())
+            for p in field_problems(error.errors(), Settings)
         ]
         raise SettingsError(" ".join(problems)) from error
 

@@ -3,13 +3,34 @@
 from __future__ import annotations
 
 import re
+import sys
+from pathlib import Path
+from typing import Any
 
 from sphinx.application import Sphinx
+from sphinx.ext.napoleon import Config, GoogleDocstring
+
+# The reference is made from this checkout's docstrings.
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 project = "GKL Bench"
-extensions = ["myst_parser"]
+extensions = ["myst_parser", "sphinx.ext.autodoc"]
 exclude_patterns = ["images"]
 nitpicky = True
+# Types of other projects lead nowhere, since nothing is fetched.
+nitpick_ignore_regex = [("py:(class|obj|exc|data)", r"(?!gkl\.(errors|library|Verdict|Comparison|Training)).*")]
+
+# '8/255' is to be copied.
+smartquotes = False
+# Docstrings are written with single backticks around code.
+default_role = "code"
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+# What a name says better than its members.
+autodoc_type_aliases = {"Data": "Data"}
+python_use_unqualified_type_names = True
+# One argument a line.
+python_maximum_signature_line_length = 60
 
 # Links to headings are written as a repository's browser makes them.
 myst_heading_anchors = 3
@@ -43,5 +64,13 @@ def _toctree(part: str) -> str:
     return f"\n\n```{{toctree}}\n:hidden:\n{caption}\n" + "\n".join(pages) + "\n```\n\n"
 
 
+def read_sections(app: Sphinx, what: str, name: str, *others: Any) -> None:
+    """Args, Returns and Raises as lists. A sentence about an attribute has none, and may have a colon."""
+    obj, options, lines = others
+    if what not in ("attribute", "data", "property"):
+        lines[:] = GoogleDocstring(lines, Config(napoleon_use_rtype=False), app, what, name, obj, options).lines()
+
+
 def setup(app: Sphinx) -> None:
     app.connect("source-read", add_toctree)
+    app.connect("autodoc-process-docstring", read_sections)

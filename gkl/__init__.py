@@ -11,14 +11,36 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gkl.library.comparison import Comparison, compare
     from gkl.library.evaluation import evaluate
+    from gkl.library.networks import load_model, load_weights
+    from gkl.library.training import Training, train
     from gkl.library.verdict import Verdict
 
 __version__ = "0.1.0"
-__all__ = ["Verdict", "__version__", "evaluate"]
+__all__ = [
+    "Comparison",
+    "Training",
+    "Verdict",
+    "__version__",
+    "compare",
+    "evaluate",
+    "load_model",
+    "load_weights",
+    "train",
+]
 
 # Where each name is, to be loaded when it is asked for.
-_PLACES = {"Verdict": "gkl.library.verdict", "evaluate": "gkl.library.evaluation"}
+_PLACES = {
+    "Comparison": "gkl.library.comparison",
+    "Training": "gkl.library.training",
+    "Verdict": "gkl.library.verdict",
+    "compare": "gkl.library.comparison",
+    "evaluate": "gkl.library.evaluation",
+    "load_model": "gkl.library.networks",
+    "load_weights": "gkl.library.networks",
+    "train": "gkl.library.training",
+}
 
 
 def __getattr__(name: str) -> Any:

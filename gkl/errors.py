@@ -37,22 +37,32 @@ class GklError(Exception):
 
 
 class InvalidInput(GklError):
+    """The spec, the data or the weights cannot be used as given."""
+
     code = FailureCode.INVALID_INPUT
 
 
 class NonFiniteLoss(GklError):
+    """The loss became NaN or infinite; the last checkpoint remains."""
+
     code = FailureCode.NON_FINITE_LOSS
 
 
 class NoSpaceLeft(GklError):
+    """The disk is full; what was saved remains."""
+
     code = FailureCode.NO_SPACE_LEFT
 
 
 class OutOfMemory(GklError):
+    """The device's memory does not suffice."""
+
     code = FailureCode.OUT_OF_MEMORY
 
 
 class InvalidVerdict(GklError):
+    """A result did not survive its own check; none is recorded."""
+
     code = FailureCode.INTERNAL
 
 

@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from app.errors import Unprocessable
-from gkl.field_problems import field_problems
+from gkl.field_errors import field_errors
 from gkl.spec import format_epsilon
 
 NONE = "none"
@@ -47,11 +47,14 @@ def parse(model: type[BaseModel], sent: Mapping[str, str]) -> dict[str, Any]:
     return _parse(model, sent, "")
 
 
-def errors_of(error: ValidationError) -> dict[str, list[str]]:
-    """By dotted path; '' for those about the spec as a whole."""
+def errors_of(error: ValidationError, model: type[BaseModel]) -> dict[str, list[str]]:
+    """By dotted path, that of the field for an entry of a list; '' for those about the spec as a whole."""
     found: dict[str, list[str]] = {}
-    for problem in field_problems(error.errors(include_input=False, include_url=False)):
-        found.setdefault(problem.location, []).append(problem.message)
+    for path, message in field_errors(error.errors(include_input=False, include_url=False), model):
+        positions = [part for part in path if isinstance(part, int)]
+        entry = f"entry {positions[-1] + 1}: " if positions else ""
+        name = ".".join(part for part in path if isinstance(part, str))
+        found.setdefault(name, []).append(entry + message)
     return found
 
 

@@ -85,7 +85,7 @@ def form_of(
     try:
         spec = SPECS[kind].model_validate(dict(values))
     except ValidationError as error:
-        errors = errors_of(error)
+        errors = errors_of(error, SPECS[kind])
     if refusal is not None:
         # What only the service can know names its field like the rest.
         field, colon, sentence = str(refusal).partition(": ")

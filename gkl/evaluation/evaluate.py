@@ -200,7 +200,7 @@ def verify(
     claimed = read_certificate(certificate)
     if claimed.architecture == OWN:
         known = claimed.dataset != OWN
-        data = load_test(claimed.dataset, datasets_dir, claimed.num_points) if known else None
+        data = load_test(claimed.dataset, datasets_dir, claimed.num_points, claimed.preprocessing) if known else None
         return verify_certificate(claimed, None, data)
     selected = select_device(device)
     set_tensor_float_32(False)

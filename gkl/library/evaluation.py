@@ -20,10 +20,12 @@ from gkl.evaluation.inputs import checked_images
 from gkl.evaluation.measurement import measure
 from gkl.files import check_writable
 from gkl.library.images import Data, image_set
+from gkl.library.networks import PREPROCESSING_ATTRIBUTE, preprocessing_named
 from gkl.library.progress import progress_bar
 from gkl.library.undisturbed import undisturbed
 from gkl.library.verdict import Verdict
 from gkl.models.normalization import Normalization
+from gkl.preprocessing import DEFAULT_PREPROCESSING, Preprocessing
 from gkl.spec import Evaluation
 
 Numbers = float | tuple[float, ...] | list[float]
@@ -45,6 +47,7 @@ def evaluate(
     mean: Numbers | None = None,
     std: Numbers | None = None,
     num_classes: int | None = None,
+    preprocessing: str | None = None,
     output: Path | str | None = None,
     progress: bool = True,
     datasets_dir: Path | str | None = None,
@@ -77,6 +80,9 @@ def evaluate(
             normalization is put in front of the model, so that attacks work on the images themselves.
         std: the other half of it.
         num_classes: C; by default the model is asked.
+        preprocessing: how the photographs of "imagenet" are resized and cropped, by a name of
+            `gkl.preprocessing.PREPROCESSINGS`; by default as the model was published, where `gkl.load_model` built it,
+            else 'Res256Crop224'.
         output: a folder for finished parts of an `nn.Module`. Interrupted, the same call goes on from them.
         progress: whether to show a bar, where tqdm is installed.
         datasets_dir: where the files of a named data set are; by default what GKLBENCH_DATASETS_DIR names, else the
@@ -86,7 +92,8 @@ def evaluate(
         InvalidInput: the data, the options or the model's answers cannot be used; says what was found.
         OutOfMemory: not even one image at once fits on the device.
     """
-    images, dataset = image_set(data, num_points=num_points, datasets_dir=datasets_dir)
+    prepared = _preprocessing(model, data, preprocessing)
+    images, dataset = image_set(data, num_points=num_points, datasets_dir=datasets_dir, preprocessing=prepared)
     evaluation = _evaluation(
         dataset,
         norm=norm,
@@ -120,7 +127,16 @@ def evaluate(
         model=_name_of(model),
         model_sha256=model_sha256,
         num_classes=num_classes,
+        preprocessing=None if prepared is None else prepared.name,
     )
+
+
+def _preprocessing(model: Any, data: Data, given: str | None) -> Preprocessing | None:
+    if not isinstance(data, str) or data != "imagenet":
+        if given is not None:
+            raise InvalidInput('preprocessing is for the data set "imagenet"; prepare images of your own before')
+        return None
+    return preprocessing_named(given or getattr(model, PREPROCESSING_ATTRIBUTE, None) or DEFAULT_PREPROCESSING.name)
 
 
 def _evaluation(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -15,15 +14,22 @@ from gkl.catalog import DATASETS, unknown_name_message
 from gkl.data import ImageSet
 from gkl.data.loading import load_test
 from gkl.errors import InvalidInput
+from gkl.library.folders import datasets_folder
+from gkl.preprocessing import Preprocessing
 
 Data: TypeAlias = "str | ImageSet | tuple[Any, Any] | Iterable[Any]"
 """A data set's name; images and labels; or what yields them: a DataLoader of batches, a Dataset of single images."""
 
 _CHANNELS = (1, 3, 4)
-DATASETS_DIR_VARIABLE = "GKLBENCH_DATASETS_DIR"
 
 
-def image_set(data: Data, *, num_points: int | None, datasets_dir: Path | str | None) -> tuple[ImageSet, str | None]:
+def image_set(
+    data: Data,
+    *,
+    num_points: int | None,
+    datasets_dir: Path | str | None,
+    preprocessing: Preprocessing | None = None,
+) -> tuple[ImageSet, str | None]:
     """
     Args:
         data: a name of `gkl.catalog.DATASETS`, a pair of arrays, a DataLoader or a Dataset. Images (N, channels,
@@ -31,6 +37,7 @@ def image_set(data: Data, *, num_points: int | None, datasets_dir: Path | str | 
         num_points: take the first so many; None takes all.
         datasets_dir: where the files of data sets are, each in a folder of its name; by default what the environment
             variable GKLBENCH_DATASETS_DIR names, else the service's own folder.
+        preprocessing: how ImageNet's photographs are resized and cropped, where it is named.
 
     Returns:
         A copy of the images with channels first, so that nothing can be written into the caller's; and the data set's
@@ -45,7 +52,7 @@ def image_set(data: Data, *, num_points: int | None, datasets_dir: Path | str | 
     if isinstance(data, str):
         if data not in DATASETS:
             raise InvalidInput(unknown_name_message("data set", data, DATASETS))
-        found, name = load_test(data, _datasets_dir(datasets_dir), num_points), data
+        found, name = load_test(data, datasets_folder(datasets_dir), num_points, preprocessing), data
     elif isinstance(data, ImageSet):
         found = ImageSet(data.images.clone(), data.labels.clone())
     elif isinstance(data, tuple | list) and len(data) == 2:
@@ -62,10 +69,6 @@ def channels_first(images: Tensor) -> Tensor:
     if images.dim() == 4 and images.shape[1] not in _CHANNELS and images.shape[3] in _CHANNELS:
         return images.permute(0, 3, 1, 2)
     return images
-
-
-def _datasets_dir(given: Path | str | None) -> Path:
-    return Path(given or os.environ.get(DATASETS_DIR_VARIABLE) or "gklbench-data/datasets")
 
 
 def _tensor(given: Any, what: str) -> Tensor:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from gkl.outcome import AttackFinished, Event, Progress
+from gkl.outcome import AttackFinished, EpochFinished, Event, Progress
+
+_TOLD_BY_DETAIL = ("training", "selection")
 
 
 @contextmanager
@@ -25,12 +27,14 @@ def progress_bar(*, shown: bool) -> Iterator[Callable[[Event], None]]:
             nonlocal standing
             if isinstance(event, Progress):
                 left = "" if event.seconds_left is None else f"at most {tqdm.format_interval(event.seconds_left)} left"
-                bar.set_description_str(
-                    ", ".join(part for part in (event.stage, standing, left) if part), refresh=False
-                )
+                stage = event.detail if event.stage in _TOLD_BY_DETAIL else event.stage
+                bar.set_description_str(", ".join(part for part in (stage, standing, left) if part), refresh=False)
                 bar.n = 100 * event.fraction
                 bar.refresh()
             elif isinstance(event, AttackFinished):
                 standing = f"{event.outcome.survivors} points stand"
+            elif isinstance(event, EpochFinished):
+                clean, adversarial = 100 * event.clean_accuracy, 100 * event.adversarial_accuracy
+                standing = f"clean {clean:.1f} %, adversarial {adversarial:.1f} %"
 
         yield report

@@ -13,6 +13,7 @@ from gkl.answers import EntryView, JobView
 from gkl.catalog import DATASETS
 from gkl.client import Client
 from gkl.errors import InvalidInput
+from gkl.field_errors import field_problems
 from gkl.files import sha256_of
 from gkl.spec import RANKED_PROTOCOLS, EvaluateSpec, Publication, board_name
 
@@ -116,7 +117,5 @@ def _checked(kind: type[_Said], content: dict[str, Any]) -> _Said:
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        said = first["msg"].removeprefix("Value error, ")
-        raise InvalidInput(f"{place}: {said}" if place else said) from error
+        first = field_problems(error.errors(), kind)[0]
+        raise InvalidInput(f"{first.location}: {first.message}" if first.location else first.message) from error

@@ -28,12 +28,10 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         for m in model.modules()
     ]
     tensors = [(t, t.data, t.detach().clone(), t.requires_grad, t.grad) for t in _tensors(model)]
-    streams = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
-    precisions = torch.backends.cudnn.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision  # type: ignore[attr-defined]
-    set_tensor_float_32(False)
     try:
-        yield
+        with own_streams():
+            set_tensor_float_32(False)
+            yield
     finally:
         for module, attributes in modules:
             _restore(module, attributes)
@@ -44,6 +42,20 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
             if tensor.is_leaf:
                 tensor.requires_grad_(requires_grad)
                 tensor.grad = grad
+
+
+@contextmanager
+def own_streams() -> Iterator[None]:
+    """Within, anything may draw random numbers and choose the precision of products; afterwards both are as before.
+
+    Streams: Python's, NumPy's and torch's, on the CPU and where CUDA was used before.
+    """
+    streams = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    precisions = torch.backends.cudnn.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
         random.setstate(streams[0])
         np.random.set_state(streams[1])
         torch.set_rng_state(streams[2])

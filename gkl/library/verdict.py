@@ -30,7 +30,10 @@ _SHOWN = 6
 
 
 class Verdict:
-    """What `gkl.evaluate` found. Accuracies are shares of 1."""
+    """What `gkl.evaluate` found. Accuracies are shares of 1.
+
+    `measurement` has the outcome point by point, `evaluation` the options and `data` the images that were attacked.
+    """
 
     def __init__(
         self,
@@ -42,6 +45,8 @@ class Verdict:
         model: str,
         model_sha256: str,
         num_classes: int,
+        architecture: str = OWN,
+        preprocessing: str | None = None,
     ) -> None:
         self.measurement, self.evaluation, self.data = measurement, evaluation, data
         self.dataset = dataset
@@ -49,11 +54,16 @@ class Verdict:
         self.model = model
         """What the network calls itself."""
         self.model_sha256 = model_sha256
-        """Over the names, shapes and numbers of its parameters and buffers."""
+        """Over the names, shapes and numbers of its parameters and buffers; after `gkl.train`, that of the file."""
         self.num_classes = num_classes
+        self.architecture = architecture
+        """Its name in the catalog, by which a certificate can be checked against its weights; 'own' for others."""
+        self.preprocessing = preprocessing
+        """How ImageNet's photographs were resized and cropped; None for other images."""
 
     @property
     def num_points(self) -> int:
+        """How many points were attacked."""
         return self.measurement.num_points
 
     @property
@@ -263,6 +273,7 @@ class Verdict:
             dataset_sha256=sha256,
             weights_sha256=self.model_sha256,
             batch_size_used=self.measurement.batch_size_used,
+            preprocessing=self.preprocessing,
         )
         write_certificate(
             path,
@@ -270,7 +281,7 @@ class Verdict:
             self.evaluation,
             data=self.data,
             dataset=self.dataset or OWN,
-            architecture=OWN,
+            architecture=self.architecture,
             weights_sha256=self.model_sha256,
             dataset_sha256=sha256,
             manifest=manifest.model_dump(mode="json")

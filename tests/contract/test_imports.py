@@ -18,11 +18,12 @@ APP_MAY_IMPORT_OF_GKL = {
     "gkl",
     "gkl.addresses",
     "gkl.answers",
-    "gkl.field_problems",
     "gkl.spec",
     "gkl.outcome",
     "gkl.flags",
     "gkl.errors",
+    "gkl.field_errors",
+    "gkl.paired",
     "gkl.catalog",
     "gkl.corruption_error",
     "gkl.recipes",
@@ -46,11 +47,12 @@ TORCH_FREE = [
     "gkl.addresses",
     "gkl.answers",
     "gkl.client",
-    "gkl.field_problems",
     "gkl.spec",
     "gkl.outcome",
     "gkl.flags",
     "gkl.errors",
+    "gkl.field_errors",
+    "gkl.paired",
     "gkl.catalog",
     "gkl.corruption_error",
     "gkl.preprocessing",
@@ -145,6 +147,12 @@ for name in sys.argv[1:]:
         [sys.executable, "-c", code, *TORCH_FREE], cwd=ROOT, check=True, capture_output=True, text=True
     )
     return done.stdout.split()
+
+
+def test_paired_counts_need_no_array_library() -> None:
+    code = "import gkl.paired, sys; print(*{'numpy', 'scipy', 'torch', 'pydantic'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert done.stdout.split() == []
 
 
 @pytest.mark.parametrize("module", TORCH_FREE)

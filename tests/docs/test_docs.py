@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import pytest
 
+import gkl
 from tests.docs.shell_blocks import ROOT
 
 DOCS = ROOT / "docs"
@@ -116,6 +119,43 @@ def test_pictures_bring_everything_with_them() -> None:
         assert "prefers-color-scheme: dark" in text
     for photo in (DOCS / "images").glob("*.png"):
         assert photo.stat().st_size < 300_000
+
+
+# --- the reference -----------------------------------------------------------------------------------------------
+
+
+def _public() -> dict[str, Any]:
+    return {name: getattr(gkl, name) for name in gkl.__all__ if name != "__version__"}
+
+
+def test_the_reference_has_every_public_name(html: Path) -> None:
+    page = (html / "reference.html").read_text(encoding="utf-8")
+    for name, found in _public().items():
+        assert f'id="gkl.{name}"' in page, name
+        if inspect.isclass(found):
+            for member in vars(found):
+                assert member.startswith("_") or f'id="gkl.{name}.{member}"' in page, f"{name}.{member}"
+
+
+def test_public_docstrings_say_what_comes_in_and_what_may_go_wrong() -> None:
+    for name, found in _public().items():
+        text = inspect.getdoc(found)
+        assert text, name
+        if inspect.isclass(found):
+            for member, value in vars(found).items():
+                assert member.startswith("_") or inspect.getdoc(value), f"{name}.{member}"
+            continue
+        arguments = text.partition("Args:\n")[2].partition("\n\n")[0]
+        described = re.findall(r"^    (\w+): ", arguments, flags=re.MULTILINE)
+        assert described == list(inspect.signature(found).parameters), name
+        assert "Raises:\n    InvalidInput: " in text, name
+
+
+def test_signatures_read_as_they_are_written(html: Path) -> None:
+    page = (html / "reference.html").read_text(encoding="utf-8")
+    for unreadable in ("ForwardRef", "torch.nn.modules", "&lt;factory&gt;", "object at 0x", "_SHOWN"):
+        assert unreadable not in page
+    assert "'8/255'" in page.replace("&#39;", "'")
 
 
 # --- what pages say of the program -------------------------------------------------------------------------------

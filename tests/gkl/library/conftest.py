@@ -39,12 +39,16 @@ def _state() -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
-@pytest.fixture
-def model() -> nn.Module:
+def trained_model() -> nn.Module:
     """For digits, right on nearly all of them, in training mode."""
     model = build_model("tiny_cnn", "digits")
     model.load_state_dict(_state())
     return model.train()
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    return trained_model()
 
 
 @pytest.fixture

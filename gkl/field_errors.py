@@ -1,0 +1,139 @@
+"""What pydantic finds wrong with a spec: at the keys that the sender wrote, in sentences that say what to do.
+
+pydantic puts the chosen member of a union into an error's location, where the sender's JSON has no such key:
+`schedule.piecewise.milestones`. Which parts those are is read from the schema that was validated, so that no union can
+be forgotten, and a field that is called like a member keeps its name. Free of torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel, TypeAdapter
+
+from gkl.answers import FieldProblem
+
+Path = tuple[str | int, ...]
+
+
+class FieldError(NamedTuple):
+    path: Path
+    """Keys and positions in what was sent; empty for an error about the whole."""
+    message: str
+    """What is wrong and what would be right, in a sentence that ends with a full stop or a question mark."""
+
+
+def field_errors(errors: Sequence[Any], validated: TypeAdapter[Any] | type[BaseModel] | None) -> list[FieldError]:
+    """Every field at fault, once.
+
+    Args:
+        errors: of a `ValidationError`.
+        validated: what raised it; None where that is not known, and has no unions.
+
+    >>> from gkl.spec import JOB_SPEC
+    >>> tag = ("train", "schedule", "piecewise", "factor")
+    >>> field_errors([{"type": "missing", "loc": tag, "msg": "Field required"}], JOB_SPEC)
+    [FieldError(path=('schedule', 'factor'), message='field required.')]
+    """
+    schema: Any = getattr(validated, "core_schema", None) or getattr(validated, "__pydantic_core_schema__", None)
+    found: list[FieldError] = []
+    before: Path | None = None
+    for raw in errors:
+        walked = _walk(schema, tuple(raw["loc"]))
+        message = _sentence(raw, walked.fields)
+        if walked.union is not None and walked.union == before:
+            # The members of a plain union refuse a value one by one.
+            found[-1] = FieldError(walked.path, f"{found[-1].message.rstrip('.')}, or {message}")
+        else:
+            found.append(FieldError(walked.path, message))
+        before = walked.union
+    return found
+
+
+def field_problems(errors: Sequence[Any], validated: TypeAdapter[Any] | type[BaseModel]) -> list[FieldProblem]:
+    """`field_errors` as the service tells them, each place as one name: 'schedule.milestones.0'."""
+    return [
+        FieldProblem(location=".".join(map(str, path)), message=message)
+        for path, message in field_errors(errors, validated)
+    ]
+
+
+def _sentence(raw: Any, known: Iterable[str]) -> str:
+    if raw["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(raw["loc"][-1]), known, n=2, cutoff=0.7)
+        if near:
+            return f"unknown field; did you mean {' or '.join(near)}?"
+        return "unknown field; remove it, or correct its name."
+    message = str(raw["msg"]).removeprefix("Value error, ")
+    # A name keeps its capitals.
+    first = message[:1] if message[1:2].isupper() else message[:1].lower()
+    return first + message[1:].rstrip(".") + ("" if message.endswith("?") else ".")
+
+
+class _Walked(NamedTuple):
+    path: Path
+    """The location without what names a union's members."""
+    fields: tuple[str, ...]
+    """The names of the fields beside the last part of the path."""
+    union: Path | None
+    """Path of the plain union whose member speaks; None for another error."""
+
+
+def _walk(schema: Any, location: Path) -> _Walked:
+    path: list[str | int] = []
+    fields: tuple[str, ...] = ()
+    union: Path | None = None
+    definitions: dict[str, Any] = {}
+    rest = list(location)
+    while rest:
+        kind = schema.get("type") if isinstance(schema, Mapping) else None
+        if kind == "definitions":
+            definitions |= {each["ref"]: each for each in schema["definitions"]}
+            schema = schema["schema"]
+        elif kind == "definition-ref":
+            schema = definitions.get(schema["schema_ref"])
+        elif kind == "tagged-union":
+            schema = schema["choices"].get(rest.pop(0))
+        elif kind == "union":
+            schema, union = _member(schema, str(rest.pop(0))), tuple(path)
+        elif kind == "model-fields":
+            by_name = {_sent_name(name, field): field["schema"] for name, field in schema["fields"].items()}
+            fields, union = tuple(by_name), None
+            path.append(rest.pop(0))
+            schema = by_name.get(str(path[-1]))
+        elif kind in ("list", "tuple", "set", "frozenset"):
+            fields, union = (), None
+            schema = _item(schema, rest[0])
+            path.append(rest.pop(0))
+        elif isinstance(schema, Mapping) and isinstance(schema.get("schema"), Mapping):
+            # A validator, a default, null or a model around it.
+            schema = schema["schema"]
+        elif kind == "dict":
+            fields, union = (), None
+            path.append(rest.pop(0))
+            schema = schema.get("values_schema")
+        else:
+            # A key of its own, or an error's own addition: as pydantic says it.
+            path.append(rest.pop(0))
+    return _Walked(tuple(path), fields, union)
+
+
+def _member(union: Any, label: str) -> Any:
+    """The member of a plain union that pydantic calls so, where more of the location lies within it."""
+    choices = [each[0] if isinstance(each, tuple) else each for each in union["choices"]]
+    return next((each for each in choices if each.get("cls") and each["cls"].__name__ == label), None)
+
+
+def _sent_name(name: str, field: Any) -> str:
+    alias = field.get("validation_alias")
+    return alias if isinstance(alias, str) else name
+
+
+def _item(schema: Any, position: str | int) -> Any:
+    items = schema.get("items_schema")
+    if isinstance(items, list) and isinstance(position, int):
+        variadic = schema.get("variadic_item_index")
+        return items[min(position, len(items) - 1) if variadic is not None else position] if items else None
+    return items

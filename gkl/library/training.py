@@ -1,0 +1,312 @@
+"""A training from Python or a notebook: a recipe's name or a spec in, a network out."""
+
+from __future__ import annotations
+
+import errno
+import html
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, overload
+
+import torch
+from pydantic import BaseModel, ValidationError
+from torch import nn
+
+from gkl.device import select_device
+from gkl.errors import InvalidInput, NoSpaceLeft, Stopped
+from gkl.field_errors import field_errors
+from gkl.library.evaluation import evaluate
+from gkl.library.folders import datasets_folder
+from gkl.library.networks import load_weights
+from gkl.library.progress import progress_bar
+from gkl.library.undisturbed import own_streams
+from gkl.library.verdict import Verdict
+from gkl.outcome import EpochFinished, Event, TrainOutcome
+from gkl.recipes import recipe
+from gkl.spec import Evaluation, TrainSpec
+from gkl.training.trainer import train as run_training
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+HISTORY_FILE = "history.jsonl"
+# Networks that train in seconds spend more time on a checkpoint than on an epoch.
+_CHECKPOINT_SECONDS = 10.0
+
+
+class History(Sequence[EpochFinished]):
+    """What each epoch came to, in their order. Accuracies are shares of 1, on the training images."""
+
+    def __init__(self, epochs: Sequence[EpochFinished]) -> None:
+        self._epochs = tuple(epochs)
+
+    @overload
+    def __getitem__(self, index: int) -> EpochFinished: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[EpochFinished]: ...
+    def __getitem__(self, index: int | slice) -> EpochFinished | Sequence[EpochFinished]:
+        return self._epochs[index]
+
+    def __len__(self) -> int:
+        return len(self._epochs)
+
+    def __repr__(self) -> str:
+        if not self._epochs:
+            return "History: no epoch"
+        first, last = self._epochs[0], self._epochs[-1]
+        return f"History: {len(self)} epochs, loss {first.loss:.4g} to {last.loss:.4g}"
+
+    def to_frame(self) -> DataFrame:
+        """A row for each epoch, the index named 'epoch'; each part of the loss is a column 'loss_<part>'.
+
+        Raises:
+            InvalidInput: pandas is not installed.
+        """
+        try:
+            import pandas  # noqa: PLC0415 - an extra of whoever wants it  # type: ignore[import-untyped]
+        except ImportError as error:
+            raise InvalidInput("a frame needs pandas: pip install pandas") from error
+        rows = []
+        for each in self._epochs:
+            row = each.model_dump(exclude={"type", "epochs", "parts"})
+            rows.append(row | {f"loss_{name}": value for name, value in each.parts.items()})
+        frame = pandas.DataFrame(rows, columns=None if rows else ["epoch", "loss"])
+        return frame.set_index("epoch")
+
+
+class Training:
+    """What `gkl.train` came to."""
+
+    def __init__(
+        self,
+        spec: TrainSpec,
+        outcome: TrainOutcome,
+        *,
+        model: nn.Module,
+        weights: Path,
+        history: History,
+        evaluation: Verdict | None,
+    ) -> None:
+        self.spec = spec
+        """Everything that the training was asked to do."""
+        self.outcome = outcome
+        """What the training reports, with its manifest: versions, device, seed and hashes."""
+        self.model = model
+        """The trained network, in evaluation mode: images (B, channels, height, width) in [0, 1] -> logits."""
+        self.weights = weights
+        """The file of its weights, which `gkl.load_weights` and a service read."""
+        self.history = history
+        """What each epoch came to."""
+        self.evaluation = evaluation
+        """The verdict, if the spec asks for an evaluation; else None."""
+
+    def __repr__(self) -> str:
+        outcome, spec = self.outcome, self.spec
+        kept = "" if outcome.selected_epoch is None else f", kept epoch {outcome.selected_epoch}"
+        accuracies = ""
+        if self.history:
+            last = self.history[-1]
+            accuracies = f", at the end clean {100 * last.clean_accuracy:.2f} % and adversarial "
+            accuracies += f"{100 * last.adversarial_accuracy:.2f} % of its training images"
+        verdict = "" if self.evaluation is None else f"\n{self.evaluation!r}"
+        epochs = f"{spec.epochs} epoch{'s' if spec.epochs > 1 else ''}"
+        return (
+            f"Training: {spec.name}, {epochs} of {spec.dataset}{kept}{accuracies}; weights in {self.weights}{verdict}"
+        )
+
+    def _repr_html_(self) -> str:
+        said, _, _ = repr(self).partition("\n")
+        verdict = "" if self.evaluation is None else self.evaluation._repr_html_()
+        return f"<div><p>{html.escape(said)}</p>{verdict}</div>"
+
+
+def train(
+    spec: str | TrainSpec | Mapping[str, Any],
+    output: Path | str,
+    *,
+    progress: bool = True,
+    device: torch.device | str | None = None,
+    datasets_dir: Path | str | None = None,
+    **changes: Any,
+) -> Training:
+    """Train a network adversarially, with the GKL loss or another one, and evaluate it if the spec says so.
+
+    The same call goes on from what is in `output`, and ends with the same network as if it had never stopped. Ctrl-C
+    saves the state at the next step, a second one stops at once. Afterwards the random streams of Python, NumPy and
+    torch are as before, also after Ctrl-C.
+
+    Args:
+        spec: a recipe's name, such as 'digits' (`gkl.recipes.RECIPES`), a `gkl.spec.TrainSpec`, or one as a dictionary.
+        output: a folder for checkpoints, the weights, the history, and the finished parts of the evaluation.
+        progress: whether to show a bar, where tqdm is installed.
+        device: such as 'cpu' or 'cuda:1'; by default CUDA if there is one.
+        datasets_dir: where the data sets' files are, each in a folder of its name; by default what
+            GKLBENCH_DATASETS_DIR names, else the service's folder.
+        changes: fields of the spec to be replaced, such as `epochs=5`, `evaluation=None` or
+            `objective={"loss": "trades"}`.
+
+    Returns:
+        The trained network with its weights' file, what each epoch came to, and the verdict.
+
+    Raises:
+        InvalidInput: there is no such recipe; a field is unknown or its value cannot be used, by its name; data is
+            missing; nothing can be written to `output`, or it holds a training by another spec.
+        NonFiniteLoss: the loss became NaN or infinite.
+        NoSpaceLeft: the disk is full; what was saved remains.
+        OutOfMemory: the batch is too large for the device.
+        KeyboardInterrupt: Ctrl-C was pressed; what was done is in `output`.
+    """
+    asked, folder = _spec(spec, changes), Path(output).expanduser()
+    _check_evaluation(asked.evaluation)
+    where, datasets = None if device is None else str(device), datasets_folder(datasets_dir)
+    with own_streams(), progress_bar(shown=progress) as shown:
+        history = _HistoryFile(folder / HISTORY_FILE)
+
+        def report(event: Event) -> None:
+            if isinstance(event, EpochFinished):
+                history.add(event)
+            shown(event)
+
+        with _asked_to_stop() as should_stop:
+            try:
+                outcome = run_training(
+                    asked,
+                    folder,
+                    datasets_dir=datasets,
+                    report=report,
+                    should_stop=should_stop,
+                    device=where,
+                    least_checkpoint_seconds=_CHECKPOINT_SECONDS,
+                )
+            except Stopped as stopped:
+                raise KeyboardInterrupt(f"stopped; the same call goes on from what is in {folder}") from stopped
+        weights = folder / outcome.weights
+        model = load_weights(weights).to(select_device(where))
+    verdict = None
+    if asked.evaluation is not None:
+        verdict = _verdict(
+            asked, asked.evaluation, model, output=folder / "evaluation", datasets_dir=datasets, progress=progress
+        )
+        verdict.model, verdict.architecture = asked.name, asked.architecture
+        # By which a certificate names them: `gklbench verify` hashes the file.
+        verdict.model_sha256 = outcome.manifest.weights_sha256
+    return Training(
+        asked, outcome, model=model, weights=weights, history=history.first(asked.epochs), evaluation=verdict
+    )
+
+
+def _verdict(
+    spec: TrainSpec, evaluation: Evaluation, model: nn.Module, *, output: Path, datasets_dir: Path, progress: bool
+) -> Verdict:
+    budget = evaluation.threat_model
+    return evaluate(
+        model,
+        spec.dataset,
+        norm="Linf" if budget is None else budget.norm,
+        epsilon=None if budget is None else budget.epsilon,
+        protocol=evaluation.protocol,
+        attacks=evaluation.attacks,
+        num_points=evaluation.num_points,
+        batch_size=evaluation.batch_size,
+        seed=evaluation.seed,
+        output=output,
+        progress=progress,
+        datasets_dir=datasets_dir,
+    )
+
+
+def _check_evaluation(evaluation: Evaluation | None) -> None:
+    """Before hours of training."""
+    if evaluation is not None and evaluation.protocol == "corruptions":
+        raise InvalidInput(
+            "evaluation: corrupted images are files of a data set; leave it out with evaluation=None, and send the "
+            "weights to a service or to 'gklbench evaluate'"
+        )
+
+
+def _spec(given: str | TrainSpec | Mapping[str, Any], changes: Mapping[str, Any]) -> TrainSpec:
+    if isinstance(given, str):
+        given = recipe(given)
+    if isinstance(given, TrainSpec):
+        if not changes:
+            return given
+        given = given.model_dump()
+    if not isinstance(given, Mapping):
+        raise InvalidInput(
+            f"the spec is a {type(given).__name__}; give a recipe's name, a TrainSpec, or one as a dictionary"
+        )
+    content = {**given, **changes}
+    try:
+        return TrainSpec.model_validate({name: _plain(value) for name, value in content.items()})
+    except ValidationError as error:
+        first, *rest = field_errors(error.errors(), TrainSpec)
+        where = ".".join(map(str, first.path))
+        more = f" And {len(rest)} more." if rest else ""
+        raise InvalidInput(f"{where}: {first.message}{more}" if where else f"{first.message}{more}") from error
+
+
+def _plain(value: Any) -> Any:
+    return value.model_dump() if isinstance(value, BaseModel) else value
+
+
+class _HistoryFile:
+    """Finished epochs, one a line; those of earlier calls stay, and an epoch that is told again replaces its line."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._found: dict[int, EpochFinished] = {}
+        if path.is_file():
+            for line in path.read_text(encoding="utf-8").splitlines():
+                try:
+                    epoch = EpochFinished.model_validate_json(line)
+                except ValidationError:
+                    # The last line of a process that was killed while it wrote.
+                    continue
+                self._found[epoch.epoch] = epoch
+
+    def first(self, epochs: int) -> History:
+        return History([self._found[number] for number in sorted(self._found) if number <= epochs])
+
+    def add(self, epoch: EpochFinished) -> None:
+        """
+        Raises:
+            NoSpaceLeft: the disk is full.
+        """
+        self._found[epoch.epoch] = epoch
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                # A line that was cut off must not take this one with it.
+                file.write("\n" * bool(file.tell()) + epoch.model_dump_json() + "\n")
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            raise NoSpaceLeft(f"no space is left in {self.path.parent} for {self.path.name}; free some") from error
+
+
+@contextmanager
+def _asked_to_stop() -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C was pressed, to be asked between two steps; pressed once more it interrupts as usual.
+
+    Only where Ctrl-C would interrupt this thread; elsewhere, and where somebody ignores it, nothing changes.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or before is not signal.default_int_handler:
+        yield lambda: False
+        return
+    pressed = False
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal pressed
+        if pressed:
+            signal.default_int_handler(number, frame)
+        pressed = True
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
