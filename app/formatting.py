@@ -19,6 +19,8 @@ _JOINED = (
 )
 _SHOWN_AS_MARK = re.compile(f"(?!{_JOINED})[{_HIDDEN}]")
 
+_SIMPLE_TAG = re.compile(r"</?(?:a|b|br|em|i|strong|sub|sup)\b[^<>]*>", re.IGNORECASE)
+
 
 def visible(text: str) -> str:
     """For people to read: each character that would hide, or change the order of what is shown, becomes a mark.
@@ -27,6 +29,15 @@ def visible(text: str) -> str:
     ('Ada �99.9 ecalevoL', 'Lovelace�')
     """
     return _SHOWN_AS_MARK.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def plain(text: str) -> str:
+    """Without the tags that a footnote may have, for places that take no markup; others are shown as they stand.
+
+    >>> plain("GitHub,<br>Sep 2019")
+    'GitHub, Sep 2019'
+    """
+    return re.sub(r"\s+", " ", _SIMPLE_TAG.sub(" ", text)).strip()
 
 
 def hidden_characters(text: str) -> list[str]:

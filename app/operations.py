@@ -6,6 +6,7 @@ from fastapi.routing import APIRoute
 
 OF_CLIENT = {
     "attack_entry": "attack",
+    "compare_entries": "compare",
     "cancel_job": "cancel",
     "create_job": "submit",
     "export_leaderboard": "export",

@@ -400,6 +400,50 @@ class ModelDetail(ModelView):
     """Its place on each board that it is on."""
 
 
+class PairView(Schema):
+    """Two entries of one board: whether one is better than the other."""
+
+    first_id: int
+    second_id: int
+    sentence: str
+    """What was found, with the interval and the p-value."""
+    is_paired: bool
+    """Whether they were compared point by point; else by their accuracies alone, as if on different images."""
+    points: int
+    """Points of the first; the same ones as the second's where `is_paired`."""
+    both: int | None
+    """Points that withstand every attack on both; null where it is not paired."""
+    only_first: int | None
+    only_second: int | None
+    neither: int | None
+    difference: float
+    """Robust accuracy of the first minus that of the second, as a share."""
+    interval: tuple[float, float]
+    """95 % interval of the difference: Tango's score interval, or Newcombe's where it is not paired."""
+    p_value: float
+    """Of McNemar's exact test, or of the score test of two shares."""
+    is_told_apart: bool
+    """Whether the p-value is below 0.05."""
+
+
+class SpecDifference(Schema):
+    """A field in which the specs differ."""
+
+    field: str
+    """'train.objective.ce_weight', 'evaluate.protocol'."""
+    values: list[Any]
+    """Of each entry, in their order; null where it is not known here, or its spec has none."""
+
+
+class ComparisonView(Schema):
+    """Entries side by side."""
+
+    entries: list[EntryView]
+    pairs: list[PairView]
+    """Every two of one board that have a robust accuracy."""
+    differences: list[SpecDifference]
+
+
 class BoardSummary(Schema):
     dataset: str
     threat_model: str

@@ -9,7 +9,7 @@ from fastapi.responses import FileResponse, StreamingResponse
 from pydantic import Field
 from sqlalchemy.orm import Session
 
-from app import audit, entries, external, leaderboard, robustbench
+from app import audit, compare, entries, external, leaderboard, robustbench
 from app.access import Admin, Principal, Reader, charge
 from app.certificates import Picture
 from app.entity_tags import NOT_MODIFIED, not_modified, tagged
@@ -22,6 +22,7 @@ from app.service import Service, ServiceDep
 from gkl.answers import (
     BoardDetail,
     BoardSummary,
+    ComparisonView,
     EntryDetail,
     EntryView,
     ModelDetail,
@@ -35,7 +36,11 @@ router = APIRouter(tags=["leaderboards"])
 
 BoardPart = Annotated[str, Path(max_length=50, pattern=r"^[A-Za-z0-9._-]+$")]
 EntryId = Annotated[int, Path(ge=1, le=MAX_ID, description="An entry's number.")]
+EntryNumber = Annotated[int, Field(ge=1, le=MAX_ID)]
 ExportFormat = Literal["csv", "json", "robustbench", "bibtex", "latex"]
+
+# As many as four pages of points cost.
+_ROWS_OF_A_COMPARISON = 400
 
 
 @router.get("/leaderboards", summary="List the leaderboards")
@@ -135,6 +140,27 @@ def export_leaderboard(
         "X-Content-Type-Options": "nosniff",
     }
     return StreamingResponse(pieces(service.database, board, view, kind), media_type=kind.media_type, headers=headers)
+
+
+@router.get("/compare", summary="Compare entries")
+def compare_entries(
+    service: ServiceDep,
+    reader: Reader,
+    chosen: Annotated[
+        list[EntryNumber], Query(alias="entries", min_length=2, max_length=4, description="Numbers of 2 to 4 entries.")
+    ],
+) -> ComparisonView:
+    """Whether one is better than the other, for every two of one board, and in what their specs differ.
+
+    What was measured here is compared point by point (McNemar's exact test, Tango's interval); where points are not
+    known, as of imported entries, by the accuracies alone.
+    """
+    charge(service, reader, rows=_ROWS_OF_A_COMPARISON)
+    with service.database.reading() as session:
+        found = compare.comparison_of(session, service.store, chosen)
+        return ComparisonView(
+            entries=[entry_view(row) for row, _ in found.rows], pairs=found.pairs, differences=found.differences
+        )
 
 
 @router.get("/entries/{entry_id}", summary="Look at an entry")

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from app import entries, external, job_files, jobs, leaderboard, robustbench
 from app.access import Admin, Principal, Reader, charge
 from app.certificates import Broken, broken_points
+from app.compare import Outcome, comparison_of, shared_points
 from app.entity_tags import not_modified, tagged
 from app.errors import NotFound, StoreAway, Unprocessable
 from app.routes.jobs import JobId
@@ -24,7 +25,6 @@ from app.service import Service, ServiceDep
 from app.tables import Entry
 from app.web.boards import board_page
 from app.web.charts import curve_of, survivor_bars
-from app.web.compare import comparison_of
 from app.web.forms import sent_fields
 from app.web.rendering import Chosen, redirect, render
 from gkl.answers import RankNote, Withdrawal
@@ -203,6 +203,30 @@ def compare(
 ) -> Response:
     with service.database.reading() as session:
         return render(request, "compare.html", comparison=comparison_of(session, service.store, chosen))
+
+
+@router.get("/compare/points")
+def compared_points(
+    request: Request,
+    service: ServiceDep,
+    chosen: Annotated[list[Annotated[int, Field(ge=1, le=MAX_ID)]], Query(alias="entries", min_length=2, max_length=2)],
+    which: Outcome = "only_second",
+    page: Annotated[int, Query(ge=1, le=100_000)] = 1,
+) -> Response:
+    with service.database.reading() as session:
+        offset = (page - 1) * _PICTURES_PER_PAGE
+        found = shared_points(
+            session, service.store, (chosen[0], chosen[1]), which, offset=offset, limit=_PICTURES_PER_PAGE
+        )
+        turn = request.url.include_query_params
+        return render(
+            request,
+            "compared_points.html",
+            found=found,
+            which=which,
+            earlier=f"?{turn(page=page - 1).query}" if page > 1 else None,
+            later=f"?{turn(page=page + 1).query}" if offset + _PICTURES_PER_PAGE < found.count else None,
+        )
 
 
 @router.get("/models/{model_id}")

@@ -13,10 +13,10 @@ from sqlalchemy.orm import Session
 from app import entries, formatting
 from app.entries import COLUMNS, PAGE_SIZE, Board, Ranked, View
 from app.exports import FORMATS
+from app.formatting import plain
 from app.recent import Recent
 from app.tables import Entry
 from app.web.charts import Scatter, clean_against_robust, over_the_years
-from app.web.rich_text import plain
 from gkl.answers import Provenance
 from gkl.spec import format_epsilon
 

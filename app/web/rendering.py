@@ -19,10 +19,11 @@ from starlette.requests import ClientDisconnect
 from app import formatting, jobs
 from app.access import CSRF_FIELD, Principal
 from app.errors import Unprocessable
+from app.formatting import plain
 from app.paths import own_path, root_of
 from app.web.boards import PROVENANCES
 from app.web.forms import sent_fields
-from app.web.rich_text import plain, rich
+from app.web.rich_text import rich
 from gkl.answers import JobState, Scope
 from gkl.catalog import ARCHITECTURES, DATASETS, LOSS_TITLES
 from gkl.spec import format_epsilon

@@ -10,7 +10,6 @@ from latex2mathml.converter import convert
 from markupsafe import Markup, escape
 
 _FORMULA = re.compile(r"\\\((.{1,200}?)\\\)")
-_SIMPLE_TAG = re.compile(r"</?(?:a|b|br|em|i|strong|sub|sup)\b[^<>]*>", re.IGNORECASE)
 _MATHML = {"math", "mrow", "mi", "mo", "mn", "mtext", "msub", "msup", "msubsup", "mfrac", "msqrt", "mspace", "mover"}
 _TAGS = {"a", "b", "br", "em", "i", "strong", "sub", "sup"} | _MATHML
 
@@ -40,15 +39,6 @@ def rich(text: str) -> Markup:
             link_rel="nofollow noopener noreferrer",
         )
     )
-
-
-def plain(text: str) -> str:
-    """Without the tags that a footnote may have, for places that take no markup; others are shown as they stand.
-
-    >>> plain("GitHub,<br>Sep 2019")
-    'GitHub, Sep 2019'
-    """
-    return re.sub(r"\s+", " ", _SIMPLE_TAG.sub(" ", text)).strip()
 
 
 def _formula(latex: str) -> str:

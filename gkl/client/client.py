@@ -17,6 +17,7 @@ import httpx2
 from gkl.answers import (
     BoardDetail,
     BoardSummary,
+    ComparisonView,
     EntryDetail,
     EntryView,
     EvaluationView,
@@ -444,6 +445,18 @@ class Client:
                 raise self._connection.stranger(response)
             if _write(response, part) != announced[1]:
                 raise ClientError(f"the certificate came damaged, and {path} was not written; try again")
+
+    def compare(self, *entry_ids: int) -> ComparisonView:
+        """Whether one of 2 to 4 entries is better than another, and in what their specs differ.
+
+        Args:
+            entry_ids: the entries' numbers.
+
+        Raises:
+            NotFound: there is no such entry.
+            Invalid: these are not 2 to 4.
+        """
+        return self._connection.read(ComparisonView, "GET", "/api/v1/compare", params={"entries": list(entry_ids)})
 
     # --- the service -------------------------------------------------------------------------------------------------
 

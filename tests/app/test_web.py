@@ -10,9 +10,10 @@ from fastapi.testclient import TestClient
 
 from app import robustbench
 from app.database import Database
+from app.formatting import plain
 from app.web.charts import _round_range
 from app.web.forms import Input, inputs, parse
-from app.web.rich_text import plain, rich
+from app.web.rich_text import rich
 from app.web.submit import SPECS, Kind, commands, first_values, form_of
 from gkl.recipes import RECIPES
 from gkl.spec import JOB_SPEC, EvaluateSpec, TrainSpec

@@ -1,0 +1,268 @@
+"""Entries side by side: which is better and how sure that is, which points each loses, and how they were made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy.orm import Session
+
+from app import entries, external
+from app.artifacts import ArtifactStore
+from app.certificates import points_of, standing_points
+from app.entries import Board, Ranked
+from app.errors import NotFound, StoreAway, Unprocessable
+from app.formatting import plain
+from app.tables import Entry
+from gkl.answers import PairView, PointView, Provenance, SpecDifference
+from gkl.paired import PairedCounts
+from gkl.unpaired import UnpairedCounts
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Of entries that were attacked point by point on the same images."""
+
+    names: list[str]
+    num_points: int
+    lost: list[int]
+    """How many each loses, in the order of the names."""
+    only: list[int]
+    """How many each alone loses."""
+    all_lose: int
+    none_loses: int
+    agreement: list[list[float]]
+    """Share of points on which two of them come to the same."""
+    examples: list[list[int]]
+    """The first few points that each alone loses."""
+    entry_ids: list[int]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    rows: list[tuple[Ranked, Board]]
+    pairs: list[PairView]
+    differences: list[SpecDifference]
+    overlap: Overlap | None
+    without_points: list[str]
+    """Names of those whose points are not known here, or are others'."""
+
+
+@dataclass(frozen=True)
+class SharedPoint:
+    """A point of two entries, with what became of it on each."""
+
+    index: int
+    label: int
+    sides: tuple[PointView, PointView]
+
+
+@dataclass(frozen=True)
+class SharedPoints:
+    rows: tuple[Ranked, Ranked]
+    count: int
+    """How many there are of this kind, of which these are some."""
+    points: list[SharedPoint]
+
+
+Outcome = Literal["only_first", "only_second", "neither", "both"]
+"""Which of two entries withstands every attack on a point."""
+
+_EXAMPLES = 8
+_SURE = 0.05
+
+
+def comparison_of(session: Session, store: ArtifactStore, chosen: list[int]) -> Comparison:
+    """
+    Raises:
+        NotFound: there is no such entry.
+    """
+    rows = [entries.get(session, entry_id) for entry_id in dict.fromkeys(chosen)]
+    places = [(row, entries.board(session, row.entry.dataset, row.entry.board)) for row in rows]
+    known = {}
+    for row in rows:
+        sha256 = external.certificate(session, row.entry)
+        # A file that cannot be had takes the comparison by points with it, not the page.
+        with suppress(NotFound, StoreAway):
+            if sha256 is not None:
+                known[row.entry.id] = standing_points(store.path(sha256))
+    pairs = [
+        pair
+        for first, second in combinations([row.entry for row in rows], 2)
+        if (pair := _pair(first, second, known)) is not None
+    ]
+    overlap, others = _overlap(rows, known)
+    return Comparison(places, pairs, _differences([row.entry for row in rows]), overlap, others)
+
+
+def shared_points(
+    session: Session, store: ArtifactStore, pair: tuple[int, int], which: Outcome, *, offset: int, limit: int
+) -> SharedPoints:
+    """Points of two entries, by which of them withstands, in the order of the test images.
+
+    Raises:
+        NotFound: there is no such entry, or its points are not known here.
+        Unprocessable: they are of different images.
+    """
+    rows = entries.get(session, pair[0]), entries.get(session, pair[1])
+    paths = []
+    for row in rows:
+        sha256 = external.certificate(session, row.entry)
+        if sha256 is None:
+            raise NotFound(f"entry {row.entry.id} has no certificate, so that nothing is known of its points")
+        paths.append(store.path(sha256))
+    a, b = (standing_points(path) for path in paths)
+    if rows[0].entry.dataset != rows[1].entry.dataset or len(a) != len(b):
+        raise Unprocessable("entries: these two were measured on different images")
+    chosen = {"both": a & b, "only_first": a & ~b, "only_second": ~a & b, "neither": ~a & ~b}[which].nonzero()[0]
+    shown = [int(index) for index in chosen[offset : offset + limit]]
+    if not shown:
+        return SharedPoints(rows, len(chosen), [])
+    first, last = shown[0], shown[-1]
+    sides = [points_of(path, first=first, limit=last - first + 1)[0] for path in paths]
+    points = [
+        SharedPoint(index, sides[0][index - first].label, (sides[0][index - first], sides[1][index - first]))
+        for index in shown
+    ]
+    return SharedPoints(rows, len(chosen), points)
+
+
+_Points = NDArray[np.bool_]
+"""(N,): which points no attack broke and the network gets right."""
+
+
+def _pair(first: Entry, second: Entry, known: Mapping[int, _Points]) -> PairView | None:
+    """None where there is nothing to compare: other boards, or no figure of one of them."""
+    if (first.dataset, first.board) != (second.dataset, second.board):
+        return None
+    a, b = known.get(first.id), known.get(second.id)
+    if a is not None and b is not None and len(a) == len(b):
+        return _paired(first, second, a, b)
+    shares = first.robust_accuracy, second.robust_accuracy
+    if shares[0] is None or shares[1] is None or first.is_provisional or second.is_provisional:
+        return None
+    counts = UnpairedCounts(
+        round(shares[0] * first.num_points), first.num_points, round(shares[1] * second.num_points), second.num_points
+    )
+    by = counts.difference
+    verb = "is as robust as" if by == 0 else "is more robust than" if by > 0 else "is less robust than"
+    headline = f"By its figure alone {plain(first.name)} {verb} {plain(second.name)}"
+    empty = dict.fromkeys(("both", "only_first", "only_second", "neither"))
+    return _view(
+        (first, second), counts, f"{headline}: {_statistics(counts)}", is_paired=False, points=first.num_points, **empty
+    )
+
+
+def _paired(first: Entry, second: Entry, a: _Points, b: _Points) -> PairView:
+    table = {
+        "both": int((a & b).sum()),
+        "only_first": int((a & ~b).sum()),
+        "only_second": int((~a & b).sum()),
+        "neither": int((~a & ~b).sum()),
+    }
+    counts = PairedCounts(**table)
+    more, names = counts.only_first - counts.only_second, (plain(first.name), plain(second.name))
+    loses = "as many" if more == 0 else f"{abs(more)} {'fewer' if more > 0 else 'more'}"
+    headline = f"{names[0]} loses {loses} of {len(a)} points {'as' if more == 0 else 'than'} {names[1]}"
+    reported = [plain(each.name) for each in (first, second) if each.provenance is Provenance.REPORTED]
+    reservation = f" What {' and '.join(reported)} withstands only its owner has measured." if reported else ""
+    sentence = f"{headline}: {_statistics(counts)}{reservation}"
+    return _view((first, second), counts, sentence, is_paired=True, points=len(a), **table)
+
+
+def _statistics(counts: PairedCounts | UnpairedCounts) -> str:
+    low, high = (100 * end for end in counts.interval)
+    is_paired = isinstance(counts, PairedCounts)
+    interval, test = ("paired", "exact McNemar p") if is_paired else ("unpaired", "p")
+    return (
+        f"{100 * counts.difference:+.1f} points (95 % {interval} interval {low:+.1f} to {high:+.1f}), "
+        f"{test} = {counts.p_value:.2g}."
+    )
+
+
+def _view(
+    pair: tuple[Entry, Entry], counts: PairedCounts | UnpairedCounts, sentence: str, **others: int | bool | None
+) -> PairView:
+    found = {
+        "first_id": pair[0].id,
+        "second_id": pair[1].id,
+        "sentence": sentence,
+        "difference": counts.difference,
+        "interval": counts.interval,
+        "p_value": counts.p_value,
+        "is_told_apart": counts.p_value < _SURE,
+    }
+    return PairView.model_validate(found | others)
+
+
+# What says nothing of how a network was made or measured.
+_NOT_COMPARED = ("kind", "name", "publication", "evaluation", "weights", "weights_key", "dataset")
+
+
+def _differences(compared: list[Entry]) -> list[SpecDifference]:
+    """The fields of their specs in which they differ: how they were trained, where that was here, and measured."""
+    found = [dict(_fields_of(entry)) for entry in compared]
+    parts = [{name.partition(".")[0] for name in fields} for fields in found]
+    differences = []
+    for name in dict.fromkeys(name for fields in found for name in fields):
+        # What is not known of one says nothing of the others.
+        known = [fields.get(name) for fields, has in zip(found, parts, strict=True) if name.partition(".")[0] in has]
+        if any(value != known[0] for value in known):
+            differences.append(SpecDifference(field=name, values=[fields.get(name) for fields in found]))
+    return differences
+
+
+def _fields_of(entry: Entry) -> Iterator[tuple[str, Any]]:
+    trained = None if entry.model is None or entry.model.train_job is None else entry.model.train_job.spec
+    measured = None
+    if entry.evaluation is not None:
+        measured = entry.evaluation.manifest.get("spec", {}).get("evaluation")
+    elif entry.report is not None:
+        measured = entry.report.outcome.get("evaluation")
+    for part, spec in (("train", trained), ("evaluate", measured)):
+        if isinstance(spec, dict):
+            yield from _flat({name: value for name, value in spec.items() if name not in _NOT_COMPARED}, part)
+
+
+def _flat(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _flat(inner, f"{name}.{key}")
+    else:
+        yield name, value
+
+
+def _overlap(rows: list[Ranked], known: Mapping[int, _Points]) -> tuple[Overlap | None, list[str]]:
+    """And the names of those that cannot be compared point by point with the first that can."""
+    first = next((row.entry for row in rows if row.entry.id in known), None)
+    same = [
+        row
+        for row in rows
+        if first is not None
+        and row.entry.id in known
+        and (row.entry.dataset, len(known[row.entry.id])) == (first.dataset, len(known[first.id]))
+    ]
+    others = [row.entry.name for row in rows if row not in same]
+    if len(same) < 2:
+        return None, others
+    stands = np.stack([known[row.entry.id] for row in same])
+    agreement = [[float((a == b).mean()) for b in stands] for a in stands]
+    only = [~stands[i] & np.delete(stands, i, axis=0).all(axis=0) for i in range(len(same))]
+    overlap = Overlap(
+        names=[row.entry.name for row in same],
+        num_points=stands.shape[1],
+        lost=[int((~each).sum()) for each in stands],
+        only=[int(each.sum()) for each in only],
+        all_lose=int((~stands).all(axis=0).sum()),
+        none_loses=int(stands.all(axis=0).sum()),
+        agreement=agreement,
+        examples=[each.nonzero()[0][:_EXAMPLES].tolist() for each in only],
+        entry_ids=[row.entry.id for row in same],
+    )
+    assert all(agreement[i][j] == agreement[j][i] for i, j in combinations(range(len(same)), 2))
+    return overlap, others

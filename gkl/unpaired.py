@@ -1,0 +1,61 @@
+"""Two classifiers of which only the accuracies are known: by how much one is better, as if on different points.
+
+Where both were measured on the same points this asks more than it has to: what is known point by point is compared by
+`gkl.paired`. Counts in, numbers out: free of torch, NumPy and SciPy.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from gkl.outcome import wilson_interval
+
+
+@dataclass(frozen=True)
+class UnpairedCounts:
+    """How many of its points each of two classifiers holds on.
+
+    >>> counts = UnpairedCounts(first=5709, num_first=10_000, second=5613, num_second=10_000)
+    >>> low, high = counts.interval
+    >>> f"{counts.difference:.4f} ({low:.4f} to {high:.4f}), p = {counts.p_value:.2f}"
+    '0.0096 (-0.0041 to 0.0233), p = 0.17'
+    """
+
+    first: int
+    """Points on which the first holds."""
+    num_first: int
+    second: int
+    num_second: int
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.first <= self.num_first and 0 <= self.second <= self.num_second):
+            raise ValueError(f"counts are from 0 to the number of points, not {self}")
+        if min(self.num_first, self.num_second) < 1:
+            raise ValueError(f"each holds or fails on at least one point, not {self}")
+
+    @property
+    def difference(self) -> float:
+        """Share on which the first holds minus that of the second, in [-1, 1]."""
+        return self.first / self.num_first - self.second / self.num_second
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the difference: Newcombe's hybrid score interval (Statistics in Medicine 17, 1998, p. 873,
+        method 10), made of the Wilson intervals of both."""
+        low_first, high_first = wilson_interval(self.first, self.num_first)
+        low_second, high_second = wilson_interval(self.second, self.num_second)
+        first, second = self.first / self.num_first, self.second / self.num_second
+        below = math.hypot(first - low_first, high_second - second)
+        above = math.hypot(high_first - first, second - low_second)
+        return max(-1.0, self.difference - below), min(1.0, self.difference + above)
+
+    @property
+    def p_value(self) -> float:
+        """Two-sided, of the hypothesis that both shares are equal: the score test with their common share."""
+        common = (self.first + self.second) / (self.num_first + self.num_second)
+        variance = common * (1 - common) * (1 / self.num_first + 1 / self.num_second)
+        if variance <= 0:
+            # Both hold everywhere, or nowhere.
+            return 1.0
+        return math.erfc(abs(self.difference) / math.sqrt(2 * variance))
