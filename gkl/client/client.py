@@ -221,7 +221,7 @@ class Client:
         Raises:
             NotFound: there is no such job.
             Refused: it is somebody else's.
-            Conflict: it has ended.
+            Conflict: it has already succeeded or failed, and nothing that follows from it is left to cancel.
         """
         return self._connection.read(JobView, "POST", f"/api/v1/jobs/{job_id}/cancel")
 
@@ -231,7 +231,9 @@ class Client:
         Raises:
             NotFound: there is no such job.
             Refused: it is somebody else's.
-            Conflict: it has not failed.
+            Conflict: it has neither failed nor been cancelled.
+            Invalid: its weights are not there any more.
+            TooManyRequests: more jobs are queued, or more hours used, than the token may.
         """
         return self._connection.read(JobView, "POST", f"/api/v1/jobs/{job_id}/retry")
 
@@ -271,7 +273,7 @@ class Client:
 
         Raises:
             NotFound: there is no such entry.
-            Conflict: the entry takes none: it was imported, or its verdict is provisional.
+            Conflict: the entry takes none: it was not measured here, or its verdict is provisional.
             Invalid: it is no such file.
             ClientError: the file cannot be read.
         """
