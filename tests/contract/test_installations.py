@@ -164,6 +164,15 @@ for name in {modules!r}: importlib.import_module(name)
     assert ended.returncode == 0, ended.stderr
 
 
+def test_commands_of_each_image_run_with_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GKLBENCH_DATA_DIR", str(tmp_path))
+    assert "can be used" in done("check-settings", extras=("server",))
+    assert "Folder" in done("storage", extras=("server",))
+    assert "Name" in done("token", "list", extras=("server",))
+    assert "can be used" in done("check-settings", extras=("worker",))
+    assert "no worker of" in run("health", "worker", extras=("worker",)).stderr
+
+
 @pytest.mark.parametrize("extra", [name for name in PROJECT["optional-dependencies"] if name not in ("all", "dev")])
 def test_all_extras_are_among_all(extra: str) -> None:
     all_of_them = set(requirements("all"))
