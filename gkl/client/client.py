@@ -52,11 +52,11 @@ ExportFormat = Literal["csv", "json", "robustbench", "bibtex", "latex"]
 class Client:
     """A service, asked with one token.
 
-    Every method raises a `ClientError` where the service refuses, fails or cannot be reached, of the class that
-    `gkl.client.errors` names for it. Requests that can be sent twice without harm are sent again, up to three times,
-    when a connection breaks and when the service says that it is busy or away; others never are.
+    Every method raises a `ClientError` if the service refuses, fails or cannot be reached; `gkl.client.errors` lists
+    the classes. The client retries requests that are safe to send twice, up to three times, if a connection breaks or
+    the service says that it is busy or away. It never retries others.
 
-    May be used as a context, which closes its connections at the end.
+    Use it as a context manager, or call `close`.
     """
 
     def __init__(self, url: str, token: str | None = None, *, patience_seconds: float = 60) -> None:
@@ -65,7 +65,7 @@ class Client:
         Args:
             url: address of the service, such as 'http://127.0.0.1:8000'.
             token: of `gklbench token create`, where the service asks for one.
-            patience_seconds: how long a request is sent again at most; 0 for one try.
+            patience_seconds: how long to retry a request at most; 0 for one try.
 
         Raises:
             Invalid: the address, the token or a proxy of the environment cannot be used.
@@ -109,8 +109,8 @@ class Client:
             spec: what to run, as a model or as the JSON of one.
             submitter: for whom it is; by default whose the token is.
             priority: jobs of higher priority are taken first; above 0 is for admins.
-            key: a text of your own; the same key and spec give the same job, also from another process. By default
-                each call is a job of its own, which is safe to send again all the same.
+            key: a text of your own; the same key and spec give the same job, also from another process. Without it
+                each call makes a new job.
 
         Returns:
             The job, queued. Its `warning` says why it can hardly succeed, as far as earlier jobs tell.
