@@ -564,10 +564,8 @@ def _read_spec(path: Path, weights: Path | None = None, weights_key: str | None 
     except ValidationError as error:
         from gkl.field_errors import field_problems  # noqa: PLC0415
 
-        problems = field_problems(error.errors(), JOB_SPEC)
-        if weights_key is not None and [problem.location for problem in problems] == ["weights_key"]:
-            raise InvalidInput(f"--weights-key: {problems[0].message}") from error
-        lines = [f"{problem.location}: {problem.message}" for problem in problems]
+        named = {} if weights_key is None else {"weights_key": "--weights-key"}
+        lines = [f"{named.get(p.location, p.location)}: {p.message}" for p in field_problems(error.errors(), JOB_SPEC)]
         raise InvalidInput(f"{path} is no valid spec:\n  " + "\n  ".join(lines)) from error
 
 

@@ -34,7 +34,7 @@ def is_installed(extra: str) -> bool:
 
 
 def needs(*extras: str) -> Callable[[Callable[_Options, _Answer]], Callable[_Options, _Answer]]:
-    """A command that cannot run without these extras: all that are missing are named at once, before it begins."""
+    """Refuse to run a command without these extras, and list all that are missing."""
 
     def decorate(command: Callable[_Options, _Answer]) -> Callable[_Options, _Answer]:
         @wraps(command)

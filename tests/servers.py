@@ -36,12 +36,26 @@ class LimitedProxy(ThreadingHTTPServer):
     """A reverse proxy that takes bodies of at most `max_bytes`, and answers others with a page of HTML and 413.
 
     With `cuts` it ends the connection instead. `status`: it answers everything with that, as one whose service is away.
+    `times`: it does so only that often, and then hands everything on. `halves`: so often it sends half an answer.
+    `damages`: it changes the last byte of each.
     """
 
     daemon_threads = True
 
-    def __init__(self, upstream: str, *, max_bytes: int = 1024**2, cuts: bool = False, status: int = 0) -> None:
+    def __init__(
+        self,
+        upstream: str,
+        *,
+        max_bytes: int = 1024**2,
+        cuts: bool = False,
+        status: int = 0,
+        times: int | None = None,
+        halves: int = 0,
+        damages: bool = False,
+        retry_after: int | None = None,
+    ) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
+        self.times, self.halves, self.damages, self.retry_after = times, halves, damages, retry_after
         self.upstream, self.max_bytes, self.cuts, self.status = urlsplit(upstream).netloc, max_bytes, cuts, status
         self.refused = 0
         self.pieces: list[int] = []
@@ -70,7 +84,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _forward(self) -> None:
         size, proxy = int(self.headers.get("Content-Length") or 0), self.server
-        if size > proxy.max_bytes or proxy.status:
+        is_away = (proxy.cuts or proxy.status) and proxy.times is not None and proxy.refused < proxy.times
+        if size > proxy.max_bytes or is_away or (proxy.status and proxy.times is None):
             proxy.refused += 1
             self.close_connection = True
             if proxy.cuts:
@@ -78,7 +93,9 @@ class _Handler(BaseHTTPRequestHandler):
             left = size
             while left and (read := self.rfile.read(min(left, 65536))):
                 left -= len(read)
-            self._answer(proxy.status or 413, [("Content-Type", "text/html")], _PAGE)
+            asked = [] if proxy.retry_after is None else [("Retry-After", str(proxy.retry_after))]
+            headers = [("Content-Type", "text/html"), ("Connection", "close"), *asked]
+            self._answer(proxy.status or 413, headers, _PAGE)
             return
         if size:
             proxy.pieces.append(size)
@@ -100,6 +117,12 @@ class _Handler(BaseHTTPRequestHandler):
         if status != 204:
             self.send_header("Content-Length", str(len(content)))
         self.end_headers()
+        if self.server.halves and status == 200:
+            self.server.halves -= 1
+            self.close_connection = True
+            content = content[: len(content) // 2]
+        if self.server.damages and content:
+            content = content[:-1] + bytes([content[-1] ^ 1])
         if self.command != "HEAD":
             self.wfile.write(content)
 

@@ -53,11 +53,11 @@ ExportFormat = Literal["csv", "json", "robustbench", "bibtex", "latex"]
 class Client:
     """A service, asked with one token.
 
-    Every method raises a `ClientError` where the service refuses, fails or cannot be reached, of the class that
-    `gkl.client.errors` names for it. Requests that can be sent twice without harm are sent again, up to three times,
-    when a connection breaks and when the service says that it is busy or away; others never are.
+    Every method raises a `ClientError` if the service refuses, fails or cannot be reached; `gkl.client.errors` lists
+    the classes. The client retries requests that are safe to send twice, up to three times, if a connection breaks or
+    the service says that it is busy or away. It never retries others.
 
-    May be used as a context, which closes its connections at the end.
+    Use it as a context manager, or call `close`.
     """
 
     def __init__(self, url: str, token: str | None = None, *, patience_seconds: float = 60) -> None:
@@ -66,7 +66,7 @@ class Client:
         Args:
             url: address of the service, such as 'http://127.0.0.1:8000'.
             token: of `gklbench token create`, where the service asks for one.
-            patience_seconds: how long a request is sent again at most; 0 for one try.
+            patience_seconds: how long to retry a request at most; 0 for one try.
 
         Raises:
             Invalid: the address, the token or a proxy of the environment cannot be used.
@@ -110,8 +110,8 @@ class Client:
             spec: what to run, as a model or as the JSON of one.
             submitter: for whom it is; by default whose the token is.
             priority: jobs of higher priority are taken first; above 0 is for admins.
-            key: a text of your own; the same key and spec give the same job, also from another process. By default
-                each call is a job of its own, which is safe to send again all the same.
+            key: a text of your own; the same key and spec give the same job, also from another process. Without it
+                each call makes a new job.
 
         Returns:
             The job, queued. Its `warning` says why it can hardly succeed, as far as earlier jobs tell.
@@ -222,7 +222,7 @@ class Client:
         Raises:
             NotFound: there is no such job.
             Refused: it is somebody else's.
-            Conflict: it has ended.
+            Conflict: it has already succeeded or failed, and nothing that follows from it is left to cancel.
         """
         return self._connection.read(JobView, "POST", f"/api/v1/jobs/{job_id}/cancel")
 
@@ -232,7 +232,9 @@ class Client:
         Raises:
             NotFound: there is no such job.
             Refused: it is somebody else's.
-            Conflict: it has not failed.
+            Conflict: it has neither failed nor been cancelled.
+            Invalid: its weights are not there any more.
+            TooManyRequests: more jobs are queued, or more hours used, than the token may.
         """
         return self._connection.read(JobView, "POST", f"/api/v1/jobs/{job_id}/retry")
 
@@ -272,7 +274,7 @@ class Client:
 
         Raises:
             NotFound: there is no such entry.
-            Conflict: the entry takes none: it was imported, or its verdict is provisional.
+            Conflict: the entry takes none: it was not measured here, or its verdict is provisional.
             Invalid: it is no such file.
             ClientError: the file cannot be read.
         """

@@ -43,9 +43,8 @@ class Connection:
             raise _unusable("token", "the token holds characters that no token has; copy it again")
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         try:
-            host = httpx2.URL(self.url).host
             # This machine is asked directly, whatever proxy the environment names: that would ask its own machine.
-            transport = httpx2.HTTPTransport() if is_loopback(host) else None
+            transport = httpx2.HTTPTransport() if is_loopback(_host(self.url)) else None
             self.http = httpx2.Client(base_url=self.url, timeout=_TIMEOUT_SECONDS, headers=headers, transport=transport)
         except httpx2.InvalidURL as error:
             raise _unusable("url", f"{url!r} is no address; write http://host:port or https://host") from error
@@ -239,6 +238,17 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
     if kind not in _adapters:
         _adapters[kind] = TypeAdapter(kind)
     return _adapters[kind]
+
+
+def _host(url: str) -> str:
+    """
+    Raises:
+        InvalidURL: it is no address of a service.
+    """
+    address = httpx2.URL(url)
+    if address.scheme not in ("http", "https") or not address.host:
+        raise httpx2.InvalidURL(url)
+    return address.host
 
 
 def _unusable(name: str, sentence: str) -> ClientError:

@@ -1,78 +1,103 @@
-"""The REST client: against a real service, through proxies that are in its way, and where nothing answers."""
+"""The client's methods, each against a real service."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
+import csv
+import hashlib
+import io
+import json
+from datetime import timedelta
 from pathlib import Path
 
-import httpx2
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from app import job_log, jobs, workers
+from app.artifacts import ArtifactStore
 from app.database import Database
-from app.settings import Settings
-from gkl.client import Client, ClientError
-from gkl.files import sha256_of
+from gkl.answers import JobKind, JobState
+from gkl.client import Client, ClientError, Conflict, NotFound, NotTheService, Unreachable
+from gkl.recipes import RECIPES
 from tests.app.test_leaderboard import measure, train
-from tests.cluster import free_port
-from tests.servers import limited_proxy, served
+from tests.servers import limited_proxy
 from tests.specs import tiny_train_spec
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
 @pytest.fixture
-def url(settings: Settings) -> Iterator[str]:
-    # What comes through a proxy comes from loopback here, and is let in as long as the proxy adds no header.
-    with served(settings) as url:
-        yield url
-
-
-@pytest.fixture
-def weights(tmp_path: Path) -> Path:
-    path = tmp_path / "weights.safetensors"
-    save_file({"weight": np.random.default_rng(0).standard_normal(750_000).astype(np.float32)}, path)
+def measured(database: Database, store: ArtifactStore, tmp_path: Path) -> Path:
+    """The certificate of evaluation 1, of five points of which one was misclassified and one broken."""
+    path = tmp_path / "stored.safetensors"
+    tensors = {
+        "label": np.array([0, 1, 2, 3, 4]),
+        "prediction": np.array([0, 1, 2, 3, 9]),
+        "broken_by": np.array([-1, 0, -1, -1, -2]),
+        "perturbation_norm": np.array([np.nan, 0.1, np.nan, np.nan, np.nan], np.float32),
+        "index": np.array([1]),
+        "adversarial_prediction": np.array([7]),
+    }
+    save_file(tensors, path, {"gklbench": json.dumps({"attacks": ["APGD-CE"]})})
+    stored = store.put(path)
+    weights = train(database, "Measured")
+    measure(database, weights, robust=200, certificate_sha256=stored.sha256)
     return path
 
 
-def test_pieces_that_a_proxy_refuses_are_halved_once_for_all(url: str, weights: Path) -> None:
-    with limited_proxy(url) as proxy, Client(proxy.url) as client:
-        assert client.upload(weights).sha256 == sha256_of(weights)
-        # 3 MB, 1.5 MB; then 750 kB went through.
-        assert proxy.refused == 2
-        assert sum(proxy.pieces) == weights.stat().st_size
-        save_file({"weight": np.ones(750_000, np.float32)}, weights)
-        client.upload(weights)
-        assert proxy.refused == 2
+# --- jobs --------------------------------------------------------------------------------------------------------
 
 
-def test_a_proxy_that_ends_the_connection_gets_smaller_pieces_too(
-    url: str, weights: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("gkl.client.uploads._RECONNECT_SECONDS", 0.01)
-    with limited_proxy(url, cuts=True) as proxy, Client(proxy.url) as client:
-        assert client.upload(weights).sha256 == sha256_of(weights)
+def test_a_job_is_sent_as_a_model_or_as_json(client: Client) -> None:
+    spec = tiny_train_spec(name="Ada's")
+    first = client.submit(spec, submitter="Ada", priority=3)
+    second = client.submit(spec.model_dump(mode="json"))
+    assert (first.id, second.id) == (1, 2), "two calls are two jobs"
+    assert (first.name, first.submitter, first.priority, first.state) == ("Ada's", "Ada", 3, JobState.QUEUED)
+    assert first.spec == second.spec
+    again = client.submit(spec, key="mine")
+    assert client.submit(spec, key="mine").id == again.id
+    with pytest.raises(Conflict):
+        client.submit(tiny_train_spec(name="Another"), key="mine")
+    assert client.job(1) == first
 
 
-def test_where_even_the_smallest_piece_is_refused_the_proxy_is_named(url: str, weights: Path) -> None:
-    with limited_proxy(url, max_bytes=1000) as proxy, Client(proxy.url) as client:
-        with pytest.raises(ClientError, match=r"a proxy between here and http.* refuses even 65536 bytes as too large"):
-            client.upload(weights)
-        with pytest.raises(ClientError, match=r"a proxy between here and http.* refuses the body as too large"):
-            client.attack(1, weights, name="a", submitter=None)
+def test_jobs_are_read_page_by_page(client: Client, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gkl.client.client._JOBS_OF_A_PAGE", 2)
+    for number in range(5):
+        client.submit(tiny_train_spec(name=f"Job {number}"))
+    client.cancel(2)
+    assert [job.id for job in client.jobs()] == [5, 4, 3, 2, 1]
+    assert [job.id for job in client.jobs(limit=3)] == [5, 4, 3]
+    assert [job.id for job in client.jobs(limit=0)] == []
+    assert [job.id for job in client.jobs(state=JobState.CANCELLED)] == [2]
+    assert [job.id for job in client.jobs(state="queued", kind="train", limit=2)] == [5, 4]
+    assert list(client.jobs(kind=JobKind.EVALUATE)) == []
+    with pytest.raises(ClientError, match=r"query\.state"):
+        next(client.jobs(state="lost"))
 
 
-@pytest.mark.parametrize("status", [200, 302, 401, 413, 502])
-def test_a_page_of_somebody_else_is_a_sentence(url: str, weights: Path, status: int) -> None:
-    with limited_proxy(url, status=status) as proxy, Client(proxy.url) as client:
-        for ask in (lambda: client.job(1), lambda: client.upload(weights)):
-            with pytest.raises(ClientError) as refused:
-                ask()
-            assert "proxy" in str(refused.value)
-            assert str(status) in str(refused.value)
-            assert "<" not in str(refused.value)
+def test_a_log_is_read_from_where_it_was_left(client: Client, database: Database) -> None:
+    job = client.submit(tiny_train_spec())
+    assert client.log(job.id).text == ""
+    with database.writing() as session:
+        job_log.append(session, job.id, "first Имя\n".encode(), max_bytes=1000)
+    part = client.log(job.id)
+    assert part.text == "first Имя\n"
+    with database.writing() as session:
+        job_log.append(session, job.id, b"second\n", max_bytes=1000)
+    assert client.log(job.id, part.end).content == b"second\n"
+
+
+def test_a_job_is_cancelled_and_queued_again(client: Client) -> None:
+    job = client.submit(tiny_train_spec())
+    assert client.cancel(job.id).state is JobState.CANCELLED
+    assert client.retry(job.id).state is JobState.QUEUED
+    with pytest.raises(Conflict):
+        client.retry(job.id)
+
+
+# --- results -----------------------------------------------------------------------------------------------------
 
 
 def test_a_model_comes_with_all_its_pages(url: str, database: Database) -> None:
@@ -86,70 +111,88 @@ def test_a_model_comes_with_all_its_pages(url: str, database: Database) -> None:
     assert model.next_cursor is None
 
 
-def test_an_answer_of_the_service_is_its_sentence(url: str, tmp_path: Path) -> None:
-    with Client(f"{url}/") as client, pytest.raises(ClientError, match=r"answered 404: There is no job 7\.$"):
-        client.job(7)
-    with Client(url) as client, pytest.raises(ClientError, match="cannot be read"):
-        client.upload(tmp_path)
+def test_boards_and_what_is_on_them(client: Client, measured: Path) -> None:
+    (about,) = client.boards()
+    assert (about.dataset, about.threat_model, about.num_entries) == ("digits", "Linf", 1)
+    (entry,) = client.board("digits", "Linf")
+    assert (entry.name, entry.rank) == ("Measured", 1)
+    detail = client.entry(entry.id)
+    assert detail.external_attacks == []
+    assert detail.next_cursor is None
+    assert detail.robust == entry.robust
+    for dataset, name in (("digits", "Linf-7"), ("a/b?c", "../x")):
+        with pytest.raises(ClientError):
+            client.board(dataset, name)
+    with pytest.raises(NotFound):
+        client.entry(7)
 
 
-@pytest.mark.parametrize(
-    "proxies",
-    [
-        {"http_proxy": "http://127.0.0.1:1"},
-        {"all_proxy": "socks5://127.0.0.1:1"},
-        {"http_proxy": "nonsense://x", "HTTPS_PROXY": "http://[:"},
-    ],
-)
-def test_this_machine_is_asked_without_a_proxy(
-    url: str, proxies: dict[str, str], monkeypatch: pytest.MonkeyPatch
+def test_a_board_as_a_file(client: Client, measured: Path) -> None:
+    rows = list(csv.DictReader(io.StringIO(b"".join(client.export("digits", "Linf", "csv")).decode())))
+    assert len(rows) == 1
+    assert list(client.export("digits", "Linf", "json", q="nothing has this name"))
+    with pytest.raises(NotFound):
+        next(client.export("digits", "Linf-7", "csv"))
+
+
+def test_points_of_entries_and_evaluations(
+    client: Client, database: Database, measured: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("no_proxy", "NO_PROXY"):
-        monkeypatch.setenv(name, "")
-    for name, value in proxies.items():
-        monkeypatch.setenv(name, value)
-    for loopback in (url, url.replace("127.0.0.1", "localhost")):
-        with Client(loopback) as client, pytest.raises(ClientError, match="no job 7"):
-            client.job(7)
+    (entry,) = client.board("digits", "Linf")
+    assert entry.weights_id is not None
+    (evaluation,) = client.model(entry.weights_id).evaluations
+    for of in (entry, evaluation):
+        points = list(client.points(of))
+        assert [point.index for point in points] == [0, 1, 2, 3, 4]
+        assert [point.broken_by for point in points] == [None, "APGD-CE", None, None, None]
+        assert points[1].adversarial_prediction == 7
+    measure(database, train(database, "Without"), robust=100, epsilon=0.1)
+    (without,) = client.board("digits", "Linf-0.1")
+    with pytest.raises(NotFound, match="has no certificate"):
+        next(client.points(without))
 
 
-def test_other_machines_are_asked_by_the_proxy_of_the_environment(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
-    with Client("http://bench.example") as client, pytest.raises(ClientError, match="through the proxy that the env"):
-        client.job(7)
-    monkeypatch.setenv("no_proxy", "bench.example")
-    with Client("http://bench.example") as client, pytest.raises(ClientError) as refused:
-        client.job(7)
-    assert "proxy" not in str(refused.value)
-    monkeypatch.setenv("http_proxy", "socks5://127.0.0.1:1")
-    with pytest.raises(ClientError, match="SOCKS proxy"):
-        Client("http://bench.example")
-    monkeypatch.setenv("http_proxy", "nonsense://x")
-    with pytest.raises(ClientError, match="a proxy that the environment names cannot be used"):
-        Client("http://bench.example")
+def test_a_certificate_is_whole_or_absent(url: str, client: Client, measured: Path, tmp_path: Path) -> None:
+    (entry,) = client.board("digits", "Linf")
+    assert entry.weights_id is not None
+    (evaluation,) = client.model(entry.weights_id).evaluations
+    for name, of in (("entry", entry), ("evaluation", evaluation)):
+        path = client.certificate(of, tmp_path / "new folder" / name)
+        assert path.read_bytes() == measured.read_bytes()
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == evaluation.certificate_sha256
+    target = tmp_path / "kept"
+    target.write_bytes(b"before")
+    for fault, kind, said in (
+        ({"damages": True}, ClientError, "came damaged"),
+        ({"halves": 9}, Unreachable, "no service answers"),
+        ({"status": 200}, NotTheService, "is not GKL Bench"),
+    ):
+        with limited_proxy(url, **fault) as proxy, Client(proxy.url, patience_seconds=0) as through:  # noqa: SIM117
+            with pytest.raises(kind, match=said):
+                through.certificate(entry, target)
+    assert target.read_bytes() == b"before"
+    with limited_proxy(url, halves=1) as proxy, Client(proxy.url) as through:
+        through.boards()
+        proxy.halves = 1
+        assert through.certificate(entry, target).read_bytes() == measured.read_bytes()
+    with pytest.raises(ClientError, match="cannot be written"):
+        client.certificate(entry, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.endswith(".part")) == []
 
 
-@pytest.mark.parametrize("address", ["nonsense", "http://", "http://[::1", "ftp://127.0.0.1"])
-def test_what_is_no_address_is_a_sentence(database_url: str, address: str) -> None:
-    with pytest.raises(ClientError), Client(address) as client:
-        client.job(1)
+# --- the service -------------------------------------------------------------------------------------------------
 
 
-def test_a_token_with_other_letters_is_a_sentence(database_url: str) -> None:
-    with pytest.raises(ClientError, match="the token holds characters"):
-        Client("http://127.0.0.1:1", "gklb_\N{CYRILLIC SMALL LETTER A}")
-
-
-def test_where_nothing_answers_each_command_says_so(database_url: str, weights: Path) -> None:
-    with Client(f"http://127.0.0.1:{free_port()}") as client:
-        for ask in (
-            lambda: client.upload(weights),
-            lambda: client.attack(1, weights, name="a", submitter=None),
-            lambda: client.submit(tiny_train_spec()),
-            lambda: client.cancel(1),
-        ):
-            with pytest.raises(ClientError, match="no service answers at"):
-                ask()
-    assert httpx2.URL(client.url).port
+def test_workers_recipes_and_oneself(client: Client, database: Database) -> None:
+    assert client.workers() == []
+    with database.writing() as session:
+        workers.beat(session, "h/1", host="h", device="CPU")
+    (worker,) = client.workers()
+    assert (worker.name, worker.state) == ("h/1", "idle")
+    assert list(client.recipes()) == list(RECIPES)
+    assert client.recipes()["digits"] == RECIPES["digits"]()
+    assert client.whoami().name == "anonymous"
+    with database.writing() as session:
+        jobs.create(session, tiny_train_spec())
+        jobs.claim(session, worker="h/1", lease=timedelta(seconds=90))
+    assert client.workers()[0].state == "busy"
