@@ -21,8 +21,8 @@ nitpicky = True
 # Types of other projects lead nowhere, since nothing is fetched.
 nitpick_ignore_regex = [("py:(class|obj|exc|data)", r"(?!gkl\.(errors|library|Verdict|Comparison|Training)).*")]
 
-# '8/255' is to be copied.
-smartquotes = False
+# Dashes alone: '8/255' is to be copied.
+smartquotes_action = "D"
 # Docstrings are written with single backticks around code.
 default_role = "code"
 autodoc_member_order = "bysource"
