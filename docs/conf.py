@@ -15,13 +15,14 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 project = "GKL Bench"
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
-exclude_patterns = ["images"]
+# The notebook is linked as a file: its outputs are stored in it, and a repository's browser shows them.
+exclude_patterns = ["images", "notebooks"]
 nitpicky = True
 # Types of other projects lead nowhere, since nothing is fetched.
 nitpick_ignore_regex = [("py:(class|obj|exc|data)", r"(?!gkl\.(errors|library|Verdict|Comparison|Training)).*")]
 
-# '8/255' is to be copied.
-smartquotes = False
+# Dashes alone: '8/255' is to be copied.
+smartquotes_action = "D"
 # Docstrings are written with single backticks around code.
 default_role = "code"
 autodoc_member_order = "bysource"

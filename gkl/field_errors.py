@@ -8,6 +8,7 @@ be forgotten, and a field that is called like a member keeps its name. Free of t
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -98,7 +99,7 @@ def _walk(schema: Any, location: Path) -> _Walked:
             schema = schema["choices"].get(rest.pop(0))
         elif kind == "union":
             schema, union = _member(schema, str(rest.pop(0))), tuple(path)
-        elif kind == "model-fields":
+        elif kind in ("model-fields", "typed-dict"):
             by_name = {_sent_name(name, field): field["schema"] for name, field in schema["fields"].items()}
             fields, union = tuple(by_name), None
             path.append(rest.pop(0))
@@ -107,9 +108,8 @@ def _walk(schema: Any, location: Path) -> _Walked:
             fields, union = (), None
             schema = _item(schema, rest[0])
             path.append(rest.pop(0))
-        elif isinstance(schema, Mapping) and isinstance(schema.get("schema"), Mapping):
-            # A validator, a default, null or a model around it.
-            schema = schema["schema"]
+        elif (inner := _inside(schema)) is not None:
+            schema = inner
         elif kind == "dict":
             fields, union = (), None
             path.append(rest.pop(0))
@@ -120,10 +120,25 @@ def _walk(schema: Any, location: Path) -> _Walked:
     return _Walked(tuple(path), fields, union)
 
 
+def _inside(schema: Any) -> Any:
+    """What a validator, a default, null or a model is around; None for what is around nothing."""
+    if not isinstance(schema, Mapping):
+        return None
+    return next((schema[key] for key in ("schema", "lax_schema", "python_schema") if key in schema), None)
+
+
 def _member(union: Any, label: str) -> Any:
-    """The member of a plain union that pydantic calls so, where more of the location lies within it."""
-    choices = [each[0] if isinstance(each, tuple) else each for each in union["choices"]]
-    return next((each for each in choices if each.get("cls") and each["cls"].__name__ == label), None)
+    """The model that pydantic means by a plain union's label, such as 'function-after[_check(), Cat]'; None for another
+    member, within which nothing lies."""
+    words = set(re.findall(r"\w+", label))
+    for choice in union["choices"]:
+        member = choice[0] if isinstance(choice, tuple) else choice
+        inside = member
+        while inside is not None and "cls" not in inside:
+            inside = _inside(inside)
+        if inside is not None and inside["cls"].__name__ in words:
+            return member
+    return None
 
 
 def _sent_name(name: str, field: Any) -> str:

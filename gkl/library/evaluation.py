@@ -136,7 +136,10 @@ def _preprocessing(model: Any, data: Data, given: str | None) -> Preprocessing |
         if given is not None:
             raise InvalidInput('preprocessing is for the data set "imagenet"; prepare images of your own before')
         return None
-    return preprocessing_named(given or getattr(model, PREPROCESSING_ATTRIBUTE, None) or DEFAULT_PREPROCESSING.name)
+    # Of a loaded model also where another module was put around it.
+    parts = model.modules() if isinstance(model, nn.Module) else (model,)
+    own = (getattr(part, PREPROCESSING_ATTRIBUTE, None) for part in parts)
+    return preprocessing_named(given or next(filter(None, own), DEFAULT_PREPROCESSING.name))
 
 
 def _evaluation(

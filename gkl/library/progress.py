@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from gkl.outcome import AttackFinished, EpochFinished, Event, Progress
 
@@ -13,11 +15,8 @@ _TOLD_BY_DETAIL = ("training", "selection")
 @contextmanager
 def progress_bar(*, shown: bool) -> Iterator[Callable[[Event], None]]:
     """What a run reports to, as a bar with what is being done and what it came to so far."""
-    try:
-        from tqdm.auto import tqdm  # noqa: PLC0415 - not every installation has it
-    except ImportError:
-        shown = False
-    if not shown:
+    tqdm = _tqdm() if shown else None
+    if tqdm is None:
         yield lambda _: None
         return
     with tqdm(total=100, bar_format="{percentage:3.0f} %|{bar}| {desc}", leave=False) as bar:
@@ -38,3 +37,15 @@ def progress_bar(*, shown: bool) -> Iterator[Callable[[Event], None]]:
                 standing = f"clean {clean:.1f} %, adversarial {adversarial:.1f} %"
 
         yield report
+
+
+def _tqdm() -> Any:
+    """None where it is not installed."""
+    try:
+        with warnings.catch_warnings():
+            # A notebook without ipywidgets gets a bar of letters, and need not be told so.
+            warnings.simplefilter("ignore")
+            from tqdm.auto import tqdm  # noqa: PLC0415 - not every installation has it
+    except ImportError:
+        return None
+    return tqdm

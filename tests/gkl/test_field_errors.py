@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 import pytest
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from gkl.field_errors import FieldError, field_errors
 from gkl.recipes import digits
@@ -154,6 +154,23 @@ class Owner(BaseModel):
 )
 def test_other_shapes_are_walked_too(sent: Any, path: tuple[str, ...]) -> None:
     assert errors_of(sent, TypeAdapter(Owner))[0].path == path
+
+
+class Checked(BaseModel):
+    pet: Pet
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        return self
+
+
+class Box(BaseModel):
+    content: Checked | int
+
+
+def test_also_within_a_model_that_checks_itself() -> None:
+    sent = {"content": {"pet": {"kind": "dog", "dog": "x"}}}
+    assert ("content", "pet", "dog") in [error.path for error in errors_of(sent, TypeAdapter(Box))]
 
 
 def test_within_a_plain_union_of_models_the_key_is_found() -> None:

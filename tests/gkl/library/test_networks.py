@@ -228,7 +228,7 @@ def test_a_preprocessing_can_be_said(photographs: Path, tmp_path: Path) -> None:
     options = {"protocol": "clean", "num_points": 1, "datasets_dir": photographs, "progress": False}
     model = _FirstPixels()
     model.gkl_preprocessing = "BicubicRes256Crop224"
-    own = gkl.evaluate(model, "imagenet", **options)  # type: ignore[arg-type]
+    own = gkl.evaluate(torch.nn.Sequential(model).eval(), "imagenet", **options)  # type: ignore[arg-type]
     assert own.preprocessing == "BicubicRes256Crop224"
     assert torch.equal(
         own.data.images, load_test("imagenet", photographs, 1, PREPROCESSINGS["BicubicRes256Crop224"]).images
