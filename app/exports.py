@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from app import entries, formatting, robustbench
 from app.database import Database
 from app.entries import Board, Ranked, View
+from app.formatting import plain
 from app.schemas import entry_view
 from app.tables import Entry
 from gkl.spec import format_epsilon
 
-Write = Callable[[Board, Iterable[Ranked]], Iterator[str]]
+Write = Callable[[Board, View, Iterable[Ranked]], Iterator[str]]
 
 _ENTRIES_AT_ONCE = 200
 _PIECE_LENGTH = 64 * 1024
@@ -52,7 +53,7 @@ def pieces(database: Database, board: Board, view: View, kind: Format) -> Iterat
                 known = entries.with_ids(session, chosen)
             yield from (Ranked(ranks.get(number), known[number]) for number in chosen if number in known)
 
-    return _joined(kind.write(board, rows()))
+    return _joined(kind.write(board, view, rows()))
 
 
 def _joined(texts: Iterator[str]) -> Iterator[str]:
@@ -68,10 +69,12 @@ def _joined(texts: Iterator[str]) -> Iterator[str]:
     yield "".join(kept)
 
 
-def _csv(_: Board, found: Iterable[Ranked]) -> Iterator[str]:
-    yield _csv_line(["rank", *_CSV])
+def _csv(_: Board, view: View, found: Iterable[Ranked]) -> Iterator[str]:
+    """All there is, or the columns that the view has."""
+    names = [name for name in _CSV if not view.columns or _COLUMN_OF.get(name, name) in (*_ALWAYS, *view.columns)]
+    yield _csv_line(["rank", *names])
     for row in found:
-        yield _csv_line([row.rank or "", *(_inert(value(row.entry)) for value in _CSV.values())])
+        yield _csv_line([row.rank or "", *(_inert(_CSV[name](row.entry)) for name in names)])
 
 
 def _csv_line(cells: list[str | int]) -> str:
@@ -110,9 +113,13 @@ _CSV: dict[str, Callable[[Entry], str]] = {
     "provisional": lambda e: _yes_no(e.is_provisional),
     "withdrawn": lambda e: e.withdrawn_reason or "",
     "provenance": lambda e: e.provenance,
+    "added": lambda e: f"{e.created_at:%Y-%m-%d}",
     "link": lambda e: e.link,
     "footnote": lambda e: e.footnote,
 }
+# Those without which a row says nothing, and those that a column of the page stands for.
+_ALWAYS = ("model_id", "name")
+_COLUMN_OF = {"extra_data": "data", "synthetic_data": "data"}
 
 
 def _inert(cell: str) -> str:
@@ -120,7 +127,7 @@ def _inert(cell: str) -> str:
     return f"'{cell}" if cell[:1] in ("=", "+", "-", "@", "\t", "\r") else cell
 
 
-def _json(found_on: Board, found: Iterable[Ranked]) -> Iterator[str]:
+def _json(found_on: Board, view: View, found: Iterable[Ranked]) -> Iterator[str]:
     """Letter by letter what `json.dumps` with an indent makes of the whole."""
     dataset, name = json.dumps(found_on.dataset), json.dumps(found_on.name)
     yield f'{{\n "dataset": {dataset},\n "threat_model": {name},\n "entries": ['
@@ -133,7 +140,7 @@ def _json(found_on: Board, found: Iterable[Ranked]) -> Iterator[str]:
     yield "]\n}" if is_first else "\n ]\n}"
 
 
-def _robustbench(_: Board, found: Iterable[Ranked]) -> Iterator[str]:
+def _robustbench(_: Board, view: View, found: Iterable[Ranked]) -> Iterator[str]:
     """One object: model id -> model_info, each to the letter as its own file has. Only final ones that stand."""
     yield "{\n"
     is_first = True
@@ -145,14 +152,30 @@ def _robustbench(_: Board, found: Iterable[Ranked]) -> Iterator[str]:
     yield "\n}\n"
 
 
-def _bibtex(_: Board, found: Iterable[Ranked]) -> Iterator[str]:
-    is_first = True
+class _Papers:
+    """The key of each paper of a view: the model id of the first of its entries. A file of LaTeX cites those keys."""
+
+    def __init__(self) -> None:
+        self._keys: dict[tuple[str, str], str] = {}
+
+    def key_of(self, entry: Entry) -> tuple[str, bool]:
+        """And whether it is the first time."""
+        paper = (plain(entry.name).casefold(), plain(entry.authors).casefold())
+        is_new = paper not in self._keys
+        return self._keys.setdefault(paper, entry.slug), is_new
+
+
+def _bibtex(_: Board, view: View, found: Iterable[Ranked]) -> Iterator[str]:
+    papers, is_first = _Papers(), True
     for row in found:
-        yield ("" if is_first else "\n") + _reference(row.entry)
-        is_first = False
+        key, is_new = papers.key_of(row.entry)
+        if is_new:
+            yield ("" if is_first else "\n") + reference(row.entry, key)
+            is_first = False
 
 
-def _reference(entry: Entry) -> str:
+def reference(entry: Entry, key: str | None = None) -> str:
+    """In BibTeX; `key` is the entry's own if none is given."""
     authors = " and ".join(author.strip() for author in entry.authors.split(",") if author.strip())
     fields = {
         "title": f"{{{_latex_text(entry.name)}}}",
@@ -162,30 +185,53 @@ def _reference(entry: Entry) -> str:
         "url": re.sub(r"[{}\\\s]", "", entry.link),
     }
     lines = [f"  {name} = {{{value}}}," for name, value in fields.items() if value and value != "{}"]
-    return "\n".join([f"@misc{{{entry.slug},", *lines, "}\n"])
+    return "\n".join([f"@misc{{{key or entry.slug},", *lines, "}\n"])
 
 
-def _latex(found_on: Board, found: Iterable[Ranked]) -> Iterator[str]:
-    head = r"\# & Model & Architecture & Clean & Robust & Venue \\"
-    lines = [
-        f"% {found_on.title}. Needs \\usepackage{{booktabs}}.",
-        r"\begin{tabular}{rllrrl}",
-        r"\toprule",
-        head,
-        r"\midrule",
-    ]
-    yield "\n".join(lines) + "\n"
+def _latex(found_on: Board, view: View, found: Iterable[Ranked]) -> Iterator[str]:
+    """The columns that the view has; by default those that a paper shows. Each entry cites its paper's key."""
+    columns = [name for name in view.columns or _OF_A_PAPER if name in _LATEX]
+    heads = " & ".join(_escaped(entries.COLUMNS[name].title) for name in columns)
+    marks = "".join("r" if entries.COLUMNS[name].is_number else "l" for name in columns)
+    yield (
+        f"% {found_on.title}. Needs \\usepackage{{booktabs}}, and the BibTeX file of the same view for its citations.\n"
+        f"\\begin{{tabular}}{{rl{marks}}}\n\\toprule\n\\# & Model & {heads} \\\\\n\\midrule\n"
+    )
+    papers = _Papers()
     for row in found:
-        cells = [
-            str(row.rank or "--"),
-            _latex_text(row.entry.name),
-            _latex_text(row.entry.architecture),
-            _latex_number(row.entry.clean_accuracy),
-            (r"$\le$ " if row.entry.is_provisional else "") + _latex_number(row.entry.robust_accuracy),
-            _latex_text(row.entry.venue),
-        ]
-        yield " & ".join(cells) + " \\\\\n"
+        key, _ = papers.key_of(row.entry)
+        cells = [_LATEX[name](row.entry) for name in columns]
+        yield " & ".join([str(row.rank or "--"), f"{_latex_text(row.entry.name)}~\\cite{{{key}}}", *cells]) + " \\\\\n"
     yield "\\bottomrule\n\\end{tabular}\n"
+
+
+def _robust(entry: Entry) -> str:
+    return (r"$\le$ " if entry.is_provisional else "") + _latex_number(entry.robust_accuracy)
+
+
+def _latex_data(entry: Entry) -> str:
+    kinds = ["extra"] * bool(entry.extra_data) + ["synthetic"] * entry.synthetic_data
+    return " + ".join(kinds) or "--"
+
+
+_OF_A_PAPER = ("architecture", "clean", "robust", "venue")
+_LATEX: dict[str, Callable[[Entry], str]] = {
+    "clean": lambda e: _latex_number(e.clean_accuracy),
+    "robust": _robust,
+    "autoattack": lambda e: _latex_number(e.autoattack_accuracy),
+    "external": lambda e: _latex_number(e.external_accuracy),
+    "reported": lambda e: _latex_number(e.reported_accuracy),
+    "mce": lambda e: _latex_number(e.mean_corruption_error),
+    "mce_robustbench": lambda e: _latex_number(e.robustbench_mean_corruption_error),
+    "architecture": lambda e: _latex_text(e.architecture),
+    "data": _latex_data,
+    "loss": lambda e: _latex_text(e.loss or "--"),
+    "epsilon": lambda e: "--" if e.epsilon is None else format_epsilon(e.epsilon),
+    "venue": lambda e: _latex_text(e.venue),
+    "year": lambda e: str(e.year or "--"),
+    "provenance": lambda e: e.provenance,
+    "added": lambda e: f"{e.created_at:%Y-%m-%d}",
+}
 
 
 def _latex_number(share: float | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from typing import Annotated, Any
 
@@ -23,6 +24,7 @@ from app.routes.leaderboards import BoardPart, EntryId, restore, restore_rank, w
 from app.routes.paging import MAX_ID
 from app.service import Service, ServiceDep
 from app.tables import Entry
+from app.web import cards
 from app.web.boards import board_page
 from app.web.charts import curve_of, survivor_bars
 from app.web.forms import sent_fields
@@ -96,6 +98,27 @@ def entry(request: Request, service: ServiceDep, entry_id: EntryId) -> Response:
             example_shape=external.shape_of_examples(found.entry),
             url=str(request.base_url).rstrip("/"),
         )
+
+
+@router.get("/entries/{entry_id}/badge.svg")
+def badge(request: Request, service: ServiceDep, entry_id: EntryId) -> Response:
+    """For a README on another site, which may show it; it is as new as the board."""
+    with service.database.reading() as session:
+        drawn = cards.badge(entries.get(session, entry_id))
+    tag = f'"{hashlib.sha256(drawn.encode()).hexdigest()[:32]}"'
+    headers = {"ETag": tag, "Cache-Control": "no-cache", "Cross-Origin-Resource-Policy": "cross-origin"}
+    if tag in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
+    return Response(drawn, media_type="image/svg+xml", headers=headers)
+
+
+@router.get("/entries/{entry_id}/card.md")
+def model_card(request: Request, service: ServiceDep, entry_id: EntryId) -> Response:
+    with service.database.reading() as session:
+        found = entries.get(session, entry_id)
+        on = entries.board(session, found.entry.dataset, found.entry.board)
+        url = str(request.base_url).rstrip("/")
+        return Response(cards.card(found, on, url), media_type="text/markdown; charset=utf-8")
 
 
 def _broken(service: Service, session: Session, entry: Entry, **which: Any) -> Broken | None:

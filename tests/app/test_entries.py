@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from typing import Any, get_args
 
 import pytest
@@ -214,11 +215,32 @@ def test_a_file_has_exactly_the_view(client: TestClient, database: Database, boa
         assert text.count(r"\\") == 3
 
 
+def test_a_file_has_the_columns_of_the_view(client: TestClient, board: Board) -> None:
+    address = "/api/v1/leaderboards/cifar10/Linf/export"
+    csv_head = client.get(f"{address}/csv?columns=clean&columns=data&columns=added").text.splitlines()[0]
+    assert csv_head == "rank,model_id,name,clean,extra_data,synthetic_data,added"
+    text = client.get(f"{address}/latex?columns=venue&columns=autoattack&q=tied").text
+    # In the page's order, whatever order they are asked for in.
+    assert r"\# & Model & AutoAttack & Venue \\" in text
+    assert r"\begin{tabular}{rlrl}" in text
+    assert r"Tied\_higher~\cite{Tied_higher} & 60.00 & " in text
+
+
+def test_models_of_one_paper_are_one_entry_and_cite_it(client: TestClient, database: Database) -> None:
+    for number in range(3):
+        name = "One paper" if number < 2 else "Another"
+        content = LINF | {"name": name, "autoattack_acc": str(60 - number)}
+        robustbench.import_files(database, [(f"cifar10/Linf/M{number}.json", contents(content))])
+    address = "/api/v1/leaderboards/cifar10/Linf/export"
+    assert re.findall(r"@misc\{(\w+),", client.get(f"{address}/bibtex").text) == ["M0", "M2"]
+    assert re.findall(r"\\cite\{(\w+)\}", client.get(f"{address}/latex").text) == ["M0", "M0", "M2"]
+
+
 def test_a_spreadsheet_computes_nothing_from_a_file(database: Database) -> None:
     evil = LINF | {"name": '=HYPERLINK("x")', "footnote": "+1", "authors": "-a, b"}
     robustbench.import_files(database, [("cifar10/Linf/Evil.json", contents(evil))])
     with database.reading() as session:
-        text = "".join(FORMATS["csv"].write(BOARD, entries.search(session, BOARD, View())))
+        text = "".join(FORMATS["csv"].write(BOARD, View(), entries.search(session, BOARD, View())))
     (row,) = csv.DictReader(io.StringIO(text))
     assert (row["name"], row["footnote"], row["authors"]) == ('\'=HYPERLINK("x")', "'+1", "'-a, b")
 
@@ -245,7 +267,7 @@ def test_a_name_cannot_leave_its_field_of_bibtex(database: Database) -> None:
     evil = LINF | {"name": r"\(}}, note = {x}, y = {{\)} A } B"}
     robustbench.import_files(database, [("cifar10/Linf/Evil.json", contents(evil))])
     with database.reading() as session:
-        text = "".join(FORMATS["bibtex"].write(BOARD, entries.search(session, BOARD, View())))
+        text = "".join(FORMATS["bibtex"].write(BOARD, View(), entries.search(session, BOARD, View())))
     assert text.count("{") == text.count("}")
     assert "note = {" not in text
 
