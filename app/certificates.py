@@ -15,7 +15,11 @@ from PIL import Image
 from safetensors import safe_open
 
 from app.errors import NotFound
-from gkl.answers import PointView
+from gkl.answers import ClassView, PointView, TakenFor
+from gkl.catalog import Dataset
+
+STANDS = -1
+"""What `broken_by` says of a point that withstands every attack; -2 of one that is misclassified without one."""
 
 
 def points_of(path: Path, *, first: int = 0, limit: int | None = None) -> tuple[list[PointView], int | None]:
@@ -51,6 +55,36 @@ def points_of(path: Path, *, first: int = 0, limit: int | None = None) -> tuple[
         )
     ]
     return found, end if end < total else None
+
+
+def classes_of(path: Path, dataset: Dataset) -> list[ClassView]:
+    """Each class that has images, the least robust first."""
+    with safe_open(path, framework="np") as file:
+        labels, predictions, broken_by = (file.get_tensor(name) for name in ("label", "prediction", "broken_by"))
+        taken, index = file.get_tensor("adversarial_prediction"), file.get_tensor("index")
+    found = []
+    for label in np.unique(labels).tolist():
+        own = labels == label
+        others, counts = np.unique(taken[labels[index] == label], return_counts=True)
+        frequent = np.argsort(-counts, kind="stable")
+        found.append(
+            ClassView(
+                label=label,
+                name=dataset.class_name(label),
+                points=int(own.sum()),
+                clean=float((predictions[own] == label).mean()),
+                robust=float((broken_by[own] == STANDS).mean()),
+                taken_for=[
+                    TakenFor(label=other, name=_class_or_nothing(dataset, other), count=int(count))
+                    for other, count in zip(others[frequent].tolist(), counts[frequent].tolist(), strict=True)
+                ],
+            )
+        )
+    return sorted(found, key=lambda each: (each.robust, each.clean, each.label))
+
+
+def _class_or_nothing(dataset: Dataset, label: int) -> str:
+    return "nothing (NaN)" if label < 0 else dataset.class_name(label)
 
 
 Picture = Literal["clean", "adversarial", "difference"]
@@ -151,5 +185,5 @@ def _unit(image: NDArray[Any]) -> NDArray[np.float64]:
 def standing_points(path: Path) -> NDArray[np.bool_]:
     """(N,): which points no attack broke and the model gets right."""
     with safe_open(path, framework="np") as file:
-        stands: NDArray[np.bool_] = file.get_tensor("broken_by") == -1
+        stands: NDArray[np.bool_] = file.get_tensor("broken_by") == STANDS
         return stands

@@ -12,6 +12,7 @@ OF_CLIENT = {
     "export_leaderboard": "export",
     "follow_job": "events",
     "get_certificate": "certificate",
+    "get_classes": "classes",
     "get_entry": "entry",
     "get_identity": "whoami",
     "get_job": "job",

@@ -225,6 +225,26 @@ class PointView(Schema):
     """Distance of that example, in units of the pixel range."""
 
 
+class TakenFor(Schema):
+    label: int
+    name: str
+    count: int
+
+
+class ClassView(Schema):
+    """The test images of one class."""
+
+    label: int
+    name: str
+    points: int
+    clean: float
+    """Share that is classified correctly."""
+    robust: float
+    """Share that withstands every attack."""
+    taken_for: list[TakenFor]
+    """As what the adversarial examples of the class are classified, the most frequent first."""
+
+
 class UploadView(Schema):
     sha256: str
     """What an evaluation's spec says as `weights`."""

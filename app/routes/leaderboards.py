@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from app import audit, compare, entries, external, leaderboard, robustbench
 from app.access import Admin, Principal, Reader, charge
-from app.certificates import Picture
+from app.certificates import Picture, classes_of
 from app.entity_tags import NOT_MODIFIED, not_modified, tagged
 from app.errors import Conflict, NotFound
 from app.exports import FORMATS, pieces
@@ -22,6 +22,7 @@ from app.service import Service, ServiceDep
 from gkl.answers import (
     BoardDetail,
     BoardSummary,
+    ClassView,
     ComparisonView,
     EntryDetail,
     EntryView,
@@ -31,6 +32,7 @@ from gkl.answers import (
     RankNote,
     Withdrawal,
 )
+from gkl.catalog import DATASETS
 
 router = APIRouter(tags=["leaderboards"])
 
@@ -220,6 +222,16 @@ def get_entry_points(
 ) -> list[PointView]:
     """As of an evaluation."""
     return asked.points_of(service, reader, _certificate(service, entry_id))
+
+
+@router.get("/entries/{entry_id}/classes", summary="How an entry does on each class")
+def get_classes(service: ServiceDep, reader: Reader, entry_id: EntryId) -> list[ClassView]:
+    """The least robust first, with what the attacks had its images taken for."""
+    charge(service, reader, rows=_ROWS_OF_A_COMPARISON // 4)
+    path = service.store.path(_certificate(service, entry_id))
+    with service.database.reading() as session:
+        dataset = entries.get(session, entry_id).entry.dataset
+    return classes_of(path, DATASETS[dataset])
 
 
 @router.get(

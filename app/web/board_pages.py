@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from typing import Annotated, Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Query, Request
 from fastapi.concurrency import run_in_threadpool
@@ -15,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from app import entries, external, job_files, jobs, leaderboard, robustbench
 from app.access import Admin, Principal, Reader, charge
-from app.certificates import Broken, broken_points
+from app.certificates import Broken, broken_points, classes_of
 from app.compare import Outcome, comparison_of, shared_points
 from app.entity_tags import not_modified, tagged
 from app.errors import NotFound, StoreAway, Unprocessable
@@ -29,7 +31,8 @@ from app.web.boards import board_page
 from app.web.charts import curve_of, survivor_bars
 from app.web.forms import sent_fields
 from app.web.rendering import Chosen, redirect, render
-from gkl.answers import RankNote, Withdrawal
+from gkl.answers import ClassView, RankNote, Withdrawal
+from gkl.catalog import DATASETS
 from gkl.flags import FLAGS
 from gkl.outcome import ReportOutcome
 
@@ -39,6 +42,7 @@ _PICTURES_PER_PAGE = 24
 _ATTACKS_SHOWN = 50
 _EVALUATIONS_PER_PAGE = 20
 _log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
 
 class _PageOfView(entries.View):
@@ -94,6 +98,7 @@ def entry(request: Request, service: ServiceDep, entry_id: EntryId) -> Response:
             model_info=None if robustbench.why_not_exported(found.entry) else robustbench.model_info(found.entry),
             leader=entries.leader(session, on),
             broken=_broken(service, session, found.entry, limit=6),
+            classes=_classes(service, session, found.entry),
             attacks=external.newest_attacks(session, entry_id, limit=_ATTACKS_SHOWN),
             example_shape=external.shape_of_examples(found.entry),
             url=str(request.base_url).rstrip("/"),
@@ -123,13 +128,22 @@ def model_card(request: Request, service: ServiceDep, entry_id: EntryId) -> Resp
 
 def _broken(service: Service, session: Session, entry: Entry, **which: Any) -> Broken | None:
     """None where there is no certificate to show."""
+    return _of_certificate(service, session, entry, lambda path: broken_points(path, **which))
+
+
+def _classes(service: Service, session: Session, entry: Entry) -> list[ClassView] | None:
+    """None where nothing is known of its points."""
+    return _of_certificate(service, session, entry, lambda path: classes_of(path, DATASETS[entry.dataset]))
+
+
+def _of_certificate(service: Service, session: Session, entry: Entry, read: Callable[[Path], _T]) -> _T | None:
     sha256 = external.certificate(session, entry)
     if sha256 is None:
         return None
     try:
-        return broken_points(service.store.path(sha256), **which)
+        return read(service.store.path(sha256))
     except (NotFound, StoreAway, SafetensorError, OSError) as error:
-        # The figures are in the database: they are shown without the pictures.
+        # The figures are in the database: they are shown without what the file has.
         _log.warning("the certificate of entry %d cannot be read (%s)", entry.id, error)
         return None
 

@@ -17,6 +17,7 @@ import httpx2
 from gkl.answers import (
     BoardDetail,
     BoardSummary,
+    ClassView,
     ComparisonView,
     EntryDetail,
     EntryView,
@@ -407,6 +408,14 @@ class Client:
         """
         for page in self._connection.pages(f"{_address(measured)}/points", {}):
             yield from self._connection.parse(list[PointView], page)
+
+    def classes(self, entry_id: int) -> list[ClassView]:
+        """How an entry does on each class, the least robust first.
+
+        Raises:
+            NotFound: there is no such entry, or it has no certificate.
+        """
+        return self._connection.read(list[ClassView], "GET", f"/api/v1/entries/{entry_id}/classes")
 
     def certificate(self, measured: EntryView | EvaluationView, path: Path | str) -> Path:
         """Download the proof: what each point came to, and the adversarial example of each broken one.

@@ -139,3 +139,20 @@ def test_what_cannot_be_compared_is_a_sentence(client: TestClient, stands: np.nd
     answer = client.get("/api/v1/compare", params={"entries": list(numbers)})
     assert answer.status_code in (404, 422)
     assert answer.json()["detail"]
+
+
+def test_a_class_has_its_accuracies_and_what_it_is_taken_for(client: TestClient, stands: np.ndarray) -> None:
+    found = client.get("/api/v1/entries/1/classes").json()
+    assert len(found) == 10
+    assert [each["robust"] for each in found] == sorted(each["robust"] for each in found)
+    labels = np.arange(POINTS) % 10
+    for each in found:
+        own = labels == each["label"]
+        assert each["points"] == own.sum() == 36
+        assert each["robust"] == pytest.approx(stands[0][own].mean())
+        attacked = int((~stands[0][own & (np.arange(POINTS) >= 30)]).sum())
+        (other,) = each["taken_for"]
+        assert (other["label"], other["count"]) == ((each["label"] + 1) % 10, attacked)
+    page = client.get("/entries/1", headers=HTML).text
+    assert "By class" in page
+    assert "Taken for" in page
