@@ -8,8 +8,8 @@ import logging
 import re
 import secrets
 import shlex
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Annotated, Any, Literal
 
@@ -24,6 +24,7 @@ from app.errors import NotFound, TooMany, Unprocessable
 from app.routes.paging import MAX_ID
 from app.service import Service, ServiceDep
 from app.tables import Model
+from app.web.fitting import Drawn, fitted, fitting_architectures
 from app.web.forms import Input, errors_of, inputs, parse, sent_fields
 from app.web.rendering import Chosen, redirect, render
 from gkl.catalog import unknown_name_message
@@ -38,7 +39,7 @@ Kind = Literal["train", "evaluate"]
 SPECS: dict[Kind, type[TrainSpec] | type[EvaluateSpec]] = {"train": TrainSpec, "evaluate": EvaluateSpec}
 
 # Words that the form itself sends beside the spec's fields.
-_OWN = ("action", "submitter", "nonce", CSRF_FIELD)
+_OWN = ("action", "submitter", "nonce", "drawn_for", CSRF_FIELD)
 _NONCE = re.compile(r"[0-9a-f]{32}")
 
 
@@ -52,6 +53,10 @@ class Form:
     submitter: str
     nonce: str
     """Of this page: the same form sent twice from it is one job."""
+    drawn_for: str
+    """What it was drawn for, see `app.web.fitting`."""
+    notes: list[str]
+    """What was changed for a choice."""
     body: str | None
     """The spec as JSON, without what is left at its default; None while it is not valid."""
     spec: TrainSpec | EvaluateSpec | None
@@ -77,6 +82,7 @@ def form_of(
     *,
     submitter: str = "",
     nonce: str = "",
+    notes: Sequence[str] = (),
     refusal: Unprocessable | TooMany | None = None,
 ) -> Form:
     """The form with these values, which need not be right. Its errors are shown only where somebody asks to send it."""
@@ -91,7 +97,7 @@ def form_of(
         field, colon, sentence = str(refusal).partition(": ")
         known = bool(colon) and field in SPECS[kind].model_fields
         errors.setdefault(field if known else "", []).append(sentence if known else str(refusal))
-    made = inputs(SPECS[kind], values, errors)
+    made = [_with_fitting(each, str(values.get("dataset", ""))) for each in inputs(SPECS[kind], values, errors)]
     shown = _names(made)
     rest = [
         f"{name}: {text}" if name else text for name, all_of in errors.items() if name not in shown for text in all_of
@@ -103,9 +109,19 @@ def form_of(
         has_errors=bool(errors),
         submitter=submitter,
         nonce=nonce if _NONCE.fullmatch(nonce) else secrets.token_hex(16),
+        drawn_for=str(Drawn.of(values)),
+        notes=list(notes),
         body=None if spec is None else json.dumps(_short(spec)),
         spec=spec,
     )
+
+
+def _with_fitting(shown: Input, dataset: str) -> Input:
+    """Of all architectures those that the data set can be given to, and the one that stands there."""
+    if shown.name != "architecture":
+        return shown
+    fitting = fitting_architectures(dataset)
+    return replace(shown, options=fitting if shown.value in fitting else [shown.value, *fitting])
 
 
 def from_sent(kind: Kind, sent: Mapping[str, str]) -> dict[str, Any]:
@@ -193,9 +209,13 @@ def _take_form(
     sent: dict[str, str],
 ) -> Response:
     values, submitter, nonce = from_sent(kind, sent), sent.get("submitter", "").strip(), sent.get("nonce", "")
-    form = form_of(kind, values, submitter=submitter, nonce=nonce)
     action = sent.get("action", "send")
-    if action == "send" and form.spec is not None:
+    notes: list[str] = []
+    if action != "check":
+        values, notes = fitted(values, Drawn.read(sent.get("drawn_for", "")))
+    form = form_of(kind, values, submitter=submitter, nonce=nonce, notes=notes)
+    # What was changed for a choice is looked at before it is sent, where no script has shown it.
+    if action == "send" and form.spec is not None and not notes:
         try:
             _check_submitter(submitter)
             owner_limits.check_spec(service.settings, form.spec)

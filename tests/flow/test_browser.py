@@ -230,6 +230,12 @@ def test_a_job_is_sent_with_the_form_watched_and_its_pictures_looked_at(page: Pa
     page.get_by_label("Recipe").select_option("digits-trades")
     page.get_by_role("button", name="Fill in").click()
     expect(page.get_by_label("kl weight")).to_be_visible()
+    # Another data set brings its own budget; the way back does too.
+    for dataset, epsilon in (("cifar10", "8/255"), ("digits", "0.2")):
+        page.locator("[name='dataset']").select_option(dataset)
+        expect(page.locator("[name='threat_model.epsilon']")).to_have_value(epsilon)
+        expect(page.locator("[name='evaluation.threat_model.epsilon']")).to_have_value(epsilon)
+        expect(page.locator("#problems")).to_contain_text("threat_model.epsilon is now")
     # A choice redraws the form; what was typed stays.
     page.get_by_label("name").first.fill("From the form")
     held: list[Route] = []

@@ -1,0 +1,91 @@
+"""What follows in a form from the choice of a data set or a norm: a budget and an architecture that fit it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gkl.catalog import ARCHITECTURES, DATASETS
+from gkl.recipes import RECIPES
+from gkl.spec import ThreatModel, format_epsilon
+
+_THREAT_MODELS = ("threat_model", "evaluation.threat_model")
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What a form was drawn for, as it says itself when it is sent."""
+
+    dataset: str
+    norms: Mapping[str, str]
+    """By the dotted path of the threat model."""
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Drawn:
+        norms = {path: str(found.get("norm")) for path, found in _threat_models(values)}
+        return cls(str(values.get("dataset", "")), norms)
+
+    @classmethod
+    def read(cls, text: str) -> Drawn:
+        dataset, *norms = text.split(" ")
+        return cls(dataset, dict(norm.split("=", 1) for norm in norms if "=" in norm))
+
+    def __str__(self) -> str:
+        return " ".join([self.dataset, *(f"{path}={norm}" for path, norm in self.norms.items())])
+
+
+def fitting_architectures(dataset: str) -> list[str]:
+    """Those that can be built for it, those of this project first; all where there is no such data set."""
+    names = [each.name for each in ARCHITECTURES.values() if dataset not in DATASETS or dataset in each.datasets]
+    return sorted(names, key=lambda name: "/" in name)
+
+
+def fitted(values: Mapping[str, Any], drawn: Drawn) -> tuple[dict[str, Any], list[str]]:
+    """The values with the usual budget in place of the one that was usual before, and an architecture that fits.
+
+    What somebody has typed stays.
+
+    Returns:
+        The values, and what was changed, in words.
+    """
+    changed: dict[str, Any] = copy.deepcopy(dict(values))
+    dataset = str(changed.get("dataset", ""))
+    if dataset not in DATASETS:
+        return changed, []
+    told = []
+    for path, found in _threat_models(changed):
+        was, usual = _usual(drawn.dataset, drawn.norms.get(path)), _usual(dataset, str(found.get("norm")))
+        if usual is not None and was not in (None, usual) and _number(found.get("epsilon")) == was:
+            found["epsilon"] = usual
+            told.append(f"{path}.epsilon is now {format_epsilon(usual)}, the usual one")
+    fitting = fitting_architectures(dataset)
+    if dataset != drawn.dataset and changed.get("architecture") not in fitting:
+        of_recipes = [recipe().architecture for recipe in RECIPES.values() if recipe().dataset == dataset]
+        changed["architecture"] = next(iter([*of_recipes, *fitting]), "")
+        told.append(f"architecture is now {changed['architecture']}")
+    return changed, told
+
+
+def _usual(dataset: str, norm: str | None) -> float | None:
+    budgets = DATASETS[dataset].epsilon.items() if dataset in DATASETS else ()
+    return next((epsilon for known, epsilon in budgets if known == norm), None)
+
+
+def _threat_models(values: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for path in _THREAT_MODELS:
+        found: Any = values
+        for part in path.split("."):
+            found = found.get(part) if isinstance(found, Mapping) else None
+        if isinstance(found, dict):
+            yield path, found
+
+
+def _number(epsilon: Any) -> float | None:
+    """As a spec reads it."""
+    try:
+        # Of the norms the one with the widest budgets.
+        return ThreatModel(norm="L1", epsilon=epsilon).epsilon
+    except ValueError:
+        return None

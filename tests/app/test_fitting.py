@@ -1,0 +1,72 @@
+"""What a form changes for the choice of a data set or a norm."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from app.web.fitting import Drawn, fitted, fitting_architectures
+from app.web.forms import inputs
+from app.web.submit import first_values
+from gkl.spec import TrainSpec
+from tests.app.test_pages import get
+from tests.app.test_robustbench import on_one
+from tests.app.test_web import FORM, sent
+
+DIGITS = Drawn.of(first_values("train"))
+
+
+def values(**changes: Any) -> dict[str, Any]:
+    return first_values("train") | changes
+
+
+def test_the_usual_budget_and_an_architecture_follow_the_data_set() -> None:
+    found, told = fitted(values(dataset="cifar10"), DIGITS)
+    assert found["threat_model"]["epsilon"] == found["evaluation"]["threat_model"]["epsilon"] == 8 / 255
+    assert found["architecture"] in fitting_architectures("cifar10")
+    assert told[:2] == [
+        "threat_model.epsilon is now 8/255, the usual one",
+        "evaluation.threat_model.epsilon is now 8/255, the usual one",
+    ]
+    assert TrainSpec.model_validate(found).dataset == "cifar10"
+
+
+def test_it_follows_the_norm_too() -> None:
+    found, told = fitted(values(threat_model={"norm": "L2", "epsilon": "0.2"}), DIGITS)
+    assert (found["threat_model"]["epsilon"], len(told)) == (0.8, 1)
+
+
+@pytest.mark.parametrize("epsilon", ["0.1", 0.3, "nonsense", None])
+def test_what_somebody_typed_stays(epsilon: object) -> None:
+    found, told = fitted(values(dataset="cifar10", threat_model={"norm": "Linf", "epsilon": epsilon}), DIGITS)
+    assert found["threat_model"]["epsilon"] == epsilon
+    assert not any(each.startswith("threat_model") for each in told)
+
+
+def test_nothing_changes_where_nothing_was_chosen() -> None:
+    assert fitted(values(), DIGITS) == (values(), [])
+    assert fitted(values(dataset="unknown"), DIGITS) == (values(dataset="unknown"), [])
+    assert Drawn.read(str(DIGITS)) == DIGITS
+    # A page of an earlier version says nothing of it.
+    assert fitted(values(dataset="cifar10", architecture="resnet_18"), Drawn.read(""))[1] == []
+
+
+@on_one
+def test_the_form_shows_what_it_changed_before_it_is_sent(client: TestClient) -> None:
+    page = get(client, "/submit/train")
+    drawn = re.search(r'name="drawn_for" value="([^"]+)"', page)
+    assert drawn is not None
+    assert 'value="cifar10/Linf/' not in page, "only architectures that fit digits"
+    form = sent(inputs(TrainSpec, first_values("train"), {})) | {"drawn_for": drawn[1], "dataset": "cifar10"}
+    redrawn = client.post("/submit/train", data=form | {"action": "update"}, headers=FORM)
+    assert redrawn.status_code == 200
+    assert re.search(r'name="threat_model.epsilon" value="8/255"', redrawn.text)
+    assert "Changed to fit: threat_model.epsilon is now 8/255" in redrawn.text
+    assert "RobustBench's zoo" in redrawn.text or "RobustBench&#39;s zoo" in redrawn.text
+    # Without scripts nobody has seen it yet.
+    unseen = client.post("/submit/train", data=form | {"action": "send"}, headers=FORM)
+    assert (unseen.status_code, "Look at it, and send again" in unseen.text) == (422, True)
+    assert client.get("/api/v1/jobs").json()["jobs"] == []
