@@ -10,17 +10,18 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy.orm import Session
 
 from app import entries, external
 from app.artifacts import ArtifactStore
 from app.certificates import points_of, standing_points
+from app.database import Database
 from app.entries import Board, Ranked
 from app.errors import NotFound, StoreAway, Unprocessable
 from app.formatting import plain
 from app.tables import Entry
 from gkl.answers import PairView, PointView, Provenance, SpecDifference
 from gkl.paired import PairedCounts
+from gkl.spec import threat_model_of_board
 from gkl.unpaired import UnpairedCounts
 
 
@@ -77,31 +78,36 @@ _EXAMPLES = 8
 _SURE = 0.05
 
 
-def comparison_of(session: Session, store: ArtifactStore, chosen: list[int]) -> Comparison:
+def comparison_of(database: Database, store: ArtifactStore, chosen: list[int]) -> Comparison:
     """
     Raises:
         NotFound: there is no such entry.
     """
-    rows = [entries.get(session, entry_id) for entry_id in dict.fromkeys(chosen)]
-    places = [(row, entries.board(session, row.entry.dataset, row.entry.board)) for row in rows]
+    with database.reading() as session:
+        rows = [entries.get(session, entry_id) for entry_id in dict.fromkeys(chosen)]
+        places = [(row, entries.board(session, row.entry.dataset, row.entry.board)) for row in rows]
+        compared = [row.entry for row in rows]
+        differences = _differences(compared)
+        certificates = {entry.id: external.certificate(session, entry) for entry in compared if _is_attacked(entry)}
+    # Out of the transaction: a file may have to come from a bucket first.
     known = {}
-    for row in rows:
-        sha256 = external.certificate(session, row.entry)
+    for entry_id, sha256 in certificates.items():
         # A file that cannot be had takes the comparison by points with it, not the page.
         with suppress(NotFound, StoreAway):
             if sha256 is not None:
-                known[row.entry.id] = standing_points(store.path(sha256))
-    pairs = [
-        pair
-        for first, second in combinations([row.entry for row in rows], 2)
-        if (pair := _pair(first, second, known)) is not None
-    ]
+                known[entry_id] = standing_points(store.path(sha256))
+    pairs = [pair for first, second in combinations(compared, 2) if (pair := _pair(first, second, known)) is not None]
     overlap, others = _overlap(rows, known)
-    return Comparison(places, pairs, _differences([row.entry for row in rows]), overlap, others)
+    return Comparison(places, pairs, differences, overlap, others)
+
+
+def _is_attacked(entry: Entry) -> bool:
+    """A certificate of another board says of no point whether it withstands: corruptions have no one answer to it."""
+    return threat_model_of_board(entry.dataset, entry.board) is not None
 
 
 def shared_points(
-    session: Session, store: ArtifactStore, pair: tuple[int, int], which: Outcome, *, offset: int, limit: int
+    database: Database, store: ArtifactStore, pair: tuple[int, int], which: Outcome, *, offset: int, limit: int
 ) -> SharedPoints:
     """Points of two entries, by which of them withstands, in the order of the test images.
 
@@ -109,12 +115,13 @@ def shared_points(
         NotFound: there is no such entry, or its points are not known here.
         Unprocessable: they are of different images.
     """
-    rows = entries.get(session, pair[0]), entries.get(session, pair[1])
+    with database.reading() as session:
+        rows = entries.get(session, pair[0]), entries.get(session, pair[1])
+        certificates = [external.certificate(session, row.entry) for row in rows]
     paths = []
-    for row in rows:
-        sha256 = external.certificate(session, row.entry)
-        if sha256 is None:
-            raise NotFound(f"entry {row.entry.id} has no certificate, so that nothing is known of its points")
+    for row, sha256 in zip(rows, certificates, strict=True):
+        if sha256 is None or not _is_attacked(row.entry):
+            raise NotFound(f"of entry {row.entry.id} it is not known which points withstand attacks")
         paths.append(store.path(sha256))
     a, b = (standing_points(path) for path in paths)
     if rows[0].entry.dataset != rows[1].entry.dataset or len(a) != len(b):
@@ -138,7 +145,8 @@ _Points = NDArray[np.bool_]
 
 def _pair(first: Entry, second: Entry, known: Mapping[int, _Points]) -> PairView | None:
     """None where there is nothing to compare: other boards, or no figure of one of them."""
-    if (first.dataset, first.board) != (second.dataset, second.board):
+    if (first.dataset, first.board) != (second.dataset, second.board) or not _is_attacked(first):
+        # A mean over corruptions is no count of points that a test could be made for.
         return None
     a, b = known.get(first.id), known.get(second.id)
     if a is not None and b is not None and len(a) == len(b):
@@ -149,13 +157,14 @@ def _pair(first: Entry, second: Entry, known: Mapping[int, _Points]) -> PairView
     counts = UnpairedCounts(
         round(shares[0] * first.num_points), first.num_points, round(shares[1] * second.num_points), second.num_points
     )
-    by = counts.difference
-    verb = "is as robust as" if by == 0 else "is more robust than" if by > 0 else "is less robust than"
-    headline = f"By its figure alone {plain(first.name)} {verb} {plain(second.name)}"
+    by, names = counts.difference, (plain(first.name), plain(second.name))
+    than = f"{'lower' if by < 0 else 'higher'} than {names[1]}'s"
+    headline = f"{names[0]}'s robust accuracy is {abs(100 * by):.2f} points {than}"
+    if counts.p_value >= _SURE:
+        headline += ", which is too little to tell them apart"
+    sentence = f"{headline}: {_statistics(counts)}{_reservation(first, second)}"
     empty = dict.fromkeys(("both", "only_first", "only_second", "neither"))
-    return _view(
-        (first, second), counts, f"{headline}: {_statistics(counts)}", is_paired=False, points=first.num_points, **empty
-    )
+    return _view((first, second), counts, sentence, is_paired=False, points=first.num_points, **empty)
 
 
 def _paired(first: Entry, second: Entry, a: _Points, b: _Points) -> PairView:
@@ -169,10 +178,22 @@ def _paired(first: Entry, second: Entry, a: _Points, b: _Points) -> PairView:
     more, names = counts.only_first - counts.only_second, (plain(first.name), plain(second.name))
     loses = "as many" if more == 0 else f"{abs(more)} {'fewer' if more > 0 else 'more'}"
     headline = f"{names[0]} loses {loses} of {len(a)} points {'as' if more == 0 else 'than'} {names[1]}"
-    reported = [plain(each.name) for each in (first, second) if each.provenance is Provenance.REPORTED]
-    reservation = f" What {' and '.join(reported)} withstands only its owner has measured." if reported else ""
-    sentence = f"{headline}: {_statistics(counts)}{reservation}"
+    sentence = f"{headline}: {_statistics(counts)}{_reservation(first, second)}"
     return _view((first, second), counts, sentence, is_paired=True, points=len(a), **table)
+
+
+def _reservation(*compared: Entry) -> str:
+    """What is to be known before a figure of one of them is believed."""
+    said = []
+    for entry in compared:
+        name = plain(entry.name)
+        if entry.is_withdrawn:
+            said.append(f" {name} was withdrawn: {entry.withdrawn_reason}")
+        elif entry.is_barred:
+            said.append(f" {name} has no rank, since its figure cannot be believed.")
+        elif entry.provenance is Provenance.REPORTED:
+            said.append(f" What {name} withstands only its owner has measured.")
+    return "".join(said)
 
 
 def _statistics(counts: PairedCounts | UnpairedCounts) -> str:
@@ -264,5 +285,4 @@ def _overlap(rows: list[Ranked], known: Mapping[int, _Points]) -> tuple[Overlap 
         examples=[each.nonzero()[0][:_EXAMPLES].tolist() for each in only],
         entry_ids=[row.entry.id for row in same],
     )
-    assert all(agreement[i][j] == agreement[j][i] for i, j in combinations(range(len(same)), 2))
     return overlap, others

@@ -269,6 +269,8 @@ def restore_rank(session: Session, entry_id: int, note: str) -> Entry:
     entry = _locked(session, entry_id)
     if not entry.is_barred:
         raise Conflict(f"entry {entry_id} is not barred from its rank by its flags")
+    if entry.provenance is Provenance.REPORTED:
+        raise Conflict(f"entry {entry_id} has no rank to restore: its owner alone has measured it")
     entry.rank_note, entry.changed_at = note, database_now(session)
     session.flush()
     return entry

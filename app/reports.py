@@ -1,14 +1,13 @@
-"""Verdicts on networks that their owners alone have: from a certificate to a row that says so, and has no rank."""
+"""Verdicts on networks that only their owners have: from a certificate to a row that says so, and has no rank."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError, safe_open
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -21,24 +20,59 @@ from app.tables import Entry, FileKind, Job, Report
 from gkl.answers import Provenance
 from gkl.catalog import DATASETS, image_shape, recorded_preprocessing
 from gkl.errors import InvalidInput
-from gkl.flags import unrankable
-from gkl.outcome import ReportOutcome
+from gkl.flags import FLAGS, unrankable
+from gkl.outcome import BEYOND_AUTOATTACK, Flag, Manifest, ReportOutcome
 from gkl.safetensors_header import MAX_HEADER_BYTES, TensorHeader, read_header
-from gkl.spec import RANKED_PROTOCOLS, Evaluation, Publication, ReportSpec, board_name
+from gkl.spec import (
+    ATTACK_TITLES,
+    SHA256_PATTERN,
+    Evaluation,
+    Publication,
+    ReportSpec,
+    board_name,
+    why_on_no_board,
+)
 
 _OF_POINTS = {"label": "I64", "prediction": "I64", "broken_by": "I64", "perturbation_norm": "F64"}
 _OF_BROKEN = {"index": "I64", "adversarial_prediction": "I64"}
 _IMAGES = {"adversarial": ("F32",), "clean": ("F32", "U8")}
+# A certificate says a few kilobytes of itself.
+_MOST_METADATA = 64 * 1024
 _HOW = "evaluate again with gkl.evaluate, and send what save_certificate() writes"
 
 
-class Claims(BaseModel):
-    """What a certificate says of itself, as far as that can be told before a worker reads its images."""
+_Text = Annotated[str, Field(max_length=500, pattern=r"^[^\x00-\x1f\x7f]*$")]
+_Sha256 = Annotated[str, Field(pattern=SHA256_PATTERN)]
 
-    dataset: str
-    architecture: str
-    evaluation: Evaluation
-    manifest: dict[str, Any]
+
+class _Flag(Flag):
+    sentence: _Text
+
+
+class _Manifest(Manifest):
+    flags: Annotated[tuple[_Flag, ...], Field(max_length=len(FLAGS))] = ()
+    """What its owner's run found."""
+
+
+class Claims(BaseModel):
+    """All that a certificate says of itself, before a worker reads its images. What it may say is bounded: pages and
+    files have it later."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    format: _Text
+    dataset: _Text
+    architecture: _Text
+    weights_sha256: _Sha256
+    dataset_sha256: _Sha256
+    evaluation: Annotated[Evaluation, Field(strict=False)]
+    attacks: list[_Text]
+    clean_correct: int
+    robust_correct: int
+    answers_vary: bool
+    corruptions: Annotated[list[Any], Field(max_length=0)]
+    manifest: Annotated[_Manifest, Field(strict=False)]
+    contents_sha256: _Sha256
 
     @property
     def board(self) -> str:
@@ -55,29 +89,23 @@ def most_bytes() -> int:
 def check_file(path: Path) -> Claims:
     """
     Raises:
-        Unprocessable: it is no certificate, or no row on a board can be made of it.
+        Unprocessable: it is no certificate, or no board has a place for it.
     """
     try:
         tensors = read_header(path, "the file")
-        claims = _claims(path)
     except InvalidInput as error:
         raise Unprocessable(f"body: {error}") from error
-    if claims.dataset not in DATASETS:
-        raise Unprocessable(
-            "body: the certificate is about images of its owner's own, and a board is about those of "
-            f"{', '.join(DATASETS)}"
-        )
-    protocol, dataset = claims.evaluation.protocol, DATASETS[claims.dataset]
-    if claims.evaluation.threat_model is None or protocol not in RANKED_PROTOCOLS:
-        raise Unprocessable(
-            f"body: the certificate is of protocol {protocol!r}, and a board takes 'standard' and 'plus'; {_HOW}"
-        )
+    claims = _claims(path)
     points = tensors["label"].shape[:1] if "label" in tensors else ()
-    if points != (dataset.num_test,):
-        found = points[0] if points else 0
+    reason = why_on_no_board(claims.dataset, claims.evaluation.protocol, points[0] if points else 0)
+    if reason is not None:
+        raise Unprocessable(f"body: the certificate {reason}")
+    expected = [ATTACK_TITLES[name] for name in claims.evaluation.attack_names]
+    beyond = claims.attacks[len(expected) :]
+    if claims.attacks[: len(expected)] != expected or not set(beyond) <= set(BEYOND_AUTOATTACK):
         raise Unprocessable(
-            f"body: the certificate is about {found} points, and a board of {dataset.title} is about all "
-            f"{dataset.num_test}; evaluate without num_points"
+            f"body: the certificate names the attacks {', '.join(claims.attacks)[:200]}, and those of protocol "
+            f"{claims.evaluation.protocol!r} are {', '.join(expected)}; {_HOW}"
         )
     _check_tensors(tensors, claims)
     return claims
@@ -86,16 +114,15 @@ def check_file(path: Path) -> Claims:
 def _claims(path: Path) -> Claims:
     """
     Raises:
-        InvalidInput: it is no certificate.
+        Unprocessable: it is no certificate.
     """
     try:
         with safe_open(path, framework="np") as file:
-            said = json.loads((file.metadata() or {}).get("gklbench", "null"))
-        claims = Claims.model_validate(said)
-        if claims.dataset in DATASETS:
-            recorded_preprocessing(claims.dataset, claims.manifest)
+            text = (file.metadata() or {}).get("gklbench", "")
+        claims = Claims.model_validate_json(text if len(text) <= _MOST_METADATA else "")
+        recorded_preprocessing(claims.dataset, claims.manifest.model_dump())
     except (SafetensorError, ValueError, KeyError, RecursionError) as error:
-        raise InvalidInput(f"the file is no certificate of an evaluation; {_HOW}") from error
+        raise Unprocessable(f"body: the file is no certificate of an evaluation; {_HOW}") from error
     return claims
 
 
@@ -103,7 +130,7 @@ def _check_tensors(tensors: Mapping[str, TensorHeader], claims: Claims) -> None:
     """As a certificate is written: what reads it later trusts in that."""
     num_points = DATASETS[claims.dataset].num_test
     num_broken = tensors["index"].shape[0] if "index" in tensors and tensors["index"].shape else 0
-    pixels = image_shape(claims.dataset, recorded_preprocessing(claims.dataset, claims.manifest))
+    pixels = image_shape(claims.dataset, recorded_preprocessing(claims.dataset, claims.manifest.model_dump()))
     expected: dict[str, tuple[tuple[str, ...], tuple[int, ...]]] = {
         **{name: ((dtype,), (num_points,)) for name, dtype in _OF_POINTS.items()},
         **{name: ((dtype,), (num_broken,)) for name, dtype in _OF_BROKEN.items()},
@@ -113,7 +140,7 @@ def _check_tensors(tensors: Mapping[str, TensorHeader], claims: Claims) -> None:
         if name not in tensors:
             raise Unprocessable(f"body: the certificate lacks the tensor {name!r}; {_HOW}")
         if name not in expected:
-            raise Unprocessable(f"body: the certificate holds a tensor {name!r} that belongs to none; {_HOW}")
+            raise Unprocessable(f"body: the certificate holds an unknown tensor {name!r}; {_HOW}")
         dtypes, shape = expected[name]
         if tensors[name].dtype not in dtypes or tensors[name].shape != shape:
             raise Unprocessable(
@@ -140,32 +167,44 @@ def create(
         certificate=certificate.sha256,
         publication=publication,
     )
+    known = select(Entry.id).where(Entry.dataset == claims.dataset, Entry.board == claims.board).limit(1)
+    if claims.board not in DATASETS[claims.dataset].epsilon and session.scalar(known) is None:
+        # Measured ones cost hours of a GPU; these would make boards for nothing.
+        raise Unprocessable(
+            f"body: there is no board {claims.dataset}/{claims.board}; evaluate with the usual budget of a norm, or "
+            "with that of a board there is"
+        )
     quotas.check_room_for_job(session, submitter)
     job = jobs.create(session, spec, submitter=submitter)
     job_files.add(session, job.id, FileKind.CERTIFICATE, number=0, file="certificate.safetensors", stored=certificate)
     return job
 
 
-def record(session: Session, job: Job, outcome: ReportOutcome) -> Entry:
-    """The row of a certificate that held. The same network of the same submitter has one: the newest."""
+def record(session: Session, job: Job, outcome: ReportOutcome) -> None:
+    """The row of a certificate that held. The same network of the same submitter has one: that of the newest job."""
     spec = ReportSpec.model_validate(job.spec)
     evaluation = Evaluation.model_validate(outcome.evaluation)
     board, now = board_name(spec.dataset, evaluation), database_now(session)
+    # Two that end in the same moment come in turn.
+    quotas.take_turn(session, job.submitter)
     known = session.scalars(
         select(Report)
-        .join(Report.entry)
         .where(
             Report.submitter == job.submitter,
             Report.weights_sha256 == outcome.weights_sha256,
-            Entry.dataset == spec.dataset,
-            Entry.board == board,
+            Report.dataset == spec.dataset,
+            Report.board == board,
         )
-        .with_for_update(of=Report)
+        .with_for_update()
+        .execution_options(populate_existing=True)
     ).first()
+    if known is not None and known.job_id > job.id:
+        return
     if known is None:
         slug = entries.free_slug(session, spec.dataset, board, spec.name, outcome.weights_sha256)
         entry = Entry(dataset=spec.dataset, board=board, slug=slug, created_at=now, anomalies=[])
-        known = Report(entry=entry, submitter=job.submitter, weights_sha256=outcome.weights_sha256)
+        same = {"dataset": spec.dataset, "board": board, "weights_sha256": outcome.weights_sha256}
+        known = Report(entry=entry, submitter=job.submitter, **same)
     entry = known.entry
     known.job_id, known.certificate_sha256 = job.id, spec.certificate
     known.outcome, known.created_at = outcome.model_dump(mode="json"), now
@@ -179,10 +218,10 @@ def record(session: Session, job: Job, outcome: ReportOutcome) -> Entry:
     # Not as the robust accuracy, by which entries rank: nobody here has asked the network.
     entry.reported_accuracy = outcome.robust_correct / outcome.num_points
     entry.unreliable, entry.unrankable_reason = bool(outcome.flags), unrankable(outcome.flags)
-    entry.changed_at = now
+    # The admin's note was about another certificate.
+    entry.rank_note, entry.changed_at = None, now
     session.add(known)
     session.flush()
-    return entry
 
 
 def entries_of_jobs(session: Session, job_ids: Sequence[int]) -> dict[int, int]:

@@ -656,12 +656,17 @@ class Report(Base):
     job_id: Mapped[int] = mapped_column(ForeignKey("jobs.id"), unique=True)
     """The job that checked it; an earlier one's certificate is replaced."""
     submitter: Mapped[str] = mapped_column(String(100))
-    weights_sha256: Mapped[str] = mapped_column(String(64), index=True)
+    dataset: Mapped[str] = mapped_column(String(50))
+    board: Mapped[str] = mapped_column(String(50))
+    """As of its entry."""
+    weights_sha256: Mapped[str] = mapped_column(String(64))
     """What it says that the network's weights hash to."""
-    certificate_sha256: Mapped[str] = mapped_column(String(64))
+    certificate_sha256: Mapped[str] = mapped_column(String(64), index=True)
     outcome: Mapped[dict[str, Any]]
     """`gkl.outcome.ReportOutcome`."""
     created_at: Mapped[datetime]
 
     entry: Mapped[Entry] = relationship(back_populates="report")
     job: Mapped[Job] = relationship()
+
+    __table_args__ = (UniqueConstraint("submitter", "weights_sha256", "dataset", "board"),)

@@ -460,7 +460,7 @@ class ComparisonView(Schema):
 
     entries: list[EntryView]
     pairs: list[PairView]
-    """Every two of one board that have a robust accuracy."""
+    """Every two of one board of attacks of which points or figures are known."""
     differences: list[SpecDifference]
 
 

@@ -208,7 +208,7 @@ def recorded_preprocessing(dataset: str, manifest: Mapping[str, Any]) -> Preproc
         return None
     # Before manifests named it, every architecture got the same one.
     name = manifest.get("preprocessing")
-    return DEFAULT_PREPROCESSING if name is None else PREPROCESSINGS[name]
+    return DEFAULT_PREPROCESSING if name is None else PREPROCESSINGS[str(name)]
 
 
 def image_shape(dataset: str, preprocessing: Preprocessing | None) -> tuple[int, int, int]:

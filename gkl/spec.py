@@ -472,6 +472,17 @@ RANKED_PROTOCOLS: tuple[Protocol, ...] = (*PROTOCOLS_WITH_MORE, "corruptions")
 """Those whose results may stand beside each other on a board: no weaker than the standard one."""
 
 
+ATTACK_TITLES: dict[AttackName, str] = {
+    "apgd-ce": "APGD-CE",
+    "apgd-dlr": "APGD-DLR",
+    "apgd-t": "APGD-T",
+    "fab": "FAB",
+    "fab-t": "FAB-T",
+    "square": "Square",
+}
+"""What attacks are called in a verdict."""
+
+
 class Evaluation(Spec):
     """What is measured of a model: accuracy under attacks, under common corruptions, or on clean images alone."""
 
@@ -753,6 +764,25 @@ AnySpec: TypeAlias = TrainSpec | EvaluateSpec | ExternalSpec | ReportSpec
 RunSpec = Annotated[AnySpec, Field(discriminator="kind")]
 RUN_SPEC: TypeAdapter[AnySpec] = TypeAdapter(RunSpec)
 """What a worker runs: what people send as a job, and what the service makes of other requests."""
+
+
+def why_on_no_board(dataset: str, protocol: str, num_points: int) -> str | None:
+    """Why a verdict has no place on a board of attacks, after 'the verdict'; None if it has.
+
+    >>> why_on_no_board("digits", "standard", 50)
+    'is about 50 of the 360 test images of digits, and a board is about all of them; evaluate without num_points'
+    """
+    if dataset not in DATASETS:
+        return f"is about other images than those that there are boards of: {', '.join(DATASETS)}"
+    if protocol not in PROTOCOLS_WITH_MORE:
+        takes = " and ".join(repr(each) for each in PROTOCOLS_WITH_MORE)
+        return f"is of protocol {protocol!r}, and a board takes {takes}"
+    if num_points != DATASETS[dataset].num_test:
+        return (
+            f"is about {num_points} of the {DATASETS[dataset].num_test} test images of {dataset}, and a board is about "
+            "all of them; evaluate without num_points"
+        )
+    return None
 
 
 def board_name(dataset: str, evaluation: Evaluation) -> str:

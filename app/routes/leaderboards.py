@@ -158,11 +158,10 @@ def compare_entries(
     known, as of imported entries, by the accuracies alone.
     """
     charge(service, reader, rows=_ROWS_OF_A_COMPARISON)
-    with service.database.reading() as session:
-        found = compare.comparison_of(session, service.store, chosen)
-        return ComparisonView(
-            entries=[entry_view(row) for row, _ in found.rows], pairs=found.pairs, differences=found.differences
-        )
+    found = compare.comparison_of(service.database, service.store, chosen)
+    return ComparisonView(
+        entries=[entry_view(row) for row, _ in found.rows], pairs=found.pairs, differences=found.differences
+    )
 
 
 @router.get("/entries/{entry_id}", summary="Look at an entry")
@@ -228,10 +227,11 @@ def get_entry_points(
 def get_classes(service: ServiceDep, reader: Reader, entry_id: EntryId) -> list[ClassView]:
     """The least robust first, with what the attacks had its images taken for."""
     charge(service, reader, rows=_ROWS_OF_A_COMPARISON // 4)
-    path = service.store.path(_certificate(service, entry_id))
     with service.database.reading() as session:
-        dataset = entries.get(session, entry_id).entry.dataset
-    return classes_of(path, DATASETS[dataset])
+        entry = entries.get(session, entry_id).entry
+    if entry.epsilon is None:
+        raise NotFound(f"entry {entry_id} stands on a board without attacks")
+    return classes_of(service.store.path(_certificate(service, entry_id)), DATASETS[entry.dataset])
 
 
 @router.get(

@@ -82,8 +82,9 @@ def _room(service: Service, submitter: str, announced_bytes: int | None) -> int:
     most = reports.most_bytes()
     with service.database.writing() as session:
         quotas.check_room_for_job(session, submitter)
-        expected = most if announced_bytes is None else min(most, announced_bytes)
-        quotas.check_upload_fits(session, submitter, announced_bytes or 0)
+        # One that does not say how long it is is checked as it comes.
+        expected = min(most, announced_bytes or 0)
+        quotas.check_upload_fits(session, submitter, expected)
         uploads.check_room(service, session, expected)
         room = quotas.room_for_upload(session, submitter)
     return most if room is None else min(most, room)

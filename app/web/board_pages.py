@@ -132,7 +132,9 @@ def _broken(service: Service, session: Session, entry: Entry, **which: Any) -> B
 
 
 def _classes(service: Service, session: Session, entry: Entry) -> list[ClassView] | None:
-    """None where nothing is known of its points."""
+    """None where nothing is known of its points under attack."""
+    if entry.epsilon is None:
+        return None
     return _of_certificate(service, session, entry, lambda path: classes_of(path, DATASETS[entry.dataset]))
 
 
@@ -238,8 +240,7 @@ def compare(
     service: ServiceDep,
     chosen: Annotated[list[Annotated[int, Field(ge=1, le=MAX_ID)]], Query(alias="entries", min_length=2, max_length=4)],
 ) -> Response:
-    with service.database.reading() as session:
-        return render(request, "compare.html", comparison=comparison_of(session, service.store, chosen))
+    return render(request, "compare.html", comparison=comparison_of(service.database, service.store, chosen))
 
 
 @router.get("/compare/points")
@@ -250,20 +251,18 @@ def compared_points(
     which: Outcome = "only_second",
     page: Annotated[int, Query(ge=1, le=100_000)] = 1,
 ) -> Response:
-    with service.database.reading() as session:
-        offset = (page - 1) * _PICTURES_PER_PAGE
-        found = shared_points(
-            session, service.store, (chosen[0], chosen[1]), which, offset=offset, limit=_PICTURES_PER_PAGE
-        )
-        turn = request.url.include_query_params
-        return render(
-            request,
-            "compared_points.html",
-            found=found,
-            which=which,
-            earlier=f"?{turn(page=page - 1).query}" if page > 1 else None,
-            later=f"?{turn(page=page + 1).query}" if offset + _PICTURES_PER_PAGE < found.count else None,
-        )
+    offset = (page - 1) * _PICTURES_PER_PAGE
+    pair = (chosen[0], chosen[1])
+    found = shared_points(service.database, service.store, pair, which, offset=offset, limit=_PICTURES_PER_PAGE)
+    turn = request.url.include_query_params
+    return render(
+        request,
+        "compared_points.html",
+        found=found,
+        which=which,
+        earlier=f"?{turn(page=page - 1).query}" if page > 1 else None,
+        later=f"?{turn(page=page + 1).query}" if offset + _PICTURES_PER_PAGE < found.count else None,
+    )
 
 
 @router.get("/models/{model_id}")

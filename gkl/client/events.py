@@ -36,6 +36,9 @@ class StreamEvent:
             return None
 
 
+_LAST = [state for state in JobState if state.is_final]
+
+
 def follow(connection: Connection, job_id: int) -> Iterator[StreamEvent]:
     """The job's events from the first to its last state; reconnects and goes on where it was cut off."""
     last_id: str | None = None
@@ -49,10 +52,14 @@ def follow(connection: Connection, job_id: int) -> Iterator[StreamEvent]:
                 lost_at = None
                 for event in stream:
                     last_id = event.id or last_id
-                    data: Any = event.json()
+                    try:
+                        data: Any = event.json()
+                    except ValueError as error:
+                        raise connection.stranger(stream.response) from error
                     yield StreamEvent(event.event, data)
                     if event.event == "state":
-                        has_ended = JobState(data["state"]).is_final
+                        # One that a newer service has is none of the last.
+                        has_ended = data.get("state") in _LAST
                 # The service ends the stream when nothing more will come.
                 if has_ended:
                     return

@@ -11,26 +11,12 @@ import torch
 from pyautoattack import AutoAttack
 from torch import Tensor, nn
 
-from gkl.spec import AttackName, Evaluation
+from gkl.spec import ATTACK_TITLES, AttackName, Evaluation
 
 # What it would warn of, batch by batch, is measured once and kept as a flag (`gkl.evaluation.checks`).
 _SILENT = logging.getLogger("gkl.evaluation.pyautoattack")
 _SILENT.addHandler(logging.NullHandler())
 _SILENT.propagate = False
-
-_TITLES: dict[AttackName, str] = {
-    "apgd-ce": "APGD-CE",
-    "apgd-dlr": "APGD-DLR",
-    "apgd-t": "APGD-T",
-    "fab": "FAB",
-    "fab-t": "FAB-T",
-    "square": "Square",
-}
-
-
-def titles(evaluation: Evaluation) -> list[str]:
-    """What the attacks of a protocol are called in a verdict, in their order."""
-    return [_TITLES[name] for name in evaluation.attack_names]
 
 
 # The difference-of-logits-ratio loss divides by a difference to the third largest logit; its targeted form to the
@@ -83,7 +69,7 @@ def _attack(
         device=device,
     )
     reference.apgd.logger = reference.apgd_targeted.logger = _SILENT
-    title = _TITLES[name]
+    title = ATTACK_TITLES[name]
     if name == "square":
         square = reference.square
         return Attack(title, square.n_queries, square.n_queries, square.perturb)

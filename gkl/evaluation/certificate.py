@@ -226,6 +226,8 @@ class _Checker:
         parameters = () if model is None else model.parameters()
         weight = next((p for p in parameters if p.is_floating_point()), torch.zeros(()))
         self.dtype = weight.dtype
+        # Of recorded answers none can vary.
+        self.varies = certificate.answers_vary and model is not None
         self.at_points: list[tuple[int, str]] = []
         self.borderline = 0
 
@@ -244,7 +246,7 @@ class _Checker:
         close &= ~is_nan & (recorded >= 0) & (recorded < logits.shape[1])
         changed = found != recorded
         self.borderline += int((changed & close).sum())
-        if not self.certificate.answers_vary:
+        if not self.varies:
             for i in (changed & ~close).nonzero().squeeze(1).tolist():
                 self.at_points.append(
                     (
@@ -317,7 +319,7 @@ def verify_certificate(
     if data_known and data.sha256() != certificate.dataset_sha256:
         problems.append(f"this data has sha256 {data.sha256()}, it is about {certificate.dataset_sha256}")
     clean_correct, robust_correct = int(correct.sum()), int(standing.sum()) if certificate.attacks else None
-    if not problems and not certificate.answers_vary:
+    if not problems and not checker.varies:
         claimed = (certificate.clean_correct, certificate.robust_correct)
         if claimed != (clean_correct, robust_correct):
             problems.append(f"it claims {claimed} clean and robust points, and shows {(clean_correct, robust_correct)}")
@@ -406,7 +408,7 @@ def _breaks(checker: _Checker, data: ImageSet, rows: Tensor) -> Tensor:
         checker.at_points.append((int(index[i]), what))
     found = checker.answers(adversarial, tensors["adversarial_prediction"][rows], index, "adversarial")
     right = found == data.labels[index]
-    if not certificate.answers_vary:
+    if not checker.varies:
         for i in (right & allowed).nonzero().squeeze(1).tolist():
             checker.at_points.append((int(index[i]), "the model gets its adversarial image right"))
     return allowed & ~right
@@ -424,7 +426,7 @@ def _check_point_table(checker: _Checker, correct: Tensor) -> None:
     for i in wrong.nonzero().squeeze(1).tolist():
         claim = certificate.attacks[broken_by[i]] if 0 <= broken_by[i] < len(certificate.attacks) else "no attack"
         checker.at_points.append((i, f"it says that {claim} broke it, which does not fit its adversarial examples"))
-    if not certificate.answers_vary:
+    if not checker.varies:
         for i in ((broken_by == MISCLASSIFIED) == correct).nonzero().squeeze(1).tolist():
             checker.at_points.append((i, "it is listed on the wrong side of what the model gets right when clean"))
 

@@ -9,10 +9,9 @@ from pathlib import Path
 from gkl.catalog import DATASETS
 from gkl.data import load_test
 from gkl.errors import InvalidInput, Stopped
-from gkl.evaluation.attacks import titles
 from gkl.evaluation.certificate import Certificate, read_certificate, verify_certificate
 from gkl.outcome import Event, Progress, ReportOutcome
-from gkl.spec import RANKED_PROTOCOLS, ReportSpec
+from gkl.spec import ReportSpec, why_on_no_board
 
 
 def check_report(
@@ -33,12 +32,16 @@ def check_report(
         should_stop: asked before the data is read; when it says yes the check ends with `Stopped`.
 
     Raises:
-        InvalidInput: it does not hold, with the first such point; or a row on a board cannot be made of it.
+        InvalidInput: it does not hold, with the first such point; or no board has a place for it.
         Stopped: `should_stop` said yes.
     """
     started = time.perf_counter()
     known = read_certificate(certificate)
-    _check_fits_a_board(known, spec)
+    if known.dataset != spec.dataset:
+        raise InvalidInput(f"the certificate is about {known.dataset}, and was sent for {spec.dataset}")
+    reason = why_on_no_board(known.dataset, known.evaluation.protocol, known.num_points)
+    if reason is not None:
+        raise InvalidInput(f"the certificate {reason}")
     if should_stop():
         raise Stopped
     report(Progress(stage="checking the certificate", fraction=0.0))
@@ -47,7 +50,8 @@ def check_report(
     problems = [*found.problems, *_impossible_answers(known)]
     if problems:
         raise InvalidInput(f"the certificate does not hold: {problems[0]}")
-    assert found.robust_correct is not None, "it names attacks"
+    if found.robust_correct is None:
+        raise InvalidInput("the certificate names no attack")
     return ReportOutcome(
         evaluation=known.evaluation.model_dump(mode="json"),
         attacks=known.attacks,
@@ -58,29 +62,6 @@ def check_report(
         flags=known.flags,
         seconds=time.perf_counter() - started,
     )
-
-
-def _check_fits_a_board(known: Certificate, spec: ReportSpec) -> None:
-    """
-    Raises:
-        InvalidInput: it is about other images, about a part of them, or by less than the attacks of a board.
-    """
-    if known.dataset != spec.dataset:
-        raise InvalidInput(f"the certificate is about {known.dataset}, and was sent for {spec.dataset}")
-    protocol, dataset = known.evaluation.protocol, DATASETS[known.dataset]
-    if known.evaluation.threat_model is None or protocol not in RANKED_PROTOCOLS:
-        raise InvalidInput(
-            f"the certificate is of protocol {protocol!r}, and a board is about AutoAttack; evaluate with protocol "
-            "'standard'"
-        )
-    missing = [title for title in titles(known.evaluation) if title not in known.attacks]
-    if missing:
-        raise InvalidInput(f"the certificate names no attack {missing[0]!r}, which is part of protocol {protocol!r}")
-    if known.num_points != dataset.num_test:
-        raise InvalidInput(
-            f"the certificate is about {known.num_points} points, and a board of {dataset.title} is about all "
-            f"{dataset.num_test}; evaluate without num_points"
-        )
 
 
 def _impossible_answers(known: Certificate) -> list[str]:

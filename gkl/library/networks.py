@@ -97,7 +97,7 @@ def load_weights(
             "load_weights(path, 'wrn_34_10', 'cifar10')"
         )
     for what, given, known in (("architecture", architecture, ARCHITECTURES), ("data set", dataset, DATASETS)):
-        if given not in known:
+        if str(given) not in known:
             raise InvalidInput(unknown_name_message(what, str(given), known))
     with own_streams():
         model = read_model(architecture, dataset, path, None, weights_key).network

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from gkl.answers import EntryView, JobView
-from gkl.catalog import DATASETS
 from gkl.client import Client
 from gkl.errors import InvalidInput
 from gkl.field_errors import field_problems
 from gkl.files import sha256_of
-from gkl.spec import RANKED_PROTOCOLS, EvaluateSpec, Publication, board_name
+from gkl.spec import EvaluateSpec, Publication, board_name, why_on_no_board
 
 if TYPE_CHECKING:
     from gkl.library.verdict import Verdict
@@ -100,16 +99,9 @@ def _dataset_of_a_board(verdict: Verdict) -> str:
             "the verdict is about images of your own, and boards are about data sets; evaluate on one by its name, "
             "such as data='cifar10'"
         )
-    expected = DATASETS[verdict.dataset].num_test
-    if verdict.num_points != expected:
-        raise InvalidInput(
-            f"the verdict is about {verdict.num_points} of the {expected} test images of {verdict.dataset}, and a "
-            "board is about all of them; evaluate without num_points"
-        )
-    if verdict.evaluation.protocol not in RANKED_PROTOCOLS:
-        raise InvalidInput(
-            f"the verdict is of protocol {verdict.evaluation.protocol!r}, and a board takes 'standard' and 'plus'"
-        )
+    reason = why_on_no_board(verdict.dataset, verdict.evaluation.protocol, verdict.num_points)
+    if reason is not None:
+        raise InvalidInput(f"the verdict {reason}")
     return verdict.dataset
 
 

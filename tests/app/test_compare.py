@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,12 @@ import pytest
 from fastapi.testclient import TestClient
 from safetensors.numpy import save_file
 from scipy import stats
+from sqlalchemy import select
 
-from app import robustbench
+from app import entries, robustbench
 from app.artifacts import ArtifactStore
 from app.database import Database
+from app.tables import Entry
 from gkl.answers import ComparisonView
 from tests.app.test_leaderboard import measure, train
 from tests.app.test_robustbench import LINF, contents
@@ -120,10 +123,54 @@ def test_what_has_no_points_is_compared_by_its_figure_and_says_so(
     own, published = int(stands[0].sum()), round(0.46 * POINTS)
     table = [[own, POINTS - own], [published, POINTS - published]]
     assert pair.p_value == pytest.approx(stats.chi2_contingency(table, correction=False).pvalue)
-    assert "By its figure alone net 1 is more robust than Published" in pair.sentence
+    assert re.match(r"net 1's robust accuracy is \d+\.\d\d points higher than Published's: \+", pair.sentence)
     assert "Not point by point" in client.get("/compare?entries=1&entries=3", headers=HTML).text
     missing = client.get("/compare/points?entries=1&entries=3", headers=HTML)
-    assert (missing.status_code, "has no certificate" in missing.text) == (404, True)
+    assert (missing.status_code, "it is not known which points" in missing.text) == (404, True)
+
+
+def test_figures_that_are_too_close_say_so(client: TestClient, database: Database) -> None:
+    names = ("57.00", "57.01")
+    files = [(f"cifar10/Linf/{n}.json", contents(LINF | {"name": n, "autoattack_acc": n})) for n in names]
+    robustbench.import_files(database, files)
+    (pair,) = compared(client, 1, 2).pairs
+    assert not pair.is_told_apart
+    assert "0.01 points lower than 57.01's, which is too little to tell them apart: -0.0 points" in pair.sentence
+
+
+def test_a_board_of_corruptions_has_no_test(
+    client: TestClient, database: Database, store: ArtifactStore, stands: np.ndarray, tmp_path: Path
+) -> None:
+    """Its certificates say of no point whether it withstands: standing means that the clean image is right."""
+    stored = [store.put(certificate(tmp_path / f"c{i}", each)) for i, each in enumerate(stands)]
+    with database.writing() as session:
+        for row, file in zip(session.scalars(select(Entry)), stored, strict=True):
+            assert row.evaluation is not None
+            row.board, row.epsilon = "corruptions", None
+            row.evaluation.certificate_sha256 = file.sha256
+    assert compared(client, 1, 2).pairs == []
+    page = client.get("/compare?entries=1&entries=2", headers=HTML).text
+    assert "told apart" not in page
+    assert "Which points each loses" not in page
+    assert client.get("/compare/points?entries=1&entries=2", headers=HTML).status_code == 404
+    assert client.get("/api/v1/entries/1/classes").status_code == 404
+
+
+def test_what_is_not_to_be_believed_is_said_beside_the_finding(
+    client: TestClient, database: Database, stands: np.ndarray
+) -> None:
+    del stands
+    with database.writing() as session:
+        entries.withdraw(session, 1, "sent by mistake.")
+        barred = session.get_one(Entry, 2)
+        barred.unrankable_reason = "wrong_gradients: at many points"
+    (pair,) = compared(client, 1, 2).pairs
+    assert pair.sentence.endswith(
+        "net 1 was withdrawn: sent by mistake. net 2 has no rank, since its figure cannot be believed."
+    )
+    page = client.get("/compare?entries=1&entries=2", headers=HTML).text
+    assert ">withdrawn<" in page
+    assert ">no rank<" in page
 
 
 def test_only_what_differs_in_their_specs_is_told(client: TestClient, stands: np.ndarray) -> None:

@@ -28,7 +28,7 @@ def network() -> nn.Module:
 
 def verdict_of(model: nn.Module, **options: Any) -> gkl.Verdict:
     with attacks_shortened():
-        return gkl.evaluate(model, "digits", epsilon=0.9, progress=False, **options)
+        return gkl.evaluate(model, "digits", progress=False, **options)
 
 
 def test_a_network_of_ones_own_is_reported_and_a_known_one_is_verified(url: str, tmp_path: Path) -> None:

@@ -141,9 +141,6 @@ def test_what_its_pixels_or_labels_tell_fails_the_job(
     def no_such_class(tensors: dict[str, torch.Tensor], metadata: dict[str, Any]) -> None:
         tensors["adversarial_prediction"][0] = 10
 
-    def not_tried(tensors: dict[str, torch.Tensor], metadata: dict[str, Any]) -> None:
-        metadata["attacks"] = ["APGD-CE"]
-
     def better(tensors: dict[str, torch.Tensor], metadata: dict[str, Any]) -> None:
         metadata["robust_correct"] = 300
 
@@ -155,7 +152,6 @@ def test_what_its_pixels_or_labels_tell_fails_the_job(
         (other_label, "point 5: its label is"),
         (other_image, "the clean image it shows is another than the data's"),
         (no_such_class, "it holds the class 10, and digits has 10 classes"),
-        (not_tried, "names no attack 'APGD-T'"),
         (better, "it claims (41, 300) clean and robust points"),
         (other_place, "does not fit its adversarial examples"),
     ):
@@ -171,6 +167,42 @@ def test_what_its_pixels_or_labels_tell_fails_the_job(
     assert files(settings) == [], "the files of what did not hold go"
     retried = client.post(f"/api/v1/jobs/{job.id}/retry")
     assert "send it again" in retried.json()["detail"]
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_recorded_answers_do_not_vary(
+    worker: Worker, database: Database, client: TestClient, certificate: Path, tmp_path: Path
+) -> None:
+    """A certificate that says so is checked less strictly, where the network is asked."""
+
+    def all_robust(tensors: dict[str, torch.Tensor], metadata: dict[str, Any]) -> None:
+        metadata["answers_vary"] = True
+        tensors["prediction"] = tensors["label"].clone()
+        tensors["adversarial_prediction"] = tensors["label"][tensors["index"]].clone()
+        metadata["clean_correct"] = metadata["robust_correct"] = 360
+
+    answer = sent(client, forged(certificate, tmp_path / "forged", all_robust))
+    worker.run_all_due()
+    job = look(database, answer.json()["id"])
+    assert job.state is JobState.FAILED
+    assert "the certificate does not hold: point 0: it is listed on the wrong side" in (job.failure_message or "")
+
+
+@either_database
+def test_of_two_certificates_the_one_that_was_sent_last_stands(
+    worker: Worker, database: Database, client: TestClient, certificate: Path
+) -> None:
+    first = sent(client, certificate, name="Older").json()["id"]
+    client.post(f"/api/v1/jobs/{first}/cancel")
+    sent(client, certificate, name="Newer")
+    worker.run_all_due()
+    client.post(f"/api/v1/jobs/{first}/retry")
+    worker.run_all_due()
+    assert look(database, first).state is JobState.SUCCEEDED
+    (entry,) = client.get("/api/v1/leaderboards/digits/Linf").json()["entries"]
+    assert entry["name"] == "Newer"
+    refused = client.post(f"/api/v1/entries/{entry['id']}/rank", json={"note": "believe it"})
+    assert refused.status_code == 409
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -196,15 +228,50 @@ def test_what_its_head_tells_is_refused_when_it_is_sent(
     def of_other_type(tensors: dict[str, torch.Tensor], metadata: dict[str, Any]) -> None:
         tensors["index"] = tensors["index"].bool()
 
+    def of_other_attacks(tensors: dict[str, torch.Tensor], metadata: dict[str, Any]) -> None:
+        metadata["attacks"] = ["APGD-CE"]
+
+    def with_own_attacks(tensors: dict[str, torch.Tensor], metadata: dict[str, Any]) -> None:
+        metadata["attacks"] = [*metadata["attacks"], "A" * 400]
+
+    def with_places_of_attacks(tensors: dict[str, torch.Tensor], metadata: dict[str, Any]) -> None:
+        metadata["attacks"] = dict.fromkeys(metadata["attacks"], 0)
+
+    def of_long_names(tensors: dict[str, torch.Tensor], metadata: dict[str, Any]) -> None:
+        metadata["weights_sha256"] = "},\n@misc{x," * 20
+
+    def with_freight(tensors: dict[str, torch.Tensor], metadata: dict[str, Any]) -> None:
+        metadata["manifest"]["freight"] = [{}] * 10
+
+    def with_very_much(tensors: dict[str, torch.Tensor], metadata: dict[str, Any]) -> None:
+        metadata["manifest"]["packages"] = {f"package {number}": "1" for number in range(10_000)}
+
+    def with_a_sermon(tensors: dict[str, torch.Tensor], metadata: dict[str, Any]) -> None:
+        metadata["manifest"]["flags"] = [{"name": "gap", "sentence": "x" * 501}]
+
+    def of_a_budget_of_its_own(tensors: dict[str, torch.Tensor], metadata: dict[str, Any]) -> None:
+        metadata["evaluation"]["threat_model"]["epsilon"] = 0.9123456789
+
     def of_nothing(tensors: dict[str, torch.Tensor], metadata: dict[str, Any]) -> None:
         metadata["manifest"] = 7
 
     for change, says in (
-        (of_own_images, "images of its owner's own"),
+        (of_own_images, "is about other images than those that there are boards of: digits, "),
         (of_other_protocol, "is of protocol 'custom', and a board takes 'standard' and 'plus'"),
-        (of_fewer, "about 300 points, and a board of Digits is about all 360; evaluate without num_points"),
+        (of_fewer, "about 300 of the 360 test images of digits, and a board is about all of them"),
+        (
+            of_other_attacks,
+            "names the attacks APGD-CE, and those of protocol 'standard' are APGD-CE, APGD-T, FAB-T, Sq",
+        ),
+        (with_own_attacks, "names the attacks APGD-CE, "),
+        (with_places_of_attacks, "is no certificate of an evaluation"),
+        (of_long_names, "is no certificate of an evaluation"),
+        (with_freight, "is no certificate of an evaluation"),
+        (with_very_much, "is no certificate of an evaluation"),
+        (with_a_sermon, "is no certificate of an evaluation"),
+        (of_a_budget_of_its_own, "there is no board digits/Linf-0.9123456789; evaluate with the usual budget"),
         (without_images, "lacks the tensor 'clean'"),
-        (with_more, "holds a tensor 'freight' that belongs to none"),
+        (with_more, "holds an unknown tensor 'freight'"),
         (of_other_type, "'index' is BOOL [41]"),
         (of_nothing, "is no certificate of an evaluation"),
     ):

@@ -1,4 +1,4 @@
-"""Certificates of networks that their owners alone have"""
+"""Certificates of networks that only their owners have"""
 
 from __future__ import annotations
 
@@ -29,13 +29,16 @@ def upgrade() -> None:
             nullable=False,
         ),
         sa.Column("submitter", sa.String(100), nullable=False),
+        sa.Column("dataset", sa.String(50), nullable=False),
+        sa.Column("board", sa.String(50), nullable=False),
         sa.Column("weights_sha256", sa.String(64), nullable=False),
         sa.Column("certificate_sha256", sa.String(64), nullable=False),
         sa.Column("outcome", sa.JSON().with_variant(JSONB, "postgresql"), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.UniqueConstraint("job_id"),
+        sa.UniqueConstraint("submitter", "weights_sha256", "dataset", "board"),
     )
-    op.create_index("ix_reports_weights_sha256", "reports", ["weights_sha256"])
+    op.create_index("ix_reports_certificate_sha256", "reports", ["certificate_sha256"])
 
 
 def downgrade() -> None:
