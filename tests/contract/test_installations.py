@@ -105,6 +105,7 @@ def test_a_client_needs_the_core_alone(tmp_path: Path) -> None:
     assert "give its address with --url" in unreachable.stderr
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_a_client_of_the_core_alone_works_with_a_service(url: str, database: Database, tmp_path: Path) -> None:
     measure(database, train(database, "Measured"), robust=200)
@@ -164,6 +165,7 @@ for name in {modules!r}: importlib.import_module(name)
     assert ended.returncode == 0, ended.stderr
 
 
+@pytest.mark.long
 def test_commands_of_each_image_run_with_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GKLBENCH_DATA_DIR", str(tmp_path))
     assert "can be used" in done("check-settings", extras=("server",))

@@ -40,6 +40,7 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- errors ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("no_pauses")
 @pytest.mark.parametrize("status", [200, 302, 401, 413, 502])
 def test_a_page_of_somebody_else_is_a_sentence(url: str, weights: Path, status: int) -> None:
     with limited_proxy(url, status=status) as proxy, Client(proxy.url) as client:

@@ -19,7 +19,7 @@ PAGE = Path(__file__).parents[3] / "docs" / "client.md"
 ADDRESS = "http://127.0.0.1:8000"
 
 
-@pytest.mark.system
+@pytest.mark.long
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_the_code_of_the_page_runs(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,15 @@ def test_the_same_call_again_trains_nothing(tmp_path: Path) -> None:
         gkl.train("digits", tmp_path, **SMALL | {"epochs": 3})
 
 
+@pytest.fixture
+def pressed_here() -> Iterator[None]:
+    """Ctrl-C reaches this process, also where a shell has had it ignored, as for what runs in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("pressed_here")
 def test_ctrl_c_saves_and_the_same_call_goes_on(tmp_path: Path) -> None:
     uninterrupted = gkl.train("digits", tmp_path / "whole", **SMALL | {"epochs": 4})
 
@@ -125,6 +135,7 @@ def test_in_another_thread_ctrl_c_is_left_alone(tmp_path: Path) -> None:
     assert len(found) == 1
 
 
+@pytest.mark.usefixtures("pressed_here")
 def test_pressed_twice_it_interrupts_at_once() -> None:
     with library._asked_to_stop() as should_stop:
         assert not should_stop()
