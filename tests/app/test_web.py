@@ -204,7 +204,7 @@ def test_entries_are_compared_by_their_figures_where_points_are_not_known(
     text = get(client, "/compare?entries=1&entries=4&entries=1")
     assert text.count('scope="col"') == 2
     assert "70.00 %" in text
-    assert "Point by point only what was measured here" in text
+    assert "Point by point only what was attacked on the same images" in text
     for query in ("entries=1", "entries=1&entries=2&entries=3&entries=4&entries=5", "entries=1&entries=99"):
         assert client.get(f"/compare?{query}", headers={"Accept": "text/html"}).status_code in (404, 422)
     assert client.get("/compare?entries=1&entries=99999999999999999999").status_code == 422
