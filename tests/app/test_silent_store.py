@@ -124,6 +124,7 @@ def hasty(tmp_path: Path) -> ObjectStore:
     return ObjectStore(f"s3://bucket/{tmp_path.name}", tmp_path, cache_bytes=10**8, is_hasty=True)
 
 
+@pytest.mark.long
 def test_a_large_file_that_comes_slowly_is_not_cut(
     server: ObjectServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

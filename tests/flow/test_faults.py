@@ -264,6 +264,7 @@ def test_a_worker_that_was_frozen_past_its_lease_is_refused(cluster: Cluster) ->
     assert cluster.wait_for(cluster.send(training(epochs=1))).worker == frozen
 
 
+@pytest.mark.long
 @postgresql_only
 def test_shards_give_the_verdict_of_one_and_a_lost_one_is_run_again_alone(cluster: Cluster) -> None:
     cluster.start("relay", "first")

@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.long
 def test_whatever_it_is_sent_it_answers_as_documented() -> None:
     command = [sys.executable, ROOT / "benchmarks" / "openapi.py", "--examples", "4", "--phases", "examples,fuzzing"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)

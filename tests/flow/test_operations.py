@@ -36,6 +36,7 @@ def served(cluster: Cluster) -> dict[str, bytes]:
     return {address: httpx2.get(f"{cluster.url}{address}").raise_for_status().content for address in addresses}
 
 
+@pytest.mark.long
 def test_a_restored_copy_serves_the_same_board_and_goes_on(
     database_url: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
@@ -98,6 +99,7 @@ def _copy_postgresql(server: PostgresServer, url: str) -> str:
     return restored
 
 
+@pytest.mark.long
 def test_an_upgrade_costs_a_running_job_nothing(database_url: str, tmp_path: Path) -> None:
     """Everything of this service stops, the schema moves, everything starts; here from the step before, and back."""
     with Cluster(tmp_path, database_url) as cluster:

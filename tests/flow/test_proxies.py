@@ -84,6 +84,7 @@ def documented_headers() -> str:
     return " ".join(lines)
 
 
+@pytest.mark.long
 @needs_nginx
 @pytest.mark.parametrize("after", ["", "/"], ids=["handed on", "taken off"])
 def test_somebody_works_under_a_path_behind_nginx(

@@ -135,7 +135,7 @@ def test_weights_that_nobody_published_need_a_file(tmp_path: Path) -> None:
         load_model("small_cnn", "digits", None, tmp_path)
 
 
-@pytest.mark.system
+@pytest.mark.long
 def test_published_weights_are_looked_for_in_robustbenchs_layout(tmp_path: Path) -> None:
     """And loaded by its own loader: a state dict under the name that it downloads to."""
     name = "cifar10/Linf/Rice2020Overfitting"

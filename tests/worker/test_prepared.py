@@ -49,6 +49,7 @@ def order(directory: Path, **changes: object) -> bytes:
     return json.dumps(told).encode() + b"\n"
 
 
+@pytest.mark.long
 def test_a_run_of_two_threads_tells_its_ending(tmp_path: Path) -> None:
     """What was loaded before the copy has started no thread that the copy would wait for."""
     with started({**ENVIRONMENT, "OMP_NUM_THREADS": "2"}) as run:

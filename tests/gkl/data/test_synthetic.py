@@ -115,7 +115,7 @@ print(len(images), re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").rea
 """
 
 
-@pytest.mark.system
+@pytest.mark.long
 @pytest.mark.parametrize("many", [200_000, pytest.param(1_000_000, marks=pytest.mark.long)])
 def test_peak_memory_does_not_grow_with_the_file(tmp_path: Path, many: int) -> None:
     """A million images, 3 GB, as the 1M recipes use, or a fifth of that, against ten thousand; 40 batches of the 20M

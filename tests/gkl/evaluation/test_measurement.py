@@ -399,6 +399,7 @@ print(verdict.batch_size_used, verdict.broken_by.tolist())
 """
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("short_attacks")
 def test_too_little_memory_halves_the_batch_and_keeps_the_verdict(
     robust_model: nn.Module, robust_weights: Path, tmp_path: Path

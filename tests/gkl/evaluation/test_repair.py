@@ -61,6 +61,7 @@ def lying() -> Measurement:
         return measure(forged(natural_base()), digits(POINTS), standard(), num_classes=10)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("short_attacks")
 def test_forged_weights_end_where_the_honest_ones_do(lying: Measurement) -> None:
     honest = measure(natural_base(), digits(POINTS), standard(), num_classes=10)
