@@ -128,7 +128,7 @@ def _import(session: Session, name: str, contents: bytes, report: ImportReport) 
         report.anomalies.append(Anomaly(file=name, field=None, what=read))
         return
     text, info, twice = read
-    if found is not None and (found.model is not None or found.report is not None):
+    if found is not None and found.source is None:
         if found.model is not None and text == model_info(found):
             # What was exported here says nothing new.
             report.unchanged += 1

@@ -37,7 +37,7 @@ class JobKind(StrEnum):
     EXTERNAL = "external"
     """A check of adversarial examples that somebody sent."""
     REPORT = "report"
-    """A check of somebody's certificate of a network that they alone have."""
+    """A check of somebody's certificate of a network that only they have."""
 
 
 class Provenance(StrEnum):

@@ -1,4 +1,4 @@
-"""Reports: certificates of networks that their owners alone have."""
+"""Reports: certificates of networks that only their owners have."""
 
 from __future__ import annotations
 

@@ -61,7 +61,8 @@ def fitted(values: Mapping[str, Any], drawn: Drawn) -> tuple[dict[str, Any], lis
             found["epsilon"] = usual
             told.append(f"{path}.epsilon is now {format_epsilon(usual)}, the usual one")
     fitting = fitting_architectures(dataset)
-    if dataset != drawn.dataset and changed.get("architecture") not in fitting:
+    # What does not say what it was drawn for is refused beside its field, as anything else that does not fit.
+    if drawn.dataset not in ("", dataset) and changed.get("architecture") not in fitting:
         of_recipes = [recipe().architecture for recipe in RECIPES.values() if recipe().dataset == dataset]
         changed["architecture"] = next(iter([*of_recipes, *fitting]), "")
         told.append(f"architecture is now {changed['architecture']}")

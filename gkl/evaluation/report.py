@@ -1,4 +1,4 @@
-"""A certificate of a network that its owner alone has: what of it can be checked without asking the network."""
+"""A certificate of a network that only its owner has: what of it can be checked without asking the network."""
 
 from __future__ import annotations
 

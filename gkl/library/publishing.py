@@ -69,7 +69,8 @@ def _report(verdict: Verdict, client: Client, said: Said, submitter: str | None)
     publication = _checked(Publication, said.publication)
     with tempfile.TemporaryDirectory() as directory:
         certificate = verdict.save_certificate(Path(directory) / "certificate.safetensors")
-        architecture = said.architecture or verdict.model
+        # What a network calls itself may be as long as it likes.
+        architecture = said.architecture or verdict.model[:100]
         return client.report(
             certificate, name=said.name, architecture=architecture, publication=publication, submitter=submitter
         )

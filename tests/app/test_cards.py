@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from xml.etree import ElementTree
 
 import pytest
@@ -55,7 +56,7 @@ def test_a_card_has_what_was_measured_and_how_to_check_it(client: TestClient, da
     assert text.startswith("# A \\*bold\\* title \\| x\n")
     assert "| clean images | 97.22 % | 95.0 to 98.5 |" in text
     assert "| Linf attacks of at most 0.2 | 50.00 % | 44.9 to 55.1 |" in text
-    assert "rank 1 of 1 on [its board](http://testserver/leaderboards/digits/Linf)" in text or "rank 1 of 1" in text
+    assert re.search(r"rank 1 of 1 on \[its board\]\(http://[^/]+/leaderboards/digits/Linf\)", text)
     assert "/entries/1/badge.svg)](" in text
     assert "proves each broken image" in text
     assert "@misc{net," in text
