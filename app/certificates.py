@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -148,6 +149,21 @@ def broken_points(
         ],
         has_pictures=has_pictures,
     )
+
+
+def examples_of(path: Path, chosen: Sequence[int]) -> list[BrokenPoint]:
+    """Those of these points that an attack broke and that can be looked at."""
+    with safe_open(path, framework="np") as file:
+        if "clean" not in file.keys():  # noqa: SIM118 - this handle is no mapping
+            return []
+        names: list[str] = json.loads(file.metadata()["gklbench"])["attacks"]
+        index, wrong = file.get_tensor("index"), file.get_tensor("adversarial_prediction")
+        rows = np.isin(index, chosen).nonzero()[0]
+        by, labels, norms = (file.get_tensor(name)[index[rows]] for name in ("broken_by", "label", "perturbation_norm"))
+    return [
+        BrokenPoint(int(index[row]), int(label), int(wrong[row]), names[attack], float(norm))
+        for row, attack, label, norm in zip(rows.tolist(), by.tolist(), labels.tolist(), norms.tolist(), strict=True)
+    ]
 
 
 def picture(path: Path, point: int, which: Picture) -> bytes:

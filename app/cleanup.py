@@ -9,7 +9,7 @@ from datetime import timedelta
 from sqlalchemy import ColumnElement, and_, delete, or_, select
 from sqlalchemy.orm import Session
 
-from app import audit, job_files, quotas, retention, tokens, uploads, workers
+from app import audit, job_files, quotas, retention, robust_points, tokens, uploads, workers
 from app.artifacts import disk_now
 from app.database import database_now
 from app.service import Service
@@ -43,6 +43,7 @@ def clean(service: Service, *, young_seconds: float | None = None) -> None:
         workers.forget_lost(session, after=_FORGOTTEN_AFTER)
         _forget_submitters(session)
         retention.forget_jobs(session, settings)
+        robust_points.forget_unnamed(session)
     if young_seconds is None:
         young_seconds = settings.young_seconds
     pieces = uploads.remove_pieces(service, disk_now(settings.data_dir) - young_seconds)

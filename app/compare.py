@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from app import entries, external
+from app import entries, external, robust_points
 from app.artifacts import ArtifactStore
 from app.certificates import points_of, standing_points
 from app.database import Database
 from app.entries import Board, Ranked
-from app.errors import NotFound, StoreAway, Unprocessable
+from app.errors import NotFound, Unprocessable
 from app.formatting import plain
+from app.robust_points import Points
 from app.tables import Entry
 from gkl.answers import PairView, PointView, Provenance, SpecDifference
 from gkl.paired import PairedCounts
@@ -78,7 +77,7 @@ _EXAMPLES = 8
 _SURE = 0.05
 
 
-def comparison_of(database: Database, store: ArtifactStore, chosen: list[int]) -> Comparison:
+def comparison_of(database: Database, chosen: list[int]) -> Comparison:
     """
     Raises:
         NotFound: there is no such entry.
@@ -89,13 +88,8 @@ def comparison_of(database: Database, store: ArtifactStore, chosen: list[int]) -
         compared = [row.entry for row in rows]
         differences = _differences(compared)
         certificates = {entry.id: external.certificate(session, entry) for entry in compared if _is_attacked(entry)}
-    # Out of the transaction: a file may have to come from a bucket first.
-    known = {}
-    for entry_id, sha256 in certificates.items():
-        # A file that cannot be had takes the comparison by points with it, not the page.
-        with suppress(NotFound, StoreAway):
-            if sha256 is not None:
-                known[entry_id] = standing_points(store.path(sha256))
+        points = robust_points.known(session, (sha256 for sha256 in certificates.values() if sha256 is not None))
+    known = {entry_id: points[sha256] for entry_id, sha256 in certificates.items() if sha256 in points}
     pairs = [pair for first, second in combinations(compared, 2) if (pair := _pair(first, second, known)) is not None]
     overlap, others = _overlap(rows, known)
     return Comparison(places, pairs, differences, overlap, others)
@@ -139,11 +133,7 @@ def shared_points(
     return SharedPoints(rows, len(chosen), points)
 
 
-_Points = NDArray[np.bool_]
-"""(N,): which points no attack broke and the network gets right."""
-
-
-def _pair(first: Entry, second: Entry, known: Mapping[int, _Points]) -> PairView | None:
+def _pair(first: Entry, second: Entry, known: Mapping[int, Points]) -> PairView | None:
     """None where there is nothing to compare: other boards, or no figure of one of them."""
     if (first.dataset, first.board) != (second.dataset, second.board) or not _is_attacked(first):
         # A mean over corruptions is no count of points that a test could be made for.
@@ -167,7 +157,7 @@ def _pair(first: Entry, second: Entry, known: Mapping[int, _Points]) -> PairView
     return _view((first, second), counts, sentence, is_paired=False, points=first.num_points, **empty)
 
 
-def _paired(first: Entry, second: Entry, a: _Points, b: _Points) -> PairView:
+def _paired(first: Entry, second: Entry, a: Points, b: Points) -> PairView:
     table = {
         "both": int((a & b).sum()),
         "only_first": int((a & ~b).sum()),
@@ -258,7 +248,7 @@ def _flat(value: Any, name: str) -> Iterator[tuple[str, Any]]:
         yield name, value
 
 
-def _overlap(rows: list[Ranked], known: Mapping[int, _Points]) -> tuple[Overlap | None, list[str]]:
+def _overlap(rows: list[Ranked], known: Mapping[int, Points]) -> tuple[Overlap | None, list[str]]:
     """And the names of those that cannot be compared point by point with the first that can."""
     first = next((row.entry for row in rows if row.entry.id in known), None)
     same = [

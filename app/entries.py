@@ -412,17 +412,22 @@ class Column:
 
     title: str
     by: ColumnElement[Any] | Any
-    """What it is sorted by."""
+    """What it is sorted by; None where it cannot be."""
     falls: bool = False
     """Whether the largest come first."""
     is_number: bool = False
     only: Literal["attacks", "corruptions"] | None = None
     """The kind of boards that have it."""
 
+    @property
+    def is_sortable(self) -> bool:
+        return self.by is not None
+
 
 _DATA_ORDER = case((Entry.extra_data.is_(True), 2), else_=0) + case((Entry.synthetic_data, 1), else_=0)
 
 COLUMNS: dict[str, Column] = {
+    "band": Column("Rank band", None, is_number=True, only="attacks"),
     "clean": Column("Clean", Entry.clean_accuracy, falls=True, is_number=True),
     "robust": Column("Robust", Entry.robust_accuracy, falls=True, is_number=True),
     "autoattack": Column("AutoAttack", Entry.autoattack_accuracy, falls=True, is_number=True, only="attacks"),
@@ -441,9 +446,9 @@ COLUMNS: dict[str, Column] = {
     "provenance": Column("Provenance", Entry.provenance),
     "added": Column("Added", Entry.created_at, falls=True),
 }
-SORT_KEYS = ("rank", "name", *COLUMNS)
+SORT_KEYS = ("rank", "name", *(name for name, column in COLUMNS.items() if column.is_sortable))
 USUAL_COLUMNS = (
-    *("clean", "robust", "autoattack", "mce", "mce_robustbench"),
+    *("band", "clean", "robust", "autoattack", "mce", "mce_robustbench"),
     *("architecture", "data", "venue", "provenance"),
 )
 
@@ -536,6 +541,8 @@ class Ranked:
 
     rank: int | None
     entry: Entry
+    band: tuple[int, int] | None = None
+    """The ranks that it may have, where they were asked for: see `app.rank_bands`."""
 
 
 # Equal robust accuracy: the higher clean accuracy first, then who was first. What has no number comes last, but for
@@ -734,6 +741,17 @@ def leader(session: Session, found: Board) -> Ranked | None:
         return Ranked(1, ranked)
     other = session.scalars(first).first()
     return None if other is None else Ranked(None, other)
+
+
+def count_ranked(session: Session, found: Board) -> int:
+    return session.scalar(select(func.count()).select_from(Entry).where(_is_on(found), _HAS_RANK)) or 0
+
+
+def ranked_figures(session: Session, found: Board) -> list[tuple[int, float, int]]:
+    """Entry, robust accuracy and number of test images of each entry with a rank, the first rank first."""
+    query = select(Entry.id, Entry.robust_accuracy, Entry.num_points).where(_is_on(found), _HAS_RANK)
+    rows = session.execute(query.order_by(*_orders(_BEST_FIRST)))
+    return [(entry_id, accuracy, points) for entry_id, accuracy, points in rows if accuracy is not None]
 
 
 def best_by_year(session: Session, found: Board) -> dict[int, float]:

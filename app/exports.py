@@ -14,6 +14,7 @@ from app import entries, formatting, robustbench
 from app.database import Database
 from app.entries import Board, Ranked, View
 from app.formatting import plain
+from app.rank_bands import Bands
 from app.schemas import entry_view
 from app.tables import Entry
 from gkl.spec import format_epsilon
@@ -35,7 +36,7 @@ class Format:
     """The file piece by piece: a long board is never in memory as a whole."""
 
 
-def pieces(database: Database, board: Board, view: View, kind: Format) -> Iterator[str]:
+def pieces(database: Database, board: Board, view: View, kind: Format, bands: Bands) -> Iterator[str]:
     """A file as it is sent.
 
     Which entries there are, in which order and with which ranks is read at once, before the first piece. The entries
@@ -51,7 +52,9 @@ def pieces(database: Database, board: Board, view: View, kind: Format) -> Iterat
             chosen = listed[start : start + _ENTRIES_AT_ONCE]
             with database.reading() as session:
                 known = entries.with_ids(session, chosen)
-            yield from (Ranked(ranks.get(number), known[number]) for number in chosen if number in known)
+            yield from (
+                Ranked(ranks.get(number), known[number], bands.get(number)) for number in chosen if number in known
+            )
 
     return _joined(kind.write(board, view, rows()))
 
@@ -72,9 +75,12 @@ def _joined(texts: Iterator[str]) -> Iterator[str]:
 def _csv(_: Board, view: View, found: Iterable[Ranked]) -> Iterator[str]:
     """All there is, or the columns that the view has."""
     names = [name for name in _CSV if not view.columns or _COLUMN_OF.get(name, name) in (*_ALWAYS, *view.columns)]
-    yield _csv_line(["rank", *names])
+    has_bands = not view.columns or "band" in view.columns
+    yield _csv_line(["rank", *_BAND * has_bands, *names])
     for row in found:
-        yield _csv_line([row.rank or "", *(_inert(_CSV[name](row.entry)) for name in names)])
+        # In two cells: a spreadsheet takes '2-4' for a day in April.
+        band = (row.band or ("", "")) if has_bands else ()
+        yield _csv_line([row.rank or "", *band, *(_inert(_CSV[name](row.entry)) for name in names)])
 
 
 def _csv_line(cells: list[str | int]) -> str:
@@ -119,6 +125,7 @@ _CSV: dict[str, Callable[[Entry], str]] = {
 }
 # Those without which a row says nothing, and those that a column of the page stands for.
 _ALWAYS = ("model_id", "name")
+_BAND = ("rank_first", "rank_last")
 _COLUMN_OF = {"extra_data": "data", "synthetic_data": "data"}
 
 
@@ -191,17 +198,21 @@ def reference(entry: Entry, key: str | None = None) -> str:
 def _latex(found_on: Board, view: View, found: Iterable[Ranked]) -> Iterator[str]:
     """The columns that the view has; by default those that a paper shows. Each entry cites its paper's key."""
     columns = [name for name in view.columns or _OF_A_PAPER if name in _LATEX]
+    has_bands = "band" in view.columns and found_on.epsilon is not None
     heads = " & ".join(_escaped(entries.COLUMNS[name].title) for name in columns)
     marks = "".join("r" if entries.COLUMNS[name].is_number else "l" for name in columns)
     yield (
         f"% {found_on.title}. Needs \\usepackage{{booktabs}}, and the BibTeX file of the same view for its citations.\n"
-        f"\\begin{{tabular}}{{rl{marks}}}\n\\toprule\n\\# & Model & {heads} \\\\\n\\midrule\n"
+        f"\\begin{{tabular}}{{r{'r' * has_bands}l{marks}}}\n\\toprule\n"
+        f"\\# {'& Rank band ' * has_bands}& Model & {heads} \\\\\n\\midrule\n"
     )
     papers = _Papers()
     for row in found:
         key, _ = papers.key_of(row.entry)
         cells = [_LATEX[name](row.entry) for name in columns]
-        yield " & ".join([str(row.rank or "--"), f"{_latex_text(row.entry.name)}~\\cite{{{key}}}", *cells]) + " \\\\\n"
+        band = ["--" if row.band is None else f"{row.band[0]}--{row.band[1]}"] * has_bands
+        model = f"{_latex_text(row.entry.name)}~\\cite{{{key}}}"
+        yield " & ".join([str(row.rank or "--"), *band, model, *cells]) + " \\\\\n"
     yield "\\bottomrule\n\\end{tabular}\n"
 
 

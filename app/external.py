@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from sqlalchemy import select, true
+from sqlalchemy import ColumnElement, and_, select, true
 from sqlalchemy.orm import Session, joinedload
 
 from app import jobs, quotas
@@ -100,19 +100,38 @@ def create(session: Session, entry_id: int, examples: StoredFile, *, name: str, 
 
 def certificate(session: Session, entry: Entry) -> str | None:
     """sha256 of the one that breaks the most: the evaluation's own, one with examples merged, or what was sent."""
-    merged = session.scalars(
-        select(ExternalAttack)
-        .where(ExternalAttack.entry_id == entry.id, ExternalAttack.certificate_sha256.is_not(None))
-        .order_by(ExternalAttack.robust_correct, ExternalAttack.id)
-        .limit(1)
-    ).first()
     own = entry.evaluation
     if own is None:
         return None if entry.report is None else entry.report.certificate_sha256
-    known = (None if merged is None else merged.robust_correct, own.robust_correct)
-    if merged is not None and known[0] is not None and known[1] is not None and known[0] < known[1]:
-        return merged.certificate_sha256
-    return own.certificate_sha256
+    merged = _merged(session, ExternalAttack.entry_id == entry.id)
+    return _strongest(own.certificate_sha256, own.robust_correct, merged.get(entry.id))
+
+
+def certificates_of_board(session: Session, dataset: str, board: str) -> dict[int, str]:
+    """Entry -> sha256 as `certificate` has it, of each entry of a board that was measured here and has one."""
+    merged = _merged(session, ExternalAttack.entry.has(and_(Entry.dataset == dataset, Entry.board == board)))
+    measured = (
+        select(Entry.id, Evaluation.certificate_sha256, Evaluation.robust_correct)
+        .join(Entry.evaluation)
+        .where(Entry.dataset == dataset, Entry.board == board)
+    )
+    found = {entry_id: _strongest(own, left, merged.get(entry_id)) for entry_id, own, left in session.execute(measured)}
+    return {entry_id: sha256 for entry_id, sha256 in found.items() if sha256 is not None}
+
+
+def _merged(session: Session, which: ColumnElement[bool]) -> dict[int, tuple[str, int]]:
+    """Entry -> the certificate with examples merged that leaves the fewest points, and how many it leaves."""
+    columns = (ExternalAttack.entry_id, ExternalAttack.certificate_sha256, ExternalAttack.robust_correct)
+    has_one = and_(ExternalAttack.certificate_sha256.is_not(None), ExternalAttack.robust_correct.is_not(None))
+    rows = session.execute(
+        # The first of those that leave as few is written last.
+        select(*columns).where(which, has_one).order_by(ExternalAttack.robust_correct.desc(), ExternalAttack.id.desc())
+    )
+    return {entry_id: (sha256, left) for entry_id, sha256, left in rows if sha256 is not None and left is not None}
+
+
+def _strongest(own: str | None, own_left: int | None, merged: tuple[str, int] | None) -> str | None:
+    return merged[0] if merged is not None and own_left is not None and merged[1] < own_left else own
 
 
 def certificates_of_others(session: Session, spec: EvaluateSpec) -> list[str]:

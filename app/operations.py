@@ -11,6 +11,7 @@ OF_CLIENT = {
     "create_job": "submit",
     "export_leaderboard": "export",
     "follow_job": "events",
+    "get_board_points": "board_points",
     "get_certificate": "certificate",
     "get_classes": "classes",
     "get_entry": "entry",

@@ -7,7 +7,7 @@ import threading
 import time
 from datetime import timedelta
 
-from app import jobs, metric_sums
+from app import jobs, metric_sums, robust_points
 from app.broker import forget_relay, messages_waiting, tell_of_relay
 from app.cleanup import clean
 from app.database import DATABASE_AWAY
@@ -29,18 +29,22 @@ class Relay:
         # has just begun may not have seen it, but must not wait for long either: it may be one that dies often.
         self.reaps_from = self.away_at + min(settings.lease_seconds, 2 * settings.heartbeat_seconds)
         self.announced_at: float | None = None
+        # Certificates of earlier versions: looked for at first, and then as often as is cleaned up.
+        self.has_missing_points = True
+        self.unreadable_certificates: set[str] = set()
 
     def run(self, stopping: threading.Event) -> None:
         while True:
             tell_of_relay(self.settings)
             if self._database_is_here():
-                for duty in (self._reap, self._announce_again, self.service.publish_pending, self._clean):
+                duties = (self._reap, self._announce_again, self.service.publish_pending, self._clean)
+                for duty in (*duties, self._record_missing_points):
                     try:
                         duty()
                     except DATABASE_AWAY as error:
                         _log.warning("the database cannot be used (%s); trying again", error.orig)
                     except StoreAway as error:
-                        _log.warning("%s; the cleanup waits", error)
+                        _log.warning("%s; what needs it waits", error)
                     except Exception:  # noqa: BLE001 - logged; what one duty meets must not keep the others
                         _log.exception("a duty of the relay failed; trying again")
             if stopping.wait(self.settings.relay_seconds):
@@ -100,3 +104,11 @@ class Relay:
         # What is removed must be counted before, also where nobody asks for metrics.
         metric_sums.keep(self.service.database)
         clean(self.service)
+        self.has_missing_points = True
+
+    def _record_missing_points(self) -> None:
+        if self.has_missing_points:
+            service = self.service
+            self.has_missing_points = robust_points.record_missing(
+                service.database, service.store, self.unreadable_certificates
+            )

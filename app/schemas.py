@@ -114,6 +114,7 @@ def entry_view(ranked: entries.Ranked) -> EntryView:
         threat_model=entry.board,
         model_id=entry.slug,
         rank=ranked.rank,
+        rank_band=ranked.band,
         points=entry.num_points,
         clean=_number(entry, entry.clean_accuracy),
         robust=_number(entry, entry.robust_accuracy),

@@ -37,7 +37,7 @@ class Service:
     streams: Counter[str]
     """How many event streams this process keeps open, by whose they are."""
     charts: Recent
-    """Of boards, until they change."""
+    """Of boards, until they change; and their rank bands."""
 
     @classmethod
     def from_settings(cls, settings: Settings, *, is_hasty: bool = False) -> Service:

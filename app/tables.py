@@ -670,3 +670,16 @@ class Report(Base):
     job: Mapped[Job] = relationship()
 
     __table_args__ = (UniqueConstraint("submitter", "weights_sha256", "dataset", "board"),)
+
+
+class RobustPoints(Base):
+    """Of a certificate, which test images its network gets right under every attack: see `app.robust_points`."""
+
+    __tablename__ = "robust_points"
+
+    certificate_sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    num_points: Mapped[int]
+    bits: Mapped[bytes] = mapped_column(LargeBinary)
+    """One bit a test image in their order, the first in the highest bit of the first byte; 1: no attack broke it."""
+
+    __table_args__ = (CheckConstraint("num_points > 0", name="robust_points_has_points"),)

@@ -357,6 +357,9 @@ class EntryView(Schema):
     """RobustBench's model id, the name of the file in an export."""
     rank: int | None
     """On the whole board; null if the verdict is provisional, withdrawn, not to be believed, or without a number."""
+    rank_band: tuple[int, int] | None = None
+    """First and last of the ranks that it may have at 95 % confidence: those of entries that its points or figures do
+    not tell apart from it. Null without a rank, on boards of corruptions, and outside boards, entries and exports."""
     provenance: Provenance
     """'verified': measured here; 'imported': by RobustBench; 'reported': by the authors alone."""
     name: str
@@ -418,6 +421,27 @@ class ModelDetail(ModelView):
     """Send it as `cursor` to get the next, older evaluations; null if there are no more."""
     entries: list[EntryView]
     """Its place on each board that it is on."""
+
+
+class BoardPointView(Schema):
+    """A test image, by how many networks of a board lose it."""
+
+    index: int
+    """Its place among the test images, from 0."""
+    lost_by: int
+    """How many of them get it wrong, with an attack or without."""
+
+
+class BoardPointsView(Schema):
+    """The test images of a board, by how many of its networks lose them: of those that were measured here."""
+
+    entries: list[int]
+    """The entries whose points are known and that have a rank, the first rank first."""
+    counts: list[int]
+    """How many images are lost by none of them, by one, ..., by all; empty without such entries."""
+    points: list[BoardPointView]
+    next_cursor: int | None
+    """Send it as `cursor` to get the next of them; null if there are no more."""
 
 
 class PairView(Schema):

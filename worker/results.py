@@ -9,13 +9,15 @@ from typing import TypeVar
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from app import external, job_files, jobs, leaderboard, reports
+from app import external, job_files, jobs, leaderboard, reports, robust_points
 from app.artifacts import ArtifactStore, StoredFile
+from app.certificates import standing_points
 from app.database import Database
 from app.tables import FileKind
 from gkl.answers import JobState
 from gkl.outcome import Ending, EvaluationOutcome, ExternalOutcome, Failed, ReportOutcome, ShardOutcome, TrainOutcome
-from gkl.spec import EvaluateSpec, TrainSpec
+from gkl.spec import EvaluateSpec, ReportSpec, TrainSpec
+from worker.runner import CERTIFICATE_FILE
 
 _T = TypeVar("_T")
 
@@ -35,15 +37,40 @@ def store_result(store: ArtifactStore, ending: Ending, directory: Path) -> Store
     return None
 
 
+def read_robust_points(ending: Ending, directory: Path) -> robust_points.Points | None:
+    """What the certificate of a result says of each point; read before the file goes to the store."""
+    if isinstance(ending, EvaluationOutcome | ExternalOutcome):
+        name = ending.certificate
+    else:
+        name = CERTIFICATE_FILE if isinstance(ending, ReportOutcome) else None
+    return None if name is None else standing_points(directory / name)
+
+
 def save_result(
-    database: Database, claim: jobs.Claim, ending: Ending, stored: StoredFile | None, *, give_up: Callable[[], bool]
+    database: Database,
+    claim: jobs.Claim,
+    ending: Ending,
+    stored: StoredFile | None,
+    *,
+    points: robust_points.Points | None = None,
+    give_up: Callable[[], bool],
 ) -> None:
-    """End the job with what its run reported, and the file of that.
+    """End the job with what its run reported, the file of that, and what its certificate says of each point.
 
     Raises:
         StaleAttempt: the job was given to another worker meanwhile; nothing is counted of this run.
     """
-    _write(database, lambda session: _save(session, claim, ending, stored), give_up)
+
+    def save(session: Session) -> None:
+        _save(session, claim, ending, stored)
+        if points is None:
+            return
+        if isinstance(claim.spec, ReportSpec):
+            robust_points.record(session, claim.spec.certificate, points)
+        elif stored is not None:
+            robust_points.record(session, stored.sha256, points)
+
+    _write(database, save, give_up)
 
 
 def save_provisional(

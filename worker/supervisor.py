@@ -59,7 +59,7 @@ from gkl.outcome import (
 from gkl.spec import PROTOCOLS_WITH_MORE, PUBLISHED_WEIGHTS, EvaluateSpec, ExternalSpec, ReportSpec, TrainSpec
 from worker.lease import Lease
 from worker.prepared import Run, start_run
-from worker.results import save_provisional, save_result, store_result
+from worker.results import read_robust_points, save_provisional, save_result, store_result
 from worker.run_directories import run_directory
 from worker.run_log import RunLog
 from worker.runner import CERTIFICATE_FILE, EXAMPLES_FILE
@@ -154,8 +154,9 @@ class Supervisor:
         self.log_thread.join(timeout=5)
         self._write_log()
         ending = self._judge(ending, returncode)
+        points = read_robust_points(ending, self.directory)
         stored = self._with_store(lambda: store_result(self.store, ending, self.directory))
-        save_result(self.database, self.claim, ending, stored, give_up=self._gives_up)
+        save_result(self.database, self.claim, ending, stored, points=points, give_up=self._gives_up)
         return ending
 
     # --- the runner's process ------------------------------------------------------------------------------------

@@ -9,8 +9,9 @@ from fastapi.responses import FileResponse, StreamingResponse
 from pydantic import Field
 from sqlalchemy.orm import Session
 
-from app import audit, compare, entries, external, leaderboard, robustbench
+from app import audit, compare, entries, external, leaderboard, rank_bands, robustbench
 from app.access import Admin, Principal, Reader, charge
+from app.board_points import Order, board_points
 from app.certificates import Picture, classes_of
 from app.entity_tags import NOT_MODIFIED, not_modified, tagged
 from app.errors import Conflict, NotFound
@@ -21,6 +22,8 @@ from app.schemas import board_summary, entry_detail, entry_view, evaluation_view
 from app.service import Service, ServiceDep
 from gkl.answers import (
     BoardDetail,
+    BoardPointsView,
+    BoardPointView,
     BoardSummary,
     ClassView,
     ComparisonView,
@@ -84,13 +87,15 @@ def get_leaderboard(
     """
     with service.database.reading() as session:
         # Before the rest is read: what changes meanwhile must not be kept under the older tag.
-        headers = tagged(request, entries.revision(session, dataset, threat_model))
+        revision = entries.revision(session, dataset, threat_model)
+        headers = tagged(request, revision)
         board = entries.board(session, dataset, threat_model)
         if (unchanged := not_modified(request, headers)) is not None:
             return unchanged
         charge(service, reader, rows=query.limit)
         view = entries.View.model_validate(query.model_dump(exclude={"limit", "cursor"}))
         found, following = entries.page(session, board, view, limit=query.limit, cursor=query.cursor)
+        found = rank_bands.with_bands(found, rank_bands.of_board(session, service.charts, board, revision))
         response.headers.update(headers)
         link_next(request, response, following)
         return BoardDetail(
@@ -132,16 +137,50 @@ def export_leaderboard(
     """
     kind = FORMATS[file_format]
     with service.database.reading() as session:
-        headers = tagged(request, entries.revision(session, dataset, threat_model))
+        revision = entries.revision(session, dataset, threat_model)
+        headers = tagged(request, revision)
         board = entries.board(session, dataset, threat_model)
         if (unchanged := not_modified(request, headers)) is not None:
             return unchanged
         charge(service, reader, rows=entries.count(session, board, view))
+        bands = rank_bands.of_board(session, service.charts, board, revision)
     headers |= {
         "Content-Disposition": f'attachment; filename="{dataset}-{threat_model}.{kind.ending}"',
         "X-Content-Type-Options": "nosniff",
     }
-    return StreamingResponse(pieces(service.database, board, view, kind), media_type=kind.media_type, headers=headers)
+    parts = pieces(service.database, board, view, kind, bands)
+    return StreamingResponse(parts, media_type=kind.media_type, headers=headers)
+
+
+@router.get("/leaderboards/{dataset}/{threat_model}/points", summary="Which images are hard for all")
+def get_board_points(
+    *,
+    request: Request,
+    response: Response,
+    service: ServiceDep,
+    reader: Reader,
+    dataset: BoardPart,
+    threat_model: BoardPart,
+    order: Annotated[Order, Query(description="The images first that most networks lose, or that fewest do.")] = (
+        "hardest"
+    ),
+    cursor: Annotated[int, Query(ge=0, le=MAX_ID, description="`next_cursor` of the page before.")] = 0,
+    limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
+) -> BoardPointsView:
+    """How many of the networks that were measured here and have a rank get each test image wrong."""
+    charge(service, reader, rows=_ROWS_OF_A_COMPARISON)
+    with service.database.reading() as session:
+        board = entries.board(session, dataset, threat_model)
+        # One more, to know whether there are more.
+        found = board_points(session, board, order, offset=cursor, limit=limit + 1)
+    following = cursor + limit if len(found.listed) > limit else None
+    link_next(request, response, following)
+    return BoardPointsView(
+        entries=found.entry_ids,
+        counts=found.counts,
+        points=[BoardPointView(index=each.index, lost_by=each.lost_by) for each in found.listed[:limit]],
+        next_cursor=following,
+    )
 
 
 @router.get("/compare", summary="Compare entries")
@@ -158,7 +197,7 @@ def compare_entries(
     known, as of imported entries, by the accuracies alone.
     """
     charge(service, reader, rows=_ROWS_OF_A_COMPARISON)
-    found = compare.comparison_of(service.database, service.store, chosen)
+    found = compare.comparison_of(service.database, chosen)
     return ComparisonView(
         entries=[entry_view(row) for row, _ in found.rows], pairs=found.pairs, differences=found.differences
     )
@@ -175,7 +214,7 @@ def get_entry(
     limit: Annotated[int, Query(ge=1, le=1000, description="How many external attacks at most.")] = 100,
 ) -> EntryDetail:
     with service.database.reading() as session:
-        row = entries.get(session, entry_id)
+        row = rank_bands.with_band(session, service.charts, entries.get(session, entry_id))
         attacks = external.attacks_that_held(session, entry_id, after_id=cursor, limit=limit + 1)
         following = attacks[limit - 1].id if len(attacks) > limit else None
         link_next(request, response, following)

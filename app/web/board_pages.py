@@ -15,9 +15,10 @@ from pydantic import Field, ValidationError
 from safetensors import SafetensorError
 from sqlalchemy.orm import Session
 
-from app import entries, external, job_files, jobs, leaderboard, robustbench
+from app import entries, external, job_files, jobs, leaderboard, rank_bands, robustbench
 from app.access import Admin, Principal, Reader, charge
-from app.certificates import Broken, broken_points, classes_of
+from app.board_points import BoardPoints, Order, board_points, pictured
+from app.certificates import Broken, BrokenPoint, broken_points, classes_of
 from app.compare import Outcome, comparison_of, shared_points
 from app.entity_tags import not_modified, tagged
 from app.errors import NotFound, StoreAway, Unprocessable
@@ -75,10 +76,55 @@ def board(
         return render(request, "board.html", headers=headers, page=page)
 
 
+@router.get("/leaderboards/{dataset}/{name}/points")
+def hard_points(
+    *,
+    request: Request,
+    service: ServiceDep,
+    reader: Reader,
+    dataset: BoardPart,
+    name: BoardPart,
+    order: Order = "hardest",
+    page: Annotated[int, Query(ge=1, le=100_000)] = 1,
+) -> Response:
+    charge(service, reader, rows=_PICTURES_PER_PAGE * 4)
+    offset = (page - 1) * _PICTURES_PER_PAGE
+    with service.database.reading() as session:
+        on = entries.board(session, dataset, name)
+        # Of an image that no network loses there is no picture.
+        found = board_points(session, on, order, offset=offset, limit=_PICTURES_PER_PAGE + 1, least=1)
+        names = {number: entry.name for number, entry in entries.with_ids(session, found.entry_ids).items()}
+    shown = found.listed[:_PICTURES_PER_PAGE]
+    turn = request.url.include_query_params
+    return render(
+        request,
+        "hard_points.html",
+        board=on,
+        found=found,
+        names=names,
+        order=order,
+        shown=shown,
+        pictures=_pictures(service, found, [point.index for point in shown]),
+        earlier=f"?{turn(page=page - 1).query}" if page > 1 else None,
+        later=f"?{turn(page=page + 1).query}" if len(found.listed) > len(shown) else None,
+    )
+
+
+def _pictures(service: Service, found: BoardPoints, chosen: list[int]) -> dict[int, tuple[int, BrokenPoint]]:
+    """Image -> an entry with a picture of it, and what broke it there."""
+    try:
+        paths = [service.store.path(sha256) for sha256 in found.certificates]
+        return {index: (found.entry_ids[n], point) for index, (n, point) in pictured(paths, chosen).items()}
+    except (NotFound, StoreAway, SafetensorError, OSError) as error:
+        # The counts are in the database: they are shown without pictures.
+        _log.warning("a certificate of a board cannot be read (%s)", error)
+        return {}
+
+
 @router.get("/entries/{entry_id}")
 def entry(request: Request, service: ServiceDep, entry_id: EntryId) -> Response:
     with service.database.reading() as session:
-        found = entries.get(session, entry_id)
+        found = rank_bands.with_band(session, service.charts, entries.get(session, entry_id))
         on = entries.board(session, found.entry.dataset, found.entry.board)
         evaluation, model = found.entry.evaluation, found.entry.model
         train_job_id = None if model is None else model.train_job_id
@@ -87,6 +133,7 @@ def entry(request: Request, service: ServiceDep, entry_id: EntryId) -> Response:
             request,
             "entry.html",
             rank=found.rank,
+            band=found.band,
             entry=found.entry,
             board=on,
             model=model,
@@ -240,7 +287,7 @@ def compare(
     service: ServiceDep,
     chosen: Annotated[list[Annotated[int, Field(ge=1, le=MAX_ID)]], Query(alias="entries", min_length=2, max_length=4)],
 ) -> Response:
-    return render(request, "compare.html", comparison=comparison_of(service.database, service.store, chosen))
+    return render(request, "compare.html", comparison=comparison_of(service.database, chosen))
 
 
 @router.get("/compare/points")

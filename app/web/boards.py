@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 from markupsafe import Markup, escape
 from sqlalchemy.orm import Session
 
-from app import entries, formatting
+from app import entries, formatting, rank_bands
 from app.entries import COLUMNS, PAGE_SIZE, Board, Ranked, View
 from app.exports import FORMATS
 from app.formatting import plain
@@ -42,6 +42,13 @@ class BoardRow:
     """Classes and contents of each cell after the name."""
     summary: str
     """What a phone shows of the columns it has no room for."""
+    shows_band: bool
+
+    @property
+    def band(self) -> str:
+        """First and last rank of it, or the one; empty where there is none, or it is not to be shown."""
+        band = self.ranked.band if self.shows_band else None
+        return "" if band is None else "\N{EN DASH}".join(map(str, dict.fromkeys(band)))
 
     @property
     def id_to_show(self) -> str | None:
@@ -107,13 +114,19 @@ def board_page(session: Session, recent: Recent, board: Board, *, revision: str,
         shown.insert(shown.index("architecture") + 1, "loss")
     offset = (page - 1) * PAGE_SIZE
     found = entries.search(session, board, view, limit=PAGE_SIZE, offset=offset)
+    # Below the rank, where a phone has room for it too.
+    shows_bands, cells = "band" in shown, [name for name in shown if name != "band"]
+    if shows_bands:
+        found = rank_bands.with_bands(found, rank_bands.of_board(session, recent, board, revision))
     path = f"/leaderboards/{board.dataset}/{board.name}"
     files = [(kind.title, f"/api/v1{path}/export/{name}{_query(view)}") for name, kind in FORMATS.items()]
     return BoardPage(
         board=board,
         view=view,
-        headings=[_heading(view, name) for name in ("rank", "name", *shown)],
-        rows=[BoardRow(row, [_cell(name, row.entry) for name in shown], _summary(row.entry)) for row in found],
+        headings=[_heading(view, name) for name in ("rank", "name", *cells)],
+        rows=[
+            BoardRow(row, [_cell(name, row.entry) for name in cells], _summary(row.entry), shows_bands) for row in found
+        ],
         choices=_choices(view, known),
         columns=[(name, COLUMNS[name].title, name in shown) for name in View(columns=list(COLUMNS)).columns_on(board)],
         charts=charts,

@@ -16,6 +16,8 @@ import httpx2
 
 from gkl.answers import (
     BoardDetail,
+    BoardPointsView,
+    BoardPointView,
     BoardSummary,
     ClassView,
     ComparisonView,
@@ -456,6 +458,23 @@ class Client:
                 raise self._connection.stranger(response)
             if _write(response, part) != announced[1]:
                 raise ClientError(f"the certificate came damaged, and {path} was not written; try again")
+
+    def board_points(
+        self, dataset: str, threat_model: str, *, order: Literal["hardest", "easiest"] = "hardest"
+    ) -> Iterator[BoardPointView]:
+        """The test images of a leaderboard, by how many of the networks that were measured there lose them.
+
+        Args:
+            dataset: of the board.
+            threat_model: its name, such as 'Linf'.
+            order: the images first that most networks lose, or those that fewest do.
+
+        Raises:
+            NotFound: there is no such board. As all errors of this method, when the first point is read.
+        """
+        path = f"{_board_address(dataset, threat_model)}/points"
+        for page in self._connection.pages(path, {"order": order}):
+            yield from self._connection.parse(BoardPointsView, page).points
 
     def compare(self, *entry_ids: int) -> ComparisonView:
         """Whether one of 2 to 4 entries is better than another, and in what their specs differ.

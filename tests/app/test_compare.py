@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 from scipy import stats
 from sqlalchemy import select
 
-from app import entries, robustbench
+from app import entries, robust_points, robustbench
 from app.artifacts import ArtifactStore
 from app.database import Database
 from app.tables import Entry
@@ -58,6 +58,7 @@ def stands(database: Database, store: ArtifactStore, tmp_path: Path) -> np.ndarr
         weights = train(database, f"net {number + 1}")
         stored = store.put(certificate(tmp_path / f"{number}", each))
         measure(database, weights, robust=int(each.sum()), certificate_sha256=stored.sha256)
+    assert not robust_points.record_missing(database, store, set())
     return found
 
 

@@ -40,8 +40,9 @@ WORKER_MAY_IMPORT_OF_APP = {
     ),
     *(
         f"app.{name}"
-        for name in ("outbox", "broker", "errors", "workers", "formatting", "external", "reports", "job_log")
+        for name in ("outbox", "broker", "errors", "workers", "formatting", "external", "reports", "certificates")
     ),
+    "app.robust_points",
 }
 TORCH_FREE = [
     "gkl",

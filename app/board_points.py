@@ -1,0 +1,121 @@
+"""The test images of a board: which network gets which right under every attack, and which images are hard for all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from sqlalchemy.orm import Session
+
+from app import entries, external, robust_points
+from app.certificates import BrokenPoint, examples_of
+from app.entries import Board
+from app.robust_points import Points
+
+Order = Literal["hardest", "easiest"]
+
+# Certificates that are searched for a picture of a point: each is a file to read, and perhaps to fetch.
+_FILES_SEARCHED = 5
+
+
+@dataclass(frozen=True)
+class RankedPoints:
+    """An entry with a rank: its figure, and its points where they are known here."""
+
+    entry_id: int
+    robust_accuracy: float
+    num_points: int
+    certificate_sha256: str | None
+    points: Points | None
+
+
+def ranked(session: Session, board: Board) -> list[RankedPoints]:
+    """The entries of a board that have a rank, the first rank first."""
+    certificates = external.certificates_of_board(session, board.dataset, board.name)
+    known = robust_points.known(session, certificates.values())
+    found = []
+    for entry_id, accuracy, num_points in entries.ranked_figures(session, board):
+        sha256 = certificates.get(entry_id)
+        points = known.get(sha256 or "")
+        # A figure that is lower than its certificate says is a figure alone.
+        agrees = points is not None and (len(points), points.sum()) == (num_points, round(accuracy * num_points))
+        found.append(RankedPoints(entry_id, accuracy, num_points, sha256, points if agrees else None))
+    return found
+
+
+@dataclass(frozen=True)
+class HardPoint:
+    """A test image of a board."""
+
+    index: int
+    """Its place among the test images, from 0."""
+    lost_by: int
+    """How many of the networks get it wrong, with an attack or without."""
+
+
+@dataclass(frozen=True)
+class BoardPoints:
+    """The test images of a board by how many of its networks lose them."""
+
+    entry_ids: list[int]
+    """Whose points are known, the first rank first."""
+    certificates: list[str]
+    """sha256 of theirs."""
+    counts: list[int]
+    """How many images are lost by none, by one, ..., by all of them: one number more than there are entries."""
+    listed: list[HardPoint]
+
+    @property
+    def num_points(self) -> int:
+        return sum(self.counts)
+
+
+def board_points(
+    session: Session, board: Board, order: Order, *, offset: int, limit: int, least: int = 0
+) -> BoardPoints:
+    """
+    Args:
+        session: to read with.
+        board: whose.
+        order: the images that most networks lose first, or those that fewest do; equal ones in their own order.
+        offset: how many to pass over.
+        limit: how many at most.
+        least: only images that at least so many networks lose.
+    """
+    found = ranked(session, board) if board.epsilon is not None else []
+    # All of one length: an imported figure has no points, and what is ranked took all test images.
+    known = [(each, each.points) for each in found if each.points is not None and each.certificate_sha256 is not None]
+    if not known:
+        return BoardPoints([], [], [], [])
+    lost_by = (~np.stack([points for _, points in known])).sum(axis=0, dtype=np.int64)
+    places = np.argsort(-lost_by if order == "hardest" else lost_by, kind="stable")
+    places = places[lost_by[places] >= least][offset : offset + limit]
+    return BoardPoints(
+        entry_ids=[each.entry_id for each, _ in known],
+        certificates=[each.certificate_sha256 or "" for each, _ in known],
+        counts=np.bincount(lost_by, minlength=len(known) + 1).tolist(),
+        listed=[HardPoint(int(place), int(lost_by[place])) for place in places],
+    )
+
+
+def pictured(paths: list[Path], chosen: list[int]) -> dict[int, tuple[int, BrokenPoint]]:
+    """For each image the first of some certificates that has a picture of it, and what broke it there.
+
+    A certificate holds the images that an attack broke: one that every network gets wrong without an attack is in none.
+
+    Args:
+        paths: of certificates; the first few are searched.
+        chosen: the images' places.
+
+    Returns:
+        Image -> the place of the certificate among the paths, and the broken point.
+    """
+    found: dict[int, tuple[int, BrokenPoint]] = {}
+    for number, path in enumerate(paths[:_FILES_SEARCHED]):
+        wanted = [place for place in chosen if place not in found]
+        if not wanted:
+            break
+        found |= {point.index: (number, point) for point in examples_of(path, wanted)}
+    return found

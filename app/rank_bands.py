@@ -1,0 +1,161 @@
+"""Rank bands: which ranks an entry may have, as far as its board's figures can tell.
+
+Each entry is compared with every other entry of its board. Its band reaches from the rank behind those that are surely
+better to the rank before those that are surely worse. "Surely" is one statement about all of the comparisons of an
+entry: by Holm's procedure (Scandinavian Journal of Statistics 6, 1979) the chance that any of them is wrong is at most
+5 %, so that with 95 % confidence the band holds the rank that the entry would have by endlessly many test images. These
+are the marginal confidence sets of ranks of Mogstad, Romano, Shaikh and Wilhelm (Review of Economic Studies 91, 2024).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from functools import lru_cache
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy.orm import Session
+
+from app import board_points, entries
+from app.entries import Board, Ranked
+from app.recent import Recent
+from app.robust_points import Points
+from gkl.paired import mcnemar_exact
+
+LEVEL = 0.05
+MAX_ENTRIES = 5000
+"""A board with more ranked entries has no bands: comparing all pairs would take longer than its page may."""
+
+# Beyond this distance a pair is told apart on a board of any size, by either test: the paired one's standard error is
+# at most 1.41 times the unpaired one's.
+_FAR = 8.0
+# From so many differing points on the exact test and its normal approximation are the same to 2 % of the p-value.
+_MANY_DIFFER = 1000
+
+Bands = Mapping[int, tuple[int, int]]
+"""Entry -> first and last rank of its band, counted from 1; of entries with a rank."""
+
+
+def of_board(session: Session, recent: Recent, board: Board, revision: str) -> Bands:
+    """
+    Args:
+        session: to read with.
+        recent: where the bands are kept until the board changes.
+        board: whose; one of corruptions has no bands, since a mean over corruptions is no count of points.
+        revision: of the board, read before.
+    """
+    return recent.get((board.dataset, board.name, revision, "bands"), lambda: _read(session, board))
+
+
+def with_band(session: Session, recent: Recent, row: Ranked) -> Ranked:
+    """An entry by itself."""
+    if row.rank is None:
+        return row
+    entry = row.entry
+    revision = entries.revision(session, entry.dataset, entry.board)
+    bands = of_board(session, recent, Board(entry.dataset, entry.board, 0), revision)
+    return replace(row, band=bands.get(entry.id))
+
+
+def with_bands(rows: Iterable[Ranked], bands: Bands) -> list[Ranked]:
+    return [replace(row, band=bands.get(row.entry.id)) for row in rows]
+
+
+def _read(session: Session, board: Board) -> Bands:
+    if board.epsilon is None or not 1 < entries.count_ranked(session, board) <= MAX_ENTRIES:
+        return {}
+    found = board_points.ranked(session, board)
+    bands = bands_of([(each.robust_accuracy, each.num_points) for each in found], [each.points for each in found])
+    return {each.entry_id: band for each, band in zip(found, bands, strict=True)}
+
+
+def bands_of(figures: list[tuple[float, int]], points: list[Points | None]) -> list[tuple[int, int]]:
+    """The band of each entry.
+
+    Args:
+        figures: robust accuracy and number of test images of each entry, the first rank first.
+        points: which test images each entry's network gets right under every attack, where that is known. Two of which
+            it is known are compared point by point (McNemar's exact test), others by their accuracies (the score test
+            of two shares, which takes their test images for different ones).
+    """
+    accuracy = np.array([share for share, _ in figures])
+    num_points = np.array([count for _, count in figures], dtype=np.float64)
+    paired = _Paired(points)
+    # 0.25 is the largest variance that a share can have.
+    reach = _FAR * math.sqrt(0.25 * 2 / num_points.min())
+    starts = np.searchsorted(-accuracy, -accuracy - reach, side="left")
+    ends = np.searchsorted(-accuracy, -accuracy + reach, side="right")
+    found = []
+    for i, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
+        near = slice(start, end)
+        z = _unpaired_z(accuracy[i], num_points[i], accuracy[near], num_points[near])
+        paired.put_z(i, start, z)
+        apart = _told_apart(np.delete(z, i - start))
+        better, worse = apart[: i - start].sum(), apart[i - start :].sum()
+        found.append((int(start + better + 1), int(end - worse)))
+    return found
+
+
+def _unpaired_z(
+    share: float, count: float, shares: NDArray[np.float64], counts: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """The score test's statistic of one entry against others, without its sign: as `gkl.unpaired` has it."""
+    common = (share * count + shares * counts) / (count + counts)
+    variance = common * (1 - common) * (1 / count + 1 / counts)
+    return np.where(variance > 0, np.abs(shares - share) / np.sqrt(np.maximum(variance, 1e-300)), 0.0)
+
+
+class _Paired:
+    """Comparisons of the entries whose points are known."""
+
+    def __init__(self, points: list[Points | None]) -> None:
+        self.lengths = [None if each is None else len(each) for each in points]
+        self.bits = [None if each is None else np.packbits(each) for each in points]
+
+    def put_z(self, i: int, start: int, z: NDArray[np.float64]) -> None:
+        """Replace the statistics of those with which entry `i` can be compared point by point; z[0] is of `start`."""
+        own = self.bits[i]
+        if own is None:
+            return
+        others = [j for j in range(start, start + len(z)) if j != i and self.lengths[j] == self.lengths[i]]
+        if not others:
+            return
+        bits = np.stack([other for j in others if (other := self.bits[j]) is not None])
+        only_own = np.bitwise_count(own & ~bits).sum(axis=1, dtype=np.int64)
+        only_other = np.bitwise_count(~own & bits).sum(axis=1, dtype=np.int64)
+        for j, first, second in zip(others, only_own.tolist(), only_other.tolist(), strict=True):
+            z[j - start] = _paired_z(min(first, second), max(first, second))
+
+
+@lru_cache(maxsize=100_000)
+def _paired_z(fewer: int, more: int) -> float:
+    """The quantile of the normal distribution that belongs to McNemar's p-value."""
+    differ = fewer + more
+    if differ >= _MANY_DIFFER:
+        return max(0.0, more - fewer - 1) / math.sqrt(differ)
+    return _quantile(max(mcnemar_exact(fewer, more), 1e-15))
+
+
+def _quantile(p_value: float) -> float:
+    return -NormalDist().inv_cdf(p_value / 2)
+
+
+def _told_apart(z: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which of one entry's comparisons are significant, all together at the level: Holm's procedure.
+
+    Those that are far away are significant for sure, so that they make the others' bounds no stricter.
+    """
+    rejected, before = 0, -1
+    while rejected > before:
+        # Each round holds the smallest p-value that is left against the level over the comparisons that are left.
+        before, rejected = rejected, int((z >= _bound(len(z) - rejected)).sum())
+    return z >= _bound(len(z) - rejected)
+
+
+@lru_cache(maxsize=2 * MAX_ENTRIES)
+def _bound(comparisons: int) -> float:
+    """What a statistic must exceed in so many comparisons."""
+    return _quantile(LEVEL / max(1, comparisons))
