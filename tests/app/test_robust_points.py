@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select
 
 from app import entries, external, rank_bands, robust_points, robustbench
 from app.artifacts import ArtifactStore
 from app.database import Database
+from app.relay import Relay
+from app.service import Service
 from app.tables import Evaluation, ExternalAttack, RobustPoints
 from tests.app.test_compare import HTML, POINTS, certificate, stands
 from tests.app.test_leaderboard import measure, train
@@ -169,3 +171,16 @@ def test_a_board_without_points_says_so(client: TestClient, database: Database) 
     assert client.get(f"{BOARD}/points").json() == {"entries": [], "counts": [], "points": [], "next_cursor": None}
     page = client.get("/leaderboards/digits/Linf/points", headers=HTML).text
     assert "No model of this board was measured here yet" in page
+
+
+def test_the_relay_reads_the_points_of_earlier_certificates(
+    database: Database, store: ArtifactStore, service: Service, stands: np.ndarray
+) -> None:
+    del stands
+    with database.writing() as session:
+        session.execute(delete(RobustPoints))
+    relay = Relay(service)
+    relay._record_missing_points()
+    with database.reading() as session:
+        assert session.scalar(select(func.count()).select_from(RobustPoints)) == 2
+    assert not relay.has_missing_points

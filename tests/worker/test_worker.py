@@ -18,7 +18,7 @@ import pytest
 import torch
 from sqlalchemy import select, update
 
-from app import entries, job_files, job_log, jobs, leaderboard
+from app import entries, job_files, job_log, jobs, leaderboard, robust_points
 from app.artifacts import ArtifactStore, FolderStore, StoredFile
 from app.broker import forget_relay, tell_of_relay
 from app.certificates import points_of
@@ -247,6 +247,9 @@ def test_an_evaluation_goes_on_elsewhere_from_its_last_finished_part(
     assert (found.holds, found.robust_correct) == (True, final.robust_correct)
     points, _ = points_of(store.path(final.certificate_sha256))
     assert sum(point.broken_by is not None for point in points) == final.clean_correct - (final.robust_correct or 0)
+    with database.reading() as session:
+        (known,) = robust_points.known(session, [final.certificate_sha256]).values()
+    assert known.tolist() == [point.broken_by is None and point.prediction == point.label for point in points]
 
 
 @either_database
