@@ -7,7 +7,7 @@ import itertools
 import re
 from array import array
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -19,7 +19,7 @@ from app.database import database_now
 from app.errors import Conflict, NotFound
 from app.tables import Entry, Evaluation, Model
 from gkl.answers import Provenance
-from gkl.catalog import ARCHITECTURES, DATASETS, LOSS_TITLES
+from gkl.catalog import ARCHITECTURES, DATASETS, LOSS_TITLES, named_so, num_parameters
 from gkl.flags import unrankable
 from gkl.outcome import Flag, gap
 from gkl.spec import PUBLISHED_WEIGHTS, RANKED_PROTOCOLS, Publication, format_epsilon, threat_model_of_board
@@ -315,6 +315,7 @@ def _describe(session: Session, entry: Entry, model: Model, evaluation: Evaluati
     train_spec = {} if model.train_job is None else model.train_job.spec
     publish(entry, publication, name=model.name, year=model.created_at.year)
     entry.architecture, entry.family = architecture, architecture_family(architecture)
+    entry.num_parameters = num_parameters(model.architecture, model.dataset)
     entry.loss = None if model.loss is None else LOSS_TITLES[model.loss]
     entry.synthetic_data = publication.synthetic_data or train_spec.get("synthetic") is not None
 
@@ -403,6 +404,25 @@ def architecture_family(architecture: str) -> str:
     return next((family for family in _KNOWN_FAMILIES if family.lower() in lowered), "other")
 
 
+def zoo_name(dataset: str, board: str, slug: str) -> str | None:
+    """How a spec names the definition of RobustBench's zoo that has this model id on this board; None if none has.
+
+    >>> zoo_name("cifar10", "Linf", "Carmon2019Unlabeled"), zoo_name("cifar10", "Linf-4-255", "Carmon2019Unlabeled")
+    ('cifar10/Linf/Carmon2019Unlabeled', None)
+    """
+    name = f"{dataset}/{board}/{slug}"
+    return name if name in ARCHITECTURES else None
+
+
+def imported_parameters(dataset: str, board: str, slug: str, architecture: str) -> int | None:
+    """Of a network that RobustBench describes: by its model id in the zoo, else by what its architecture is called.
+
+    None where the name does not say which network it is.
+    """
+    known = zoo_name(dataset, board, slug) or named_so(architecture, dataset)
+    return None if known is None else num_parameters(known, dataset)
+
+
 # --- a view of a board -------------------------------------------------------------------------------------------
 
 
@@ -437,7 +457,10 @@ COLUMNS: dict[str, Column] = {
     "mce_robustbench": Column(
         "mCE (RobustBench)", Entry.robustbench_mean_corruption_error, is_number=True, only="corruptions"
     ),
+    "robust_3d": Column("Robust (3D)", Entry.corruptions_3d_accuracy, falls=True, is_number=True, only="corruptions"),
+    "mce_3d": Column("mCE (3D)", Entry.corruptions_3d_error, is_number=True, only="corruptions"),
     "architecture": Column("Architecture", Entry.architecture),
+    "parameters": Column("Parameters", Entry.num_parameters, is_number=True),
     "data": Column("Extra data", _DATA_ORDER),
     "loss": Column("Loss", Entry.loss),
     "epsilon": Column("Epsilon", Entry.epsilon, is_number=True),
@@ -448,9 +471,10 @@ COLUMNS: dict[str, Column] = {
 }
 SORT_KEYS = ("rank", "name", *(name for name, column in COLUMNS.items() if column.is_sortable))
 USUAL_COLUMNS = (
-    *("band", "clean", "robust", "autoattack", "mce", "mce_robustbench"),
-    *("architecture", "data", "venue", "provenance"),
+    *("band", "clean", "robust", "autoattack", "mce", "mce_robustbench", "robust_3d", "mce_3d"),
+    *("architecture", "parameters", "data", "venue", "provenance"),
 )
+_OF_IMAGENET = ("mce_robustbench", "robust_3d", "mce_3d")
 
 
 class View(BaseModel):
@@ -530,8 +554,9 @@ class View(BaseModel):
     def columns_on(self, found: Board) -> list[str]:
         """The columns to show, without those that this kind of board does not have."""
         kind = "corruptions" if found.epsilon is None else "attacks"
-        # RobustBench has no mCE for other data sets.
-        usual = [name for name in USUAL_COLUMNS if name != "mce_robustbench" or found.dataset == "imagenet"]
+        # RobustBench has neither mCE nor corruptions in 3D for other data sets, and the board of those has no others.
+        left_out = _OF_IMAGENET if found.dataset != "imagenet" else _OF_IMAGENET[1:] * (found.name != "corruptions")
+        usual = [name for name in USUAL_COLUMNS if name not in left_out]
         return [name for name in self.columns or usual if COLUMNS[name].only in (None, kind)]
 
 
@@ -630,10 +655,14 @@ class Point:
 
     id: int
     name: str
+    slug: str
     clean_accuracy: float
     robust_accuracy: float
     year: int | None
     provenance: Provenance
+    extra_data: bool | None
+    synthetic_data: bool
+    num_parameters: int | None
 
 
 @dataclass(frozen=True)
@@ -678,9 +707,9 @@ def points(session: Session, found: Board, view: View) -> Points:
         drawn = _best_of_places(
             session, is_drawn, lambda c, r: (int((c - least_clean) * across), int((r - least_robust) * up))
         )
-    columns = (Entry.id, Entry.name, Entry.clean_accuracy, Entry.robust_accuracy, Entry.year, Entry.provenance)
+    columns = [getattr(Entry, field.name) for field in fields(Point)]
     rows = session.execute(select(*columns).where(Entry.id.in_([entry_id for entry_id, _, _ in drawn])))
-    known = {i: Point(i, name, clean or 0.0, robust or 0.0, year, by) for i, name, clean, robust, year, by in rows}
+    known = {row[0]: Point(*row) for row in rows}
     return Points(
         by_accuracy=[known[entry_id] for entry_id, is_shown, _ in drawn if is_shown and entry_id in known],
         by_year=[known[entry_id] for entry_id, _, is_shown in drawn if is_shown and entry_id in known],

@@ -57,6 +57,18 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
+def millions(number: int) -> str:
+    """A number of parameters, with three digits that count.
+
+    >>> millions(36_479_194), millions(1_234_567), millions(549_290), millions(3682), millions(266_796_506)
+    ('36.5M', '1.23M', '549k', '3.68k', '267M')
+    """
+    unit, letter = (1_000_000, "M") if number >= 999_500 else (1000, "k")
+    value = number / unit
+    decimals = 2 if value < 10 else 1 if value < 100 else 0
+    return f"{value:.{decimals}f}{letter}"
+
+
 def as_sentence(text: str) -> str:
     """
     >>> as_sentence("there is no job 7")

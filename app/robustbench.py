@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 from app import audit
 from app.audit import Actor
 from app.database import Database, database_now
-from app.entries import another_slug, architecture_family, series_and_year
+from app.entries import another_slug, architecture_family, imported_parameters, series_and_year
 from app.formatting import hidden_characters
 from app.tables import Entry
 from gkl.answers import Anomaly, Provenance
@@ -345,6 +345,7 @@ def _fill(entry: Entry, info: dict[str, Any]) -> None:
     entry.venue_series, entry.year = series_and_year(entry.venue)
     entry.architecture = _text(info.get("architecture"))
     entry.family = architecture_family(entry.architecture)
+    entry.num_parameters = imported_parameters(entry.dataset, entry.board, entry.slug, entry.architecture)
     extra, unreliable = info.get("additional_data"), info.get("unreliable")
     entry.extra_data = extra if isinstance(extra, bool) else None
     entry.synthetic_data = "synthetic" in entry.footnote.lower()
@@ -359,15 +360,31 @@ def _fill(entry: Entry, info: dict[str, Any]) -> None:
     if entry.board in _BOARDS:
         ending = "_3d" if entry.board == "corruptions_3d" else ""
         entry.robust_accuracy = usable.get(f"corruptions_acc{ending}")
-        error = _number(info.get(f"corruptions_mce{ending}"))
-        entry.robustbench_mean_corruption_error = None if error is None or 0 < error <= 1 else error / 100
+        entry.robustbench_mean_corruption_error = _error(info.get(f"corruptions_mce{ending}"))
     else:
         entry.autoattack_accuracy = usable.get("autoattack_acc")
         entry.external_accuracy = usable.get("external")
         # An external one ranks wherever there is one: in its place no other number may, where it cannot be used.
         entry.robust_accuracy = entry.external_accuracy if info.get("external") else entry.autoattack_accuracy
+    entry.corruptions_3d_accuracy, entry.corruptions_3d_error = figures_in_3d(entry.board, info)
     says_only_the_author = entry.robust_accuracy is None and entry.reported_accuracy is not None
     entry.provenance = Provenance.REPORTED if says_only_the_author else Provenance.IMPORTED
+
+
+def figures_in_3d(board: str, info: dict[str, Any]) -> tuple[float | None, float | None]:
+    """Accuracy and mean error on corruptions in 3D, as shares, of a file on a board of corruptions.
+
+    A file may have them beside those of the common corruptions, by which it ranks there.
+    """
+    if board not in _BOARDS:
+        return None, None
+    return _accuracies(info).get("corruptions_acc_3d"), _error(info.get("corruptions_mce_3d"))
+
+
+def _error(value: Any) -> float | None:
+    """As a share; one that is clearly a fraction already is left out."""
+    error = _number(value)
+    return None if error is None or 0 < error <= 1 else error / 100
 
 
 # --- out ---------------------------------------------------------------------------------------------------------

@@ -557,6 +557,8 @@ class Entry(Base):
     """As stated for this entry; a board's entries may differ."""
     num_points: Mapped[int]
     """Test images behind the accuracies."""
+    num_parameters: Mapped[int | None] = mapped_column(BigInteger)
+    """Of the network; null where this service does not know the network."""
 
     clean_accuracy: Mapped[float | None] = mapped_column()
     autoattack_accuracy: Mapped[float | None]
@@ -570,6 +572,10 @@ class Entry(Base):
     """As for its evaluation; null for what was imported."""
     robustbench_mean_corruption_error: Mapped[float | None]
     """mCE as RobustBench has it, from its file where it was imported: relative to its own AlexNet."""
+    corruptions_3d_accuracy: Mapped[float | None]
+    """On corruptions in 3D (arXiv 2203.01441), as the imported file has it; RobustBench's `corruptions_acc_3d`."""
+    corruptions_3d_error: Mapped[float | None]
+    """Its mean error, relative to that of AlexNet; RobustBench's `corruptions_mce_3d`."""
     withdrawn_at: Mapped[datetime | None]
     """Shown, but without a rank and not exported."""
     withdrawn_reason: Mapped[str | None] = mapped_column(Text)

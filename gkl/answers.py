@@ -377,6 +377,8 @@ class EntryView(Schema):
     epsilon: float | None
     points: int
     """Test images behind the accuracies."""
+    num_parameters: int | None
+    """Of the network; null where this service does not know the network."""
     clean: NumberView | None
     robust: NumberView | None
     """Best known, by which it ranks: external, else AutoAttack's; on corruptions their mean."""
@@ -389,6 +391,10 @@ class EntryView(Schema):
     """mCE; for ImageNet relative to AlexNet's errors in arXiv 1903.12261. Null for what was imported."""
     robustbench_mean_corruption_error: float | None
     """mCE as RobustBench has it, relative to the errors of its own AlexNet: from its file, or measured here."""
+    corruptions_3d_accuracy: float | None
+    """On corruptions in 3D, as a share, where the imported file has it beside the common corruptions or alone."""
+    corruptions_3d_error: float | None
+    """Its mean error relative to AlexNet's, from the same file."""
     unreliable: bool
     is_provisional: bool
     withdrawn: str | None

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from gkl.parameters import PARAMETERS
 from gkl.preprocessing import DEFAULT_PREPROCESSING, PREPROCESSINGS, Preprocessing
 from gkl.zoo import ZOO, ZOO_PREPROCESSING
 
@@ -52,6 +53,9 @@ class Architecture(BaseModel):
     title: str = Field(description="How a page names it.")
     description: str = Field(description="What it is, in a sentence.")
     datasets: tuple[str, ...] = Field(description="The data sets whose images and classes it can be built for.")
+    parameters: dict[str, int] = Field(
+        description="How many parameters it has, for the images and classes of each of those data sets."
+    )
     preprocessing: Preprocessing | None = Field(
         default=None,
         description="How ImageNet's test images are resized and cropped for it, as it was published; null for data "
@@ -134,48 +138,56 @@ ARCHITECTURES: dict[str, Architecture] = {
             title="TinyCNN",
             description="Two strided 3x3 convolutions with BatchNorm and two linear layers; for quick experiments.",
             datasets=_SMALL_IMAGES,
+            parameters=PARAMETERS["tiny_cnn"],
         ),
         Architecture(
             name="small_cnn",
             title="SmallCNN",
             description="Three 3x3 convolutions with ReLU and two linear layers; for small images.",
             datasets=_SMALL_IMAGES,
+            parameters=PARAMETERS["small_cnn"],
         ),
         Architecture(
             name="resnet_18",
             title="ResNet-18",
             description="RobustBench's ResNet18 for 32x32 images, without input normalization.",
             datasets=_CIFAR,
+            parameters=PARAMETERS["resnet_18"],
         ),
         Architecture(
             name="preact_resnet_18",
             title="PreActResNet-18",
             description="RobustBench's PreActResNet18 for 32x32 images, without input normalization.",
             datasets=_CIFAR,
+            parameters=PARAMETERS["preact_resnet_18"],
         ),
         Architecture(
             name="preact_resnet_18_silu",
             title="PreActResNet-18 (SiLU)",
             description="RobustBench's DMPreActResNet with SiLU; normalizes its input, pads 28x28 images to 32x32.",
             datasets=("fashion_mnist", *_CIFAR),
+            parameters=PARAMETERS["preact_resnet_18_silu"],
         ),
         Architecture(
             name="wrn_28_10_silu",
             title="WRN-28-10 (SiLU)",
             description="RobustBench's DMWideResNet with SiLU; normalizes its input, pads 28x28 images to 32x32.",
             datasets=("fashion_mnist", *_CIFAR),
+            parameters=PARAMETERS["wrn_28_10_silu"],
         ),
         Architecture(
             name="wrn_34_10",
             title="WRN-34-10",
             description="RobustBench's WideResNet with ReLU for 32x32 images, without input normalization.",
             datasets=_CIFAR,
+            parameters=PARAMETERS["wrn_34_10"],
         ),
         Architecture(
             name="wrn_70_16_silu",
             title="WRN-70-16 (SiLU)",
             description="RobustBench's DMWideResNet with SiLU; normalizes its input.",
             datasets=_CIFAR,
+            parameters=PARAMETERS["wrn_70_16_silu"],
         ),
         *(
             Architecture(
@@ -183,12 +195,51 @@ ARCHITECTURES: dict[str, Architecture] = {
                 title=model,
                 description=f"RobustBench's definition of {model} for {DATASETS[dataset].title}, {threat_model}.",
                 datasets=(dataset,),
+                parameters=PARAMETERS[name],
                 preprocessing=PREPROCESSINGS[ZOO_PREPROCESSING[name]] if name in ZOO_PREPROCESSING else None,
             )
             for name, (dataset, threat_model, model) in ZOO.items()
         ),
     ]
 }
+
+
+def num_parameters(architecture: str, dataset: str) -> int | None:
+    """Of a network of the catalog, built for a data set; None if it is none of them.
+
+    >>> num_parameters("wrn_34_10", "cifar10"), num_parameters("wrn_34_10", "digits")
+    (46160474, None)
+    """
+    return PARAMETERS.get(architecture, {}).get(dataset)
+
+
+# A PreActResNet-18 may be one of two networks, of 11.2 and 12.5 million parameters. Of some WideResNets the zoo has a
+# definition with one more block, which no image passes: those are known by their model id alone.
+_CALLED: dict[tuple[str, ...], dict[str, str]] = {
+    _CIFAR: {
+        "ResNet-18": "resnet_18",
+        "WideResNet-28-10": "wrn_28_10_silu",
+        "WideResNet-34-10": "wrn_34_10",
+        "WideResNet-70-16": "wrn_70_16_silu",
+    },
+    ("cifar10",): {"ResNet-50": "cifar10/Linf/Engstrom2019Robustness"},
+    ("imagenet",): {
+        "ResNet-18": "imagenet/Linf/Salman2020Do_R18",
+        "ResNet-50": "imagenet/Linf/Salman2020Do_R50",
+        "WideResNet-50-2": "imagenet/Linf/Salman2020Do_50_2",
+    },
+}
+
+
+def named_so(title: str, dataset: str) -> str | None:
+    """The network of the catalog that papers call so; None where there is none, or more than one.
+
+    >>> named_so("WideResNet-34-10", "cifar100"), named_so("PreActResNet-18", "cifar10")
+    ('wrn_34_10', None)
+    """
+    return next(
+        (called[title] for datasets, called in _CALLED.items() if dataset in datasets and title in called), None
+    )
 
 
 def preprocessing_for(dataset: str, architecture: str) -> Preprocessing | None:

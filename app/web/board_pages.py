@@ -27,8 +27,8 @@ from app.routes.leaderboards import BoardPart, EntryId, restore, restore_rank, w
 from app.routes.paging import MAX_ID
 from app.service import Service, ServiceDep
 from app.tables import Entry
-from app.web import cards
-from app.web.boards import board_page
+from app.web import cards, submit
+from app.web.boards import ChosenChart, board_page
 from app.web.charts import curve_of, survivor_bars
 from app.web.forms import sent_fields
 from app.web.rendering import Chosen, redirect, render
@@ -50,6 +50,7 @@ class _PageOfView(entries.View):
     """The query string of a board's page."""
 
     page: int = Field(default=1, ge=1, le=1_000_000)
+    chart: ChosenChart = "focus"
 
 
 @router.get("/leaderboards/{dataset}/{name}")
@@ -71,8 +72,10 @@ def board(
         if (unchanged := not_modified(request, headers)) is not None:
             return unchanged
         charge(service, principal, rows=entries.PAGE_SIZE)
-        view = entries.View.model_validate(query.model_dump(exclude={"page"}))
-        page = board_page(session, service.charts, found, revision=revision, view=view, page=query.page)
+        view = entries.View.model_validate(query.model_dump(exclude={"page", "chart"}))
+        page = board_page(
+            session, service.charts, found, revision=revision, view=view, page=query.page, chart=query.chart
+        )
         return render(request, "board.html", headers=headers, page=page)
 
 
@@ -144,6 +147,7 @@ def entry(request: Request, service: ServiceDep, entry_id: EntryId) -> Response:
             training=model.train_job.spec if model is not None and model.train_job is not None else None,
             model_info=None if robustbench.why_not_exported(found.entry) else robustbench.model_info(found.entry),
             leader=entries.leader(session, on),
+            can_be_measured=submit.spec_to_measure(found.entry) is not None,
             broken=_broken(service, session, found.entry, limit=6),
             classes=_classes(service, session, found.entry),
             attacks=external.newest_attacks(session, entry_id, limit=_ATTACKS_SHOWN),

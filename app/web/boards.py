@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlencode
 
 from markupsafe import Markup, escape
@@ -52,9 +52,12 @@ class BoardRow:
 
     @property
     def id_to_show(self) -> str | None:
-        """RobustBench's model id, where it says more than the name: a paper often has several models."""
-        entry = self.ranked.entry
-        return None if entry.source is None else entry.slug
+        return own_name(self.ranked.entry)
+
+
+def own_name(entry: Entry) -> str | None:
+    """The model id, where it says more than the entry's name: a paper often has several models."""
+    return None if entry.source is None and entry.slug in (entry.name, entry.name.replace(" ", "_")) else entry.slug
 
 
 @dataclass(frozen=True)
@@ -72,9 +75,11 @@ class Charts:
     choices: dict[str, list[Any]]
     count: int
     """Entries of the view."""
-    scatter: Scatter | None
+    whole: Scatter | None
+    focused: Scatter | None
+    """The part of it where most entries are; None where that is the whole."""
     num_in_scatter: int
-    """How many entries it is of; where its dots are fewer, one stands for those that it covers."""
+    """How many entries they are of; where the dots are fewer, one stands for those that it covers."""
     years: Scatter | None
     num_in_years: int
 
@@ -89,6 +94,10 @@ class BoardPage:
     columns: list[tuple[str, str, bool]]
     """Name, title and whether it is shown, of each column that this board may have."""
     charts: Charts
+    scatter: Scatter | None
+    other_scatter: str | None
+    """Where the whole is drawn instead of a part, or the part."""
+    is_whole: bool
     first: int
     """Which row of the view the page begins with, counted from 1."""
     earlier: str | None
@@ -96,7 +105,19 @@ class BoardPage:
     exports: list[tuple[str, str]]
 
 
-def board_page(session: Session, recent: Recent, board: Board, *, revision: str, view: View, page: int) -> BoardPage:
+ChosenChart = Literal["focus", "all"]
+
+
+def board_page(
+    session: Session,
+    recent: Recent,
+    board: Board,
+    *,
+    revision: str,
+    view: View,
+    page: int,
+    chart: ChosenChart = "focus",
+) -> BoardPage:
     """
     Args:
         session: to read with.
@@ -105,6 +126,7 @@ def board_page(session: Session, recent: Recent, board: Board, *, revision: str,
         revision: of the board, read before.
         view: which entries, in which order.
         page: which one of the view, from 1.
+        chart: the part of it where most entries are, or all of it.
     """
     filters = view.model_dump_json(exclude={"sort", "columns"})
     charts = recent.get((board.dataset, board.name, revision, filters), lambda: _charts(session, board, view))
@@ -120,31 +142,42 @@ def board_page(session: Session, recent: Recent, board: Board, *, revision: str,
         found = rank_bands.with_bands(found, rank_bands.of_board(session, recent, board, revision))
     path = f"/leaderboards/{board.dataset}/{board.name}"
     files = [(kind.title, f"/api/v1{path}/export/{name}{_query(view)}") for name, kind in FORMATS.items()]
+    is_whole = chart == "all" or charts.focused is None
+    other = {"chart": "all"} if chart == "focus" else {}
+    # Stays as it is on the way to other pages and orders.
+    kept = {"chart": "all"} if chart == "all" else {}
+    made = [(_classes(name), _CELLS[name]) for name in cells]
     return BoardPage(
         board=board,
         view=view,
-        headings=[_heading(view, name) for name in ("rank", "name", *cells)],
+        headings=[_heading(view, name, kept) for name in ("rank", "name", *cells)],
         rows=[
-            BoardRow(row, [_cell(name, row.entry) for name in cells], _summary(row.entry), shows_bands) for row in found
+            BoardRow(row, [(classes, cell(row.entry)) for classes, cell in made], _summary(row.entry), shows_bands)
+            for row in found
         ],
         choices=_choices(view, known),
         columns=[(name, COLUMNS[name].title, name in shown) for name in View(columns=list(COLUMNS)).columns_on(board)],
         charts=charts,
+        scatter=charts.whole if is_whole else charts.focused,
+        other_scatter=None if charts.focused is None else _query(view, **other) or "?",
+        is_whole=is_whole,
         first=offset + 1,
-        earlier=_query(view, page=page - 1) or "?" if page > 1 else None,
-        later=_query(view, page=page + 1) if offset + PAGE_SIZE < charts.count else None,
+        earlier=_query(view, **kept, page=page - 1) or "?" if page > 1 else None,
+        later=_query(view, **kept, page=page + 1) if offset + PAGE_SIZE < charts.count else None,
         exports=files,
     )
 
 
 def _charts(session: Session, board: Board, view: View) -> Charts:
     points = entries.points(session, board, view)
+    title = "Robust accuracy" if board.epsilon is not None else "Mean accuracy under corruptions"
     return Charts(
         choices=entries.choices(session, board),
         count=points.count_of_view,
-        scatter=clean_against_robust(points.by_accuracy),
+        whole=clean_against_robust(points.by_accuracy, title),
+        focused=clean_against_robust(points.by_accuracy, title, is_focused=True),
         num_in_scatter=points.count,
-        years=over_the_years(points.by_year),
+        years=over_the_years(points.by_year, title),
         num_in_years=points.count_with_year,
     )
 
@@ -165,21 +198,17 @@ def _classes(name: str) -> str:
     return " ".join(["number"] * (name in _NUMBERS) + ["wide"] * (name not in _ON_PHONES))
 
 
-def _heading(view: View, name: str) -> Heading:
+def _heading(view: View, name: str, kept: dict[str, str]) -> Heading:
     title = {"rank": "#", "name": "Model"}[name] if name in ("rank", "name") else COLUMNS[name].title
     falls = name in COLUMNS and COLUMNS[name].falls
     by_this = view.sort_key == name
-    href = _query(view, sort=f"-{name}" if by_this and not view.is_reversed else name, page=None)
+    href = _query(view, **kept, sort=f"-{name}" if by_this and not view.is_reversed else name, page=None)
     aria_sort = ("descending" if falls != view.is_reversed else "ascending") if by_this else None
     return Heading(title, href or "?", aria_sort, _classes(name))
 
 
 def _summary(entry: Entry) -> str:
     return ", ".join(filter(None, (plain(entry.architecture), plain(entry.venue), _data(entry))))
-
-
-def _cell(name: str, entry: Entry) -> tuple[str, Markup]:
-    return _classes(name), _CELLS[name](entry)
 
 
 _DASH = Markup('<span class="quiet">&ndash;</span>')
@@ -225,6 +254,13 @@ def _share(value: float | None) -> Markup:
     return _DASH if value is None else Markup("{}").format(formatting.percent(value))
 
 
+def _parameters(entry: Entry) -> Markup:
+    if entry.num_parameters is None:
+        return _DASH
+    # A number alone: nothing to be escaped.
+    return Markup(f'<span title="{entry.num_parameters:,}">{formatting.millions(entry.num_parameters)}</span>')
+
+
 _CELLS: dict[str, Callable[[Entry], Markup]] = {
     "clean": lambda e: _accuracy(e, e.clean_accuracy),
     "robust": _robust,
@@ -233,7 +269,10 @@ _CELLS: dict[str, Callable[[Entry], Markup]] = {
     "reported": lambda e: _share(e.reported_accuracy),
     "mce": lambda e: _share(e.mean_corruption_error),
     "mce_robustbench": lambda e: _share(e.robustbench_mean_corruption_error),
+    "robust_3d": lambda e: _share(e.corruptions_3d_accuracy),
+    "mce_3d": lambda e: _share(e.corruptions_3d_error),
     "architecture": lambda e: _text(e.architecture),
+    "parameters": _parameters,
     "data": lambda e: _text(_data(e)),
     "loss": lambda e: _text(e.loss),
     "epsilon": lambda e: _text(None if e.epsilon is None else format_epsilon(e.epsilon)),

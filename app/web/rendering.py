@@ -21,7 +21,7 @@ from app.access import CSRF_FIELD, Principal
 from app.errors import Unprocessable
 from app.formatting import plain
 from app.paths import own_path, root_of
-from app.web.boards import PROVENANCES
+from app.web.boards import PROVENANCES, own_name
 from app.web.forms import sent_fields
 from app.web.rich_text import rich
 from gkl.answers import JobState, Scope
@@ -53,6 +53,7 @@ def _environment() -> Environment:
         duration=formatting.duration,
         percent=formatting.percent,
         interval=formatting.interval,
+        millions=formatting.millions,
         size=formatting.size,
         when=formatting.when,
         when_exactly=formatting.when_exactly,
@@ -66,6 +67,7 @@ def _environment() -> Environment:
         architectures=ARCHITECTURES,
         loss_titles=LOSS_TITLES,
         provenances=PROVENANCES,
+        own_name=own_name,
         loss_parts=_LOSS_PARTS,
         JobState=JobState,
         Scope=Scope,

@@ -18,18 +18,28 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse, Response
 from pydantic import ValidationError
 
-from app import jobs, leaderboard, owner_limits, run_time, tokens
+from app import entries, jobs, leaderboard, owner_limits, run_time, tokens
 from app.access import CSRF_FIELD, Principal, Sender
+from app.entries import zoo_name
 from app.errors import NotFound, TooMany, Unprocessable
+from app.formatting import plain
 from app.routes.paging import MAX_ID
 from app.service import Service, ServiceDep
-from app.tables import Model
+from app.tables import Entry, Model
 from app.web.fitting import Drawn, fitted, fitting_architectures
 from app.web.forms import Input, errors_of, inputs, parse, sent_fields
 from app.web.rendering import Chosen, redirect, render
 from gkl.catalog import unknown_name_message
 from gkl.recipes import RECIPES
-from gkl.spec import EvaluateSpec, Evaluation, ThreatModel, TrainSpec
+from gkl.spec import (
+    PUBLISHED_WEIGHTS,
+    EvaluateSpec,
+    Evaluation,
+    Publication,
+    ThreatModel,
+    TrainSpec,
+    threat_model_of_board,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -74,6 +84,48 @@ def first_values(kind: Kind) -> dict[str, Any]:
         "weights": "",
         "evaluation": evaluation.model_dump(mode="json"),
     }
+
+
+def spec_to_measure(entry: Entry) -> EvaluateSpec | None:
+    """An evaluation of the weights that were published with an imported entry, for the board that it is on.
+
+    None if it was not imported, if the zoo has no model of its id, or if the board's attack is none that runs here.
+    """
+    architecture = None if entry.source is None else zoo_name(entry.dataset, entry.board, entry.slug)
+    if architecture is None:
+        return None
+    threat_model = threat_model_of_board(entry.dataset, entry.board)
+    try:
+        return EvaluateSpec(
+            name=entry.slug[:100],
+            dataset=entry.dataset,
+            architecture=architecture,
+            weights=PUBLISHED_WEIGHTS,
+            evaluation=Evaluation(protocol="corruptions")
+            if threat_model is None
+            else Evaluation(threat_model=threat_model),
+            publication=_publication(entry),
+        )
+    except ValidationError:
+        return None
+
+
+def _publication(entry: Entry) -> Publication | None:
+    """What the entry says of its paper; of each text as much as is one line of the usual length."""
+    link = entry.link if re.fullmatch(r"https?://[!-~]{1,480}", entry.link) else None
+    try:
+        return Publication(
+            title=plain(entry.name),
+            authors=plain(entry.authors),
+            link=link,
+            venue=plain(entry.venue),
+            extra_data=bool(entry.extra_data),
+            synthetic_data=entry.synthetic_data,
+            footnote=plain(entry.footnote),
+        )
+    except ValidationError:
+        # Too long, or with characters that hide something: whoever sends it writes it anew.
+        return None
 
 
 def form_of(
@@ -172,17 +224,25 @@ def submit_page(request: Request) -> Response:
 
 @router.get("/submit/{kind}")
 def submit_form(
+    *,
     request: Request,
     service: ServiceDep,
     kind: Kind,
     recipe: Annotated[str | None, Chosen, Query(max_length=100)] = None,
     job: Annotated[int | None, Chosen, Query(ge=1, le=MAX_ID)] = None,
+    entry: Annotated[int | None, Chosen, Query(ge=1, le=MAX_ID)] = None,
 ) -> Response:
-    """Filled in from a recipe, or from the spec of another job."""
+    """Filled in from a recipe, from the spec of another job, or for the published weights of an imported entry."""
     values = first_values(kind)
     if job is not None:
         with service.database.reading() as session:
             values = jobs.get(session, job).spec
+    elif kind == "evaluate" and entry is not None:
+        with service.database.reading() as session:
+            spec = spec_to_measure(entries.get(session, entry).entry)
+        if spec is None:
+            raise NotFound(f"the weights of entry {entry} are none of RobustBench's zoo; send them with this form")
+        values = spec.model_dump(mode="json")
     elif kind == "train" and recipe is not None:
         if recipe not in RECIPES:
             raise NotFound(unknown_name_message("recipe", recipe, RECIPES))

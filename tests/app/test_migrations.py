@@ -9,11 +9,12 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import inspect, select
 
-from app import entries, jobs, migrations
+from app import entries, jobs, migrations, robustbench
 from app.database import Database
 from app.entries import add_missing
 from app.tables import Base, Entry, Evaluation, FileKind, Job, JobFile, OutboxMessage
 from tests.app.test_leaderboard import measure, train
+from tests.app.test_robustbench import CORRUPTED, LINF, contents
 from tests.cluster import PostgresServer
 
 
@@ -108,6 +109,30 @@ def test_the_step_to_tiers_knows_what_is_withdrawn_and_what_is_not_believed(data
             rows = entries.search(session, entries.board(session, "digits", "Linf"), entries.View())
             assert [(row.rank, row.entry.name) for row in rows] == known
         migrations.downgrade(database, "0009")
+        migrations.upgrade(database)
+
+
+def test_the_step_to_parameters_fills_them_in(database: Database) -> None:
+    measure(database, train(database, "Here"), robust=100)
+    in_3d = {"dataset": "imagenet", "corruptions_acc_3d": "50.1", "corruptions_mce_3d": "61"}
+    files = {
+        "cifar10/Linf/Carmon2019Unlabeled.json": LINF,
+        "cifar10/Linf/Unknown.json": LINF | {"architecture": "WideResNet-28-10-PSSiLU"},
+        "imagenet/corruptions/AlexNet.json": CORRUPTED | in_3d,
+    }
+    robustbench.import_files(database, [(name, contents(info)) for name, info in files.items()])
+    known = {
+        "Here": (57_482, None, None),
+        "Carmon2019Unlabeled": (38_119_866, None, None),
+        "Unknown": (None, None, None),
+        "AlexNet": (61_100_840, 0.501, 0.61),
+    }
+    for _ in range(2):
+        with database.reading() as session:
+            found = session.scalars(select(Entry)).all()
+            figures = {e.slug: (e.num_parameters, e.corruptions_3d_accuracy, e.corruptions_3d_error) for e in found}
+        assert figures == known
+        migrations.downgrade(database, "0012")
         migrations.upgrade(database)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import re
 from typing import Any
 
@@ -10,16 +12,19 @@ from fastapi.testclient import TestClient
 
 from app import robustbench
 from app.database import Database
+from app.entries import Point
 from app.formatting import plain
-from app.web.charts import _round_range
+from app.web.charts import _round_range, clean_against_robust
 from app.web.forms import Input, inputs, parse
 from app.web.rich_text import rich
 from app.web.submit import SPECS, Kind, commands, first_values, form_of
+from gkl.answers import Provenance
 from gkl.recipes import RECIPES
 from gkl.spec import JOB_SPEC, EvaluateSpec, TrainSpec
 from tests.app.test_entries import ENTRIES
+from tests.app.test_leaderboard import measure, train
 from tests.app.test_pages import get
-from tests.app.test_robustbench import LINF, contents, on_one
+from tests.app.test_robustbench import CORRUPTED, LINF, contents, on_one
 
 FORM = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "text/html"}
 
@@ -224,6 +229,111 @@ def test_a_long_board_is_on_pages(client: TestClient, database: Database) -> Non
     second = get(client, "/leaderboards/cifar10/Linf?page=2", external=True)
     assert "201 to 201" in second
     assert ">M0</a>" in second
+
+
+def test_corruptions_in_3d_stand_beside_the_common_ones(client: TestClient, database: Database) -> None:
+    in_3d = {"dataset": "imagenet", "corruptions_acc_3d": "50.1", "corruptions_mce_3d": "61"}
+    files = [
+        ("imagenet/corruptions/AlexNet.json", contents(CORRUPTED | in_3d)),
+        ("imagenet/corruptions/Other.json", contents(CORRUPTED | {"dataset": "imagenet"})),
+        # There they are what ranks, and need no column of their own.
+        ("imagenet/corruptions_3d/Deep.json", contents(CORRUPTED | in_3d)),
+    ]
+    robustbench.import_files(database, files)
+    path = "/leaderboards/imagenet/corruptions"
+    both = get(client, f"{path}?sort=robust_3d", external=True)
+    assert "Robust (3D)" in both
+    assert ">50.10 %<" in both
+    assert both.index("AlexNet") < both.index("Other")
+    alone = get(client, "/leaderboards/imagenet/corruptions_3d", external=True)
+    assert ">Robust (3D)</a>" not in alone
+    rows = list(csv.DictReader(io.StringIO(client.get(f"/api/v1{path}/export/csv?sort=mce_3d").text)))
+    assert [(row["model_id"], row["robust_3d"], row["mce_3d"]) for row in rows] == [
+        ("AlexNet", "50.1", "61"),
+        ("Other", "", ""),
+    ]
+    view = client.get("/api/v1/entries/1").json()
+    assert (view["corruptions_3d_accuracy"], view["corruptions_3d_error"]) == (0.501, 0.61)
+
+
+def test_parameters_are_those_of_the_network_that_is_known(client: TestClient, database: Database) -> None:
+    made = {
+        "Carmon2019Unlabeled": "WideResNet-28-10",
+        "Unheard_of": "WideResNet-28-10",
+        "Either": "PreActResNet-18",
+        "Small": "ResNet-18",
+    }
+    robustbench.import_files(
+        database, [(f"cifar10/Linf/{n}.json", contents(LINF | {"architecture": a})) for n, a in made.items()]
+    )
+    path = "/leaderboards/cifar10/Linf"
+    known = [("Small", "11173962"), ("Unheard_of", "36479194"), ("Carmon2019Unlabeled", "38119866"), ("Either", "")]
+    rows = csv.DictReader(io.StringIO(client.get(f"/api/v1{path}/export/csv?sort=parameters&columns=parameters").text))
+    assert [(row["model_id"], row["parameters"]) for row in rows] == known
+    page = get(client, path, external=True)
+    assert '<span title="38,119,866">38.1M</span>' in page
+    assert ">Parameters</a>" in page
+    entry = client.get(f"/api/v1{path}?q=Either").json()["entries"][0]
+    assert entry["num_parameters"] is None
+
+
+def test_the_front_page_names_models_and_not_only_papers(client: TestClient, database: Database) -> None:
+    robustbench.import_files(database, [("cifar10/Linf/Carmon2019Unlabeled.json", contents(LINF))])
+    measure(database, train(database, "Our own"), robust=100)
+    page = get(client, "/", external=True)
+    assert '<span class="slug">Carmon2019Unlabeled</span><span class="authors">WideResNet-28-10</span>' in page
+    # Its name is the model's own already.
+    assert "Our own</a><span" in page
+    assert '<span class="slug">Our' not in page
+
+
+def _point(number: int, clean: float, robust: float, **others: Any) -> Point:
+    known: dict[str, Any] = {"slug": f"M{number}", "year": 2020, "provenance": Provenance.IMPORTED}
+    known |= {"extra_data": False, "synthetic_data": False, "num_parameters": 36_000_000}
+    return Point(id=number, name=f"M{number}", clean_accuracy=clean, robust_accuracy=robust, **known | others)
+
+
+def test_the_front_is_a_staircase_from_the_left_edge_to_the_lower_one() -> None:
+    points = [_point(1, 0.80, 0.60), _point(2, 0.90, 0.50), _point(3, 0.79, 0.50), _point(4, 0.85, 0.45)]
+    chart = clean_against_robust(points, "Robust accuracy")
+    assert chart is not None
+    places = {dot.id: (dot.x, dot.y) for dot in chart.dots}
+    corners = [tuple(map(float, corner.split(","))) for corner in chart.line.split()]
+    (x1, y1), (x2, y2) = places[1], places[2]
+    expected = [(chart.left, y1), (x1, y1), (x1, y2), (x2, y2), (x2, chart.bottom)]
+    assert [pytest.approx(corner, abs=0.06) for corner in expected] == corners
+
+
+def test_an_outlier_does_not_squeeze_the_rest() -> None:
+    usual = [_point(n, 0.85 + n / 1000, 0.50 + n / 1000) for n in range(20)]
+    outliers = [_point(100, 0.95, 0.0), _point(101, 0.30, 0.70, extra_data=True, num_parameters=None)]
+    focused = clean_against_robust([*usual, *outliers], "Robust accuracy", is_focused=True)
+    whole = clean_against_robust([*usual, *outliers], "Robust accuracy")
+    assert focused is not None
+    assert whole is not None
+    assert ({dot.id for dot in focused.dots}, focused.num_outside) == ({point.id for point in usual}, 2)
+    assert {dot.id for dot in whole.dots} >= {100, 101}
+    assert next(dot for dot in whole.dots if dot.id == 101).classes == "extra unsized"
+    # Where none is far from the others, or there are few, the whole is all there is.
+    assert clean_against_robust(usual, "Robust accuracy", is_focused=True) is None
+    assert clean_against_robust([*usual[:3], outliers[0]], "Robust accuracy", is_focused=True) is None
+
+
+def test_what_no_board_has_cannot_be_measured_from_an_entry(client: TestClient, database: Database) -> None:
+    files = [
+        ("cifar10/Linf/Unheard_of.json", contents(LINF)),
+        ("imagenet/corruptions/AlexNet.json", contents(CORRUPTED | {"dataset": "imagenet"})),
+        ("cifar10/Linf/Rice2020Overfitting.json", contents(LINF | {"name": "x" * 600, "link": "a paper"})),
+    ]
+    robustbench.import_files(database, files)
+    assert "Measure it here" not in get(client, "/entries/1", external=True)
+    assert "none of RobustBench&#39;s zoo" in get(client, "/submit/evaluate?entry=1", 404)
+    assert "There is no entry 9" in get(client, "/submit/evaluate?entry=9", 404)
+    for number, says in ((2, "corruptions"), (3, "cifar10/Linf/Rice2020Overfitting")):
+        assert "Measure it here" in get(client, f"/entries/{number}", external=True)
+        form = get(client, f"/submit/evaluate?entry={number}", external=True)
+        assert f'value="{says}" selected' in form
+        assert "gklbench submit - --follow" in form
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,7 @@ TORCH_FREE = [
     "gkl.unpaired",
     "gkl.catalog",
     "gkl.corruption_error",
+    "gkl.parameters",
     "gkl.preprocessing",
     "gkl.recipes",
     "gkl.files",

@@ -211,7 +211,7 @@ def test_columns_charts_and_downloads(board_page: Page, tmp_path: Path) -> None:
     assert set(json.loads((tmp_path / "view.json").read_text())) == set(ENTRIES)
     dots = page.locator(".scatter").first.locator("circle")
     assert dots.count() == len(ENTRIES) - 1
-    dots.last.click()
+    page.get_by_role("link", name="First: 70.00 % robust").first.click()
     expect(page.get_by_role("heading", level=1)).to_have_text("First")
 
 

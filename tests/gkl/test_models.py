@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gkl.catalog import ARCHITECTURES, DATASETS
+from gkl.catalog import ARCHITECTURES, DATASETS, named_so, num_parameters
 from gkl.errors import InvalidInput
 from gkl.models import build_model, load_weights
 from gkl.models.robustbench import _robustbench
@@ -33,6 +33,28 @@ def test_a_network_gives_logits_for_its_data_sets(architecture: str, dataset: st
         model = build_model(architecture, dataset)
         logits = model(torch.empty(2, *described.image_shape))
     assert logits.shape == (2, described.num_classes)
+    assert _num_parameters(model) == num_parameters(architecture, dataset)
+
+
+def _num_parameters(model: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_a_name_from_a_paper_is_one_network() -> None:
+    """By the published networks that RobustBench calls so, with other activations too: the same number."""
+    same = {
+        ("ResNet-18", "cifar10"): "cifar10/Linf/Sehwag2021Proxy_R18",
+        ("WideResNet-28-10", "cifar10"): "cifar10/Linf/Standard",
+        ("WideResNet-34-10", "cifar10"): "cifar10/Linf/Sehwag2021Proxy",
+        ("WideResNet-34-10", "cifar100"): "cifar100/Linf/Wu2020Adversarial",
+        ("WideResNet-70-16", "cifar100"): "cifar100/Linf/Gowal2020Uncovering",
+        ("ResNet-50", "cifar10"): "cifar10/L2/Engstrom2019Robustness",
+        ("ResNet-50", "imagenet"): "imagenet/Linf/Engstrom2019Robustness",
+    }
+    for (title, dataset), published in same.items():
+        known = named_so(title, dataset)
+        assert known is not None
+        assert num_parameters(known, dataset) == num_parameters(published, dataset), (title, dataset)
 
 
 def test_a_network_for_other_images_is_refused() -> None:
@@ -67,24 +89,29 @@ def test_a_definition_of_the_zoo_gives_logits(name: str) -> None:
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert model(torch.rand(2, *described.image_shape)).shape == (2, described.num_classes)
+    assert _num_parameters(model) == num_parameters(name, described.name)
 
 
-def _tensors(build: Callable[[], torch.nn.Module]) -> dict[str, tuple[torch.Size, torch.dtype]]:
-    """Names, shapes and formats of a network's state dict; without its weights, where it can be built without them."""
+def _built(build: Callable[[], torch.nn.Module]) -> torch.nn.Module:
+    """A network, without its weights where it can be built without them."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         try:
             with torch.device("meta"):
-                model = build()
+                return build()
         except (RuntimeError, NotImplementedError):
             # It computes with tensors while it is built.
-            model = build()
+            return build()
+
+
+def _tensors(model: torch.nn.Module) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    """Names, shapes and formats of a network's state dict."""
     return {name: (tensor.shape, tensor.dtype) for name, tensor in model.state_dict().items()}
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", ZOO)
-def test_a_definition_of_the_zoo_has_robustbenchs_tensors(name: str) -> None:
+def test_a_definition_of_the_zoo_has_robustbenchs_tensors_and_so_many_parameters(name: str) -> None:
     dataset, threat_model, model_id = ZOO[name]
     utils, enums = _robustbench("utils"), _robustbench("model_zoo.enums")
 
@@ -100,7 +127,9 @@ def test_a_definition_of_the_zoo_has_robustbenchs_tensors(name: str) -> None:
             built = models[model_id]["model"]()
         return built
 
-    assert _tensors(lambda: build_model(name, dataset)) == _tensors(theirs)
+    ours = _built(lambda: build_model(name, dataset))
+    assert _tensors(ours) == _tensors(_built(theirs))
+    assert _num_parameters(ours) == num_parameters(name, dataset)
 
 
 def _robustbench_checkpoint(model_dir: Path, model_id: str, weights: Path) -> None:
