@@ -38,6 +38,8 @@ class JobKind(StrEnum):
     """A check of adversarial examples that somebody sent."""
     REPORT = "report"
     """A check of somebody's certificate of a network that only they have."""
+    TRANSFER = "transfer"
+    """Adversarial examples of one entry, tried on the network of another."""
 
 
 class Provenance(StrEnum):
