@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from app import entries, external
+from app import entries, external, transfers
 from app.artifacts import ArtifactStore
 from app.certificates import points_of, standing_points
 from app.database import Database
@@ -19,7 +19,7 @@ from app.entries import Board, Ranked
 from app.errors import NotFound, StoreAway, Unprocessable
 from app.formatting import plain
 from app.tables import Entry
-from gkl.answers import PairView, PointView, Provenance, SpecDifference
+from gkl.answers import PairTransferView, PairView, PointView, Provenance, SpecDifference
 from gkl.paired import PairedCounts
 from gkl.spec import threat_model_of_board
 from gkl.unpaired import UnpairedCounts
@@ -52,6 +52,13 @@ class Comparison:
     overlap: Overlap | None
     without_points: list[str]
     """Names of those whose points are not known here, or are others'."""
+    transfers: list[PairTransferView]
+    """Of each entry's examples to each other entry."""
+
+    @property
+    def shown_transfers(self) -> list[PairTransferView]:
+        """Those that are measured, or can be."""
+        return [each for each in self.transfers if each.measured or each.job_id or each.can_be_measured]
 
 
 @dataclass(frozen=True)
@@ -88,6 +95,7 @@ def comparison_of(database: Database, store: ArtifactStore, chosen: list[int]) -
         places = [(row, entries.board(session, row.entry.dataset, row.entry.board)) for row in rows]
         compared = [row.entry for row in rows]
         differences = _differences(compared)
+        replayed = transfers.between(session, compared)
         certificates = {entry.id: external.certificate(session, entry) for entry in compared if _is_attacked(entry)}
     # Out of the transaction: a file may have to come from a bucket first.
     known = {}
@@ -98,7 +106,7 @@ def comparison_of(database: Database, store: ArtifactStore, chosen: list[int]) -
                 known[entry_id] = standing_points(store.path(sha256))
     pairs = [pair for first, second in combinations(compared, 2) if (pair := _pair(first, second, known)) is not None]
     overlap, others = _overlap(rows, known)
-    return Comparison(places, pairs, differences, overlap, others)
+    return Comparison(places, pairs, differences, overlap, others, replayed)
 
 
 def _is_attacked(entry: Entry) -> bool:

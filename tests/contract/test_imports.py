@@ -40,7 +40,17 @@ WORKER_MAY_IMPORT_OF_APP = {
     ),
     *(
         f"app.{name}"
-        for name in ("outbox", "broker", "errors", "workers", "formatting", "external", "reports", "job_log")
+        for name in (
+            "outbox",
+            "broker",
+            "errors",
+            "workers",
+            "formatting",
+            "external",
+            "reports",
+            "transfers",
+            "job_log",
+        )
     ),
 }
 TORCH_FREE = [
