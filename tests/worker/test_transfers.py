@@ -13,7 +13,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
-from app import entries, external, job_files, jobs, leaderboard, robustbench, transfers
+from app import entries, external, job_files, jobs, leaderboard, transfers
 from app.artifacts import ArtifactStore
 from app.cleanup import clean
 from app.database import Database
@@ -29,8 +29,6 @@ from gkl.models import load_model
 from gkl.outcome import EvaluationOutcome
 from gkl.spec import Evaluation, ThreatModel, TrainSpec
 from gkl.training import train as train_network
-from tests.app.test_leaderboard import measure, train
-from tests.app.test_robustbench import LINF, contents
 from tests.databases import either_database
 from tests.examples import weakened
 from tests.specs import NO_FILES, tiny_train_spec
@@ -251,7 +249,7 @@ def test_cancelled_retried_asked_for_twice_and_removed(worker: Worker, database:
     again = client.post("/api/v1/entries/2/transfers", json={"source": 1})
     assert (again.status_code, "has measured this already" in again.json()["detail"]) == (409, True)
     kept = client.delete(f"/api/v1/jobs/{job_id}")
-    assert (kept.status_code, "a result stands on" in kept.json()["detail"]) == (409, True)
+    assert (kept.status_code, "A result stands on" in kept.json()["detail"]) == (409, True)
     # A cancelled one that nothing stands on goes with its row.
     other = ask(client, 2, 1)
     client.post(f"/api/v1/jobs/{other}/cancel")
@@ -293,67 +291,6 @@ def test_the_examples_stay_until_they_are_tried(worker: Worker, database: Databa
     assert source.exists()
     worker.run_all_due()
     assert look(database, job_id).state is JobState.SUCCEEDED, look(database, job_id).failure_message
-
-
-@either_database
-def test_what_cannot_be_measured_says_why(database: Database, store: ArtifactStore, client: TestClient) -> None:
-    of_digits = LINF | {"dataset": "digits", "eps": "0.2"}
-
-    def stands(name: str, epsilon: float = 0.2, **options: object) -> None:
-        measure(database, train(database, name), robust=200, epsilon=epsilon, **options)  # type: ignore[arg-type]
-
-    stands("one", certificate_sha256="1" * 64)
-    stands("two", certificate_sha256="2" * 64)
-    stands("wide", 0.3, certificate_sha256="3" * 64)
-    l2 = Evaluation(threat_model=ThreatModel(norm="L2", epsilon=0.2))
-    stands("L2", certificate_sha256="4" * 64, evaluation=l2)
-    stands("provisional", provisional=True)
-    stands("withdrawn", certificate_sha256="6" * 64)
-    stands("bare")
-    fashion = train(database, "fashion", dataset="fashion-mnist")
-    measure(database, fashion, robust=200, dataset="fashion-mnist", points=10_000, certificate_sha256="8" * 64)
-    robustbench.import_files(database, [("digits/Linf/A.json", contents(of_digits))])
-    numbers = {}
-    with database.writing() as session:
-        for row in session.scalars(select(Entry)):
-            numbers[row.name] = row.id
-        entries.withdraw(session, numbers["withdrawn"], "a mistake")
-    imported = next(number for name, number in numbers.items() if name not in (*_NAMES, "fashion"))
-    one = numbers["one"]
-    for source, target, status, says in (
-        (one, one, 422, "is the target itself"),
-        (999, one, 422, "Source: there is no entry 999"),
-        (one, 999, 404, "There is no entry 999"),
-        (numbers["fashion"], one, 422, "of fashion-mnist and entry 1 of digits; name one of the same data set"),
-        (numbers["wide"], one, 422, "go up to epsilon 0.3 in Linf, and the other entry was attacked up to 0.2 only"),
-        (numbers["L2"], one, 422, "are bounded in L2, and the other entry was attacked in Linf"),
-        (imported, one, 409, "has no certificate here"),
-        (one, imported, 409, "its weights are not here"),
-        (numbers["provisional"], one, 409, "still provisional"),
-        (one, numbers["provisional"], 409, "still provisional"),
-        (numbers["withdrawn"], one, 409, "is withdrawn (a mistake)"),
-        (one, numbers["withdrawn"], 409, "is withdrawn (a mistake)"),
-        (numbers["bare"], one, 409, "has no certificate"),
-    ):
-        answer = client.post(f"/api/v1/entries/{target}/transfers", json={"source": source})
-        assert (answer.status_code, says in answer.json()["detail"]) == (status, True), answer.text
-        assert answer.json()["detail"].count(". ") == 0, "one sentence"
-    assert client.get("/api/v1/entries/999/transfers").status_code == 404
-    for body in ({}, {"source": 0}, {"source": "x"}, {"source": 2, "more": 1}):
-        assert client.post(f"/api/v1/entries/{one}/transfers", json=body).status_code == 422
-    wrong = client.post(f"/compare?entries={one}&entries=2", data={"source": "x"}, headers=HTML)
-    assert (wrong.status_code, "choose two entries" in wrong.text.lower()) == (422, True)
-    with database.reading() as session:
-        assert session.scalars(select(Transfer)).all() == []
-    # The larger budget takes the smaller one's examples; not the other way round.
-    there, back = compared(client, one, numbers["wide"]).transfers
-    assert (there.can_be_measured, there.why_not) == (True, None)
-    assert (back.can_be_measured, "attacked up to 0.2 only" in (back.why_not or "")) == (False, True)
-    page = client.get(f"/compare?entries={one}&entries={imported}", headers=HTML).text
-    assert "Do examples of one break the other?" not in page
-
-
-_NAMES = ("one", "two", "wide", "L2", "provisional", "withdrawn", "bare")
 
 
 @either_database
