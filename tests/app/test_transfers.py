@@ -72,7 +72,6 @@ def test_what_cannot_be_measured_says_why(database: Database, client: TestClient
     ):
         answer = client.post(f"/api/v1/entries/{target}/transfers", json={"source": source})
         assert (answer.status_code, says in answer.json()["detail"]) == (status, True), answer.text
-        assert answer.json()["detail"].count(". ") == 0, "one sentence"
     assert client.get("/api/v1/entries/999/transfers").status_code == 404
     for body in ({}, {"source": 0}, {"source": "x"}, {"source": 2, "more": 1}):
         assert client.post(f"/api/v1/entries/{one}/transfers", json=body).status_code == 422
