@@ -291,6 +291,25 @@ def attack(
 
 
 @cli.command()
+def transfer(
+    *,
+    entry: Annotated[int, typer.Argument(metavar="ENTRY", min=1, help="The entry on whose network they are tried.")],
+    source: Annotated[int, typer.Option(metavar="ENTRY", min=1, help="The entry whose examples they are.")],
+    submitter: Annotated[str | None, typer.Option(help="For whom it is.")] = None,
+    url: Url = "http://127.0.0.1:8000",
+    token: ClientToken = None,
+) -> None:
+    """Measure how many adversarial examples of one entry break another. `/compare` shows what was found.
+
+    Example: `gklbench transfer 7 --source 3`
+    """
+    from gkl.client import Client  # noqa: PLC0415
+
+    with Client(url, token) as client:
+        _show_state(url, client.transfer(entry, source=source, submitter=submitter))
+
+
+@cli.command()
 def cancel(job_id: JobNumber, url: Url = "http://127.0.0.1:8000", token: ClientToken = None) -> None:
     """Cancel a job, and what it is to be followed by.
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from app import entries, external, robust_points
+from app import entries, external, robust_points, transfers
 from app.artifacts import ArtifactStore
 from app.certificates import points_of, standing_points
 from app.database import Database
@@ -18,7 +18,7 @@ from app.errors import NotFound, Unprocessable
 from app.formatting import plain
 from app.robust_points import Points
 from app.tables import Entry
-from gkl.answers import PairView, PointView, Provenance, SpecDifference
+from gkl.answers import PairTransferView, PairView, PointView, Provenance, SpecDifference
 from gkl.paired import PairedCounts
 from gkl.spec import threat_model_of_board
 from gkl.unpaired import UnpairedCounts
@@ -51,6 +51,13 @@ class Comparison:
     overlap: Overlap | None
     without_points: list[str]
     """Names of those whose points are not known here, or are others'."""
+    transfers: list[PairTransferView]
+    """Of each entry's examples to each other entry."""
+
+    @property
+    def shown_transfers(self) -> list[PairTransferView]:
+        """Those that are measured, or can be."""
+        return [each for each in self.transfers if each.measured or each.job_id or each.can_be_measured]
 
 
 @dataclass(frozen=True)
@@ -87,12 +94,13 @@ def comparison_of(database: Database, chosen: list[int]) -> Comparison:
         places = [(row, entries.board(session, row.entry.dataset, row.entry.board)) for row in rows]
         compared = [row.entry for row in rows]
         differences = _differences(compared)
+        replayed = transfers.between(session, compared)
         certificates = {entry.id: external.certificate(session, entry) for entry in compared if _is_attacked(entry)}
         points = robust_points.known(session, (sha256 for sha256 in certificates.values() if sha256 is not None))
     known = {entry_id: points[sha256] for entry_id, sha256 in certificates.items() if sha256 in points}
     pairs = [pair for first, second in combinations(compared, 2) if (pair := _pair(first, second, known)) is not None]
     overlap, others = _overlap(rows, known)
-    return Comparison(places, pairs, differences, overlap, others)
+    return Comparison(places, pairs, differences, overlap, others, replayed)
 
 
 def _is_attacked(entry: Entry) -> bool:

@@ -193,14 +193,18 @@ def record(session: Session, job_id: int, outcome: ExternalOutcome, stored: Stor
     The caller ends the job in the same transaction, or queues it again.
     """
     attack = session.scalars(select(ExternalAttack).where(ExternalAttack.job_id == job_id)).one()
-    # Two checks of one entry that end in the same moment: the second waits here, and then finds the first's.
-    entry = session.scalars(select(Entry).where(Entry.id == attack.entry_id).with_for_update()).one()
-    session.refresh(entry)
-    if certificate(session, entry) != outcome.base_sha256:
+    return merge(session, attack, outcome, stored)
+
+
+def merge(session: Session, attack: ExternalAttack, outcome: ExternalOutcome, stored: StoredFile | None) -> bool:
+    """As `record`, for an attack that need not have a row yet, and gets none if nothing is recorded."""
+    entry = standing_with(session, attack.entry_id, outcome.base_sha256)
+    if entry is None:
         return False
     attack.examples, attack.broken = outcome.examples, outcome.broken
     attack.robust_correct = outcome.robust_correct
     attack.certificate_sha256 = None if stored is None else stored.sha256
+    session.add(attack)
     if outcome.broken:
         entry.external_accuracy = entry.robust_accuracy = outcome.robust_correct / entry.num_points
         assert entry.evaluation is not None
@@ -208,6 +212,14 @@ def record(session: Session, job_id: int, outcome: ExternalOutcome, stored: Stor
         entry.changed_at = database_now(session)
     session.flush()
     return True
+
+
+def standing_with(session: Session, entry_id: int, certificate_sha256: str) -> Entry | None:
+    """An entry, locked until this transaction ends; None if it stands with another certificate by now."""
+    # Two checks of one entry that end in the same moment: the second waits here, and then finds the first's.
+    entry = session.scalars(select(Entry).where(Entry.id == entry_id).with_for_update()).one()
+    session.refresh(entry)
+    return entry if certificate(session, entry) == certificate_sha256 else None
 
 
 def check_file(path: Path, entry: Entry) -> None:

@@ -38,7 +38,16 @@ from app.tables import ANONYMOUS, FileKind, IdempotencyKey, Job, JobEvent, Submi
 from gkl.answers import JobKind, JobState
 from gkl.errors import FailureCode
 from gkl.outcome import Progress, Resources
-from gkl.spec import PUBLISHED_WEIGHTS, RUN_SPEC, AnySpec, EvaluateSpec, ExternalSpec, ReportSpec, TrainSpec
+from gkl.spec import (
+    PUBLISHED_WEIGHTS,
+    RUN_SPEC,
+    AnySpec,
+    EvaluateSpec,
+    ExternalSpec,
+    ReportSpec,
+    TrainSpec,
+    TransferSpec,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -314,7 +323,7 @@ def retry(session: Session, job_id: int) -> Job:
         raise Unprocessable(f"this version cannot run the spec of job {job_id}; send a new job") from error
     if isinstance(spec, EvaluateSpec):
         job_files.check_weights(session, spec)
-    if isinstance(spec, ExternalSpec):
+    if isinstance(spec, ExternalSpec | TransferSpec):
         job_files.check_sent(session, job_id, FileKind.EXAMPLES)
     if isinstance(spec, ReportSpec):
         job_files.check_sent(session, job_id, FileKind.CERTIFICATE)

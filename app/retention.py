@@ -15,7 +15,19 @@ from sqlalchemy.orm import Session, aliased
 from app.database import database_now
 from app.errors import Conflict
 from app.settings import Settings
-from app.tables import UNFINISHED, Entry, Evaluation, ExternalAttack, FileKind, Job, JobEvent, JobFile, Model, Report
+from app.tables import (
+    UNFINISHED,
+    Entry,
+    Evaluation,
+    ExternalAttack,
+    FileKind,
+    Job,
+    JobEvent,
+    JobFile,
+    Model,
+    Report,
+    Transfer,
+)
 from gkl.answers import JobKind, JobState
 
 _UNSUCCESSFUL = (JobState.FAILED, JobState.CANCELLED)
@@ -142,12 +154,20 @@ def without_result() -> ColumnElement[bool]:
     evaluation = exists().where(Evaluation.job_id == Job.id)
     attack = exists().where(ExternalAttack.job_id == Job.id, ExternalAttack.examples.is_not(None))
     report = exists().where(Report.job_id == Job.id)
+    newer = aliased(Transfer)
+    measured_again = exists().where(
+        newer.source_id == Transfer.source_id,
+        newer.target_id == Transfer.target_id,
+        newer.id > Transfer.id,
+        newer.outcome.is_not(None),
+    )
+    transfer = exists().where(Transfer.job_id == Job.id, Transfer.outcome.is_not(None), ~measured_again)
     kept = exists().where(weights.job_id == Job.id, weights.kind == FileKind.WEIGHTS)
     child_or_parent = or_(
         exists().where(child.parent_id == Job.id),
         exists().where(child.id == Job.parent_id, child.state.in_(UNFINISHED)),
     )
-    return and_(Job.state.in_(_ENDED), ~model, ~evaluation, ~attack, ~report, ~kept, ~child_or_parent)
+    return and_(Job.state.in_(_ENDED), ~model, ~evaluation, ~attack, ~report, ~transfer, ~kept, ~child_or_parent)
 
 
 def forget_jobs(session: Session, settings: Settings) -> int:
@@ -160,8 +180,9 @@ def forget_jobs(session: Session, settings: Settings) -> int:
 
 
 def _forget(session: Session, job_ids: Sequence[int]) -> None:
-    # Of examples that were never found to hold.
+    # Of examples that were never found to hold, and of what was not measured or was measured again since.
     session.execute(delete(ExternalAttack).where(ExternalAttack.job_id.in_(job_ids)))
+    session.execute(delete(Transfer).where(Transfer.job_id.in_(job_ids)))
     session.execute(delete(Job).where(Job.id.in_(job_ids)))
 
 

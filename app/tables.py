@@ -60,6 +60,7 @@ class UtcDateTime(TypeDecorator[datetime]):
 # SQLite numbers rows by itself only in a column of exactly the type INTEGER.
 _Id = BigInteger().with_variant(Integer, "sqlite")
 _Json = JSON().with_variant(JSONB, "postgresql")
+_SqlNullJson = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 
 
 def _enum(kind: type[StrEnum], length: int) -> Enum:
@@ -689,3 +690,28 @@ class RobustPoints(Base):
     """One bit a test image in their order, the first in the highest bit of the first byte; 1: no attack broke it."""
 
     __table_args__ = (CheckConstraint("num_points > 0", name="robust_points_has_points"),)
+
+
+class Transfer(Base):
+    """Adversarial examples of one entry, tried on the network of another."""
+
+    __tablename__ = "transfers"
+
+    id: Mapped[int] = mapped_column(_Id, primary_key=True)
+    source_id: Mapped[int] = mapped_column(ForeignKey("entries.id", ondelete="CASCADE"), index=True)
+    """The entry whose examples they are."""
+    target_id: Mapped[int] = mapped_column(ForeignKey("entries.id", ondelete="CASCADE"), index=True)
+    """The entry on whose network they are tried."""
+    job_id: Mapped[int] = mapped_column(ForeignKey("jobs.id"), unique=True)
+    submitter: Mapped[str] = mapped_column(String(100))
+    source_certificate_sha256: Mapped[str] = mapped_column(String(64))
+    """The source's certificate when it was asked for; the target's network stays the same."""
+    outcome: Mapped[dict[str, Any] | None] = mapped_column(_SqlNullJson)
+    """`gkl.outcome.TransferOutcome`; null until it is measured."""
+    created_at: Mapped[datetime]
+
+    source: Mapped[Entry] = relationship(foreign_keys=source_id)
+    target: Mapped[Entry] = relationship(foreign_keys=target_id)
+    job: Mapped[Job] = relationship()
+
+    __table_args__ = (CheckConstraint("source_id <> target_id", name="two_entries"),)

@@ -38,6 +38,8 @@ class JobKind(StrEnum):
     """A check of adversarial examples that somebody sent."""
     REPORT = "report"
     """A check of somebody's certificate of a network that only they have."""
+    TRANSFER = "transfer"
+    """Adversarial examples of one entry, tried on the network of another."""
 
 
 class Provenance(StrEnum):
@@ -476,6 +478,77 @@ class PairView(Schema):
     """Whether the p-value is below 0.05."""
 
 
+class TransferCountsView(Schema):
+    """Adversarial examples of one entry, tried on the network of another."""
+
+    examples: int
+    """Examples that were tried."""
+    clean_correct: int
+    """Those whose clean image the other network gets right."""
+    broken: int
+    """Those of `clean_correct` whose adversarial image it gets wrong."""
+    share: float | None = Field(ge=0, le=1)
+    """`broken` of `clean_correct`; null where that is 0."""
+    interval: tuple[float, float]
+    """95 % Wilson interval of the share."""
+
+
+class TransferByAttackView(TransferCountsView):
+    attack: str
+    """The attack that found these examples."""
+
+
+class TransferView(Schema):
+    """How many adversarial examples of one entry break another: asked for, and, once its job has ended, measured."""
+
+    id: int
+    source_id: int
+    """The entry whose examples they are."""
+    target_id: int
+    """The entry on whose network they are tried."""
+    job_id: int
+    state: JobState
+    """Of the job."""
+    submitter: str
+    created_at: datetime
+    is_current: bool
+    """Whether the source still stands with the certificate whose examples these are."""
+    counts: TransferCountsView | None
+    """Null until it is measured."""
+    attacks: list[TransferByAttackView]
+    """The same for each attack that found examples for the source."""
+    newly_broken: int = 0
+    """Those that broke points of the target that had stood: they lower its `external` accuracy."""
+    answers_vary: bool = False
+    """The target answers differently each time, so that the counts are those of this run alone."""
+
+
+class PairTransferView(Schema):
+    """Whether what breaks one of two entries breaks the other."""
+
+    source_id: int
+    target_id: int
+    sentence: str | None
+    """What was found; null while nothing is measured."""
+    measured: TransferView | None
+    """The newest."""
+    job_id: int | None
+    """The job that measures it now; null if none does."""
+    can_be_measured: bool
+    """Whether `POST /api/v1/entries/{target_id}/transfers` takes it now."""
+    why_not: str | None
+    """Why the two cannot be measured as they are; null if they can."""
+
+
+class TransferRequest(Schema):
+    """Which examples to try on an entry."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    source: int = Field(ge=1, le=2**63 - 1, examples=[3])
+    """Number of the entry whose adversarial examples they are."""
+
+
 class SpecDifference(Schema):
     """A field in which the specs differ."""
 
@@ -492,6 +565,8 @@ class ComparisonView(Schema):
     pairs: list[PairView]
     """Every two of one board of attacks of which points or figures are known."""
     differences: list[SpecDifference]
+    transfers: list[PairTransferView]
+    """For each entry on each other, whether its adversarial examples break that one too."""
 
 
 class BoardSummary(Schema):

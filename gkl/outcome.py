@@ -300,6 +300,45 @@ class ReportOutcome(Record):
     seconds: float
 
 
+class TransferCounts(Record):
+    """Adversarial examples that were made for one network, tried on another."""
+
+    examples: int
+    """Examples that were tried."""
+    clean_correct: int
+    """Those whose clean image the other network gets right."""
+    broken: int
+    """Those of `clean_correct` whose adversarial image it gets wrong."""
+
+    @property
+    def share(self) -> float | None:
+        """Of the examples whose clean image the other network gets right, those that break it; None without any."""
+        return self.broken / self.clean_correct if self.clean_correct else None
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % Wilson interval of the share."""
+        return wilson_interval(self.broken, self.clean_correct)
+
+
+class TransferByAttack(TransferCounts):
+    attack: str
+    """The attack that found these examples."""
+
+
+class TransferOutcome(TransferCounts):
+    """What the adversarial examples of one entry do to another."""
+
+    type: Literal["transferred"] = "transferred"
+    attacks: tuple[TransferByAttack, ...]
+    """The same for each attack that found examples, in their order."""
+    answers_vary: bool
+    """The other network answers differently each time, so that the counts are those of this run alone."""
+    merged: ExternalOutcome
+    """What they add to the other entry's certificate: its `broken` are those of points that stood until then."""
+    seconds: float
+
+
 class Resources(Record):
     """What a run has used so far. Replaced by the next one."""
 
@@ -433,7 +472,14 @@ Event: TypeAlias = (
     | ProvisionalVerdict
 )
 Ending: TypeAlias = (
-    TrainOutcome | EvaluationOutcome | ShardOutcome | ExternalOutcome | ReportOutcome | Failed | Interrupted
+    TrainOutcome
+    | EvaluationOutcome
+    | ShardOutcome
+    | ExternalOutcome
+    | ReportOutcome
+    | TransferOutcome
+    | Failed
+    | Interrupted
 )
 MESSAGE: TypeAdapter[Event | Ending] = TypeAdapter(
     Annotated[Event | Ending, Field(discriminator="type")],

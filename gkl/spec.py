@@ -140,6 +140,24 @@ class ThreatModel(Spec):
         return self
 
 
+def why_not_within(inner: ThreatModel, outer: ThreatModel) -> str | None:
+    """Why examples of one threat model need not be allowed by another, after 'the examples'; None if all are.
+
+    >>> why_not_within(ThreatModel(epsilon=8 / 255), ThreatModel(epsilon=4 / 255))
+    'go up to epsilon 8/255 in Linf, and the other entry was attacked up to 4/255 only'
+    >>> why_not_within(ThreatModel(norm="L2", epsilon=0.5), ThreatModel(epsilon=0.1))
+    'are bounded in L2, and the other entry was attacked in Linf'
+    """
+    if inner.norm != outer.norm:
+        return f"are bounded in {inner.norm}, and the other entry was attacked in {outer.norm}"
+    if inner.epsilon > outer.epsilon:
+        return (
+            f"go up to epsilon {format_epsilon(inner.epsilon)} in {inner.norm}, and the other entry was attacked up to "
+            f"{format_epsilon(outer.epsilon)} only"
+        )
+    return None
+
+
 class TradesObjective(Spec):
     """Cross-entropy on natural images plus the Kullback-Leibler divergence (TRADES, arXiv 1901.08573)."""
 
@@ -760,7 +778,39 @@ class ReportSpec(Spec):
     """What the leaderboard is to say of it."""
 
 
-AnySpec: TypeAlias = TrainSpec | EvaluateSpec | ExternalSpec | ReportSpec
+class TransferSpec(Spec):
+    """Replay the adversarial examples of one entry against the weights of another. Made by the service, from a request
+    about an entry.
+    """
+
+    kind: Literal["transfer"] = "transfer"
+
+    name: ModelName
+    """Names of both networks."""
+
+    source_name: str = Field(max_length=80)
+    """Name of the network that the examples were made for."""
+
+    source: str = Field(pattern=SHA256_PATTERN)
+    """sha256 of the certificate that holds the examples."""
+
+    dataset: DatasetName
+    architecture: ArchitectureName
+    """Of the network that they are tried on."""
+
+    weights: str = Field(pattern=rf"{SHA256_PATTERN}|^{PUBLISHED_WEIGHTS}$")
+    """As in `EvaluateSpec`."""
+
+    weights_key: WeightsKey | None = None
+    """As in `EvaluateSpec`."""
+
+    @property
+    def attack(self) -> str:
+        """What a certificate calls these examples where they break points that stood."""
+        return f"transfer from {self.source_name}"
+
+
+AnySpec: TypeAlias = TrainSpec | EvaluateSpec | ExternalSpec | ReportSpec | TransferSpec
 RunSpec = Annotated[AnySpec, Field(discriminator="kind")]
 RUN_SPEC: TypeAdapter[AnySpec] = TypeAdapter(RunSpec)
 """What a worker runs: what people send as a job, and what the service makes of other requests."""

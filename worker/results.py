@@ -9,17 +9,27 @@ from typing import TypeVar
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from app import external, job_files, jobs, leaderboard, reports, robust_points
+from app import external, job_files, jobs, leaderboard, reports, robust_points, transfers
 from app.artifacts import ArtifactStore, StoredFile
 from app.certificates import standing_points
 from app.database import Database
 from app.tables import FileKind
 from gkl.answers import JobState
-from gkl.outcome import Ending, EvaluationOutcome, ExternalOutcome, Failed, ReportOutcome, ShardOutcome, TrainOutcome
+from gkl.outcome import (
+    Ending,
+    EvaluationOutcome,
+    ExternalOutcome,
+    Failed,
+    ReportOutcome,
+    ShardOutcome,
+    TrainOutcome,
+    TransferOutcome,
+)
 from gkl.spec import EvaluateSpec, ReportSpec, TrainSpec
 from worker.runner import CERTIFICATE_FILE
 
 _T = TypeVar("_T")
+_MERGED_MEANWHILE = "other examples against this entry were merged meanwhile"
 
 
 def store_result(store: ArtifactStore, ending: Ending, directory: Path) -> StoredFile | None:
@@ -32,6 +42,8 @@ def store_result(store: ArtifactStore, ending: Ending, directory: Path) -> Store
     """
     if isinstance(ending, TrainOutcome):
         return store.put(directory / ending.weights)
+    if isinstance(ending, TransferOutcome):
+        return store_result(store, ending.merged, directory)
     if isinstance(ending, EvaluationOutcome | ExternalOutcome) and ending.certificate is not None:
         return store.put(directory / ending.certificate)
     return None
@@ -39,6 +51,8 @@ def store_result(store: ArtifactStore, ending: Ending, directory: Path) -> Store
 
 def read_robust_points(ending: Ending, directory: Path) -> robust_points.Points | None:
     """What the certificate of a result says of each point; read before the file goes to the store."""
+    if isinstance(ending, TransferOutcome):
+        return read_robust_points(ending.merged, directory)
     if isinstance(ending, EvaluationOutcome | ExternalOutcome):
         name = ending.certificate
     else:
@@ -109,6 +123,8 @@ def _save(session: Session, claim: jobs.Claim, ending: Ending, stored: StoredFil
         _save_evaluation(session, claim, ending, stored)
     elif isinstance(ending, ExternalOutcome):
         _save_external(session, claim, ending, stored)
+    elif isinstance(ending, TransferOutcome):
+        _save_transfer(session, claim, ending, stored)
     elif isinstance(ending, ReportOutcome):
         reports.record(session, jobs.succeed(session, claim), ending)
     elif isinstance(ending, ShardOutcome):
@@ -152,8 +168,20 @@ def _save_external(session: Session, claim: jobs.Claim, outcome: ExternalOutcome
     """The entry's accuracy; or another run, if somebody else's examples were merged while these were checked."""
     jobs.hold(session, claim)
     if not external.record(session, claim.job_id, outcome, stored):
-        jobs.hand_back(session, claim, reason="other examples against this entry were merged meanwhile")
+        jobs.hand_back(session, claim, reason=_MERGED_MEANWHILE)
         return
+    _end_check(session, claim, outcome, stored)
+
+
+def _save_transfer(session: Session, claim: jobs.Claim, outcome: TransferOutcome, stored: StoredFile | None) -> None:
+    """The counts, and the target's accuracy where points that stood were broken; or another run, as of a check."""
+    if not transfers.record(session, jobs.hold(session, claim), outcome, stored):
+        jobs.hand_back(session, claim, reason=_MERGED_MEANWHILE)
+        return
+    _end_check(session, claim, outcome.merged, stored)
+
+
+def _end_check(session: Session, claim: jobs.Claim, outcome: ExternalOutcome, stored: StoredFile | None) -> None:
     job = jobs.succeed(session, claim)
     if stored is not None:
         assert outcome.certificate is not None

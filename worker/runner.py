@@ -30,13 +30,15 @@ from gkl import run_log
 from gkl.conversion import convert
 from gkl.errors import FailureCode, GklError, Stopped
 from gkl.outcome import Ending, Failed, Interrupted, Resources, ShardOutcome, WeightsConverted
-from gkl.spec import RUN_SPEC, ExternalSpec, ReportSpec, TrainSpec
+from gkl.spec import RUN_SPEC, ExternalSpec, ReportSpec, TrainSpec, TransferSpec
 from gkl.weights_format import weights_format
 
 _log = logging.getLogger("worker.runner")
 
 CERTIFICATE_FILE, EXAMPLES_FILE = "known.safetensors", "examples.safetensors"
 """Names in the run's directory of what a check of somebody's certificate or examples starts from."""
+SOURCE_FILE = "source.safetensors"
+"""And of another network's certificate, whose examples are replayed."""
 CONVERTED_FILE = "converted/weights.safetensors"
 """And of what was made of weights that came as a state dict of torch.save."""
 
@@ -105,7 +107,14 @@ def _execute(order: dict[str, Any], send: Callable[[BaseModel], None], should_st
             least_checkpoint_seconds=order["checkpoint_seconds"],
         )
     with _nothing_to_collect():
-        from gkl.evaluation import Shard, check_report, evaluate, evaluate_shard, merge_examples  # noqa: PLC0415
+        from gkl.evaluation import (  # noqa: PLC0415
+            Shard,
+            check_report,
+            evaluate,
+            evaluate_shard,
+            measure_transfer,
+            merge_examples,
+        )
 
     if isinstance(spec, ReportSpec):
         certificate = directory / CERTIFICATE_FILE
@@ -129,6 +138,9 @@ def _execute(order: dict[str, Any], send: Callable[[BaseModel], None], should_st
     if isinstance(spec, ExternalSpec):
         certificate, examples = directory / CERTIFICATE_FILE, directory / EXAMPLES_FILE
         return merge_examples(spec, certificate, examples, weights, directory, **options)
+    if isinstance(spec, TransferSpec):
+        source, certificate = directory / SOURCE_FILE, directory / CERTIFICATE_FILE
+        return measure_transfer(spec, source, certificate, weights, directory, **options)
     if order["shard_index"] is None:
         return evaluate(spec, weights, directory, others=[Path(path) for path in order["others"]], **options)
     started = time.perf_counter()

@@ -29,7 +29,7 @@ from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from app import external, job_files, jobs, workers
+from app import external, job_files, jobs, transfers, workers
 from app.artifacts import ArtifactStore
 from app.broker import hears_relay
 from app.database import DATABASE_AWAY, Database
@@ -54,21 +54,30 @@ from gkl.outcome import (
     Resources,
     ShardOutcome,
     TrainOutcome,
+    TransferOutcome,
     WeightsConverted,
 )
-from gkl.spec import PROTOCOLS_WITH_MORE, PUBLISHED_WEIGHTS, EvaluateSpec, ExternalSpec, ReportSpec, TrainSpec
+from gkl.spec import (
+    PROTOCOLS_WITH_MORE,
+    PUBLISHED_WEIGHTS,
+    EvaluateSpec,
+    ExternalSpec,
+    ReportSpec,
+    TrainSpec,
+    TransferSpec,
+)
 from worker.lease import Lease
 from worker.prepared import Run, start_run
 from worker.results import read_robust_points, save_provisional, save_result, store_result
 from worker.run_directories import run_directory
 from worker.run_log import RunLog
-from worker.runner import CERTIFICATE_FILE, EXAMPLES_FILE
+from worker.runner import CERTIFICATE_FILE, EXAMPLES_FILE, SOURCE_FILE
 
 _log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 _STORE_SECONDS = 5.0
-_SUCCESSES = (TrainOutcome, EvaluationOutcome, ShardOutcome, ExternalOutcome, ReportOutcome)
+_SUCCESSES = (TrainOutcome, EvaluationOutcome, ShardOutcome, ExternalOutcome, ReportOutcome, TransferOutcome)
 _ENDINGS = (*_SUCCESSES, Failed, Interrupted)
 _IS_FOR_RUNS = re.compile(
     # The process and where its programs and libraries are.
@@ -183,6 +192,8 @@ class Supervisor:
             return None, None
         if isinstance(spec, ExternalSpec):
             self._fetch_for_check(spec)
+        if isinstance(spec, TransferSpec):
+            self._fetch_for_transfer(spec)
         if isinstance(spec, TrainSpec) or spec.weights == PUBLISHED_WEIGHTS:
             return None, None
         # Converted or not: the run makes sure that these are the weights that its verdict will name.
@@ -201,6 +212,12 @@ class Supervisor:
         known = self._write(lambda session: external.certificate_for(session, self.claim.job_id))
         self.store.fetch(known, self.directory / CERTIFICATE_FILE)
         self.store.fetch(spec.examples, self.directory / EXAMPLES_FILE)
+
+    def _fetch_for_transfer(self, spec: TransferSpec) -> None:
+        """The certificate whose examples are replayed, and the one of the network that they are tried on."""
+        known = self._write(lambda session: transfers.certificate_of_target(session, self.claim.job_id))
+        self.store.fetch(known, self.directory / CERTIFICATE_FILE)
+        self.store.fetch(spec.source, self.directory / SOURCE_FILE)
 
     def _others(self) -> list[str]:
         """Files of other models' certificates, read where they are stored: they may be large."""
@@ -379,7 +396,7 @@ class Supervisor:
 
     def _keep_converted(self, file: str) -> None:
         spec = self.claim.spec
-        assert isinstance(spec, EvaluateSpec | ExternalSpec), "only these read weights"
+        assert isinstance(spec, EvaluateSpec | ExternalSpec | TransferSpec), "only these read weights"
         stored = self._with_store(lambda: self.store.put(self.directory / file))
 
         def keep(session: Session) -> None:

@@ -4,13 +4,26 @@ from fastapi import APIRouter
 
 from app.access import READS
 from app.problems import PROBLEM_RESPONSES
-from app.routes import attacks, audit, catalog, evaluations, identity, jobs, leaderboards, reports, weights, workers
+from app.routes import (
+    attacks,
+    audit,
+    catalog,
+    evaluations,
+    identity,
+    jobs,
+    leaderboards,
+    reports,
+    transfers,
+    weights,
+    workers,
+)
 from app.routes import uploads as pieces
 
 # Every route reads at least; those that change something name the scope they need themselves.
 api = APIRouter(prefix="/api/v1", responses=PROBLEM_RESPONSES, dependencies=[READS])
 api.include_router(jobs.router)
 api.include_router(leaderboards.router)
+api.include_router(transfers.router)
 api.include_router(evaluations.router)
 api.include_router(workers.router)
 api.include_router(catalog.router)

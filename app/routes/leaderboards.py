@@ -195,11 +195,16 @@ def compare_entries(
 
     What was measured here is compared point by point (McNemar's exact test, Tango's interval); where points are not
     known, as of imported entries, by the accuracies alone.
+
+    `transfers` says how many adversarial examples of one break the other, where that was measured.
     """
     charge(service, reader, rows=_ROWS_OF_A_COMPARISON)
     found = compare.comparison_of(service.database, chosen)
     return ComparisonView(
-        entries=[entry_view(row) for row, _ in found.rows], pairs=found.pairs, differences=found.differences
+        entries=[entry_view(row) for row, _ in found.rows],
+        pairs=found.pairs,
+        differences=found.differences,
+        transfers=found.transfers,
     )
 
 

@@ -7,8 +7,9 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
+from urllib.parse import urlencode
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, BackgroundTasks, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse, Response
 from pydantic import Field, ValidationError
@@ -16,7 +17,7 @@ from safetensors import SafetensorError
 from sqlalchemy.orm import Session
 
 from app import entries, external, job_files, jobs, leaderboard, rank_bands, robustbench
-from app.access import Admin, Principal, Reader, charge
+from app.access import Admin, Principal, Reader, Sender, charge
 from app.board_points import BoardPoints, Order, board_points, pictured
 from app.certificates import Broken, BrokenPoint, broken_points, classes_of
 from app.compare import Outcome, comparison_of, shared_points
@@ -25,6 +26,7 @@ from app.errors import NotFound, StoreAway, Unprocessable
 from app.routes.jobs import JobId
 from app.routes.leaderboards import BoardPart, EntryId, restore, restore_rank, withdraw
 from app.routes.paging import MAX_ID
+from app.routes.transfers import request_transfer
 from app.service import Service, ServiceDep
 from app.tables import Entry
 from app.web import cards, submit
@@ -32,7 +34,7 @@ from app.web.boards import ChosenChart, board_page
 from app.web.charts import curve_of, survivor_bars
 from app.web.forms import sent_fields
 from app.web.rendering import Chosen, redirect, render
-from gkl.answers import ClassView, RankNote, Withdrawal
+from gkl.answers import ClassView, RankNote, TransferRequest, Withdrawal
 from gkl.catalog import DATASETS
 from gkl.flags import FLAGS
 from gkl.outcome import ReportOutcome
@@ -285,13 +287,36 @@ def flags(request: Request) -> Response:
     return render(request, "flags.html", kinds=FLAGS)
 
 
+_Compared = Annotated[list[Annotated[int, Field(ge=1, le=MAX_ID)]], Query(alias="entries", min_length=2, max_length=4)]
+
+
 @router.get("/compare")
 def compare(
     request: Request,
     service: ServiceDep,
-    chosen: Annotated[list[Annotated[int, Field(ge=1, le=MAX_ID)]], Query(alias="entries", min_length=2, max_length=4)],
+    chosen: _Compared,
 ) -> Response:
     return render(request, "compare.html", comparison=comparison_of(service.database, chosen))
+
+
+@router.post("/compare")
+async def measure_transfer(
+    request: Request, service: ServiceDep, sender: Sender, background: BackgroundTasks, chosen: _Compared
+) -> Response:
+    """The form under a comparison: try the examples of one of its entries on another."""
+    sent = await sent_fields(request)
+    await run_in_threadpool(_measure_transfer, service, sender, sent)
+    background.add_task(service.publish_pending)
+    return redirect(request, f"/compare?{urlencode([('entries', each) for each in chosen])}#transfers", background)
+
+
+def _measure_transfer(service: Service, sender: Principal, sent: dict[str, str]) -> None:
+    try:
+        source = TransferRequest.model_validate({"source": sent.get("source")}).source
+        target = TransferRequest.model_validate({"source": sent.get("target")}).source
+    except ValidationError as error:
+        raise Unprocessable("choose two entries of the comparison with its button") from error
+    request_transfer(service, sender, source, target, submitter=sender.submitter(None))
 
 
 @router.get("/compare/points")

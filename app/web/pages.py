@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, BackgroundTasks, Query, Request
 from fastapi.responses import HTMLResponse, Response
 
-from app import audit, entries, external, job_files, job_log, jobs, leaderboard, quotas, reports, workers
+from app import audit, entries, external, job_files, job_log, jobs, leaderboard, quotas, reports, transfers, workers
 from app.access import READS, Admin, Reader, Sender
 from app.database import database_now
 from app.routes.jobs import JobId, cancel, retry
@@ -91,6 +91,7 @@ def job(request: Request, service: ServiceDep, job_id: JobId) -> Response:
             model=leaderboard.models_of_jobs(session, [job_id]).get(job_id),
             evaluation=leaderboard.evaluation_of_job(session, job_id),
             attack=external.attack_of_job(session, job_id),
+            transfer=transfers.of_job(session, job_id),
             entry_id=reports.entries_of_jobs(session, [job_id]).get(job_id),
             curve=curve_of(events),
             attacks=_attacks_of_last_attempt(events),

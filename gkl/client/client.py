@@ -31,6 +31,7 @@ from gkl.answers import (
     JobView,
     ModelDetail,
     PointView,
+    TransferView,
     UploadView,
     WorkerView,
 )
@@ -283,6 +284,34 @@ class Client:
         """
         return self._send_file(f"/api/v1/entries/{entry_id}/attacks", examples, name=name, submitter=submitter)
 
+    def transfer(self, entry_id: int, *, source: int, submitter: str | None = None) -> JobView:
+        """Measure how many adversarial examples of one entry break another. `transfers` has what was found.
+
+        What breaks points that stand lowers the entry's robust accuracy, as `attack` does.
+
+        Args:
+            entry_id: the entry on whose network they are tried.
+            source: the entry whose examples they are.
+            submitter: for whom it is; by default whose the token is.
+
+        Returns:
+            The job that measures it.
+
+        Raises:
+            NotFound: there is no such entry.
+            Conflict: one of them has no weights or no examples here, is provisional or withdrawn; or it is measured
+                already.
+            Invalid: they are of other data sets or threat models.
+            TooManyRequests: more jobs are queued than the token may.
+        """
+        return self._connection.read(
+            JobView,
+            "POST",
+            f"/api/v1/entries/{entry_id}/transfers",
+            json={"source": source},
+            params=_given(submitter=submitter),
+        )
+
     def report(
         self,
         certificate: Path | str,
@@ -487,6 +516,15 @@ class Client:
             Invalid: these are not 2 to 4.
         """
         return self._connection.read(ComparisonView, "GET", "/api/v1/compare", params={"entries": list(entry_ids)})
+
+    def transfers(self, entry_id: int) -> Iterator[TransferView]:
+        """What adversarial examples of other entries do to an entry, and its own to others, the newest first.
+
+        Raises:
+            NotFound: there is no such entry. When the first one is read.
+        """
+        for page in self._connection.pages(f"/api/v1/entries/{entry_id}/transfers", {}):
+            yield from self._connection.parse(list[TransferView], page)
 
     # --- the service -------------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from gkl.evaluation.certificate import Verification
 from gkl.evaluation.evaluate import CERTIFICATE_FILE, evaluate, evaluate_shard, verify
 from gkl.evaluation.external import merge_examples
 from gkl.evaluation.measurement import Measurement, Shard, measure, measure_shard
+from gkl.evaluation.replay import measure_transfer
 from gkl.evaluation.report import check_report
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "evaluate_shard",
     "measure",
     "measure_shard",
+    "measure_transfer",
     "merge_examples",
     "verify",
 ]

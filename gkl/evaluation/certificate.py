@@ -210,6 +210,25 @@ def _check_shapes(certificate: Certificate) -> None:
         raise TypeError("a point has two adversarial examples")
 
 
+def compare_with_record(logits: Tensor, recorded: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Compare a model's answers with those that a certificate has of the same images.
+
+    Args:
+        logits: (B, C) float32.
+        recorded: classes (B,); -1 where the model answered NaN.
+
+    Returns:
+        The predicted classes (B,), -1 where the answer is NaN; which differ from the record; and which are so close to
+        the recorded class that rounding explains it.
+    """
+    is_nan = logits.isnan().any(1)
+    found: Tensor = logits.argmax(1).masked_fill(is_nan, -1)
+    own = logits.gather(1, recorded.clamp(min=0, max=logits.shape[1] - 1)[:, None]).squeeze(1)
+    close = (logits.amax(1) - own) <= _ROUNDING * logits.abs().amax(1).clamp_min(1e-30)
+    close &= ~is_nan & (recorded >= 0) & (recorded < logits.shape[1])
+    return found, found != recorded, close
+
+
 class _Checker:
     """Collects problems, the first offending points first."""
 
@@ -238,13 +257,7 @@ class _Checker:
             return recorded
         self.on_call()
         logits: Tensor = self.model(x.to(self.device, self.dtype)).float().cpu()
-        is_nan = logits.isnan().any(1)
-        found: Tensor = logits.argmax(1).masked_fill(is_nan, -1)
-        # In favour of the record where the difference is rounding.
-        own = logits.gather(1, recorded.clamp(min=0, max=logits.shape[1] - 1)[:, None]).squeeze(1)
-        close = (logits.amax(1) - own) <= _ROUNDING * logits.abs().amax(1).clamp_min(1e-30)
-        close &= ~is_nan & (recorded >= 0) & (recorded < logits.shape[1])
-        changed = found != recorded
+        found, changed, close = compare_with_record(logits, recorded)
         self.borderline += int((changed & close).sum())
         if not self.varies:
             for i in (changed & ~close).nonzero().squeeze(1).tolist():
@@ -255,6 +268,7 @@ class _Checker:
                         f"{int(recorded[i])}",
                     )
                 )
+            # In favour of the record where the difference is rounding.
             found = found.where(~close, recorded)
         return found
 

@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
 
-from gkl.data import ImageSet, load_test, unit_range
-from gkl.device import device_name, out_of_memory_explained, select_device, set_tensor_float_32
-from gkl.errors import InvalidInput, InvalidVerdict, Stopped
-from gkl.evaluation.certificate import Certificate, read_certificate, verify_certificate, write_certificate
-from gkl.evaluation.measurement import STANDS, Measurement
-from gkl.evaluation.perturbation import is_allowed, norm_tolerance
+from gkl.device import device_name, out_of_memory_explained
+from gkl.errors import InvalidInput, Stopped
+from gkl.evaluation.certificate import Certificate
+from gkl.evaluation.examples import Examples, Judged, Target, fault, load_target, merge, read_attacked
+from gkl.evaluation.measurement import STANDS
 from gkl.files import check_writable, sha256_of
-from gkl.models import load_model, weights_sha256
-from gkl.outcome import AttackOutcome, Event, ExternalOutcome, Progress
-from gkl.spec import ExternalSpec, ThreatModel, format_epsilon
+from gkl.outcome import Event, ExternalOutcome, Progress
+from gkl.spec import ExternalSpec
 from gkl.tensor_files import load_tensors
-
-MERGED_FILE = "merged.safetensors"
 
 
 @out_of_memory_explained()
@@ -67,90 +61,51 @@ def merge_examples(
     """
     started = time.perf_counter()
     check_writable(directory)
-    known = read_certificate(certificate)
-    threat_model = known.evaluation.threat_model
-    if threat_model is None or known.robust_correct is None:
-        raise InvalidInput("this evaluation has no threat model, so that no example can be judged by it")
+    known = read_attacked(certificate)
+    assert known.robust_correct is not None
     sent = _read_examples(examples, known)
-    selected = select_device(device)
-    set_tensor_float_32(False)
-    sha256 = weights_sha256(known.architecture, weights, models_dir)
-    if (known.weights_sha256, known.dataset, known.architecture) != (sha256, spec.dataset, spec.architecture):
-        raise InvalidInput("the certificate is about other weights; name those that it was made for")
 
     def on_pass(done: float, stage: str) -> None:
         if should_stop():
             raise Stopped
         report(Progress(stage=stage, fraction=done))
 
-    on_pass(0.0, "loading the model")
-    to_read = converted or weights
-    model = load_model(known.architecture, known.dataset, to_read, models_dir, known.weights_key).to(selected).eval()
-    data = load_test(known.dataset, datasets_dir, known.num_points, known.preprocessing)
-
-    def on_examples(done: float) -> None:
-        on_pass(0.5 * done, "checking the examples")
-
-    judged = _judge(sent, model, data, threat_model, device=selected, batch_size=batch_size, on_call=on_examples)
+    target = load_target(
+        spec,
+        known,
+        weights,
+        datasets_dir=datasets_dir,
+        models_dir=models_dir,
+        converted=converted,
+        device=device,
+        batch_size=batch_size,
+        on_load=lambda: on_pass(0.0, "loading the model"),
+    )
+    judged = _judged(sent, target, lambda done: on_pass(0.5 * done, "checking the examples"))
     new = known.tensors["broken_by"][sent.index] == STANDS
     outcome = ExternalOutcome(
         attack=spec.name,
-        examples=len(sent.index),
+        examples=len(sent),
         broken=int(new.sum()),
         robust_correct=known.robust_correct - int(new.sum()),
         base_sha256=sha256_of(certificate),
-        device=device_name(selected),
+        device=device_name(target.device),
         seconds=time.perf_counter() - started,
     )
     if not outcome.broken:
         return outcome
-    path = directory / MERGED_FILE
-    write_certificate(
-        path,
-        _merged(known, sent, judged, new, spec.name),
-        known.evaluation,
-        data=data,
-        dataset=known.dataset,
-        architecture=known.architecture,
-        weights_sha256=known.weights_sha256,
-        dataset_sha256=known.dataset_sha256,
-        manifest=known.manifest,
+    path = merge(
+        target,
+        sent.chosen(new),
+        judged.chosen(new),
+        directory,
+        name=spec.name,
+        on_call=lambda done: on_pass(0.6 + 0.4 * done, "checking the merged certificate"),
     )
-    on_pass(0.6, "checking the merged certificate")
-    verification = verify_certificate(
-        read_certificate(path),
-        model,
-        data,
-        weights_sha256=sha256,
-        batch_size=batch_size,
-        device=selected,
-        on_call=lambda: on_pass(0.8, "checking the merged certificate"),
-    )
-    if not verification.holds:
-        raise InvalidVerdict(
-            f"the merged certificate did not survive its own check ({verification.problems[0]}); nothing was recorded, "
-            "please report this"
-        )
     return outcome.model_copy(update={"certificate": path.name, "seconds": time.perf_counter() - started})
 
 
-@dataclass(frozen=True)
-class _Examples:
-    index: Tensor
-    """(K,) int64."""
-    adversarial: Tensor
-    """(K, channels, height, width) float32."""
-
-
-@dataclass(frozen=True)
-class _Judged:
-    prediction: Tensor
-    """(K,) int64; -1 where the model answered NaN."""
-    size: Tensor
-    """(K,) float64: distances to the clean images."""
-
-
-def _read_examples(path: Path, known: Certificate) -> _Examples:
+def _read_examples(path: Path, known: Certificate) -> Examples:
     tensors, _ = load_tensors(path)
     for name in ("adversarial", "index"):
         if name not in tensors:
@@ -171,81 +126,23 @@ def _read_examples(path: Path, known: Certificate) -> _Examples:
     places, counts = index.unique(return_counts=True)
     if (counts > 1).any():
         raise InvalidInput(f"point {int(places[counts > 1][0])} has two examples; send one for each point")
-    order = index.argsort()
-    return _Examples(index[order], adversarial[order])
+    return Examples.in_order(index, adversarial)
 
 
-@torch.no_grad()
-def _judge(
-    sent: _Examples,
-    model: nn.Module,
-    data: ImageSet,
-    threat_model: ThreatModel,
-    *,
-    device: torch.device,
-    batch_size: int,
-    on_call: Callable[[float], None],
-) -> _Judged:
+def _judged(sent: Examples, target: Target, on_call: Callable[[float], None]) -> Judged:
     """
     Raises:
         InvalidInput: the first point whose example is not allowed, or that the model gets right.
     """
-    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-    predictions, sizes = [], []
-    for rows in torch.arange(len(sent.index)).split(batch_size):
-        on_call(int(rows[0]) / len(sent.index))
-        index, adversarial = sent.index[rows], sent.adversarial[rows]
-        allowed, size = is_allowed(adversarial, unit_range(data.images[index]), threat_model)
-        logits: Tensor = model(adversarial.to(device, dtype)).float().cpu()
-        found = logits.argmax(1).masked_fill(logits.isnan().any(1), -1)
-        for i in ((~allowed) | (found == data.labels[index])).nonzero().squeeze(1).tolist()[:1]:
+    found = []
+    for examples, judged in target.judge(sent, on_call):
+        is_right = judged.prediction == target.data.labels[examples.index]
+        for i in (~judged.allowed | is_right).nonzero().squeeze(1).tolist()[:1]:
+            what = "the model gets its adversarial image right"
+            if not judged.allowed[i]:
+                what = fault(examples.adversarial[i], float(judged.size[i]), target.threat_model)
             raise InvalidInput(
-                f"point {int(index[i])}: {_fault(adversarial[i], float(size[i]), threat_model, bool(allowed[i]))}; "
-                "none of the examples was counted, mend it or leave it out"
+                f"point {int(examples.index[i])}: {what}; none of the examples was counted, mend it or leave it out"
             )
-        predictions.append(found)
-        sizes.append(size)
-    return _Judged(torch.cat(predictions), torch.cat(sizes))
-
-
-def _fault(adversarial: Tensor, size: float, threat_model: ThreatModel, allowed: bool) -> str:
-    if allowed:
-        return "the model gets its adversarial image right"
-    if not torch.isfinite(adversarial).all():
-        return "its adversarial image has values that are no numbers"
-    if size <= threat_model.epsilon + norm_tolerance(threat_model, adversarial.numel()):
-        return f"its adversarial image has values from {adversarial.min():g} to {adversarial.max():g}, outside [0, 1]"
-    return (
-        f"its adversarial image is {size:.6g} away in {threat_model.norm}, further than epsilon "
-        f"{format_epsilon(threat_model.epsilon)}"
-    )
-
-
-def _merged(known: Certificate, sent: _Examples, judged: _Judged, new: Tensor, name: str) -> Measurement:
-    old = known.tensors
-    added = sent.index[new]
-    broken_by, norm = old["broken_by"].clone(), old["perturbation_norm"].clone()
-    broken_by[added], norm[added] = len(known.attacks), judged.size[new]
-    index = torch.cat([old["index"], added])
-    order = index.argsort()
-    stands = known.clean_correct
-    attacks = []
-    for position, attack in enumerate((*known.attacks, name)):
-        broken = int((broken_by == position).sum())
-        attacks.append(AttackOutcome(attack=attack, points=stands, broken=broken, seconds=0.0))
-        stands -= broken
-    return Measurement(
-        labels=old["label"],
-        prediction=old["prediction"],
-        broken_by=broken_by,
-        perturbation_norm=norm,
-        index=index[order],
-        adversarial=torch.cat([old["adversarial"], sent.adversarial[new]])[order],
-        adversarial_prediction=torch.cat([old["adversarial_prediction"], judged.prediction[new]])[order],
-        attacks=attacks,
-        flags=[],
-        answers_vary=known.answers_vary,
-        device="",
-        batch_size_used=0,
-        seconds=0.0,
-    )
+        found.append(judged)
+    return Judged.joined(found)

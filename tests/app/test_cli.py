@@ -40,6 +40,7 @@ COMMANDS = [
     "export_robustbench",
     "submit",
     "attack",
+    "transfer",
     "completion",
     "cancel",
     "retry",

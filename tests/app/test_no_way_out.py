@@ -268,7 +268,8 @@ def test_a_spec_has_no_place_for_a_number_that_was_not_measured(client: TestClie
 
 
 def test_nothing_over_rest_changes_what_was_measured(client: TestClient) -> None:
-    """The only ways in are a job, examples that are checked, and RobustBench's files; no PUT, no PATCH of a result.
+    """The only ways in are a job, examples that are checked or another entry's, and RobustBench's files; no PUT, no
+    PATCH of a result.
 
     Withdrawals and restored ranks change where an entry stands, with a reason for all to read, and none of its numbers.
     """
@@ -284,6 +285,7 @@ def test_nothing_over_rest_changes_what_was_measured(client: TestClient) -> None
     assert about_results == {
         "/api/v1/entries/{entry_id}/attacks",
         "/api/v1/entries/{entry_id}/rank",
+        "/api/v1/entries/{entry_id}/transfers",
         "/api/v1/entries/{entry_id}/withdrawal",
     }
 

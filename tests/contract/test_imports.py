@@ -40,9 +40,11 @@ WORKER_MAY_IMPORT_OF_APP = {
     ),
     *(
         f"app.{name}"
-        for name in ("outbox", "broker", "errors", "workers", "formatting", "external", "reports", "certificates")
+        for name in (
+            *("outbox", "broker", "errors", "workers", "formatting", "external", "reports", "certificates"),
+            *("transfers", "robust_points"),
+        )
     ),
-    "app.robust_points",
 }
 TORCH_FREE = [
     "gkl",

@@ -1,0 +1,81 @@
+"""Transfers: adversarial examples of one entry, tried on the network of another."""
+
+from __future__ import annotations
+
+import logging
+from typing import Annotated
+
+from fastapi import APIRouter, BackgroundTasks, Query, Request, Response
+
+from app import audit, entries, jobs, tokens, transfers
+from app.access import Principal, Sender
+from app.routes.leaderboards import EntryId
+from app.routes.paging import NumberedCursor, link_next
+from app.schemas import job_view
+from app.service import Service, ServiceDep
+from gkl.answers import JobView, TransferRequest, TransferView
+
+_log = logging.getLogger(__name__)
+
+router = APIRouter(prefix="/entries", tags=["leaderboards"])
+
+
+@router.post(
+    "/{entry_id}/transfers",
+    status_code=202,
+    summary="Try another entry's adversarial examples on an entry",
+    response_description="The job that measures it, queued.",
+)
+def measure_transfer(
+    *,
+    service: ServiceDep,
+    sender: Sender,
+    response: Response,
+    background: BackgroundTasks,
+    entry_id: EntryId,
+    body: TransferRequest,
+    submitter: Annotated[
+        str | None, Query(pattern=tokens.NAME_PATTERN, description="For whom it is; by default whose the token is.")
+    ] = None,
+) -> JobView:
+    """Count how many adversarial examples of `source` break this entry's network too: those whose clean image it gets
+    right and whose adversarial image it gets wrong. Forward passes only. The other order is a job of its own.
+
+    Both must be of the same data set and norm, and the budget of `source` no larger than this entry's. What breaks
+    points that stood lowers this entry's `external` accuracy, as an external attack does.
+    """
+    job_id = request_transfer(service, sender, body.source, entry_id, submitter=sender.submitter(submitter))
+    response.headers["Location"] = f"{service.settings.root_path}/api/v1/jobs/{job_id}"
+    background.add_task(service.publish_pending, [job_id])
+    with service.database.reading() as session:
+        return job_view(jobs.get(session, job_id), None)
+
+
+def request_transfer(service: Service, sender: Principal, source_id: int, target_id: int, *, submitter: str) -> int:
+    """Queue it; returns the job's number."""
+    with service.database.writing() as session:
+        job = transfers.create(session, source_id, target_id, submitter=submitter)
+        audit.record(
+            session, sender.actor, "entry.transfer", f"entry {target_id}", {"source": source_id, "job": job.id}
+        )
+        job_id = job.id
+    _log.info("job %d was sent", job_id, extra={"job_id": job_id})
+    return job_id
+
+
+@router.get("/{entry_id}/transfers", summary="List what was tried on an entry, and what of it on others")
+def list_transfers(
+    *,
+    request: Request,
+    response: Response,
+    service: ServiceDep,
+    entry_id: EntryId,
+    cursor: NumberedCursor = None,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+) -> list[TransferView]:
+    """Newest first: those from this entry and those to it. The `Link` header leads to the next, older page."""
+    with service.database.reading() as session:
+        entries.get(session, entry_id)
+        found = transfers.page(session, entry_id, before_id=cursor, limit=limit + 1)
+        link_next(request, response, found[limit - 1].id if len(found) > limit else None)
+        return [transfers.view(session, each) for each in found[:limit]]

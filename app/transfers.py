@@ -1,0 +1,305 @@
+"""Adversarial examples of one entry, tried on the network of another: from the request to what a page says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import permutations
+from typing import Any
+
+from sqlalchemy import or_, select
+from sqlalchemy.orm import Session, joinedload
+
+from app import entries, external, job_files, jobs, quotas
+from app.artifacts import StoredFile
+from app.database import database_now
+from app.errors import Conflict, NotFound, ServiceError, Unprocessable
+from app.formatting import as_sentence, interval, percent, plain
+from app.tables import UNFINISHED, Entry, Evaluation, ExternalAttack, FileKind, Job, JobFile, Model, Transfer
+from gkl.answers import PairTransferView, Provenance, TransferView
+from gkl.catalog import recorded_preprocessing
+from gkl.outcome import TransferCounts, TransferOutcome
+from gkl.spec import ThreatModel, TransferSpec, threat_model_of_board, why_not_within
+
+_NAME = 80
+_SOURCE_FILE = "source.safetensors"
+
+
+def create(session: Session, source_id: int, target_id: int, *, submitter: str) -> Job:
+    """Queue the measurement of how many examples of one entry break another.
+
+    Raises:
+        NotFound: there is no such target.
+        Conflict, Unprocessable: see `_checked`; or it is measured, or being measured.
+    """
+    # Of two requests for the same the second waits here, and then finds the first's.
+    session.execute(select(Entry.id).where(Entry.id == target_id).with_for_update())
+    source, target, certificate = _checked(session, source_id, target_id)
+    measured, underway = _known(session, [source_id, target_id]).get((source_id, target_id), (None, None))
+    if underway is not None:
+        raise Conflict(f"job {underway.job_id} measures this already; wait for it, or cancel it first")
+    if measured is not None and measured.source_certificate_sha256 == certificate:
+        raise Conflict(
+            f"job {measured.job_id} has measured this already, and entry {source_id} has no other examples since"
+        )
+    _, model, evaluation = target
+    names = _name(source), _name(target[0])
+    spec = TransferSpec(
+        name=f"{names[0][:45].strip()} against {names[1][:45].strip()}",
+        source_name=names[0],
+        source=certificate,
+        dataset=source.dataset,
+        architecture=model.architecture,
+        weights=evaluation.manifest["spec"]["weights"],
+        weights_key=evaluation.manifest["spec"].get("weights_key"),
+    )
+    quotas.check_room_for_job(session, submitter)
+    job = jobs.create(session, spec, submitter=submitter)
+    # Named by the job too, so that it stays until that has read it, whatever takes its place meanwhile.
+    job_files.add(
+        session,
+        job.id,
+        FileKind.EXAMPLES,
+        number=0,
+        file=_SOURCE_FILE,
+        stored=StoredFile(certificate, _size_of(session, certificate)),
+    )
+    session.add(
+        Transfer(
+            source_id=source_id,
+            target_id=target_id,
+            job_id=job.id,
+            submitter=submitter,
+            source_certificate_sha256=certificate,
+            created_at=database_now(session),
+        )
+    )
+    session.flush()
+    return job
+
+
+def _checked(session: Session, source_id: int, target_id: int) -> tuple[Entry, tuple[Entry, Model, Evaluation], str]:
+    """The source, the target with what it stands with, and the source's certificate.
+
+    Raises:
+        NotFound: there is no such target.
+        Conflict: one of them is not in a state for it: withdrawn, provisional, or not here.
+        Unprocessable: examples of the one do not fit the other.
+    """
+    if source_id == target_id:
+        raise Unprocessable(f"source: entry {source_id} is the target itself; name the entry whose examples to replay")
+    target = external.check_entry(session, target_id)
+    try:
+        source = entries.get(session, source_id).entry
+    except NotFound as error:
+        raise Unprocessable(f"source: {error}") from error
+    for entry in (source, target[0]):
+        if entry.is_withdrawn:
+            raise Conflict(f"entry {entry.id} is withdrawn ({entry.withdrawn_reason}); compare others")
+    certificate = external.certificate(session, source)
+    if source.is_provisional:
+        raise Conflict(f"the verdict of entry {source_id} is still provisional; wait until its evaluation has ended")
+    if _threat_model(source) is None:
+        raise Conflict(f"entry {source_id} stands on a board without attacks; it has no adversarial examples")
+    if certificate is None:
+        raise Conflict(f"entry {source_id} has no certificate here; without one there are no adversarial examples")
+    reason = _misfit(source, target[0])
+    if reason is not None:
+        raise Unprocessable(f"source: {reason}")
+    return source, target, certificate
+
+
+def _misfit(source: Entry, target: Entry) -> str | None:
+    """Why the examples of one entry cannot be judged by the evaluation of another; None if they can."""
+    if source.dataset != target.dataset:
+        return (
+            f"entry {source.id} is of {source.dataset} and entry {target.id} of {target.dataset}; name one of the "
+            "same data set"
+        )
+    if source.evaluation is not None and _images(source) != _images(target):
+        return (
+            f"entry {source.id} was attacked on images of another size or crop than entry {target.id}; name one with "
+            "the same preprocessing"
+        )
+    theirs, ours = _threat_model(source), _threat_model(target)
+    assert theirs is not None, "so it was checked"
+    assert ours is not None, "so it was checked"
+    reason = why_not_within(theirs, ours)
+    return None if reason is None else f"the examples of entry {source.id} {reason}; name one within that budget"
+
+
+def _images(entry: Entry) -> object:
+    """How they were prepared; of what was reported only the certificate says it, and the run compares."""
+    manifest = {} if entry.evaluation is None else entry.evaluation.manifest
+    return recorded_preprocessing(entry.dataset, manifest)
+
+
+def _threat_model(entry: Entry) -> ThreatModel | None:
+    return threat_model_of_board(entry.dataset, entry.board)
+
+
+def _name(entry: Entry) -> str:
+    """For a spec: one printable line."""
+    printable = "".join(letter if letter.isprintable() else " " for letter in plain(entry.name))
+    return " ".join(printable.split())[:_NAME].strip() or entry.slug[:_NAME]
+
+
+def _size_of(session: Session, sha256: str) -> int:
+    return session.scalar(select(JobFile.size_bytes).where(JobFile.sha256 == sha256).limit(1)) or 0
+
+
+def of_job(session: Session, job_id: int) -> Transfer | None:
+    return session.scalars(select(Transfer).where(Transfer.job_id == job_id)).first()
+
+
+def certificate_of_target(session: Session, job_id: int) -> str:
+    """sha256 of the one that a measurement has to extend.
+
+    Raises:
+        NotFound: one of the entries has gone, or has none any more.
+    """
+    found = external.certificate(session, _of(session, job_id).target)
+    if found is None:
+        raise NotFound("the entry that was to be measured has no certificate any more")
+    return found
+
+
+def _of(session: Session, job_id: int) -> Transfer:
+    transfer = of_job(session, job_id)
+    if transfer is None:
+        raise NotFound("one of the two entries is no longer there")
+    return transfer
+
+
+def record(session: Session, job: Job, outcome: TransferOutcome, stored: StoredFile | None) -> bool:
+    """Note what was measured, and lower the target's accuracy by what broke points that stood; False if another
+    certificate took the place of the target's meanwhile.
+
+    The caller ends the job in the same transaction, or queues it again.
+
+    Raises:
+        NotFound: one of the entries has gone.
+    """
+    transfer = _of(session, job.id)
+    if outcome.merged.broken:
+        attack = ExternalAttack(
+            entry_id=transfer.target_id,
+            job_id=job.id,
+            name=outcome.merged.attack,
+            submitter=transfer.submitter,
+            created_at=database_now(session),
+        )
+        if not external.merge(session, attack, outcome.merged, stored):
+            return False
+    elif external.standing_with(session, transfer.target_id, outcome.merged.base_sha256) is None:
+        return False
+    transfer.outcome = outcome.model_dump(mode="json")
+    session.flush()
+    return True
+
+
+# --- what is shown -----------------------------------------------------------------------------------------------
+
+
+def page(session: Session, entry_id: int, *, before_id: int | None, limit: int) -> list[Transfer]:
+    """Those from an entry and to it, newest first, older than `before_id`."""
+    query = select(Transfer).where(or_(Transfer.source_id == entry_id, Transfer.target_id == entry_id))
+    if before_id is not None:
+        query = query.where(Transfer.id < before_id)
+    return list(session.scalars(query.options(joinedload(Transfer.job)).order_by(Transfer.id.desc()).limit(limit)))
+
+
+def view(session: Session, transfer: Transfer) -> TransferView:
+    said: dict[str, Any] = {
+        name: getattr(transfer, name) for name in ("id", "source_id", "target_id", "job_id", "submitter", "created_at")
+    }
+    said["state"] = transfer.job.state
+    said["is_current"] = transfer.source_certificate_sha256 == external.certificate(session, transfer.source)
+    if transfer.outcome is None:
+        return TransferView.model_validate(said | {"counts": None, "attacks": []})
+    outcome = TransferOutcome.model_validate(transfer.outcome)
+    said["counts"] = _counts(outcome)
+    said["attacks"] = [_counts(each) | {"attack": each.attack} for each in outcome.attacks]
+    return TransferView.model_validate(
+        said | {"newly_broken": outcome.merged.broken, "answers_vary": outcome.answers_vary}
+    )
+
+
+def _counts(counts: TransferCounts) -> dict[str, Any]:
+    return {
+        "examples": counts.examples,
+        "clean_correct": counts.clean_correct,
+        "broken": counts.broken,
+        "share": counts.share,
+        "interval": counts.interval,
+    }
+
+
+def between(session: Session, compared: Sequence[Entry]) -> list[PairTransferView]:
+    """For each entry on each other what is known, or whether it can be measured."""
+    known = _known(session, [entry.id for entry in compared])
+    found = []
+    for source, target in permutations(compared, 2):
+        measured, underway = known.get((source.id, target.id), (None, None))
+        shown = None if measured is None else view(session, measured)
+        why_not = None
+        try:
+            _checked(session, source.id, target.id)
+        except ServiceError as error:
+            why_not = as_sentence(str(error))
+        found.append(
+            PairTransferView(
+                source_id=source.id,
+                target_id=target.id,
+                sentence=None if shown is None else _sentence(shown, source, target),
+                measured=shown,
+                job_id=None if underway is None else underway.job_id,
+                can_be_measured=why_not is None and underway is None and (shown is None or not shown.is_current),
+                why_not=why_not,
+            )
+        )
+    return found
+
+
+def _known(
+    session: Session, entry_ids: Sequence[int]
+) -> dict[tuple[int, int], tuple[Transfer | None, Transfer | None]]:
+    """Of each source and target among some entries the newest that is measured, and one that is being measured."""
+    rows = session.scalars(
+        select(Transfer)
+        .join(Transfer.job)
+        .where(
+            Transfer.source_id.in_(entry_ids),
+            Transfer.target_id.in_(entry_ids),
+            or_(Transfer.outcome.is_not(None), Job.state.in_(UNFINISHED)),
+        )
+        .options(joinedload(Transfer.job))
+        .order_by(Transfer.id)
+    )
+    found: dict[tuple[int, int], tuple[Transfer | None, Transfer | None]] = {}
+    for row in rows:
+        pair = row.source_id, row.target_id
+        measured, underway = found.get(pair, (None, None))
+        found[pair] = (measured, row) if row.outcome is None else (row, underway)
+    return found
+
+
+def _sentence(shown: TransferView, source: Entry, target: Entry) -> str:
+    counts, names = shown.counts, (plain(source.name), plain(target.name))
+    assert counts is not None, "it is measured"
+    if counts.share is None:
+        said = f"{names[0]} has no adversarial example of an image that {names[1]} gets right."
+    else:
+        said = (
+            f"Of {names[0]}'s {counts.clean_correct} adversarial examples whose clean images {names[1]} gets right, "
+            f"{counts.broken} ({percent(counts.share, 1)}, 95 % interval {interval(counts.interval)}) break {names[1]} "
+            "too."
+        )
+    if shown.newly_broken:
+        said += f" {shown.newly_broken} of them broke points of {names[1]} that had stood, and lowered its figure."
+    if shown.answers_vary:
+        said += f" {names[1]} answers differently each time: another run may count otherwise."
+    if source.provenance is Provenance.REPORTED:
+        said += f" What {names[0]} withstands only its owner has measured."
+    if not shown.is_current:
+        said += f" {names[0]} has other examples since."
+    return said

@@ -1,0 +1,267 @@
+"""Adversarial examples against a network that has a certificate: judged one by one, and merged into it.
+
+What somebody sent, and what was found for another network, is judged and merged by the same steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from gkl.data import ImageSet, load_test, unit_range
+from gkl.device import select_device, set_tensor_float_32
+from gkl.errors import InvalidInput, InvalidVerdict
+from gkl.evaluation.certificate import Certificate, read_certificate, verify_certificate, write_certificate
+from gkl.evaluation.measurement import Measurement
+from gkl.evaluation.perturbation import is_allowed, norm_tolerance
+from gkl.models import load_model, weights_sha256
+from gkl.outcome import AttackOutcome
+from gkl.spec import ExternalSpec, ThreatModel, TransferSpec, format_epsilon
+
+MERGED_FILE = "merged.safetensors"
+
+
+@dataclass(frozen=True)
+class Examples:
+    """K adversarial examples, in the order of their points."""
+
+    index: Tensor
+    """(K,) int64, the places of their clean images among the test images."""
+    adversarial: Tensor
+    """(K, channels, height, width) float32."""
+
+    @classmethod
+    def in_order(cls, index: Tensor, adversarial: Tensor) -> Self:
+        order = index.argsort()
+        return cls(index[order], adversarial[order])
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def chosen(self, which: Tensor) -> Examples:
+        """Those of a mask (K,) or of positions."""
+        return Examples(self.index[which], self.adversarial[which])
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What was found of K examples."""
+
+    allowed: Tensor
+    """(K,) bool: inside ball and box."""
+    size: Tensor
+    """(K,) float64: distances to the clean images."""
+    prediction: Tensor
+    """(K,) int64; -1 where the model answered NaN."""
+
+    @classmethod
+    def joined(cls, parts: Sequence[Judged]) -> Judged:
+        return cls(
+            torch.cat([part.allowed for part in parts]),
+            torch.cat([part.size for part in parts]),
+            torch.cat([part.prediction for part in parts]),
+        )
+
+    def chosen(self, which: Tensor) -> Judged:
+        """Those of a mask (K,)."""
+        return Judged(self.allowed[which], self.size[which], self.prediction[which])
+
+
+@dataclass(frozen=True)
+class Target:
+    """A network with its certificate and the data that it is about."""
+
+    known: Certificate
+    model: nn.Module
+    """In evaluation mode, on `device`."""
+    data: ImageSet
+    device: torch.device
+    batch_size: int
+    """Images at once."""
+
+    @property
+    def threat_model(self) -> ThreatModel:
+        return threat_model_of(self.known)
+
+    @torch.no_grad()
+    def logits(self, images: Tensor) -> Tensor:
+        """(B, channels, height, width) in [0, 1] -> (B, C) float32, on the CPU."""
+        dtype = next((p.dtype for p in self.model.parameters() if p.is_floating_point()), torch.float32)
+        found: Tensor = self.model(images.to(self.device, dtype)).float().cpu()
+        return found
+
+    def judge(self, examples: Examples, on_call: Callable[[float], None]) -> Iterator[tuple[Examples, Judged]]:
+        """Ball, box and the model's answer, for `batch_size` examples at a time.
+
+        Args:
+            examples: any number of them.
+            on_call: called with the share that is done before every pass of the model.
+        """
+        for start in range(0, len(examples), self.batch_size):
+            on_call(start / len(examples))
+            part = examples.chosen(torch.arange(start, min(start + self.batch_size, len(examples))))
+            clean = unit_range(self.data.images[part.index])
+            allowed, size = is_allowed(part.adversarial, clean, self.threat_model)
+            logits = self.logits(part.adversarial)
+            yield part, Judged(allowed, size, logits.argmax(1).masked_fill(logits.isnan().any(1), -1))
+
+
+def read_attacked(path: Path) -> Certificate:
+    """A certificate of an evaluation under attack.
+
+    Raises:
+        InvalidInput: it is none.
+    """
+    known = read_certificate(path)
+    threat_model_of(known)
+    return known
+
+
+def threat_model_of(known: Certificate) -> ThreatModel:
+    """
+    Raises:
+        InvalidInput: it is about an evaluation without attacks.
+    """
+    threat_model = known.evaluation.threat_model
+    if threat_model is None or known.robust_correct is None:
+        raise InvalidInput("this evaluation has no threat model, so that no example can be judged by it")
+    return threat_model
+
+
+def load_target(
+    spec: ExternalSpec | TransferSpec,
+    known: Certificate,
+    weights: Path | None,
+    *,
+    datasets_dir: Path,
+    models_dir: Path | None,
+    converted: Path | None,
+    device: str | None,
+    batch_size: int,
+    on_load: Callable[[], None],
+) -> Target:
+    """Load the network that a certificate is about, and its data, for arithmetic in full float32.
+
+    Args:
+        spec: says which network it is.
+        known: its certificate.
+        weights: safetensors or state dict; None for RobustBench's published ones.
+        datasets_dir: where the data sets' files are, each in a folder of its name.
+        models_dir: where RobustBench keeps published weights.
+        converted: what `gkl.conversion` made of the weights, to be read in their place; they keep their sha256.
+        device: such as 'cpu' or 'cuda:1'; by default CUDA if there is one.
+        batch_size: images at once.
+        on_load: called when it is known that these are the weights.
+
+    Raises:
+        InvalidInput: the certificate is about other weights; or a file cannot be used.
+    """
+    selected = select_device(device)
+    set_tensor_float_32(False)
+    sha256 = weights_sha256(known.architecture, weights, models_dir)
+    if (known.weights_sha256, known.dataset, known.architecture) != (sha256, spec.dataset, spec.architecture):
+        raise InvalidInput("the certificate is about other weights; name those that it was made for")
+    on_load()
+    to_read = converted or weights
+    model = load_model(known.architecture, known.dataset, to_read, models_dir, known.weights_key).to(selected).eval()
+    data = load_test(known.dataset, datasets_dir, known.num_points, known.preprocessing)
+    return Target(known, model, data, selected, batch_size)
+
+
+def fault(adversarial: Tensor, size: float, threat_model: ThreatModel) -> str:
+    """Why an image (channels, height, width) at this distance is not allowed, after 'point 7: '."""
+    if not torch.isfinite(adversarial).all():
+        return "its adversarial image has values that are no numbers"
+    if size <= threat_model.epsilon + norm_tolerance(threat_model, adversarial.numel()):
+        return f"its adversarial image has values from {adversarial.min():g} to {adversarial.max():g}, outside [0, 1]"
+    return (
+        f"its adversarial image is {size:.6g} away in {threat_model.norm}, further than epsilon "
+        f"{format_epsilon(threat_model.epsilon)}"
+    )
+
+
+def merge(
+    target: Target,
+    added: Examples,
+    judged: Judged,
+    directory: Path,
+    *,
+    name: str,
+    on_call: Callable[[float], None],
+) -> Path:
+    """Write the target's certificate with more examples, of points that stood until then, and check it as a whole.
+
+    Args:
+        target: the network.
+        added: examples that break points which stand in its certificate.
+        judged: what was found of each of them.
+        directory: where the certificate is written.
+        name: what it calls the attack that found them.
+        on_call: called with the share that is done before every pass of the model.
+
+    Raises:
+        InvalidVerdict: the new certificate did not survive its own check.
+        NoSpaceLeft: the disk is full.
+    """
+    known, path = target.known, directory / MERGED_FILE
+    write_certificate(
+        path,
+        _merged(known, added, judged, name),
+        known.evaluation,
+        data=target.data,
+        dataset=known.dataset,
+        architecture=known.architecture,
+        weights_sha256=known.weights_sha256,
+        dataset_sha256=known.dataset_sha256,
+        manifest=known.manifest,
+    )
+    on_call(0.0)
+    verification = verify_certificate(
+        read_certificate(path),
+        target.model,
+        target.data,
+        weights_sha256=known.weights_sha256,
+        batch_size=target.batch_size,
+        device=target.device,
+        on_call=lambda: on_call(0.5),
+    )
+    if not verification.holds:
+        raise InvalidVerdict(
+            f"the merged certificate did not survive its own check ({verification.problems[0]}); nothing was recorded, "
+            "please report this"
+        )
+    return path
+
+
+def _merged(known: Certificate, added: Examples, judged: Judged, name: str) -> Measurement:
+    old = known.tensors
+    broken_by, norm = old["broken_by"].clone(), old["perturbation_norm"].clone()
+    broken_by[added.index], norm[added.index] = len(known.attacks), judged.size
+    index = torch.cat([old["index"], added.index])
+    order = index.argsort()
+    stands = known.clean_correct
+    attacks = []
+    for position, attack in enumerate((*known.attacks, name)):
+        broken = int((broken_by == position).sum())
+        attacks.append(AttackOutcome(attack=attack, points=stands, broken=broken, seconds=0.0))
+        stands -= broken
+    return Measurement(
+        labels=old["label"],
+        prediction=old["prediction"],
+        broken_by=broken_by,
+        perturbation_norm=norm,
+        index=index[order],
+        adversarial=torch.cat([old["adversarial"], added.adversarial])[order],
+        adversarial_prediction=torch.cat([old["adversarial_prediction"], judged.prediction])[order],
+        attacks=attacks,
+        flags=[],
+        answers_vary=known.answers_vary,
+        device="",
+        batch_size_used=0,
+        seconds=0.0,
+    )

@@ -1,0 +1,212 @@
+"""Adversarial examples of one network, replayed against another: forward passes only, on a certificate's own images."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gkl.data import unit_range
+from gkl.device import device_name, out_of_memory_explained
+from gkl.errors import InvalidInput, InvalidVerdict, Stopped
+from gkl.evaluation.certificate import Certificate, compare_with_record
+from gkl.evaluation.examples import (
+    Examples,
+    Judged,
+    Target,
+    fault,
+    load_target,
+    merge,
+    read_attacked,
+    threat_model_of,
+)
+from gkl.evaluation.measurement import STANDS
+from gkl.files import check_writable, sha256_of
+from gkl.outcome import Event, ExternalOutcome, Progress, TransferByAttack, TransferOutcome
+from gkl.spec import TransferSpec, why_not_within
+
+
+@out_of_memory_explained()
+def measure_transfer(
+    spec: TransferSpec,
+    source: Path,
+    certificate: Path,
+    weights: Path | None,
+    directory: Path,
+    *,
+    datasets_dir: Path,
+    models_dir: Path | None = None,
+    report: Callable[[Event], None] = lambda _: None,
+    should_stop: Callable[[], bool] = lambda: False,
+    device: str | None = None,
+    batch_size: int = 200,
+    converted: Path | None = None,
+) -> TransferOutcome:
+    """Count how many adversarial examples of one network break another, and merge those that break what stood.
+
+    An example counts as one that breaks the other network if that gets the clean image right and the adversarial one
+    wrong, both in float32; NaN is wrong.
+
+    Args:
+        spec: whose examples they are, and the weights that they are tried on.
+        source: the certificate that holds the examples.
+        certificate: what is known so far of the weights that they are tried on.
+        weights: safetensors or state dict; None for RobustBench's published ones.
+        directory: where the merged certificate is written, if there is something to merge.
+        datasets_dir: where the data sets' files are, each in a folder of its name.
+        models_dir: where RobustBench keeps published weights.
+        report: called with progress.
+        should_stop: asked before every pass of the model; when it says yes the run ends with `Stopped`.
+        device: such as 'cpu' or 'cuda:1'; by default CUDA if there is one.
+        batch_size: images at once.
+        converted: what `gkl.conversion` made of the weights, to be read in their place; they keep their sha256.
+
+    Raises:
+        InvalidInput: the two were measured on different images, or the examples lie outside the other's threat model;
+            or a file cannot be used.
+        InvalidVerdict: the network answers otherwise than its certificate says; or the merged certificate did not
+            survive its own check.
+        NoSpaceLeft: the disk is full.
+        Stopped: `should_stop` said yes.
+    """
+    started = time.perf_counter()
+    check_writable(directory)
+    theirs, known = read_attacked(source), read_attacked(certificate)
+    if sha256_of(source) != spec.source or theirs.actual_sha256 != theirs.contents_sha256:
+        raise InvalidInput("the certificate that holds the examples is another one than was asked for")
+    _check_fits(theirs, known)
+
+    def on_pass(done: float, stage: str) -> None:
+        if should_stop():
+            raise Stopped
+        report(Progress(stage=stage, fraction=done))
+
+    target = load_target(
+        spec,
+        known,
+        weights,
+        datasets_dir=datasets_dir,
+        models_dir=models_dir,
+        converted=converted,
+        device=device,
+        batch_size=batch_size,
+        on_load=lambda: on_pass(0.0, "loading the model"),
+    )
+    replayed = Examples.in_order(theirs.tensors["index"], theirs.tensors["adversarial"])
+    is_right = _clean_right(replayed, target, lambda done: on_pass(0.3 * done, "clean images"))
+    judged = _judged(replayed, target, lambda done: on_pass(0.3 + 0.3 * done, "adversarial images"))
+    breaks = is_right & (judged.prediction != target.data.labels[replayed.index])
+    merged = _merge_what_stood(
+        spec,
+        target,
+        replayed,
+        judged,
+        breaks,
+        directory=directory,
+        base_sha256=sha256_of(certificate),
+        on_call=lambda done: on_pass(0.6 + 0.4 * done, "checking the merged certificate"),
+    )
+    return TransferOutcome(
+        examples=len(replayed),
+        clean_correct=int(is_right.sum()),
+        broken=int(breaks.sum()),
+        attacks=_by_attack(theirs, replayed, is_right, breaks),
+        answers_vary=known.answers_vary,
+        merged=merged,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _check_fits(theirs: Certificate, known: Certificate) -> None:
+    """
+    Raises:
+        InvalidInput: examples of the one cannot be judged by the other's evaluation.
+    """
+    ours = (known.dataset, known.dataset_sha256, known.num_points, known.preprocessing)
+    if (theirs.dataset, theirs.dataset_sha256, theirs.num_points, theirs.preprocessing) != ours:
+        raise InvalidInput("the two networks were measured on different images; only the same ones can be replayed")
+    reason = why_not_within(threat_model_of(theirs), threat_model_of(known))
+    if reason is not None:
+        raise InvalidInput(f"the examples {reason}")
+
+
+def _clean_right(replayed: Examples, target: Target, on_call: Callable[[float], None]) -> Tensor:
+    """For each example whether the network gets its clean image right: bool (K,).
+
+    Raises:
+        InvalidVerdict: the network answers otherwise than its certificate says, and not for rounding.
+    """
+    found = [torch.zeros(0, dtype=torch.bool)]
+    for start in range(0, len(replayed), target.batch_size):
+        on_call(start / len(replayed))
+        index = replayed.index[start : start + target.batch_size]
+        recorded = target.known.tensors["prediction"][index]
+        answers, changed, close = compare_with_record(target.logits(unit_range(target.data.images[index])), recorded)
+        if not target.known.answers_vary:
+            for i in (changed & ~close).nonzero().squeeze(1).tolist()[:1]:
+                raise InvalidVerdict(
+                    f"point {int(index[i])}: the model answers {int(answers[i])} to its clean image, and its "
+                    f"certificate says {int(recorded[i])}; nothing was recorded, please report this"
+                )
+            answers = answers.where(~close, recorded)
+        found.append(answers == target.data.labels[index])
+    return torch.cat(found)
+
+
+def _judged(replayed: Examples, target: Target, on_call: Callable[[float], None]) -> Judged:
+    """
+    Raises:
+        InvalidInput: the first point whose example lies outside ball or box.
+    """
+    found = [Judged(torch.zeros(0, dtype=torch.bool), torch.zeros(0).double(), torch.zeros(0).long())]
+    for examples, judged in target.judge(replayed, on_call):
+        for i in (~judged.allowed).nonzero().squeeze(1).tolist()[:1]:
+            what = fault(examples.adversarial[i], float(judged.size[i]), target.threat_model)
+            raise InvalidInput(f"point {int(examples.index[i])}: {what}; nothing was counted")
+        found.append(judged)
+    return Judged.joined(found)
+
+
+def _by_attack(
+    theirs: Certificate, replayed: Examples, is_right: Tensor, breaks: Tensor
+) -> tuple[TransferByAttack, ...]:
+    found_by = theirs.tensors["broken_by"][replayed.index]
+    counts = []
+    for position, attack in enumerate(theirs.attacks):
+        own = found_by == position
+        if own.any():
+            right, broken = int((own & is_right).sum()), int((own & breaks).sum())
+            counts.append(TransferByAttack(attack=attack, examples=int(own.sum()), clean_correct=right, broken=broken))
+    return tuple(counts)
+
+
+def _merge_what_stood(
+    spec: TransferSpec,
+    target: Target,
+    replayed: Examples,
+    judged: Judged,
+    breaks: Tensor,
+    *,
+    directory: Path,
+    base_sha256: str,
+    on_call: Callable[[float], None],
+) -> ExternalOutcome:
+    started, known = time.perf_counter(), target.known
+    assert known.robust_correct is not None
+    new = breaks & (known.tensors["broken_by"][replayed.index] == STANDS)
+    path = None
+    if new.any():
+        path = merge(target, replayed.chosen(new), judged.chosen(new), directory, name=spec.attack, on_call=on_call)
+    return ExternalOutcome(
+        attack=spec.attack,
+        examples=int(breaks.sum()),
+        broken=int(new.sum()),
+        robust_correct=known.robust_correct - int(new.sum()),
+        base_sha256=base_sha256,
+        certificate=None if path is None else path.name,
+        device=device_name(target.device),
+        seconds=time.perf_counter() - started,
+    )
