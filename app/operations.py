@@ -13,6 +13,7 @@ OF_CLIENT = {
     "follow_job": "events",
     "get_certificate": "certificate",
     "get_classes": "classes",
+    "get_curves": "curves",
     "get_entry": "entry",
     "get_identity": "whoami",
     "get_job": "job",
