@@ -34,7 +34,7 @@ _LOG_TAIL_BYTES = 16 * 1024
 class _View(BaseModel):
     """What of the page the address chooses."""
 
-    epoch: Annotated[int | None, Chosen, Field(ge=1, le=MAX_ID)] = None
+    epoch: Annotated[Annotated[int, Field(ge=1, le=MAX_ID)] | None, Chosen] = None
     """Where the cursor of the curves stands; by default at the last one."""
 
     beside: list[Annotated[int, Field(ge=1, le=MAX_ID)]] = Field(default=[], max_length=100)
