@@ -225,7 +225,16 @@ _NOT_COMPARED = ("kind", "name", "publication", "evaluation", "weights", "weight
 
 def _differences(compared: list[Entry]) -> list[SpecDifference]:
     """The fields of their specs in which they differ: how they were trained, where that was here, and measured."""
-    found = [dict(_fields_of(entry)) for entry in compared]
+    return _differing([dict(_fields_of(entry)) for entry in compared])
+
+
+def training_differences(specs: list[dict[str, Any]]) -> list[SpecDifference]:
+    """The fields in which trainings differ, each as it stands in a spec: 'objective.kl_weight'."""
+    found = _differing([dict(_compared_fields(spec, "train")) for spec in specs])
+    return [each.model_copy(update={"field": each.field.removeprefix("train.")}) for each in found]
+
+
+def _differing(found: list[dict[str, Any]]) -> list[SpecDifference]:
     parts = [{name.partition(".")[0] for name in fields} for fields in found]
     differences = []
     for name in dict.fromkeys(name for fields in found for name in fields):
@@ -245,7 +254,11 @@ def _fields_of(entry: Entry) -> Iterator[tuple[str, Any]]:
         measured = entry.report.outcome.get("evaluation")
     for part, spec in (("train", trained), ("evaluate", measured)):
         if isinstance(spec, dict):
-            yield from _flat({name: value for name, value in spec.items() if name not in _NOT_COMPARED}, part)
+            yield from _compared_fields(spec, part)
+
+
+def _compared_fields(spec: dict[str, Any], part: str) -> Iterator[tuple[str, Any]]:
+    return _flat({name: value for name, value in spec.items() if name not in _NOT_COMPARED}, part)
 
 
 def _flat(value: Any, name: str) -> Iterator[tuple[str, Any]]:

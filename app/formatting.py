@@ -94,6 +94,23 @@ def duration(seconds: float) -> str:
     return f"{total // 3600} h {total % 3600 // 60:02d} min"
 
 
+def about(seconds: float) -> str:
+    """For what is only estimated: one or two digits, and no more.
+
+    >>> about(20), about(70), about(725), about(5000), about(30_000), about(200_000)
+    ('less than a minute', 'about 1 minute', 'about 12 minutes', 'about 1.5 hours', 'about 8 hours', 'about 2 days')
+    """
+    if seconds < 45:
+        return "less than a minute"
+    if seconds < 55 * 60:
+        return f"about {count(round(seconds / 60), 'minute')}"
+    hours = seconds / 3600
+    if hours < 4:
+        halves = f"{round(2 * hours) / 2:g}"
+        return f"about {halves} hour{'' if halves == '1' else 's'}"
+    return f"about {round(hours)} hours" if hours < 36 else f"about {round(hours / 24)} days"
+
+
 def percent(share: float, decimals: int = 2) -> str:
     """
     >>> percent(0.5709), percent(1 / 3, 1)

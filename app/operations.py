@@ -14,6 +14,7 @@ OF_CLIENT = {
     "get_board_points": "board_points",
     "get_certificate": "certificate",
     "get_classes": "classes",
+    "get_curves": "curves",
     "get_entry": "entry",
     "get_identity": "whoami",
     "get_job": "job",

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from gkl.errors import FailureCode
-from gkl.outcome import CheckOutcome, CorruptionOutcome, Flag, Progress, Resources
+from gkl.outcome import CheckOutcome, CorruptionOutcome, EpochFinished, Flag, Progress, Resources
 
 
 class JobState(StrEnum):
@@ -130,6 +130,14 @@ class WorkerView(Schema):
     heard_at: datetime
     """Its last heartbeat."""
     version: str
+
+
+class JobMetrics(Schema):
+    """The points of a training's curves."""
+
+    job_id: int
+    epochs: list[EpochFinished]
+    """Each finished epoch once, in order; empty for a job that trains nothing."""
 
 
 class JobPage(Schema):

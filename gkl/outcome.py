@@ -19,8 +19,10 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
-def wilson_interval(successes: float, trials: int, z: float = 1.959963984540054) -> tuple[float, float]:
+def wilson_interval(successes: float, trials: float, z: float = 1.959963984540054) -> tuple[float, float]:
     """Wilson score interval of a proportion; with the default z, at 95 % confidence.
+
+    Both need not be whole: an effective number of trials is no count.
 
     >>> low, high = wilson_interval(5709, 10000)
     >>> f"{low:.4f} {high:.4f}"
@@ -370,6 +372,31 @@ class StepMetrics(Record):
     """Natural images trained on per second, since the report before; null in the first."""
 
 
+class AttackSoFar(Record):
+    """An attack that has begun, on the points of one run."""
+
+    attack: str
+    points: int
+    """Points that enter it, in all blocks."""
+    done: int
+    """Those of them in finished blocks: the first ones, in the order of the test images."""
+    broken: int
+    """Points of finished blocks that it broke."""
+
+
+class PointsSoFar(Record):
+    """What has become of an evaluation's points; of a shard, of its share."""
+
+    points: int
+    """All points of the run."""
+    clean_done: int
+    """Points whose clean image was classified."""
+    clean_correct: int
+    """Those of them classified correctly."""
+    attacks: tuple[AttackSoFar, ...] = ()
+    """In their order; only the last one has blocks left."""
+
+
 class Progress(Record):
     """Where the run is. Replaced by the next one; nothing is lost if one is dropped."""
 
@@ -384,6 +411,8 @@ class Progress(Record):
     """Where in the stage: 'epoch 12 of 40', 'block 2 of 2'."""
     metrics: StepMetrics | None = None
     """What the latest step measured, while training."""
+    points: PointsSoFar | None = None
+    """What has become of the points, while an evaluation attacks them."""
 
 
 class EpochFinished(Record):

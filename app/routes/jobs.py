@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import AsyncIterable, AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from datetime import timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, BackgroundTasks, Body, Depends, Header, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 from app import (
     audit,
     job_log,
+    job_metrics,
     jobs,
     leaderboard,
     metric_sums,
@@ -28,13 +29,13 @@ from app import (
     run_time,
     tokens,
 )
-from app.access import Principal, Reader, Sender
+from app.access import Principal, Reader, Sender, charge
 from app.errors import TooMany
 from app.routes.paging import MAX_ID, NumberedCursor, link_next
 from app.schemas import job_view
 from app.service import Service, ServiceDep
 from app.tables import Job, JobEvent
-from gkl.answers import JobKind, JobPage, JobState, JobView
+from gkl.answers import JobKind, JobMetrics, JobPage, JobState, JobView
 from gkl.recipes import RECIPES
 from gkl.spec import JobSpec
 
@@ -250,6 +251,51 @@ async def follow_job(
                 yield ServerSentEvent(id=str(news.id), event=news.type, data=news.data)
             else:
                 yield ServerSentEvent(event="progress", data=news)
+
+
+@router.get(
+    "/{job_id}/metrics",
+    summary="Read a training's curves",
+    response_model=JobMetrics,
+    responses={200: {"content": {"text/csv": {"schema": {"type": "string"}}}, "description": "The points."}},
+)
+def get_curves(
+    *,
+    service: ServiceDep,
+    reader: Reader,
+    job_id: JobId,
+    file_format: Annotated[
+        Literal["json", "csv"] | None,
+        Query(alias="format", description="By default what `Accept` prefers of the two, and else JSON."),
+    ] = None,
+    accept: Annotated[str, Header(include_in_schema=False)] = "",
+) -> Response:
+    """What each finished epoch measured: loss and its parts, accuracies, epsilon, learning rate, seconds.
+
+    As JSON, or as CSV with a line for each epoch. Counts as one request for each 100 epochs.
+    """
+    with service.database.reading() as session:
+        jobs.get(session, job_id)
+        found = job_metrics.epochs(session, job_id)
+    charge(service, reader, rows=len(found))
+    headers = {"Vary": "Accept"}
+    if file_format == "csv" or (file_format is None and _prefers_csv(accept)):
+        headers["Content-Disposition"] = f'attachment; filename="job-{job_id}-metrics.csv"'
+        return Response("".join(job_metrics.as_csv(found)), media_type="text/csv; charset=utf-8", headers=headers)
+    content = JobMetrics(job_id=job_id, epochs=found).model_dump_json()
+    return Response(content, media_type="application/json", headers=headers)
+
+
+def _prefers_csv(accept: str) -> bool:
+    """Whether an `Accept` header names CSV, and JSON not with the same weight."""
+    weights = {"text/csv": 0.0, "application/json": 0.0}
+    for each in accept.lower().split(","):
+        name, *options = (part.strip() for part in each.split(";"))
+        quality = next((option[2:] for option in options if option.startswith("q=")), "1")
+        if name in weights:
+            with suppress(ValueError):
+                weights[name] = float(quality)
+    return weights["text/csv"] > weights["application/json"]
 
 
 @router.get(

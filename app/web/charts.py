@@ -13,6 +13,7 @@ from markupsafe import Markup, escape
 
 from app import formatting
 from app.entries import Point
+from app.job_metrics import epochs_of
 from app.tables import Evaluation, JobEvent
 from gkl.answers import Provenance
 from gkl.outcome import EpochFinished
@@ -176,9 +177,7 @@ def training_curves(epochs: list[EpochFinished]) -> Curve | None:
 
 def curve_of(events: Iterable[JobEvent]) -> Curve | None:
     """The training curve that a job's events tell."""
-    return training_curves(
-        [EpochFinished.model_validate(e.data | {"type": "epoch"}) for e in events if e.type == "epoch"]
-    )
+    return training_curves(epochs_of(events))
 
 
 def survivor_bars(evaluation: Evaluation) -> list[Bar]:

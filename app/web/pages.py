@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, BackgroundTasks, Query, Request
 from fastapi.responses import HTMLResponse, Response
 
-from app import audit, entries, external, job_files, job_log, jobs, leaderboard, quotas, reports, transfers, workers
+from app import audit, entries, jobs, quotas, workers
 from app.access import READS, Admin, Reader, Sender
 from app.database import database_now
 from app.routes.jobs import JobId, cancel, retry
 from app.routes.paging import MAX_ID
 from app.service import ServiceDep
-from app.tables import JobEvent
-from app.web import board_pages, submit
-from app.web.attempts import attempts
-from app.web.charts import curve_of, record
+from app.web import board_pages, job_page, submit
+from app.web.charts import record
 from app.web.rendering import Chosen, redirect, render
 from gkl.answers import JobKind, JobState
 from gkl.recipes import RECIPES
 
 router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse, dependencies=[READS])
 router.include_router(board_pages.router)
+router.include_router(job_page.router)
 router.include_router(submit.router)
 
-_LOG_TAIL_BYTES = 16 * 1024
 _JOBS_PER_PAGE = 50
 _RECORDS_PER_PAGE = 100
 
@@ -77,34 +75,6 @@ def job_list(
         )
 
 
-@router.get("/jobs/{job_id}")
-def job(request: Request, service: ServiceDep, job_id: JobId) -> Response:
-    with service.database.reading() as session:
-        found = jobs.get(session, job_id)
-        events = jobs.events_after(session, job_id, 0, limit=100_000)
-        history, now = [event for event in events if event.type == "state"], database_now(session)
-        return render(
-            request,
-            "job.html",
-            job=found,
-            progress=jobs.progress(found),
-            model=leaderboard.models_of_jobs(session, [job_id]).get(job_id),
-            evaluation=leaderboard.evaluation_of_job(session, job_id),
-            attack=external.attack_of_job(session, job_id),
-            transfer=transfers.of_job(session, job_id),
-            entry_id=reports.entries_of_jobs(session, [job_id]).get(job_id),
-            curve=curve_of(events),
-            attacks=_attacks_of_last_attempt(events),
-            history=history,
-            attempts=attempts(history),
-            seconds=jobs.seconds_on_workers(found, now),
-            now=now,
-            saved=job_files.to_go_on_from(session, job_id),
-            waits_for=quotas.why_waiting(session, found),
-            log=job_log.tail(session, job_id, _LOG_TAIL_BYTES),
-        )
-
-
 @router.post("/jobs/{job_id}/cancel")
 def cancel_job(request: Request, service: ServiceDep, sender: Sender, job_id: JobId) -> Response:
     with service.database.writing() as session:
@@ -144,14 +114,3 @@ def audit_trail(
         found = audit.page(session, before_id=cursor, limit=_RECORDS_PER_PAGE + 1)
         older = f"?cursor={found[_RECORDS_PER_PAGE - 1].id}" if len(found) > _RECORDS_PER_PAGE else None
         return render(request, "audit.html", records=found[:_RECORDS_PER_PAGE], older=older)
-
-
-def _attacks_of_last_attempt(events: list[JobEvent]) -> list[dict[str, Any]]:
-    """An evaluation that was taken up again ran its attacks again."""
-    attacks: list[dict[str, Any]] = []
-    for event in events:
-        if event.type == "state" and event.data["state"] == JobState.RUNNING:
-            attacks = []
-        elif event.type == "attack":
-            attacks.append(event.data["outcome"])
-    return attacks

@@ -23,6 +23,7 @@ from app.formatting import plain
 from app.paths import own_path, root_of
 from app.web.boards import PROVENANCES, own_name
 from app.web.forms import sent_fields
+from app.web.panels import LOSS_PARTS
 from app.web.rich_text import rich
 from gkl.answers import JobState, Scope
 from gkl.catalog import ARCHITECTURES, DATASETS, LOSS_TITLES
@@ -50,6 +51,8 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(
+        about=formatting.about,
+        as_sentence=formatting.as_sentence,
         duration=formatting.duration,
         percent=formatting.percent,
         interval=formatting.interval,
@@ -68,7 +71,7 @@ def _environment() -> Environment:
         loss_titles=LOSS_TITLES,
         provenances=PROVENANCES,
         own_name=own_name,
-        loss_parts=_LOSS_PARTS,
+        loss_parts=LOSS_PARTS,
         JobState=JobState,
         Scope=Scope,
         csrf_field=CSRF_FIELD,
@@ -76,9 +79,6 @@ def _environment() -> Environment:
     )
     return environment
 
-
-# How a page names the parts of a training's loss.
-_LOSS_PARTS = {"natural": "CE, natural", "kl": "KL", "dkl": "DKL", "ce": "CE, soft", "wmse": "wMSE"}
 
 _templates = Jinja2Templates(env=_environment())
 

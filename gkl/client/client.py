@@ -26,6 +26,7 @@ from gkl.answers import (
     EvaluationView,
     IdentityView,
     JobKind,
+    JobMetrics,
     JobPage,
     JobState,
     JobView,
@@ -219,6 +220,15 @@ class Client:
         """
         answer = self._connection.send("GET", f"/api/v1/jobs/{job_id}/log", params={"offset": offset})
         return LogPart(answer.content, self._connection.number(answer, "X-Log-Size"))
+
+    def curves(self, job_id: int) -> JobMetrics:
+        """The points of a training's curves: what each finished epoch measured; none of other jobs.
+
+        Raises:
+            NotFound: there is no such job.
+        """
+        query = {"format": "json"}
+        return self._connection.read(JobMetrics, "GET", f"/api/v1/jobs/{job_id}/metrics", params=query)
 
     def cancel(self, job_id: int) -> JobView:
         """Cancel a job, and what it is to be followed by. One that runs is `cancelling` until it has stopped.

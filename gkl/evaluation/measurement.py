@@ -33,7 +33,19 @@ from gkl.evaluation.perturbation import is_allowed
 from gkl.evaluation.progress import EvaluationProgress
 from gkl.evaluation.transfer import OtherExamples
 from gkl.flags import unrankable
-from gkl.outcome import REPAIR, TRANSFER, AttackFinished, AttackOutcome, CheckName, CheckOutcome, Event, Flag, gap
+from gkl.outcome import (
+    REPAIR,
+    TRANSFER,
+    AttackFinished,
+    AttackOutcome,
+    AttackSoFar,
+    CheckName,
+    CheckOutcome,
+    Event,
+    Flag,
+    PointsSoFar,
+    gap,
+)
 from gkl.spec import PROTOCOLS_WITH_MORE, Evaluation
 
 _log = logging.getLogger(__name__)
@@ -303,7 +315,10 @@ class _Run:
     def _run_clean(self, mine: list[int]) -> None:
         costs = sum(attack.cost for attack in self.attacks)
         left = float(sum(self._size(b) for b in mine) * (_CLEAN_COST + costs))
+        points = sum(self._size(b) for b in mine)
+        done = correct = 0
         for number in mine:
+            self.progress.points = PointsSoFar(points=points, clean_done=done, clean_correct=correct)
             work = self._size(number) * _CLEAN_COST
             found = self._known(number)
             if found is None:
@@ -322,6 +337,8 @@ class _Run:
                 self.progress.restore(work)
             left -= work
             self.standing[number] = found.tensors["prediction"] == self.data.labels[self.slices[number]]
+            done, correct = done + self._size(number), correct + int(self._standing(number).sum())
+        self.progress.points = PointsSoFar(points=points, clean_done=done, clean_correct=correct)
 
     def _clean(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None]:
         # A randomized model's answers too depend on nothing but the block.
@@ -457,7 +474,9 @@ class _Run:
         attack = self.attacks[position]
         later = sum(other.cost for other in self.attacks[position + 1 :])
         waiting = list(mine)
+        so_far = AttackSoFar(attack=attack.name, points=self._count(mine), done=0, broken=0)
         for number in mine:
+            self._tell_of(position, so_far)
             standing = self._standing(number)
             entering = standing.nonzero().squeeze(1)
             work = float(attack.cost * len(entering))
@@ -487,7 +506,18 @@ class _Run:
                 self.progress.finish_part()
             else:
                 self.progress.restore(work)
-            standing[found.tensors["index"] - self.slices[number].start] = False
+            broken = found.tensors["index"] - self.slices[number].start
+            standing[broken] = False
+            so_far = so_far.model_copy(
+                update={"done": so_far.done + len(entering), "broken": so_far.broken + len(broken)}
+            )
+        self._tell_of(position, so_far)
+
+    def _tell_of(self, position: int, attack: AttackSoFar) -> None:
+        """With every report from now on, in the place of what was said of this attack before."""
+        points = self.progress.points
+        assert points is not None, "the clean pass comes first"
+        self.progress.points = points.model_copy(update={"attacks": (*points.attacks[:position], attack)})
 
     def _attack_block(self, attack: Attack, number: int, entering: Tensor, earlier: Block | None) -> Block:
         """Attack the entering points (n,) of a block; each is judged again from the image that came back."""

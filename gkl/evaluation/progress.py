@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from gkl.errors import Stopped
-from gkl.outcome import Event, Progress
+from gkl.outcome import Event, PointsSoFar, Progress
 
 _REPORT_SECONDS = 0.5
 
@@ -27,6 +27,8 @@ class EvaluationProgress:
         self.expected_calls = 1
         self.calls = 0
         self.restored = 0.0
+        self.points: PointsSoFar | None = None
+        """What has become of the points, to be told with every report."""
         self.started = self.last_report = time.perf_counter()
 
     def restore(self, work: float) -> None:
@@ -77,5 +79,6 @@ class EvaluationProgress:
                 fraction=min(1.0, fraction),
                 seconds_left=elapsed * (self.left - in_part) / worked if worked > 0.01 * total else None,
                 detail=self.detail,
+                points=self.points,
             )
         )

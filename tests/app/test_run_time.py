@@ -8,12 +8,12 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app import jobs, leaderboard, run_time
-from app.database import Database
+from app.database import Database, database_now
 from app.main import create_app
 from app.settings import Settings
-from gkl.outcome import EpochFinished
+from gkl.outcome import EpochFinished, Progress
 from gkl.spec import EvaluateSpec, Evaluation, ThreatModel, TrainSpec
-from tests.app.test_leaderboard import measure, train
+from tests.app.test_leaderboard import LEASE, measure, train
 from tests.databases import either_database
 from tests.local import local_client
 from tests.specs import tiny_train_spec
@@ -21,11 +21,11 @@ from tests.specs import tiny_train_spec
 pytestmark = either_database
 
 
-def trained(database: Database, spec: TrainSpec, *seconds: float) -> int:
+def trained(database: Database, spec: TrainSpec, *seconds: float, worker: str = "w") -> int:
     """A training whose epochs took so long."""
     with database.writing() as session:
         job = jobs.create(session, spec)
-        claim = jobs.claim(session, worker="w", lease=timedelta(seconds=90))
+        claim = jobs.claim(session, worker=worker, lease=timedelta(seconds=90))
         assert claim is not None
         for number, each in enumerate(seconds, 1):
             epoch = EpochFinished(
@@ -86,3 +86,73 @@ def test_an_evaluation_is_told_by_others_of_its_architecture(database: Database)
     assert said(shared, 1.1) is None
     other = spec.model_copy(update={"evaluation": Evaluation(threat_model=ThreatModel(norm="L2", epsilon=0.1))})
     assert said(other, 0.1) is None, "nothing is known of its attacks"
+
+
+def claimed(database: Database, spec: TrainSpec | EvaluateSpec, progress: Progress | None = None) -> int:
+    """A job that a worker of host-b has had for ten seconds."""
+    with database.writing() as session:
+        job_id = jobs.create(session, spec).id
+        claim = jobs.claim(session, worker="host-b/7", lease=LEASE)
+        assert claim is not None
+        jobs.get(session, job_id).claimed_at = database_now(session) - timedelta(seconds=10)
+        if progress is not None:
+            jobs.heartbeat(session, claim, lease=LEASE, progress=progress)
+    return job_id
+
+
+def expected(database: Database, job_id: int) -> tuple[float, str] | None:
+    with database.reading() as session:
+        found = run_time.expected(session, jobs.get(session, job_id), database_now(session))
+    return None if found is None else (found.seconds_left, found.source)
+
+
+def test_before_a_job_says_anything_earlier_ones_tell_when_it_will_end(database: Database) -> None:
+    spec = tiny_train_spec(evaluation=None, epochs=10)
+    assert expected(database, claimed(database, spec)) is None, "nothing is known yet"
+    elsewhere = trained(database, spec, 9.0, worker="host-a/1")
+    left, source = expected(database, claimed(database, spec)) or (0, "")
+    assert (left, source) == (pytest.approx(80, abs=5), f"as job {elsewhere} took on other hosts")
+    here = [trained(database, spec, seconds, worker="host-b/3") for seconds in (4.0, 6.0)]
+    left, source = expected(database, claimed(database, spec)) or (0, "")
+    assert (left, source) == (pytest.approx(40, abs=5), f"as job {here[1]} and job {here[0]} took on this host")
+    with database.writing() as session:
+        queued = jobs.create(session, spec.model_copy(update={"epochs": 2})).id
+    left, source = expected(database, queued) or (0, "")
+    assert left == pytest.approx(12), "the median of three, for two epochs"
+    assert "on this host" not in source, "it has none yet"
+
+
+def test_what_costs_other_time_tells_only_where_nothing_else_does(database: Database) -> None:
+    spec = tiny_train_spec(evaluation=None, epochs=10)
+    other = trained(database, spec.model_copy(update={"batch_size": 64}), 50.0, worker="host-b/1")
+    assert (expected(database, claimed(database, spec)) or (0, ""))[1] == f"as job {other} took on this host"
+    same = trained(database, spec, 5.0, worker="host-b/1")
+    assert (expected(database, claimed(database, spec)) or (0, ""))[1] == f"as job {same} took on this host"
+    trained(database, spec, 0.5, worker="host-b/1")
+    trained(database, spec, 0.5, worker="host-b/1")
+    assert expected(database, claimed(database, spec)) is None, "it has taken longer than they did"
+
+
+def test_a_jobs_own_progress_is_believed_first(database: Database) -> None:
+    spec = tiny_train_spec(evaluation=None, epochs=10)
+    trained(database, spec, 9.0, worker="host-b/1")
+    by_itself = Progress(stage="training", fraction=0.5, seconds_left=77.0)
+    assert expected(database, claimed(database, spec, by_itself)) == (77.0, "by its own progress")
+    silent = Progress(stage="selection", fraction=0.25)
+    left, source = expected(database, claimed(database, spec, silent)) or (0, "")
+    assert (left, source) == (pytest.approx(30, abs=5), "by its own progress")
+    early = Progress(stage="training", fraction=0.01)
+    assert "this host" in (expected(database, claimed(database, spec, early)) or (0, ""))[1]
+
+
+def test_an_evaluation_takes_as_long_as_others_of_its_architecture(database: Database) -> None:
+    weights = train(database, "Measured")
+    evaluation = Evaluation(threat_model=ThreatModel(epsilon=0.1))
+    spec = EvaluateSpec(name="x", dataset="digits", architecture="small_cnn", weights=weights, evaluation=evaluation)
+    job_id = measure(database, weights, robust=100)
+    with database.writing() as session:
+        waits = jobs.create(session, spec).id
+    assert expected(database, waits) == (2.0, f"as job {job_id} took")
+    with database.writing() as session:
+        jobs.request_cancel(session, waits)
+    assert expected(database, waits) is None

@@ -14,6 +14,13 @@ function inUse(part) {
   return selected || part.contains(document.activeElement);
 }
 
+// A live region stays the same element, or nothing would be said; and it says only what is news.
+function announce(old, fresh) {
+  if (old.dataset.said === fresh.dataset.said) return;
+  old.dataset.said = fresh.dataset.said;
+  old.textContent = fresh.textContent;
+}
+
 function replace(old, fresh) {
   const wasOpen = old.matches("details") && old.open;
   const atEnd = old.scrollTop + old.clientHeight >= old.scrollHeight - 8;
@@ -29,6 +36,10 @@ function update(fresh) {
   const after = [...fresh.children];
   if (before.length === after.length) {
     before.forEach((old, index) => {
+      if (old.dataset.said && after[index].dataset.said) {
+        announce(old, after[index]);
+        return;
+      }
       const same = old.cloneNode(true);
       if (same.matches("details")) same.open = false;
       if (same.outerHTML !== after[index].outerHTML && !inUse(old)) replace(old, after[index]);

@@ -19,6 +19,7 @@ from app.database import Database
 from gkl.answers import JobKind, JobState
 from gkl.client import Client, ClientError, Conflict, NotFound, NotTheService, Unreachable
 from gkl.recipes import RECIPES
+from tests.app.test_job_metrics import finished, trained
 from tests.app.test_leaderboard import measure, train
 from tests.servers import limited_proxy
 from tests.specs import tiny_train_spec
@@ -87,6 +88,13 @@ def test_a_log_is_read_from_where_it_was_left(client: Client, database: Database
     with database.writing() as session:
         job_log.append(session, job.id, b"second\n", max_bytes=1000)
     assert client.log(job.id, part.end).content == b"second\n"
+
+
+def test_the_points_of_a_trainings_curves_are_read(client: Client, database: Database) -> None:
+    job_id = trained(database, finished(1), finished(2))
+    assert [(epoch.epoch, epoch.parts["kl"]) for epoch in client.curves(job_id).epochs] == [(1, 0.03125), (2, 0.03125)]
+    with pytest.raises(NotFound, match="no job 99"):
+        client.curves(99)
 
 
 def test_a_job_is_cancelled_and_queued_again(client: Client) -> None:

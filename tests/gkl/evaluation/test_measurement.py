@@ -18,12 +18,12 @@ from torch import Tensor, nn
 
 from gkl.data import ImageSet, load_test, load_train
 from gkl.errors import InvalidInput, Stopped
-from gkl.evaluation import Blocks, Measurement, Shard, attacks, measure, measure_shard
+from gkl.evaluation import Blocks, Measurement, Shard, attacks, measure, measure_shard, progress
 from gkl.evaluation.attacks import Attack, dlr_loss, make_attacks, margin_loss
 from gkl.evaluation.classifier import Classifier
 from gkl.evaluation.measurement import MISCLASSIFIED, STANDS, _Run
 from gkl.models import build_model, load_model, load_weights
-from gkl.outcome import AttackFinished, Event
+from gkl.outcome import AttackFinished, AttackSoFar, Event, PointsSoFar, Progress
 from gkl.spec import AttackName, Evaluation, Norm, ThreatModel
 from tests.gkl.evaluation.models import Around, Detached, NanNear, Noisy, Quantized, TwoSided, two_sided_problem
 from tests.gkl.evaluation.short_attacks import attacks_shortened
@@ -605,3 +605,27 @@ def test_attacks_are_made_with_the_published_options() -> None:
         500, 500, 1000, 5000, 900, 1800,
     ]  # fmt: skip
     assert [a.calls for a in make_attacks(model, under(protocol="rand"), num_classes=10, device=CPU)] == [2000, 2000]
+
+
+def test_progress_tells_what_has_become_of_the_points_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Block by block: what the reports count ends where the verdict does."""
+    monkeypatch.setattr(progress, "_REPORT_SECONDS", 0.0)
+    model, data, _ = two_sided_problem()
+    evaluation = quick(epsilon=0.03, attacks=TWO, batch_size=16)
+    told: list[PointsSoFar] = []
+
+    def report(event: Event) -> None:
+        if isinstance(event, Progress) and event.points is not None:
+            told.append(event.points)
+
+    measured = measure(model, data, evaluation, num_classes=10, report=report)
+    first, second = measured.attacks
+    assert 0 < first.broken < first.points, "else there is nothing to see"
+    assert told[0] == PointsSoFar(points=len(data), clean_done=0, clean_correct=0)
+    last = told[-1]
+    assert (last.clean_done, last.clean_correct) == (len(data), measured.clean_correct)
+    assert last.attacks[0] == AttackSoFar(attack="APGD-CE", points=first.points, done=first.points, broken=first.broken)
+    assert (last.attacks[1].attack, last.attacks[1].points) == ("APGD-DLR", second.points)
+    seen = [each.attacks[0] for each in told if len(each.attacks) == 1]
+    assert len({each.done for each in seen}) > 2, "after each block"
+    assert [each.broken for each in seen] == sorted(each.broken for each in seen)

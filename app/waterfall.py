@@ -1,0 +1,120 @@
+"""How many points of an evaluation are left while it runs, and where that leads.
+
+An evaluation attacks in stages: each attack takes, block by block in the order of the test images, the points that
+all attacks before it have left. So no point is finished before the last attack, and what the finished blocks of the
+running one tell is what that attack will leave; the attacks after it can only take more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from app.formatting import percent
+from gkl.outcome import REPAIR, TRANSFER, AttackSoFar, PointsSoFar, wilson_interval
+from gkl.spec import ATTACK_TITLES, PROTOCOLS_WITH_MORE, Evaluation
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What is left after a stage, of all points of the run; while it runs, so far."""
+
+    label: str
+    standing: int
+    lost: int
+    width: float
+    """Share of the points that stand, and of those lost in this stage, both in percent."""
+    lost_width: float
+    seconds: float | None
+    """Its time, once it has ended."""
+
+
+@dataclass(frozen=True)
+class Waterfall:
+    points: int
+    stages: list[Stage]
+    sentence: str
+    """What is certain, and what the finished blocks let expect."""
+
+
+def waterfall(
+    so_far: PointsSoFar, evaluation: Evaluation, seconds: Mapping[str, float], *, of: str = "points"
+) -> Waterfall:
+    """
+    Args:
+        so_far: what the run's progress counts.
+        evaluation: what it runs.
+        seconds: time of the attacks that have ended, by their names.
+        of: what the points are called, where they are not all of the evaluation's.
+    """
+    lost = so_far.clean_done - so_far.clean_correct
+    standing = so_far.points - lost
+    clean = "clean" if so_far.clean_done == so_far.points else "clean, so far"
+    stages = [_stage(so_far, clean, standing, lost, None)]
+    for attack in so_far.attacks:
+        standing -= attack.broken
+        is_done = attack.done == attack.points
+        label = attack.attack if is_done else f"{attack.attack}, so far"
+        time = seconds.get(attack.attack) if is_done else None
+        stages.append(_stage(so_far, label, standing, attack.broken, time))
+    sentence = f"At most {percent(standing / so_far.points, 1)} of the {so_far.points} {of} can withstand everything."
+    if so_far.attacks:
+        sentence += _expectation(so_far, so_far.attacks[-1], attacks_after(so_far.attacks[-1].attack, evaluation))
+    return Waterfall(so_far.points, stages, sentence)
+
+
+def _stage(so_far: PointsSoFar, label: str, standing: int, lost: int, seconds: float | None) -> Stage:
+    share = 100 / so_far.points
+    return Stage(label, standing, lost, standing * share, lost * share, seconds)
+
+
+def attacks_after(attack: str, evaluation: Evaluation) -> list[str]:
+    """Those that follow it, by their titles.
+
+    >>> attacks_after("APGD-T", Evaluation(protocol="plus", threat_model={"epsilon": 0.1}))
+    ['FAB-T', 'Repair', 'Transfer']
+    """
+    names = [ATTACK_TITLES[name] for name in evaluation.attack_names]
+    if evaluation.protocol in PROTOCOLS_WITH_MORE:
+        names += [REPAIR, TRANSFER]
+    return names[names.index(attack) + 1 :] if attack in names else []
+
+
+def left_after(attack: AttackSoFar) -> tuple[float, float]:
+    """How many points an attack will leave: a 95 % interval, from those of its finished blocks.
+
+    The Wilson interval with the correction for a finite population: the finished points are a large share of all that
+    there are, and once all are finished nothing is uncertain.
+
+    >>> low, high = left_after(AttackSoFar(attack="Square", points=300, done=100, broken=20))
+    >>> f"{low:.0f} {high:.0f}"
+    '219 257'
+    >>> left_after(AttackSoFar(attack="Square", points=300, done=300, broken=60))
+    (240.0, 240.0)
+    """
+    rest = attack.points - attack.done
+    if rest == 0:
+        return float(attack.points - attack.broken), float(attack.points - attack.broken)
+    trials = attack.done * (attack.points - 1) / rest
+    low, high = wilson_interval(trials * attack.broken / max(1, attack.done), trials)
+    # Whatever becomes of the rest, what is finished is known.
+    most, least = attack.broken + rest, attack.broken
+    return attack.points - min(high * attack.points, most), attack.points - max(low * attack.points, least)
+
+
+def _expectation(so_far: PointsSoFar, attack: AttackSoFar, after: Sequence[str]) -> str:
+    if not 0 < attack.done < attack.points:
+        return ""
+    low, high = (100 * left / so_far.points for left in left_after(attack))
+    said = (
+        f" {attack.attack} has finished {attack.done} of its {attack.points} points and broken {attack.broken}. If the "
+        f"remaining ones, which come later in the test set, are like those, it leaves {low:.1f} to {high:.1f} % of all "
+        "points (95 % Wilson interval)."
+    )
+    if not after:
+        return said + " It is the last attack: the robust accuracy ends there."
+    return said + f" {_listed(after)} can only lower that: the robust accuracy may end below."
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -1,0 +1,260 @@
+"""A training's curves as small charts one under another, with one cursor: what each shows at the same epoch.
+
+Each chart is stretched to the width that there is, so that it holds no text; labels and values stand beside it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from app.formatting import percent
+from app.job_metrics import parts_of
+from gkl.outcome import EpochFinished
+from gkl.spec import format_epsilon
+
+WIDTH, HEIGHT = 1000, 100
+# Enough for every pixel of a wide page to be near one.
+_MOST_POINTS = 400
+_NOT_MEASURED = "\N{EN DASH}"
+_ACCURACY_TICKS = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+LOSS_PARTS = {"natural": "CE, natural", "kl": "KL", "dkl": "DKL", "ce": "CE, soft", "wmse": "wMSE"}
+"""How a page names the parts of a training's loss."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training whose curves are drawn."""
+
+    job_id: int
+    name: str
+    epochs: Sequence[EpochFinished]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One quantity of one run."""
+
+    run: int
+    """Place of the run among those shown, which decides its color."""
+    name: str
+    """What it is called where a chart has several; else that of the chart."""
+    style: str
+    points: str
+    """SVG's `points`."""
+    values: list[str]
+    """At each epoch of the charts, written for people; a dash where it was not measured."""
+    shown: str
+    """That of the cursor's epoch."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    title: str
+    lines: list[Line]
+    low: str
+    high: str
+    """What the lower and the upper edge stand for."""
+    grid: list[float]
+    """Heights of further lines across."""
+    is_tall: bool = False
+
+
+@dataclass(frozen=True)
+class Panels:
+    width: int
+    height: int
+    total: int
+    """The last epoch that any of the runs is to reach."""
+    epochs: list[int]
+    """Those at which the cursor can stand."""
+    at: int
+    """Where it stands."""
+    at_x: float
+    is_latest: bool
+    """Whether that is where nobody has moved it from."""
+    is_thinned: bool
+    runs: list[Run]
+    panels: list[Panel]
+    best_held_out: EpochFinished | None
+    """The first of the job's own with the highest accuracy under PGD on the held-out images."""
+
+    @property
+    def said(self) -> str:
+        """All values at the cursor in a sentence, of the first run."""
+        values = [f"{line.name} {line.shown}" for panel in self.panels for line in panel.lines if line.run == 0]
+        return f"epoch {self.at}: {', '.join(values)}"
+
+
+@dataclass(frozen=True)
+class _Quantity:
+    name: str
+    style: str
+    value: Callable[[EpochFinished], float | None]
+    write: Callable[[float], str]
+
+
+def panels_of(runs: Sequence[Run], at: int | None = None) -> Panels | None:
+    """
+    Args:
+        runs: the job's own first, then those beside it.
+        at: the epoch of the cursor; by default the job's last one. The nearest that is drawn is taken.
+
+    Returns:
+        None before the job's own first epoch has ended.
+    """
+    own = runs[0].epochs
+    if not own:
+        return None
+    known = sorted({epoch.epoch for run in runs for epoch in run.epochs})
+    last = own[-1].epoch
+    drawn = _thinned(known)
+    chosen = last if at is None else at
+    at = min(drawn, key=lambda epoch: (abs(epoch - chosen), -epoch))
+    frame = _Frame(max(2, *(run.epochs[-1].epochs for run in runs if run.epochs)), drawn, at, runs)
+    parts = parts_of(epoch for run in runs for epoch in run.epochs)
+    accuracies = [
+        _Quantity("clean", "clean", lambda e: e.clean_accuracy, _percent),
+        _Quantity("adversarial", "adversarial", lambda e: e.adversarial_accuracy, _percent),
+        _Quantity("held out, PGD", "held-out", lambda e: e.held_out_robust_accuracy, _percent),
+    ]
+    made = [
+        frame.panel("Accuracy", accuracies, bounds=(0.0, 1.0), ticks=_ACCURACY_TICKS),
+        frame.panel("Loss", [_Quantity("loss", "single", lambda e: e.loss, _number)]),
+        *(frame.panel(LOSS_PARTS.get(name, name), [_part(name)]) for name in parts),
+        frame.panel(
+            "Learning rate", [_Quantity("learning rate", "single", lambda e: e.learning_rate, _number)], floor=0
+        ),
+        frame.panel("Epsilon", [_Quantity("epsilon", "single", lambda e: e.epsilon, _epsilon)], floor=0),
+    ]
+    measured = [epoch for epoch in own if epoch.held_out_robust_accuracy is not None]
+    return Panels(
+        width=WIDTH,
+        height=HEIGHT,
+        total=frame.total,
+        epochs=drawn,
+        at=at,
+        at_x=frame.x(at),
+        is_latest=at == last,
+        is_thinned=len(drawn) < len(known),
+        runs=list(runs),
+        panels=made,
+        best_held_out=max(measured, key=lambda e: e.held_out_robust_accuracy or 0.0) if measured else None,
+    )
+
+
+def _part(name: str) -> _Quantity:
+    return _Quantity(LOSS_PARTS.get(name, name), "single", lambda e: e.parts.get(name), _number)
+
+
+def _thinned(epochs: list[int]) -> list[int]:
+    """At most so many, evenly, with the first and the last."""
+    if len(epochs) <= _MOST_POINTS:
+        return epochs
+    step = (len(epochs) - 1) / (_MOST_POINTS - 1)
+    return [epochs[round(place * step)] for place in range(_MOST_POINTS)]
+
+
+class _Frame:
+    """What all charts share."""
+
+    def __init__(self, total: int, drawn: list[int], at: int, runs: Sequence[Run]) -> None:
+        self.total, self.drawn, self.at = total, drawn, at
+        self.by_epoch = [{epoch.epoch: epoch for epoch in run.epochs} for run in runs]
+
+    def x(self, epoch: int) -> float:
+        return round((epoch - 1) / (self.total - 1) * WIDTH, 1)
+
+    def panel(
+        self,
+        title: str,
+        quantities: Sequence[_Quantity],
+        *,
+        bounds: tuple[float, float] | None = None,
+        ticks: Iterable[float] = (),
+        floor: float | None = None,
+    ) -> Panel:
+        """`floor`: the lower edge, where it is known before."""
+        measured = [
+            (run, quantity, self._values(epochs, quantity))
+            for run, epochs in enumerate(self.by_epoch)
+            for quantity in quantities
+        ]
+        found = [each for each in measured if any(value is not None for value in each[2].values())]
+        if bounds is None:
+            every = [value for _, _, values in found for value in values.values() if value is not None]
+            bounds = _bounds(every, floor)
+        low, high = bounds
+        write = quantities[0].write
+        return Panel(
+            title=title,
+            lines=[self._line(run, quantity, values, bounds) for run, quantity, values in found],
+            low=write(low),
+            high=write(high),
+            grid=[_y(value, bounds) for value in ticks if low < value < high],
+            is_tall=len(quantities) > 1,
+        )
+
+    def _values(self, epochs: dict[int, EpochFinished], quantity: _Quantity) -> dict[int, float | None]:
+        """At each drawn epoch."""
+        return {number: _finite(quantity, epochs.get(number)) for number in self.drawn}
+
+    def _line(
+        self, run: int, quantity: _Quantity, values: dict[int, float | None], bounds: tuple[float, float]
+    ) -> Line:
+        points = [f"{self.x(epoch)},{_y(value, bounds)}" for epoch, value in values.items() if value is not None]
+        # One point is no line: drawn from itself to itself it is a dot.
+        points *= 2 if len(points) == 1 else 1
+        written = {epoch: _NOT_MEASURED if value is None else quantity.write(value) for epoch, value in values.items()}
+        return Line(run, quantity.name, quantity.style, " ".join(points), list(written.values()), written[self.at])
+
+
+def _finite(quantity: _Quantity, epoch: EpochFinished | None) -> float | None:
+    value = None if epoch is None else quantity.value(epoch)
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _y(value: float, bounds: tuple[float, float]) -> float:
+    low, high = bounds
+    return round(HEIGHT - (value - low) / (high - low) * HEIGHT, 1)
+
+
+def _bounds(values: Sequence[float], floor: float | None) -> tuple[float, float]:
+    """Round numbers around some values.
+
+    >>> _bounds([0.93, 1.61], None), _bounds([0.1, 0.0001], 0), _bounds([2.0], None)
+    ((0.8, 1.8), (0, 0.1), (1.5, 2.5))
+    """
+    if not values:
+        return 0.0, 1.0
+    low, high = min(values) if floor is None else floor, max(values)
+    if low == high:
+        half = abs(low) / 4 or 0.5
+        return low - half, high + half
+    if floor is not None:
+        return floor, high
+    rough = (high - low) / 4
+    scale = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * scale for factor in (1, 2, 5, 10) if factor * scale >= rough)
+    digits = max(0, 1 - math.floor(math.log10(step)))
+    return round(math.floor(low / step) * step, digits), round(math.ceil(high / step) * step, digits)
+
+
+def _percent(share: float) -> str:
+    return percent(share, 1)
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}"
+
+
+def _epsilon(value: float) -> str:
+    """As people write it, where that is short: a ramp goes through values that nobody writes.
+
+    >>> _epsilon(8 / 255), _epsilon(0.2 / 7)
+    ('8/255', '0.02857')
+    """
+    written = format_epsilon(value)
+    return written if len(written) <= 7 else _number(value)

@@ -1,0 +1,90 @@
+"""The points of a training's curves, as they are asked for."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+from fastapi.testclient import TestClient
+
+from app import job_metrics, jobs
+from app.database import Database
+from gkl.answers import JobMetrics
+from gkl.outcome import EpochFinished
+from tests.app.test_leaderboard import LEASE
+from tests.databases import either_database
+from tests.specs import tiny_train_spec
+
+
+def finished(number: int, **changes: object) -> EpochFinished:
+    first = {
+        "epoch": number,
+        "epochs": 3,
+        "loss": 1.5,
+        "clean_accuracy": 0.5,
+        "adversarial_accuracy": 0.25,
+        "epsilon": 0.1,
+        "learning_rate": 0.1,
+        "seconds": 2.0,
+        "parts": {"natural": 1.25, "kl": 0.03125},
+    }
+    return EpochFinished.model_validate(first | changes)
+
+
+def trained(database: Database, *epochs: EpochFinished) -> int:
+    with database.writing() as session:
+        job_id = jobs.create(session, tiny_train_spec(epochs=3, evaluation=None)).id
+        claim = jobs.claim(session, worker="host-a/1", lease=LEASE)
+        assert claim is not None
+        for epoch in epochs:
+            jobs.record(session, claim, epoch)
+    return job_id
+
+
+@either_database
+def test_each_epoch_is_there_once_as_it_was_last(client: TestClient, database: Database) -> None:
+    again = finished(2, loss=0.75, held_out_robust_accuracy=0.2)
+    job_id = trained(database, finished(1), finished(2), again)
+    address = f"/api/v1/jobs/{job_id}/metrics"
+    answer = JobMetrics.model_validate(client.get(address).json())
+    assert answer == JobMetrics(job_id=job_id, epochs=[finished(1), again])
+    asked = client.get(address, params={"format": "csv"})
+    assert asked.headers["content-type"] == "text/csv; charset=utf-8"
+    assert asked.headers["content-disposition"] == f'attachment; filename="job-{job_id}-metrics.csv"'
+    rows = list(csv.DictReader(io.StringIO(asked.text)))
+    assert [(row["epoch"], row["loss"], row["loss_kl"], row["held_out_robust_accuracy"]) for row in rows] == [
+        ("1", "1.5", "0.03125", ""),
+        ("2", "0.75", "0.03125", "0.2"),
+    ]
+
+
+@either_database
+def test_the_header_chooses_where_the_address_does_not(client: TestClient, database: Database) -> None:
+    address = f"/api/v1/jobs/{trained(database, finished(1))}/metrics"
+    for accept, kind in (
+        ("text/csv", "text/csv"),
+        ("application/json;q=0.5, text/csv", "text/csv"),
+        ("text/csv;q=0.5, application/json", "application/json"),
+        ("*/*", "application/json"),
+        ("text/csv;q=x", "application/json"),
+    ):
+        answer = client.get(address, headers={"Accept": accept})
+        assert answer.headers["content-type"].partition(";")[0] == kind, accept
+        assert answer.headers["vary"] == "Accept"
+    asked = client.get(address, params={"format": "json"}, headers={"Accept": "text/csv"})
+    assert asked.headers["content-type"] == "application/json"
+
+
+@either_database
+def test_what_has_no_curves_has_none(client: TestClient, database: Database) -> None:
+    job_id = trained(database)
+    assert client.get(f"/api/v1/jobs/{job_id}/metrics").json() == {"job_id": job_id, "epochs": []}
+    assert client.get(f"/api/v1/jobs/{job_id}/metrics?format=csv").text.startswith("epoch,loss,clean_accuracy,")
+    assert client.get("/api/v1/jobs/99/metrics").json()["detail"] == "There is no job 99."
+    assert client.get(f"/api/v1/jobs/{job_id}/metrics?format=xml").status_code == 422
+
+
+def test_parts_that_only_some_epochs_have_are_empty_in_the_others() -> None:
+    lines = "".join(job_metrics.as_csv([finished(1, parts={"natural": 1.0}), finished(2)])).splitlines()
+    assert lines[0].startswith("epoch,loss,loss_natural,loss_kl,clean_accuracy,")
+    assert lines[1].startswith("1,1.5,1.0,,0.5,")
