@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, BackgroundTasks, Query, Request
 from fastapi.responses import HTMLResponse, Response
 
-from app import audit, entries, external, job_files, job_log, jobs, leaderboard, quotas, reports, workers
+from app import audit, entries, external, holdings, job_files, job_log, jobs, leaderboard, quotas, reports, workers
 from app.access import READS, Admin, Reader, Sender
 from app.database import database_now
 from app.routes.jobs import JobId, cancel, retry
@@ -19,6 +19,7 @@ from app.web import board_pages, submit
 from app.web.attempts import attempts
 from app.web.charts import curve_of, record
 from app.web.rendering import Chosen, redirect, render
+from app.web.worker_days import day_of
 from gkl.answers import JobKind, JobState
 from gkl.recipes import RECIPES
 
@@ -100,6 +101,7 @@ def job(request: Request, service: ServiceDep, job_id: JobId) -> Response:
             now=now,
             saved=job_files.to_go_on_from(session, job_id),
             waits_for=quotas.why_waiting(session, found),
+            missing=holdings.missing_of(session, [found], lease=timedelta(seconds=service.settings.lease_seconds)),
             log=job_log.tail(session, job_id, _LOG_TAIL_BYTES),
         )
 
@@ -126,7 +128,22 @@ def worker_list(request: Request, service: ServiceDep) -> Response:
     with service.database.reading() as session:
         lease = timedelta(seconds=service.settings.lease_seconds)
         found, now = workers.all_of_them(session, lease=lease), database_now(session)
-        return render(request, "workers.html", workers=found, waiting=jobs.count_due(session), now=now)
+        loads = workers.loads(session)
+        days = {
+            each.row.name: day_of(loads.get(each.row.name, []), each.row.load["memory_total_bytes"], now)
+            if each.row.load
+            else None
+            for each in found
+        }
+        return render(
+            request,
+            "workers.html",
+            workers=found,
+            days=days,
+            queue=workers.queue(session),
+            waiting=jobs.count_due(session),
+            now=now,
+        )
 
 
 @router.get("/me")

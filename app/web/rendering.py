@@ -52,6 +52,7 @@ def _environment() -> Environment:
     environment.filters.update(
         duration=formatting.duration,
         percent=formatting.percent,
+        sentence=formatting.as_sentence,
         interval=formatting.interval,
         size=formatting.size,
         when=formatting.when,

@@ -77,10 +77,12 @@ def test_the_commands_say_the_same_job(kind: Kind) -> None:
     form = form_of(kind, values, submitter="Ada L")
     assert form.body is not None
     assert JOB_SPEC.validate_json(form.body) == SPECS[kind].model_validate(values)
-    text = commands(form, "http://host")
-    assert text is not None
-    assert "--submitter 'Ada L'" in text
-    assert "http://host/api/v1/jobs?submitter=Ada%20L" in text
+    said = commands(form, "http://host")
+    assert said is not None
+    texts = dict(said)
+    assert "--submitter 'Ada L'" in texts["gklbench"]
+    assert "http://host/api/v1/jobs?submitter=Ada%20L" in texts["curl"]
+    assert JOB_SPEC.validate_json(texts["JSON"]) == SPECS[kind].model_validate(values)
 
 
 def test_an_error_about_the_whole_spec_is_told_too() -> None:
