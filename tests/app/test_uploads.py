@@ -197,7 +197,7 @@ def test_so_many_bytes_may_be_kept(visitor: TestClient, database: Database) -> N
     assert visitor.post("/api/v1/weights", content=other, headers=ada).status_code == 201, "it is there already"
     assert_problem(begin(visitor, limit + 1, **ada), 413, "and these are")
     assert_problem(visitor.post("/api/v1/weights", content=bytes(limit + 1), headers=ada), 413, "and these are")
-    endless = (bytes(100) for _ in range(100))
+    endless = (bytes(limit // 50) for _ in range(100))
     assert visitor.post("/api/v1/weights", content=endless, headers=ada).status_code == 413, "stopped on the way"
 
 
