@@ -151,7 +151,7 @@ def test_a_link_sets_fields_and_what_follows_from_them() -> None:
     assert (spec.dataset, spec.epochs, spec.threat_model.epsilon) == ("cifar10", 3, 8 / 255)
     # What it names itself stays, also where it is what was usual before.
     typed = prefilled("train", first_values("train"), {"dataset": "cifar10", "threat_model.epsilon": "0.2"})
-    assert (typed["threat_model"]["epsilon"], typed["evaluation"]["threat_model"]["epsilon"]) == ("0.2", "8/255")
+    assert (typed["threat_model"]["epsilon"], typed["evaluation"]["threat_model"]["epsilon"]) == (0.2, "8/255")
     assert prefilled("train", first_values("train"), {"nothing": "1"}) == prefilled("train", first_values("train"), {})
     assert TrainSpec.model_validate(prefilled("train", first_values("train"), {})) == RECIPES["digits"]()
 
