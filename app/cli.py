@@ -337,6 +337,8 @@ def _show_state(url: str, job: JobView) -> None:
     console.print(f"Job {job.id} is {job.state}: {url.rstrip('/')}/jobs/{job.id}", highlight=False)
     if job.warning is not None:
         console.print(formatting.as_sentence(job.warning), highlight=False, soft_wrap=True)
+    if job.missing is not None:
+        console.print(formatting.as_sentence(job.missing), highlight=False, soft_wrap=True)
 
 
 @cli.command()

@@ -8,6 +8,7 @@ from datetime import datetime
 from sqlalchemy import ColumnElement, delete, or_, select
 from sqlalchemy.orm import Session
 
+from app import weights_contents
 from app.artifacts import StoredFile
 from app.database import database_now, insert_into
 from app.errors import NotFound, Unprocessable
@@ -91,14 +92,25 @@ def _forget(session: Session, *which: ColumnElement[bool]) -> list[str]:
     return list(session.scalars(delete(JobFile).where(*which).returning(JobFile.sha256)))
 
 
-def record_upload(session: Session, stored: StoredFile, weights_format: str, submitter: str) -> Upload:
-    """Note weights that somebody sent; the same file again is the same upload, and as if it had just been sent."""
+def record_upload(
+    session: Session, stored: StoredFile, weights_format: str, submitter: str, *, contents: bytes | None = None
+) -> Upload:
+    """Note weights that somebody sent; the same file again is the same upload, and as if it had just been sent.
+
+    `contents`: what `app.weights_contents.read` says of the file.
+    """
     now = database_now(session)
     row = insert_into(session, Upload).values(
-        sha256=stored.sha256, format=weights_format, size_bytes=stored.size_bytes, created_at=now
+        sha256=stored.sha256,
+        format=weights_format,
+        size_bytes=stored.size_bytes,
+        created_at=now,
+        contents=contents,
     )
     # Also keeps the cleanup from taking it meanwhile.
-    session.execute(row.on_conflict_do_update(index_elements=["sha256"], set_={"created_at": now}))
+    session.execute(
+        row.on_conflict_do_update(index_elements=["sha256"], set_={"created_at": now, "contents": contents})
+    )
     sender = insert_into(session, UploadSender).values(sha256=stored.sha256, submitter=submitter)
     session.execute(sender.on_conflict_do_nothing())
     return session.get_one(Upload, stored.sha256, populate_existing=True)
@@ -117,8 +129,13 @@ def were_trained_here(session: Session, sha256: str) -> bool:
     return session.scalar(made.limit(1)) is not None
 
 
-def check_weights(session: Session, spec: EvaluateSpec) -> None:
+def check_weights(session: Session, spec: EvaluateSpec, *, is_locking: bool = True) -> None:
     """
+    Args:
+        session: a transaction.
+        spec: whose weights.
+        is_locking: False where no job is made: the same is said, and nothing is kept from others.
+
     Raises:
         Unprocessable: the spec names weights that are not here, or that are of another network.
     """
@@ -127,8 +144,10 @@ def check_weights(session: Session, spec: EvaluateSpec) -> None:
         return
     # The locks keep the cleanup from taking them for weights that no job needs, and another job from being made with
     # them for another architecture, while this one is being made.
-    uploaded = session.get(Upload, spec.weights, with_for_update=True)
-    left = select(JobFile.id).where(JobFile.sha256 == spec.weights).with_for_update(read=True)
+    uploaded = session.get(Upload, spec.weights, with_for_update=is_locking or None)
+    left = select(JobFile.id).where(JobFile.sha256 == spec.weights)
+    if is_locking:
+        left = left.with_for_update(read=True)
     if uploaded is None and not session.scalars(left).all():
         raise Unprocessable(
             f"weights: no weights with sha256 {spec.weights} are stored here; take the value of weights_sha256 from a "
@@ -158,6 +177,11 @@ def check_weights(session: Session, spec: EvaluateSpec) -> None:
             raise Unprocessable(
                 f"{field}: these weights are known{whence} with {field} {known[field]!r}, not {asked!r}"
             )
+    # Files that came as a state dict of torch.save, or to an earlier version, are left to the run.
+    if uploaded is not None and uploaded.contents is not None:
+        problem = weights_contents.problem(uploaded.contents, spec)
+        if problem is not None:
+            raise Unprocessable(f"weights: {problem}")
 
 
 def _being_measured(session: Session, spec: EvaluateSpec) -> Job | None:

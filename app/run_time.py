@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 from statistics import median
 from typing import Any
 
@@ -13,13 +14,14 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app import jobs
-from app.formatting import duration
+from app.formatting import count, duration
 from app.tables import Evaluation, Job, JobEvent, Model
 from gkl.answers import JobState
 from gkl.catalog import DATASETS
 from gkl.spec import RUN_SPEC, EvaluateSpec, TrainSpec
 
 _LOOKED_AT = 10
+_TAKEN = 5
 _EPOCHS = 20
 # Share of a job that has to be done before its own speed tells of the rest.
 _TELLING = 0.05
@@ -32,7 +34,7 @@ _FREE = {
 
 def warning(session: Session, spec: TrainSpec | EvaluateSpec, *, max_seconds: float) -> str | None:
     """A sentence for one that will not fit into the time that a job may be on workers; None if it may fit."""
-    found = _epochs(session, spec) if isinstance(spec, TrainSpec) else _attacks(session, spec)
+    found = next(_alike(session, spec), None)
     if found is None:
         return None
     seconds, job_id = found
@@ -44,13 +46,34 @@ def warning(session: Session, spec: TrainSpec | EvaluateSpec, *, max_seconds: fl
     )
 
 
-def _epochs(session: Session, spec: TrainSpec) -> tuple[float, int] | None:
-    """Seconds, by the epochs of a training that differs in nothing that an epoch's time depends on; and its job."""
+@dataclass(frozen=True)
+class Estimate:
+    """How long a job will be on a worker, by the time that earlier ones took."""
+
+    seconds: float
+    """The median, scaled to the epochs or points that are asked for; of an evaluation in shards for each of them."""
+    jobs: int
+    """How many earlier jobs it is taken from."""
+
+    def __str__(self) -> str:
+        return f"about {duration(self.seconds)} on a worker here, from {count(self.jobs, 'earlier job')}"
+
+
+def estimate(session: Session, spec: TrainSpec | EvaluateSpec) -> Estimate | None:
+    """By the newest jobs that differ in nothing that the time depends on; None where there are none."""
+    found = [seconds for seconds, _ in islice(_alike(session, spec), _TAKEN)]
+    return Estimate(median(found), len(found)) if found else None
+
+
+def _alike(session: Session, spec: TrainSpec | EvaluateSpec) -> Iterator[tuple[float, int]]:
+    """Seconds by earlier jobs that differ in nothing that the time depends on, and their numbers; the newest first."""
+    if isinstance(spec, EvaluateSpec):
+        yield from ((seconds, job.id) for job, seconds in _evaluations(session, spec))
+        return
     asked = _timed(spec.model_dump(mode="json"))
     for job in _trainings(session, spec):
         if _timed(job.spec) == asked and (seconds := _seconds_of_epoch(session, job)) is not None:
-            return seconds * spec.epochs, job.id
-    return None
+            yield seconds * spec.epochs, job.id
 
 
 def _timed(spec: dict[str, Any]) -> dict[str, Any]:
@@ -79,11 +102,6 @@ def _seconds_of_epoch(session: Session, job: Job) -> float | None:
     # What an earlier version wrote may lack it; a guess must never keep a job from being sent.
     seconds = [data["seconds"] for data in session.scalars(epochs) if "seconds" in data]
     return median(seconds) if seconds else None
-
-
-def _attacks(session: Session, spec: EvaluateSpec) -> tuple[float, int] | None:
-    """Seconds, by an evaluation of the same architecture with the same attacks; of one in shards those of a shard."""
-    return next(((seconds, found.id) for found, seconds in _evaluations(session, spec)), None)
 
 
 def _evaluations(session: Session, spec: EvaluateSpec) -> Iterator[tuple[Job, float]]:

@@ -36,8 +36,22 @@ def _made(answer: type[_Answer], row: object, **others: Any) -> _Answer:
     return answer.model_validate({name: getattr(row, name) for name in same} | others)
 
 
-def job_view(job: Job, model: Model | None, *, entry_id: int | None = None, warning: str | None = None) -> JobView:
-    """`model`: what the job made or measured; `entry_id`: of what stands with the certificate that it has checked."""
+def job_view(
+    job: Job,
+    model: Model | None,
+    *,
+    entry_id: int | None = None,
+    warning: str | None = None,
+    missing: str | None = None,
+) -> JobView:
+    """
+    Args:
+        job: the row.
+        model: what the job made or measured.
+        entry_id: of what stands with the certificate that it has checked.
+        warning: why it can hardly succeed.
+        missing: what it needs and no worker has.
+    """
     failure = None
     if job.failure_code is not None:
         failure = FailureView(code=job.failure_code, message=job.failure_message or "")
@@ -53,6 +67,7 @@ def job_view(job: Job, model: Model | None, *, entry_id: int | None = None, warn
         weights_sha256=None if model is None else model.weights_sha256,
         entry_id=entry_id,
         warning=warning,
+        missing=missing,
     )
 
 

@@ -171,8 +171,27 @@ class WorkerRow(Base):
     """Told to stop: takes no job any more."""
     problem: Mapped[str | None] = mapped_column(String(500))
     """Why it takes no job at the moment, in words."""
+    datasets: Mapped[list[Any] | None] = mapped_column(_Json)
+    """The data sets whose files it has, by name; null until it has told, as one of an earlier version never does."""
+    published: Mapped[list[Any] | None] = mapped_column(_Json)
+    """The architectures whose published weights it has on its disk."""
+    load: Mapped[dict[str, Any] | None]
+    """`gkl.answers.LoadView`: how busy its device was at its last heartbeat."""
     started_at: Mapped[datetime]
     heard_at: Mapped[datetime] = mapped_column(index=True)
+
+
+class WorkerLoad(Base):
+    """How busy a worker's device was, every few minutes of the last day."""
+
+    __tablename__ = "worker_loads"
+
+    worker: Mapped[str] = mapped_column(String(200), primary_key=True)
+    taken_at: Mapped[datetime] = mapped_column(primary_key=True, index=True)
+    busy: Mapped[float | None]
+    """Share of the GPU's time, or of the processor's; null where the driver does not tell."""
+    memory_bytes: Mapped[int] = mapped_column(BigInteger)
+    """In use, of the GPU or of the host."""
 
 
 class JobEvent(Base):
@@ -358,6 +377,8 @@ class Upload(Base):
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     created_at: Mapped[datetime]
     """When they were sent last."""
+    contents: Mapped[bytes | None] = mapped_column(LargeBinary, deferred=True)
+    """Its tensors' names and shapes, see `app.weights_contents`; null for what only a run can read."""
 
 
 class UploadSender(Base):

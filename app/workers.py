@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Literal
 
 from sqlalchemy import Select, delete, func, select
@@ -13,9 +13,12 @@ from sqlalchemy.orm import Session
 import gkl
 from app.cursors import Key, cursor_of, rows_after, values_of
 from app.database import database_now
-from app.tables import Job, WorkerRow
-from gkl.answers import JobState
+from app.tables import Job, WorkerLoad, WorkerRow
+from gkl.answers import JobState, LoadView
 
+LOADS_FOR = timedelta(days=1)
+"""For how long is kept how busy the workers were."""
+_LOAD_EVERY = timedelta(minutes=5)
 State = Literal["idle", "busy", "draining", "stuck", "lost"]
 
 
@@ -38,6 +41,18 @@ class WorkerStatus:
         return "idle" if self.row.problem is None else "stuck"
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What a worker has seen of its host; None where it has not looked yet."""
+
+    datasets: list[str] | None = None
+    published: list[str] | None = None
+    load: LoadView | None = None
+
+
+_NOTHING = Seen()
+
+
 def beat(
     session: Session,
     name: str,
@@ -47,8 +62,20 @@ def beat(
     is_draining: bool = False,
     problem: str | None = None,
     is_new: bool = False,
+    seen: Seen = _NOTHING,
 ) -> None:
-    """Note that a worker lives. `is_new`: its process has just begun, whoever had this name before."""
+    """Note that a worker lives.
+
+    Args:
+        session: a transaction.
+        name: of the worker.
+        host: where it is.
+        device: its GPU or processor.
+        is_draining: it takes no job any more.
+        problem: why it takes none at the moment.
+        is_new: its process has just begun, whoever had this name before.
+        seen: what it has and how busy it is.
+    """
     now = database_now(session)
     row = session.get(WorkerRow, name)
     if row is None:
@@ -57,7 +84,31 @@ def beat(
     elif is_new:
         row.started_at = now
     row.device, row.version, row.is_draining, row.problem = device, gkl.__version__, is_draining, problem
+    row.datasets, row.published = seen.datasets, seen.published
+    row.load = None if seen.load is None else seen.load.model_dump(mode="json")
     row.heard_at = now
+    if seen.load is not None:
+        _note_load(session, name, seen.load, now)
+
+
+def _note_load(session: Session, name: str, load: LoadView, now: datetime) -> None:
+    """Once in a while, and for a day: few rows for each worker."""
+    newest = session.scalar(select(func.max(WorkerLoad.taken_at)).where(WorkerLoad.worker == name))
+    if newest is not None and now - newest < _LOAD_EVERY:
+        return
+    old = (WorkerLoad.worker == name, WorkerLoad.taken_at < now - LOADS_FOR)
+    session.execute(delete(WorkerLoad).where(*old))
+    session.add(WorkerLoad(worker=name, taken_at=now, busy=load.busy, memory_bytes=load.memory_bytes))
+
+
+def loads(session: Session) -> dict[str, list[WorkerLoad]]:
+    """By worker, how busy its device was over the last day, oldest first."""
+    found: dict[str, list[WorkerLoad]] = {}
+    since = database_now(session) - LOADS_FOR
+    newer = select(WorkerLoad).where(WorkerLoad.taken_at >= since).order_by(WorkerLoad.taken_at)
+    for each in session.scalars(newer):
+        found.setdefault(each.worker, []).append(each)
+    return found
 
 
 def leave(session: Session, name: str) -> None:
@@ -66,6 +117,7 @@ def leave(session: Session, name: str) -> None:
 
 
 def forget_lost(session: Session, *, after: timedelta) -> None:
+    session.execute(delete(WorkerLoad).where(WorkerLoad.taken_at < database_now(session) - LOADS_FOR))
     session.execute(delete(WorkerRow).where(WorkerRow.heard_at < database_now(session) - after))
 
 
@@ -116,3 +168,23 @@ def _statuses(session: Session, rows: Sequence[WorkerRow], lease: timedelta) -> 
     held = select(Job).where(Job.state.in_((JobState.RUNNING, JobState.CANCELLING)))
     jobs = {job.worker: job for job in session.scalars(held)}
     return [WorkerStatus(row, jobs.get(row.name), row.heard_at < lost_before) for row in rows]
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """How many jobs of a submitter wait for a worker and are on one; the shards of an evaluation each for itself."""
+
+    submitter: str
+    waiting: int
+    running: int
+
+
+def queue(session: Session) -> list[Waiting]:
+    """By submitter, those with most on workers first, then those with most waiting."""
+    is_waiting = (Job.state == JobState.QUEUED) & Job.due_at.is_not(None)
+    is_running = Job.state.in_((JobState.RUNNING, JobState.CANCELLING))
+    waiting, running = (func.count().filter(each) for each in (is_waiting, is_running))
+    found = session.execute(
+        select(Job.submitter, waiting, running).where(is_waiting | is_running).group_by(Job.submitter)
+    )
+    return sorted((Waiting(*row) for row in found), key=lambda each: (-each.running, -each.waiting, each.submitter))

@@ -113,6 +113,20 @@ class JobView(Schema):
     """The spec, every default written out."""
     warning: str | None = None
     """In the answer to one that was sent: why it can hardly succeed, as far as earlier jobs tell."""
+    missing: str | None = None
+    """Of a queued job: what it needs and no worker that is running has, such as the files of its data set."""
+
+
+class LoadView(Schema):
+    """How busy the device of a worker is."""
+
+    is_gpu: bool
+    """Whether it is a GPU, or the processor and the memory of the host."""
+    busy: float | None
+    """Share of the time in which it works, 0 to 1; null where the driver does not tell."""
+    memory_bytes: int
+    """In use, also by others."""
+    memory_total_bytes: int
 
 
 class WorkerView(Schema):
@@ -126,6 +140,12 @@ class WorkerView(Schema):
     """Why it takes no job at the moment, in words."""
     job_id: int | None
     """What it runs."""
+    datasets: list[str] | None = None
+    """The data sets whose files it has; null until it has told."""
+    published: list[str] | None = None
+    """The architectures whose published weights it has on its disk."""
+    load: LoadView | None = None
+    """At its last heartbeat."""
     started_at: datetime
     heard_at: datetime
     """Its last heartbeat."""

@@ -30,6 +30,9 @@ _ITEM_BYTES = {
     **dict.fromkeys(("U32", "I32", "F32"), 4),
     **dict.fromkeys(("U64", "I64", "F64"), 8),
 }
+# safetensors writes the entries of its metadata in random order. One entry that holds all the rest as JSON
+# keeps the file, and so its sha256, the same for the same content.
+METADATA_KEY = "gklbench"
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 
 
@@ -67,19 +70,53 @@ def read_header(path: Path, name: str | None = None) -> dict[str, TensorHeader]:
     Raises:
         InvalidInput: it is not so, or the file is missing.
     """
+    header, data_bytes = _read(path, name or path.name)
+    return _checked(header, data_bytes, name or path.name)
+
+
+def read_metadata(path: Path, name: str | None = None) -> dict[str, Any]:
+    """What a file that was written here says of itself; empty for one from elsewhere. Its header is checked as a whole.
+
+    Raises:
+        InvalidInput: see `read_header`; or its metadata are no JSON object.
+    """
     name = name or path.name
+    header, data_bytes = _read(path, name)
+    _checked(header, data_bytes, name)
+    try:
+        found = json.loads(header.get("__metadata__", {}).get(METADATA_KEY, "{}"))
+    except (ValueError, RecursionError) as error:
+        raise InvalidInput(f"{name} cannot be read as safetensors ({error})") from error
+    if not isinstance(found, dict):
+        raise InvalidInput(f"{name} cannot be read as safetensors (its metadata are no JSON object)")
+    return found
+
+
+def _checked(header: Mapping[str, Any], data_bytes: int, name: str) -> dict[str, TensorHeader]:
+    try:
+        return _tensors(header, data_bytes)
+    except _Fault as fault:
+        raise _unreadable(name, fault) from fault
+
+
+def _read(path: Path, name: str) -> tuple[Mapping[str, Any], int]:
+    """The header, parsed, and how many bytes of numbers follow it."""
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             length = _header_bytes(file.read(8), size)
             header = file.read(length)
-        return _tensors(_parsed(header), size - 8 - length)
+        return _parsed(header), size - 8 - length
     except _Fault as fault:
-        raise InvalidInput(
-            f"{name} cannot be read as safetensors: {fault}; write it again with safetensors.torch.save_file"
-        ) from fault
+        raise _unreadable(name, fault) from fault
     except OSError as error:
         raise InvalidInput(f"{name} cannot be read as safetensors ({error.strerror})") from error
+
+
+def _unreadable(name: str, fault: _Fault) -> InvalidInput:
+    return InvalidInput(
+        f"{name} cannot be read as safetensors: {fault}; write it again with safetensors.torch.save_file"
+    )
 
 
 def _header_bytes(prefix: bytes, file_bytes: int) -> int:

@@ -14,9 +14,11 @@ def sharing(tensors: Mapping[str, Tensor]) -> list[list[str]]:
     """Groups of names whose tensors lie in one storage, of two names or more; each in the order of `tensors`."""
     groups: dict[tuple[str, int], list[str]] = {}
     for name, tensor in tensors.items():
-        if tensor.numel() and tensor.device.type != "meta":
+        if tensor.numel():
             storage = tensor.untyped_storage()
-            groups.setdefault((str(tensor.device), storage.data_ptr()), []).append(name)
+            # On the meta device, where networks are built without numbers, no storage has an address.
+            at = storage._cdata if tensor.device.type == "meta" else storage.data_ptr()
+            groups.setdefault((str(tensor.device), at), []).append(name)
     return [names for names in groups.values() if len(names) > 1]
 
 
@@ -27,7 +29,7 @@ def aliases(tensors: Mapping[str, Tensor]) -> list[list[str]]:
         same: dict[tuple[object, ...], list[str]] = {}
         for name in names:
             tensor = tensors[name]
-            where = (tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride())
+            where = (tensor.storage_offset(), tensor.dtype, tuple(tensor.shape), tensor.stride())
             same.setdefault(where, []).append(name)
         groups += [each for each in same.values() if len(each) > 1]
     return groups

@@ -15,12 +15,8 @@ from torch import Tensor
 
 from gkl.errors import InvalidInput, NoSpaceLeft
 from gkl.files import atomic_path
-from gkl.safetensors_header import read_header
+from gkl.safetensors_header import METADATA_KEY, read_metadata
 from gkl.shared_memory import sharing
-
-# safetensors writes the entries of its metadata in random order. One entry that holds all the rest as JSON
-# keeps the file, and so its sha256, the same for the same content.
-_METADATA_KEY = "gklbench"
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
@@ -39,7 +35,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
             on_cpu[name] = on_cpu[name].clone()
     try:
         with atomic_path(path) as temporary:
-            save_file(on_cpu, temporary, {_METADATA_KEY: json.dumps(metadata, sort_keys=True)})
+            save_file(on_cpu, temporary, {METADATA_KEY: json.dumps(metadata, sort_keys=True)})
     except (SafetensorError, OSError) as error:
         # safetensors has one error for everything, whose text is the system's.
         if getattr(error, "errno", None) != errno.ENOSPC and os.strerror(errno.ENOSPC) not in str(error):
@@ -72,12 +68,4 @@ def load_metadata(path: Path) -> dict[str, Any]:
         InvalidInput: the file is missing, damaged or no safetensors.
     """
     # A stranger's certificate and examples come this way too.
-    read_header(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            described = json.loads((file.metadata() or {}).get(_METADATA_KEY, "{}"))
-    except (SafetensorError, OSError, ValueError, RecursionError) as error:
-        raise InvalidInput(f"{path.name} cannot be read as safetensors ({error})") from error
-    if not isinstance(described, dict):
-        raise InvalidInput(f"{path.name} cannot be read as safetensors (its metadata are no JSON object)")
-    return described
+    return read_metadata(path)

@@ -5,52 +5,30 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from gkl.errors import InvalidInput
-from gkl.safetensors_header import TensorHeader, read_header
+from gkl.safetensors_header import read_header, read_metadata
 from gkl.shared_memory import aliases
 from gkl.state_dict import read_containers
-from gkl.tensor_files import load_metadata, save_tensors
+from gkl.tensor_files import save_tensors
+from gkl.weights_contents import CONVERTED, Contents, Described, conversion, safetensors_contents
 from gkl.weights_format import check_weights_file
-
-_CONVERTED = "gkl-converted-weights-2"
-
-
-class Described(NamedTuple):
-    """A tensor without its numbers."""
-
-    dtype: str
-    """In the words of its file: 'torch.float16', 'F16'."""
-    shape: tuple[int, ...]
-    is_floating: bool
-    is_whole: bool
-    """Whether it holds whole numbers."""
-
-    @classmethod
-    def of(cls, tensor: Tensor) -> Self:
-        is_floating = tensor.is_floating_point()
-        is_whole = not is_floating and not tensor.is_complex() and tensor.dtype is not torch.bool
-        return cls(str(tensor.dtype), tuple(tensor.shape), is_floating, is_whole)
-
-    @classmethod
-    def of_header(cls, tensor: TensorHeader) -> Self:
-        return cls(tensor.dtype, tensor.shape, tensor.is_floating, tensor.dtype[0] in "IU")
 
 
 @dataclass(frozen=True)
-class WeightsFile:
-    """The contents of a file of weights."""
+class WeightsFile(Contents):
+    """With the numbers of its tensors."""
 
-    name: str
-    containers: Mapping[str, Mapping[str, Described]]
-    """Where a dictionary is in the file ('' for the file itself, 'state_dict') -> its tensors by name."""
     read: Callable[[str, Iterable[str]], dict[str, Tensor]]
     """Where, and names -> those tensors, on the CPU."""
+
+
+def describe(tensor: Tensor) -> Described:
+    return Described.of_torch(str(tensor.dtype), tuple(tensor.shape))
 
 
 def open_weights(path: Path) -> WeightsFile:
@@ -61,12 +39,11 @@ def open_weights(path: Path) -> WeightsFile:
     """
     if check_weights_file(path) == "torch":
         return _of_torch(path)
-    metadata = load_metadata(path)
-    if metadata.get("format") == _CONVERTED:
+    metadata = read_metadata(path)
+    if metadata.get("format") == CONVERTED:
         return _of_converted(path, metadata)
-    header = read_header(path)
-    described = {name: Described.of_header(tensor) for name, tensor in header.items()}
-    return WeightsFile(path.name, {"": described}, lambda _, names: _read(path, {name: name for name in names}))
+    containers = safetensors_contents(path).containers
+    return WeightsFile(path.name, containers, lambda _, names: _read(path, {name: name for name in names}))
 
 
 def convert_state_dict(source: Path, target: Path) -> None:
@@ -88,36 +65,25 @@ def convert_state_dict(source: Path, target: Path) -> None:
     for name, tensor in tensors.items():
         # Each in a memory of its own, one after the other: a view would keep the whole of what it shows a part of.
         tensors[name] = tensor.detach().resolve_conj().resolve_neg().contiguous().clone()
-    save_tensors(target, tensors, {"format": _CONVERTED, "containers": places, "same": same})
+    save_tensors(target, tensors, {"format": CONVERTED, "containers": places, "same": same})
 
 
 def _of_torch(path: Path) -> WeightsFile:
     containers = read_containers(path)
     described = {
-        where: {name: Described.of(tensor) for name, tensor in tensors.items()} for where, tensors in containers.items()
+        where: {name: describe(tensor) for name, tensor in tensors.items()} for where, tensors in containers.items()
     }
     return WeightsFile(path.name, described, lambda where, names: {name: containers[where][name] for name in names})
 
 
 def _of_converted(path: Path, metadata: Mapping[str, Any]) -> WeightsFile:
-    header = read_header(path)
-    try:
-        places, same = [str(place) for place in metadata["containers"]], dict(metadata["same"])
-        stored = {name: name for name in header} | {str(name): str(first) for name, first in same.items()}
-        described: dict[str, dict[str, Described]] = {place: {} for place in places}
-        for name, first in sorted(stored.items()):
-            number, _, own = name.partition("/")
-            described[places[int(number)]][own] = Described.of_header(header[first])
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-        raise InvalidInput(
-            f"{path.name} is damaged: it is no whole conversion of a state dict; send it again"
-        ) from error
+    found = conversion(read_header(path), metadata, path.name)
 
     def read(where: str, names: Iterable[str]) -> dict[str, Tensor]:
-        number = places.index(where)
-        return _read(path, {name: stored[f"{number}/{name}"] for name in names})
+        number = found.places.index(where)
+        return _read(path, {name: found.stored[f"{number}/{name}"] for name in names})
 
-    return WeightsFile(path.name, described, read)
+    return WeightsFile(path.name, found.containers, read)
 
 
 def _read(path: Path, wanted: Mapping[str, str]) -> dict[str, Tensor]:

@@ -1,20 +1,25 @@
-"""Tells the service that a worker is there: a row that is renewed while its process lives."""
+"""Tells the service that a worker is there, what it has and how busy it is: a row that is renewed while it lives."""
 
 from __future__ import annotations
 
 import logging
 import os
 import platform
+import re
 import shutil
 import socket
 import subprocess
 import threading
+from pathlib import Path
 
 from app import workers
 from app.artifacts import ArtifactStore
 from app.database import DATABASE_AWAY, Database
 from app.formatting import size
 from app.settings import Settings
+from app.workers import Seen
+from gkl.answers import LoadView
+from gkl.on_disk import datasets_here, published_here
 
 _log = logging.getLogger(__name__)
 
@@ -39,6 +44,9 @@ def announce(
     device = describe_device()
     host = socket.gethostname()
     is_first, known_problem = True, None
+    # In a thread of its own: a disk or a driver that hangs must not make this worker look lost.
+    look = Look(settings, ended)
+    threading.Thread(target=look.repeat, name="look", daemon=True).start()
     while not ended.is_set():
         is_draining = stopping.is_set()
         try:
@@ -55,6 +63,7 @@ def announce(
                     is_draining=is_draining,
                     problem=found,
                     is_new=is_first,
+                    seen=look.seen,
                 )
             is_first = False
         except DATABASE_AWAY as error:
@@ -68,6 +77,34 @@ def announce(
             workers.leave(session, name)
     except DATABASE_AWAY:
         _log.warning("the database cannot be used; this worker's row is left to the cleanup")
+
+
+class Look:
+    """What this worker has on its disk, and how busy its device is, looked at with each heartbeat."""
+
+    def __init__(self, settings: Settings, ended: threading.Event) -> None:
+        self._settings, self._ended = settings, ended
+        self._times = _processor_times()
+        self.seen = Seen()
+
+    def repeat(self) -> None:
+        while not self._ended.is_set():
+            try:
+                self.seen = self._once()
+            except Exception:  # noqa: BLE001 - logged; what it looks at may be in any state
+                _log.exception("this worker could not look at its disk and its device; trying again")
+            self._ended.wait(self._settings.heartbeat_seconds)
+
+    def _once(self) -> Seen:
+        return Seen(
+            datasets=datasets_here(self._settings.effective_datasets_dir),
+            published=published_here(self._settings.effective_models_dir),
+            load=self._load(),
+        )
+
+    def _load(self) -> LoadView:
+        before, self._times = self._times, _processor_times()
+        return gpu_load() or processor_load(before, self._times, Path("/proc/meminfo").read_text(encoding="ascii"))
 
 
 def problem(settings: Settings, store: ArtifactStore) -> str | None:
@@ -91,17 +128,80 @@ def describe_device() -> str:
 
     `CUDA_VISIBLE_DEVICES` picks the GPU, as it does for a run.
     """
+    return _of_gpu("name,memory.total") or f"CPU ({platform.machine()}, {os.cpu_count()} cores)"
+
+
+def gpu_load() -> LoadView | None:
+    """How busy the GPU of this worker's runs is; None without one."""
+    line = _of_gpu("utilization.gpu,memory.used,memory.total", "nounits")
+    return None if line is None else parsed_gpu_load(line)
+
+
+def parsed_gpu_load(line: str) -> LoadView | None:
+    """From a line of nvidia-smi's CSV without units: percent, MiB, MiB.
+
+    >>> parsed_gpu_load("37, 12034, 143771").busy
+    0.37
+
+    A part of a GPU (MIG) has no utilization of its own, and some drivers tell no memory:
+
+    >>> parsed_gpu_load("[N/A], 1024, 20096").busy, parsed_gpu_load("[N/A], [N/A], [N/A]")
+    (None, None)
+    """
+    busy, *memory = (part.strip() for part in line.split(","))
+    if len(memory) != 2 or not all(part.isdecimal() for part in memory):
+        return None
+    used, total = (int(part) * 1024**2 for part in memory)
+    return LoadView(
+        is_gpu=True,
+        busy=int(busy) / 100 if busy.isdecimal() else None,
+        memory_bytes=used,
+        memory_total_bytes=total,
+    )
+
+
+def processor_load(before: tuple[int, int], now: tuple[int, int], meminfo: str) -> LoadView:
+    """
+    Args:
+        before: busy and all ticks of the processors' clocks, at the last look.
+        now: the same, at this one.
+        meminfo: what /proc/meminfo says.
+
+    >>> load = processor_load((100, 1000), (160, 1200), "MemTotal: 2048 kB\\nMemAvailable: 512 kB\\n")
+    >>> load.busy, load.memory_bytes
+    (0.3, 1572864)
+    """
+    sizes = {name: int(kilobytes) * 1024 for name, kilobytes in re.findall(r"(\w+):\s*(\d+) kB", meminfo)}
+    passed = now[1] - before[1]
+    return LoadView(
+        is_gpu=False,
+        busy=max(0.0, min(1.0, (now[0] - before[0]) / passed)) if passed > 0 else None,
+        memory_bytes=sizes["MemTotal"] - sizes["MemAvailable"],
+        memory_total_bytes=sizes["MemTotal"],
+    )
+
+
+def _processor_times() -> tuple[int, int]:
+    """Busy and all ticks since the host started."""
+    user, nice, system, idle, waiting, *rest = map(
+        int, Path("/proc/stat").read_text(encoding="ascii").splitlines()[0].split()[1:9]
+    )
+    busy = user + nice + system + sum(rest)
+    return busy, busy + idle + waiting
+
+
+def _of_gpu(fields: str, *formats: str) -> str | None:
+    """What nvidia-smi says of the GPU that runs will use; None where there is none."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     nvidia_smi = shutil.which("nvidia-smi")
-    if nvidia_smi is not None and visible not in ("", "-1"):
-        which = [] if visible is None else ["-i", visible.split(",")[0]]
-        command = [nvidia_smi, "--query-gpu=name,memory.total", "--format=csv,noheader", *which]
-        try:
-            found = subprocess.run(command, capture_output=True, text=True, timeout=_PROBE_SECONDS, check=True)
-        except (OSError, subprocess.SubprocessError) as error:
-            _log.warning("nvidia-smi does not tell of a GPU (%s)", error)
-        else:
-            lines = found.stdout.splitlines()
-            if lines:
-                return lines[0].strip()[:200]
-    return f"CPU ({platform.machine()}, {os.cpu_count()} cores)"
+    if nvidia_smi is None or visible in ("", "-1"):
+        return None
+    which = [] if visible is None else ["-i", visible.split(",")[0]]
+    command = [nvidia_smi, f"--query-gpu={fields}", f"--format={','.join(('csv', 'noheader', *formats))}", *which]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=_PROBE_SECONDS, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        _log.warning("nvidia-smi does not tell of a GPU (%s)", error)
+        return None
+    lines = found.stdout.splitlines()
+    return lines[0].strip()[:200] if lines else None

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from app import (
     audit,
+    holdings,
     job_log,
     job_metrics,
     jobs,
@@ -98,7 +99,12 @@ def create_job(
         ),
     ] = None,
 ) -> JobView:
-    """Queue a training or an evaluation. `Location` is where to look at it; 409 if the key came with another body."""
+    """Queue a training or an evaluation. `Location` is where to look at it; 409 if the key came with another body.
+
+    Weights that were sent as safetensors are compared with the architecture: 422 names the first tensor that is
+    missing, unexpected or of another shape. A job whose data set or published weights no running worker has is taken
+    all the same, and says so in `missing`.
+    """
     owner_limits.check_spec(service.settings, spec)
     owner_limits.check_priority(sender, priority)
     with service.database.reading() as session:
@@ -116,7 +122,7 @@ def create_job(
     _log.info("job %d was sent", job.id, extra={"job_id": job.id})
     response.headers["Location"] = f"{service.settings.root_path}/api/v1/jobs/{job.id}"
     with service.database.reading() as session:
-        view = _view(session, jobs.get(session, job.id)).model_copy(update={"warning": warning})
+        view = _view(service, session, jobs.get(session, job.id)).model_copy(update={"warning": warning})
     # After the answer: a broker that is slow or away delays no one.
     background.add_task(service.publish_pending, view.shard_ids or [view.id])
     return view
@@ -137,13 +143,13 @@ def list_jobs(
         found = jobs.page(session, state=state, kind=kind, before_id=cursor, limit=limit + 1)
         following = found[limit - 1].id if len(found) > limit else None
         link_next(request, response, following)
-        return JobPage(jobs=_views(session, found[:limit]), next_cursor=following)
+        return JobPage(jobs=_views(service, session, found[:limit]), next_cursor=following)
 
 
 @router.get("/{job_id}", summary="Look at a job")
 def get_job(service: ServiceDep, job_id: JobId) -> JobView:
     with service.database.reading() as session:
-        return _view(session, jobs.get(session, job_id))
+        return _view(service, session, jobs.get(session, job_id))
 
 
 @router.post("/{job_id}/cancel", status_code=202, summary="Cancel a job")
@@ -154,7 +160,7 @@ def cancel_job(service: ServiceDep, sender: Sender, job_id: JobId) -> JobView:
     whose job it is can do that, and admins.
     """
     with service.database.writing() as session:
-        return _view(session, cancel(session, sender, job_id))
+        return _view(service, session, cancel(session, sender, job_id))
 
 
 @router.post("/{job_id}/retry", status_code=202, summary="Retry a failed or cancelled job")
@@ -167,7 +173,7 @@ def retry_job(service: ServiceDep, sender: Sender, background: BackgroundTasks, 
         retry(session, sender, job_id)
     background.add_task(service.publish_pending)
     with service.database.reading() as session:
-        return _view(session, jobs.get(session, job_id))
+        return _view(service, session, jobs.get(session, job_id))
 
 
 @router.delete("/{job_id}", status_code=204, summary="Remove an ended job", response_class=Response)
@@ -323,11 +329,12 @@ def get_log(
     )
 
 
-def _view(session: Session, job: Job) -> JobView:
-    return _views(session, [job])[0]
+def _view(service: Service, session: Session, job: Job) -> JobView:
+    return _views(service, session, [job])[0]
 
 
-def _views(session: Session, found: list[Job]) -> list[JobView]:
+def _views(service: Service, session: Session, found: list[Job]) -> list[JobView]:
     numbers = [job.id for job in found]
     models, stand = leaderboard.models_of_jobs(session, numbers), reports.entries_of_jobs(session, numbers)
-    return [job_view(job, models.get(job.id), entry_id=stand.get(job.id)) for job in found]
+    missing = holdings.missing_of(session, found, lease=timedelta(seconds=service.settings.lease_seconds))
+    return [job_view(job, models.get(job.id), entry_id=stand.get(job.id), missing=missing.get(job.id)) for job in found]

@@ -12,7 +12,7 @@ from fastapi import Path as InPath
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse
 
-from app import audit, job_files, quotas, uploads
+from app import audit, job_files, quotas, uploads, weights_contents
 from app.access import Principal, Reader, Sender
 from app.artifacts import Incoming, StoredFile
 from app.errors import Conflict, TooLarge, Unprocessable
@@ -47,9 +47,9 @@ async def send_weights(
     """The body is the file: safetensors, or a state dict of torch.save. The same file again is the same upload.
 
     `curl --data-binary @model.safetensors -H 'Content-Type: application/octet-stream' URL`; then send a job with its
-    sha256 as `weights`. What can be told without the architecture is checked at once, the rest by the run,
-    under the one that the job names. Over a connection that may break, send it
-    in pieces: /api/v1/uploads.
+    sha256 as `weights`. What can be told without the architecture is checked at once; the names and
+    shapes of safetensors when a job names them with an architecture; the rest by the run. Over a connection that may
+    break, send it in pieces: /api/v1/uploads.
     """
     # Before gigabytes are sent.
     room = await run_in_threadpool(_room, service, sender.name, content_length)
@@ -111,6 +111,7 @@ def keep(
     """
     try:
         found = check_weights_file(path, "the file")
+        contents = weights_contents.read(path) if found == "safetensors" else None
     except InvalidInput as error:
         raise Unprocessable(f"body: {error}") from error
     stored, stored_at = store(), time.monotonic()
@@ -119,7 +120,7 @@ def keep(
         quotas.take_turn(session, submitter)
         if of is not None:
             session.get_one(PartialUpload, of.id).sha256 = stored.sha256
-        view = upload_view(job_files.record_upload(session, stored, found, submitter))
+        view = upload_view(job_files.record_upload(session, stored, found, submitter, contents=contents))
         # With them already there: the same file again costs nothing.
         quotas.check_upload_fits(session, submitter, 0)
         audit.record(session, sender.actor, "weights.send", f"weights {stored.sha256}", {"bytes": stored.size_bytes})

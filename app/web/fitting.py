@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from gkl.catalog import ARCHITECTURES, DATASETS
 from gkl.recipes import RECIPES
 from gkl.spec import ThreatModel, format_epsilon
+from gkl.zoo import ZOO
 
 _THREAT_MODELS = ("threat_model", "evaluation.threat_model")
 
@@ -40,6 +41,20 @@ def fitting_architectures(dataset: str) -> list[str]:
     """Those that can be built for it, those of this project first; all where there is no such data set."""
     names = [each.name for each in ARCHITECTURES.values() if dataset not in DATASETS or dataset in each.datasets]
     return sorted(names, key=lambda name: "/" in name)
+
+
+def grouped(names: Iterable[str]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Architectures under headings: those of this project, then RobustBench's zoo by board; each with what it is called
+    under its heading."""
+    groups: dict[str, list[tuple[str, str]]] = {}
+    for name in names:
+        if name in ZOO:
+            dataset, threat_model, model = ZOO[name]
+            heading, label = f"RobustBench's zoo: {DATASETS[dataset].title}, {threat_model}", model
+        else:
+            heading, label = "To train and evaluate", name
+        groups.setdefault(heading, []).append((name, label))
+    return list(groups.items())
 
 
 def fitted(values: Mapping[str, Any], drawn: Drawn) -> tuple[dict[str, Any], list[str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from urllib.parse import parse_qsl
@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from app.errors import Unprocessable
+from app.web import field_words
 from gkl.field_errors import field_errors
 from gkl.spec import format_epsilon
 
@@ -35,6 +36,40 @@ class Input:
     errors: list[str] = field(default_factory=list)
     inputs: list[Input] = field(default_factory=list)
     is_required: bool = False
+    notes: list[str] = field(default_factory=list)
+    """What is to be known before it is sent, such as that no worker has a data set."""
+    is_changed: bool = False
+    """Whether it, or a field in it, is not at its default."""
+    groups: list[tuple[str, list[tuple[str, str]]]] = field(default_factory=list)
+    """The options of a long list under headings, each with what it is called there."""
+
+    @property
+    def basic(self) -> list[Input]:
+        """Of its fields those that are shown open."""
+        return basic(self.inputs)
+
+    @property
+    def advanced(self) -> list[Input]:
+        """Those that are folded."""
+        return advanced(self.inputs)
+
+    @property
+    def has_errors(self) -> bool:
+        return bool(self.errors) or any(each.has_errors for each in self.inputs)
+
+
+def basic(of: Sequence[Input]) -> list[Input]:
+    """Those that most people set, and all of a part that has no others."""
+    if not any(field_words.is_basic(each.name) for each in of):
+        return list(of)
+    found = [each for each in of if field_words.is_basic(each.name)]
+    order = {name: number for number, name in enumerate(field_words.SHOWN_FIRST)}
+    return sorted(found, key=lambda each: order.get(each.name, len(order)))
+
+
+def advanced(of: Sequence[Input]) -> list[Input]:
+    shown = {each.name for each in basic(of)}
+    return [each for each in of if each.name not in shown]
 
 
 def inputs(model: type[BaseModel], values: Mapping[str, Any], errors: Mapping[str, list[str]]) -> list[Input]:
@@ -152,12 +187,14 @@ def _default(info: FieldInfo) -> Any:
 def _input(path: str, info: FieldInfo, shape: _Shape, value: Any, errors: Mapping[str, list[str]]) -> Input:
     common: dict[str, Any] = {
         "name": path,
-        "title": path.rpartition(".")[2].replace("_", " "),
+        "title": field_words.title(path),
         "help": (info.description or "").replace("`", ""),
         "errors": errors.get(path, []),
         "is_required": info.is_required(),
+        "is_changed": not info.is_required() and value != _default(info),
     }
     if shape.models:
+        common["is_changed"] = not info.is_required() and _chosen(shape, value) != _chosen(shape, _default(info))
         return _part(path, shape, value if isinstance(value, Mapping) else None, common, errors)
     if shape.literals and not shape.plain - {str} and not shape.is_list:
         # A long list of names has those of its own making first.
@@ -182,15 +219,21 @@ def _text(value: Any, path: str) -> str:
     return "" if value is None else str(value)
 
 
+def _chosen(shape: _Shape, value: Any) -> str | None:
+    """Which of the variants of a part a value is; None where it is left out."""
+    tags, tag_field = list(shape.models), _tag_field(shape)
+    if not isinstance(value, Mapping):
+        return None if shape.is_optional else tags[0]
+    said = value.get(tag_field) if tag_field is not None else None
+    return said if said in tags else tags[0]
+
+
 def _part(
     path: str, shape: _Shape, value: Mapping[str, Any] | None, common: dict[str, Any], errors: Mapping[str, list[str]]
 ) -> Input:
-    tag_field = _tag_field(shape)
-    tags = list(shape.models)
-    chosen: str | None = None if value is None and shape.is_optional else tags[0]
-    if value is not None and tag_field is not None and value.get(tag_field) in tags:
-        chosen = value[tag_field]
+    tags, chosen = list(shape.models), _chosen(shape, value)
     inner = [] if chosen is None else _inputs(shape.models[chosen], value or {}, errors, f"{path}.")
+    common["is_changed"] = common["is_changed"] or any(each.is_changed for each in inner)
     if len(tags) == 1 and not shape.is_optional:
         return Input(kind="group", value="", inputs=inner, **common)
     options = ([NONE] if shape.is_optional else []) + (tags if len(tags) > 1 else ["on"])

@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field, ValidationError
 from app import (
     beside,
     external,
+    holdings,
     job_files,
     job_log,
     job_metrics,
@@ -92,6 +93,7 @@ def job(request: Request, service: ServiceDep, job_id: JobId, view: Annotated[_V
             saved=saved,
             way_out=way_out(found, has_saved=bool(saved)),
             waits_for=quotas.why_waiting(session, found),
+            missing=holdings.missing_of(session, [found], lease=timedelta(seconds=service.settings.lease_seconds)),
             log=job_log.tail(session, job_id, _LOG_TAIL_BYTES),
         )
 

@@ -17,6 +17,7 @@ from app.service import ServiceDep
 from app.web import board_pages, job_page, submit
 from app.web.charts import record
 from app.web.rendering import Chosen, redirect, render
+from app.web.worker_days import day_of
 from gkl.answers import JobKind, JobState
 from gkl.recipes import RECIPES
 
@@ -97,7 +98,22 @@ def worker_list(request: Request, service: ServiceDep) -> Response:
     with service.database.reading() as session:
         lease = timedelta(seconds=service.settings.lease_seconds)
         found, now = workers.all_of_them(session, lease=lease), database_now(session)
-        return render(request, "workers.html", workers=found, waiting=jobs.count_due(session), now=now)
+        loads = workers.loads(session)
+        days = {
+            each.row.name: day_of(loads.get(each.row.name, []), each.row.load["memory_total_bytes"], now)
+            if each.row.load
+            else None
+            for each in found
+        }
+        return render(
+            request,
+            "workers.html",
+            workers=found,
+            days=days,
+            queue=workers.queue(session),
+            waiting=jobs.count_due(session),
+            now=now,
+        )
 
 
 @router.get("/me")

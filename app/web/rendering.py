@@ -55,6 +55,7 @@ def _environment() -> Environment:
         as_sentence=formatting.as_sentence,
         duration=formatting.duration,
         percent=formatting.percent,
+        sentence=formatting.as_sentence,
         interval=formatting.interval,
         millions=formatting.millions,
         size=formatting.size,

@@ -11,14 +11,17 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, BackgroundTasks, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse, Response
 from pydantic import ValidationError
+from sqlalchemy.orm import Session
 
-from app import entries, jobs, leaderboard, owner_limits, run_time, tokens
+from app import entries, holdings, job_files, jobs, leaderboard, owner_limits, run_time, tokens
 from app.access import CSRF_FIELD, Principal, Sender
 from app.entries import zoo_name
 from app.errors import NotFound, TooMany, Unprocessable
@@ -26,8 +29,8 @@ from app.formatting import plain
 from app.routes.paging import MAX_ID
 from app.service import Service, ServiceDep
 from app.tables import Entry, Model
-from app.web.fitting import Drawn, fitted, fitting_architectures
-from app.web.forms import Input, errors_of, inputs, parse, sent_fields
+from app.web.fitting import Drawn, fitted, fitting_architectures, grouped
+from app.web.forms import Input, advanced, basic, errors_of, inputs, parse, sent_fields
 from app.web.rendering import Chosen, redirect, render
 from gkl.catalog import unknown_name_message
 from gkl.recipes import RECIPES
@@ -46,6 +49,7 @@ _log = logging.getLogger(__name__)
 router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
 
 Kind = Literal["train", "evaluate"]
+Choice = Literal["train", "evaluate", "import"]
 SPECS: dict[Kind, type[TrainSpec] | type[EvaluateSpec]] = {"train": TrainSpec, "evaluate": EvaluateSpec}
 
 # Words that the form itself sends beside the spec's fields.
@@ -65,11 +69,26 @@ class Form:
     """Of this page: the same form sent twice from it is one job."""
     drawn_for: str
     """What it was drawn for, see `app.web.fitting`."""
-    notes: list[str]
+    changes: list[str]
     """What was changed for a choice."""
+    note: str | None
+    """What is to be known of the job as a whole, such as that no worker is running."""
     body: str | None
     """The spec as JSON, without what is left at its default; None while it is not valid."""
     spec: TrainSpec | EvaluateSpec | None
+
+    @property
+    def basic(self) -> list[Input]:
+        return basic(self.inputs)
+
+    @property
+    def advanced(self) -> list[Input]:
+        return advanced(self.inputs)
+
+    @property
+    def json(self) -> str | None:
+        """The spec, to be read and copied."""
+        return None if self.body is None else json.dumps(json.loads(self.body), indent=2)
 
 
 def first_values(kind: Kind) -> dict[str, Any]:
@@ -134,10 +153,14 @@ def form_of(
     *,
     submitter: str = "",
     nonce: str = "",
-    notes: Sequence[str] = (),
+    changes: Sequence[str] = (),
+    notes: Mapping[str, str] = MappingProxyType({}),
     refusal: Unprocessable | TooMany | None = None,
 ) -> Form:
-    """The form with these values, which need not be right. Its errors are shown only where somebody asks to send it."""
+    """The form with these values, which need not be right. Its errors are shown only where somebody asks to send it.
+
+    `notes`: by field, what is to be known before it is sent.
+    """
     spec: TrainSpec | EvaluateSpec | None = None
     errors: dict[str, list[str]] = {}
     try:
@@ -150,6 +173,7 @@ def form_of(
         known = bool(colon) and field in SPECS[kind].model_fields
         errors.setdefault(field if known else "", []).append(sentence if known else str(refusal))
     made = [_with_fitting(each, str(values.get("dataset", ""))) for each in inputs(SPECS[kind], values, errors)]
+    made = [replace(each, notes=[notes[each.name]]) if each.name in notes else each for each in made]
     shown = _names(made)
     rest = [
         f"{name}: {text}" if name else text for name, all_of in errors.items() if name not in shown for text in all_of
@@ -162,7 +186,8 @@ def form_of(
         submitter=submitter,
         nonce=nonce if _NONCE.fullmatch(nonce) else secrets.token_hex(16),
         drawn_for=str(Drawn.of(values)),
-        notes=list(notes),
+        changes=list(changes),
+        note=notes.get(""),
         body=None if spec is None else json.dumps(_short(spec)),
         spec=spec,
     )
@@ -173,25 +198,53 @@ def _with_fitting(shown: Input, dataset: str) -> Input:
     if shown.name != "architecture":
         return shown
     fitting = fitting_architectures(dataset)
-    return replace(shown, options=fitting if shown.value in fitting else [shown.value, *fitting])
+    options = fitting if shown.value in fitting else [shown.value, *fitting]
+    return replace(shown, options=options, groups=grouped(options))
+
+
+def prefilled(kind: Kind, values: Mapping[str, Any], given: Mapping[str, str]) -> dict[str, Any]:
+    """The values with those that a link names, by the dotted paths of the fields, and others changed to fit them."""
+    drawn = Drawn.of(values)
+    choices = {name: value for name, value in given.items() if name == "dataset" or name.endswith(".norm")}
+    # First what others follow from: what the link names besides is then kept as it is.
+    fitting, _ = fitted(from_sent(kind, _as_sent(kind, values) | choices), drawn)
+    return from_sent(kind, _as_sent(kind, fitting) | dict(given))
+
+
+def _as_sent(kind: Kind, values: Mapping[str, Any]) -> dict[str, str]:
+    """What a browser sends of a form with these values."""
+
+    def fields(made: Sequence[Input]) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for each in made:
+            if each.kind == "checkbox":
+                found |= {each.name: "true"} if each.value else {}
+            elif each.kind != "group":
+                found[each.name] = each.value
+            found |= fields(each.inputs)
+        return found
+
+    return fields(inputs(SPECS[kind], values, {}))
 
 
 def from_sent(kind: Kind, sent: Mapping[str, str]) -> dict[str, Any]:
     return parse(SPECS[kind], {name: value for name, value in sent.items() if name not in _OWN})
 
 
-def commands(form: Form, url: str, *, needs_token: bool = False) -> str | None:
-    """The same job from a terminal, twice; the token is taken from where `gklbench` looks for it."""
+def commands(form: Form, url: str, *, needs_token: bool = False) -> list[tuple[str, str]] | None:
+    """The same job from elsewhere, each with what it is; the token is taken from where `gklbench` looks for it."""
     if form.body is None:
         return None
     body = shlex.quote(form.body)
     whose = f" --submitter {shlex.quote(form.submitter)}" if form.submitter else ""
     query = f"?submitter={form.submitter.replace(' ', '%20')}" if form.submitter else ""
     token = ' -H "Authorization: Bearer $GKLBENCH_TOKEN"' if needs_token else ""
-    return (
-        f"printf '%s' {body} |\n  gklbench submit - --follow{whose} --url {url}\n\n"
-        f"curl {shlex.quote(f'{url}/api/v1/jobs{query}') if query else f'{url}/api/v1/jobs'}{token} --json {body}"
-    )
+    address = shlex.quote(f"{url}/api/v1/jobs{query}") if query else f"{url}/api/v1/jobs"
+    return [
+        ("gklbench", f"printf '%s' {body} |\n  gklbench submit - --follow{whose} --url {url}"),
+        ("curl", f"curl {address}{token} --json {body}"),
+        ("JSON", form.json or ""),
+    ]
 
 
 def _short(spec: TrainSpec | EvaluateSpec) -> dict[str, Any]:
@@ -218,8 +271,19 @@ def _names(made: list[Input]) -> set[str]:
 
 
 @router.get("/submit")
-def submit_page(request: Request) -> Response:
-    return redirect(request, "/submit/train")
+def submit_page(request: Request, kind: Annotated[Choice | None, Chosen] = None) -> Response:
+    """What is to be sent? A link that says so, or that fills fields in, goes to the form at once."""
+    query = [(name, value) for name, value in request.query_params.multi_items() if name != "kind"]
+    if kind is None and not query:
+        return render(request, "choose.html")
+    if kind is None:
+        kind = "evaluate" if {"weights", "weights_key"} & dict(query).keys() else "train"
+    return redirect(request, f"/submit/{kind}" + (f"?{urlencode(query)}" if query else ""))
+
+
+@router.get("/submit/import")
+def import_page(request: Request) -> Response:
+    return render(request, "import.html", url=str(request.base_url).rstrip("/"))
 
 
 @router.get("/submit/{kind}")
@@ -232,7 +296,8 @@ def submit_form(
     job: Annotated[int | None, Chosen, Query(ge=1, le=MAX_ID)] = None,
     entry: Annotated[int | None, Chosen, Query(ge=1, le=MAX_ID)] = None,
 ) -> Response:
-    """Filled in from a recipe, from the spec of another job, or for the published weights of an imported entry."""
+    """Filled in from a recipe, from the spec of another job, for the published weights of an imported entry, or from
+    fields that the address names."""
     values = first_values(kind)
     if job is not None:
         with service.database.reading() as session:
@@ -247,8 +312,13 @@ def submit_form(
         if recipe not in RECIPES:
             raise NotFound(unknown_name_message("recipe", recipe, RECIPES))
         values = RECIPES[recipe]().model_dump(mode="json")
-    form = form_of(kind, values)
-    return _submit_page(request, service, form, recipe=recipe or next(iter(RECIPES)), show_errors=False)
+    given = {name: value for name, value in request.query_params.items() if name not in ("recipe", "job", "entry")}
+    if given:
+        values = prefilled(kind, values, given)
+    form = _looked_at(service, form_of(kind, values, submitter=given.get("submitter", "")), values)
+    # Of a spec that is right only the service can find fault, such as with weights that a link names.
+    is_refused = form.spec is not None and form.has_errors
+    return _submit_page(request, service, form, recipe=recipe or next(iter(RECIPES)), show_errors=is_refused)
 
 
 @router.post("/submit/{kind}")
@@ -270,12 +340,12 @@ def _take_form(
 ) -> Response:
     values, submitter, nonce = from_sent(kind, sent), sent.get("submitter", "").strip(), sent.get("nonce", "")
     action = sent.get("action", "send")
-    notes: list[str] = []
+    changes: list[str] = []
     if action != "check":
-        values, notes = fitted(values, Drawn.read(sent.get("drawn_for", "")))
-    form = form_of(kind, values, submitter=submitter, nonce=nonce, notes=notes)
+        values, changes = fitted(values, Drawn.read(sent.get("drawn_for", "")))
+    form = form_of(kind, values, submitter=submitter, nonce=nonce, changes=changes)
     # What was changed for a choice is looked at before it is sent, where no script has shown it.
-    if action == "send" and form.spec is not None and not notes:
+    if action == "send" and form.spec is not None and not changes:
         try:
             _check_submitter(submitter)
             owner_limits.check_spec(service.settings, form.spec)
@@ -298,9 +368,28 @@ def _take_form(
             _log.info("job %d was sent", job.id, extra={"job_id": job.id})
             background.add_task(service.publish_pending)
             return redirect(request, f"/jobs/{job.id}", background)
+    if not form.has_errors:
+        form = _looked_at(service, form, values)
     # A script that looks at what is typed shows errors too, but for those of a form that was just redrawn.
     status = 422 if action == "send" else 200
     return _submit_page(request, service, form, recipe=None, show_errors=action != "update", status_code=status)
+
+
+def _looked_at(service: Service, form: Form, values: Mapping[str, Any]) -> Form:
+    """With what the service knows of the job before it is sent."""
+    refusal: Unprocessable | None = None
+    with service.database.reading() as session:
+        lease = timedelta(seconds=service.settings.lease_seconds)
+        notes = holdings.holdings(session, lease=lease).notes(values)
+        if isinstance(form.spec, EvaluateSpec):
+            try:
+                job_files.check_weights(session, form.spec, is_locking=False)
+            except Unprocessable as found:
+                refusal = found
+    if not notes and refusal is None:
+        return form
+    said: dict[str, Any] = {"submitter": form.submitter, "nonce": form.nonce, "changes": form.changes}
+    return form_of(form.kind, values, notes=notes, refusal=refusal, **said)
 
 
 def _check_submitter(name: str) -> None:
@@ -311,6 +400,20 @@ def _check_submitter(name: str) -> None:
 def _model_title(model: Model) -> str:
     of_several = f", weights_key {model.weights_key}" if model.weights_key else ""
     return f"{model.name}, {model.architecture}{of_several}"
+
+
+def _estimates(session: Session, spec: TrainSpec | EvaluateSpec) -> list[str]:
+    """How long it will take, as far as earlier jobs tell; of a training also its evaluation."""
+    found = []
+    own = run_time.estimate(session, spec)
+    if own is not None:
+        each = isinstance(spec, EvaluateSpec) and spec.evaluation.shards > 1
+        found.append(f"{'each of its jobs ' if each else ''}{own}")
+    after = spec.follow_up("0" * 64) if isinstance(spec, TrainSpec) else None
+    following = None if after is None else run_time.estimate(session, after)
+    if following is not None:
+        found.append(f"its evaluation {following}")
+    return found
 
 
 def _submit_page(
@@ -325,6 +428,7 @@ def _submit_page(
     url = str(request.base_url).rstrip("/")
     with service.database.reading() as session:
         models = leaderboard.newest_models(session, limit=50) if form.kind == "evaluate" else []
+        estimates = [] if form.spec is None else _estimates(session, form.spec)
     return render(
         request,
         "submit.html",
@@ -334,6 +438,7 @@ def _submit_page(
         was_refused=status_code != 200,
         recipe=recipe,
         recipes=list(RECIPES),
+        estimates=estimates,
         commands=commands(form, url, needs_token=not request.state.principal.is_open),
         models=[(found.weights_sha256, _model_title(found)) for found in models],
         url=url,

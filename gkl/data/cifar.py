@@ -19,6 +19,7 @@ from torch import Tensor
 
 from gkl.data.images import ImageSet
 from gkl.errors import InvalidInput
+from gkl.on_disk import CIFAR_FILES
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,8 @@ class _Layout:
 
 _CIFAR10 = _Layout(
     title="CIFAR-10",
-    archive="cifar-10-python.tar.gz",
-    directory="cifar-10-batches-py",
+    archive=CIFAR_FILES["cifar10"][0],
+    directory=CIFAR_FILES["cifar10"][1],
     train=("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5"),
     test=("test_batch",),
     label_key="labels",
@@ -45,8 +46,8 @@ _CIFAR10 = _Layout(
 )
 _CIFAR100 = _Layout(
     title="CIFAR-100",
-    archive="cifar-100-python.tar.gz",
-    directory="cifar-100-python",
+    archive=CIFAR_FILES["cifar100"][0],
+    directory=CIFAR_FILES["cifar100"][1],
     train=("train",),
     test=("test",),
     label_key="fine_labels",

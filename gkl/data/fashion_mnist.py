@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 
 from gkl.data.images import ImageSet
 from gkl.errors import InvalidInput
+from gkl.on_disk import FASHION_MNIST_OF_DEBIAN
 
-# Where Debian's package dataset-fashion-mnist puts it.
-_DEBIAN = Path("/usr/share/datasets/fashion-mnist")
-
+_DEBIAN = FASHION_MNIST_OF_DEBIAN
 _UNSIGNED_BYTES = 0x08
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gkl.errors import InvalidInput
-from gkl.models.layouts import Expected, Place
+from gkl.layouts import Expected, Place
 from gkl.shared_memory import sharing
 
 

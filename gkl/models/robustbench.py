@@ -96,16 +96,28 @@ def published_files(name: str, models_dir: Path) -> list[Path]:
     The weights of its timm models come from a web address and not from RobustBench's drive: its loader keeps them in
     torch's cache. They are looked for in the same layout first, then there.
     """
+    files = files_in(models_dir, name)
+    in_cache = name_in_torch_cache(name)
+    if in_cache is not None and not files[0].is_file():
+        cached = Path(torch.hub.get_dir()) / "checkpoints" / in_cache
+        return [cached] if cached.is_file() else files
+    return files
+
+
+def files_in(models_dir: Path, name: str) -> list[Path]:
+    """Where RobustBench's own cache has them."""
     dataset, threat_model, model_id = ZOO[name]
     zoo, enums = _robustbench("model_zoo"), _robustbench("model_zoo.enums")
     definition = zoo.model_dicts[enums.BenchmarkDataset(dataset)][enums.ThreatModel(threat_model)].get(model_id, {})
     path = models_dir / dataset / threat_model / f"{model_id}.pt"
-    timm_name = _timm_name(name)
-    if timm_name is not None:
-        cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlsplit(_timm_address(timm_name)).path).name
-        return [cached if cached.is_file() and not path.is_file() else path]
     parts = definition.get("gdrive_id")
     return [path.with_name(f"{path.name}_m{i}.pt") for i in range(len(parts))] if isinstance(parts, list) else [path]
+
+
+def name_in_torch_cache(name: str) -> str | None:
+    """What the file of a timm model's published weights is called in torch's cache; None for the zoo's other models."""
+    timm_name = _timm_name(name)
+    return None if timm_name is None else Path(urlsplit(_timm_address(timm_name)).path).name
 
 
 def load_published(name: str, models_dir: Path) -> nn.Module:

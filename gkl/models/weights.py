@@ -14,22 +14,13 @@ from torch import Tensor, nn
 from gkl.catalog import DATASETS
 from gkl.errors import InvalidInput
 from gkl.files import sha256_of
+from gkl.layouts import Expected, Place, checked_surroundings, fitting_places, has_other_networks, unseen_in_front
 from gkl.models.copying import copy_into
-from gkl.models.layouts import (
-    Expected,
-    Place,
-    closest,
-    first_difference,
-    has_other_networks,
-    places,
-    refuse_surplus,
-    surroundings,
-    unseen_in_front,
-)
 from gkl.models.normalization import Normalization, normalization_in_front, with_normalization
 from gkl.models.registry import build_model
 from gkl.models.robustbench import load_published, published_files
-from gkl.weights_file import WeightsFile, open_weights
+from gkl.shared_memory import aliases
+from gkl.weights_file import WeightsFile, describe, open_weights
 from gkl.zoo import ZOO
 
 _log = logging.getLogger(__name__)
@@ -148,27 +139,10 @@ class _Taken:
 
 def _take(model: nn.Module, path: Path, weights_key: str | None) -> _Taken:
     """Find the network in the file and copy its tensors into the model."""
-    state = {name: tensor for name, tensor in model.state_dict().items() if isinstance(tensor, Tensor)}
-    expected, file = Expected(state), open_weights(path)
+    expected, file = expected_tensors(model), open_weights(path)
     place, equals = _chosen(expected, file, weights_key)
     described = file.containers[place.where]
-    others = [
-        each
-        for each in places(expected, file)
-        if each != place and first_difference(expected, each, file.containers[each.where], file.name) is None
-    ]
-    around = surroundings(place, others, described)
-    is_named = weights_key is not None and place.prefix != "" and weights_key != place.where
-    notes: list[str] = []
-    if not is_named:
-        refuse_surplus(place, around.surplus, file.name)
-    elif around.surplus:
-        inside = [name for name in around.surplus if name.startswith(place.prefix)]
-        refuse_surplus(place, inside, file.name)
-        notes.append(
-            f"{len(around.surplus)} tensors beside it, such as {around.surplus[0]!r:.100}, are no part of the network, "
-            f"as weights_key {weights_key!r} says"
-        )
+    around, notes = checked_surroundings(expected, place, file, weights_key)
     unseen = unseen_in_front(place, described)
     if unseen:
         notes.append(
@@ -188,32 +162,19 @@ def _take(model: nn.Module, path: Path, weights_key: str | None) -> _Taken:
     return _Taken(key, normalization, notes)
 
 
+def expected_tensors(model: nn.Module) -> Expected:
+    """What a file must have to be one of weights of this network."""
+    state = {name: tensor for name, tensor in model.state_dict().items() if isinstance(tensor, Tensor)}
+    return Expected({name: describe(tensor) for name, tensor in state.items()}, aliases(state))
+
+
 def _chosen(expected: Expected, file: WeightsFile, weights_key: str | None) -> tuple[Place, list[Place]]:
     """The one place that is meant, and others that hold the same numbers.
 
     Raises:
         InvalidInput: there is none, or more than one.
     """
-    found = places(expected, file)
-    if not found:
-        raise InvalidInput(closest(expected, file))
-    meant = found
-    if weights_key is not None:
-        meant = [place for place in found if weights_key == place.label]
-        meant = meant or [place for place in found if weights_key.rstrip(".") in place.spellings]
-        if not meant:
-            held = ", ".join(repr(place.label) for place in found)
-            raise InvalidInput(
-                f"{file.name} holds no network of this architecture at weights_key {weights_key!r}; it holds one at "
-                f"{held:.300}"
-            )
-    differences = {
-        number: first_difference(expected, place, file.containers[place.where], file.name)
-        for number, place in enumerate(meant)
-    }
-    fitting = [place for number, place in enumerate(meant) if differences[number] is None]
-    if not fitting:
-        raise InvalidInput(str(differences[0]))
+    fitting = fitting_places(expected, file, weights_key)
     first, others = fitting[0], fitting[1:]
     if all(_are_equal(file, first, other) for other in others):
         return first, others

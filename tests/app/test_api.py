@@ -32,6 +32,7 @@ from gkl.recipes import digits
 from tests.cluster import until
 from tests.databases import either_database
 from tests.local import serving
+from tests.weights import weights_of
 
 SPEC = digits().model_dump(mode="json")
 
@@ -347,7 +348,7 @@ def send(client: TestClient, content: bytes) -> httpx2.Response:
 
 
 def test_weights_are_sent_once(client: TestClient, store: ArtifactStore) -> None:
-    content = save({"weight": np.zeros(750_000, np.float32)})
+    content = weights_of("small_cnn", "digits")
     first = send(client, content)
     assert first.status_code == 201, first.text
     upload = first.json()

@@ -66,7 +66,7 @@ def test_the_form_shows_what_it_changed_before_it_is_sent(client: TestClient) ->
     assert redrawn.status_code == 200
     assert re.search(r'name="threat_model.epsilon" value="8/255"', redrawn.text)
     assert "Changed to fit: threat_model.epsilon is now 8/255" in redrawn.text
-    assert "RobustBench's zoo" in redrawn.text
+    assert "RobustBench&#39;s zoo: CIFAR-10, Linf" in redrawn.text
     # Without scripts nobody has seen it yet.
     unseen = client.post("/submit/train", data=form | {"action": "send"}, headers=FORM)
     assert (unseen.status_code, "Look at it, and send again" in unseen.text) == (422, True)

@@ -156,3 +156,15 @@ def test_an_evaluation_takes_as_long_as_others_of_its_architecture(database: Dat
     with database.writing() as session:
         jobs.request_cancel(session, waits)
     assert expected(database, waits) is None
+
+
+def test_how_long_it_takes_is_told_by_the_newest_that_are_alike(database: Database) -> None:
+    spec = tiny_train_spec(evaluation=None)
+    for seconds in (10.0, 30.0, 20.0):
+        trained(database, spec, seconds)
+    trained(database, spec.model_copy(update={"batch_size": 17}), 500.0)
+    with database.reading() as session:
+        longer = spec.model_copy(update={"epochs": 120, "seed": 3})
+        assert run_time.estimate(session, longer) == run_time.Estimate(2400.0, 3)
+        assert str(run_time.estimate(session, longer)) == "about 40 min 00 s on a worker here, from 3 earlier jobs"
+        assert run_time.estimate(session, spec.model_copy(update={"batch_size": 18})) is None

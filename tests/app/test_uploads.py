@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import shutil
 import sqlite3
@@ -16,6 +17,7 @@ from typing import Any
 import httpx2
 import numpy as np
 import pytest
+import torch
 from fastapi.testclient import TestClient
 from safetensors.numpy import save
 from sqlalchemy import update
@@ -33,6 +35,7 @@ from app.tokens import Limits
 from gkl.answers import JobState, Scope
 from gkl.client import Client, ClientError
 from gkl.client.uploads import Uploader
+from gkl.models import build_model
 from gkl.spec import EvaluateSpec
 from tests.app.test_access import bearer, guarded, token_of, visitor  # noqa: F401 - fixtures
 from tests.app.test_api import assert_problem
@@ -40,9 +43,10 @@ from tests.cluster import Cluster
 from tests.databases import either_database
 from tests.local import local_client, serving
 from tests.specs import tiny_train_spec
+from tests.weights import weights_of
 
 PIECE = {"Content-Type": "application/offset+octet-stream"}
-FILE = save({"classifier.weight": np.arange(2000, dtype=np.float32).reshape(50, 40)})
+FILE = weights_of("tiny_cnn", "digits")
 SHA256 = hashlib.sha256(FILE).hexdigest()
 
 
@@ -193,7 +197,7 @@ def test_so_many_bytes_may_be_kept(visitor: TestClient, database: Database) -> N
     assert visitor.post("/api/v1/weights", content=other, headers=ada).status_code == 201, "it is there already"
     assert_problem(begin(visitor, limit + 1, **ada), 413, "and these are")
     assert_problem(visitor.post("/api/v1/weights", content=bytes(limit + 1), headers=ada), 413, "and these are")
-    endless = (bytes(100) for _ in range(100))
+    endless = (bytes(limit // 50) for _ in range(100))
     assert visitor.post("/api/v1/weights", content=endless, headers=ada).status_code == 413, "stopped on the way"
 
 
@@ -391,9 +395,13 @@ def test_a_job_that_is_being_sent_keeps_its_weights(client: TestClient, service:
 
 
 def test_of_jobs_at_once_for_two_architectures_one_is_taken(client: TestClient) -> None:
-    """Whose the weights then are, until it has ended without a result."""
-    client.post("/api/v1/weights", content=FILE)
-    specs = [evaluation().model_copy(update={"architecture": name}) for name in ("tiny_cnn", "small_cnn")]
+    """Whose the weights then are, until it has ended without a result. The service cannot read which they fit."""
+    written = io.BytesIO()
+    torch.save(build_model("tiny_cnn", "digits").state_dict(), written)
+    weights = client.post("/api/v1/weights", content=written.getvalue()).json()["sha256"]
+    specs = [
+        evaluation().model_copy(update={"architecture": name, "weights": weights}) for name in ("tiny_cnn", "small_cnn")
+    ]
     answers: list[httpx2.Response] = []
     together = threading.Barrier(8)
 

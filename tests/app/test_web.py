@@ -15,9 +15,9 @@ from app.database import Database
 from app.entries import Point
 from app.formatting import plain
 from app.web.charts import _round_range, clean_against_robust
-from app.web.forms import Input, inputs, parse
+from app.web.forms import Input, advanced, basic, inputs, parse
 from app.web.rich_text import rich
-from app.web.submit import SPECS, Kind, commands, first_values, form_of
+from app.web.submit import SPECS, Kind, commands, first_values, form_of, prefilled
 from gkl.answers import Provenance
 from gkl.recipes import RECIPES
 from gkl.spec import JOB_SPEC, EvaluateSpec, TrainSpec
@@ -82,10 +82,12 @@ def test_the_commands_say_the_same_job(kind: Kind) -> None:
     form = form_of(kind, values, submitter="Ada L")
     assert form.body is not None
     assert JOB_SPEC.validate_json(form.body) == SPECS[kind].model_validate(values)
-    text = commands(form, "http://host")
-    assert text is not None
-    assert "--submitter 'Ada L'" in text
-    assert "http://host/api/v1/jobs?submitter=Ada%20L" in text
+    said = commands(form, "http://host")
+    assert said is not None
+    texts = dict(said)
+    assert "--submitter 'Ada L'" in texts["gklbench"]
+    assert "http://host/api/v1/jobs?submitter=Ada%20L" in texts["curl"]
+    assert JOB_SPEC.validate_json(texts["JSON"]) == SPECS[kind].model_validate(values)
 
 
 def test_an_error_about_the_whole_spec_is_told_too() -> None:
@@ -146,6 +148,47 @@ def test_a_form_is_filled_in_from_another_job(client: TestClient) -> None:
     assert 'name="epochs" value="17"' in text
     assert "There is no job 9" in get(client, "/submit/train?job=9", 404)
     assert "Unknown recipe" in get(client, "/submit/train?recipe=nothing", 404)
+
+
+def test_a_link_sets_fields_and_what_follows_from_them() -> None:
+    found = prefilled("train", first_values("train"), {"dataset": "cifar10", "epochs": "3"})
+    spec = TrainSpec.model_validate(found)
+    assert (spec.dataset, spec.epochs, spec.threat_model.epsilon) == ("cifar10", 3, 8 / 255)
+    # What it names itself stays, also where it is what was usual before.
+    typed = prefilled("train", first_values("train"), {"dataset": "cifar10", "threat_model.epsilon": "0.2"})
+    assert (typed["threat_model"]["epsilon"], typed["evaluation"]["threat_model"]["epsilon"]) == (0.2, "8/255")
+    assert prefilled("train", first_values("train"), {"nothing": "1"}) == prefilled("train", first_values("train"), {})
+    assert TrainSpec.model_validate(prefilled("train", first_values("train"), {})) == RECIPES["digits"]()
+
+
+@on_one
+def test_a_link_goes_to_its_form_at_once(client: TestClient) -> None:
+    for query, place in (
+        ("kind=train", "/submit/train"),
+        ("kind=import", "/submit/import"),
+        ("kind=evaluate&dataset=cifar10", "/submit/evaluate?dataset=cifar10"),
+        ("weights=robustbench&architecture=a%2Fb", "/submit/evaluate?weights=robustbench&architecture=a%2Fb"),
+        ("recipe=digits", "/submit/train?recipe=digits"),
+    ):
+        answer = client.get(f"/submit?{query}", follow_redirects=False)
+        assert (answer.status_code, answer.headers["location"]) == (303, place)
+    assert client.get("/submit?kind=nothing", headers={"Accept": "text/html"}).status_code == 422
+    assert "import-robustbench" in get(client, "/submit/import")
+
+
+def test_what_is_folded_says_how_much_of_it_is_set() -> None:
+    spec = RECIPES["digits"]()
+    made = inputs(TrainSpec, spec.model_dump(mode="json"), {})
+    assert [each.name for each in basic(made)] == [
+        *("name", "dataset", "architecture", "threat_model", "objective", "epochs", "evaluation")
+    ]
+    assert {each.name for each in [*basic(made), *advanced(made)]} == set(TrainSpec.model_fields) - {"kind"}
+    changed = {"label_smoothing": 0.1, "averaging": {"kind": "epoch"}, "seed": 0}
+    plain = spec.model_copy(update={"inner_maximization": type(spec.inner_maximization)()}).model_dump(mode="json")
+    both = [inputs(TrainSpec, plain | more, {}) for more in ({}, changed)]
+    set_before, set_now = ({each.name for each in advanced(one) if each.is_changed} for one in both)
+    assert set_now - set_before == {"label_smoothing", "averaging"} - set_before
+    assert "inner_maximization" not in set_before
 
 
 HOSTILE = LINF | {

@@ -30,7 +30,10 @@ APP_MAY_IMPORT_OF_GKL = {
     "gkl.recipes",
     "gkl.files",
     "gkl.weights_format",
+    "gkl.weights_contents",
+    "gkl.network_tensors",
     "gkl.safetensors_header",
+    "gkl.zoo",
 }
 WORKER_MAY_IMPORT_OF_APP = {
     "app",
@@ -67,6 +70,10 @@ TORCH_FREE = [
     "gkl.weights_format",
     "gkl.safetensors_header",
     "gkl.torch_archive",
+    "gkl.layouts",
+    "gkl.weights_contents",
+    "gkl.network_tensors",
+    "gkl.on_disk",
     "gkl.confinement",
     "gkl.run_log",
     "gkl.conversion",

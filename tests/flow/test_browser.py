@@ -177,12 +177,12 @@ def test_what_was_typed_outlives_the_login(browser: Browser, guarded_url: str, d
 
     log_in(page)
     page.goto("/submit/train")
-    page.get_by_label("name").first.fill("Typed for half an hour")
+    page.locator("[name=name]").fill("Typed for half an hour")
     context.clear_cookies()
     # A choice that cannot redraw the form leaves it as it is, and says why.
-    page.get_by_role("combobox", name="objective").select_option("trades")
+    page.get_by_role("combobox", name="Loss").select_option("trades")
     expect(page.locator("#problems")).to_contain_text("log in at /login")
-    expect(page.get_by_label("name").first).to_have_value("Typed for half an hour")
+    expect(page.locator("[name=name]")).to_have_value("Typed for half an hour")
     page.get_by_role("button", name="Send the job").click()
     expect(page.locator("dl")).to_contain_text("Typed for half an hour")
     with context.expect_page() as opened:
@@ -191,7 +191,7 @@ def test_what_was_typed_outlives_the_login(browser: Browser, guarded_url: str, d
     page.get_by_role("button", name="Send it again").click()
     expect(page.locator(".lead")).to_contain_text("does not belong to this login")
     page.get_by_role("button", name="Back to the form").click()
-    expect(page.get_by_label("name").first).to_have_value("Typed for half an hour")
+    expect(page.locator("[name=name]")).to_have_value("Typed for half an hour")
     page.get_by_role("button", name="Send the job").click()
     page.wait_for_url("**/jobs/1")
     context.close()
@@ -218,7 +218,8 @@ def test_columns_charts_and_downloads(board_page: Page, tmp_path: Path) -> None:
 def test_a_phone_shows_all_of_a_board_without_scrolling_sideways(board_page: Page) -> None:
     page = board_page
     page.set_viewport_size({"width": 390, "height": 800})
-    for path in ("/", "/leaderboards/cifar10/Linf", "/entries/1", "/submit/train", "/submit/evaluate", "/jobs"):
+    submit = ("/submit", "/submit/train", "/submit/evaluate", "/submit/import")
+    for path in ("/", "/leaderboards/cifar10/Linf", "/entries/1", *submit, "/jobs", "/workers"):
         page.goto(path)
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, path
     page.goto("/leaderboards/cifar10/Linf")
@@ -226,7 +227,7 @@ def test_a_phone_shows_all_of_a_board_without_scrolling_sideways(board_page: Pag
 
 
 def test_a_job_is_sent_with_the_form_watched_and_its_pictures_looked_at(page: Page, running: EmbeddedService) -> None:
-    page.goto("/submit")
+    page.goto("/submit/train")
     page.get_by_label("Recipe").select_option("digits-trades")
     page.get_by_role("button", name="Fill in").click()
     expect(page.get_by_label("kl weight")).to_be_visible()
@@ -237,26 +238,26 @@ def test_a_job_is_sent_with_the_form_watched_and_its_pictures_looked_at(page: Pa
         expect(page.locator("[name='evaluation.threat_model.epsilon']")).to_have_value(epsilon)
         expect(page.locator("#problems")).to_contain_text("threat_model.epsilon is now")
     # A choice redraws the form; what was typed stays.
-    page.get_by_label("name").first.fill("From the form")
+    page.locator("[name=name]").fill("From the form")
     held: list[Route] = []
     page.route("**/submit/train", lambda route: held.append(route))  # noqa: PLW0108 - it must be a Python function
     with page.expect_request("**/submit/train"):
-        page.get_by_role("combobox", name="objective").select_option("gkl")
+        page.get_by_role("combobox", name="Loss").select_option("gkl")
     # Also what is typed while the service draws it.
-    page.get_by_label("epochs").fill("7")
+    page.locator("[name=epochs]").fill("7")
     held[0].continue_()
     page.unroute("**/submit/train")
     expect(page.get_by_label("gamma", exact=False).first).to_be_visible()
-    expect(page.get_by_label("name").first).to_have_value("From the form")
-    expect(page.get_by_label("epochs")).to_have_value("7")
+    expect(page.locator("[name=name]")).to_have_value("From the form")
+    expect(page.locator("[name=epochs]")).to_have_value("7")
     # An error stands beside its field, and the commands wait for it to be mended.
-    page.get_by_label("epochs").fill("0")
+    page.locator("[name=epochs]").fill("0")
     expect(page.locator("#e-epochs")).to_contain_text("greater than or equal to 1")
     page.get_by_role("button", name="Send the job").click()
     expect(page.get_by_role("alert")).to_contain_text("Not sent.")
     expect(page.locator("#e-epochs")).to_contain_text("greater than or equal to 1")
-    page.get_by_label("epochs").fill("2")
-    page.get_by_label("architecture").select_option("tiny_cnn")
+    page.locator("[name=epochs]").fill("2")
+    page.locator("[name=architecture]").select_option("tiny_cnn")
     page.locator("[name='threat_model.epsilon']").fill("0.9")
     page.locator("[name='evaluation.threat_model.epsilon']").fill("0.9")
     expect(page.locator("#commands")).to_contain_text('"epochs": 2')
@@ -334,7 +335,7 @@ def test_somebody_logs_in_acts_and_logs_out(
     expect(page.locator("nav")).to_contain_text("Ada")
     page.goto("/submit/train")
     # A choice redraws the form by a script, with the form's own token.
-    page.get_by_role("combobox", name="objective").select_option("trades")
+    page.get_by_role("combobox", name="Loss").select_option("trades")
     page.get_by_role("button", name="Send the job").click()
     page.wait_for_url("**/jobs/1")
     expect(page.locator(".lead")).to_contain_text("by Ada")

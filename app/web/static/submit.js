@@ -1,8 +1,11 @@
-// Makes the submit page quicker: a choice redraws the form, the commands follow what is typed, a file shows how far it is.
+// Makes the submit page quicker: a choice redraws the form, the commands follow what is typed, a long list is searched, a
+// file shows how far it is.
 // Without it the page's own buttons do the same.
 "use strict";
 
 const PAUSE = 400;
+// From so many options on a list is searched.
+const LONG = 15;
 const form = document.querySelector("form[data-spec]");
 
 async function rendered(action) {
@@ -28,11 +31,92 @@ function tell(refusal) {
 
 // Only what nobody types in: the commands and the errors.
 function follow(page) {
-  for (const part of document.querySelectorAll("#commands, #problems, .errors")) {
+  for (const part of document.querySelectorAll("#commands, #problems, #outlook, .errors, .notes")) {
     const fresh = page.getElementById(part.id);
     if (fresh && fresh.innerHTML !== part.innerHTML) part.innerHTML = fresh.innerHTML;
     const field = form.elements[part.id.replace(/^e-/, "")];
     if (field && part.matches(".errors")) field.toggleAttribute("aria-invalid", part.childElementCount > 0);
+  }
+  addCopying();
+}
+
+// A button beside each command, where a page may write to the clipboard: not over plain http from another machine.
+function addCopying() {
+  if (!navigator.clipboard) return;
+  for (const code of document.querySelectorAll("[data-copy]")) {
+    if (code.previousElementSibling?.querySelector("button")) continue;
+    const button = document.createElement("button");
+    button.type = "button";
+    button.className = "copy";
+    button.textContent = "Copy";
+    button.setAttribute("aria-label", `Copy ${code.previousElementSibling.textContent}`);
+    button.addEventListener("click", async () => {
+      try {
+        await navigator.clipboard.writeText(code.textContent);
+        button.textContent = "Copied";
+      } catch {
+        // Where the browser forbids it the text can be selected.
+        document.getSelection().selectAllChildren(code);
+      }
+    });
+    code.previousElementSibling.append(" ", button);
+  }
+}
+
+// A box above a long list of options: what is typed there narrows the list, Enter takes the first that is left.
+function addSearch() {
+  for (const place of form.querySelectorAll(".searched")) {
+    const list = place.querySelector("select");
+    const all = [...list.children].map((group) => ({ group, options: [...group.children] }));
+    if (all.flatMap((each) => each.options).length < LONG) continue;
+    const box = document.createElement("input");
+    box.type = "search";
+    box.placeholder = "Search, such as wrn-28 l2";
+    box.setAttribute("aria-label", `Search ${form.querySelector(`label[for="${list.id}"]`).textContent}`);
+    place.prepend(box);
+    const close = () => {
+      box.value = "";
+      for (const { group, options } of all) group.replaceChildren(...options);
+      list.replaceChildren(...all.map((each) => each.group));
+      list.removeAttribute("size");
+    };
+    box.addEventListener("input", (event) => {
+      // Nothing of the job changes by it.
+      event.stopPropagation();
+      const words = box.value.toLowerCase().split(/\s+/).filter(Boolean);
+      if (words.length === 0) return close();
+      const chosen = list.value;
+      const left = [];
+      for (const { group, options } of all) {
+        const told = group.label.toLowerCase();
+        const fitting = options.filter((option) => words.every((word) => `${told} ${option.value}`.toLowerCase().includes(word)));
+        group.replaceChildren(...fitting);
+        if (fitting.length > 0) left.push(group);
+      }
+      list.replaceChildren(...left);
+      list.value = chosen;
+      list.size = Math.min(8, Math.max(2, list.options.length + left.length));
+    });
+    box.addEventListener("keydown", (event) => {
+      if (event.key === "ArrowDown") list.focus();
+      if (event.key !== "Enter") return;
+      event.preventDefault();
+      if (box.value && list.options.length > 0) choose(list.options[0].value);
+    });
+    const choose = (value) => {
+      close();
+      list.value = value;
+      list.dispatchEvent(new Event("input", { bubbles: true }));
+    };
+    list.addEventListener("change", () => { if (box.value && list.value) choose(list.value); });
+    // Left without a choice, the list has what stood there before.
+    const before = { value: list.value };
+    list.addEventListener("input", () => { before.value = list.value || before.value; });
+    place.addEventListener("focusout", (event) => {
+      if (!box.value || place.contains(event.relatedTarget)) return;
+      close();
+      list.value = before.value;
+    });
   }
 }
 
@@ -48,7 +132,9 @@ function redraw(page, before) {
   const active = document.activeElement;
   // Where somebody types the field stays the same one, with the place in it at which they are.
   const live = form.contains(active) && active.name && !active.matches("[data-choice]") ? active : null;
+  const open = [...form.querySelectorAll("details[open]")].map((part) => part.id);
   form.innerHTML = page.querySelector("form[data-spec]").innerHTML;
+  for (const id of open) document.getElementById(id)?.setAttribute("open", "");
   if (live) form.elements[live.name]?.replaceWith?.(live);
   for (const [name, value] of typed) {
     if (live?.name === name) continue;
@@ -58,6 +144,8 @@ function redraw(page, before) {
 }
 
 if (form) {
+  addCopying();
+  addSearch();
   let timer = null;
   let choices = 0;
   form.addEventListener("input", (event) => {
@@ -84,6 +172,7 @@ if (form) {
       if (choice !== choices) return;
       const focused = (form.contains(document.activeElement) && document.activeElement.name) || name;
       redraw(page, before);
+      addSearch();
       follow(page);
       form.elements[focused]?.focus();
     } catch (error) {

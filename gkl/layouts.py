@@ -3,6 +3,8 @@
 Scripts put prefixes before names (DataParallel, torch.compile, Lightning, `nn.Sequential(normalization, network)`), and
 keep a network beside an averaged one, an optimizer, a count of epochs. A network is found by its own names: it is
 wherever all of them are. Two places with all of them are a question, never a choice made here.
+
+Free of torch: a worker asks for the file that it loads, and the API for one that a job names, before it takes the job.
 """
 
 from __future__ import annotations
@@ -12,11 +14,8 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from gkl.errors import InvalidInput
-from gkl.shared_memory import aliases
-from gkl.weights_file import Described, WeightsFile
+from gkl.weights_contents import Contents, Described
 
 # What wrappers put into names, wherever the module that they wrap is.
 _WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
@@ -36,11 +35,16 @@ _MOST_CHANNELS = 4
 class Expected:
     """The tensors of a network, as a file must have them."""
 
-    def __init__(self, state: Mapping[str, Tensor]) -> None:
-        self.tensors = {name: Described.of(tensor) for name, tensor in state.items()}
-        same = aliases(state)
+    def __init__(self, tensors: Mapping[str, Described], same: Sequence[Sequence[str]]) -> None:
+        """
+        Args:
+            tensors: by name, in the network's order.
+            same: groups of names that are one tensor, of two names or more.
+        """
+        self.tensors = tensors
+        self.same = [list(names) for names in same]
         in_groups = {name for names in same for name in names}
-        self.groups: list[list[str]] = [*same, *([name] for name in state if name not in in_groups)]
+        self.groups: list[list[str]] = [*self.same, *([name] for name in tensors if name not in in_groups)]
         """Names of one tensor each, of which a file needs one."""
         # From before torch counted the batches that BatchNorm has seen; no evaluation uses the count.
         self.required = [names for names in self.groups if not names[0].endswith(_COUNTER)]
@@ -72,7 +76,7 @@ class Place:
         return ".".join(part for part in (self.where, self.prefix.rstrip(".")) if part)
 
 
-def places(expected: Expected, file: WeightsFile) -> list[Place]:
+def places(expected: Expected, file: Contents) -> list[Place]:
     """Everywhere in the file where a network of these names is, whatever the shapes."""
     found = []
     for where, described in file.containers.items():
@@ -82,6 +86,40 @@ def places(expected: Expected, file: WeightsFile) -> list[Place]:
             own = ".".join(part for part in (where, prefix.rstrip(".") if len(here) > 1 else "") if part)
             found.append(Place(where, prefix, names, own or "."))
     return found
+
+
+def fitting_places(expected: Expected, file: Contents, weights_key: str | None) -> list[Place]:
+    """Where the network that is meant is in the file, with the shapes that it has; several, where several fit.
+
+    Args:
+        expected: the network's tensors.
+        file: where to look.
+        weights_key: which network of the file is meant, as a spec has it.
+
+    Raises:
+        InvalidInput: there is none; says the first difference.
+    """
+    found = places(expected, file)
+    if not found:
+        raise InvalidInput(closest(expected, file))
+    meant = found
+    if weights_key is not None:
+        meant = [place for place in found if weights_key == place.label]
+        meant = meant or [place for place in found if weights_key.rstrip(".") in place.spellings]
+        if not meant:
+            held = ", ".join(repr(place.label) for place in found)
+            raise InvalidInput(
+                f"{file.name} holds no network of this architecture at weights_key {weights_key!r}; it holds one at "
+                f"{held:.300}"
+            )
+    differences = {
+        number: first_difference(expected, place, file.containers[place.where], file.name)
+        for number, place in enumerate(meant)
+    }
+    fitting = [place for number, place in enumerate(meant) if differences[number] is None]
+    if not fitting:
+        raise InvalidInput(str(differences[0]))
+    return fitting
 
 
 def _places_in(expected: Expected, names: Collection[str]) -> Iterator[tuple[str, dict[str, str]]]:
@@ -158,7 +196,7 @@ def fits(name: str, wanted: Described, given: Described) -> bool:
     return given[2:] == wanted[2:] and given.shape == wanted.shape
 
 
-def closest(expected: Expected, file: WeightsFile) -> str:
+def closest(expected: Expected, file: Contents) -> str:
     """Why no dictionary of the file has the network, told of the one that has most of it."""
     best: tuple[int, str] = (-1, "")
     wanted = {_unwrapped(name) for name in expected.tensors}
@@ -248,7 +286,7 @@ def unseen_in_front(place: Place, described: Mapping[str, Described]) -> list[st
     return [module for module in before if not any(name.startswith(f"{module}.") for name in names)]
 
 
-def has_other_networks(place: Place, equals: Sequence[Place], file: WeightsFile) -> bool:
+def has_other_networks(place: Place, equals: Sequence[Place], file: Contents) -> bool:
     """Whether the file has weights of something else too, so that its sha256 does not say which network this is."""
     own = {(each.where, at) for each in (place, *equals) for at in each.names.values()}
     # A vector, in whatever shape, may be the statistics of a normalization layer.
@@ -268,3 +306,43 @@ def refuse_surplus(place: Place, surplus: Sequence[str], file: str) -> None:
         key = place.own_spelling
         advice = f"; if it is no part of the network, say so with weights_key {key!r}" if place.prefix and key else ""
         raise InvalidInput(f"{file} has a tensor {surplus[0]!r:.100} that the architecture does not have{advice}")
+
+
+def checked_surroundings(
+    expected: Expected, place: Place, file: Contents, weights_key: str | None
+) -> tuple[Surroundings, list[str]]:
+    """What is around the network that was found at a place, and what is to be said of it, each in a sentence.
+
+    Raises:
+        InvalidInput: the file has other tensors there, which the architecture may lack.
+    """
+    described = file.containers[place.where]
+    others = [
+        each
+        for each in places(expected, file)
+        if each != place and first_difference(expected, each, file.containers[each.where], file.name) is None
+    ]
+    around = surroundings(place, others, described)
+    is_named = weights_key is not None and place.prefix != "" and weights_key != place.where
+    if not is_named:
+        refuse_surplus(place, around.surplus, file.name)
+        return around, []
+    if not around.surplus:
+        return around, []
+    refuse_surplus(place, [name for name in around.surplus if name.startswith(place.prefix)], file.name)
+    return around, [
+        f"{len(around.surplus)} tensors beside it, such as {around.surplus[0]!r:.100}, are no part of the network, "
+        f"as weights_key {weights_key!r} says"
+    ]
+
+
+def check_fits(expected: Expected, file: Contents, weights_key: str | None) -> None:
+    """All that can be told of a file and a network without the file's numbers; `load_weights` says the same of them.
+
+    Raises:
+        InvalidInput: the file has no such network, or more than it; says the first difference.
+    """
+    found = fitting_places(expected, file, weights_key)
+    # Several may hold the same numbers.
+    if len(found) == 1:
+        checked_surroundings(expected, found[0], file, weights_key)

@@ -1,0 +1,105 @@
+"""What the form calls the fields of a spec, and which of them it shows before the others."""
+
+from __future__ import annotations
+
+import re
+
+_TITLES = {
+    "name": "Name",
+    "dataset": "Data set",
+    "architecture": "Architecture",
+    "weights": "Weights",
+    "weights_key": "Which network of the file",
+    "threat_model": "Threat model",
+    "norm": "Norm",
+    "epsilon": "Largest perturbation (epsilon)",
+    "objective": "Loss",
+    "objective.kl_weight": "KL weight (1/lambda)",
+    "objective.ce_weight": "Cross-entropy weight (alpha)",
+    "objective.wmse_weight": "Weighted MSE weight (beta)",
+    "objective.prior_temperature": "Temperature of the class prior",
+    "objective.gamma": "Smoothing of the class weights (gamma)",
+    "inner_maximization": "Attack during training",
+    "num_steps": "Attack steps",
+    "relative_step_size": "Step size, relative to epsilon",
+    "start_noise": "Noise at the start",
+    "project_start": "Project the start",
+    "network_mode": "Mode of the network",
+    "inner_maximization.wmse_weight": "Weighted MSE weight in the attack",
+    "learning_rate": "Learning rate",
+    "weight_decay": "Weight decay",
+    "nesterov": "Nesterov momentum",
+    "decay_batch_norm": "Weight decay on BatchNorm",
+    "schedule": "Learning rate schedule",
+    "milestones": "Epochs at which the rate falls",
+    "schedule.factor": "Factor at each of them",
+    "warmup_fraction": "Share of warm-up",
+    "start_divisor": "Divisor of the first rate",
+    "end_divisor": "Divisor of the last rate",
+    "schedule.moves": "When the rate changes",
+    "schedule.span": "How epochs are counted",
+    "low_momentum": "Lowest momentum",
+    "high_momentum": "Highest momentum",
+    "batch_size": "Images per step",
+    "evaluation.batch_size": "Images attacked at once",
+    "drop_last_batch": "Leave out the last, smaller batch",
+    "epsilon_ramp": "Raise epsilon over the epochs",
+    "label_smoothing": "Label smoothing",
+    "augmentation": "Augmentation of the images",
+    "robust_weight": "Weight of the divergence over second views",
+    "augmentation.flip": "Mirror half of the images",
+    "synthetic": "Generated images",
+    "synthetic.fraction": "Share of each batch",
+    "averaging": "Averaging of the weights",
+    "averaging.tau": "Share of the average that is kept (tau)",
+    "averaging.buffers": "BatchNorm's statistics",
+    "weight_perturbation": "Perturbation of the weights (AWP)",
+    "weight_perturbation.gamma": "Size of the perturbation (gamma)",
+    "first_epoch": "From epoch",
+    "batch_norm": "BatchNorm statistics",
+    "batch_norm.momentum": "Share of each batch",
+    "batch_norm.first_momentum": "Share of the first batch",
+    "selection": "Choice of the best epoch",
+    "selection.num_images": "Images held out",
+    "selection.maximizes": "What the attack increases",
+    "selection.ties": "Of equal epochs take the",
+    "every_epochs": "Epochs between measurements",
+    "compute": "Arithmetic",
+    "channels_last": "Channels last",
+    "compute.compile": "Use torch.compile",
+    "seed": "Random seed",
+    "protocol": "Protocol",
+    "attacks": "Attacks of a custom protocol",
+    "num_points": "Points to attack",
+    "shards": "Jobs that share the work",
+    "evaluation": "Evaluation",
+    "publication": "Publication",
+    "extra_data": "Trained on additional real images",
+    "synthetic_data": "Trained on generated images",
+}
+"""By dotted path, or by the field's own name where it means the same everywhere."""
+
+_BASIC = re.compile(
+    r"name|dataset|architecture|weights|epochs|objective|evaluation"
+    r"|(evaluation\.)?threat_model(\.(norm|epsilon))?|evaluation\.(protocol|num_points)"
+)
+
+SHOWN_FIRST = (
+    *("name", "dataset", "architecture", "weights", "threat_model", "objective", "epochs", "evaluation"),
+    *("evaluation.protocol", "evaluation.threat_model", "evaluation.num_points"),
+)
+"""The basic fields of the form and of its parts, in the order in which they are shown."""
+
+
+def title(path: str) -> str:
+    """
+    >>> title("evaluation.num_points"), title("objective.ce_weight"), title("optimizer.momentum")
+    ('Points to attack', 'Cross-entropy weight (alpha)', 'Momentum')
+    """
+    own = path.rpartition(".")[2]
+    return _TITLES.get(path) or _TITLES.get(own) or own.replace("_", " ").capitalize()
+
+
+def is_basic(path: str) -> bool:
+    """Whether it is open from the start; the others are folded."""
+    return _BASIC.fullmatch(path) is not None

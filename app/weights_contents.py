@@ -1,0 +1,66 @@
+"""What weights that are sent hold: kept beside them, and compared with the network that a job names."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from pathlib import Path
+
+from gkl.errors import InvalidInput
+from gkl.network_tensors import architectures_that_fit, check_contents
+from gkl.spec import EvaluateSpec
+from gkl.weights_contents import Contents, Described, safetensors_contents
+
+# Real headers take thousands of bytes. A larger one is left to the run.
+_MOST_BYTES = 1024 * 1024
+_SUGGESTED = 3
+# Of more tensors than any network of the catalog has, no other architecture is looked for: it would take seconds.
+_MOST_TENSORS = 3_000
+_FILE = "the file"
+
+
+def read(path: Path) -> bytes | None:
+    """The tensors' names, formats and shapes of a safetensors file, to be kept; None where they take too much room.
+
+    Raises:
+        InvalidInput: it is damaged.
+    """
+    found = safetensors_contents(path, _FILE)
+    written = {
+        where: {name: [each.dtype, each.shape] for name, each in tensors.items()}
+        for where, tensors in found.containers.items()
+    }
+    packed = zlib.compress(json.dumps(written, separators=(",", ":")).encode())
+    return packed if len(packed) <= _MOST_BYTES else None
+
+
+def problem(packed: bytes, spec: EvaluateSpec) -> str | None:
+    """Why no run would load these weights as the spec says, in a sentence; None where one would, or nobody can tell."""
+    contents = _unpacked(packed)
+    try:
+        check_contents(contents, spec.architecture, spec.dataset, spec.weights_key)
+    except InvalidInput as error:
+        return f"{error}{_advice(contents, spec)}"
+    return None
+
+
+def _advice(contents: Contents, spec: EvaluateSpec) -> str:
+    if sum(map(len, contents.containers.values())) > _MOST_TENSORS:
+        return ""
+    fitting = architectures_that_fit(contents, spec.dataset, spec.weights_key)
+    if not fitting:
+        return ""
+    own_first = sorted(fitting, key=lambda name: "/" in name)
+    more = len(own_first) - _SUGGESTED
+    return f". It fits {', '.join(own_first[:_SUGGESTED])}" + (f" and {more} more" if more > 0 else "")
+
+
+def _unpacked(packed: bytes) -> Contents:
+    written = json.loads(zlib.decompress(packed))
+    return Contents(
+        _FILE,
+        {
+            where: {name: Described.of_safetensors(dtype, tuple(shape)) for name, (dtype, shape) in tensors.items()}
+            for where, tensors in written.items()
+        },
+    )

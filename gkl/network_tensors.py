@@ -1,0 +1,97 @@
+"""The tensors of every architecture of the catalog, known without building it. Free of torch.
+
+`python -m gkl.models.tensor_table` writes the table from the networks themselves; a test compares the two.
+"""
+
+from __future__ import annotations
+
+import json
+import lzma
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any
+
+from gkl.errors import InvalidInput
+from gkl.layouts import Expected, check_fits
+from gkl.weights_contents import Contents, Described
+
+TABLE = Path(__file__).with_name("network_tensors.json.xz")
+
+
+def expected_tensors(architecture: str, dataset: str) -> Expected | None:
+    """What a file must have to be one of weights of this network; None where the table does not say."""
+    number = _table()["networks"].get(f"{architecture} {dataset}")
+    return None if number is None else _layout(number)
+
+
+def check_contents(contents: Contents, architecture: str, dataset: str, weights_key: str | None) -> None:
+    """
+    Raises:
+        InvalidInput: no run would load this file as weights of this network; says the first difference.
+    """
+    expected = expected_tensors(architecture, dataset)
+    if expected is not None:
+        check_fits(expected, contents, weights_key)
+
+
+def architectures_that_fit(contents: Contents, dataset: str, weights_key: str | None) -> list[str]:
+    """Of the architectures for a data set those whose weights a file may be, in the catalog's order."""
+    answers: dict[int, bool] = {}
+    found = []
+    for name, number in _table()["networks"].items():
+        architecture, _, built_for = name.rpartition(" ")
+        if built_for != dataset:
+            continue
+        if number not in answers:
+            answers[number] = _fits(_layout(number), contents, weights_key)
+        if answers[number]:
+            found.append(architecture)
+    return found
+
+
+@dataclass(frozen=True)
+class Published:
+    """Where RobustBench keeps the weights that are published with a model of its zoo."""
+
+    files: tuple[str, ...]
+    """In its directory of models; several for an ensemble."""
+    in_torch_cache: str | None
+    """What the file may be called in torch's cache instead."""
+
+
+def published() -> dict[str, Published]:
+    """Architecture -> its published weights, for all of the zoo."""
+    return {
+        name: Published(tuple(each["files"]), each["in_torch_cache"]) for name, each in _table()["published"].items()
+    }
+
+
+def _fits(expected: Expected, contents: Contents, weights_key: str | None) -> bool:
+    try:
+        check_fits(expected, contents, weights_key)
+    except InvalidInput:
+        return False
+    return True
+
+
+@cache
+def _lines() -> list[bytes]:
+    """The first says which network has which tensors; each further one has those of some networks.
+
+    Kept as text: all of them as objects would take thirty times as much memory.
+    """
+    return lzma.decompress(TABLE.read_bytes()).splitlines()
+
+
+@cache
+def _table() -> dict[str, Any]:
+    table: dict[str, Any] = json.loads(_lines()[0])
+    return table
+
+
+@lru_cache(maxsize=8)
+def _layout(number: int) -> Expected:
+    layout = json.loads(_lines()[1 + number])
+    tensors = {name: Described.of_torch(f"torch.{dtype}", tuple(shape)) for name, dtype, shape in layout["tensors"]}
+    return Expected(tensors, layout["same"])
