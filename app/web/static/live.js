@@ -31,6 +31,7 @@ function update(fresh) {
     before.forEach((old, index) => {
       const same = old.cloneNode(true);
       if (same.matches("details")) same.open = false;
+      unmarkScrollers(same);
       if (same.outerHTML !== after[index].outerHTML && !inUse(old)) replace(old, after[index]);
     });
   } else if (!inUse(main)) {
