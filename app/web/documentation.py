@@ -49,6 +49,8 @@ class BuiltPages(StaticFiles):
     def __init__(self, folder: Path) -> None:
         super().__init__(directory=folder, html=True, check_dir=False)
         self.folder = folder
+        # It would refuse to serve while the folder is not there.
+        self.config_checked = True
 
     @property
     def are_built(self) -> bool:
