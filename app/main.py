@@ -27,7 +27,7 @@ from app.routes import api, health, uploads
 from app.security_headers import BodyTimeout, SecurityHeaders
 from app.service import Service
 from app.settings import Settings
-from app.web import login, pages, rendering
+from app.web import documentation, login, pages, rendering
 
 _HERE = Path(__file__).parent
 _UPLOADS = re.compile(r"/api/v1/(weights|uploads(/[^/]+)?|entries/[^/]+/attacks|reports)")
@@ -107,8 +107,12 @@ def create_app(settings: Settings | None = None) -> Application:
     app.mount("/static", StaticFiles(directory=_HERE / "web" / "static"), name="static")
     app.mount("/swagger", StaticFiles(directory=_SWAGGER_FILES), name="swagger")
 
-    @app.get("/docs", include_in_schema=False, dependencies=[PUBLIC])
-    def docs(request: Request) -> HTMLResponse:
+    app.include_router(documentation.router)
+    app.state.documentation = documentation.BuiltPages(settings.effective_docs_dir)
+    app.mount("/docs", app.state.documentation, name="documentation")
+
+    @app.get("/api", include_in_schema=False, dependencies=[PUBLIC])
+    def api_page(request: Request) -> HTMLResponse:
         # Not FastAPI's page: its script stands in the page, where none may.
         return rendering.render(request, "api.html")
 

@@ -181,9 +181,9 @@ def _methods_at(request: Request) -> list[str]:
 
 def _plain_sentence(request: Request, status: int) -> str:
     if status == HTTPStatus.NOT_FOUND:
-        return f"There is nothing at {request.url.path}; {root_of(request.scope)}/docs lists what there is."
+        return f"There is nothing at {request.url.path}; {root_of(request.scope)}/api lists what there is."
     if status == HTTPStatus.METHOD_NOT_ALLOWED:
-        return f"{request.method} is not possible at {request.url.path}; {root_of(request.scope)}/docs lists what is."
+        return f"{request.method} is not possible at {request.url.path}; {root_of(request.scope)}/api lists what is."
     return HTTPStatus(status).description or HTTPStatus(status).phrase
 
 

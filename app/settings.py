@@ -13,6 +13,7 @@ from sqlalchemy import URL
 from app.addresses import check_broker_url, check_database_url
 from gkl.addresses import is_loopback
 
+_CHECKOUT = Path(__file__).parents[1]
 PLACEHOLDER = "changethis"
 """What `.env.example` has in place of each secret."""
 
@@ -44,6 +45,9 @@ class Settings(BaseSettings):
 
     models_dir: str = ""
     """RobustBench's weights, as `<dataset>/<threat model>/<model>.pt`; empty means `models` in the data directory."""
+
+    docs_dir: str = ""
+    """Folder of the built documentation, served at `/docs/`; empty means `build/docs` of the checkout."""
 
     database_url: str = ""
     """SQLAlchemy address of the database; empty means the SQLite file `gklbench.sqlite3` in the data directory."""
@@ -293,10 +297,16 @@ class Settings(BaseSettings):
     def effective_models_dir(self) -> Path:
         return Path(self.models_dir).resolve() if self.models_dir else self.data_dir.resolve() / "models"
 
+    @property
+    def effective_docs_dir(self) -> Path:
+        return Path(self.docs_dir).resolve() if self.docs_dir else _CHECKOUT / "build" / "docs"
+
     def environment(self) -> dict[str, str]:
         """The variables that give another process these settings."""
         values = {name: str(getattr(self, name)) for name in type(self).model_fields}
         values["data_dir"] = str(self.data_dir.resolve())
         values["datasets_dir"] = str(self.effective_datasets_dir)
         values["models_dir"] = str(self.effective_models_dir)
+        if self.docs_dir:
+            values["docs_dir"] = str(self.effective_docs_dir)
         return {f"GKLBENCH_{name.upper()}": value for name, value in values.items()}

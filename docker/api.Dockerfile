@@ -21,6 +21,13 @@ COPY gkl gkl
 RUN --mount=type=cache,target=/root/.cache/uv \
     uv pip install --no-deps --build-constraints requirements.lock .
 
+# The documentation as pages. Without PyTorch too: docs/conf.py needs only the names in it.
+FROM build AS docs
+RUN --mount=type=cache,target=/root/.cache/uv \
+    uv pip install -r pyproject.toml --extra docs -c requirements.lock
+COPY docs docs
+RUN /opt/gklbench/bin/python -m sphinx -q -b html -d /tmp/doctrees docs /documentation
+
 FROM ${PYTHON_IMAGE}
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="GKL Bench: API and relay" \
@@ -30,10 +37,12 @@ RUN groupadd --gid 10001 gklbench \
     && useradd --uid 10001 --gid gklbench --no-log-init --home-dir /var/lib/gklbench --shell /usr/sbin/nologin gklbench \
     && install --directory --owner gklbench --group gklbench --mode 0750 /var/lib/gklbench
 COPY --from=build /opt/gklbench /opt/gklbench
+COPY --from=docs /documentation /opt/gklbench/share/doc/gklbench
 ENV PATH=/opt/gklbench/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     GKLBENCH_DATA_DIR=/var/lib/gklbench \
+    GKLBENCH_DOCS_DIR=/opt/gklbench/share/doc/gklbench \
     GKLBENCH_HOST=0.0.0.0 \
     GKLBENCH_LOG_FORMAT=json
 USER 10001:10001

@@ -129,4 +129,6 @@ def audit_trail(
     with service.database.reading() as session:
         found = audit.page(session, before_id=cursor, limit=_RECORDS_PER_PAGE + 1)
         older = f"?cursor={found[_RECORDS_PER_PAGE - 1].id}" if len(found) > _RECORDS_PER_PAGE else None
-        return render(request, "audit.html", records=found[:_RECORDS_PER_PAGE], older=older)
+        return render(
+            request, "audit.html", records=found[:_RECORDS_PER_PAGE], older=older, is_first_page=cursor is None
+        )

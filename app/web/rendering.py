@@ -118,6 +118,9 @@ async def error_page(request: Request, status: int, detail: str, headers: dict[s
         detail=detail,
         headers=headers,
         kept=kept,
+        phrase=HTTPStatus(status).phrase.lower(),
+        is_get=request.method in ("GET", "HEAD"),
+        path=request.url.path,
         to=request.url.path + query,
     )
 

@@ -38,7 +38,7 @@ OWN = "own"
 """The architecture of a network, or the name of images, that no registry knows: somebody's own."""
 # Rounding differs between processors and batch sizes; answers closer than so many of float32's units in the last place
 # of the largest logit may change sides.
-_ROUNDING = 256 * torch.finfo(torch.float32).eps
+_ROUNDING = 256 * 2.0**-23
 _POINT_TENSORS = ("label", "prediction", "broken_by", "perturbation_norm")
 _BROKEN_TENSORS = ("index", "adversarial", "adversarial_prediction")
 

@@ -44,7 +44,9 @@ PUBLIC = {
     "/readyz": "which part is missing",
     "/login": "a form",
     "/logout": "nothing",
-    "/docs": "the API's description",
+    "/api": "the API's description",
+    "/docs": "where that is",
+    "/docs/": "the documentation",
 }
 
 
@@ -88,7 +90,7 @@ def scopes_of(route: RouteContext) -> set[str]:
 
 
 def routes(settings: Settings) -> list[RouteContext]:
-    """All but the files under /static and /swagger, and the API's description."""
+    """All but the files under /static, /swagger and /docs, and the API's description."""
     found = iter_route_contexts(create_app(settings).routes)
     return [each for each in found if not isinstance(each.original_route, Mount) and each.path != "/openapi.json"]
 

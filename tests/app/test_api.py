@@ -335,7 +335,7 @@ def test_the_document_describes_it_and_its_page_needs_no_internet(client: TestCl
     create = document["paths"]["/api/v1/jobs"]["post"]
     assert create["requestBody"]["content"]["application/json"]["examples"]["digits"]["value"]["dataset"] == "digits"
     assert PROBLEM_JSON in create["responses"]["4XX"]["content"]
-    page = client.get("/docs").text
+    page = client.get("/api").text
     assert "http://" not in page
     assert "https://" not in page
     for path in ("/swagger/swagger-ui-bundle.js", "/swagger/swagger-ui.css"):

@@ -83,8 +83,8 @@ def test_every_page_escapes_what_people_wrote(client: TestClient, database: Data
 
 def test_empty_pages_say_so(client: TestClient) -> None:
     assert "Nothing has been measured yet" in get(client, "/")
-    assert "No job yet." in get(client, "/jobs")
-    assert "No job of this kind yet." in get(client, "/jobs?state=failed")
+    assert "No job has been sent yet." in get(client, "/jobs")
+    assert "No job is like that." in get(client, "/jobs?state=failed")
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_the_filter_form_works_without_javascript(client: TestClient) -> None:
     # What the form sends when nothing is chosen.
     assert "GKL SmallCNN" in get(client, "/jobs?state=&kind=")
     assert "GKL SmallCNN" in get(client, "/jobs?state=queued&kind=")
-    assert "No job of this kind yet." in get(client, "/jobs?state=queued&kind=evaluate")
+    assert "No job is like that." in get(client, "/jobs?state=queued&kind=evaluate")
 
 
 def test_many_jobs_are_on_pages(client: TestClient) -> None:

@@ -44,7 +44,7 @@ PAGES = (
         "/me",
         "/audit",
         "/login",
-        "/docs",
+        "/api",
         "/nowhere",
         "/leaderboards/cifar10/Linf?q=x",
     ),
@@ -105,7 +105,7 @@ def test_answers_of_the_api_name_the_path(admin: TestClient, before: str) -> Non
     address = before + begun.headers["location"].removeprefix(ROOT)
     assert admin.head(address).headers["upload-offset"] == "0"
     assert admin.get(f"{before}/openapi.json").json()["servers"] == [{"url": ROOT}]
-    assert f"{ROOT}/docs lists" in admin.get(f"{before}/api/v1/nowhere").json()["detail"]
+    assert f"{ROOT}/api lists" in admin.get(f"{before}/api/v1/nowhere").json()["detail"]
     assert admin.get(f"{before}/api/v1/jobs").headers["cache-control"] == "private, no-cache"
     slashed = admin.get(f"{before}/jobs/")
     assert urlsplit(slashed.headers["location"]).path == f"{ROOT}/jobs"

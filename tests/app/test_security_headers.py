@@ -25,7 +25,8 @@ WEB = Path(__file__).parents[2] / "app" / "web"
 
 @either_database
 @pytest.mark.parametrize(
-    "path", ["/", "/jobs", "/api/v1/jobs", "/nothing", "/api/v1/jobs/999", "/docs", "/static/style.css", "/healthz"]
+    "path",
+    ["/", "/jobs", "/api/v1/jobs", "/nothing", "/api/v1/jobs/999", "/api", "/docs/", "/static/style.css", "/healthz"],
 )
 def test_every_answer_carries_them(client: TestClient, path: str) -> None:
     headers = client.get(path, headers={"Accept": "text/html"}).headers

@@ -38,7 +38,7 @@ def test_dependencies_are_a_layer_that_the_source_does_not_touch(path: Path) -> 
 
 @by_name
 def test_the_image_has_the_extras_that_it_needs(path: Path) -> None:
-    asked = set(re.findall(r"--extra (\S+)", path.read_text(encoding="utf-8")))
+    asked = set(re.findall(r"--extra (\S+)", " ".join(i.text for i in dockerfiles.read(path)[0].all("RUN"))))
     assert asked == {"s3", "otel", "worker" if path == WORKER else "server"}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
@@ -51,7 +51,7 @@ def test_the_image_has_the_extras_that_it_needs(path: Path) -> None:
 
 @by_name
 def test_the_image_runs_as_the_user_of_the_compose_files(path: Path) -> None:
-    build, last = dockerfiles.read(path)
+    build, *_, last = dockerfiles.read(path)
     assert build.base == last.base
     assert re.fullmatch(r"python:3\.\d+\.\d+-slim-\w+", last.base)
     (user,) = last.all("USER")
@@ -93,7 +93,7 @@ def test_everything_that_is_copied_is_let_in(path: Path) -> None:
 
 
 def test_both_images_differ_in_nothing_by_accident() -> None:
-    (api, _), (worker, _) = dockerfiles.read(API), dockerfiles.read(WORKER)
+    (api, *_), (worker, _) = dockerfiles.read(API), dockerfiles.read(WORKER)
     extra = [i for i in worker.instructions if i not in api.instructions]
     assert [i.text for i in extra if i.name != "RUN"] == ["worker worker", "REVISION=unknown"]
     dependencies, revision = (i.text for i in extra if i.name == "RUN")
@@ -101,6 +101,18 @@ def test_both_images_differ_in_nothing_by_accident() -> None:
         i.text for i in api.instructions if "--extra" in i.text
     ]
     assert revision.endswith('"${REVISION}" > gkl/REVISION')
+
+
+def test_the_api_has_the_documentation_where_it_looks_for_it() -> None:
+    _, docs, last = dockerfiles.read(API)
+    assert (docs.base, docs.name) == ("build", "docs")
+    made = docs.all("RUN")[-1].words({})[-1]
+    (copied,) = [i for i in last.all("COPY") if i.flags == ("--from=docs",)]
+    source, target = copied.words({})
+    assert source == made
+    assert target == last.environment({"PATH": ""})["GKLBENCH_DOCS_DIR"]
+    services = load(MAIN, secrets_filled_in(ENV_EXAMPLE))["services"]
+    assert services["api"]["environment"]["GKLBENCH_DOCS_DIR"] == target
 
 
 def test_a_step_that_cannot_be_read_is_said(tmp_path: Path) -> None:

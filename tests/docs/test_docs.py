@@ -35,6 +35,28 @@ def html(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out / "html"
 
 
+@pytest.mark.long
+def test_the_pages_can_be_built_without_what_runs_jobs(html: Path, tmp_path: Path) -> None:
+    """As the API's image does."""
+    code = """
+import importlib.util, sys
+missing, found = {"torch", "torchvision", "pyautoattack", "robustbench", "sklearn", "joblib"}, importlib.util.find_spec
+class Refuses:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in missing:
+            raise ModuleNotFoundError(name, name=name)
+sys.meta_path.insert(0, Refuses())
+importlib.util.find_spec = lambda name, package=None: None if name in missing else found(name, package)
+from sphinx.cmd.build import main
+sys.exit(main(sys.argv[1:]))
+"""
+    command = [sys.executable, "-c", code, "-q", "-W", "-n", "--keep-going", "-b", "html", DOCS, tmp_path / "html"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert {p.name for p in html.rglob("*.html")} == {p.name for p in (tmp_path / "html").rglob("*.html")}
+    assert 'id="gkl.evaluate"' in (tmp_path / "html" / "reference.html").read_text(encoding="utf-8")
+
+
 # --- Markdown ----------------------------------------------------------------------------------------------------
 
 
@@ -110,6 +132,22 @@ def test_no_style_loads_anything_from_outside(html: Path) -> None:
     for style in html.rglob("*.css"):
         addresses = re.findall(r"url\(([^)]+)\)|@import\s+([^;]+)", style.read_text(encoding="utf-8"))
         assert not [pair for pair in addresses if any(map(_is_outside, pair))], style
+
+
+def test_no_page_has_a_script_or_a_style_inside_it(html: Path) -> None:
+    """The service's Content-Security-Policy would stop it."""
+    rules = (html / "_static" / "pages.css").read_text(encoding="utf-8")
+    for page in html.rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        assert not re.search(r"<script(?![^>]*\ssrc=)|<style|<[a-z][^<>]*\sstyle=|<[a-z][^<>]*\son[a-z]+=", text), page
+        for moved in set(re.findall(r'data-style="[^"]*"', text)):
+            assert f"[{moved}]" in rules, f"{page.name}: {moved} has no rule in pages.css"
+
+
+def test_every_page_leads_back_to_the_service(html: Path) -> None:
+    for page in html.rglob("*.html"):
+        links = re.findall(r'href="([^"]*)">Leaderboards</a>', page.read_text(encoding="utf-8"))
+        assert [(page.parent / link).resolve() for link in links] == [html.parent.resolve()], page
 
 
 def test_pictures_bring_everything_with_them() -> None:

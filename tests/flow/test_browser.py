@@ -356,7 +356,7 @@ def test_somebody_logs_in_acts_and_logs_out(
     page.get_by_role("link", name="Audit").click()
     for action in ("login", "job.create", "job.cancel", "weights.send", "entry.withdraw", "entry.restore"):
         expect(page.get_by_role("cell", name=action, exact=True)).to_be_visible()
-    page.goto("/docs")
+    page.goto("/api")
     expect(page.get_by_text("Send a job", exact=True)).to_be_visible()
     page.goto("/")
     page.get_by_role("button", name="Log out").click()

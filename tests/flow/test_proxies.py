@@ -120,7 +120,7 @@ def test_somebody_works_under_a_path_behind_nginx(
         page.get_by_label("File of weights").set_input_files(weights)
         expect(page.get_by_role("status")).to_contain_text("Sent: ")
         assert page.locator("[name=weights]").input_value() == sha256_of(weights)
-        page.goto(f"{url}/bench/docs")
+        page.goto(f"{url}/bench/api")
         page.get_by_text("List jobs, newest first", exact=True).click()
         page.get_by_role("button", name="Try it out").click()
         page.get_by_role("button", name="Execute").click()

@@ -42,6 +42,7 @@ function update(fresh) {
       }
       const same = old.cloneNode(true);
       if (same.matches("details")) same.open = false;
+      unmarkScrollers(same);
       if (same.outerHTML !== after[index].outerHTML && !inUse(old)) replace(old, after[index]);
     });
   } else if (!inUse(main)) {

@@ -1,0 +1,106 @@
+"""The documentation under /docs/: the pages that `make docs` makes, as files; where there are none, how to make them.
+
+The folder is looked into at each request, so that pages made while the service runs are served at once.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from pathlib import Path, PurePosixPath
+
+from fastapi import APIRouter, Request
+from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Response
+from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
+from starlette.types import Scope
+
+from app.access import PUBLIC
+from app.paths import root_of
+from app.web.rendering import render
+
+# The documentation as written, where the service runs from a checkout.
+_MARKDOWN = Path(__file__).parents[2] / "docs"
+_HEADING = re.compile(r"## (.+)")
+_ITEM = re.compile(r"- \[([^]]+)\]\(([\w/-]+\.md)\)")
+
+router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse, dependencies=[PUBLIC])
+
+
+@router.get("/docs")
+def former_api_page(request: Request) -> Response:
+    """The API's page was here. Not for ever: browsers would keep that."""
+    return RedirectResponse(f"{root_of(request.scope)}/api", status_code=HTTPStatus.TEMPORARY_REDIRECT)
+
+
+@router.get("/docs/")
+async def index(request: Request) -> Response:
+    files: BuiltPages = request.app.state.documentation
+    if not files.are_built:
+        return _how_to_make_them(request, files.folder, HTTPStatus.OK)
+    return await files.get_response("index.html", request.scope)
+
+
+class BuiltPages(StaticFiles):
+    """The files of a folder, with ETags; nothing whose name begins with a dot: Sphinx keeps its own there."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(directory=folder, html=True, check_dir=False)
+        self.folder = folder
+        # It would refuse to serve while the folder is not there.
+        self.config_checked = True
+
+    @property
+    def are_built(self) -> bool:
+        return (self.folder / "index.html").is_file()
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        """
+        Raises:
+            HTTPException: there is no such file.
+        """
+        if not self.are_built and scope["method"] == "GET":
+            request = Request(scope)
+            # Also for addresses of pages that would be there.
+            return _markdown(path) or _how_to_make_them(request, self.folder, HTTPStatus.NOT_FOUND)
+        if any(part.startswith(".") for part in Path(os.path.normpath(path)).parts if part != "."):
+            raise HTTPException(HTTPStatus.NOT_FOUND)
+        return await super().get_response(path, scope)
+
+
+@dataclass
+class _Part:
+    """A heading of the documentation's index and the pages that it lists: title and path of each."""
+
+    title: str
+    pages: list[tuple[str, str]] = field(default_factory=list)
+
+
+def _how_to_make_them(request: Request, folder: Path, status: int) -> Response:
+    return render(request, "documentation.html", status_code=status, parts=_contents(), folder=folder)
+
+
+def _contents() -> list[_Part]:
+    """
+    Returns:
+        The parts of the index; none where no checkout is.
+    """
+    index = _MARKDOWN / "index.md"
+    parts: list[_Part] = []
+    if index.is_file():
+        for line in index.read_text(encoding="utf-8").splitlines():
+            if heading := _HEADING.match(line):
+                parts.append(_Part(heading[1]))
+            elif parts and (item := _ITEM.match(line)):
+                parts[-1].pages.append((item[1], item[2]))
+    return parts
+
+
+def _markdown(path: str) -> Response | None:
+    """A page as it is written, where a checkout has it."""
+    if not re.fullmatch(r"([\w-]+/)*[\w-]+\.md", str(PurePosixPath(path))) or not (_MARKDOWN / path).is_file():
+        return None
+    # As plain text, which every browser shows.
+    return FileResponse(_MARKDOWN / path, media_type="text/plain", headers={"Cache-Control": "no-cache"})

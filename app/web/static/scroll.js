@@ -1,0 +1,46 @@
+// What scrolls sideways or up and down within the page can be scrolled with the keyboard too: it takes the focus, and has
+// the name of the heading above it. What fits takes none: nobody is to step through it for nothing.
+"use strict";
+
+// Of the pages; of the documentation, which takes this file too; and of Swagger UI.
+const SCROLLERS = ".scroll, pre.code, .table-wrapper, .highlight pre, pre.microlight";
+
+function nameOf(scroller) {
+  const above = [...document.querySelectorAll("h1, h2, h3, summary, legend")].filter(
+    (heading) => heading.compareDocumentPosition(scroller) & Node.DOCUMENT_POSITION_FOLLOWING);
+  // Without the sign by which a heading of the documentation links to itself.
+  return above.at(-1)?.textContent.replace("¶", "").trim() || document.title;
+}
+
+function markScrollers() {
+  for (const scroller of document.querySelectorAll(SCROLLERS)) {
+    const scrolls = scroller.scrollWidth > scroller.clientWidth || scroller.scrollHeight > scroller.clientHeight;
+    if (scrolls === scroller.hasAttribute("tabindex")) continue;
+    if (scrolls) {
+      scroller.tabIndex = 0;
+      scroller.setAttribute("role", "group");
+      scroller.setAttribute("aria-label", nameOf(scroller));
+    } else if (scroller !== document.activeElement) {
+      for (const name of ["tabindex", "role", "aria-label"]) scroller.removeAttribute(name);
+    }
+  }
+}
+
+// As the server sends it, for whoever compares.
+function unmarkScrollers(part) {
+  for (const scroller of [part, ...part.querySelectorAll(SCROLLERS)]) {
+    if (!scroller.matches(SCROLLERS)) continue;
+    for (const name of ["tabindex", "role", "aria-label"]) scroller.removeAttribute(name);
+  }
+}
+
+let frame = 0;
+function markSoon() {
+  frame ||= requestAnimationFrame(() => { frame = 0; markScrollers(); });
+}
+
+markScrollers();
+addEventListener("resize", markSoon);
+// What was folded away had no size.
+document.addEventListener("toggle", markSoon, true);
+new MutationObserver(markSoon).observe(document.body, { childList: true, subtree: true });
