@@ -227,7 +227,8 @@ def test_axe_finds_nothing_on_any_page(browser: Browser, full: str, empty: str) 
 
     page.on("console", note)
     page.on("pageerror", lambda error: findings.faults.append(f"{page.url}: {error}"))
-    page.set_default_timeout(60_000)
+    # Swagger UI waits for the description, which the service makes at the first request.
+    page.set_default_timeout(120_000)
     for addresses in PAGES.values():
         for path in addresses:
             findings.look_at(page, full, path, is_alone="?" not in path)
