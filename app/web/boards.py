@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 from urllib.parse import urlencode
 
@@ -11,7 +12,7 @@ from markupsafe import Markup, escape
 from sqlalchemy.orm import Session
 
 from app import entries, formatting, rank_bands
-from app.entries import COLUMNS, PAGE_SIZE, Board, Ranked, View
+from app.entries import COLUMNS, PAGE_SIZE, Board, Point, Ranked, View
 from app.exports import FORMATS
 from app.formatting import plain
 from app.recent import Recent
@@ -38,8 +39,8 @@ class Heading:
 @dataclass(frozen=True)
 class BoardRow:
     ranked: Ranked
-    cells: list[tuple[str, Markup]]
-    """Classes and contents of each cell after the name."""
+    cells: Markup
+    """Those after the name, in one piece: a template takes several times as long for each alone."""
     summary: str
     """What a phone shows of the columns it has no room for."""
     shows_band: bool
@@ -75,13 +76,24 @@ class Charts:
     choices: dict[str, list[Any]]
     count: int
     """Entries of the view."""
-    whole: Scatter | None
-    focused: Scatter | None
-    """The part of it where most entries are; None where that is the whole."""
+    points: list[Point]
+    """Of the chart by accuracy, best first."""
+    robust_title: str
+    """What their robust accuracy is called."""
     num_in_scatter: int
-    """How many entries they are of; where the dots are fewer, one stands for those that it covers."""
+    """How many entries they stand for."""
     years: Scatter | None
     num_in_years: int
+
+    # Most views are asked for one of the two.
+    @cached_property
+    def whole(self) -> Scatter | None:
+        return clean_against_robust(self.points, self.robust_title)
+
+    @cached_property
+    def focused(self) -> Scatter | None:
+        """The part of it where most entries are; None where that is the whole."""
+        return clean_against_robust(self.points, self.robust_title, is_focused=True)
 
 
 @dataclass(frozen=True)
@@ -146,13 +158,18 @@ def board_page(
     other = {"chart": "all"} if chart == "focus" else {}
     # Stays as it is on the way to other pages and orders.
     kept = {"chart": "all"} if chart == "all" else {}
-    made = [(_classes(name), _CELLS[name]) for name in cells]
+    made = [(Markup(f'<td class="{_classes(name)}">'), _CELLS[name]) for name in cells]
     return BoardPage(
         board=board,
         view=view,
         headings=[_heading(view, name, kept) for name in ("rank", "name", *cells)],
         rows=[
-            BoardRow(row, [(classes, cell(row.entry)) for classes, cell in made], _summary(row.entry), shows_bands)
+            BoardRow(
+                row,
+                _CELLS_END.join(opened + cell(row.entry) for opened, cell in made),
+                _summary(row.entry),
+                shows_bands,
+            )
             for row in found
         ],
         choices=_choices(view, known),
@@ -174,8 +191,8 @@ def _charts(session: Session, board: Board, view: View) -> Charts:
     return Charts(
         choices=entries.choices(session, board),
         count=points.count_of_view,
-        whole=clean_against_robust(points.by_accuracy, title),
-        focused=clean_against_robust(points.by_accuracy, title, is_focused=True),
+        points=points.by_accuracy,
+        robust_title=title,
         num_in_scatter=points.count,
         years=over_the_years(points.by_year, title),
         num_in_years=points.count_with_year,
@@ -211,6 +228,7 @@ def _summary(entry: Entry) -> str:
     return ", ".join(filter(None, (plain(entry.architecture), plain(entry.venue), _data(entry))))
 
 
+_CELLS_END = Markup("</td>\n")
 _DASH = Markup('<span class="quiet">&ndash;</span>')
 
 

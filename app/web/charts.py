@@ -214,7 +214,8 @@ def clean_against_robust(points: Sequence[Point], y_title: str, *, is_focused: b
         y_title: what their robust accuracy is called.
         is_focused: draw the upper right alone, where most entries are. None if that is all of them.
     """
-    drawn = [point for point in points if _is_near(point, *_fences(points))] if is_focused else list(points)
+    least_clean, least_robust = _fences(points) if is_focused else (0.0, 0.0)
+    drawn = [p for p in points if p.clean_accuracy >= least_clean and p.robust_accuracy >= least_robust]
     if not drawn or (is_focused and len(drawn) == len(points)):
         return None
     x, y = [100 * p.clean_accuracy for p in drawn], [100 * p.robust_accuracy for p in drawn]
@@ -238,10 +239,6 @@ def _fences(points: Sequence[Point]) -> tuple[float, float]:
     clean = statistics.quantiles([p.clean_accuracy for p in points], n=4)
     robust = statistics.quantiles([p.robust_accuracy for p in points], n=4)
     return clean[0] - 1.5 * (clean[2] - clean[0]), robust[0] - 1.5 * (robust[2] - robust[0])
-
-
-def _is_near(point: Point, least_clean: float, least_robust: float) -> bool:
-    return point.clean_accuracy >= least_clean and point.robust_accuracy >= least_robust
 
 
 def over_the_years(points: Sequence[Point], y_title: str) -> Scatter | None:

@@ -209,7 +209,7 @@ def test_columns_charts_and_downloads(board_page: Page, tmp_path: Path) -> None:
         page.get_by_role("link", name="RobustBench JSON").click()
     waiting.value.save_as(tmp_path / "view.json")
     assert set(json.loads((tmp_path / "view.json").read_text())) == set(ENTRIES)
-    dots = page.locator(".scatter").first.locator("circle")
+    dots = page.locator(".scatter").first.locator("a circle")
     assert dots.count() == len(ENTRIES) - 1
     page.get_by_role("link", name="First: 70.00 % robust").first.click()
     expect(page.get_by_role("heading", level=1)).to_have_text("First")
