@@ -216,6 +216,7 @@ def _open_a_request(page: Page) -> None:
     expect(page.locator("#operations-jobs-submit .opblock-body pre").first).to_be_visible()
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_axe_finds_nothing_on_any_page(browser: Browser, full: str, empty: str) -> None:
     page, findings = browser.new_page(), Findings()
