@@ -15,13 +15,14 @@ from fastapi.testclient import TestClient
 from safetensors.numpy import save_file
 from sqlalchemy import delete
 
-from app import access, entries, exports, jobs, robustbench, workers
+from app import access, entries, exports, jobs, rank_bands, robustbench, workers
 from app.access import Principal
 from app.artifacts import open_store
 from app.certificates import points_of
 from app.database import Database
 from app.entries import SORT_KEYS, Board, View
 from app.exports import FORMATS
+from app.recent import Recent
 from app.schemas import entry_view
 from app.settings import Settings
 from app.tables import Entry, ExternalAttack
@@ -191,7 +192,8 @@ def test_a_streamed_json_file_is_what_json_makes_of_the_whole(
     monkeypatch.setattr(exports, "_ENTRIES_AT_ONCE", 3)
     for query in ({}, {"q": "tied"}, {"q": "no such entry"}):
         with database.reading() as session:
-            found = entries.search(session, board, View(**query))
+            bands = rank_bands.of_board(session, Recent(1), board, "")
+            found = rank_bands.with_bands(entries.search(session, board, View(**query)), bands)
         rows = [entry_view(row).model_dump(mode="json") for row in found]
         whole = json.dumps({"dataset": "cifar10", "threat_model": "Linf", "entries": rows}, indent=1)
         assert client.get(f"{PATH}/export/json", params=query).text == whole

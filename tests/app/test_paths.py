@@ -92,7 +92,9 @@ def test_every_address_on_every_page_is_under_the_path(admin: TestClient, before
     for address in asked:
         if not address.endswith(("/withdrawal", "/rank")):
             answer = admin.get(before + address.removeprefix(ROOT))
-            assert answer.status_code in (200, 303), address
+            # The documentation may not be built where this runs; its addresses then say how to build it.
+            is_unbuilt = address.startswith(f"{ROOT}/docs/") and "make docs" in answer.text
+            assert answer.status_code in (200, 303) or is_unbuilt, address
             assert answer.headers.get("location", ROOT).startswith(ROOT)
 
 

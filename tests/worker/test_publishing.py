@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import gkl
+from gkl.client import Invalid
 from gkl.errors import InvalidInput
 from gkl.evaluation import verify
 from gkl.models import build_model
@@ -74,7 +75,11 @@ def test_what_is_to_be_said_of_it_is_checked(url: str, tmp_path: Path) -> None:
     save_file({"weight": torch.zeros(3)}, tmp_path / "other")
     with pytest.raises(InvalidInput, match="architecture: "):
         verdict.publish(url, name="Mine", architecture="tiny", weights=tmp_path / "other", progress=False)
-    with pytest.raises(InvalidInput, match=r"/jobs/1 failed: "):
+    with pytest.raises(Invalid, match="the file lacks the tensor"):
         verdict.publish(url, name="Mine", architecture="tiny_cnn", weights=tmp_path / "other", progress=False)
+    # A state dict of torch.save is opened by the run alone.
+    torch.save({"weight": torch.zeros(3)}, tmp_path / "other.pt")
+    with pytest.raises(InvalidInput, match=r"/jobs/1 failed: "):
+        verdict.publish(url, name="Mine", architecture="tiny_cnn", weights=tmp_path / "other.pt", progress=False)
     path = verdict.save_certificate(tmp_path / "certificate.safetensors")
     assert verify(path, None, datasets_dir=NO_FILES, device="cpu").holds
