@@ -239,6 +239,7 @@ async def ask_a_silent_store(url: str, sent: list[str], seconds: float) -> Answe
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@pytest.mark.long
 def test_a_store_that_hangs_does_not_stop_the_service(server: ObjectServer, database_url: str, tmp_path: Path) -> None:
     with (
         Cluster(tmp_path, database_url, store_url="s3://bucket/service") as cluster,

@@ -47,6 +47,7 @@ sys.stdout.write(json.dumps(told))
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@pytest.mark.long
 def test_requests_and_runs_have_spans_without_what_was_sent(settings: Settings) -> None:
     environment = {**os.environ, **settings.environment()}
     told = subprocess.run([sys.executable, "-c", CODE], env=environment, check=True, capture_output=True, text=True)
@@ -59,6 +60,7 @@ def test_requests_and_runs_have_spans_without_what_was_sent(settings: Settings) 
     assert by_default.keys() == {"run job"}, "a provider that others set up gets what a worker tells"
 
 
+@pytest.mark.long
 def test_without_its_packages_it_says_what_to_install(tmp_path: Path) -> None:
     environment = {"PATH": os.environ["PATH"], "GKLBENCH_TRACING": "true", "GKLBENCH_DATA_DIR": str(tmp_path)}
     code = "import sys; sys.modules['opentelemetry.exporter'] = None; sys.argv[1:] = ['relay']\n"

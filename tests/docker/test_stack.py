@@ -64,6 +64,7 @@ def board(stack: Stack) -> str:
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.long
 def test_a_deployment_serves_and_survives_its_restarts(stack: Stack) -> None:
     token = make_token(stack)
     stack.up(*stack.services)
@@ -93,6 +94,7 @@ def test_a_deployment_serves_and_survives_its_restarts(stack: Stack) -> None:
         client.cancel(job.id)
 
 
+@pytest.mark.long
 def test_each_health_check_sees_that_its_service_is_gone(stack: Stack) -> None:
     """One that cannot fail would be worse than none: what waits for it would begin too early."""
     make_token(stack)

@@ -319,6 +319,7 @@ def test_a_file_of_weights_is_sent_with_the_page(page: Page, running: EmbeddedSe
 
 
 @pytest.mark.usefixtures("board")
+@pytest.mark.long
 def test_somebody_logs_in_acts_and_logs_out(
     browser: Browser, guarded_url: str, database: Database, tmp_path: Path
 ) -> None:

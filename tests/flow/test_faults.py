@@ -111,6 +111,7 @@ def test_a_killed_worker_costs_an_attempt_and_no_epoch(cluster: Cluster) -> None
 
 
 @postgresql_only
+@pytest.mark.long
 def test_sigterm_in_training_and_in_evaluation_is_free(cluster: Cluster) -> None:
     """Three workers, one after the other, each told to stop in the middle; the result is that of one."""
     evaluation = attacks(blocks=3)
@@ -196,6 +197,7 @@ def test_a_worker_needs_neither_broker_nor_relay_to_find_work(cluster: Cluster) 
     assert cluster.stop("worker") == 0, "it stops in order while its broker is away"
 
 
+@pytest.mark.long
 def test_a_database_that_is_restarted_delays_and_loses_nothing(own_postgres: PostgresServer, tmp_path: Path) -> None:
     with Cluster(tmp_path, own_postgres.create("restarted", template="template")) as cluster:
         _restarted(cluster, own_postgres)
@@ -240,6 +242,7 @@ def test_messages_that_come_twice_or_late_and_racing_workers_run_each_job_once(c
 
 # That a stale attempt writes nothing is tried on both by the tests of jobs.
 @postgresql_only
+@pytest.mark.long
 def test_a_worker_that_was_frozen_past_its_lease_is_refused(cluster: Cluster) -> None:
     cluster.start("relay", "frozen")
     spec = training(epochs=32)

@@ -59,6 +59,7 @@ def files(hosts: Cluster, name: str) -> set[str]:
     }
 
 
+@pytest.mark.long
 def test_a_job_goes_from_host_to_host_and_its_row_is_proven(
     hosts: Cluster, server: ObjectServer, tmp_path: Path
 ) -> None:
@@ -99,6 +100,7 @@ def test_a_job_goes_from_host_to_host_and_its_row_is_proven(
     assert files(hosts, "relay") == files(hosts, "second") == files(hosts, "third") == set()
 
 
+@pytest.mark.long
 def test_a_store_that_is_away_delays_jobs_and_fails_none(hosts: Cluster, server: ObjectServer) -> None:
     start(hosts, server, "api", "relay", "worker")
     spec = tiny_train_spec(epochs=40, inner_maximization=InnerMaximization(num_steps=2), evaluation=None)

@@ -189,6 +189,7 @@ def test_where_nothing_can_be_attacked_it_says_why(client: TestClient, database:
 
 
 @either_database
+@pytest.mark.long
 def test_examples_for_one_network_are_tried_against_the_next(
     worker: Worker, database: Database, tmp_path: Path
 ) -> None:

@@ -271,6 +271,7 @@ def test_the_nearest_classes_are_not_those_with_the_highest_logits() -> None:
 
 
 @pytest.mark.usefixtures("short_square")
+@pytest.mark.long
 def test_a_network_trained_honestly_loses_nothing() -> None:
     verdict = measure(trained(network(nn.SiLU)), digits(POINTS), standard(0.15), num_classes=10)
     assert verdict.attacks[-1].attack == "Repair"

@@ -204,6 +204,7 @@ train(TrainSpec.model_validate_json(sys.argv[1]), Path(sys.argv[2]), datasets_di
 
 
 @pytest.mark.parametrize("checkpoint_seconds", [0, 1000])
+@pytest.mark.long
 def test_a_run_killed_within_an_epoch_ends_as_an_uninterrupted_one(
     checkpoint_seconds: int, tmp_path: Path, undisturbed: Undisturbed
 ) -> None:
