@@ -10,7 +10,7 @@ are the marginal confidence sets of ranks of Mogstad, Romano, Shaikh and Wilhelm
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from statistics import NormalDist
@@ -68,8 +68,8 @@ def _read(session: Session, board: Board) -> Bands:
     if board.epsilon is None or not 1 < entries.count_ranked(session, board) <= MAX_ENTRIES:
         return {}
     found = board_points.ranked(session, board)
-    bands = bands_of([(each.robust_accuracy, each.num_points) for each in found], [each.points for each in found])
-    return {each.entry_id: band for each, band in zip(found, bands, strict=True)}
+    figures = [(each.robust_accuracy, each.num_points) for each in found]
+    return _OnDemand([each.entry_id for each in found], figures, [each.points for each in found])
 
 
 def bands_of(figures: list[tuple[float, int]], points: list[Points | None]) -> list[tuple[int, int]]:
@@ -81,22 +81,43 @@ def bands_of(figures: list[tuple[float, int]], points: list[Points | None]) -> l
             it is known are compared point by point (McNemar's exact test), others by their accuracies (the score test
             of two shares, which takes their test images for different ones).
     """
-    accuracy = np.array([share for share, _ in figures])
-    num_points = np.array([count for _, count in figures], dtype=np.float64)
-    paired = _Paired(points)
-    # 0.25 is the largest variance that a share can have.
-    reach = _FAR * math.sqrt(0.25 * 2 / num_points.min())
-    starts = np.searchsorted(-accuracy, -accuracy - reach, side="left")
-    ends = np.searchsorted(-accuracy, -accuracy + reach, side="right")
-    found = []
-    for i, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
+    return list(_OnDemand(list(range(len(figures))), figures, points).values())
+
+
+class _OnDemand(Mapping[int, tuple[int, int]]):
+    """Bands that are computed when they are asked for: a page shows few of a long board's."""
+
+    def __init__(self, ids: list[int], figures: list[tuple[float, int]], points: list[Points | None]) -> None:
+        """As for `bands_of`; `ids` are the entries' numbers."""
+        self._places = {entry_id: place for place, entry_id in enumerate(ids)}
+        self._known: dict[int, tuple[int, int]] = {}
+        self._paired = _Paired(points)
+        self._accuracy = np.array([share for share, _ in figures])
+        self._num_points = np.array([count for _, count in figures], dtype=np.float64)
+        # 0.25 is the largest variance that a share can have.
+        self._reach = _FAR * math.sqrt(0.25 * 2 / self._num_points.min())
+
+    def __getitem__(self, entry_id: int) -> tuple[int, int]:
+        if entry_id not in self._known:
+            self._known[entry_id] = self._band(self._places[entry_id])
+        return self._known[entry_id]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def _band(self, i: int) -> tuple[int, int]:
+        accuracy, num_points = self._accuracy, self._num_points
+        start = int(np.searchsorted(-accuracy, -accuracy[i] - self._reach, side="left"))
+        end = int(np.searchsorted(-accuracy, -accuracy[i] + self._reach, side="right"))
         near = slice(start, end)
         z = _unpaired_z(accuracy[i], num_points[i], accuracy[near], num_points[near])
-        paired.put_z(i, start, z)
+        self._paired.put_z(i, start, z)
         apart = _told_apart(np.delete(z, i - start))
         better, worse = apart[: i - start].sum(), apart[i - start :].sum()
-        found.append((int(start + better + 1), int(end - worse)))
-    return found
+        return int(start + better + 1), int(end - worse)
 
 
 def _unpaired_z(
