@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from safetensors import SafetensorError
 from sqlalchemy.orm import Session
 
 from app import entries, external, robust_points
+from app.artifacts import ArtifactStore
 from app.certificates import BrokenPoint, examples_of
 from app.entries import Board
+from app.errors import NotFound, StoreAway
 from app.robust_points import Points
+
+_log = logging.getLogger(__name__)
 
 Order = Literal["hardest", "easiest"]
 
@@ -100,22 +105,22 @@ def board_points(
     )
 
 
-def pictured(paths: list[Path], chosen: list[int]) -> dict[int, tuple[int, BrokenPoint]]:
-    """For each image the first of some certificates that has a picture of it, and what broke it there.
+def pictured(store: ArtifactStore, found: BoardPoints, chosen: list[int]) -> dict[int, tuple[int, BrokenPoint]]:
+    """For each image an entry whose certificate has a picture of it, and what broke it there.
 
     A certificate holds the images that an attack broke: one that every network gets wrong without an attack is in none.
-
-    Args:
-        paths: of certificates; the first few are searched.
-        chosen: the images' places.
-
-    Returns:
-        Image -> the place of the certificate among the paths, and the broken point.
+    Only the certificates of the best few are read, each a file that may have to come from a bucket, and only as long as
+    a picture is missing; one that cannot be had is passed over.
     """
-    found: dict[int, tuple[int, BrokenPoint]] = {}
-    for number, path in enumerate(paths[:_FILES_SEARCHED]):
-        wanted = [place for place in chosen if place not in found]
+    pictures: dict[int, tuple[int, BrokenPoint]] = {}
+    for entry_id, sha256 in list(zip(found.entry_ids, found.certificates, strict=True))[:_FILES_SEARCHED]:
+        wanted = [place for place in chosen if place not in pictures]
         if not wanted:
             break
-        found |= {point.index: (number, point) for point in examples_of(path, wanted)}
-    return found
+        try:
+            broken = examples_of(store.path(sha256), wanted)
+        except (NotFound, StoreAway, SafetensorError, OSError) as error:
+            _log.warning("the certificate of entry %d cannot be read (%s)", entry_id, error)
+            continue
+        pictures |= {point.index: (entry_id, point) for point in broken}
+    return pictures

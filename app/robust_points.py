@@ -7,25 +7,26 @@ the certificate's sha256, so that they can never disagree with it.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from sqlalchemy import Select, delete, select, union
+from sqlalchemy import Select, delete, or_, select, union, update
 from sqlalchemy.orm import Session
 
 from app.artifacts import ArtifactStore
 from app.certificates import standing_points
-from app.database import Database
+from app.database import Database, database_now
 from app.errors import NotFound
-from app.tables import Evaluation, ExternalAttack, Report, RobustPoints
+from app.tables import Entry, Evaluation, ExternalAttack, Report, RobustPoints
 
 _log = logging.getLogger(__name__)
 
 _AT_ONCE = 500
-# Of a round of the cleanup: each is a file to read, and perhaps to fetch.
-_FILES_AT_ONCE = 50
+# Each is a file to read, and perhaps to fetch; whoever calls has leases to look after.
+_SECONDS_AT_ONCE = 2.0
 
 Points = NDArray[np.bool_]
 """(N,): in the order of the test images, whether the network gets each right under every attack."""
@@ -52,7 +53,7 @@ def known(session: Session, certificates: Iterable[str]) -> dict[str, Points]:
 
 
 def record_missing(database: Database, store: ArtifactStore, unreadable: set[str]) -> bool:
-    """Keep the bits of certificates that are older than this table, some of them a call.
+    """Keep the bits of certificates that are older than this table, for some seconds a call, and one at least.
 
     Args:
         database: where.
@@ -64,7 +65,10 @@ def record_missing(database: Database, store: ArtifactStore, unreadable: set[str
     """
     with database.reading() as session:
         missing = set(session.scalars(_named().except_(select(RobustPoints.certificate_sha256)))) - unreadable
-    for sha256 in sorted(missing)[:_FILES_AT_ONCE]:
+    ends = time.monotonic() + _SECONDS_AT_ONCE
+    for number, sha256 in enumerate(sorted(missing)):
+        if number > 0 and time.monotonic() > ends:
+            return True
         try:
             points = standing_points(store.path(sha256))
         except (NotFound, SafetensorError, OSError) as error:
@@ -73,7 +77,16 @@ def record_missing(database: Database, store: ArtifactStore, unreadable: set[str
             continue
         with database.writing() as session:
             record(session, sha256, points)
-    return len(missing) > _FILES_AT_ONCE
+            _note_change(session, sha256)
+    return False
+
+
+def _note_change(session: Session, sha256: str) -> None:
+    """Of the entries that stand with a certificate: what is kept of their boards was made without these points."""
+    measured = select(Evaluation.id).where(Evaluation.certificate_sha256 == sha256)
+    attacked = select(ExternalAttack.entry_id).where(ExternalAttack.certificate_sha256 == sha256)
+    which = or_(Entry.evaluation_id.in_(measured), Entry.id.in_(attacked))
+    session.execute(update(Entry).where(which).values(changed_at=database_now(session)))
 
 
 def forget_unnamed(session: Session) -> None:

@@ -22,8 +22,8 @@ from app.settings import Settings
 _log = logging.getLogger(__name__)
 
 _HASTY_SECONDS = 7.0
-# At most a megabyte each.
-_CHARTS_KEPT = 16
+# Charts of 16 views, and the bands of as many boards: at most about a megabyte each.
+_CHARTS_KEPT = 32
 
 
 @dataclass(frozen=True)

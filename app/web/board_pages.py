@@ -18,8 +18,8 @@ from sqlalchemy.orm import Session
 
 from app import entries, external, job_files, jobs, leaderboard, rank_bands, robustbench
 from app.access import Admin, Principal, Reader, Sender, charge
-from app.board_points import BoardPoints, Order, board_points, pictured
-from app.certificates import Broken, BrokenPoint, broken_points, classes_of
+from app.board_points import Order, board_points, pictured
+from app.certificates import Broken, broken_points, classes_of
 from app.compare import Outcome, comparison_of, shared_points
 from app.entity_tags import not_modified, tagged
 from app.errors import NotFound, StoreAway, Unprocessable
@@ -109,21 +109,10 @@ def hard_points(
         names=names,
         order=order,
         shown=shown,
-        pictures=_pictures(service, found, [point.index for point in shown]),
+        pictures=pictured(service.store, found, [point.index for point in shown]),
         earlier=f"?{turn(page=page - 1).query}" if page > 1 else None,
         later=f"?{turn(page=page + 1).query}" if len(found.listed) > len(shown) else None,
     )
-
-
-def _pictures(service: Service, found: BoardPoints, chosen: list[int]) -> dict[int, tuple[int, BrokenPoint]]:
-    """Image -> an entry with a picture of it, and what broke it there."""
-    try:
-        paths = [service.store.path(sha256) for sha256 in found.certificates]
-        return {index: (found.entry_ids[n], point) for index, (n, point) in pictured(paths, chosen).items()}
-    except (NotFound, StoreAway, SafetensorError, OSError) as error:
-        # The counts are in the database: they are shown without pictures.
-        _log.warning("a certificate of a board cannot be read (%s)", error)
-        return {}
 
 
 @router.get("/entries/{entry_id}")

@@ -12,7 +12,7 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import delete, func, select
 
-from app import entries, external, rank_bands, robust_points, robustbench
+from app import board_points, entries, external, rank_bands, robust_points, robustbench
 from app.artifacts import ArtifactStore
 from app.database import Database
 from app.relay import Relay
@@ -23,7 +23,6 @@ from tests.app.test_leaderboard import measure, train
 from tests.app.test_robustbench import LINF, contents
 
 __all__ = ["stands"]
-pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 BOARD = "/api/v1/leaderboards/digits/Linf"
 
 
@@ -184,3 +183,43 @@ def test_the_relay_reads_the_points_of_earlier_certificates(
     with database.reading() as session:
         assert session.scalar(select(func.count()).select_from(RobustPoints)) == 2
     assert not relay.has_missing_points
+
+
+def test_a_board_knows_of_points_that_were_read_later(
+    client: TestClient, database: Database, store: ArtifactStore, stands: np.ndarray
+) -> None:
+    """What is kept of a board, here and by browsers, was made from figures alone."""
+    del stands
+    with database.writing() as session:
+        session.execute(delete(RobustPoints))
+    before = client.get(BOARD)
+    again = client.get(BOARD, headers={"If-None-Match": before.headers["etag"]})
+    assert again.status_code == 304
+    robust_points.record_missing(database, store, set())
+    assert client.get(BOARD, headers={"If-None-Match": before.headers["etag"]}).status_code == 200
+
+
+def test_reading_certificates_ends_in_time_and_goes_on_later(
+    database: Database, store: ArtifactStore, stands: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever reads them takes jobs from lost workers too; a certificate in a bucket may take a minute."""
+    del stands
+    with database.writing() as session:
+        session.execute(delete(RobustPoints))
+    monkeypatch.setattr(robust_points, "_SECONDS_AT_ONCE", -1.0)
+    assert robust_points.record_missing(database, store, set()), "one, and there is another"
+    assert not robust_points.record_missing(database, store, set())
+
+
+def test_a_page_of_hard_images_reads_few_certificates_and_does_without_lost_ones(
+    client: TestClient, store: ArtifactStore, stands: np.ndarray, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del stands
+    with database.reading() as session:
+        first = external.certificates_of_board(session, "digits", "Linf")[1]
+    store.path(first).unlink()
+    page = client.get("/leaderboards/digits/Linf/points", headers=HTML)
+    assert page.status_code == 200
+    assert "/api/v1/entries/2/points/" in page.text, "the second has pictures"
+    monkeypatch.setattr(board_points, "_FILES_SEARCHED", 1)
+    assert "/clean.png" not in client.get("/leaderboards/digits/Linf/points", headers=HTML).text
