@@ -79,7 +79,9 @@ NO_PAGES = {
 WIDTHS, THEMES = (1440, 390), ("light", "dark")
 # What a theme changes is colours; everything else was looked at in the other one.
 _RULES_OF_COLOUR = ["color-contrast", "link-in-text-block"]
+# The pages name what scrolls in the frame after a change of size; a slow machine draws it late.
 _RUN_AXE = """async (rules) => {
+  for (let frame = 0; frame < 3; frame++) await new Promise(requestAnimationFrame);
   const found = await axe.run(document, { resultTypes: ["violations"], ...(rules && { runOnly: rules }) });
   return found.violations.flatMap((rule) => rule.nodes.map((node) =>
     `${rule.id} at ${node.target.join(" ")}: ${node.failureSummary.replace(/\\s+/g, " ")}`));
