@@ -14,19 +14,19 @@ from fastapi.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 import gkl
-from app.access import PUBLIC, refuse_other_sites
-from app.deadline import AnswerInTime
-from app.head_requests import HeadAsGet
-from app.logs import AccessLog, is_quiet, with_request_id
-from app.metrics import Metrics, RequestLatency
-from app.operations import operation_id
-from app.origins import ApiForOrigins
-from app.paths import own_path, under_root
-from app.problems import TooLargeAsProblem, install_error_handlers, no_answer
+from app.core.logs import AccessLog, is_quiet, with_request_id
+from app.core.paths import own_path, under_root
+from app.core.settings import Settings
+from app.http.access import PUBLIC, refuse_other_sites
+from app.http.deadline import AnswerInTime
+from app.http.head_requests import HeadAsGet
+from app.http.operations import operation_id
+from app.http.origins import ApiForOrigins
+from app.http.problems import TooLargeAsProblem, install_error_handlers, no_answer
+from app.http.security_headers import BodyTimeout, SecurityHeaders
+from app.http.service import Service
+from app.maintenance.metrics import Metrics, RequestLatency
 from app.routes import api, health, uploads
-from app.security_headers import BodyTimeout, SecurityHeaders
-from app.service import Service
-from app.settings import Settings
 from app.web import documentation, login, pages, rendering
 
 _HERE = Path(__file__).parent
@@ -79,7 +79,7 @@ def create_app(settings: Settings | None = None) -> Application:
         lifespan=lifespan,
         telemetry={
             "tracing": settings.tracing,
-            # `app.tracing` sets it up, for workers too. Metrics are Prometheus' here, and failures are in the log.
+            # `app.core.tracing` sets it up, for workers too. Metrics are Prometheus' here, and failures are in the log.
             "auto_configure": False,
             "operation_spans": False,
             "metrics": False,

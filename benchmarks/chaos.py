@@ -34,11 +34,14 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from sqlalchemy import func, select
 
-from app import job_log, jobs, leaderboard, migrations
-from app.artifacts import open_store
-from app.database import Database
-from app.errors import NotFound
-from app.tables import Evaluation, FileKind, Job, JobFile
+from app import jobs
+from app.boards import results
+from app.core.errors import NotFound
+from app.db import migrations
+from app.db.database import Database
+from app.db.tables import Evaluation, FileKind, Job, JobFile
+from app.jobs import job_log
+from app.store import open_store
 from benchmarks.chaos_faults import Bucket, Chaos, bucket, enter_own_namespace, small_disk
 from gkl.answers import JobKind, JobState
 from gkl.client import Client, ClientError
@@ -95,7 +98,7 @@ def result(cluster: Cluster, job_id: int) -> Any:
             select(JobFile.sha256).where(JobFile.job_id == job_id, JobFile.kind == FileKind.WEIGHTS)
         ).all()
         (follower,) = jobs.get(session, job_id).followers
-        measured = leaderboard.evaluation_of_job(session, follower.id)
+        measured = results.evaluation_of_job(session, follower.id)
         assert measured is not None
         attacks = [(a.attack, a.points, a.broken) for a in measured.attacks]
     return weights, measured.clean_correct, measured.robust_correct, attacks

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from sqlalchemy import select
 
-from app.artifacts import FolderStore, open_store
-from app.broker import make_celery, publisher
-from app.tables import FileKind, Job, JobFile
+from app.db.tables import FileKind, Job, JobFile
+from app.jobs.broker import make_celery, publisher
+from app.store import FolderStore, open_store
 from gkl.answers import JobState
 from tests.cluster import Cluster, PostgresServer, free_port
 from tests.object_server import ObjectServer, Way, object_server, way_to

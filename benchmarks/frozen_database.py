@@ -22,8 +22,8 @@ import httpx2
 # The processes of a deployment, as the tests start them.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from app import migrations
-from app.database import Database
+from app.db import migrations
+from app.db.database import Database
 from gkl.answers import JobState
 from tests.cluster import Cluster, PostgresServer, until
 from tests.specs import endless_train_spec

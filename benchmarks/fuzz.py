@@ -28,10 +28,10 @@ from safetensors import SafetensorError, deserialize
 from safetensors.numpy import save
 from sqlalchemy import select
 
-from app import migrations
-from app.database import Database
-from app.robustbench import import_files, model_info
-from app.tables import Entry
+from app.boards.robustbench import import_files, model_info
+from app.db import migrations
+from app.db.database import Database
+from app.db.tables import Entry
 from gkl.errors import InvalidInput
 from gkl.safetensors_header import read_header
 from gkl.torch_archive import check_torch_file

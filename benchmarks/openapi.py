@@ -27,13 +27,15 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import httpx2
 import schemathesis
 
-from app import migrations, robustbench, tokens
-from app.audit import COMMAND_LINE
-from app.database import Database
-from app.tokens import Limits
+from app.accounts import tokens
+from app.accounts.audit import COMMAND_LINE
+from app.accounts.tokens import Limits
+from app.boards import robustbench
+from app.db import migrations
+from app.db.database import Database
 from gkl.answers import Scope
 from gkl.client import Client
-from tests.app.test_robustbench import LINF, contents
+from tests.app.boards.test_robustbench import LINF, contents
 from tests.cluster import Cluster, PostgresServer, until
 from tests.specs import tiny_train_spec
 

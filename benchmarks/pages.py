@@ -33,10 +33,12 @@ import httpx2
 import psutil
 from sqlalchemy import insert, text, update
 
-from app import metric_sums, migrations, robustbench
-from app.database import Database, database_now
-from app.settings import Settings
-from app.tables import Entry, Job, JobEvent
+from app.boards import robustbench
+from app.core.settings import Settings
+from app.db import migrations
+from app.db.database import Database, database_now
+from app.db.tables import Entry, Job, JobEvent
+from app.maintenance import metric_sums
 from gkl.answers import JobKind, JobState
 from gkl.errors import FailureCode
 from gkl.recipes import digits
@@ -219,7 +221,7 @@ def run(name: str, database_url: str, directory: Path, given: argparse.Namespace
         "GKLBENCH_DATABASE_URL": database_url,
         "GKLBENCH_PORT": str(settings.port),
     }
-    command = [sys.executable, "-m", "app.cli", "serve"]
+    command = [sys.executable, "-m", "app.cli.main", "serve"]
     server = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{settings.port}"
     until(lambda: _answers(url))

@@ -90,7 +90,7 @@ def check(name: str, last: dockerfiles.Stage, installed: Path) -> None:
             subprocess.run([program, *arguments], env=environment, cwd=data, check=True, stdout=subprocess.DEVNULL)
         page = (
             "from fastapi.testclient import TestClient; from app.main import create_app;"
-            "from app.settings import Settings;"
+            "from app.core.settings import Settings;"
             "client = TestClient(create_app(Settings()), base_url='http://127.0.0.1', client=('127.0.0.1', 50000));"
             "assert [client.get(path).status_code for path in ('/', '/docs', '/healthz')] == [200] * 3"
         )

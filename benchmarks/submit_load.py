@@ -28,8 +28,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import httpx2
 from sqlalchemy import text
 
-from app import jobs, migrations
-from app.database import Database
+from app import jobs
+from app.db import migrations
+from app.db.database import Database
 from gkl.recipes import digits
 from tests.cluster import Cluster, PostgresServer, until
 from tests.specs import endless_train_spec

@@ -29,7 +29,7 @@ also be given by [settings](settings.md).
 def page() -> str:
     import typer  # noqa: PLC0415
 
-    from app.cli import cli  # noqa: PLC0415
+    from app.cli.main import cli  # noqa: PLC0415
 
     group = typer.main.get_command(cli)
     return "\n".join([HEAD, *_commands("gklbench", group)])

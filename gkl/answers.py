@@ -1,7 +1,7 @@
 """What the service answers, as models: the contract that the service and its client share.
 
-The service makes them from its rows (`app.schemas`), `gkl.client` reads them from its answers, and the OpenAPI document
-describes them. Free of torch and of every server package.
+The service makes them from its rows, `gkl.client` reads them from its answers, and the OpenAPI document describes
+them. Free of torch and of every server package.
 """
 
 from __future__ import annotations

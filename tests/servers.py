@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 
 import uvicorn
 
+from app.core.settings import Settings
 from app.main import create_app
-from app.settings import Settings
 from tests.cluster import free_port, until
 
 _PAGE = b"<html><body><h1>A page of the proxy</h1></body></html>"

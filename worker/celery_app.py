@@ -8,10 +8,10 @@ from typing import Any
 from celery import Celery
 from celery.signals import setup_logging, worker_shutting_down
 
-from app.artifacts import open_store
-from app.broker import make_celery
-from app.database import Database
-from app.settings import Settings
+from app.core.settings import Settings
+from app.db.database import Database
+from app.jobs.broker import make_celery
+from app.store import open_store
 from worker.presence import announce, worker_name
 from worker.tasks import Worker
 

@@ -11,8 +11,8 @@ from types import TracebackType
 from typing import Self
 
 from app import jobs
-from app.database import DATABASE_AWAY, Database
-from app.errors import StaleAttempt
+from app.core.errors import StaleAttempt
+from app.db.database import DATABASE_AWAY, Database
 from gkl.answers import JobState
 from gkl.outcome import Progress, Resources
 

@@ -12,12 +12,12 @@ import subprocess
 import threading
 from pathlib import Path
 
-from app import workers
-from app.artifacts import ArtifactStore
-from app.database import DATABASE_AWAY, Database
-from app.formatting import size
-from app.settings import Settings
-from app.workers import Seen
+from app.core.formatting import size
+from app.core.settings import Settings
+from app.db.database import DATABASE_AWAY, Database
+from app.jobs import workers
+from app.jobs.workers import Seen
+from app.store import ArtifactStore
 from gkl.answers import LoadView
 from gkl.on_disk import datasets_here, published_here
 

@@ -9,11 +9,14 @@ from typing import TypeVar
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from app import external, job_files, jobs, leaderboard, reports, robust_points, transfers
-from app.artifacts import ArtifactStore, StoredFile
-from app.certificates import standing_points
-from app.database import Database
-from app.tables import FileKind
+from app import jobs
+from app.boards import results, robust_points
+from app.boards.certificates import standing_points
+from app.db.database import Database
+from app.db.tables import FileKind
+from app.evidence import external, reports, transfers
+from app.jobs import job_files
+from app.store import ArtifactStore, StoredFile
 from gkl.answers import JobState
 from gkl.outcome import (
     Ending,
@@ -99,7 +102,7 @@ def save_provisional(
     def save(session: Session) -> None:
         job = jobs.hold(session, claim)
         assert isinstance(claim.spec, EvaluateSpec)
-        leaderboard.record_evaluation(session, job, claim.spec, outcome, is_provisional=True)
+        results.record_evaluation(session, job, claim.spec, outcome, is_provisional=True)
 
     _write(database, save, give_up)
 
@@ -142,7 +145,7 @@ def _save_training(session: Session, claim: jobs.Claim, outcome: TrainOutcome, s
     was_to_be_cancelled = jobs.hold(session, claim).state is JobState.CANCELLING
     job = jobs.succeed(session, claim)
     job_files.add(session, job.id, FileKind.WEIGHTS, number=outcome.epochs, file=outcome.weights, stored=stored)
-    leaderboard.record_model(session, job, spec, stored.sha256)
+    results.record_model(session, job, spec, stored.sha256)
     follow_up = spec.follow_up(stored.sha256)
     # The wish came too late for the training, but not for what would follow it.
     if follow_up is not None and not was_to_be_cancelled:
@@ -160,7 +163,7 @@ def _save_evaluation(
         assert outcome.certificate is not None
         job_files.add(session, job.id, FileKind.CERTIFICATE, number=0, file=outcome.certificate, stored=stored)
     certificate_sha256 = None if stored is None else stored.sha256
-    leaderboard.record_evaluation(session, job, claim.spec, outcome, certificate_sha256=certificate_sha256)
+    results.record_evaluation(session, job, claim.spec, outcome, certificate_sha256=certificate_sha256)
     job_files.forget_all_to_go_on_from(session, job.id)
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from sqlalchemy import select
 
 from app import jobs
-from app.artifacts import disk_now
-from app.database import Database
-from app.settings import Settings
-from app.tables import Job
+from app.core.settings import Settings
+from app.db.database import Database
+from app.db.tables import Job
+from app.store import disk_now
 from gkl.answers import JobState
 
 _log = logging.getLogger(__name__)

@@ -8,9 +8,10 @@ from contextvars import copy_context
 
 from sqlalchemy.orm import Session
 
-from app import job_log, jobs
-from app.database import DATABASE_AWAY, Database
-from app.errors import StaleAttempt
+from app import jobs
+from app.core.errors import StaleAttempt
+from app.db.database import DATABASE_AWAY, Database
+from app.jobs import job_log
 
 _log = logging.getLogger(__name__)
 

@@ -29,14 +29,17 @@ from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from app import external, job_files, jobs, transfers, workers
-from app.artifacts import ArtifactStore
-from app.broker import hears_relay
-from app.database import DATABASE_AWAY, Database
-from app.errors import NotFound, StaleAttempt, StoreAway
-from app.formatting import duration
-from app.settings import Settings
-from app.tables import FileKind
+from app import jobs
+from app.boards import strongest_certificates
+from app.core.errors import NotFound, StaleAttempt, StoreAway
+from app.core.formatting import duration
+from app.core.settings import Settings
+from app.db.database import DATABASE_AWAY, Database
+from app.db.tables import FileKind
+from app.evidence import external, transfers
+from app.jobs import job_files, workers
+from app.jobs.broker import hears_relay
+from app.store import ArtifactStore
 from gkl.errors import FailureCode
 from gkl.outcome import (
     MESSAGE,
@@ -227,7 +230,7 @@ class Supervisor:
         if self.claim.shard_index is not None:
             # Whoever puts the shards together tries them.
             return []
-        known = self._write(lambda session: external.certificates_of_others(session, spec))
+        known = self._write(lambda session: strongest_certificates.of_others(session, spec))
         paths = []
         for sha256 in known:
             try:

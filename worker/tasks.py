@@ -16,18 +16,18 @@ from pydantic import ValidationError
 from structlog.contextvars import bound_contextvars
 
 from app import jobs
-from app.artifacts import ArtifactStore
-from app.broker import WAKE_TASK
-from app.database import DATABASE_AWAY, Database
-from app.errors import NotFound, StaleAttempt, StoreAway
-from app.settings import Settings
+from app.core.errors import NotFound, StaleAttempt, StoreAway
+from app.core.settings import Settings
+from app.db.database import DATABASE_AWAY, Database
+from app.jobs.broker import WAKE_TASK
+from app.store import ArtifactStore
 from gkl.errors import FailureCode, NoSpaceLeft
 from worker.presence import problem
 from worker.run_directories import remove_left
 from worker.supervisor import Supervisor
 
 _log = logging.getLogger(__name__)
-# Does nothing unless `app.tracing` was set up in this process.
+# Does nothing unless `app.core.tracing` was set up in this process.
 _tracer = trace.get_tracer(__name__)
 
 

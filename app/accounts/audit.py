@@ -9,8 +9,8 @@ from typing import Any
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from app.database import database_now
-from app.tables import AuditRecord
+from app.db.database import database_now
+from app.db.tables import AuditRecord
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What somebody may use of the service, and what they have used. Limits stand on tokens (`app.tokens.Limits`)."""
+"""How much of the service somebody may use, and has used. Tokens carry the limits (`app.accounts.tokens.Limits`)."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from datetime import UTC, date, datetime, time, timedelta
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from app import tokens
-from app.database import database_now, insert_into
-from app.errors import TooLarge, TooMany
-from app.tables import Job, JobFile, PartialUpload, Submitter, Upload, UploadSender, WorkerTime
+from app.accounts import tokens
+from app.core.errors import TooLarge, TooMany
+from app.db.database import database_now, insert_into
+from app.db.tables import Job, JobFile, PartialUpload, Submitter, Upload, UploadSender, WorkerTime
 from gkl.answers import JobKind, JobState
 
 _HELD = (JobState.RUNNING, JobState.CANCELLING)
@@ -23,7 +23,7 @@ _REMEMBERED = timedelta(days=400)
 
 @dataclass(frozen=True)
 class Used:
-    """What somebody uses now, in the terms of `app.tokens.Limits`."""
+    """What somebody uses now, in the terms of `app.accounts.tokens.Limits`."""
 
     queued_jobs: int
     running_jobs: int

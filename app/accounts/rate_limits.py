@@ -14,8 +14,8 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
-from app.errors import TooMany
-from app.settings import Settings
+from app.core.errors import TooMany
+from app.core.settings import Settings
 
 _log = logging.getLogger(__name__)
 

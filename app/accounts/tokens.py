@@ -19,12 +19,12 @@ from datetime import datetime, timedelta
 from sqlalchemy import delete, or_, select
 from sqlalchemy.orm import Session
 
-from app import audit
-from app.audit import Actor
-from app.database import Database, database_now
-from app.errors import NotFound, Unauthorized, Unprocessable
-from app.settings import Settings
-from app.tables import ANONYMOUS, Job, LoginSession, Token
+from app.accounts import audit
+from app.accounts.audit import Actor
+from app.core.errors import NotFound, Unauthorized, Unprocessable
+from app.core.settings import Settings
+from app.db.database import Database, database_now
+from app.db.tables import ANONYMOUS, Job, LoginSession, Token
 from gkl.answers import JobState, Scope
 
 PREFIX = "gklb_"

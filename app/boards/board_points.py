@@ -10,12 +10,12 @@ import numpy as np
 from safetensors import SafetensorError
 from sqlalchemy.orm import Session
 
-from app import entries, external, robust_points
-from app.artifacts import ArtifactStore
-from app.certificates import BrokenPoint, examples_of
-from app.entries import Board
-from app.errors import NotFound, StoreAway
-from app.robust_points import Points
+from app.boards import ranking, robust_points, strongest_certificates
+from app.boards.certificates import BrokenPoint, examples_of
+from app.boards.ranking import Board
+from app.boards.robust_points import Points
+from app.core.errors import NotFound, StoreAway
+from app.store import ArtifactStore
 
 _log = logging.getLogger(__name__)
 
@@ -38,10 +38,10 @@ class RankedPoints:
 
 def ranked(session: Session, board: Board) -> list[RankedPoints]:
     """The entries of a board that have a rank, the first rank first."""
-    certificates = external.certificates_of_board(session, board.dataset, board.name)
+    certificates = strongest_certificates.of_board(session, board.dataset, board.name)
     known = robust_points.known(session, certificates.values())
     found = []
-    for entry_id, accuracy, num_points in entries.ranked_figures(session, board):
+    for entry_id, accuracy, num_points in ranking.ranked_figures(session, board):
         sha256 = certificates.get(entry_id)
         points = known.get(sha256 or "")
         # A figure that is lower than its certificate says is a figure alone.

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors import safe_open
 
-from app.errors import NotFound
+from app.core.errors import NotFound
 from gkl.answers import ClassView, PointView, TakenFor
 from gkl.catalog import Dataset
 

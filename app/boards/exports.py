@@ -10,13 +10,15 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from app import entries, formatting, robustbench
-from app.database import Database
-from app.entries import Board, Ranked, View
-from app.formatting import plain
-from app.rank_bands import Bands
-from app.schemas import entry_view
-from app.tables import Entry
+from app.boards import listing, ranking, robustbench
+from app.boards.listing import View
+from app.boards.rank_bands import Bands
+from app.boards.ranking import Board, Ranked
+from app.boards.views import entry_view
+from app.core import formatting
+from app.core.formatting import plain
+from app.db.database import Database
+from app.db.tables import Entry
 from gkl.spec import format_epsilon
 
 Write = Callable[[Board, View, Iterable[Ranked]], Iterator[str]]
@@ -44,14 +46,14 @@ def pieces(database: Database, board: Board, view: View, kind: Format, bands: Ba
     changes meanwhile is written as it is then, one that is removed is left out.
     """
     with database.reading() as session:
-        listed = entries.ids(session, board, view)
-        ranks = entries.ranks_of(session, board, listed)
+        listed = listing.ids(session, board, view)
+        ranks = ranking.ranks_of(session, board, listed)
 
     def rows() -> Iterator[Ranked]:
         for start in range(0, len(listed), _ENTRIES_AT_ONCE):
             chosen = listed[start : start + _ENTRIES_AT_ONCE]
             with database.reading() as session:
-                known = entries.with_ids(session, chosen)
+                known = listing.with_ids(session, chosen)
             yield from (
                 Ranked(ranks.get(number), known[number], bands.get(number)) for number in chosen if number in known
             )
@@ -202,8 +204,8 @@ def _latex(found_on: Board, view: View, found: Iterable[Ranked]) -> Iterator[str
     """The columns that the view has; by default those that a paper shows. Each entry cites its paper's key."""
     columns = [name for name in view.columns or _OF_A_PAPER if name in _LATEX]
     has_bands = "band" in view.columns and found_on.epsilon is not None
-    heads = " & ".join(_escaped(entries.COLUMNS[name].title) for name in columns)
-    marks = "".join("r" if entries.COLUMNS[name].is_number else "l" for name in columns)
+    heads = " & ".join(_escaped(listing.COLUMNS[name].title) for name in columns)
+    marks = "".join("r" if listing.COLUMNS[name].is_number else "l" for name in columns)
     yield (
         f"% {found_on.title}. Needs \\usepackage{{booktabs}}, and the BibTeX file of the same view for its citations.\n"
         f"\\begin{{tabular}}{{r{'r' * has_bands}l{marks}}}\n\\toprule\n"

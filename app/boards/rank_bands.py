@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
-from app import board_points, entries
-from app.entries import Board, Ranked
-from app.recent import Recent
-from app.robust_points import Points
+from app.boards import board_points, ranking
+from app.boards.ranking import Board, Ranked
+from app.boards.robust_points import Points
+from app.core.recent import Recent
 from gkl.paired import mcnemar_exact
 
 LEVEL = 0.05
@@ -55,7 +55,7 @@ def with_band(session: Session, recent: Recent, row: Ranked) -> Ranked:
     if row.rank is None:
         return row
     entry = row.entry
-    revision = entries.revision(session, entry.dataset, entry.board)
+    revision = ranking.revision(session, entry.dataset, entry.board)
     bands = of_board(session, recent, Board(entry.dataset, entry.board, 0), revision)
     return replace(row, band=bands.get(entry.id))
 
@@ -65,7 +65,7 @@ def with_bands(rows: Iterable[Ranked], bands: Bands) -> list[Ranked]:
 
 
 def _read(session: Session, board: Board) -> Bands:
-    if board.epsilon is None or not 1 < entries.count_ranked(session, board) <= MAX_ENTRIES:
+    if board.epsilon is None or not 1 < ranking.count_ranked(session, board) <= MAX_ENTRIES:
         return {}
     found = board_points.ranked(session, board)
     figures = [(each.robust_accuracy, each.num_points) for each in found]

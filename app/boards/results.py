@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from sqlalchemy import Select, and_, select
 from sqlalchemy.orm import Session, selectinload
 
-from app import entries
-from app.database import database_now
-from app.errors import NotFound
-from app.tables import AttackResult, Evaluation, FileKind, Job, JobFile, Model
+from app.boards import placing
+from app.core.errors import NotFound
+from app.db.database import database_now
+from app.db.tables import AttackResult, Evaluation, FileKind, Job, JobFile, Model
 from gkl.catalog import DATASETS
 from gkl.outcome import EvaluationOutcome
 from gkl.spec import EvaluateSpec, TrainSpec, board_name
@@ -74,7 +74,7 @@ def record_evaluation(
     ]
     session.add(evaluation)
     session.flush()
-    entries.stand(session, model, evaluation.board)
+    placing.place_on_board(session, model, evaluation.board)
     return evaluation
 
 

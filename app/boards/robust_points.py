@@ -16,11 +16,11 @@ from safetensors import SafetensorError
 from sqlalchemy import Select, delete, or_, select, union, update
 from sqlalchemy.orm import Session
 
-from app.artifacts import ArtifactStore
-from app.certificates import standing_points
-from app.database import Database, database_now
-from app.errors import NotFound
-from app.tables import Entry, Evaluation, ExternalAttack, Report, RobustPoints
+from app.boards.certificates import standing_points
+from app.core.errors import NotFound
+from app.db.database import Database, database_now
+from app.db.tables import Entry, Evaluation, ExternalAttack, Report, RobustPoints
+from app.store import ArtifactStore
 
 _log = logging.getLogger(__name__)
 

@@ -17,12 +17,12 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from app import audit
-from app.audit import Actor
-from app.database import Database, database_now
-from app.entries import another_slug, architecture_family, imported_parameters, series_and_year
-from app.formatting import hidden_characters
-from app.tables import Entry
+from app.accounts import audit
+from app.accounts.audit import Actor
+from app.boards.naming import another_slug, architecture_family, imported_parameters, series_and_year
+from app.core.formatting import hidden_characters
+from app.db.database import Database, database_now
+from app.db.tables import Entry
 from gkl.answers import Anomaly, Provenance
 from gkl.catalog import DATASETS
 from gkl.errors import InvalidInput

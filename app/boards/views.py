@@ -1,82 +1,27 @@
-"""How rows become what the API answers: the models of `gkl.answers`, made from those of `app.tables`."""
+"""What the API answers of boards, entries, models and evaluations."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
 
-from pydantic import BaseModel
-
-from app import entries, jobs
-from app.tables import AttackResult, AuditRecord, Entry, Evaluation, ExternalAttack, Job, Model, Upload
-from app.workers import WorkerStatus
+from app.boards import placing, ranking
+from app.core.views import made
+from app.db.tables import AttackResult, Entry, Evaluation, ExternalAttack, Model
 from gkl.answers import (
     AccuracyView,
     AttackView,
-    AuditView,
     BoardSummary,
     EntryDetail,
     EntryView,
     EvaluationView,
     ExternalAttackView,
-    FailureView,
-    JobView,
     ModelView,
     NumberView,
-    UploadView,
-    WorkerView,
 )
-
-_Answer = TypeVar("_Answer", bound=BaseModel)
-
-
-def _made(answer: type[_Answer], row: object, **others: Any) -> _Answer:
-    """Each field that is not given here comes from the row's attribute of the same name."""
-    same = answer.model_fields.keys() - others.keys()
-    return answer.model_validate({name: getattr(row, name) for name in same} | others)
-
-
-def job_view(
-    job: Job,
-    model: Model | None,
-    *,
-    entry_id: int | None = None,
-    warning: str | None = None,
-    missing: str | None = None,
-) -> JobView:
-    """
-    Args:
-        job: the row.
-        model: what the job made or measured.
-        entry_id: of what stands with the certificate that it has checked.
-        warning: why it can hardly succeed.
-        missing: what it needs and no worker has.
-    """
-    failure = None
-    if job.failure_code is not None:
-        failure = FailureView(code=job.failure_code, message=job.failure_message or "")
-    return _made(
-        JobView,
-        job,
-        child_ids=[follower.id for follower in job.followers],
-        shard=None if job.shard_index is None else job.shard_index + 1,
-        shard_ids=[shard.id for shard in job.shards],
-        progress=jobs.progress(job),
-        failure=failure,
-        model_id=None if model is None else model.id,
-        weights_sha256=None if model is None else model.weights_sha256,
-        entry_id=entry_id,
-        warning=warning,
-        missing=missing,
-    )
-
-
-def worker_view(status: WorkerStatus) -> WorkerView:
-    return _made(WorkerView, status.row, state=status.state, job_id=None if status.job is None else status.job.id)
 
 
 def attack_view(result: AttackResult) -> AttackView:
-    return _made(AttackView, result)
+    return made(AttackView, result)
 
 
 def evaluation_view(evaluation: Evaluation) -> EvaluationView:
@@ -88,11 +33,11 @@ def evaluation_view(evaluation: Evaluation) -> EvaluationView:
             points=evaluation.num_points,
             interval=evaluation.robust_interval,
         )
-    return _made(
+    return made(
         EvaluationView,
         evaluation,
         threat_model=evaluation.board,
-        not_ranked=entries.why_not_ranked(evaluation),
+        not_ranked=placing.why_not_ranked(evaluation),
         clean=AccuracyView(
             accuracy=evaluation.clean_accuracy,
             correct=evaluation.clean_correct,
@@ -106,24 +51,16 @@ def evaluation_view(evaluation: Evaluation) -> EvaluationView:
 
 
 def model_view(model: Model) -> ModelView:
-    return _made(ModelView, model)
-
-
-def upload_view(upload: Upload) -> UploadView:
-    return _made(UploadView, upload)
-
-
-def audit_view(record: AuditRecord) -> AuditView:
-    return _made(AuditView, record)
+    return made(ModelView, model)
 
 
 def _number(entry: Entry, accuracy: float | None) -> NumberView | None:
     return None if accuracy is None else NumberView(accuracy=accuracy, interval=entry.interval_of(accuracy))
 
 
-def entry_view(ranked: entries.Ranked) -> EntryView:
+def entry_view(ranked: ranking.Ranked) -> EntryView:
     entry = ranked.entry
-    return _made(
+    return made(
         EntryView,
         entry,
         threat_model=entry.board,
@@ -142,12 +79,12 @@ def entry_view(ranked: entries.Ranked) -> EntryView:
     )
 
 
-def entry_detail(ranked: entries.Ranked, attacks: Sequence[ExternalAttack], next_cursor: int | None) -> EntryDetail:
+def entry_detail(ranked: ranking.Ranked, attacks: Sequence[ExternalAttack], next_cursor: int | None) -> EntryDetail:
     """With the external attacks that held."""
     return EntryDetail(
         **entry_view(ranked).model_dump(),
         external_attacks=[
-            _made(ExternalAttackView, attack, broken=attack.broken or 0)
+            made(ExternalAttackView, attack, broken=attack.broken or 0)
             for attack in attacks
             if attack.examples is not None
         ],
@@ -155,5 +92,5 @@ def entry_detail(ranked: entries.Ranked, attacks: Sequence[ExternalAttack], next
     )
 
 
-def board_summary(board: entries.Board) -> BoardSummary:
-    return _made(BoardSummary, board, threat_model=board.name)
+def board_summary(board: ranking.Board) -> BoardSummary:
+    return made(BoardSummary, board, threat_model=board.name)

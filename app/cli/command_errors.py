@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 import sys
 
-from app import extras
-from app.errors import ServiceError
-from app.terminal import CommandError
+from app.cli import extras
+from app.cli.terminal import CommandError
+from app.core.errors import ServiceError
 from gkl.client import ClientError, NotTheService, Unreachable
 from gkl.errors import GklError
 

@@ -17,7 +17,7 @@ from gkl.errors import InvalidInput
 from gkl.files import check_writable
 
 if TYPE_CHECKING:
-    from app.settings import Settings
+    from app.core.settings import Settings
 
 State = Literal["yes", "no", "without"]
 

@@ -26,12 +26,12 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
-from app import tokens
-from app.database import Database
-from app.lifeline import start_child
-from app.migrations import upgrade
-from app.settings import Settings
-from app.terminal import CommandError
+from app.accounts import tokens
+from app.cli.terminal import CommandError
+from app.core.lifeline import start_child
+from app.core.settings import Settings
+from app.db.database import Database
+from app.db.migrations import upgrade
 
 _log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from functools import wraps
 from importlib.util import find_spec
 from typing import ParamSpec, TypeVar
 
-from app.terminal import CommandError
+from app.cli.terminal import CommandError
 
 _Options = ParamSpec("_Options")
 _Answer = TypeVar("_Answer")

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
 
-from app.formatting import duration, interval, percent, visible
+from app.core.formatting import duration, interval, percent, visible
 from gkl.answers import AccuracyView, EvaluationView, JobState, JobView, ModelDetail
 from gkl.catalog import ARCHITECTURES, DATASETS, LOSS_TITLES
 from gkl.client import Client, StreamEvent

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app import formatting
-from app.extras import is_installed
-from app.formatting import visible
-from app.terminal import ClientToken, DataDir, JobNumber, Url, console, settings_of
+from app.cli.extras import is_installed
+from app.cli.terminal import ClientToken, DataDir, JobNumber, Url, console, settings_of
+from app.core import formatting
+from app.core.formatting import visible
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -237,7 +237,7 @@ def doctor(data_dir: DataDir = None, as_json: AsJson = False, url: Url = "http:/
     from rich.markup import escape  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
-    from app.doctor import examine  # noqa: PLC0415
+    from app.cli.doctor import examine  # noqa: PLC0415
 
     findings = []
     marks = {"yes": "[green]yes[/green]", "no": "[red]no[/red]", "without": "[yellow]none[/yellow]"}

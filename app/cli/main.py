@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 import typer
 
 import gkl
-from app import formatting
-from app.extras import needs
-from app.look_cli import look_cli
-from app.process_cli import process_cli
-from app.terminal import (
+from app.cli.extras import needs
+from app.cli.look_cli import look_cli
+from app.cli.process_cli import process_cli
+from app.cli.terminal import (
     ClientToken,
     DataDir,
     JobNumber,
@@ -30,7 +29,8 @@ from app.terminal import (
     own_database,
     settings_of,
 )
-from app.token_cli import token_cli
+from app.cli.token_cli import token_cli
+from app.core import formatting
 from gkl.errors import InvalidInput, Stopped
 from gkl.files import sha256_of
 
@@ -96,7 +96,7 @@ def main() -> None:
     try:
         cli(prog_name="gklbench")
     except Exception as error:
-        from app.command_errors import sentence_of  # noqa: PLC0415
+        from app.cli.command_errors import sentence_of  # noqa: PLC0415
 
         sentence = sentence_of(error)
         if sentence is None:
@@ -119,7 +119,7 @@ def up(data_dir: DataDir = None, port: Port = None) -> None:
 
     Example: `gklbench up --data-dir ~/bench --port 8080`
     """
-    from app.embedded import EmbeddedService  # noqa: PLC0415
+    from app.cli.embedded import EmbeddedService  # noqa: PLC0415
 
     _interrupt_on_signals()
     try:
@@ -142,8 +142,8 @@ def demo(
 
     Example: `gklbench demo --exit`
     """
-    from app.embedded import EmbeddedService  # noqa: PLC0415
-    from app.follow import run_and_show  # noqa: PLC0415
+    from app.cli.embedded import EmbeddedService  # noqa: PLC0415
+    from app.cli.follow import run_and_show  # noqa: PLC0415
     from gkl.recipes import recipe as find_recipe  # noqa: PLC0415
 
     _interrupt_on_signals()
@@ -173,7 +173,7 @@ def import_robustbench(
 
     Example: `gklbench import-robustbench robustbench/model_info`
     """
-    from app.robustbench import find_files, import_files, name_of  # noqa: PLC0415
+    from app.boards.robustbench import find_files, import_files, name_of  # noqa: PLC0415
 
     files = find_files(path)
     report = import_files(own_database(data_dir), ((name_of(file), file.read_bytes()) for file in files))
@@ -200,7 +200,7 @@ def export_robustbench(
 
     Example: `gklbench export-robustbench model_info`
     """
-    from app.robustbench import export_to  # noqa: PLC0415
+    from app.boards.robustbench import export_to  # noqa: PLC0415
 
     with own_database(data_dir).reading() as session:
         written = export_to(session, out)
@@ -240,7 +240,7 @@ def submit(
 
     Example: `gklbench submit digits.json --json --wait | jq .followers[0].model_id`
     """
-    from app.follow import run_and_show  # noqa: PLC0415
+    from app.cli.follow import run_and_show  # noqa: PLC0415
     from gkl.client import Client  # noqa: PLC0415
 
     if follow and (as_json or wait):
@@ -386,8 +386,8 @@ def train(
     if spec.kind != "train":
         raise InvalidInput(f"{spec_file} is a spec of kind {spec.kind!r}; use 'gklbench evaluate' for it")
 
-    from app.follow import LocalDisplay  # noqa: PLC0415
-    from app.process import stop_flag  # noqa: PLC0415
+    from app.cli.follow import LocalDisplay  # noqa: PLC0415
+    from app.cli.process import stop_flag  # noqa: PLC0415
     from gkl.evaluation import evaluate as run_evaluation  # noqa: PLC0415
     from gkl.training import train as run_training  # noqa: PLC0415
 
@@ -456,8 +456,8 @@ def evaluate(
     if weights is not None:
         _existing(weights, "the weights to attack")
 
-    from app.follow import LocalDisplay  # noqa: PLC0415
-    from app.process import stop_flag  # noqa: PLC0415
+    from app.cli.follow import LocalDisplay  # noqa: PLC0415
+    from app.cli.process import stop_flag  # noqa: PLC0415
     from gkl import evaluation as engine  # noqa: PLC0415
 
     settings = environment_settings()
@@ -598,7 +598,3 @@ def _interrupt_on_signals() -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, interrupt)
-
-
-if __name__ == "__main__":
-    main()

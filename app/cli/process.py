@@ -6,10 +6,10 @@ import signal
 import threading
 from typing import TYPE_CHECKING
 
-from app import logs, tracing
-from app.lifeline import end_with_parent, end_with_process, hide_from_processes_of_this_user
-from app.settings import Settings
-from app.terminal import SettingsError, environment_settings
+from app.cli.terminal import SettingsError, environment_settings
+from app.core import logs, tracing
+from app.core.lifeline import end_with_parent, end_with_process, hide_from_processes_of_this_user
+from app.core.settings import Settings
 
 if TYPE_CHECKING:
     from fastapi import FastAPI

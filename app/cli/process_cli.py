@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.extras import needs
-from app.terminal import DataDir, SettingsError, console, environment_settings, own_database, settings_of
+from app.cli.extras import needs
+from app.cli.terminal import DataDir, SettingsError, console, environment_settings, own_database, settings_of
 
 if TYPE_CHECKING:
-    from app.settings import Settings
+    from app.core.settings import Settings
 
 _log = logging.getLogger(__name__)
 
@@ -42,8 +42,9 @@ def serve(end_with_parent: EndWithParent = False) -> None:
     """
     import uvicorn  # noqa: PLC0415
 
-    from app import process, tokens  # noqa: PLC0415
-    from app.database import Database  # noqa: PLC0415
+    from app.accounts import tokens  # noqa: PLC0415
+    from app.cli import process  # noqa: PLC0415
+    from app.db.database import Database  # noqa: PLC0415
 
     settings = process.begin(end_with_parent_too=end_with_parent)
     _check_schema(settings)
@@ -55,7 +56,7 @@ def serve(end_with_parent: EndWithParent = False) -> None:
         "port": settings.port,
         # Open event streams must not hold up a stop.
         "timeout_graceful_shutdown": 3,
-        # `app.logs` has set up logging, and tells of each request without its query string.
+        # `app.core.logs` has set up logging, and tells of each request without its query string.
         "log_config": None,
         "access_log": False,
         "forwarded_allow_ips": settings.trusted_proxies,
@@ -71,7 +72,7 @@ def serve(end_with_parent: EndWithParent = False) -> None:
         # Whichever of them is asked for metrics tells of all.
         os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", shared)
         uvicorn.run(
-            "app.process:make_app",
+            "app.cli.process:make_app",
             factory=True,
             workers=settings.api_processes,
             # By default one that computes for five seconds is taken for dead.
@@ -87,7 +88,7 @@ def worker(end_with_parent: EndWithParent = False) -> None:
 
     Example: `CUDA_VISIBLE_DEVICES=1 GKLBENCH_DATABASE_URL=... GKLBENCH_BROKER_URL=... gklbench worker`
     """
-    from app import process  # noqa: PLC0415
+    from app.cli import process  # noqa: PLC0415
     from worker.celery_app import run_worker  # noqa: PLC0415
 
     settings = process.begin(end_with_parent_too=end_with_parent)
@@ -102,9 +103,9 @@ def relay(end_with_parent: EndWithParent = False) -> None:
 
     Example: `GKLBENCH_DATABASE_URL=... GKLBENCH_BROKER_URL=... gklbench relay`
     """
-    from app import process  # noqa: PLC0415
-    from app.relay import Relay  # noqa: PLC0415
-    from app.service import Service  # noqa: PLC0415
+    from app.cli import process  # noqa: PLC0415
+    from app.http.service import Service  # noqa: PLC0415
+    from app.maintenance.relay import Relay  # noqa: PLC0415
 
     settings = process.begin(end_with_parent_too=end_with_parent)
     _check_schema(settings)
@@ -118,8 +119,8 @@ def _check_schema(settings: Settings) -> None:
     """
     from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415
 
-    from app.database import Database  # noqa: PLC0415
-    from app.migrations import is_current  # noqa: PLC0415
+    from app.db.database import Database  # noqa: PLC0415
+    from app.db.migrations import is_current  # noqa: PLC0415
 
     database = Database(settings.effective_database_url)
     try:
@@ -134,8 +135,8 @@ def _check_schema(settings: Settings) -> None:
 @process_cli.command(hidden=True)
 def broker(port: Annotated[int, typer.Option()], end_with_parent: EndWithParent = False) -> None:
     """Run the embedded broker."""
-    from app import process  # noqa: PLC0415
-    from app.embedded import run_broker  # noqa: PLC0415
+    from app.cli import process  # noqa: PLC0415
+    from app.cli.embedded import run_broker  # noqa: PLC0415
 
     settings = process.begin(end_with_parent_too=end_with_parent)
     run_broker(port, settings.data_dir, process.stop_flag())
@@ -152,8 +153,8 @@ def migrate(
 
     Example: `GKLBENCH_DATABASE_URL=postgresql://user:secret@host/gklbench gklbench migrate`
     """
-    from app import migrations  # noqa: PLC0415
-    from app.database import Database  # noqa: PLC0415
+    from app.db import migrations  # noqa: PLC0415
+    from app.db.database import Database  # noqa: PLC0415
 
     if back_to is None:
         own_database(None)
@@ -180,7 +181,7 @@ def _check_secrets(settings: Settings) -> None:
 
     from sqlalchemy.engine import make_url  # noqa: PLC0415
 
-    from app.settings import PLACEHOLDER  # noqa: PLC0415
+    from app.core.settings import PLACEHOLDER  # noqa: PLC0415
 
     passwords = {
         "DATABASE_URL": make_url(settings.effective_database_url).password,
@@ -226,8 +227,8 @@ def _api_problem(settings: Settings) -> str | None:
 def _worker_problem(settings: Settings) -> str | None:
     from datetime import timedelta  # noqa: PLC0415
 
-    from app import workers  # noqa: PLC0415
-    from app.database import Database  # noqa: PLC0415
+    from app.db.database import Database  # noqa: PLC0415
+    from app.jobs import workers  # noqa: PLC0415
 
     host = socket.gethostname()
     with Database(settings.effective_database_url).reading() as session:
@@ -239,7 +240,7 @@ def _worker_problem(settings: Settings) -> str | None:
 
 
 def _relay_problem(settings: Settings) -> str | None:
-    from app.broker import hears_relay  # noqa: PLC0415
+    from app.jobs.broker import hears_relay  # noqa: PLC0415
 
     heard = hears_relay(settings)
     if heard is None:
@@ -256,8 +257,9 @@ def storage(data_dir: DataDir = None) -> None:
     """
     from rich.table import Table  # noqa: PLC0415
 
-    from app import formatting, quotas  # noqa: PLC0415
-    from app import storage as kept  # noqa: PLC0415
+    from app.accounts import quotas  # noqa: PLC0415
+    from app.core import formatting  # noqa: PLC0415
+    from app.maintenance import storage as kept  # noqa: PLC0415
 
     settings = settings_of(data_dir, None)
     with own_database(data_dir).reading() as session:

@@ -9,8 +9,8 @@ import typer
 from rich.console import Console
 
 if TYPE_CHECKING:
-    from app.database import Database
-    from app.settings import Settings
+    from app.core.settings import Settings
+    from app.db.database import Database
 
 console = Console()
 errors = Console(stderr=True)
@@ -39,7 +39,7 @@ def settings_of(data_dir: Path | None, port: int | None) -> Settings:
 def environment_settings() -> Settings:
     from pydantic import ValidationError  # noqa: PLC0415
 
-    from app.settings import Settings  # noqa: PLC0415
+    from app.core.settings import Settings  # noqa: PLC0415
 
     try:
         return Settings()
@@ -55,8 +55,8 @@ def environment_settings() -> Settings:
 
 def own_database(data_dir: Path | None) -> Database:
     """This machine's, or the one that GKLBENCH_DATABASE_URL names, with this version's schema."""
-    from app.database import Database  # noqa: PLC0415
-    from app.migrations import upgrade  # noqa: PLC0415
+    from app.db.database import Database  # noqa: PLC0415
+    from app.db.migrations import upgrade  # noqa: PLC0415
 
     settings = settings_of(data_dir, None)
     settings.data_dir.mkdir(parents=True, exist_ok=True)

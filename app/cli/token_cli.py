@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app import formatting
-from app.extras import needs
-from app.terminal import DataDir, SettingsError, console, errors, own_database
+from app.cli.extras import needs
+from app.cli.terminal import DataDir, SettingsError, console, errors, own_database
+from app.core import formatting
 
 if TYPE_CHECKING:
-    from app.tokens import Limits
+    from app.accounts.tokens import Limits
     from gkl.answers import Scope
 
 token_cli = typer.Typer(no_args_is_help=True, help="Who may use the service, and how much of it.")
@@ -49,9 +49,9 @@ def create_token(
 
     Example: `gklbench token create --name Ada --scopes submit --expires 90d --max-running 2`
     """
-    from app import tokens  # noqa: PLC0415
-    from app.audit import COMMAND_LINE  # noqa: PLC0415
-    from app.tokens import Limits  # noqa: PLC0415
+    from app.accounts import tokens  # noqa: PLC0415
+    from app.accounts.audit import COMMAND_LINE  # noqa: PLC0415
+    from app.accounts.tokens import Limits  # noqa: PLC0415
 
     asked = (max_queued, max_running, gpu_hours_per_day, upload_gib, requests_per_minute)
     limits = _limits(*asked, known=Limits())
@@ -74,8 +74,8 @@ def rotate_token(
 
     Example: `gklbench token rotate --name Ada --overlap 24h`
     """
-    from app import tokens  # noqa: PLC0415
-    from app.audit import COMMAND_LINE  # noqa: PLC0415
+    from app.accounts import tokens  # noqa: PLC0415
+    from app.accounts.audit import COMMAND_LINE  # noqa: PLC0415
 
     with own_database(data_dir).writing() as session:
         _, secret = tokens.rotate(session, name, overlap=_lifetime(overlap) or timedelta(), by=COMMAND_LINE)
@@ -94,8 +94,8 @@ def revoke_token(
 
     Example: `gklbench token revoke --name Ada --yes`
     """
-    from app import tokens  # noqa: PLC0415
-    from app.audit import COMMAND_LINE  # noqa: PLC0415
+    from app.accounts import tokens  # noqa: PLC0415
+    from app.accounts.audit import COMMAND_LINE  # noqa: PLC0415
 
     database = own_database(data_dir)
     with database.reading() as session:
@@ -137,9 +137,9 @@ def limit_token(
 
     Example: `gklbench token limit --name Ada --max-running 4 --gpu-hours-per-day 48`
     """
-    from app import tokens  # noqa: PLC0415
-    from app.audit import COMMAND_LINE  # noqa: PLC0415
-    from app.tokens import Limits  # noqa: PLC0415
+    from app.accounts import tokens  # noqa: PLC0415
+    from app.accounts.audit import COMMAND_LINE  # noqa: PLC0415
+    from app.accounts.tokens import Limits  # noqa: PLC0415
 
     asked = (max_queued, max_running, gpu_hours_per_day, upload_gib, requests_per_minute)
     with own_database(data_dir).writing() as session:
@@ -158,7 +158,7 @@ def list_tokens(data_dir: DataDir = None) -> None:
     """
     from rich.table import Table  # noqa: PLC0415
 
-    from app import tokens  # noqa: PLC0415
+    from app.accounts import tokens  # noqa: PLC0415
 
     table = Table("Name", "Token", "Scope", "State", "Ends (UTC)", "Last used (UTC)", box=None)
     with own_database(data_dir).reading() as session:
@@ -207,7 +207,7 @@ def _limits(
     known: Limits,
 ) -> Limits:
     """What the options say; where one says nothing, what is known."""
-    from app.tokens import Limits  # noqa: PLC0415
+    from app.accounts.tokens import Limits  # noqa: PLC0415
 
     gib = _number(upload_gib, "upload-gib")
     return Limits(

@@ -1,4 +1,4 @@
-"""The service's errors. `app.problems` gives them their one shape over HTTP.
+"""The service's errors. `app.http.problems` gives them their one shape over HTTP.
 
     ServiceError
     ├── Unauthorized         401

@@ -17,11 +17,11 @@ from asgi_correlation_id import CorrelationIdMiddleware, correlation_id
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from app.paths import own_path
+from app.core.paths import own_path
 
 LogFormat = Literal["text", "json"]
 
-_access = logging.getLogger("app.access")
+_access = logging.getLogger("app.http.access")
 
 # What a message may carry beside its text. By name: libraries pass on more than belongs in a log, such as Celery the
 # arguments of its tasks.

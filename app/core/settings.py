@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import URL
 
-from app.addresses import check_broker_url, check_database_url
+from app.core.addresses import check_broker_url, check_database_url
 from gkl.addresses import is_loopback
 
 _CHECKOUT = Path(__file__).parents[1]

@@ -17,7 +17,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, and_, false, or_
 
-from app.errors import Unprocessable
+from app.core.errors import Unprocessable
 
 _STRANGE = "this cursor belongs to no page of this list in this order; begin again without one"
 _LARGEST = 2**63 - 1

@@ -9,15 +9,16 @@ from typing import Any, Literal
 
 import numpy as np
 
-from app import entries, external, robust_points, transfers
-from app.artifacts import ArtifactStore
-from app.certificates import points_of, standing_points
-from app.database import Database
-from app.entries import Board, Ranked
-from app.errors import NotFound, Unprocessable
-from app.formatting import plain
-from app.robust_points import Points
-from app.tables import Entry
+from app.boards import ranking, robust_points, strongest_certificates
+from app.boards.certificates import points_of, standing_points
+from app.boards.ranking import Board, Ranked
+from app.boards.robust_points import Points
+from app.core.errors import NotFound, Unprocessable
+from app.core.formatting import plain
+from app.db.database import Database
+from app.db.tables import Entry
+from app.evidence import transfers
+from app.store import ArtifactStore
 from gkl.answers import PairTransferView, PairView, PointView, Provenance, SpecDifference
 from gkl.paired import PairedCounts
 from gkl.spec import threat_model_of_board
@@ -90,12 +91,14 @@ def comparison_of(database: Database, chosen: list[int]) -> Comparison:
         NotFound: there is no such entry.
     """
     with database.reading() as session:
-        rows = [entries.get(session, entry_id) for entry_id in dict.fromkeys(chosen)]
-        places = [(row, entries.board(session, row.entry.dataset, row.entry.board)) for row in rows]
+        rows = [ranking.get(session, entry_id) for entry_id in dict.fromkeys(chosen)]
+        places = [(row, ranking.board(session, row.entry.dataset, row.entry.board)) for row in rows]
         compared = [row.entry for row in rows]
         differences = _differences(compared)
         replayed = transfers.between(session, compared)
-        certificates = {entry.id: external.certificate(session, entry) for entry in compared if _is_attacked(entry)}
+        certificates = {
+            entry.id: strongest_certificates.of_entry(session, entry) for entry in compared if _is_attacked(entry)
+        }
         points = robust_points.known(session, (sha256 for sha256 in certificates.values() if sha256 is not None))
     known = {entry_id: points[sha256] for entry_id, sha256 in certificates.items() if sha256 in points}
     pairs = [pair for first, second in combinations(compared, 2) if (pair := _pair(first, second, known)) is not None]
@@ -118,8 +121,8 @@ def shared_points(
         Unprocessable: they are of different images.
     """
     with database.reading() as session:
-        rows = entries.get(session, pair[0]), entries.get(session, pair[1])
-        certificates = [external.certificate(session, row.entry) for row in rows]
+        rows = ranking.get(session, pair[0]), ranking.get(session, pair[1])
+        certificates = [strongest_certificates.of_entry(session, row.entry) for row in rows]
     paths = []
     for row, sha256 in zip(rows, certificates, strict=True):
         if sha256 is None or not _is_attacked(row.entry):

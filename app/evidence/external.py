@@ -5,25 +5,26 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from sqlalchemy import ColumnElement, and_, select, true
+from sqlalchemy import select
 from sqlalchemy.orm import Session, joinedload
 
-from app import jobs, quotas
-from app.artifacts import StoredFile
-from app.database import database_now
-from app.entries import get, judge
-from app.errors import Conflict, Unprocessable
-from app.tables import Entry, Evaluation, ExternalAttack, FileKind, Job, JobFile, Model
+from app import jobs
+from app.accounts import quotas
+from app.boards import strongest_certificates
+from app.boards.placing import judge
+from app.boards.ranking import get
+from app.core.errors import Conflict, Unprocessable
+from app.db.database import database_now
+from app.db.tables import Entry, Evaluation, ExternalAttack, FileKind, Job, JobFile, Model
+from app.store import StoredFile
 from gkl.catalog import DATASETS, image_shape, recorded_preprocessing
 from gkl.errors import InvalidInput
 from gkl.outcome import ExternalOutcome
 from gkl.safetensors_header import read_header
-from gkl.spec import PUBLISHED_WEIGHTS, EvaluateSpec, ExternalSpec, board_name
+from gkl.spec import ExternalSpec
 
 MAX_NAME = 80
 _HEADER_BYTES = 1024 * 1024
-# Certificates of other models whose examples are tried on a new one: forward passes only, but each is a file to read.
-_OTHERS = 5
 
 
 def check_entry(session: Session, entry_id: int) -> tuple[Entry, Model, Evaluation]:
@@ -40,7 +41,7 @@ def check_entry(session: Session, entry_id: int) -> tuple[Entry, Model, Evaluati
             f"entry {entry_id} {whence}; its weights are not here, so nothing can be checked against it. Send them "
             "and an evaluation first"
         )
-    if entry.is_provisional or certificate(session, entry) is None:
+    if entry.is_provisional or strongest_certificates.of_entry(session, entry) is None:
         state = "its verdict is still provisional" if entry.is_provisional else "it has no certificate to merge with"
         raise Conflict(f"entry {entry_id} cannot be attacked yet: {state}")
     if entry.evaluation.epsilon is None:
@@ -98,62 +99,6 @@ def create(session: Session, entry_id: int, examples: StoredFile, *, name: str, 
     return job
 
 
-def certificate(session: Session, entry: Entry) -> str | None:
-    """sha256 of the one that breaks the most: the evaluation's own, one with examples merged, or what was sent."""
-    own = entry.evaluation
-    if own is None:
-        return None if entry.report is None else entry.report.certificate_sha256
-    merged = _merged(session, ExternalAttack.entry_id == entry.id)
-    return _strongest(own.certificate_sha256, own.robust_correct, merged.get(entry.id))
-
-
-def certificates_of_board(session: Session, dataset: str, board: str) -> dict[int, str]:
-    """Entry -> sha256 as `certificate` has it, of each entry of a board that was measured here and has one."""
-    merged = _merged(session, ExternalAttack.entry.has(and_(Entry.dataset == dataset, Entry.board == board)))
-    measured = (
-        select(Entry.id, Evaluation.certificate_sha256, Evaluation.robust_correct)
-        .join(Entry.evaluation)
-        .where(Entry.dataset == dataset, Entry.board == board)
-    )
-    found = {entry_id: _strongest(own, left, merged.get(entry_id)) for entry_id, own, left in session.execute(measured)}
-    return {entry_id: sha256 for entry_id, sha256 in found.items() if sha256 is not None}
-
-
-def _merged(session: Session, which: ColumnElement[bool]) -> dict[int, tuple[str, int]]:
-    """Entry -> the certificate with examples merged that leaves the fewest points, and how many it leaves."""
-    columns = (ExternalAttack.entry_id, ExternalAttack.certificate_sha256, ExternalAttack.robust_correct)
-    has_one = and_(ExternalAttack.certificate_sha256.is_not(None), ExternalAttack.robust_correct.is_not(None))
-    rows = session.execute(
-        # The first of those that leave as few is written last.
-        select(*columns).where(which, has_one).order_by(ExternalAttack.robust_correct.desc(), ExternalAttack.id.desc())
-    )
-    return {entry_id: (sha256, left) for entry_id, sha256, left in rows if sha256 is not None and left is not None}
-
-
-def _strongest(own: str | None, own_left: int | None, merged: tuple[str, int] | None) -> str | None:
-    return merged[0] if merged is not None and own_left is not None and merged[1] < own_left else own
-
-
-def certificates_of_others(session: Session, spec: EvaluateSpec) -> list[str]:
-    """sha256 of those of the most robust other models on the board that an evaluation is for, a few of them."""
-    entries = session.scalars(
-        select(Entry)
-        .join(Entry.model)
-        .where(
-            Entry.dataset == spec.dataset,
-            Entry.board == board_name(spec.dataset, spec.evaluation),
-            Entry.is_provisional.is_(False),
-            Entry.withdrawn_at.is_(None),
-            Model.weights_sha256 != spec.weights,
-            # Published weights are named by their architecture.
-            Model.architecture != spec.architecture if spec.weights == PUBLISHED_WEIGHTS else true(),
-        )
-        .order_by(Entry.unrankable_reason.is_not(None), Entry.robust_accuracy.desc(), Entry.id)
-        .limit(_OTHERS)
-    )
-    return [found for entry in entries if (found := certificate(session, entry)) is not None]
-
-
 def attacks_that_held(
     session: Session, entry_id: int, *, after_id: int | None = None, limit: int
 ) -> list[ExternalAttack]:
@@ -181,7 +126,7 @@ def certificate_for(session: Session, job_id: int) -> str:
         Conflict: the entry has gone, or has none any more.
     """
     attack = attack_of_job(session, job_id)
-    found = None if attack is None else certificate(session, attack.entry)
+    found = None if attack is None else strongest_certificates.of_entry(session, attack.entry)
     if found is None:
         raise Conflict("the entry that these examples are for is no longer there")
     return found
@@ -219,7 +164,7 @@ def standing_with(session: Session, entry_id: int, certificate_sha256: str) -> E
     # Two checks of one entry that end in the same moment: the second waits here, and then finds the first's.
     entry = session.scalars(select(Entry).where(Entry.id == entry_id).with_for_update()).one()
     session.refresh(entry)
-    return entry if certificate(session, entry) == certificate_sha256 else None
+    return entry if strongest_certificates.of_entry(session, entry) == certificate_sha256 else None
 
 
 def check_file(path: Path, entry: Entry) -> None:

@@ -12,26 +12,21 @@ from safetensors import SafetensorError, safe_open
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app import entries, job_files, jobs, quotas
-from app.artifacts import StoredFile
-from app.database import database_now
-from app.errors import Unprocessable
-from app.tables import Entry, FileKind, Job, Report
+from app import jobs
+from app.accounts import quotas
+from app.boards import naming, placing
+from app.core.errors import Unprocessable
+from app.db.database import database_now
+from app.db.tables import Entry, FileKind, Job, Report
+from app.jobs import job_files
+from app.store import StoredFile
 from gkl.answers import Provenance
 from gkl.catalog import DATASETS, image_shape, recorded_preprocessing
 from gkl.errors import InvalidInput
 from gkl.flags import FLAGS, unrankable
 from gkl.outcome import BEYOND_AUTOATTACK, Flag, Manifest, ReportOutcome
 from gkl.safetensors_header import MAX_HEADER_BYTES, TensorHeader, read_header
-from gkl.spec import (
-    ATTACK_TITLES,
-    SHA256_PATTERN,
-    Evaluation,
-    Publication,
-    ReportSpec,
-    board_name,
-    why_on_no_board,
-)
+from gkl.spec import ATTACK_TITLES, SHA256_PATTERN, Evaluation, Publication, ReportSpec, board_name, why_on_no_board
 
 _OF_POINTS = {"label": "I64", "prediction": "I64", "broken_by": "I64", "perturbation_norm": "F64"}
 _OF_BROKEN = {"index": "I64", "adversarial_prediction": "I64"}
@@ -201,7 +196,7 @@ def record(session: Session, job: Job, outcome: ReportOutcome) -> None:
     if known is not None and known.job_id > job.id:
         return
     if known is None:
-        slug = entries.free_slug(session, spec.dataset, board, spec.name, outcome.weights_sha256)
+        slug = naming.free_slug(session, spec.dataset, board, spec.name, outcome.weights_sha256)
         entry = Entry(dataset=spec.dataset, board=board, slug=slug, created_at=now, anomalies=[])
         same = {"dataset": spec.dataset, "board": board, "weights_sha256": outcome.weights_sha256}
         known = Report(entry=entry, submitter=job.submitter, **same)
@@ -209,9 +204,9 @@ def record(session: Session, job: Job, outcome: ReportOutcome) -> None:
     known.job_id, known.certificate_sha256 = job.id, spec.certificate
     known.outcome, known.created_at = outcome.model_dump(mode="json"), now
     entry.provenance = Provenance.REPORTED
-    entries.publish(entry, spec.publication or Publication(), name=spec.name, year=now.year)
+    placing.publish(entry, spec.publication or Publication(), name=spec.name, year=now.year)
     entry.architecture = spec.architecture
-    entry.family = entries.architecture_family(spec.architecture)
+    entry.family = naming.architecture_family(spec.architecture)
     assert evaluation.threat_model is not None, "so it was checked"
     entry.epsilon, entry.num_points = evaluation.threat_model.epsilon, outcome.num_points
     entry.clean_accuracy = outcome.clean_correct / outcome.num_points

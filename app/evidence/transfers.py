@@ -9,12 +9,16 @@ from typing import Any
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session, joinedload
 
-from app import entries, external, job_files, jobs, quotas
-from app.artifacts import StoredFile
-from app.database import database_now
-from app.errors import Conflict, NotFound, ServiceError, Unprocessable
-from app.formatting import as_sentence, interval, percent, plain
-from app.tables import UNFINISHED, Entry, Evaluation, ExternalAttack, FileKind, Job, JobFile, Model, Transfer
+from app import jobs
+from app.accounts import quotas
+from app.boards import ranking, strongest_certificates
+from app.core.errors import Conflict, NotFound, ServiceError, Unprocessable
+from app.core.formatting import as_sentence, interval, percent, plain
+from app.db.database import database_now
+from app.db.tables import UNFINISHED, Entry, Evaluation, ExternalAttack, FileKind, Job, JobFile, Model, Transfer
+from app.evidence import external
+from app.jobs import job_files
+from app.store import StoredFile
 from gkl.answers import PairTransferView, Provenance, TransferView
 from gkl.catalog import recorded_preprocessing
 from gkl.outcome import TransferCounts, TransferOutcome
@@ -89,13 +93,13 @@ def _checked(session: Session, source_id: int, target_id: int) -> tuple[Entry, t
         raise Unprocessable(f"source: entry {source_id} is the target itself; name the entry whose examples to replay")
     target = external.check_entry(session, target_id)
     try:
-        source = entries.get(session, source_id).entry
+        source = ranking.get(session, source_id).entry
     except NotFound as error:
         raise Unprocessable(f"source: {error}") from error
     for entry in (source, target[0]):
         if entry.is_withdrawn:
             raise Conflict(f"entry {entry.id} is withdrawn ({entry.withdrawn_reason}); compare others")
-    certificate = external.certificate(session, source)
+    certificate = strongest_certificates.of_entry(session, source)
     if source.is_provisional:
         raise Conflict(f"the verdict of entry {source_id} is still provisional; wait until its evaluation has ended")
     if _threat_model(source) is None:
@@ -157,7 +161,7 @@ def certificate_of_target(session: Session, job_id: int) -> str:
     Raises:
         NotFound: one of the entries has gone, or has none any more.
     """
-    found = external.certificate(session, _of(session, job_id).target)
+    found = strongest_certificates.of_entry(session, _of(session, job_id).target)
     if found is None:
         raise NotFound("the entry that was to be measured has no certificate any more")
     return found
@@ -213,7 +217,7 @@ def view(session: Session, transfer: Transfer) -> TransferView:
         name: getattr(transfer, name) for name in ("id", "source_id", "target_id", "job_id", "submitter", "created_at")
     }
     said["state"] = transfer.job.state
-    said["is_current"] = transfer.source_certificate_sha256 == external.certificate(session, transfer.source)
+    said["is_current"] = transfer.source_certificate_sha256 == strongest_certificates.of_entry(session, transfer.source)
     if transfer.outcome is None:
         return TransferView.model_validate(said | {"counts": None, "attacks": []})
     outcome = TransferOutcome.model_validate(transfer.outcome)

@@ -19,13 +19,13 @@ from fastapi import Depends, Request, Security
 from fastapi.concurrency import run_in_threadpool
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
 
-from app import tokens
-from app.audit import Actor
-from app.database import DATABASE_AWAY
-from app.errors import Forbidden, Unauthorized
-from app.paths import own_path, root_of
-from app.service import Service, ServiceDep
-from app.tables import ANONYMOUS, Token
+from app.accounts import tokens
+from app.accounts.audit import Actor
+from app.core.errors import Forbidden, Unauthorized
+from app.core.paths import own_path, root_of
+from app.db.database import DATABASE_AWAY
+from app.db.tables import ANONYMOUS, Token
+from app.http.service import Service, ServiceDep
 from gkl.addresses import is_loopback
 from gkl.answers import Scope
 

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.paths import own_path
+from app.core.paths import own_path
 
 _log = logging.getLogger(__name__)
 

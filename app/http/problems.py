@@ -21,10 +21,10 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.errors import ServiceError
-from app.formatting import as_sentence
-from app.head_requests import methods_at
-from app.paths import own_path, root_of
+from app.core.errors import ServiceError
+from app.core.formatting import as_sentence
+from app.core.paths import own_path, root_of
+from app.http.head_requests import methods_at
 from gkl.answers import FieldProblem, Problem
 from gkl.errors import NoSpaceLeft
 from gkl.field_errors import field_errors

@@ -10,7 +10,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.paths import own_path
+from app.core.paths import own_path
 
 # Nothing but this service's own files: no inline script or style, no frame, no plugin, no address of another site.
 # Pictures may stand in a style sheet as data: those of Swagger UI do.

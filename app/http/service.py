@@ -10,14 +10,14 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from app.artifacts import ArtifactStore, open_store
-from app.broker import make_celery, publisher
-from app.database import DATABASE_AWAY, Database
-from app.job_feed import JobFeeds
-from app.outbox import Publish, publish_pending
-from app.rate_limits import RateLimiter
-from app.recent import Recent
-from app.settings import Settings
+from app.accounts.rate_limits import RateLimiter
+from app.core.recent import Recent
+from app.core.settings import Settings
+from app.db.database import DATABASE_AWAY, Database
+from app.jobs.broker import make_celery, publisher
+from app.jobs.job_feed import JobFeeds
+from app.jobs.outbox import Publish, publish_pending
+from app.store import ArtifactStore, open_store
 
 _log = logging.getLogger(__name__)
 

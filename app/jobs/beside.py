@@ -8,8 +8,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app import jobs
-from app.errors import Unprocessable
-from app.tables import Job, Model
+from app.core.errors import Unprocessable
+from app.db.tables import Job, Model
 from gkl.answers import JobKind
 
 MOST = 4

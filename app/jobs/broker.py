@@ -13,8 +13,8 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
-from app.outbox import Publish
-from app.settings import Settings
+from app.core.settings import Settings
+from app.jobs.outbox import Publish
 
 WAKE_TASK = "jobs.wake"
 

@@ -10,8 +10,8 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.database import database_now
-from app.tables import Job, WorkerRow
+from app.db.database import database_now
+from app.db.tables import Job, WorkerRow
 from gkl.answers import JobState
 from gkl.catalog import CORRUPTED_DATASETS, DATASETS
 from gkl.spec import PUBLISHED_WEIGHTS

@@ -15,8 +15,8 @@ from typing import Any
 from fastapi.concurrency import run_in_threadpool
 
 from app import jobs
-from app.database import DATABASE_AWAY, Database
-from app.tables import JobEvent
+from app.db.database import DATABASE_AWAY, Database
+from app.db.tables import JobEvent
 
 _log = logging.getLogger(__name__)
 

@@ -8,11 +8,11 @@ from datetime import datetime
 from sqlalchemy import ColumnElement, delete, or_, select
 from sqlalchemy.orm import Session
 
-from app import weights_contents
-from app.artifacts import StoredFile
-from app.database import database_now, insert_into
-from app.errors import NotFound, Unprocessable
-from app.tables import UNFINISHED, FileKind, Job, JobFile, Model, Upload, UploadSender
+from app.core.errors import NotFound, Unprocessable
+from app.db.database import database_now, insert_into
+from app.db.tables import UNFINISHED, FileKind, Job, JobFile, Model, Upload, UploadSender
+from app.store import StoredFile
+from app.weights import weights_contents
 from gkl.answers import JobKind
 from gkl.spec import PUBLISHED_WEIGHTS, EvaluateSpec
 
@@ -21,7 +21,7 @@ _TO_GO_ON_FROM = (FileKind.RESUME, FileKind.BLOCK)
 
 
 def add(session: Session, job_id: int, kind: FileKind, *, number: int, file: str, stored: StoredFile) -> None:
-    """Note a file, in place of an earlier one of this number. What nothing names any more, `app.cleanup` removes."""
+    """Note a file, in place of an earlier one of this number. `app.maintenance.cleanup` removes files without a row."""
     _forget(session, JobFile.job_id == job_id, JobFile.kind == kind, JobFile.number == number)
     session.add(
         JobFile(
@@ -97,7 +97,7 @@ def record_upload(
 ) -> Upload:
     """Note weights that somebody sent; the same file again is the same upload, and as if it had just been sent.
 
-    `contents`: what `app.weights_contents.read` says of the file.
+    `contents`: what `app.weights.weights_contents.read` says of the file.
     """
     now = database_now(session)
     row = insert_into(session, Upload).values(

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from sqlalchemy import delete, func, insert, select
 from sqlalchemy.orm import Session
 
-from app.database import Database
-from app.tables import JobLogPart
+from app.db.database import Database
+from app.db.tables import JobLogPart
 
 _PART_BYTES = 16 * 1024
 _PARTS_AT_ONCE = 16

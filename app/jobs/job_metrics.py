@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.tables import JobEvent
+from app.db.tables import JobEvent
 from gkl.outcome import EpochFinished
 
 

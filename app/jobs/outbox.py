@@ -14,8 +14,8 @@ from typing import Any, cast
 from sqlalchemy import CursorResult, delete, exists, select, update
 from sqlalchemy.orm import Session
 
-from app.database import Database, database_now
-from app.tables import Job, OutboxMessage
+from app.db.database import Database, database_now
+from app.db.tables import Job, OutboxMessage
 from gkl.answers import JobState
 
 _log = logging.getLogger(__name__)

@@ -1,5 +1,5 @@
-"""What is kept for how long. One rule for each kind of what goes by itself: `app.cleanup` carries them out, and
-`gklbench storage` tells of them before.
+"""How long each kind of file and row is kept. `app.maintenance.cleanup` applies these rules, and `gklbench storage`
+announces what they are about to remove.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, SQLColumnExpression, and_, case, delete, exists, or_, select
 from sqlalchemy.orm import Session, aliased
 
-from app.database import database_now
-from app.errors import Conflict
-from app.settings import Settings
-from app.tables import (
+from app.core.errors import Conflict
+from app.core.settings import Settings
+from app.db.database import database_now
+from app.db.tables import (
     UNFINISHED,
     Entry,
     Evaluation,

@@ -14,8 +14,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app import jobs
-from app.formatting import count, duration
-from app.tables import Evaluation, Job, JobEvent, Model
+from app.core.formatting import count, duration
+from app.db.tables import Evaluation, Job, JobEvent, Model
 from gkl.answers import JobState
 from gkl.catalog import DATASETS
 from gkl.spec import RUN_SPEC, EvaluateSpec, TrainSpec

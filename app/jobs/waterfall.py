@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from app.formatting import percent
+from app.core.formatting import percent
 from gkl.outcome import REPAIR, TRANSFER, AttackSoFar, PointsSoFar, wilson_interval
 from gkl.spec import ATTACK_TITLES, PROTOCOLS_WITH_MORE, Evaluation
 

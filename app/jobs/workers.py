@@ -11,9 +11,9 @@ from sqlalchemy import Select, delete, func, select
 from sqlalchemy.orm import Session
 
 import gkl
-from app.cursors import Key, cursor_of, rows_after, values_of
-from app.database import database_now
-from app.tables import Job, WorkerLoad, WorkerRow
+from app.db.cursors import Key, cursor_of, rows_after, values_of
+from app.db.database import database_now
+from app.db.tables import Job, WorkerLoad, WorkerRow
 from gkl.answers import JobState, LoadView
 
 LOADS_FOR = timedelta(days=1)

@@ -9,11 +9,14 @@ from datetime import timedelta
 from sqlalchemy import ColumnElement, and_, delete, or_, select
 from sqlalchemy.orm import Session
 
-from app import audit, job_files, quotas, retention, robust_points, tokens, uploads, workers
-from app.artifacts import disk_now
-from app.database import database_now
-from app.service import Service
-from app.tables import IdempotencyKey, Job, JobLogPart, Submitter
+from app.accounts import audit, quotas, tokens
+from app.boards import robust_points
+from app.db.database import database_now
+from app.db.tables import IdempotencyKey, Job, JobLogPart, Submitter
+from app.http.service import Service
+from app.jobs import job_files, retention, workers
+from app.store import disk_now
+from app.weights import uploads
 from gkl.answers import JobState
 
 _log = logging.getLogger(__name__)

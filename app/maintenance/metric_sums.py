@@ -17,8 +17,8 @@ from typing import Any
 from sqlalchemy import and_, delete, exists, func, select
 from sqlalchemy.orm import Session, aliased
 
-from app.database import Database, database_now, insert_into
-from app.tables import Job, JobEvent, MetricRun, MetricSum
+from app.db.database import Database, database_now, insert_into
+from app.db.tables import Job, JobEvent, MetricRun, MetricSum
 from gkl.answers import JobKind, JobState
 
 _log = logging.getLogger(__name__)

@@ -25,19 +25,21 @@ from sqlalchemy.orm import Session
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app import jobs, metric_sums, workers
-from app.broker import hears_relay, messages_waiting
-from app.database import database_now
-from app.metric_sums import Sums
-from app.service import Service
-from app.tables import Job
+from app import jobs
+from app.db.database import database_now
+from app.db.tables import Job
+from app.http.service import Service
+from app.jobs import workers
+from app.jobs.broker import hears_relay, messages_waiting
+from app.maintenance import metric_sums
+from app.maintenance.metric_sums import Sums
 from gkl.answers import JobKind, JobState
 from gkl.errors import FailureCode
 from gkl.outcome import Resources
 
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 _HELD = (JobState.RUNNING, JobState.CANCELLING)
-# Less than an answer may take, see `app.deadline`. What is not counted in that time the next scrapes count.
+# Less than an answer may take, see `app.http.deadline`. What is not counted in that time the next scrapes count.
 _COUNTS_SECONDS = 4.0
 _ENDS = (JobState.SUCCEEDED, JobState.CANCELLED, *FailureCode)
 

@@ -7,13 +7,15 @@ import threading
 import time
 from datetime import timedelta
 
-from app import jobs, metric_sums, robust_points
-from app.broker import forget_relay, messages_waiting, tell_of_relay
-from app.cleanup import clean
-from app.database import DATABASE_AWAY
-from app.errors import StoreAway
-from app.outbox import requeue_unclaimed
-from app.service import Service
+from app import jobs
+from app.boards import robust_points
+from app.core.errors import StoreAway
+from app.db.database import DATABASE_AWAY
+from app.http.service import Service
+from app.jobs.broker import forget_relay, messages_waiting, tell_of_relay
+from app.jobs.outbox import requeue_unclaimed
+from app.maintenance import metric_sums
+from app.maintenance.cleanup import clean
 
 _log = logging.getLogger(__name__)
 
@@ -83,7 +85,7 @@ class Relay:
         if self.announced_at is not None and now - self.announced_at < again:
             return
         with self.service.database.writing() as session:
-            jobs.know_all_submitters(session)
+            jobs.register_all_submitters(session)
         after = timedelta(seconds=0 if self.announced_at is None else again)
         self.announced_at = now
         waiting = messages_waiting(self.settings)

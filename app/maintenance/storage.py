@@ -10,9 +10,10 @@ from pathlib import Path
 from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
-from app import retention, uploads
-from app.settings import Settings
-from app.tables import FileKind, Job, JobEvent, JobFile, JobLogPart, PartialUpload, Upload
+from app.core.settings import Settings
+from app.db.tables import FileKind, Job, JobEvent, JobFile, JobLogPart, PartialUpload, Upload
+from app.jobs import retention
+from app.weights import uploads
 
 _TITLES = {
     FileKind.RESUME: "checkpoints of trainings that have not ended",

@@ -2,8 +2,8 @@
 
 from fastapi import APIRouter
 
-from app.access import READS
-from app.problems import PROBLEM_RESPONSES
+from app.http.access import READS
+from app.http.problems import PROBLEM_RESPONSES
 from app.routes import (
     attacks,
     audit,

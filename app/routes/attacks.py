@@ -9,14 +9,18 @@ from typing import Annotated
 from fastapi import APIRouter, BackgroundTasks, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from app import audit, entries, external, jobs, quotas, tokens, uploads
-from app.access import Principal, Sender
-from app.artifacts import Incoming
-from app.errors import Conflict
+from app import jobs
+from app.accounts import audit, quotas, tokens
+from app.boards import ranking
+from app.core.errors import Conflict
+from app.evidence import external
+from app.http.access import Principal, Sender
+from app.http.service import Service, ServiceDep
+from app.jobs.views import job_view
 from app.routes.leaderboards import EntryId
 from app.routes.weights import receive
-from app.schemas import job_view
-from app.service import Service, ServiceDep
+from app.store import Incoming
+from app.weights import uploads
 from gkl.answers import JobView
 from gkl.spec import ModelName
 
@@ -80,7 +84,7 @@ def _check_entry(service: Service, entry_id: int, finder: str, announced_bytes: 
 def _queue(service: Service, sender: Principal, incoming: Incoming, entry_id: int, said: dict[str, str]) -> JobView:
     incoming.flush()
     with service.database.reading() as session:
-        entry = entries.get(session, entry_id).entry
+        entry = ranking.get(session, entry_id).entry
         external.check_file(incoming.path, entry)
     stored, stored_at = incoming.keep(), time.monotonic()
     with service.database.writing() as session:

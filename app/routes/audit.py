@@ -6,11 +6,11 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
-from app import audit
-from app.access import Admin
+from app.accounts import audit
+from app.accounts.views import audit_view
+from app.http.access import Admin
+from app.http.service import ServiceDep
 from app.routes.paging import NumberedCursor, link_next
-from app.schemas import audit_view
-from app.service import ServiceDep
 from gkl.answers import AuditPage
 
 router = APIRouter(prefix="/audit", tags=["administration"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from app.errors import NotFound
+from app.core.errors import NotFound
 from gkl import recipes
 from gkl.catalog import ARCHITECTURES, DATASETS, Architecture, Dataset
 from gkl.errors import InvalidInput

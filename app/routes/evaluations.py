@@ -9,13 +9,13 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import FileResponse, Response
 
-from app import leaderboard
-from app.access import Principal, Reader, charge
-from app.certificates import Picture, picture, points_of
-from app.errors import NotFound
+from app.boards import results
+from app.boards.certificates import Picture, picture, points_of
+from app.boards.views import evaluation_view
+from app.core.errors import NotFound
+from app.http.access import Principal, Reader, charge
+from app.http.service import Service, ServiceDep
 from app.routes.paging import MAX_ID, link_next
-from app.schemas import evaluation_view
-from app.service import Service, ServiceDep
 from gkl.answers import EvaluationView, PointView
 
 router = APIRouter(prefix="/evaluations", tags=["evaluations"])
@@ -46,7 +46,7 @@ class PointPage:
 @router.get("/{evaluation_id}", summary="Look at an evaluation")
 def get_evaluation(service: ServiceDep, evaluation_id: EvaluationId) -> EvaluationView:
     with service.database.reading() as session:
-        return evaluation_view(leaderboard.evaluation(session, evaluation_id))
+        return evaluation_view(results.evaluation(session, evaluation_id))
 
 
 @router.get(
@@ -116,7 +116,7 @@ def picture_response(request: Request, service: Service, sha256: str, point: int
 
 def _certificate(service: Service, evaluation_id: int) -> str:
     with service.database.reading() as session:
-        found = leaderboard.evaluation(session, evaluation_id)
+        found = results.evaluation(session, evaluation_id)
     if found.certificate_sha256 is None:
         state = "its verdict is still provisional" if found.is_provisional else "it was measured before there were any"
         raise NotFound(f"evaluation {evaluation_id} has no certificate: {state}")

@@ -13,12 +13,12 @@ from fastapi import APIRouter, Request, Response
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from sqlalchemy.exc import SQLAlchemyError
 
-from app import workers
-from app.access import READS
-from app.broker import broker_problem, hears_relay
-from app.migrations import is_current
-from app.problems import PROBLEM_RESPONSES
-from app.service import Service
+from app.db.migrations import is_current
+from app.http.access import READS
+from app.http.problems import PROBLEM_RESPONSES
+from app.http.service import Service
+from app.jobs import workers
+from app.jobs.broker import broker_problem, hears_relay
 from gkl.answers import Readiness as ReadinessView
 
 router = APIRouter(tags=["health"], responses=PROBLEM_RESPONSES)

@@ -6,9 +6,9 @@ from dataclasses import asdict
 
 from fastapi import APIRouter
 
-from app import quotas
-from app.access import Reader
-from app.service import ServiceDep
+from app.accounts import quotas
+from app.http.access import Reader
+from app.http.service import ServiceDep
 from gkl.answers import IdentityView, LimitsView, UsedView
 
 router = APIRouter(prefix="/me", tags=["administration"])

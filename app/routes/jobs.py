@@ -15,27 +15,19 @@ from fastapi.responses import StreamingResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from sqlalchemy.orm import Session
 
-from app import (
-    audit,
-    holdings,
-    job_log,
-    job_metrics,
-    jobs,
-    leaderboard,
-    metric_sums,
-    owner_limits,
-    quotas,
-    reports,
-    retention,
-    run_time,
-    tokens,
-)
-from app.access import Principal, Reader, Sender, charge
-from app.errors import TooMany
+from app import jobs
+from app.accounts import audit, quotas, tokens
+from app.boards import results
+from app.core.errors import TooMany
+from app.db.tables import Job, JobEvent
+from app.evidence import reports
+from app.http import owner_limits
+from app.http.access import Principal, Reader, Sender, charge
+from app.http.service import Service, ServiceDep
+from app.jobs import holdings, job_log, job_metrics, retention, run_time
+from app.jobs.views import job_view
+from app.maintenance import metric_sums
 from app.routes.paging import MAX_ID, NumberedCursor, link_next
-from app.schemas import job_view
-from app.service import Service, ServiceDep
-from app.tables import Job, JobEvent
 from gkl.answers import JobKind, JobMetrics, JobPage, JobState, JobView
 from gkl.recipes import RECIPES
 from gkl.spec import JobSpec
@@ -335,6 +327,6 @@ def _view(service: Service, session: Session, job: Job) -> JobView:
 
 def _views(service: Service, session: Session, found: list[Job]) -> list[JobView]:
     numbers = [job.id for job in found]
-    models, stand = leaderboard.models_of_jobs(session, numbers), reports.entries_of_jobs(session, numbers)
+    models, stand = results.models_of_jobs(session, numbers), reports.entries_of_jobs(session, numbers)
     missing = holdings.missing_of(session, found, lease=timedelta(seconds=service.settings.lease_seconds))
     return [job_view(job, models.get(job.id), entry_id=stand.get(job.id), missing=missing.get(job.id)) for job in found]

@@ -9,17 +9,19 @@ from fastapi.responses import FileResponse, StreamingResponse
 from pydantic import Field
 from sqlalchemy.orm import Session
 
-from app import audit, compare, entries, external, leaderboard, rank_bands, robustbench
-from app.access import Admin, Principal, Reader, charge
-from app.board_points import Order, board_points
-from app.certificates import Picture, classes_of
-from app.entity_tags import NOT_MODIFIED, not_modified, tagged
-from app.errors import Conflict, NotFound
-from app.exports import FORMATS, pieces
+from app.accounts import audit
+from app.boards import listing, placing, rank_bands, ranking, results, robustbench, strongest_certificates
+from app.boards.board_points import Order, board_points
+from app.boards.certificates import Picture, classes_of
+from app.boards.exports import FORMATS, pieces
+from app.boards.views import board_summary, entry_detail, entry_view, evaluation_view, model_view
+from app.core.errors import Conflict, NotFound
+from app.evidence import compare, external
+from app.http.access import Admin, Principal, Reader, charge
+from app.http.entity_tags import NOT_MODIFIED, not_modified, tagged
+from app.http.service import Service, ServiceDep
 from app.routes.evaluations import PointNumber, PointPage, certificate_response, picture_response
 from app.routes.paging import CURSOR_LENGTH, MAX_ID, NumberedCursor, link_next
-from app.schemas import board_summary, entry_detail, entry_view, evaluation_view, model_view
-from app.service import Service, ServiceDep
 from gkl.answers import (
     BoardDetail,
     BoardPointsView,
@@ -51,10 +53,10 @@ _ROWS_OF_A_COMPARISON = 400
 @router.get("/leaderboards", summary="List the leaderboards")
 def list_leaderboards(service: ServiceDep) -> list[BoardSummary]:
     with service.database.reading() as session:
-        return [board_summary(board) for board in entries.boards(session)]
+        return [board_summary(board) for board in ranking.boards(session)]
 
 
-class _PageOfView(entries.View):
+class _PageOfView(listing.View):
     """A view of a board, a page at a time."""
 
     limit: int = Field(default=100, ge=1, le=1000)
@@ -87,20 +89,20 @@ def get_leaderboard(
     """
     with service.database.reading() as session:
         # Before the rest is read: what changes meanwhile must not be kept under the older tag.
-        revision = entries.revision(session, dataset, threat_model)
+        revision = ranking.revision(session, dataset, threat_model)
         headers = tagged(request, revision)
-        board = entries.board(session, dataset, threat_model)
+        board = ranking.board(session, dataset, threat_model)
         if (unchanged := not_modified(request, headers)) is not None:
             return unchanged
         charge(service, reader, rows=query.limit)
-        view = entries.View.model_validate(query.model_dump(exclude={"limit", "cursor"}))
-        found, following = entries.page(session, board, view, limit=query.limit, cursor=query.cursor)
+        view = listing.View.model_validate(query.model_dump(exclude={"limit", "cursor"}))
+        found, following = listing.page(session, board, view, limit=query.limit, cursor=query.cursor)
         found = rank_bands.with_bands(found, rank_bands.of_board(session, service.charts, board, revision))
         response.headers.update(headers)
         link_next(request, response, following)
         return BoardDetail(
             **board_summary(board).model_dump(),
-            count=entries.count(session, board, view),
+            count=listing.count(session, board, view),
             entries=[entry_view(row) for row in found],
             next_cursor=following,
         )
@@ -129,7 +131,7 @@ def export_leaderboard(
     dataset: BoardPart,
     threat_model: BoardPart,
     file_format: ExportFormat,
-    view: Annotated[entries.View, Query()],
+    view: Annotated[listing.View, Query()],
 ) -> Response:
     """Exactly the entries that the page shows for the same query string, in its order.
 
@@ -137,12 +139,12 @@ def export_leaderboard(
     """
     kind = FORMATS[file_format]
     with service.database.reading() as session:
-        revision = entries.revision(session, dataset, threat_model)
+        revision = ranking.revision(session, dataset, threat_model)
         headers = tagged(request, revision)
-        board = entries.board(session, dataset, threat_model)
+        board = ranking.board(session, dataset, threat_model)
         if (unchanged := not_modified(request, headers)) is not None:
             return unchanged
-        charge(service, reader, rows=entries.count(session, board, view))
+        charge(service, reader, rows=listing.count(session, board, view))
         bands = rank_bands.of_board(session, service.charts, board, revision)
     headers |= {
         "Content-Disposition": f'attachment; filename="{dataset}-{threat_model}.{kind.ending}"',
@@ -170,7 +172,7 @@ def get_board_points(
     """How many of the networks that were measured here and have a rank get each test image wrong."""
     charge(service, reader, rows=_ROWS_OF_A_COMPARISON)
     with service.database.reading() as session:
-        board = entries.board(session, dataset, threat_model)
+        board = ranking.board(session, dataset, threat_model)
         # One more, to know whether there are more.
         found = board_points(session, board, order, offset=cursor, limit=limit + 1)
     following = cursor + limit if len(found.listed) > limit else None
@@ -219,7 +221,7 @@ def get_entry(
     limit: Annotated[int, Query(ge=1, le=1000, description="How many external attacks at most.")] = 100,
 ) -> EntryDetail:
     with service.database.reading() as session:
-        row = rank_bands.with_band(session, service.charts, entries.get(session, entry_id))
+        row = rank_bands.with_band(session, service.charts, ranking.get(session, entry_id))
         attacks = external.attacks_that_held(session, entry_id, after_id=cursor, limit=limit + 1)
         following = attacks[limit - 1].id if len(attacks) > limit else None
         link_next(request, response, following)
@@ -237,7 +239,7 @@ def get_entry(
 def get_model_info(service: ServiceDep, entry_id: EntryId) -> Response:
     """An imported file to the letter as it came; what was measured here in the same form."""
     with service.database.reading() as session:
-        entry = entries.get(session, entry_id).entry
+        entry = ranking.get(session, entry_id).entry
         if (reason := robustbench.why_not_exported(entry)) is not None:
             raise Conflict(f"entry {entry_id} is not exported: it {reason}")
         return Response(robustbench.model_info(entry), media_type="application/json")
@@ -272,7 +274,7 @@ def get_classes(service: ServiceDep, reader: Reader, entry_id: EntryId) -> list[
     """The least robust first, with what the attacks had its images taken for."""
     charge(service, reader, rows=_ROWS_OF_A_COMPARISON // 4)
     with service.database.reading() as session:
-        entry = entries.get(session, entry_id).entry
+        entry = ranking.get(session, entry_id).entry
     if entry.epsilon is None:
         raise NotFound(f"entry {entry_id} stands on a board without attacks")
     return classes_of(service.store.path(_certificate(service, entry_id)), DATASETS[entry.dataset])
@@ -298,7 +300,7 @@ def get_entry_picture(
 
 def _certificate(service: Service, entry_id: int) -> str:
     with service.database.reading() as session:
-        found = external.certificate(session, entries.get(session, entry_id).entry)
+        found = strongest_certificates.of_entry(session, ranking.get(session, entry_id).entry)
     if found is None:
         raise NotFound(f"entry {entry_id} has no certificate: it was not measured here, or its verdict is provisional")
     return found
@@ -317,14 +319,14 @@ def withdraw_entry(service: ServiceDep, admin: Admin, entry_id: EntryId, body: W
     """It loses its rank and stays where all can see it, with the reason. Nothing of what was measured changes."""
     with service.database.writing() as session:
         withdraw(session, admin, entry_id, body.reason)
-        return entry_view(entries.get(session, entry_id))
+        return entry_view(ranking.get(session, entry_id))
 
 
 @router.delete("/entries/{entry_id}/withdrawal", summary="Take a withdrawal back")
 def restore_entry(service: ServiceDep, admin: Admin, entry_id: EntryId) -> EntryView:
     with service.database.writing() as session:
         restore(session, admin, entry_id)
-        return entry_view(entries.get(session, entry_id))
+        return entry_view(ranking.get(session, entry_id))
 
 
 @router.post("/entries/{entry_id}/rank", summary="Rank an entry in spite of its flags")
@@ -332,21 +334,21 @@ def restore_rank_of_entry(service: ServiceDep, admin: Admin, entry_id: EntryId, 
     """For an entry that has no rank because its flags say that its figure cannot be believed; the note is shown."""
     with service.database.writing() as session:
         restore_rank(session, admin, entry_id, body.note)
-        return entry_view(entries.get(session, entry_id))
+        return entry_view(ranking.get(session, entry_id))
 
 
 def restore_rank(session: Session, admin: Principal, entry_id: int, note: str) -> None:
-    entries.restore_rank(session, entry_id, note)
+    placing.restore_rank(session, entry_id, note)
     audit.record(session, admin.actor, "entry.rank", f"entry {entry_id}", {"note": note})
 
 
 def withdraw(session: Session, admin: Principal, entry_id: int, reason: str) -> None:
-    entries.withdraw(session, entry_id, reason)
+    placing.withdraw(session, entry_id, reason)
     audit.record(session, admin.actor, "entry.withdraw", f"entry {entry_id}", {"reason": reason})
 
 
 def restore(session: Session, admin: Principal, entry_id: int) -> None:
-    entries.restore(session, entry_id)
+    placing.restore(session, entry_id)
     audit.record(session, admin.actor, "entry.restore", f"entry {entry_id}")
 
 
@@ -361,13 +363,13 @@ def get_model(
     limit: Annotated[int, Query(ge=1, le=200, description="How many evaluations at most.")] = 50,
 ) -> ModelDetail:
     with service.database.reading() as session:
-        model = leaderboard.model(session, model_id)
-        found = leaderboard.evaluations_of(session, model_id, before_id=cursor, limit=limit + 1)
+        model = results.model(session, model_id)
+        found = results.evaluations_of(session, model_id, before_id=cursor, limit=limit + 1)
         following = found[limit - 1].id if len(found) > limit else None
         link_next(request, response, following)
         return ModelDetail(
             **model_view(model).model_dump(),
             evaluations=[evaluation_view(each) for each in found[:limit]],
             next_cursor=following,
-            entries=[entry_view(row) for row in entries.entries_of(session, model_id).values()],
+            entries=[entry_view(row) for row in ranking.entries_of(session, model_id).values()],
         )

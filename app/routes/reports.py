@@ -9,13 +9,16 @@ from typing import Annotated
 from fastapi import APIRouter, BackgroundTasks, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from app import audit, jobs, quotas, reports, tokens, uploads
-from app.access import Principal, Sender
-from app.artifacts import Incoming
-from app.errors import Conflict
+from app import jobs
+from app.accounts import audit, quotas, tokens
+from app.core.errors import Conflict
+from app.evidence import reports
+from app.http.access import Principal, Sender
+from app.http.service import Service, ServiceDep
+from app.jobs.views import job_view
 from app.routes.weights import receive
-from app.schemas import job_view
-from app.service import Service, ServiceDep
+from app.store import Incoming
+from app.weights import uploads
 from gkl.answers import JobView
 from gkl.spec import ModelName, Publication
 

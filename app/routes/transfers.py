@@ -7,12 +7,15 @@ from typing import Annotated
 
 from fastapi import APIRouter, BackgroundTasks, Query, Request, Response
 
-from app import audit, entries, jobs, tokens, transfers
-from app.access import Principal, Sender
+from app import jobs
+from app.accounts import audit, tokens
+from app.boards import ranking
+from app.evidence import transfers
+from app.http.access import Principal, Sender
+from app.http.service import Service, ServiceDep
+from app.jobs.views import job_view
 from app.routes.leaderboards import EntryId
 from app.routes.paging import NumberedCursor, link_next
-from app.schemas import job_view
-from app.service import Service, ServiceDep
 from gkl.answers import JobView, TransferRequest, TransferView
 
 _log = logging.getLogger(__name__)
@@ -75,7 +78,7 @@ def list_transfers(
 ) -> list[TransferView]:
     """Newest first: those from this entry and those to it. The `Link` header leads to the next, older page."""
     with service.database.reading() as session:
-        entries.get(session, entry_id)
+        ranking.get(session, entry_id)
         found = transfers.page(session, entry_id, before_id=cursor, limit=limit + 1)
         link_next(request, response, found[limit - 1].id if len(found) > limit else None)
         return [transfers.view(session, each) for each in found[:limit]]

@@ -12,13 +12,15 @@ from fastapi import Path as InPath
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse
 
-from app import audit, job_files, quotas, uploads, weights_contents
-from app.access import Principal, Reader, Sender
-from app.artifacts import Incoming, StoredFile
-from app.errors import Conflict, TooLarge, Unprocessable
-from app.schemas import upload_view
-from app.service import Service, ServiceDep
-from app.tables import PartialUpload, Upload
+from app.accounts import audit, quotas
+from app.core.errors import Conflict, TooLarge, Unprocessable
+from app.db.tables import PartialUpload, Upload
+from app.http.access import Principal, Reader, Sender
+from app.http.service import Service, ServiceDep
+from app.jobs import job_files
+from app.store import Incoming, StoredFile
+from app.weights import uploads, weights_contents
+from app.weights.views import upload_view
 from gkl.answers import Scope, UploadView
 from gkl.errors import InvalidInput
 from gkl.spec import SHA256_PATTERN

@@ -2,21 +2,17 @@
 
 ArtifactStore
 ├── FolderStore      a folder of the data directory, shared by the processes of one host
-└── ObjectStore      app.object_store: a bucket, shared by hosts that share no disk
+└── ObjectStore      app.store.bucket: a bucket, shared by hosts that share no disk
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import logging
 import os
 import re
-import secrets
-import shutil
 import tempfile
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -24,20 +20,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from app.errors import NotFound
-from app.settings import Settings
+from app.core.errors import NotFound
 from gkl.errors import NoSpaceLeft
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 CHUNK_BYTES = 1024 * 1024
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 INCOMING = ".incoming-"
-_ABANDONED_SECONDS = 3600
-_LOCK = ".lock"
-_LOCK_SECONDS = 10
+ABANDONED_SECONDS = 3600
+LOCK = ".lock"
 _REMEMBERED = 10_000
-_PROBE_BYTES = 4096
+PROBE_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -176,9 +170,9 @@ class ArtifactStore(ABC):
 
     @staticmethod
     def _remove_abandoned_in(folder: Path) -> None:
-        before = disk_now(folder) - _ABANDONED_SECONDS
+        before = disk_now(folder) - ABANDONED_SECONDS
         for path in folder.glob(f"{INCOMING}*"):
-            if _is_older(path, before):
+            if is_older(path, before):
                 path.unlink(missing_ok=True)
 
     @abstractmethod
@@ -210,160 +204,6 @@ class ArtifactStore(ABC):
 
     @abstractmethod
     def _remove_unnamed(self, is_named: Callable[[list[str]], set[str]], older_than_seconds: float) -> int: ...
-
-
-def open_store(settings: Settings, *, is_hasty: bool = False) -> ArtifactStore:
-    """The store that the settings name. Does not connect.
-
-    Args:
-        settings: of the service.
-        is_hasty: for whoever answers requests: a store elsewhere that says nothing is away after seconds.
-    """
-    if not settings.store_url:
-        return FolderStore(settings.data_dir)
-    from app.object_store import ObjectStore  # noqa: PLC0415 - a folder needs nothing of it
-
-    return ObjectStore(
-        settings.store_url,
-        settings.data_dir.resolve(),
-        cache_bytes=settings.store_cache_bytes,
-        is_hasty=is_hasty,
-    )
-
-
-class FolderStore(ArtifactStore):
-    """A folder. Files are on disk, and so are their names, before `put` returns."""
-
-    def __init__(self, data_dir: Path) -> None:
-        self._root = data_dir / "artifacts"
-        # Beside the folder: whoever copies it while the service runs meets no file that is gone again.
-        super().__init__(data_dir / "incoming")
-
-    def put(self, source: Path) -> StoredFile:
-        with self.incoming() as incoming, source.open("rb") as file:
-            while chunk := file.read(CHUNK_BYTES):
-                incoming.write(chunk)
-            return incoming.keep()
-
-    def adopt(self, source: Path) -> StoredFile:
-        """It keeps its own name too."""
-        with source.open("rb") as file:
-            stored = hash_of(file)
-            os.fsync(file.fileno())
-        self._incoming_dir.mkdir(parents=True, exist_ok=True)
-        temporary = self._incoming_dir / f"{INCOMING}{secrets.token_hex(16)}"
-        try:
-            os.link(source, temporary)
-            self._place(temporary, stored)
-        finally:
-            temporary.unlink(missing_ok=True)
-        return stored
-
-    def holds(self, sha256: str) -> bool:
-        return self._path(sha256).is_file()
-
-    def path(self, sha256: str) -> Path:
-        path = self._path(sha256)
-        try:
-            is_whole = self._is_whole(path, sha256)
-        except FileNotFoundError:
-            raise absent(sha256) from None
-        if not is_whole:
-            raise damaged(sha256)
-        return path
-
-    def fetch(self, sha256: str, target: Path) -> None:
-        path = self._path(sha256)
-        if not path.is_file():
-            raise absent(sha256)
-        if not copy_whole(path, target, sha256):
-            raise damaged(sha256)
-
-    def problem(self) -> str | None:
-        """Asked by writing: a disk may be full, or only be read."""
-        if not self._root.parent.is_dir():
-            return "does not exist"
-        try:
-            self._incoming_dir.mkdir(exist_ok=True)
-            with tempfile.NamedTemporaryFile(prefix=INCOMING, dir=self._incoming_dir) as file:
-                file.write(bytes(_PROBE_BYTES))
-                file.flush()
-        except OSError as error:
-            return f"cannot be written ({error.strerror})"
-        return None
-
-    def remove_abandoned(self) -> None:
-        super().remove_abandoned()
-        # Where an earlier version received files, and where they come to from another disk.
-        self._remove_abandoned_in(self._root)
-
-    def _place(self, temporary: Path, stored: StoredFile) -> None:
-        path = self._path(stored.sha256)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self._on_its_disk(temporary)
-        # mkstemp's files are their maker's alone; API and workers may be different users of one folder.
-        temporary.chmod(0o644)
-        # With or without the lock: a frozen process must not keep others from storing.
-        with _locked(self._root, fcntl.LOCK_SH):
-            # Even where it is there already: the name must be young, or `remove_unnamed` could take it before its row
-            # is committed.
-            os.utime(temporary)
-            temporary.replace(path)
-        for folder in (path.parent, self._root):
-            _sync_directory(folder)
-
-    def _on_its_disk(self, temporary: Path) -> Path:
-        """The file, or a copy where the folder is a disk of its own, on which alone it can get its name at once."""
-        if temporary.stat().st_dev == self._root.stat().st_dev:
-            return temporary
-        near = self._root / f"{INCOMING}{secrets.token_hex(16)}"
-        try:
-            with temporary.open("rb") as read, near.open("wb") as written:
-                shutil.copyfileobj(read, written, CHUNK_BYTES)
-                written.flush()
-                os.fsync(written.fileno())
-        except BaseException:
-            near.unlink(missing_ok=True)
-            raise
-        return near
-
-    def _remove_unnamed(self, is_named: Callable[[list[str]], set[str]], older_than_seconds: float) -> int:
-        removed, before = 0, disk_now(self._root) - older_than_seconds
-        for folder in self._root.glob("[0-9a-f][0-9a-f]"):
-            old = {path.name: path for path in folder.iterdir() if _is_older(path, before)}
-            named = is_named(sorted(old)) if old else set()
-            for name in old.keys() - named:
-                is_gone = self._remove_old(old[name], before)
-                if is_gone is None:
-                    # The next cleanup goes on.
-                    return removed
-                removed += is_gone
-        return removed
-
-    def _remove_old(self, path: Path, before: float, *, within_seconds: float = _LOCK_SECONDS) -> bool | None:
-        """Whether it is removed; None if that cannot be told now, as while the folder is copied under a shared lock."""
-        with _locked(self._root, fcntl.LOCK_EX, within_seconds=within_seconds) as is_locked:
-            if not is_locked:
-                return None
-            # Stored once more in this moment, it is young again.
-            if not _is_older(path, before):
-                return False
-            path.unlink(missing_ok=True)
-            return True
-
-    def discard(
-        self, hashes: Collection[str], is_named: Callable[[list[str]], set[str]], *, older_than_seconds: float
-    ) -> set[str]:
-        before = disk_now(self._root) - older_than_seconds
-        old = sorted(sha256 for sha256 in hashes if _is_older(self._path(sha256), before))
-        done = is_named(old) if old else set()
-        for sha256 in old:
-            if sha256 not in done and self._remove_old(self._path(sha256), before, within_seconds=0):
-                done.add(sha256)
-        return done
-
-    def _path(self, sha256: str) -> Path:
-        return self._root / sha256[:2] / checked(sha256)
 
 
 def checked(sha256: str) -> str:
@@ -404,49 +244,20 @@ def absent(sha256: str) -> NotFound:
 
 def damaged(sha256: str) -> NotFound:
     """What is no longer what it was is as good as absent."""
-    _log.error("the stored file with sha256 %s is damaged", sha256)
+    log.error("the stored file with sha256 %s is damaged", sha256)
     return NotFound(f"the stored file with sha256 {sha256} is damaged; restore it from a backup, or send it again")
 
 
 def disk_now(folder: Path) -> float:
     """The clock of a folder's disk, by which the ages of its files are judged: hosts that share it may disagree."""
     folder.mkdir(parents=True, exist_ok=True)
-    lock = folder / _LOCK
+    lock = folder / LOCK
     lock.touch()
     return lock.stat().st_mtime
 
 
-def _is_older(path: Path, moment: float) -> bool:
+def is_older(path: Path, moment: float) -> bool:
     try:
         return path.stat().st_mtime < moment
     except FileNotFoundError:
         return False
-
-
-@contextmanager
-def _locked(root: Path, how: int, *, within_seconds: float = _LOCK_SECONDS) -> Iterator[bool]:
-    """Whether the lock was had: it is held for microseconds, unless by a process that is frozen."""
-    # Both ways: NFS gives a shared lock only to who may read, an exclusive one to who may write.
-    with (root / _LOCK).open("a+") as file:
-        deadline = time.monotonic() + within_seconds
-        is_locked = False
-        while not is_locked:
-            try:
-                fcntl.flock(file, how | fcntl.LOCK_NB)
-                is_locked = True
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    break
-                time.sleep(0.01)
-        if not is_locked and within_seconds:
-            _log.warning("the lock of the artifact store is held for more than %d seconds", within_seconds)
-        yield is_locked
-
-
-def _sync_directory(folder: Path) -> None:
-    """A new name is on disk only when its folder is."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -28,9 +28,9 @@ import fsspec.asyn
 import s3fs
 from botocore.exceptions import BotoCoreError, ClientError
 
-from app.artifacts import INCOMING, ArtifactStore, StoredFile, absent, checked, copy_whole, damaged, hash_of
-from app.errors import StoreAway
-from app.silence import Silent, StillSilent, Watch, more_patience, sign_of_life
+from app.core.errors import StoreAway
+from app.core.silence import Silent, StillSilent, Watch, more_patience, sign_of_life
+from app.store import INCOMING, ArtifactStore, StoredFile, absent, checked, copy_whole, damaged, hash_of
 
 _log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from app.tables import JobEvent
+from app.db.tables import JobEvent
 from gkl.answers import JobState
 
 

@@ -16,19 +16,22 @@ from pydantic import Field, ValidationError
 from safetensors import SafetensorError
 from sqlalchemy.orm import Session
 
-from app import entries, external, job_files, jobs, leaderboard, rank_bands, robustbench
-from app.access import Admin, Principal, Reader, Sender, charge
-from app.board_points import Order, board_points, pictured
-from app.certificates import Broken, broken_points, classes_of
-from app.compare import Outcome, comparison_of, shared_points
-from app.entity_tags import not_modified, tagged
-from app.errors import NotFound, StoreAway, Unprocessable
+from app import jobs
+from app.boards import listing, placing, rank_bands, ranking, results, robustbench, strongest_certificates
+from app.boards.board_points import Order, board_points, pictured
+from app.boards.certificates import Broken, broken_points, classes_of
+from app.core.errors import NotFound, StoreAway, Unprocessable
+from app.db.tables import Entry
+from app.evidence import external
+from app.evidence.compare import Outcome, comparison_of, shared_points
+from app.http.access import Admin, Principal, Reader, Sender, charge
+from app.http.entity_tags import not_modified, tagged
+from app.http.service import Service, ServiceDep
+from app.jobs import job_files
 from app.routes.jobs import JobId
 from app.routes.leaderboards import BoardPart, EntryId, restore, restore_rank, withdraw
 from app.routes.paging import MAX_ID
 from app.routes.transfers import request_transfer
-from app.service import Service, ServiceDep
-from app.tables import Entry
 from app.web import cards, submit
 from app.web.boards import ChosenChart, board_page
 from app.web.charts import curve_of, survivor_bars
@@ -48,7 +51,7 @@ _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 
-class _PageOfView(entries.View):
+class _PageOfView(listing.View):
     """The query string of a board's page."""
 
     page: int = Field(default=1, ge=1, le=1_000_000)
@@ -67,14 +70,14 @@ def board(
 ) -> Response:
     with service.database.reading() as session:
         # Before the rest is read: what changes meanwhile must not be kept under the older tag.
-        revision = entries.revision(session, dataset, name)
-        found = entries.board(session, dataset, name)
+        revision = ranking.revision(session, dataset, name)
+        found = ranking.board(session, dataset, name)
         # A page that was made for somebody else who uses this browser is another one.
         headers = tagged(request, revision, f"{principal.name} {principal.csrf}")
         if (unchanged := not_modified(request, headers)) is not None:
             return unchanged
-        charge(service, principal, rows=entries.PAGE_SIZE)
-        view = entries.View.model_validate(query.model_dump(exclude={"page", "chart"}))
+        charge(service, principal, rows=listing.PAGE_SIZE)
+        view = listing.View.model_validate(query.model_dump(exclude={"page", "chart"}))
         page = board_page(
             session, service.charts, found, revision=revision, view=view, page=query.page, chart=query.chart
         )
@@ -95,10 +98,10 @@ def hard_points(
     charge(service, reader, rows=_PICTURES_PER_PAGE * 4)
     offset = (page - 1) * _PICTURES_PER_PAGE
     with service.database.reading() as session:
-        on = entries.board(session, dataset, name)
+        on = ranking.board(session, dataset, name)
         # Of an image that no network loses there is no picture.
         found = board_points(session, on, order, offset=offset, limit=_PICTURES_PER_PAGE + 1, least=1)
-        names = {number: entry.name for number, entry in entries.with_ids(session, found.entry_ids).items()}
+        names = {number: entry.name for number, entry in listing.with_ids(session, found.entry_ids).items()}
     shown = found.listed[:_PICTURES_PER_PAGE]
     turn = request.url.include_query_params
     return render(
@@ -118,8 +121,8 @@ def hard_points(
 @router.get("/entries/{entry_id}")
 def entry(request: Request, service: ServiceDep, entry_id: EntryId) -> Response:
     with service.database.reading() as session:
-        found = rank_bands.with_band(session, service.charts, entries.get(session, entry_id))
-        on = entries.board(session, found.entry.dataset, found.entry.board)
+        found = rank_bands.with_band(session, service.charts, ranking.get(session, entry_id))
+        on = ranking.board(session, found.entry.dataset, found.entry.board)
         evaluation, model = found.entry.evaluation, found.entry.model
         train_job_id = None if model is None else model.train_job_id
         events = jobs.events_after(session, train_job_id, 0, limit=100_000) if train_job_id else []
@@ -137,7 +140,7 @@ def entry(request: Request, service: ServiceDep, entry_id: EntryId) -> Response:
             curve=curve_of(events),
             training=model.train_job.spec if model is not None and model.train_job is not None else None,
             model_info=None if robustbench.why_not_exported(found.entry) else robustbench.model_info(found.entry),
-            leader=entries.leader(session, on),
+            leader=ranking.leader(session, on),
             can_be_measured=submit.spec_to_measure(found.entry) is not None,
             broken=_broken(service, session, found.entry, limit=6),
             classes=_classes(service, session, found.entry),
@@ -151,7 +154,7 @@ def entry(request: Request, service: ServiceDep, entry_id: EntryId) -> Response:
 def badge(request: Request, service: ServiceDep, entry_id: EntryId) -> Response:
     """For a README on another site, which may show it; it is as new as the board."""
     with service.database.reading() as session:
-        drawn = cards.badge(entries.get(session, entry_id))
+        drawn = cards.badge(ranking.get(session, entry_id))
     tag = f'"{hashlib.sha256(drawn.encode()).hexdigest()[:32]}"'
     headers = {"ETag": tag, "Cache-Control": "no-cache", "Cross-Origin-Resource-Policy": "cross-origin"}
     if tag in request.headers.get("if-none-match", ""):
@@ -162,8 +165,8 @@ def badge(request: Request, service: ServiceDep, entry_id: EntryId) -> Response:
 @router.get("/entries/{entry_id}/card.md")
 def model_card(request: Request, service: ServiceDep, entry_id: EntryId) -> Response:
     with service.database.reading() as session:
-        found = entries.get(session, entry_id)
-        on = entries.board(session, found.entry.dataset, found.entry.board)
+        found = ranking.get(session, entry_id)
+        on = ranking.board(session, found.entry.dataset, found.entry.board)
         url = str(request.base_url).rstrip("/")
         return Response(cards.card(found, on, url), media_type="text/markdown; charset=utf-8")
 
@@ -181,7 +184,7 @@ def _classes(service: Service, session: Session, entry: Entry) -> list[ClassView
 
 
 def _of_certificate(service: Service, session: Session, entry: Entry, read: Callable[[Path], _T]) -> _T | None:
-    sha256 = external.certificate(session, entry)
+    sha256 = strongest_certificates.of_entry(session, entry)
     if sha256 is None:
         return None
     try:
@@ -207,7 +210,7 @@ def points(
     page: Annotated[int, Query(ge=1, le=100_000)] = 1,
 ) -> Response:
     with service.database.reading() as session:
-        found = entries.get(session, entry_id).entry
+        found = ranking.get(session, entry_id).entry
         offset = (page - 1) * _PICTURES_PER_PAGE
         broken = _broken(
             service,
@@ -226,7 +229,7 @@ def points(
             request,
             "points.html",
             entry=found,
-            board=entries.board(session, found.dataset, found.board),
+            board=ranking.board(session, found.dataset, found.board),
             broken=broken,
             attack=attack,
             label=label,
@@ -338,10 +341,10 @@ def model(
     cursor: Annotated[int | None, Query(ge=1, le=MAX_ID)] = None,
 ) -> Response:
     with service.database.reading() as session:
-        found = leaderboard.model(session, model_id)
-        listed = leaderboard.evaluations_of(session, model_id, before_id=cursor, limit=_EVALUATIONS_PER_PAGE + 1)
+        found = results.model(session, model_id)
+        listed = results.evaluations_of(session, model_id, before_id=cursor, limit=_EVALUATIONS_PER_PAGE + 1)
         shown = listed[:_EVALUATIONS_PER_PAGE]
-        evaluations = [(each, entries.why_not_ranked(each), survivor_bars(each)) for each in shown]
+        evaluations = [(each, placing.why_not_ranked(each), survivor_bars(each)) for each in shown]
         events = jobs.events_after(session, found.train_job_id, 0, limit=100_000) if found.train_job_id else []
         return render(
             request,
@@ -351,6 +354,6 @@ def model(
             evaluations=evaluations,
             older=f"?cursor={shown[-1].id}" if len(listed) > len(shown) else None,
             is_first_page=cursor is None,
-            places=entries.entries_of(session, model_id),
+            places=ranking.entries_of(session, model_id),
             curve=curve_of(events),
         )

@@ -11,12 +11,15 @@ from urllib.parse import urlencode
 from markupsafe import Markup, escape
 from sqlalchemy.orm import Session
 
-from app import entries, formatting, rank_bands
-from app.entries import COLUMNS, PAGE_SIZE, Board, Point, Ranked, View
-from app.exports import FORMATS
-from app.formatting import plain
-from app.recent import Recent
-from app.tables import Entry
+from app.boards import chart_points, listing, rank_bands
+from app.boards.chart_points import Point
+from app.boards.exports import FORMATS
+from app.boards.listing import COLUMNS, PAGE_SIZE, View
+from app.boards.ranking import Board, Ranked
+from app.core import formatting
+from app.core.formatting import plain
+from app.core.recent import Recent
+from app.db.tables import Entry
 from app.web.charts import Scatter, clean_against_robust, over_the_years
 from gkl.answers import Provenance
 from gkl.spec import format_epsilon
@@ -147,7 +150,7 @@ def board_page(
         # What this service is about, where it is known.
         shown.insert(shown.index("architecture") + 1, "loss")
     offset = (page - 1) * PAGE_SIZE
-    found = entries.search(session, board, view, limit=PAGE_SIZE, offset=offset)
+    found = listing.search(session, board, view, limit=PAGE_SIZE, offset=offset)
     # Below the rank, where a phone has room for it too.
     shows_bands, cells = "band" in shown, [name for name in shown if name != "band"]
     if shows_bands:
@@ -186,10 +189,10 @@ def board_page(
 
 
 def _charts(session: Session, board: Board, view: View) -> Charts:
-    points = entries.points(session, board, view)
+    points = chart_points.points(session, board, view)
     title = "Robust accuracy" if board.epsilon is not None else "Mean accuracy under corruptions"
     return Charts(
-        choices=entries.choices(session, board),
+        choices=listing.choices(session, board),
         count=points.count_of_view,
         points=points.by_accuracy,
         robust_title=title,

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 from markupsafe import escape
 
-from app import formatting
-from app.entries import Board, Ranked
-from app.exports import reference
-from app.formatting import plain
-from app.tables import Entry
+from app.boards.exports import reference
+from app.boards.ranking import Board, Ranked
+from app.core import formatting
+from app.core.formatting import plain
+from app.db.tables import Entry
 from gkl.answers import Provenance
 from gkl.catalog import DATASETS
 from gkl.outcome import Flag

@@ -11,10 +11,10 @@ from itertools import accumulate, pairwise
 
 from markupsafe import Markup, escape
 
-from app import formatting
-from app.entries import Point
-from app.job_metrics import epochs_of
-from app.tables import Evaluation, JobEvent
+from app.boards.chart_points import Point
+from app.core import formatting
+from app.db.tables import Evaluation, JobEvent
+from app.jobs.job_metrics import epochs_of
 from gkl.answers import Provenance
 from gkl.outcome import EpochFinished
 

@@ -17,8 +17,8 @@ from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
-from app.access import PUBLIC
-from app.paths import root_of
+from app.core.paths import root_of
+from app.http.access import PUBLIC
 from app.web.rendering import render
 
 # The documentation as written, where the service runs from a checkout.

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError, WithJsonSchema
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from app.errors import Unprocessable
+from app.core.errors import Unprocessable
 from app.web import field_words
 from gkl.field_errors import field_errors
 from gkl.spec import format_epsilon

@@ -9,28 +9,19 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse, Response
 from pydantic import BaseModel, Field, ValidationError
 
-from app import (
-    beside,
-    external,
-    holdings,
-    job_files,
-    job_log,
-    job_metrics,
-    jobs,
-    leaderboard,
-    quotas,
-    reports,
-    run_time,
-    transfers,
-)
-from app.compare import training_differences
-from app.database import database_now
-from app.formatting import about
+from app import jobs
+from app.accounts import quotas
+from app.boards import results
+from app.core.formatting import about
+from app.db.database import database_now
+from app.db.tables import Job, JobEvent
+from app.evidence import external, reports, transfers
+from app.evidence.compare import training_differences
+from app.http.service import ServiceDep
+from app.jobs import beside, holdings, job_files, job_log, job_metrics, run_time
+from app.jobs.waterfall import Waterfall, waterfall
 from app.routes.jobs import JobId
 from app.routes.paging import MAX_ID
-from app.service import ServiceDep
-from app.tables import Job, JobEvent
-from app.waterfall import Waterfall, waterfall
 from app.web.attempts import attempts
 from app.web.panels import Run, panels_of
 from app.web.rendering import Chosen, render
@@ -75,8 +66,8 @@ def job(request: Request, service: ServiceDep, job_id: JobId, view: Annotated[_V
             expected=expected,
             ends_at=None if expected is None or found.state is not JobState.RUNNING else _later(now, expected),
             announced=_announced(found, progress, expected),
-            model=leaderboard.models_of_jobs(session, [job_id]).get(job_id),
-            evaluation=leaderboard.evaluation_of_job(session, job_id),
+            model=results.models_of_jobs(session, [job_id]).get(job_id),
+            evaluation=results.evaluation_of_job(session, job_id),
             attack=external.attack_of_job(session, job_id),
             transfer=transfers.of_job(session, job_id),
             entry_id=reports.entries_of_jobs(session, [job_id]).get(job_id),

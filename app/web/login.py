@@ -10,10 +10,10 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
-from app import tokens
-from app.access import COOKIE, PUBLIC, Principal, identified
-from app.paths import root_of
-from app.service import Service, ServiceDep
+from app.accounts import tokens
+from app.core.paths import root_of
+from app.http.access import COOKIE, PUBLIC, Principal, identified
+from app.http.service import Service, ServiceDep
 from app.web.forms import sent_fields
 from app.web.rendering import redirect, render
 

@@ -8,12 +8,15 @@ from typing import Annotated
 from fastapi import APIRouter, BackgroundTasks, Query, Request
 from fastapi.responses import HTMLResponse, Response
 
-from app import audit, entries, jobs, quotas, workers
-from app.access import READS, Admin, Reader, Sender
-from app.database import database_now
+from app import jobs
+from app.accounts import audit, quotas
+from app.boards import ranking
+from app.db.database import database_now
+from app.http.access import READS, Admin, Reader, Sender
+from app.http.service import ServiceDep
+from app.jobs import workers
 from app.routes.jobs import JobId, cancel, retry
 from app.routes.paging import MAX_ID
-from app.service import ServiceDep
 from app.web import board_pages, job_page, submit
 from app.web.charts import record
 from app.web.rendering import Chosen, redirect, render
@@ -33,9 +36,9 @@ _RECORDS_PER_PAGE = 100
 @router.get("/")
 def home(request: Request, service: ServiceDep) -> Response:
     with service.database.reading() as session:
-        boards = entries.boards(session)
-        leaders = [entries.leader(session, board) for board in boards]
-        histories = [record(entries.best_by_year(session, board)) for board in boards]
+        boards = ranking.boards(session)
+        leaders = [ranking.leader(session, board) for board in boards]
+        histories = [record(ranking.best_by_year(session, board)) for board in boards]
         recent = jobs.page(session, limit=5)
         running = jobs.page(session, state=JobState.RUNNING, limit=5)
         return render(

@@ -9,8 +9,8 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from app.formatting import percent
-from app.job_metrics import parts_of
+from app.core.formatting import percent
+from app.jobs.job_metrics import parts_of
 from gkl.outcome import EpochFinished
 from gkl.spec import format_epsilon
 

@@ -16,11 +16,12 @@ from pydantic import BeforeValidator
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from app import formatting, jobs
-from app.access import CSRF_FIELD, Principal
-from app.errors import Unprocessable
-from app.formatting import plain
-from app.paths import own_path, root_of
+from app import jobs
+from app.core import formatting
+from app.core.errors import Unprocessable
+from app.core.formatting import plain
+from app.core.paths import own_path, root_of
+from app.http.access import CSRF_FIELD, Principal
 from app.web.boards import PROVENANCES, own_name
 from app.web.forms import sent_fields
 from app.web.panels import LOSS_PARTS

@@ -21,14 +21,18 @@ from fastapi.responses import HTMLResponse, Response
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
-from app import entries, holdings, job_files, jobs, leaderboard, owner_limits, run_time, tokens
-from app.access import CSRF_FIELD, Principal, Sender
-from app.entries import zoo_name
-from app.errors import NotFound, TooMany, Unprocessable
-from app.formatting import plain
+from app import jobs
+from app.accounts import tokens
+from app.boards import ranking, results
+from app.boards.naming import zoo_name
+from app.core.errors import NotFound, TooMany, Unprocessable
+from app.core.formatting import plain
+from app.db.tables import Entry, Model
+from app.http import owner_limits
+from app.http.access import CSRF_FIELD, Principal, Sender
+from app.http.service import Service, ServiceDep
+from app.jobs import holdings, job_files, run_time
 from app.routes.paging import MAX_ID
-from app.service import Service, ServiceDep
-from app.tables import Entry, Model
 from app.web.fitting import Drawn, fitted, fitting_architectures, grouped
 from app.web.forms import Input, advanced, basic, errors_of, inputs, parse, sent_fields
 from app.web.rendering import Chosen, redirect, render
@@ -304,7 +308,7 @@ def submit_form(
             values = jobs.get(session, job).spec
     elif kind == "evaluate" and entry is not None:
         with service.database.reading() as session:
-            spec = spec_to_measure(entries.get(session, entry).entry)
+            spec = spec_to_measure(ranking.get(session, entry).entry)
         if spec is None:
             raise NotFound(f"the weights of entry {entry} are none of RobustBench's zoo; send them with this form")
         values = spec.model_dump(mode="json")
@@ -427,7 +431,7 @@ def _submit_page(
 ) -> Response:
     url = str(request.base_url).rstrip("/")
     with service.database.reading() as session:
-        models = leaderboard.newest_models(session, limit=50) if form.kind == "evaluate" else []
+        models = results.newest_models(session, limit=50) if form.kind == "evaluate" else []
         estimates = [] if form.spec is None else _estimates(session, form.spec)
     return render(
         request,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from app.tables import Job
+from app.db.tables import Job
 from gkl.answers import JobKind, JobState
 from gkl.errors import FailureCode
 

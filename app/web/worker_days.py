@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from app import formatting
-from app.tables import WorkerLoad
-from app.workers import LOADS_FOR
+from app.core import formatting
+from app.db.tables import WorkerLoad
+from app.jobs.workers import LOADS_FOR
 
 _WIDTH, _HEIGHT = 288.0, 24.0
 # Two heartbeats' worth of samples: over a longer pause there is no line.

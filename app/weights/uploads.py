@@ -20,13 +20,14 @@ from pathlib import Path
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from app import job_files, quotas, retention
-from app.artifacts import disk_now
-from app.database import Database, database_now
-from app.errors import Conflict, NoRoom, NotFound, TooMany
-from app.formatting import count
-from app.service import Service
-from app.tables import ANONYMOUS, UNFINISHED, FileKind, Job, JobFile, Model, PartialUpload, Upload, UploadSender
+from app.accounts import quotas
+from app.core.errors import Conflict, NoRoom, NotFound, TooMany
+from app.core.formatting import count
+from app.db.database import Database, database_now
+from app.db.tables import ANONYMOUS, UNFINISHED, FileKind, Job, JobFile, Model, PartialUpload, Upload, UploadSender
+from app.http.service import Service
+from app.jobs import job_files, retention
+from app.store import disk_now
 
 _TO_GO_ON_FROM = (FileKind.RESUME, FileKind.BLOCK, FileKind.EXAMPLES)
 # Room on the disk is held for an upload that began, or of which a byte came, so lately.

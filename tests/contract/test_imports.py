@@ -11,9 +11,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 # The command line may reach across rooms.
-COMMAND_LINE = {"app.doctor", "app.cli", "app.process_cli"}
+COMMAND_LINE = {"app.cli.doctor", "app.cli.main", "app.cli.process_cli"}
 # Those of its modules that ask a service are its clients, and no part of one.
-CLIENTS = {"app.command_errors", "app.follow", "app.look_cli"}
+CLIENTS = {"app.cli.command_errors", "app.cli.follow", "app.cli.look_cli"}
 APP_MAY_IMPORT_OF_GKL = {
     "gkl",
     "gkl.addresses",
@@ -201,8 +201,8 @@ print(*needless & sys.modules.keys())
 @pytest.mark.system
 def test_importing_everything_reads_no_setting_and_touches_no_gpu() -> None:
     """With an environment in which each of these would fail."""
-    names = [n for room in ("app", "worker", "gkl") for n in modules(room) if n != "app.migrations.env"]
-    names = [n for n in names if not n.startswith("app.migrations.versions")]
+    names = [n for room in ("app", "worker", "gkl") for n in modules(room) if n != "app.db.migrations.env"]
+    names = [n for n in names if not n.startswith("app.db.migrations.versions")]
     code = f"import importlib, torch\nfor n in {names!r}: importlib.import_module(n)\n"
     code += "assert not torch.cuda.is_initialized()"
     environment = {"GKLBENCH_PORT": "no number", "GKLBENCH_DATABASE_URL": "no address", "PATH": "/usr/bin:/bin"}

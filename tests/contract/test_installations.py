@@ -14,9 +14,9 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from app.database import Database
-from app.settings import Settings
-from tests.app.test_leaderboard import measure, train
+from app.core.settings import Settings
+from app.db.database import Database
+from tests.app.boards.test_results import measure, train
 from tests.servers import served
 from tests.specs import tiny_train_spec
 
@@ -29,7 +29,7 @@ refused, arguments = sys.argv[1].split(","), sys.argv[2:]
 # As for a module that is not there: it cannot be imported, and is not found.
 sys.modules.update(dict.fromkeys(refused))
 sys.argv = ["gklbench", *arguments]
-from app.cli import main
+from app.cli.main import main
 main()
 """
 
@@ -145,12 +145,25 @@ def test_a_command_says_what_it_needs(command: list[str], extras: str) -> None:
 @pytest.mark.parametrize(
     ("extras", "modules"),
     [
-        (("server",), ["app.main", "app.relay", "app.process", "app.storage", "app.migrations"]),
+        (
+            ("server",),
+            ["app.main", "app.maintenance.relay", "app.cli.process", "app.maintenance.storage", "app.db.migrations"],
+        ),
         (
             ("worker",),
-            ["worker.celery_app", "worker.supervisor", "worker.runner", "app.process", "app.migrations", "app.doctor"],
+            [
+                "worker.celery_app",
+                "worker.supervisor",
+                "worker.runner",
+                "app.cli.process",
+                "app.db.migrations",
+                "app.cli.doctor",
+            ],
         ),
-        (("worker",), ["gkl.evaluation", "gkl.training", "gkl.library.evaluation", "app.follow", "app.process"]),
+        (
+            ("worker",),
+            ["gkl.evaluation", "gkl.training", "gkl.library.evaluation", "app.cli.follow", "app.cli.process"],
+        ),
     ],
 )
 def test_an_extra_brings_what_its_processes_import(extras: tuple[str, ...], modules: list[str]) -> None:

@@ -19,7 +19,7 @@ import yaml
 from jsonschema import Draft7Validator
 from pydantic import ValidationError
 
-from app.settings import Settings
+from app.core.settings import Settings
 from tests.docker.compose_file import (
     ENV_EXAMPLE,
     MAIN,

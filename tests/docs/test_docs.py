@@ -214,7 +214,7 @@ def test_the_page_of_commands_is_the_help_of_today() -> None:
 def _commands() -> dict[str, set[str]]:
     import typer
 
-    from app.cli import cli
+    from app.cli.main import cli
 
     def walk(before: str, group: typer.core.TyperGroup) -> Iterator[tuple[str, set[str]]]:
         for name, command in group.commands.items():
@@ -243,8 +243,8 @@ def test_every_command_and_option_on_a_page_exists(page: Path) -> None:
 
 
 def test_every_address_on_a_page_is_in_the_openapi_document() -> None:
+    from app.core.settings import Settings
     from app.main import create_app
-    from app.settings import Settings
 
     paths = create_app(Settings()).openapi()["paths"]
     patterns = [re.compile(re.sub(r"\\{[^}]*\\}", "[^/]+", re.escape(path))) for path in paths]

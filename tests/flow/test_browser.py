@@ -14,20 +14,20 @@ import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Request, Route, expect, sync_playwright
 from safetensors.numpy import save_file
 
-from app import robustbench
-from app.database import Database
-from app.embedded import EmbeddedService
-from app.settings import Settings
+from app.boards import robustbench
+from app.cli.embedded import EmbeddedService
+from app.core.settings import Settings
+from app.db.database import Database
 from gkl.answers import JobState, Scope
 from gkl.client import Client
-from tests.app.test_access import token_of
-from tests.app.test_entries import ENTRIES
-from tests.app.test_robustbench import LINF, contents
+from tests.app.boards.test_entries import ENTRIES
+from tests.app.boards.test_robustbench import LINF, contents
 from tests.cluster import until
 from tests.databases import either_database
 from tests.flow.test_flow import running as _running_fixture
 from tests.servers import served
 from tests.specs import tiny_train_spec
+from tests.tokens import token_of
 
 running = _running_fixture
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")

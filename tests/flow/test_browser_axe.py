@@ -17,15 +17,17 @@ from fastapi.routing import iter_route_contexts
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect
 from starlette.routing import Mount
 
-from app import job_log, jobs, robust_points, robustbench
-from app.artifacts import open_store
-from app.database import Database
+from app import jobs
+from app.boards import robust_points, robustbench
+from app.core.settings import Settings
+from app.db.database import Database
+from app.jobs import job_log
 from app.main import create_app
-from app.settings import Settings
-from tests.app.test_compare import POINTS, certificate
-from tests.app.test_entries import ENTRIES
-from tests.app.test_leaderboard import measure, train
-from tests.app.test_robustbench import LINF, contents
+from app.store import open_store
+from tests.app.boards.test_entries import ENTRIES
+from tests.app.boards.test_results import measure, train
+from tests.app.boards.test_robustbench import LINF, contents
+from tests.app.evidence.test_compare import POINTS, certificate
 from tests.flow.test_browser import CHROMIUM
 from tests.flow.test_browser import browser as _browser_fixture
 from tests.servers import served

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from app import robustbench
-from app.database import Database
-from app.tables import Job
-from tests.app.test_robustbench import LINF, contents
+from app.boards import robustbench
+from app.db.database import Database
+from app.db.tables import Job
+from tests.app.boards.test_robustbench import LINF, contents
 from tests.flow import test_browser
 from tests.flow.test_browser import names
 

@@ -8,14 +8,15 @@ from datetime import timedelta
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from app import jobs, leaderboard
-from app.database import Database
+from app import jobs
+from app.boards import results
+from app.core.settings import Settings
+from app.db.database import Database
 from app.jobs import Claim
-from app.settings import Settings
 from gkl.errors import FailureCode
 from gkl.outcome import AttackSoFar, EpochFinished, PointsSoFar, Progress
 from gkl.spec import EvaluateSpec, Evaluation, ThreatModel, TradesObjective, TrainSpec
-from tests.app.test_leaderboard import train
+from tests.app.boards.test_results import train
 from tests.flow.test_browser import browser as _browser_fixture
 from tests.flow.test_browser import pytestmark as _pytestmark
 from tests.flow.test_browser import watched
@@ -62,7 +63,7 @@ def trained(database: Database, **changes: object) -> int:
                 parts={"natural": 2 / number, "kl": 0.001 * number},
             )
             jobs.record(session, claim, epoch)
-        leaderboard.record_model(session, jobs.succeed(session, claim), spec, f"{claim.job_id:064x}")
+        results.record_model(session, jobs.succeed(session, claim), spec, f"{claim.job_id:064x}")
     return claim.job_id
 
 

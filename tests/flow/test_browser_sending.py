@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from app import workers
-from app.database import Database
-from app.settings import Settings
+from app.core.settings import Settings
+from app.db.database import Database
+from app.jobs import workers
 from gkl.answers import LoadView
-from tests.app.test_run_time import trained
+from tests.app.jobs.test_run_time import trained
 from tests.databases import either_database
 from tests.flow.test_browser import CHROMIUM, watched
 from tests.flow.test_browser import browser as _browser_fixture

@@ -9,12 +9,13 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 from sqlalchemy import select
 
-from app import jobs, transfers
-from app.database import Database
-from app.settings import Settings
-from app.tables import Transfer
+from app import jobs
+from app.core.settings import Settings
+from app.db.database import Database
+from app.db.tables import Transfer
+from app.evidence import transfers
 from gkl.outcome import ExternalOutcome, TransferByAttack, TransferOutcome
-from tests.app.test_leaderboard import LEASE, measure, train
+from tests.app.boards.test_results import LEASE, measure, train
 from tests.flow.test_browser import CHROMIUM, watched
 from tests.flow.test_browser import browser as _browser_fixture
 from tests.servers import served

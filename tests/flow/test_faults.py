@@ -21,9 +21,11 @@ import psutil
 import pytest
 from sqlalchemy import func, select
 
-from app import job_files, jobs, leaderboard
-from app.broker import make_celery, publisher
-from app.tables import Evaluation, FileKind, JobFile, Model
+from app import jobs
+from app.boards import results
+from app.db.tables import Evaluation, FileKind, JobFile, Model
+from app.jobs import job_files
+from app.jobs.broker import make_celery, publisher
 from gkl.answers import JobState
 from gkl.client import Client
 from gkl.errors import FailureCode
@@ -132,12 +134,12 @@ def test_sigterm_in_training_and_in_evaluation_is_free(cluster: Cluster) -> None
     evaluated = cluster.wait_for(follower.id)
     assert (evaluated.attempt, evaluated.lost_leases) == (2, 0)
     with cluster.database.reading() as session:
-        verdict = leaderboard.evaluation_of_job(session, follower.id)
+        verdict = results.evaluation_of_job(session, follower.id)
         assert verdict is not None
     alone = cluster.send(EvaluateSpec.model_validate(follower.spec))
     cluster.wait_for(alone)
     with cluster.database.reading() as session:
-        other = leaderboard.evaluation_of_job(session, alone)
+        other = results.evaluation_of_job(session, alone)
         assert other is not None
     assert outcome(verdict) == outcome(other)
 
@@ -289,8 +291,8 @@ def test_shards_give_the_verdict_of_one_and_a_lost_one_is_run_again_alone(cluste
     attempts = {job_id: cluster.job(job_id).attempt for job_id in shards}
     assert attempts == {job_id: 2 if job_id == lost else 1 for job_id in shards}
     with cluster.database.reading() as session:
-        one = leaderboard.evaluation_of_job(session, whole.id)
-        other = leaderboard.evaluation_of_job(session, sharded)
+        one = results.evaluation_of_job(session, whole.id)
+        other = results.evaluation_of_job(session, sharded)
         assert one is not None
         assert other is not None
         assert outcome(one) == outcome(other)
@@ -333,7 +335,9 @@ def test_a_disk_that_fills_up_while_checkpointing_is_told_and_harms_nothing(clus
     data_dir = cluster.settings.data_dir
     (data_dir / "logs").mkdir()
     environment = os.environ | cluster.settings.environment() | {"OMP_NUM_THREADS": "1"}
-    command = f"mount -t tmpfs -o size=700k none {data_dir} && exec {shlex.quote(sys.executable)} -m app.cli worker"
+    command = (
+        f"mount -t tmpfs -o size=700k none {data_dir} && exec {shlex.quote(sys.executable)} -m app.cli.main worker"
+    )
     with (data_dir.parent / "worker.log").open("wb") as log:
         worker = subprocess.Popen(
             ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", command],

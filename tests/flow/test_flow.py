@@ -15,8 +15,8 @@ import psutil
 import pytest
 from sqlalchemy import create_engine
 
-from app.embedded import EmbeddedService, StartError
-from app.settings import Settings
+from app.cli.embedded import EmbeddedService, StartError
+from app.core.settings import Settings
 from gkl.answers import JobState, JobView
 from gkl.client import Client
 from gkl.errors import FailureCode

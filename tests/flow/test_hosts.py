@@ -12,8 +12,8 @@ import pytest
 from safetensors.numpy import save
 from sqlalchemy import select
 
-from app import job_log
-from app.tables import Job
+from app.db.tables import Job
+from app.jobs import job_log
 from gkl.answers import JobKind, JobState
 from gkl.evaluation import verify
 from gkl.spec import InnerMaximization

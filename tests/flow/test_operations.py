@@ -10,8 +10,8 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from app import job_log
-from app.settings import Settings
+from app.core.settings import Settings
+from app.jobs import job_log
 from gkl.answers import JobState
 from gkl.spec import InnerMaximization, TrainSpec
 from tests.cluster import Cluster, PostgresServer, until

@@ -15,16 +15,16 @@ import pytest
 from playwright.sync_api import Browser, expect
 from safetensors.numpy import save_file
 
-from app.database import Database
-from app.embedded import EmbeddedService
-from app.settings import Settings
+from app.cli.embedded import EmbeddedService
+from app.core.settings import Settings
+from app.db.database import Database
 from gkl.client import Client
 from gkl.files import sha256_of
-from tests.app.test_access import token_of
 from tests.cluster import free_port, until
 from tests.flow.test_browser import CHROMIUM, watched
 from tests.flow.test_browser import browser as _browser_fixture
 from tests.servers import limited_proxy, served
+from tests.tokens import token_of
 
 browser = _browser_fixture
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")

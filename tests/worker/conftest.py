@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from app.artifacts import ArtifactStore
-from app.database import Database
-from app.settings import Settings
+from app.core.settings import Settings
+from app.db.database import Database
+from app.store import ArtifactStore
 from tests.servers import served
 from worker.tasks import Worker
 

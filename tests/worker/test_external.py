@@ -10,17 +10,19 @@ from fastapi.testclient import TestClient
 from sqlalchemy import select
 
 import gkl.spec
-from app import entries, external, jobs, robustbench
-from app.artifacts import ArtifactStore
-from app.database import Database
-from app.tables import Entry, Evaluation, ExternalAttack, FileKind, JobFile
+from app import jobs
+from app.boards import placing, ranking, robustbench, strongest_certificates
+from app.db.database import Database
+from app.db.tables import Entry, Evaluation, ExternalAttack, FileKind, JobFile
+from app.evidence import external
+from app.store import ArtifactStore
 from gkl.answers import JobState
 from gkl.data import load_test, unit_range
 from gkl.errors import FailureCode
 from gkl.evaluation import verify
 from gkl.outcome import ExternalOutcome
-from tests.app.test_leaderboard import measure, train
-from tests.app.test_robustbench import LINF, contents
+from tests.app.boards.test_results import measure, train
+from tests.app.boards.test_robustbench import LINF, contents
 from tests.databases import either_database
 from tests.examples import saved, weakened
 from tests.specs import NO_FILES, tiny_train_spec
@@ -47,7 +49,7 @@ def weak(worker: Worker, database: Database, store: ArtifactStore, tmp_path: Pat
         assert evaluation.robust_correct is not None
         evaluation.robust_correct += 4
         evaluation.robust_accuracy = evaluation.robust_correct / evaluation.num_points
-        entries.stand(session, evaluation.model, evaluation.board)
+        placing.place_on_board(session, evaluation.model, evaluation.board)
     return examples
 
 
@@ -65,7 +67,7 @@ def attack(client: TestClient, path: Path, tensors: Examples, name: str = "Mine"
 
 def entry_of(database: Database) -> Entry:
     with database.reading() as session:
-        return entries.get(session, 1).entry
+        return ranking.get(session, 1).entry
 
 
 # Where rows are locked one by one.
@@ -95,7 +97,7 @@ def test_examples_that_break_more_lower_the_entry_and_join_its_certificate(
     assert (info["autoattack_acc"], info["external"]) == ("1.11", "0.0")
     # The proof of all of it.
     with database.reading() as session:
-        merged = external.certificate(session, entries.get(session, 1).entry)
+        merged = strongest_certificates.of_entry(session, ranking.get(session, 1).entry)
         assert merged is not None
         assert entry.model is not None
     weights = store.path(entry.model.weights_sha256)

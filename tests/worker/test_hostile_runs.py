@@ -12,9 +12,10 @@ import psutil
 import pytest
 import torch
 
-from app import job_files, jobs
-from app.artifacts import ArtifactStore
-from app.database import Database
+from app import jobs
+from app.db.database import Database
+from app.jobs import job_files
+from app.store import ArtifactStore
 from gkl.answers import JobState
 from gkl.conversion import convert
 from gkl.errors import FailureCode, InvalidInput, Stopped
@@ -246,7 +247,7 @@ def test_a_run_is_told_no_secret(worker: Worker, database: Database, monkeypatch
 _LOOK_AT = """
 import ctypes, os, sys
 from pathlib import Path
-from app.lifeline import hide_from_processes_of_this_user
+from app.core.lifeline import hide_from_processes_of_this_user
 
 os.setgid(65534)
 os.setuid(65534)

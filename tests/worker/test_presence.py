@@ -9,11 +9,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from app import workers
-from app.artifacts import ArtifactStore
-from app.database import Database
-from app.settings import Settings
-from app.tables import WorkerRow
+from app.core.settings import Settings
+from app.db.database import Database
+from app.db.tables import WorkerRow
+from app.jobs import workers
+from app.store import ArtifactStore
 from tests.cluster import until
 from worker.presence import Look, announce, describe_device, gpu_load
 

@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import gkl
-from app import entries, robustbench
-from app.database import Database
-from app.tables import FileKind, JobFile
+from app.boards import listing, ranking, robustbench
+from app.db.database import Database
+from app.db.tables import FileKind, JobFile
 from gkl.answers import JobState
 from gkl.evaluation.certificate import contents_sha256
 from gkl.tensor_files import load_metadata
@@ -295,8 +295,8 @@ def test_an_import_of_its_name_leaves_it_where_it_is(
     report = robustbench.import_files(database, [("digits/Linf/Carmon2019Unlabeled.json", json.dumps(file).encode())])
     assert report.added == 1
     with database.reading() as session:
-        board = entries.board(session, "digits", "Linf")
-        found = entries.search(session, board, entries.View())
+        board = ranking.board(session, "digits", "Linf")
+        found = listing.search(session, board, listing.View())
         slugs = [row.entry.slug for row in found]
     assert slugs[0] == "Carmon2019Unlabeled"
     assert slugs[1].startswith("Carmon2019Unlabeled_")

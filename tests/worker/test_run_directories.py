@@ -5,8 +5,8 @@ import time
 from datetime import timedelta
 
 from app import jobs
-from app.database import Database
-from app.settings import Settings
+from app.core.settings import Settings
+from app.db.database import Database
 from tests.specs import tiny_train_spec
 from worker.run_directories import remove_left
 

@@ -10,9 +10,10 @@ import pytest
 from joblib import cpu_count
 from sqlalchemy import text
 
-from app import jobs, workers
-from app.database import Database
-from app.service import Service
+from app import jobs
+from app.db.database import Database
+from app.http.service import Service
+from app.jobs import workers
 from gkl.recipes import digits
 from worker.celery_app import make_worker
 from worker.supervisor import Supervisor, run_environment

@@ -13,12 +13,15 @@ from fastapi.testclient import TestClient
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
-from app import entries, external, job_files, jobs, leaderboard, transfers
-from app.artifacts import ArtifactStore
-from app.cleanup import clean
-from app.database import Database
-from app.service import Service
-from app.tables import Entry, ExternalAttack, FileKind, Job, JobFile, Transfer
+from app import jobs
+from app.boards import ranking, results, strongest_certificates
+from app.db.database import Database
+from app.db.tables import Entry, ExternalAttack, FileKind, Job, JobFile, Transfer
+from app.evidence import transfers
+from app.http.service import Service
+from app.jobs import job_files
+from app.maintenance.cleanup import clean
+from app.store import ArtifactStore
 from gkl.answers import ComparisonView, JobState, TransferView
 from gkl.data import load_test, unit_range
 from gkl.errors import FailureCode
@@ -84,11 +87,11 @@ def two(database: Database, store: ArtifactStore, networks: list[Measured]) -> N
             jobs.create(session, network.spec)
             trained = jobs.succeed(session, claimed(session))
             job_files.add(session, trained.id, FileKind.WEIGHTS, number=1, file="w", stored=weights)
-            leaderboard.record_model(session, trained, network.spec, weights.sha256)
+            results.record_model(session, trained, network.spec, weights.sha256)
             jobs.create(session, asked)
             job = jobs.succeed(session, claimed(session))
             job_files.add(session, job.id, FileKind.CERTIFICATE, number=0, file="c", stored=certificate)
-            leaderboard.record_evaluation(session, job, asked, network.outcome, certificate_sha256=certificate.sha256)
+            results.record_evaluation(session, job, asked, network.outcome, certificate_sha256=certificate.sha256)
 
 
 def claimed(session: Session) -> jobs.Claim:
@@ -119,12 +122,12 @@ def compared(client: TestClient, *numbers: int) -> ComparisonView:
 
 def entry_of(database: Database, entry_id: int) -> Entry:
     with database.reading() as session:
-        return entries.get(session, entry_id).entry
+        return ranking.get(session, entry_id).entry
 
 
 def certificate_of(worker: Worker, entry_id: int) -> Path:
     with worker.database.reading() as session:
-        found = external.certificate(session, entries.get(session, entry_id).entry)
+        found = strongest_certificates.of_entry(session, ranking.get(session, entry_id).entry)
     assert found is not None
     return worker.store.path(found)
 

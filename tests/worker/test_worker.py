@@ -18,15 +18,17 @@ import pytest
 import torch
 from sqlalchemy import select, update
 
-from app import entries, job_files, job_log, jobs, leaderboard, robust_points
-from app.artifacts import ArtifactStore, FolderStore, StoredFile
-from app.broker import forget_relay, tell_of_relay
-from app.certificates import points_of
-from app.cleanup import clean
-from app.database import Database, database_now
-from app.service import Service
-from app.settings import Settings
-from app.tables import FileKind, Job, JobFile
+from app import jobs
+from app.boards import listing, ranking, results, robust_points
+from app.boards.certificates import points_of
+from app.core.settings import Settings
+from app.db.database import Database, database_now
+from app.db.tables import FileKind, Job, JobFile
+from app.http.service import Service
+from app.jobs import job_files, job_log
+from app.jobs.broker import forget_relay, tell_of_relay
+from app.maintenance.cleanup import clean
+from app.store import ArtifactStore, FolderStore, StoredFile
 from gkl.answers import JobKind, JobState
 from gkl.data import load_test
 from gkl.errors import FailureCode
@@ -101,7 +103,7 @@ def test_a_training_becomes_weights_a_model_and_the_evaluation_that_follows(
     assert train_job.state is JobState.SUCCEEDED, train_job.failure_message
     with database.reading() as session:
         (stored,) = session.scalars(select(JobFile))
-        model = leaderboard.models_of_jobs(session, [train_id])[train_id]
+        model = results.models_of_jobs(session, [train_id])[train_id]
         epochs = [e.data["epoch"] for e in jobs.events_after(session, train_id, 0) if e.type == "epoch"]
         (follow_up,) = jobs.page(session, kind=JobKind.EVALUATE)
     assert epochs == [1, 2]
@@ -117,7 +119,7 @@ def test_a_training_becomes_weights_a_model_and_the_evaluation_that_follows(
 
     assert worker.run_next() == follow_up.id
     with database.reading() as session:
-        evaluation = leaderboard.evaluation_of_job(session, follow_up.id)
+        evaluation = results.evaluation_of_job(session, follow_up.id)
         assert evaluation is not None, look(database, follow_up.id).failure_message
         assert evaluation.certificate_sha256 is not None
         certificate = session.scalars(select(JobFile).where(JobFile.kind == FileKind.CERTIFICATE)).one()
@@ -126,7 +128,7 @@ def test_a_training_becomes_weights_a_model_and_the_evaluation_that_follows(
         assert [a.attack for a in evaluation.attacks] == ["APGD-CE", "APGD-T", "FAB-T", "Square", "Repair"]
         assert evaluation.attacks[-1].survivors == evaluation.robust_correct
         assert evaluation.manifest["weights_sha256"] == stored.sha256
-        (row,) = entries.search(session, entries.board(session, "digits", "Linf-0.9"), entries.View())
+        (row,) = listing.search(session, ranking.board(session, "digits", "Linf-0.9"), listing.View())
         assert (row.rank, row.entry.name) == (1, "Tiny")
 
 
@@ -212,7 +214,7 @@ def test_an_evaluation_goes_on_elsewhere_from_its_last_finished_part(
 
     def provisional() -> bool:
         with database.reading() as session:
-            found = leaderboard.evaluation_of_job(session, waiting.id)
+            found = results.evaluation_of_job(session, waiting.id)
             return found is not None and found.is_provisional
 
     until(provisional, seconds=120)
@@ -221,7 +223,7 @@ def test_an_evaluation_goes_on_elsewhere_from_its_last_finished_part(
     assert look(database, waiting.id).state is JobState.QUEUED
     with database.reading() as session:
         parts = job_files.to_go_on_from(session, waiting.id)
-        upper = leaderboard.evaluation_of_job(session, waiting.id)
+        upper = results.evaluation_of_job(session, waiting.id)
         assert upper is not None
     # The checks, clean images, APGD-CE and APGD-T.
     assert len(parts) >= 4
@@ -232,7 +234,7 @@ def test_an_evaluation_goes_on_elsewhere_from_its_last_finished_part(
     job = look(database, waiting.id)
     assert (job.state, job.attempt) == (JobState.SUCCEEDED, 2), job.failure_message
     with database.reading() as session:
-        final = leaderboard.evaluation_of_job(session, waiting.id)
+        final = results.evaluation_of_job(session, waiting.id)
         assert final is not None
         assert job_files.to_go_on_from(session, waiting.id) == []
     assert not final.is_provisional
@@ -276,14 +278,14 @@ def test_weights_that_were_sent_become_a_row(
     assert worker.run_next() == right
     assert look(database, right).state is JobState.SUCCEEDED, look(database, right).failure_message
     with database.reading() as session:
-        (row,) = entries.search(session, entries.board(session, "digits", "Linf-0.9"), entries.View())
+        (row,) = listing.search(session, ranking.board(session, "digits", "Linf-0.9"), listing.View())
         assert row.entry.model is not None
         assert (row.entry.name, row.entry.loss, row.entry.model.weights_sha256) == ("Sent", None, stored.sha256)
     assert store.path(stored.sha256).exists()
     with database.reading() as session:
         converted = job_files.converted(session, stored.sha256)
         kept = session.scalars(select(JobFile).where(JobFile.kind == FileKind.CONVERTED)).all()
-        evaluation_row = leaderboard.evaluation_of_job(session, right)
+        evaluation_row = results.evaluation_of_job(session, right)
     assert [file.job_id for file in kept] == [wrong], "converted once, though its job failed"
     assert converted is not None
     assert "converting the weights" not in log_of(database, right)
@@ -331,11 +333,11 @@ def test_two_networks_in_one_file_are_a_question_and_two_models(
         assert ended[key].failure_code is FailureCode.INVALID_INPUT
         assert says in (ended[key].failure_message or "")
     with database.reading() as session:
-        rows = entries.search(session, entries.board(session, "digits", "Linf-0.9"), entries.View())
+        rows = listing.search(session, ranking.board(session, "digits", "Linf-0.9"), listing.View())
         models = {row.entry.name: row.entry.model for row in rows}
         assert set(models) == set(networks)
         for key, network in networks.items():
-            found = leaderboard.evaluation_of_job(session, sent[key])
+            found = results.evaluation_of_job(session, sent[key])
             assert found is not None
             assert (found.model.weights_key, found.manifest["weights_key"]) == (key, key)
             assert f"the file's network at {key!r} was taken" in found.manifest["weights_notes"]

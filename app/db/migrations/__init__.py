@@ -12,8 +12,9 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from app import entries, metric_sums
-from app.database import Database
+from app.boards import placing
+from app.db.database import Database
+from app.maintenance import metric_sums
 
 
 def upgrade(database: Database, revision: str = "head") -> None:
@@ -25,7 +26,7 @@ def upgrade(database: Database, revision: str = "head") -> None:
             command.upgrade(config, revision)
         if is_current(database):
             with database.writing() as session:
-                entries.add_missing(session)
+                placing.add_missing(session)
             metric_sums.keep(database)
 
 

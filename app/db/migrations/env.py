@@ -1,9 +1,9 @@
-"""What alembic runs; the connection is handed in by `app.migrations`."""
+"""What alembic runs; the connection is handed in by `app.db.migrations`."""
 
 from alembic import context
 from sqlalchemy import text
 
-from app.tables import Base
+from app.db.tables import Base
 
 # Any number, as long as every version takes the same.
 LOCK = 4_753_021

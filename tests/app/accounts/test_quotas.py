@@ -12,20 +12,21 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import update
 
-from app import jobs, quotas, tokens
-from app.audit import COMMAND_LINE
-from app.database import Database, database_now
-from app.errors import TooMany
+from app import jobs
+from app.accounts import quotas, tokens
+from app.accounts.audit import COMMAND_LINE
+from app.accounts.rate_limits import RateLimiter
+from app.accounts.tokens import Limits
+from app.core.errors import TooMany
+from app.core.settings import Settings
+from app.db.database import Database, database_now
+from app.db.tables import Job, WorkerTime
 from app.main import create_app
-from app.rate_limits import RateLimiter
-from app.settings import Settings
-from app.tables import Job, WorkerTime
-from app.tokens import Limits
 from gkl.answers import JobState, Scope
-from tests.app.test_access import NO_LIMITS, bearer, guarded, token_of, visitor  # noqa: F401 - fixtures
-from tests.app.test_api import assert_problem
+from tests.app.routes.test_api import assert_problem
 from tests.local import application, serving
 from tests.specs import digits, tiny_train_spec
+from tests.tokens import NO_LIMITS, bearer, token_of
 
 LEASE = timedelta(seconds=90)
 SPEC = tiny_train_spec().model_dump(mode="json")
@@ -46,7 +47,7 @@ def add(database: Database, submitter: str, count: int = 1) -> list[int]:
 # --- jobs --------------------------------------------------------------------------------------------------------
 
 
-def test_so_many_jobs_may_wait(visitor: TestClient, database: Database) -> None:  # noqa: F811
+def test_so_many_jobs_may_wait(visitor: TestClient, database: Database) -> None:
     ada = bearer(token_of(database, "Ada", limits=Limits(queued_jobs=2)))
     first, _ = (visitor.post("/api/v1/jobs", json=SPEC, headers=ada).json()["id"] for _ in range(2))
     refused = visitor.post("/api/v1/jobs", json=SPEC, headers=ada)
@@ -73,7 +74,7 @@ def test_so_many_jobs_may_run_and_others_go_first(database: Database) -> None:
     assert claim(database) == "Ada"
 
 
-def test_hours_of_a_day_are_counted_and_run_out(visitor: TestClient, database: Database) -> None:  # noqa: F811
+def test_hours_of_a_day_are_counted_and_run_out(visitor: TestClient, database: Database) -> None:
     ada = bearer(token_of(database, "Ada", limits=Limits(gpu_hours_per_day=1)))
     job_id, waiting = add(database, "Ada", 2)
     assert claim(database) == "Ada"
@@ -126,7 +127,7 @@ def test_midnight_divides_an_attempt() -> None:
     assert quotas._days(end, start) == []
 
 
-def test_one_sees_what_one_may_use_and_does(visitor: TestClient, database: Database) -> None:  # noqa: F811
+def test_one_sees_what_one_may_use_and_does(visitor: TestClient, database: Database) -> None:
     limits = Limits(queued_jobs=5, running_jobs=2, gpu_hours_per_day=1.5, upload_bytes=10**9, requests_per_minute=100)
     ada = bearer(token_of(database, "Ada", limits=limits))
     add(database, "Ada", 3)
@@ -157,7 +158,7 @@ def test_one_sees_what_one_may_use_and_does(visitor: TestClient, database: Datab
 # --- requests ----------------------------------------------------------------------------------------------------
 
 
-def test_so_many_requests_a_minute(visitor: TestClient, database: Database) -> None:  # noqa: F811
+def test_so_many_requests_a_minute(visitor: TestClient, database: Database) -> None:
     # The broker, which counts, is the same for all tests.
     name = f"Ada {secrets.token_hex(8)}"
     ada = bearer(token_of(database, name, limits=Limits(requests_per_minute=3)))
@@ -170,7 +171,7 @@ def test_so_many_requests_a_minute(visitor: TestClient, database: Database) -> N
 
 
 @pytest.fixture
-def narrow(guarded: Settings) -> Iterator[TestClient]:  # noqa: F811
+def narrow(guarded: Settings) -> Iterator[TestClient]:
     settings = guarded.model_copy(update={"anonymous_requests_per_minute": 2})
     address = f"2001:db8:{secrets.token_hex(2)}:{secrets.token_hex(2)}::1"
     with (
@@ -247,7 +248,7 @@ def test_an_admins_token_may_be_without_limits(database: Database) -> None:
         quotas.check_upload_fits(session, "Root", 2**60)
 
 
-def test_a_crowd_of_ones_own_does_not_get_past_the_limit(guarded: Settings, database: Database) -> None:  # noqa: F811
+def test_a_crowd_of_ones_own_does_not_get_past_the_limit(guarded: Settings, database: Database) -> None:
     ada = bearer(token_of(database, "Ada", limits=Limits(queued_jobs=3, upload_bytes=1000)))
     app = create_app(guarded)
     codes: list[int] = []

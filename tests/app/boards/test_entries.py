@@ -11,13 +11,14 @@ from typing import Any, get_args
 import pytest
 from fastapi.testclient import TestClient
 
-from app import entries, exports, robustbench
-from app.database import Database
-from app.entries import SORT_KEYS, Board, View
-from app.exports import FORMATS
+from app.boards import chart_points, exports, listing, ranking, robustbench
+from app.boards.exports import FORMATS
+from app.boards.listing import SORT_KEYS, View
+from app.boards.ranking import Board
+from app.db.database import Database
 from app.routes.leaderboards import ExportFormat
-from tests.app.test_leaderboard import measure, train
-from tests.app.test_robustbench import LINF, contents
+from tests.app.boards.test_results import measure, train
+from tests.app.boards.test_robustbench import LINF, contents
 
 BOARD = Board("cifar10", "Linf", 0)
 ENTRIES: dict[str, dict[str, Any]] = {
@@ -39,19 +40,19 @@ def board(database: Database) -> Board:
     ]
     robustbench.import_files(database, files)
     with database.reading() as session:
-        return entries.board(session, "cifar10", "Linf")
+        return ranking.board(session, "cifar10", "Linf")
 
 
 def names(database: Database, **view: Any) -> list[str]:
     with database.reading() as session:
-        found = entries.search(session, BOARD, View(**view))
-        assert entries.count(session, BOARD, View(**view)) == len(found)
+        found = listing.search(session, BOARD, View(**view))
+        assert listing.count(session, BOARD, View(**view)) == len(found)
         return [row.entry.slug for row in found]
 
 
 def test_rank_is_by_best_known_and_what_has_no_number_comes_last(database: Database, board: Board) -> None:
     with database.reading() as session:
-        found = [(row.rank, row.entry.slug) for row in entries.search(session, board, View())]
+        found = [(row.rank, row.entry.slug) for row in listing.search(session, board, View())]
     assert found == [
         (1, "First"),
         (2, "Tied_higher"),
@@ -67,9 +68,9 @@ def test_rank_is_by_best_known_and_what_has_no_number_comes_last(database: Datab
 
 def test_a_rank_is_that_of_the_whole_board(database: Database, board: Board) -> None:
     with database.reading() as session:
-        (row,) = entries.search(session, board, View(family="XCiT"))
-        assert (row.rank, entries.get(session, row.entry.id).rank) == (6, 6)
-        first = entries.leader(session, board)
+        (row,) = listing.search(session, board, View(family="XCiT"))
+        assert (row.rank, ranking.get(session, row.entry.id).rank) == (6, 6)
+        first = ranking.leader(session, board)
         assert first is not None
         assert first.entry.slug == "First"
 
@@ -139,7 +140,7 @@ def test_a_view_that_cannot_be_is_refused_with_a_sentence(client: TestClient, bo
 
 def test_choices_are_what_there_is(database: Database, board: Board) -> None:
     with database.reading() as session:
-        assert entries.choices(session, board) == {
+        assert listing.choices(session, board) == {
             "family": ["WideResNet", "XCiT"],
             "venue": ["ICML", "N/A", "NeurIPS"],
             "year": [2023, 2021],
@@ -150,7 +151,7 @@ def test_choices_are_what_there_is(database: Database, board: Board) -> None:
 
 def test_charts_leave_out_what_has_no_number(database: Database, board: Board) -> None:
     with database.reading() as session:
-        points = entries.points(session, board, View())
+        points = chart_points.points(session, board, View())
     shown = [name for name in names(database) if name != "Claimed"]
     assert [point.name for point in points.by_accuracy] == [point.name for point in points.by_year] == shown
     assert points.count == len(shown)
@@ -159,7 +160,7 @@ def test_charts_leave_out_what_has_no_number(database: Database, board: Board) -
 def test_a_revision_changes_with_the_board_alone(database: Database, board: Board) -> None:
     def now() -> str:
         with database.reading() as session:
-            return entries.revision(session, "cifar10", "Linf")
+            return ranking.revision(session, "cifar10", "Linf")
 
     before = now()
     measure(database, train(database, "elsewhere"), robust=10)
@@ -172,7 +173,7 @@ def test_two_models_of_one_name_have_two_ids(database: Database) -> None:
     measure(database, train(database, "a b"), robust=100)
     measure(database, train(database, "a/b"), robust=90)
     with database.reading() as session:
-        found = entries.search(session, Board("digits", "Linf", 0), View())
+        found = listing.search(session, Board("digits", "Linf", 0), View())
         slugs = [row.entry.slug for row in found]
         second = found[1].entry.model
         assert second is not None
@@ -240,7 +241,7 @@ def test_a_spreadsheet_computes_nothing_from_a_file(database: Database) -> None:
     evil = LINF | {"name": '=HYPERLINK("x")', "footnote": "+1", "authors": "-a, b"}
     robustbench.import_files(database, [("cifar10/Linf/Evil.json", contents(evil))])
     with database.reading() as session:
-        text = "".join(FORMATS["csv"].write(BOARD, View(), entries.search(session, BOARD, View())))
+        text = "".join(FORMATS["csv"].write(BOARD, View(), listing.search(session, BOARD, View())))
     (row,) = csv.DictReader(io.StringIO(text))
     assert (row["name"], row["footnote"], row["authors"]) == ('\'=HYPERLINK("x")', "'+1", "'-a, b")
 
@@ -267,7 +268,7 @@ def test_a_name_cannot_leave_its_field_of_bibtex(database: Database) -> None:
     evil = LINF | {"name": r"\(}}, note = {x}, y = {{\)} A } B"}
     robustbench.import_files(database, [("cifar10/Linf/Evil.json", contents(evil))])
     with database.reading() as session:
-        text = "".join(FORMATS["bibtex"].write(BOARD, View(), entries.search(session, BOARD, View())))
+        text = "".join(FORMATS["bibtex"].write(BOARD, View(), listing.search(session, BOARD, View())))
     assert text.count("{") == text.count("}")
     assert "note = {" not in text
 

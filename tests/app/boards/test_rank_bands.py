@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from app.rank_bands import bands_of
+from app.boards.rank_bands import bands_of
 
 N = 360
 

@@ -15,11 +15,15 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from app import entries, job_files, jobs, leaderboard
-from app.artifacts import StoredFile
-from app.database import Database
-from app.errors import NotFound, Unprocessable
-from app.tables import Entry, FileKind
+from app import jobs
+from app.boards import listing, placing
+from app.boards import ranking as board_ranking
+from app.boards import results as leaderboard
+from app.core.errors import NotFound, Unprocessable
+from app.db.database import Database
+from app.db.tables import Entry, FileKind
+from app.jobs import job_files
+from app.store import StoredFile
 from gkl.catalog import CORRUPTIONS
 from gkl.errors import FailureCode
 from gkl.outcome import REPAIR, AttackOutcome, CorruptionOutcome, EvaluationOutcome, Manifest, wilson_interval
@@ -108,8 +112,8 @@ def measure(
 
 def ranking(database: Database, name: str = "Linf") -> list[tuple[int | None, str, int | None]]:
     with database.reading() as session:
-        board = entries.board(session, "digits", name)
-        rows = [(row.rank, row.entry) for row in entries.search(session, board, entries.View())]
+        board = board_ranking.board(session, "digits", name)
+        rows = [(row.rank, row.entry) for row in listing.search(session, board, listing.View())]
         return [(rank, e.name, e.evaluation and e.evaluation.robust_correct) for rank, e in rows]
 
 
@@ -133,16 +137,16 @@ def test_a_model_stands_with_its_lowest_complete_result_on_each_board(database: 
     assert ranking(database) == [(1, "b", 180), (2, "a", 150)]
     assert ranking(database, "Linf-0.3") == [(1, "a", 20)]
     with database.reading() as session:
-        boards = entries.boards(session)
+        boards = board_ranking.boards(session)
         assert [(board.name, board.num_entries, board.title) for board in boards] == [
             ("Linf", 2, "Digits, Linf 0.2"),
             ("Linf-0.3", 1, "Digits, Linf 0.3"),
         ]
-        place = entries.entries_of(session, 1)["Linf"]
+        place = board_ranking.entries_of(session, 1)["Linf"]
         assert (place.rank, place.entry.name) == (2, "a")
         assert len(leaderboard.evaluations_of(session, 1)) == 5
         with pytest.raises(NotFound):
-            entries.board(session, "digits", "L2")
+            board_ranking.board(session, "digits", "L2")
 
 
 def test_the_same_weights_are_the_same_model(database: Database) -> None:
@@ -204,8 +208,8 @@ def test_a_provisional_verdict_has_a_place_without_a_rank_until_the_final_one(da
     with database.reading() as session:
         provisional = leaderboard.evaluation_of_job(session, running)
         assert provisional is not None
-        assert entries.entries_of(session, provisional.model_id)["Linf"].rank is None
-        assert [board.num_entries for board in entries.boards(session)] == [3]
+        assert board_ranking.entries_of(session, provisional.model_id)["Linf"].rank is None
+        assert [board.num_entries for board in board_ranking.boards(session)] == [3]
     with database.writing() as session:
         spec = EvaluateSpec.model_validate(provisional.manifest["spec"])
         final = EvaluationOutcome(
@@ -254,10 +258,10 @@ def test_a_weaker_protocol_is_kept_but_not_ranked(
     weights = train(database, "a")
     job_id = measure(database, weights, robust=robust, evaluation=evaluation)
     with database.reading() as session:
-        assert entries.boards(session) == []
+        assert board_ranking.boards(session) == []
         found = leaderboard.evaluation_of_job(session, job_id)
         assert found is not None
-        assert entries.why_not_ranked(found) == why
+        assert placing.why_not_ranked(found) == why
 
 
 def test_what_repair_broke_counts_beside_autoattacks_own_figure(database: Database) -> None:
@@ -310,7 +314,7 @@ def test_a_bound_goes_when_its_evaluation_cannot_end(database: Database, how: st
         else:
             jobs.cancelled(session, claim)
     with database.reading() as session:
-        assert entries.boards(session) == []
+        assert board_ranking.boards(session) == []
 
 
 def test_a_board_is_led_by_a_final_verdict(database: Database) -> None:
@@ -324,7 +328,7 @@ def test_a_board_is_led_by_a_final_verdict(database: Database) -> None:
 
 
 def leader(session: Session) -> Entry:
-    first = entries.leader(session, entries.board(session, "digits", "Linf"))
+    first = board_ranking.leader(session, board_ranking.board(session, "digits", "Linf"))
     assert first is not None
     return first.entry
 
@@ -350,9 +354,9 @@ def test_corruptions_have_a_board_of_their_own(database: Database) -> None:
         mean_corruption_error=0.4,
     )
     with database.reading() as session:
-        (board,) = entries.boards(session)
+        (board,) = board_ranking.boards(session)
         assert (board.name, board.title) == ("corruptions", "CIFAR-10, common corruptions")
-        (row,) = entries.search(session, board, entries.View())
+        (row,) = listing.search(session, board, listing.View())
         assert (row.rank, row.entry.autoattack_accuracy, row.entry.mean_corruption_error) == (1, None, 0.4)
         assert row.entry.robust_accuracy == pytest.approx(0.6)
         assert row.entry.evaluation is not None
@@ -365,7 +369,7 @@ def test_a_re_evaluation_keeps_what_was_said_of_the_model(database: Database) ->
     measure(database, weights, robust=200, publication=said)
     measure(database, weights, robust=190)
     with database.reading() as session:
-        entry = entries.entries_of(session, 1)["Linf"].entry
+        entry = board_ranking.entries_of(session, 1)["Linf"].entry
     assert (entry.name, entry.authors, entry.extra_data, entry.year) == ("A Paper", "Ada", True, 2024)
     assert entry.autoattack_accuracy == 190 / 360
 
@@ -388,18 +392,18 @@ def test_of_evaluations_that_end_at_once_the_lowest_counts(database: Database, m
     """The one that waits for the other's commit sees what it wrote."""
     weights = train(database, "a")
     measure(database, weights, robust=300)
-    stand = entries.stand
+    stand = placing.place_on_board
 
     def slow(*arguments: Any) -> Entry | None:
         found = stand(*arguments)
         time.sleep(0.3)
         return found
 
-    monkeypatch.setattr(entries, "stand", slow)
+    monkeypatch.setattr(placing, "place_on_board", slow)
     results = [100, 150, 120, 110]
     at_once(*(lambda robust=robust: measure(database, weights, robust=robust) for robust in results))  # type: ignore[misc]
     with database.reading() as session:
-        assert entries.entries_of(session, 1)["Linf"].entry.robust_accuracy == 100 / 360
+        assert board_ranking.entries_of(session, 1)["Linf"].entry.robust_accuracy == 100 / 360
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
@@ -421,20 +425,20 @@ def test_bounds_that_go_at_once_leave_nothing_behind(database: Database) -> None
 
     at_once(*(lambda claim=claim: end(claim) for claim in claims))  # type: ignore[misc]
     with database.reading() as session:
-        assert entries.boards(session) == []
+        assert board_ranking.boards(session) == []
 
 
 def test_an_entry_keeps_its_number_when_its_bound_goes_and_another_stands(database: Database) -> None:
     weights = train(database, "a")
     ids = [measure(database, weights, robust=robust, provisional=True) for robust in (190, 200)]
     with database.reading() as session:
-        before = entries.entries_of(session, 1)["Linf"].entry
+        before = board_ranking.entries_of(session, 1)["Linf"].entry
         job = jobs.get(session, ids[0])
         claim = jobs.Claim(ids[0], job.attempt, job.spec, None, 0.0)
     with database.writing() as session:
         jobs.fail(session, claim, FailureCode.TIMED_OUT, "it took too long")
     with database.reading() as session:
-        after = entries.entries_of(session, 1)["Linf"].entry
+        after = board_ranking.entries_of(session, 1)["Linf"].entry
     assert (after.id, after.robust_accuracy, before.robust_accuracy) == (before.id, 200 / 360, 190 / 360)
 
 

@@ -12,15 +12,15 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import delete, func, select
 
-from app import board_points, entries, external, rank_bands, robust_points, robustbench
-from app.artifacts import ArtifactStore
-from app.database import Database
-from app.relay import Relay
-from app.service import Service
-from app.tables import Evaluation, ExternalAttack, RobustPoints
-from tests.app.test_compare import HTML, POINTS, certificate, stands
-from tests.app.test_leaderboard import measure, train
-from tests.app.test_robustbench import LINF, contents
+from app.boards import board_points, placing, rank_bands, ranking, robust_points, robustbench, strongest_certificates
+from app.db.database import Database
+from app.db.tables import Evaluation, ExternalAttack, RobustPoints
+from app.http.service import Service
+from app.maintenance.relay import Relay
+from app.store import ArtifactStore
+from tests.app.boards.test_results import measure, train
+from tests.app.boards.test_robustbench import LINF, contents
+from tests.app.evidence.test_compare import HTML, POINTS, certificate, stands
 
 __all__ = ["stands"]
 BOARD = "/api/v1/leaderboards/digits/Linf"
@@ -30,9 +30,11 @@ def test_bits_of_certificates_are_those_of_their_files(
     database: Database, store: ArtifactStore, stands: np.ndarray
 ) -> None:
     with database.reading() as session:
-        certificates = external.certificates_of_board(session, "digits", "Linf")
+        certificates = strongest_certificates.of_board(session, "digits", "Linf")
         known = robust_points.known(session, certificates.values())
-        assert certificates == {n: external.certificate(session, entries.get(session, n).entry) for n in (1, 2)}
+        assert certificates == {
+            n: strongest_certificates.of_entry(session, ranking.get(session, n).entry) for n in (1, 2)
+        }
     for number, own in enumerate(stands, start=1):
         assert np.array_equal(known[certificates[number]], own)
         assert np.array_equal(
@@ -80,8 +82,8 @@ def test_examples_that_somebody_sent_count_among_the_points(
         row.certificate_sha256, row.created_at = merged.sha256, session.get_one(Evaluation, 2).created_at
         session.add(row)
     with database.reading() as session:
-        found = external.certificates_of_board(session, "digits", "Linf")
-        assert found[1] == merged.sha256 == external.certificate(session, entries.get(session, 1).entry)
+        found = strongest_certificates.of_board(session, "digits", "Linf")
+        assert found[1] == merged.sha256 == strongest_certificates.of_entry(session, ranking.get(session, 1).entry)
 
 
 def add_published(database: Database, *accuracies: str) -> None:
@@ -123,7 +125,7 @@ def test_a_board_that_changed_has_other_bands(client: TestClient, database: Data
     del stands
     assert client.get(BOARD).json()["entries"][0]["rank_band"] == [1, 1]
     with database.writing() as session:
-        entries.withdraw(session, 1, "sent by mistake.")
+        placing.withdraw(session, 1, "sent by mistake.")
     found = client.get(BOARD).json()["entries"]
     # One entry alone needs no band, and a withdrawn one has no rank.
     assert [(entry["rank"], entry["rank_band"]) for entry in found] == [(1, None), (None, None)]
@@ -216,7 +218,7 @@ def test_a_page_of_hard_images_reads_few_certificates_and_does_without_lost_ones
 ) -> None:
     del stands
     with database.reading() as session:
-        first = external.certificates_of_board(session, "digits", "Linf")[1]
+        first = strongest_certificates.of_board(session, "digits", "Linf")[1]
     store.path(first).unlink()
     page = client.get("/leaderboards/digits/Linf/points", headers=HTML)
     assert page.status_code == 200

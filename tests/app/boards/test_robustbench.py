@@ -12,15 +12,16 @@ from fastapi.testclient import TestClient
 from jinja2 import DictLoader
 from sqlalchemy import select
 
-from app import entries, robustbench
-from app.database import Database
-from app.entries import Board, View
-from app.tables import Entry
+from app.boards import listing, ranking, robustbench
+from app.boards.listing import View
+from app.boards.ranking import Board
+from app.db.database import Database
+from app.db.tables import Entry
 from gkl.answers import Provenance
 from gkl.errors import InvalidInput
-from tests.app.test_leaderboard import measure, sha, train
+from tests.app.boards.test_results import measure, sha, train
 
-PUBLISHED = Path(__file__).parents[3] / "shared" / "robustbench" / "model_info"
+PUBLISHED = Path(__file__).parents[4] / "shared" / "robustbench" / "model_info"
 
 LINF = {
     "link": "https://example.org/paper",
@@ -97,7 +98,7 @@ def test_import_then_export_gives_every_file_to_the_letter(
     assert (report.added, report.changed, report.unchanged, report.refused) == (len(given), 0, 0, 0)
     with database.reading() as session:
         assert robustbench.export_to(session, tmp_path) == len(given)
-        revision = entries.revision(session, "cifar10", "Linf")
+        revision = ranking.revision(session, "cifar10", "Linf")
     for name, data in given:
         assert (tmp_path / name).read_bytes() == data, name
     # Again, from what was exported: nothing changes.
@@ -107,7 +108,7 @@ def test_import_then_export_gives_every_file_to_the_letter(
     assert (again.added, again.changed, again.unchanged, again.refused) == (0, 0, len(given), 0)
     assert again.anomalies == sorted(report.anomalies, key=lambda a: a.file)
     with database.reading() as session:
-        assert entries.revision(session, "cifar10", "Linf") == revision
+        assert ranking.revision(session, "cifar10", "Linf") == revision
 
 
 # With the fields that RobustBench's page shows.
@@ -144,7 +145,7 @@ def test_robustbench_itself_renders_the_export_in_the_order_of_our_board(
     with database.reading() as session:
         robustbench.export_to(session, tmp_path)
         for name in ("Linf", "L2", "corruptions"):
-            found = entries.search(session, Board("cifar10", name, 0), View())
+            found = listing.search(session, Board("cifar10", name, 0), View())
             ours = [json.loads(row.entry.source or "") for row in found]
             theirs = rendered(tmp_path, "cifar10", name, monkeypatch)
             assert [row.rank for row in found] == list(range(1, len(theirs) + 1)) == [line[0] for line in theirs]
@@ -291,7 +292,7 @@ def test_an_accuracy_in_another_unit_has_no_rank(database: Database, what: str) 
     assert {a.field for a in report.anomalies if a.field != "reported"} >= ({field} if field else set())
     assert field is not None or report.anomalies == []
     with database.reading() as session:
-        (ranked,) = entries.search(session, Board("cifar10", "Linf", 1), View())
+        (ranked,) = listing.search(session, Board("cifar10", "Linf", 1), View())
         assert ranked.entry.robust_accuracy == pytest.approx(robust)
         assert (ranked.rank is None) == (robust is None)
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from app.cli import cli, main
-from app.look_cli import look_cli
-from app.process_cli import process_cli
+from app.cli.look_cli import look_cli
+from app.cli.main import cli, main
+from app.cli.process_cli import process_cli
 from gkl.files import sha256_of
 from gkl.models import build_model
 from gkl.spec import EvaluateSpec
@@ -192,7 +192,7 @@ def test_a_terminal_that_cannot_show_a_letter_gets_a_mark(tmp_path: Path) -> Non
     path.write_text('{"kind": "train", "name": "Имя", "datasett": "Данные"}', encoding="utf-8")
     for source in (["train", path], ["train", "-"]):
         done = subprocess.run(
-            [sys.executable, "-m", "app.cli", *map(str, source), "--output", tmp_path / "Имя"],
+            [sys.executable, "-m", "app.cli.main", *map(str, source), "--output", tmp_path / "Имя"],
             env={"PATH": "/usr/bin:/bin", "PYTHONIOENCODING": "ascii"},
             input=path.read_bytes(),
             capture_output=True,
@@ -201,7 +201,7 @@ def test_a_terminal_that_cannot_show_a_letter_gets_a_mark(tmp_path: Path) -> Non
         assert done.returncode == 1
         assert b"is no valid spec" in done.stderr
     absent = subprocess.run(
-        [sys.executable, "-m", "app.cli", "train", tmp_path / "Имя.json"],
+        [sys.executable, "-m", "app.cli.main", "train", tmp_path / "Имя.json"],
         env={"PATH": "/usr/bin:/bin", "PYTHONIOENCODING": "ascii"},
         capture_output=True,
         check=False,

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from app.command_errors import sentence_of
-from app.errors import NotFound
-from app.settings import Settings
-from app.terminal import SettingsError
+from app.cli.command_errors import sentence_of
+from app.cli.terminal import SettingsError
+from app.core.errors import NotFound
+from app.core.settings import Settings
 from gkl.client import Client, ClientError
 from gkl.errors import InvalidInput
 from tests.commands import run

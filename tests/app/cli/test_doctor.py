@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from app import doctor
-from app.cli import cli
-from app.doctor import Finding, examine
-from app.settings import Settings
+from app.cli import doctor
+from app.cli.doctor import Finding, examine
+from app.cli.main import cli
+from app.core.settings import Settings
 from gkl.catalog import DATASETS
 from tests.databases import either_database
 from tests.servers import limited_proxy, served

@@ -15,16 +15,18 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import gkl
-from app import job_log, jobs, robustbench
-from app.cli import cli
-from app.database import Database
-from app.settings import Settings
+from app import jobs
+from app.boards import robustbench
+from app.cli.main import cli
+from app.core.settings import Settings
+from app.db.database import Database
+from app.jobs import job_log
 from gkl.catalog import ARCHITECTURES
 from gkl.client import ClientError
 from gkl.errors import FailureCode
 from gkl.recipes import RECIPES
-from tests.app.test_entries import ENTRIES
-from tests.app.test_robustbench import LINF, contents
+from tests.app.boards.test_entries import ENTRIES
+from tests.app.boards.test_robustbench import LINF, contents
 from tests.databases import either_database
 from tests.servers import served
 from tests.specs import tiny_train_spec

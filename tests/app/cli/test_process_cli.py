@@ -77,7 +77,7 @@ def test_each_part_says_whether_it_lives(database_url: str, tmp_path: Path) -> N
         metrics = httpx2.get(f"{cluster.url}/metrics").text
         labels = 'method="GET",route="/api/v1/recipes",status="200"'
         assert f"gklbench_http_request_duration_seconds_count{{{labels}}} 30.0" in metrics
-        assert "INFO app.access: GET /api/v1/recipes 200" in cluster.log("api").read_text()
+        assert "INFO app.http.access: GET /api/v1/recipes 200" in cluster.log("api").read_text()
         cluster.kill("api")
         assert not psutil.wait_procs(serving, timeout=10)[1], "none lives on when the first is killed"
         cluster.broker.stop()

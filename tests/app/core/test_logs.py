@@ -15,12 +15,13 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from app import jobs, logs
-from app.artifacts import ArtifactStore
-from app.database import Database
+from app import jobs
+from app.core import logs
+from app.core.settings import Settings
+from app.db.database import Database
 from app.main import create_app
-from app.settings import Settings
-from tests.app.test_api import SPEC, assert_problem
+from app.store import ArtifactStore
+from tests.app.routes.test_api import SPEC, assert_problem
 from tests.local import serving
 from worker import run_log
 from worker.tasks import Worker
@@ -55,7 +56,7 @@ def test_a_request_is_one_line_without_what_was_sent(client: TestClient, lines: 
     headers = {"X-Request-ID": "from-a-proxy.7", "Authorization": "Bearer secret"}
     sent = client.post("/api/v1/jobs?submitter=secret", json=SPEC | {"name": "secret"}, headers=headers)
     assert sent.headers.get_list("x-request-id") == ["from-a-proxy.7"]
-    access = lines.read("app.access")
+    access = lines.read("app.http.access")
     assert [{k: line[k] for k in ("method", "path", "status", "request_id", "level")} for line in access] == [
         {"method": "POST", "path": "/api/v1/jobs", "status": 202, "request_id": "from-a-proxy.7", "level": "info"}
     ]
@@ -72,13 +73,13 @@ def test_each_request_has_an_id_of_its_own(client: TestClient, lines: Lines) -> 
         answer = client.get("/api/v1/workers", headers={"X-Request-ID": insane}).headers["x-request-id"]
         assert answer != insane
         made.append(answer)
-    assert [line["request_id"] for line in lines.read("app.access")] == made
+    assert [line["request_id"] for line in lines.read("app.http.access")] == made
 
 
 def test_health_and_files_of_pages_are_not_told_of(client: TestClient, lines: Lines) -> None:
     for path in ("/healthz", "/readyz", "/static/icon.svg", "/swagger/swagger-ui.css"):
         assert client.get(path).status_code == 200
-    assert lines.read("app.access") == []
+    assert lines.read("app.http.access") == []
 
 
 def test_a_failure_is_found_by_the_id_in_its_answer(settings: Settings, lines: Lines) -> None:
@@ -94,10 +95,10 @@ def test_a_failure_is_found_by_the_id_in_its_answer(settings: Settings, lines: L
     problem = assert_problem(response, 500, request_id)
     assert problem.request_id == request_id
     assert "first line" not in response.text
-    (failure,) = lines.read("app.problems")
+    (failure,) = lines.read("app.http.problems")
     assert failure["request_id"] == request_id
     assert "RuntimeError: first line\nsecond line" in failure["exception"]
-    (access,) = lines.read("app.access")
+    (access,) = lines.read("app.http.access")
     assert (access["status"], access["request_id"]) == (500, request_id)
     assert "secret" not in lines.stream.getvalue()
 
@@ -107,7 +108,7 @@ def test_a_lost_database_tells_nothing_that_was_sent(settings: Settings, tmp_pat
     with serving(broken, raise_server_exceptions=False) as client:
         response = client.post("/api/v1/jobs", json=SPEC, headers={"Idempotency-Key": "secret"})
     assert assert_problem(response, 503, "database").request_id == response.headers["x-request-id"]
-    assert lines.read("app.problems")
+    assert lines.read("app.http.problems")
     assert "secret" not in lines.stream.getvalue()
 
 
@@ -115,7 +116,7 @@ def test_a_path_writes_no_lines_of_its_own(client: TestClient) -> None:
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     handler.setFormatter(logs.formatter("text"))
-    logger = logging.getLogger("app.access")
+    logger = logging.getLogger("app.http.access")
     logger.addHandler(handler)
     level = logger.level
     logger.setLevel(logging.INFO)
@@ -126,7 +127,7 @@ def test_a_path_writes_no_lines_of_its_own(client: TestClient) -> None:
         logger.removeHandler(handler)
         logger.setLevel(level)
     first, second = stream.getvalue().splitlines()
-    assert "INFO app.access: GET /nothing%0AINFO%20forged%1B%5B2J 404 [" in first
+    assert "INFO app.http.access: GET /nothing%0AINFO%20forged%1B%5B2J 404 [" in first
     assert r"from a library\nthat writes\x1b two lines" in second
 
 

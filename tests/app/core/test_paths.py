@@ -12,17 +12,17 @@ from fastapi.routing import iter_route_contexts
 from fastapi.testclient import TestClient
 from pydantic import ValidationError
 
-from app import robustbench
-from app.access import COOKIE
-from app.database import Database
+from app.boards import robustbench
+from app.core.settings import _OWN_PATHS, Settings
+from app.db.database import Database
+from app.http.access import COOKIE
 from app.main import create_app
-from app.settings import _OWN_PATHS, Settings
 from gkl.answers import Scope
-from tests.app.test_access import bearer, token_of
-from tests.app.test_entries import ENTRIES
-from tests.app.test_robustbench import LINF, contents
+from tests.app.boards.test_entries import ENTRIES
+from tests.app.boards.test_robustbench import LINF, contents
 from tests.local import application
 from tests.specs import tiny_train_spec
+from tests.tokens import bearer, token_of
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 

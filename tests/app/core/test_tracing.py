@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from app.settings import Settings
+from app.core.settings import Settings
 
 CODE = """
 import json, sys
@@ -20,12 +20,12 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from app import tracing
-from app.artifacts import ArtifactStore
+from app.store import ArtifactStore
 from app.main import create_app
-from app.service import Service
+from app.http.service import Service
 import pytest
 
-from app.settings import Settings
+from app.core.settings import Settings
 from gkl.recipes import digits
 from worker.tasks import Worker
 
@@ -64,6 +64,6 @@ def test_requests_and_runs_have_spans_without_what_was_sent(settings: Settings) 
 def test_without_its_packages_it_says_what_to_install(tmp_path: Path) -> None:
     environment = {"PATH": os.environ["PATH"], "GKLBENCH_TRACING": "true", "GKLBENCH_DATA_DIR": str(tmp_path)}
     code = "import sys; sys.modules['opentelemetry.exporter'] = None; sys.argv[1:] = ['relay']\n"
-    code += "from app.cli import main; main()"
+    code += "from app.cli.main import main; main()"
     done = subprocess.run([sys.executable, "-c", code], env=environment, check=False, capture_output=True, text=True)
     assert (done.returncode, "pip install 'gklbench[otel]'" in done.stderr) == (1, True), done.stderr

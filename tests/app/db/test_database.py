@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
-from app.database import Database
+from app.db.database import Database
 from tests.cluster import PostgresServer, until
 
 on_postgresql = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)

@@ -9,12 +9,14 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import inspect, select
 
-from app import entries, jobs, migrations, robustbench
-from app.database import Database
-from app.entries import add_missing
-from app.tables import Base, Entry, Evaluation, FileKind, Job, JobFile, OutboxMessage
-from tests.app.test_leaderboard import measure, train
-from tests.app.test_robustbench import CORRUPTED, LINF, contents
+from app import jobs
+from app.boards import listing, placing, ranking, robustbench
+from app.boards.placing import add_missing
+from app.db import migrations
+from app.db.database import Database
+from app.db.tables import Base, Entry, Evaluation, FileKind, Job, JobFile, OutboxMessage
+from tests.app.boards.test_results import measure, train
+from tests.app.boards.test_robustbench import CORRUPTED, LINF, contents
 from tests.cluster import PostgresServer
 
 
@@ -25,7 +27,7 @@ def test_several_at_once_make_one_schema(tmp_path: Path, postgres: PostgresServe
     code = """if True:
         import sys
         from app import migrations
-        from app.database import Database
+        from app.db.database import Database
         databases = [Database(url) for url in sys.argv[1:]]
         print("ready", flush=True)
         sys.stdin.readline()
@@ -100,13 +102,13 @@ def test_the_step_to_tiers_knows_what_is_withdrawn_and_what_is_not_believed(data
         measure(database, train(database, name), robust=robust)
     with database.writing() as session:
         found = {entry.name: entry for entry in session.scalars(select(Entry))}
-        entries.withdraw(session, found["Withdrawn"].id, "a mistake")
+        placing.withdraw(session, found["Withdrawn"].id, "a mistake")
         found["Barred"].unrankable_reason = found["Restored"].unrankable_reason = "gap: too much"
         found["Restored"].rank_note = "looked at"
     known = [(1, "First"), (2, "Restored"), (3, "Second"), (None, "Barred"), (None, "Withdrawn")]
     for _ in range(2):
         with database.reading() as session:
-            rows = entries.search(session, entries.board(session, "digits", "Linf"), entries.View())
+            rows = listing.search(session, ranking.board(session, "digits", "Linf"), listing.View())
             assert [(row.rank, row.entry.name) for row in rows] == known
         migrations.downgrade(database, "0009")
         migrations.upgrade(database)

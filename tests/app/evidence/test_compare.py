@@ -13,13 +13,13 @@ from safetensors.numpy import save_file
 from scipy import stats
 from sqlalchemy import select
 
-from app import entries, robust_points, robustbench
-from app.artifacts import ArtifactStore
-from app.database import Database
-from app.tables import Entry
+from app.boards import placing, robust_points, robustbench
+from app.db.database import Database
+from app.db.tables import Entry
+from app.store import ArtifactStore
 from gkl.answers import ComparisonView
-from tests.app.test_leaderboard import measure, train
-from tests.app.test_robustbench import LINF, contents
+from tests.app.boards.test_results import measure, train
+from tests.app.boards.test_robustbench import LINF, contents
 
 POINTS = 360
 HTML = {"Accept": "text/html"}
@@ -162,7 +162,7 @@ def test_what_is_not_to_be_believed_is_said_beside_the_finding(
 ) -> None:
     del stands
     with database.writing() as session:
-        entries.withdraw(session, 1, "sent by mistake.")
+        placing.withdraw(session, 1, "sent by mistake.")
         barred = session.get_one(Entry, 2)
         barred.unrankable_reason = "wrong_gradients: at many points"
     (pair,) = compared(client, 1, 2).pairs

@@ -6,12 +6,12 @@ from datetime import UTC, datetime
 
 from sqlalchemy import select
 
-from app import external
-from app.database import Database
-from app.tables import Entry
+from app.boards import strongest_certificates
+from app.db.database import Database
+from app.db.tables import Entry
 from gkl.outcome import Flag
 from gkl.spec import EvaluateSpec, Evaluation, ThreatModel
-from tests.app.test_leaderboard import measure, sha, train
+from tests.app.boards.test_results import measure, sha, train
 
 
 def new_network(**changes: object) -> EvaluateSpec:
@@ -42,7 +42,7 @@ def test_the_most_robust_other_networks_of_the_board_are_tried(database: Databas
 
     def tried(spec: EvaluateSpec) -> list[str]:
         with database.reading() as session:
-            return external.certificates_of_others(session, spec)
+            return strongest_certificates.of_others(session, spec)
 
     by_certificate = {sha(f"certificate of {name}"): name for name in ("weak", "strong", "barred", "new")}
     # Neither its own, nor what is not final, nor what was withdrawn; what cannot be believed comes last.

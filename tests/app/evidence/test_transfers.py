@@ -7,17 +7,17 @@ from typing import Any
 from fastapi.testclient import TestClient
 from sqlalchemy import select
 
-from app import entries, robustbench
-from app.database import Database
-from app.tables import AuditRecord, Entry, JobFile, Transfer
-from app.tokens import Limits
+from app.accounts.tokens import Limits
+from app.boards import placing, robustbench
+from app.db.database import Database
+from app.db.tables import AuditRecord, Entry, JobFile, Transfer
 from gkl.answers import ComparisonView, PairTransferView, Scope
 from gkl.spec import Evaluation, ThreatModel
-from tests.app.test_access import bearer, guarded, token_of, visitor  # noqa: F401 - fixtures
-from tests.app.test_api import assert_problem
-from tests.app.test_leaderboard import measure, train
-from tests.app.test_robustbench import LINF, contents
+from tests.app.boards.test_results import measure, train
+from tests.app.boards.test_robustbench import LINF, contents
+from tests.app.routes.test_api import assert_problem
 from tests.databases import either_database
+from tests.tokens import bearer, token_of
 
 HTML = {"Accept": "text/html"}
 
@@ -52,7 +52,7 @@ def test_what_cannot_be_measured_says_why(database: Database, client: TestClient
     with database.writing() as session:
         for row in session.scalars(select(Entry)):
             numbers[row.name] = row.id
-        entries.withdraw(session, numbers["withdrawn"], "a mistake")
+        placing.withdraw(session, numbers["withdrawn"], "a mistake")
     imported = next(number for name, number in numbers.items() if name not in (*_NAMES, "fashion"))
     one = numbers["one"]
     for source, target, status, says in (
@@ -91,7 +91,7 @@ _NAMES = ("one", "two", "wide", "L2", "provisional", "withdrawn", "bare")
 
 
 @either_database
-def test_any_submitter_may_ask_for_as_many_as_they_may_queue(visitor: TestClient, database: Database) -> None:  # noqa: F811
+def test_any_submitter_may_ask_for_as_many_as_they_may_queue(visitor: TestClient, database: Database) -> None:
     for number in (1, 2, 3):
         stands(database, f"net {number}", certificate_sha256=str(number) * 64)
     ada = bearer(token_of(database, "Ada", limits=Limits(queued_jobs=1)))

@@ -19,24 +19,24 @@ from sqlalchemy import update
 from starlette.routing import Mount
 from typer.testing import CliRunner
 
-from app import jobs, tokens
-from app.access import COOKIE, identified
-from app.audit import COMMAND_LINE
-from app.cli import cli
-from app.database import Database, database_now
-from app.embedded import EmbeddedService, StartError
-from app.errors import NotFound, Unauthorized, Unprocessable
+from app import jobs
+from app.accounts import tokens
+from app.accounts.audit import COMMAND_LINE
+from app.accounts.tokens import Limits
+from app.cli.embedded import EmbeddedService, StartError
+from app.cli.main import cli
+from app.core.errors import NotFound, Unauthorized, Unprocessable
+from app.core.settings import Settings
+from app.db.database import Database, database_now
+from app.db.tables import LoginSession, Token
+from app.http.access import COOKIE, identified
 from app.main import create_app
-from app.settings import Settings
-from app.tables import LoginSession, Token
-from app.tokens import Limits
 from gkl.answers import Scope
-from tests.app.test_api import assert_problem
+from tests.app.routes.test_api import assert_problem
 from tests.databases import either_database
-from tests.local import application
 from tests.specs import tiny_train_spec
+from tests.tokens import NO_LIMITS, bearer, token_of
 
-NO_LIMITS = Limits(None, None, None, None, None)
 SPEC = tiny_train_spec().model_dump(mode="json")
 # What needs no token, by design: each with what it gives away.
 PUBLIC = {
@@ -48,31 +48,6 @@ PUBLIC = {
     "/docs": "where that is",
     "/docs/": "the documentation",
 }
-
-
-@pytest.fixture
-def guarded(settings: Settings) -> Settings:
-    """A service that asks for tokens."""
-    return settings.model_copy(update={"access": "tokens"})
-
-
-@pytest.fixture
-def visitor(guarded: Settings) -> Iterator[TestClient]:
-    """Somebody without a token."""
-    with (
-        application(guarded) as app,
-        TestClient(app, base_url="https://bench.example", raise_server_exceptions=False) as client,
-    ):
-        yield client
-
-
-def token_of(database: Database, name: str, scope: Scope = Scope.SUBMIT, limits: Limits = NO_LIMITS) -> str:
-    with database.writing() as session:
-        return tokens.create(session, name, scope, lifetime=timedelta(days=1), limits=limits, by=COMMAND_LINE)[1]
-
-
-def bearer(secret: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {secret}"}
 
 
 # --- routes ------------------------------------------------------------------------------------------------------

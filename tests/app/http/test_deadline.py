@@ -13,10 +13,10 @@ from fastapi import FastAPI, Request
 from fastapi.responses import StreamingResponse
 from fastapi.testclient import TestClient
 
-from app import deadline
-from app.deadline import AnswerInTime
-from app.problems import no_answer
-from app.settings import Settings
+from app.core.settings import Settings
+from app.http import deadline
+from app.http.deadline import AnswerInTime
+from app.http.problems import no_answer
 from app.web.rendering import error_page
 from tests.local import serving
 

@@ -13,9 +13,9 @@ from fastapi.testclient import TestClient
 from app.web.forms import inputs
 from app.web.submit import first_values
 from gkl.spec import TrainSpec
-from tests.app.test_api import SPEC, post
-from tests.app.test_api import assert_problem as problem_of
-from tests.app.test_web import FORM, sent
+from tests.app.routes.test_api import SPEC, post
+from tests.app.routes.test_api import assert_problem as problem_of
+from tests.app.web.test_web import FORM, sent
 from tests.commands import run
 
 CASES: list[tuple[dict[str, Any], str, str]] = [

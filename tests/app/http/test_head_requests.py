@@ -9,9 +9,9 @@ import pytest
 from fastapi.routing import iter_route_contexts
 from fastapi.testclient import TestClient
 
-from app.head_requests import methods_at
-from app.settings import Settings
-from tests.app.test_api import post
+from app.core.settings import Settings
+from app.http.head_requests import methods_at
+from tests.app.routes.test_api import post
 from tests.servers import served
 from tests.specs import tiny_train_spec
 

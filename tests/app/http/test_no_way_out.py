@@ -20,20 +20,20 @@ from celery import Celery
 from fastapi.testclient import TestClient
 from kombu import Connection
 
-from app.database import Database
-from app.service import Service
-from app.settings import Settings
-from app.tables import Entry
+from app.core.settings import Settings
+from app.db.database import Database
+from app.db.tables import Entry
+from app.http.service import Service
 from gkl.answers import Provenance
 from gkl.outcome import CheckOutcome, Flag
-from tests.app.test_api import assert_problem
-from tests.app.test_leaderboard import measure, train
-from tests.app.test_robustbench import LINF, contents
+from tests.app.boards.test_results import measure, train
+from tests.app.boards.test_robustbench import LINF, contents
+from tests.app.routes.test_api import assert_problem
 from tests.databases import either_database
 from tests.specs import NO_FILES, tiny_train_spec
 
 _WRITES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.symlink", "os.link", "os.truncate", "os.chmod")
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 HOSTILE = [
     "../../escaped",

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from app.core.settings import Settings
+from app.http.operations import OF_CLIENT
 from app.main import create_app
-from app.operations import OF_CLIENT
-from app.settings import Settings
 from gkl.client import Client
 
 # What the client does with several requests, or with none.

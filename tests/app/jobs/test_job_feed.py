@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
-from app import job_feed, jobs
-from app.database import Database
-from app.job_feed import JobFeeds
-from app.tables import JobEvent
+from app import jobs
+from app.db.database import Database
+from app.db.tables import JobEvent
+from app.jobs import job_feed
+from app.jobs.job_feed import JobFeeds
 from gkl.outcome import Progress
-from tests.app.test_jobs import send, take
+from tests.app.jobs.test_jobs import send, take
 
 Seen = list[int | float]
 

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from app import job_log, jobs
-from app.database import Database
+from app import jobs
+from app.db.database import Database
+from app.jobs import job_log
 from tests.specs import tiny_train_spec
 
 

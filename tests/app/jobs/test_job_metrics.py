@@ -7,11 +7,12 @@ import io
 
 from fastapi.testclient import TestClient
 
-from app import job_metrics, jobs
-from app.database import Database
+from app import jobs
+from app.db.database import Database
+from app.jobs import job_metrics
 from gkl.answers import JobMetrics
 from gkl.outcome import EpochFinished
-from tests.app.test_leaderboard import LEASE
+from tests.app.boards.test_results import LEASE
 from tests.databases import either_database
 from tests.specs import tiny_train_spec
 

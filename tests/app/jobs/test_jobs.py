@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from app import job_files, jobs
-from app.artifacts import StoredFile
-from app.database import Database, database_now
-from app.errors import Conflict, NotFound, StaleAttempt, Unprocessable
-from app.outbox import publish_pending, requeue_unclaimed
-from app.tables import FileKind, IdempotencyKey, Job, OutboxMessage
+from app import jobs
+from app.core.errors import Conflict, NotFound, StaleAttempt, Unprocessable
+from app.db.database import Database, database_now
+from app.db.tables import FileKind, IdempotencyKey, Job, OutboxMessage
+from app.jobs import job_files
+from app.jobs.outbox import publish_pending, requeue_unclaimed
+from app.store import StoredFile
 from gkl.answers import JobState
 from gkl.errors import FailureCode
 from gkl.outcome import AttackFinished, AttackOutcome, Progress

@@ -11,24 +11,29 @@ from rich.console import Console
 from sqlalchemy import select, update
 from typer.testing import CliRunner
 
-from app import entries, external, job_files, jobs, quotas, storage, tokens
-from app.artifacts import StoredFile
-from app.audit import COMMAND_LINE
-from app.cleanup import clean
-from app.cli import cli
-from app.database import Database, database_now
-from app.errors import TooLarge, TooMany
-from app.service import Service
-from app.settings import Settings
-from app.tables import UNFINISHED, ExternalAttack, FileKind, Job, JobEvent, JobFile, Model
+from app import jobs
+from app.accounts import quotas, tokens
+from app.accounts.audit import COMMAND_LINE
+from app.boards import ranking, strongest_certificates
+from app.cli.main import cli
+from app.core.errors import TooLarge, TooMany
+from app.core.settings import Settings
+from app.db.database import Database, database_now
+from app.db.tables import UNFINISHED, ExternalAttack, FileKind, Job, JobEvent, JobFile, Model
+from app.evidence import external
+from app.http.service import Service
+from app.jobs import job_files
+from app.maintenance import storage
+from app.maintenance.cleanup import clean
+from app.store import StoredFile
 from gkl.answers import JobState, Scope
 from gkl.errors import FailureCode
 from gkl.spec import EvaluateSpec
-from tests.app.test_access import bearer, guarded, token_of, visitor  # noqa: F401 - fixtures
-from tests.app.test_api import assert_problem
-from tests.app.test_leaderboard import LEASE, measure, sha, train
+from tests.app.boards.test_results import LEASE, measure, sha, train
+from tests.app.routes.test_api import assert_problem
 from tests.databases import either_database
 from tests.specs import tiny_train_spec
+from tests.tokens import bearer, token_of
 
 
 def measuring(weights: str, **changes: object) -> EvaluateSpec:
@@ -87,7 +92,7 @@ def test_weights_that_stand_on_no_board_go_after_a_year(service: Service) -> Non
 @either_database
 def test_many_at_once_go_in_several_rounds(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     """A statement names only so many."""
-    monkeypatch.setattr("app.retention._AT_ONCE", 2)
+    monkeypatch.setattr("app.jobs.retention._AT_ONCE", 2)
     database = service.database
     hashes = [train(database, f"Unmeasured {number}") for number in range(3)]
     age(database, 366)
@@ -168,7 +173,7 @@ def test_of_merged_certificates_the_last_stays(service: Service) -> None:
     clean(service)
     assert [kept(database, sha(f"merged {number}")) for number in range(3)] == [False, False, True]
     with database.reading() as session:
-        assert external.certificate(session, entries.get(session, 1).entry) == sha("merged 2")
+        assert strongest_certificates.of_entry(session, ranking.get(session, 1).entry) == sha("merged 2")
 
 
 # --- what their owners remove ------------------------------------------------------------------------------------
@@ -177,7 +182,7 @@ def test_of_merged_certificates_the_last_stays(service: Service) -> None:
 @either_database
 def test_a_job_is_removed_by_whose_it_is(
     database: Database,
-    visitor: TestClient,  # noqa: F811 - a fixture
+    visitor: TestClient,
 ) -> None:
     ada, bob = (bearer(token_of(database, name, Scope.SUBMIT)) for name in ("Ada", "Bob"))
     bad = failed(database)
@@ -209,7 +214,7 @@ def test_what_a_result_stands_on_is_not_removed(client: TestClient, database: Da
 def test_what_another_has_sent_stays_theirs(
     client: TestClient,
     database: Database,
-    visitor: TestClient,  # noqa: F811 - a fixture
+    visitor: TestClient,
 ) -> None:
     """Though it is what one has trained oneself."""
     ada = bearer(token_of(database, "Ada", Scope.SUBMIT))
@@ -299,7 +304,7 @@ def test_storage_on_the_command_line(
     failed(database)
     for name in ("database_url", "data_dir"):
         monkeypatch.setenv(f"GKLBENCH_{name.upper()}", str(getattr(settings, name)))
-    monkeypatch.setattr("app.process_cli.console", Console(width=200))
+    monkeypatch.setattr("app.cli.process_cli.console", Console(width=200))
     (settings.data_dir / "runs" / "1").mkdir(parents=True)
     (settings.data_dir / "runs" / "1" / "file").write_bytes(bytes(5000))
     result = CliRunner().invoke(cli, ["storage"])

@@ -7,13 +7,15 @@ from datetime import timedelta
 import pytest
 from fastapi.testclient import TestClient
 
-from app import jobs, leaderboard, run_time
-from app.database import Database, database_now
+from app import jobs
+from app.boards import results
+from app.core.settings import Settings
+from app.db.database import Database, database_now
+from app.jobs import run_time
 from app.main import create_app
-from app.settings import Settings
 from gkl.outcome import EpochFinished, Progress
 from gkl.spec import EvaluateSpec, Evaluation, ThreatModel, TrainSpec
-from tests.app.test_leaderboard import LEASE, measure, train
+from tests.app.boards.test_results import LEASE, measure, train
 from tests.databases import either_database
 from tests.local import local_client
 from tests.specs import tiny_train_spec
@@ -39,7 +41,7 @@ def trained(database: Database, spec: TrainSpec, *seconds: float, worker: str = 
                 seconds=each,
             )
             jobs.record(session, claim, epoch)
-        leaderboard.record_model(session, jobs.succeed(session, claim), spec, f"{job.id:064x}")
+        results.record_model(session, jobs.succeed(session, claim), spec, f"{job.id:064x}")
         return job.id
 
 

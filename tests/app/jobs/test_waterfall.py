@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from app.waterfall import left_after, waterfall
+from app.jobs.waterfall import left_after, waterfall
 from gkl.outcome import AttackSoFar, PointsSoFar
 from gkl.spec import Evaluation, ThreatModel
 

@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy import delete, select, update
 
-from app import job_files, job_log, jobs, workers
-from app.cleanup import clean
-from app.database import Database, database_now
-from app.errors import NotFound
-from app.service import Service
-from app.tables import FileKind, IdempotencyKey, Job, JobEvent, JobFile, Submitter, WorkerRow
+from app import jobs
+from app.core.errors import NotFound
+from app.db.database import Database, database_now
+from app.db.tables import FileKind, IdempotencyKey, Job, JobEvent, JobFile, Submitter, WorkerRow
+from app.http.service import Service
+from app.jobs import job_files, job_log, workers
+from app.maintenance.cleanup import clean
 from gkl.answers import JobState
 from gkl.errors import FailureCode
 from gkl.outcome import EpochFinished
@@ -156,7 +157,7 @@ def test_submitters_who_wait_for_nothing_are_forgotten(service: Service) -> None
         # As if it had been forgotten while its job was being sent.
         session.execute(delete(Submitter).where(Submitter.name == "waiting"))
         assert jobs.claim(session, worker="w", lease=LEASE) is None
-        jobs.know_all_submitters(session)
+        jobs.register_all_submitters(session)
         taken = jobs.claim(session, worker="w", lease=LEASE)
         assert taken is not None
         assert taken.job_id == 3

@@ -18,9 +18,9 @@ directory = Path(sys.argv[1])
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(directory)], check=True)
 
 from app import migrations
-from app.database import Database
+from app.db.database import Database
 from app.main import create_app
-from app.settings import Settings
+from app.core.settings import Settings
 from tests.local import local_client
 from tests.specs import tiny_train_spec
 

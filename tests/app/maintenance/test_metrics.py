@@ -18,17 +18,20 @@ from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
-from app import jobs, metric_sums, metrics, migrations, workers
-from app.database import Database, database_now
+from app import jobs
+from app.core.settings import Settings
+from app.db import migrations
+from app.db.database import Database, database_now
+from app.db.tables import Job, JobEvent, MetricRun
+from app.http.service import Service
+from app.jobs import workers
 from app.main import create_app
-from app.relay import Relay
-from app.service import Service
-from app.settings import Settings
-from app.tables import Job, JobEvent, MetricRun
+from app.maintenance import metric_sums, metrics
+from app.maintenance.relay import Relay
 from gkl.errors import FailureCode
 from gkl.outcome import AttackFinished, AttackOutcome, EpochFinished, Resources
 from gkl.recipes import digits
-from tests.app.test_api import SPEC
+from tests.app.routes.test_api import SPEC
 from tests.local import local_client, serving
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -335,7 +338,7 @@ def test_several_processes_behind_one_address_add_up(settings: Settings, tmp_pat
 import sys
 from fastapi.testclient import TestClient
 from app.main import create_app
-from app.relay import Relay
+from app.maintenance.relay import Relay
 client = TestClient(create_app(), base_url="http://127.0.0.1", client=("127.0.0.1", 1))
 client.get("/healthz")
 sys.stdout.write(client.get("/metrics").text)

@@ -17,16 +17,17 @@ from redis import Redis
 from safetensors.numpy import save
 from sqlalchemy import update
 
-from app import job_log, jobs, workers
-from app.artifacts import ArtifactStore
-from app.broker import hears_relay
-from app.database import Database
-from app.problems import PROBLEM_JSON, Problem
-from app.relay import Relay
+from app import jobs
+from app.core.settings import Settings
+from app.db.database import Database
+from app.db.tables import WorkerRow
+from app.http.problems import PROBLEM_JSON, Problem
+from app.http.service import Service
+from app.jobs import job_log, workers
+from app.jobs.broker import hears_relay
+from app.maintenance.relay import Relay
 from app.routes.health import Readiness
-from app.service import Service
-from app.settings import Settings
-from app.tables import WorkerRow
+from app.store import ArtifactStore
 from gkl.catalog import ARCHITECTURES
 from gkl.recipes import digits
 from tests.cluster import until
@@ -398,7 +399,7 @@ def test_weights_that_are_too_large_are_refused(settings: Settings) -> None:
 
 
 def test_an_evaluation_without_a_certificate_says_so(client: TestClient, database: Database) -> None:
-    from tests.app.test_leaderboard import measure, train
+    from tests.app.boards.test_results import measure, train
 
     measure(database, train(database, "a"), robust=100, provisional=True)
     evaluation = client.get("/api/v1/models/1").json()["evaluations"][0]

@@ -15,26 +15,30 @@ from fastapi.testclient import TestClient
 from safetensors.numpy import save_file
 from sqlalchemy import delete
 
-from app import access, entries, exports, jobs, rank_bands, robustbench, workers
-from app.access import Principal
-from app.artifacts import open_store
-from app.certificates import points_of
-from app.database import Database
-from app.entries import SORT_KEYS, Board, View
-from app.exports import FORMATS
-from app.recent import Recent
-from app.schemas import entry_view
-from app.settings import Settings
-from app.tables import Entry, ExternalAttack
-from app.tokens import Limits
+from app import jobs
+from app.accounts.tokens import Limits
+from app.boards import chart_points, exports, listing, rank_bands, ranking, robustbench
+from app.boards.certificates import points_of
+from app.boards.exports import FORMATS
+from app.boards.listing import SORT_KEYS, View
+from app.boards.ranking import Board
+from app.boards.views import entry_view
+from app.core.recent import Recent
+from app.core.settings import Settings
+from app.db.database import Database
+from app.db.tables import Entry, ExternalAttack
+from app.http import access
+from app.http.access import Principal
+from app.jobs import workers
+from app.store import open_store
 from gkl.answers import JobKind
 from gkl.recipes import digits
-from tests.app.test_access import bearer, token_of
-from tests.app.test_api import SPEC
-from tests.app.test_entries import BOARD, ENTRIES
-from tests.app.test_leaderboard import measure, train
-from tests.app.test_robustbench import LINF, contents
+from tests.app.boards.test_entries import BOARD, ENTRIES
+from tests.app.boards.test_results import measure, train
+from tests.app.boards.test_robustbench import LINF, contents
+from tests.app.routes.test_api import SPEC
 from tests.local import serving
+from tests.tokens import bearer, token_of
 
 PATH = "/api/v1/leaderboards/cifar10/Linf"
 
@@ -80,7 +84,7 @@ def test_pages_of_a_board_are_its_view_in_every_order(client: TestClient, databa
     for sort in SORT_KEYS:
         for key, limit in zip((sort, f"-{sort}"), limits, strict=False):
             with database.reading() as session:
-                shown = [(row.rank, row.entry.slug) for row in entries.search(session, board, View(sort=key))]
+                shown = [(row.rank, row.entry.slug) for row in listing.search(session, board, View(sort=key))]
             found = all_pages(client, f"{PATH}?sort={key}", limit)
             assert [(entry["rank"], entry["model_id"]) for entry in found] == shown, (key, limit)
 
@@ -171,8 +175,8 @@ def test_an_answer_that_is_still_the_same_is_not_sent_again(
     tags = {path: client.get(path).headers["etag"] for path in paths}
     assert len(set(tags.values())) == len(paths)
     with monkeypatch.context() as nothing_is_read:
-        nothing_is_read.setattr(entries, "page", None)
-        nothing_is_read.setattr(entries, "ids", None)
+        nothing_is_read.setattr(listing, "page", None)
+        nothing_is_read.setattr(listing, "ids", None)
         for path, tag in tags.items():
             again = client.get(path, headers={"If-None-Match": tag})
             assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", tag)
@@ -193,7 +197,7 @@ def test_a_streamed_json_file_is_what_json_makes_of_the_whole(
     for query in ({}, {"q": "tied"}, {"q": "no such entry"}):
         with database.reading() as session:
             bands = rank_bands.of_board(session, Recent(1), board, "")
-            found = rank_bands.with_bands(entries.search(session, board, View(**query)), bands)
+            found = rank_bands.with_bands(listing.search(session, board, View(**query)), bands)
         rows = [entry_view(row).model_dump(mode="json") for row in found]
         whole = json.dumps({"dataset": "cifar10", "threat_model": "Linf", "entries": rows}, indent=1)
         assert client.get(f"{PATH}/export/json", params=query).text == whole
@@ -294,12 +298,12 @@ def test_charts_of_many_entries_draw_the_best_of_each_place(
     }
     add(database, **made, Claimed={"autoattack_acc": None})
     with database.reading() as session:
-        everything = entries.points(session, BOARD, View())
-        monkeypatch.setattr(entries, "_MANY", 100)
-        monkeypatch.setattr(entries, "_COLUMNS_OF_DOTS", 6)
-        monkeypatch.setattr(entries, "_ROWS_OF_DOTS", 4)
-        drawn = entries.points(session, BOARD, View())
-        best = entries.best_by_year(session, BOARD)
+        everything = chart_points.points(session, BOARD, View())
+        monkeypatch.setattr(ranking, "MANY", 100)
+        monkeypatch.setattr(chart_points, "_COLUMNS_OF_DOTS", 6)
+        monkeypatch.setattr(listing, "_ROWS_OF_DOTS", 4)
+        drawn = chart_points.points(session, BOARD, View())
+        best = ranking.best_by_year(session, BOARD)
     assert everything.count == drawn.count == len(everything.by_accuracy) == 300
     assert 20 < len(drawn.by_accuracy) < 60
     assert len(drawn.by_year) <= 5 * 5

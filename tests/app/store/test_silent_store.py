@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from app import object_store
-from app.errors import StoreAway
-from app.object_store import ObjectStore
-from app.silence import Silent, Watch, sign_of_life
+from app.core.errors import StoreAway
+from app.core.silence import Silent, Watch, sign_of_life
+from app.store import bucket
+from app.store.bucket import ObjectStore
 from tests.cluster import Cluster, until
 from tests.object_server import ObjectServer, object_server, way_to
 
@@ -129,10 +129,10 @@ def test_a_large_file_that_comes_slowly_is_not_cut(
     server: ObjectServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One part, and several at once; there and back. Each takes longer than a silence may."""
-    monkeypatch.setattr(object_store, "_HASTY_SECONDS", 2)
+    monkeypatch.setattr(bucket, "_HASTY_SECONDS", 2)
     source = tmp_path / "source"
-    for part_bytes in (object_store._PART_BYTES, 5 * 1024**2):
-        monkeypatch.setattr(object_store, "_PART_BYTES", part_bytes)
+    for part_bytes in (bucket._PART_BYTES, 5 * 1024**2):
+        monkeypatch.setattr(bucket, "_PART_BYTES", part_bytes)
         source.write_bytes(os.urandom(11 * 1024**2))
         with way_to(server.port, bytes_per_second=3 * 1024**2) as way:
             monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{way.port}")
@@ -149,7 +149,7 @@ def test_a_large_file_that_comes_slowly_is_not_cut(
 def test_a_transfer_that_stops_midway_is_ended(
     server: ObjectServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(object_store, "_HASTY_SECONDS", 1.5)
+    monkeypatch.setattr(bucket, "_HASTY_SECONDS", 1.5)
     (tmp_path / "source").write_bytes(os.urandom(4 * 1024**2))
     with way_to(server.port, bytes_per_second=2 * 1024**2) as way, ThreadPoolExecutor(1) as thread:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{way.port}")

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from app.artifacts import ArtifactStore, FolderStore, open_store
-from app.errors import NotFound, StoreAway
-from app.object_store import ObjectStore
-from app.settings import Settings
+from app.core.errors import NotFound, StoreAway
+from app.core.settings import Settings
+from app.store import ArtifactStore, FolderStore, open_store
+from app.store.bucket import ObjectStore
 from tests.cluster import until
 from tests.object_server import ObjectServer, object_server
 

@@ -8,10 +8,10 @@ from xml.etree import ElementTree
 import pytest
 from fastapi.testclient import TestClient
 
-from app import entries, robustbench
-from app.database import Database
-from tests.app.test_leaderboard import measure, train
-from tests.app.test_robustbench import LINF, contents
+from app.boards import placing, robustbench
+from app.db.database import Database
+from tests.app.boards.test_results import measure, train
+from tests.app.boards.test_robustbench import LINF, contents
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -42,7 +42,7 @@ def test_a_badge_says_the_figure_and_whose_it_is(client: TestClient, database: D
     assert texts(client, 3) == ["robust accuracy", "57.10 % imported"]
     assert texts(client, 4) == ["robust accuracy", "61.25 % reported"]
     with database.writing() as session:
-        entries.withdraw(session, 1, "a mistake")
+        placing.withdraw(session, 1, "a mistake")
     assert texts(client, 1) == ["robust accuracy", "withdrawn"]
     assert client.get("/entries/99/badge.svg").status_code == 404
 

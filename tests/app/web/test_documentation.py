@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
-from app.security_headers import CONTENT_SECURITY_POLICY
-from app.settings import Settings
+from app.core.settings import Settings
+from app.http.security_headers import CONTENT_SECURITY_POLICY
 from tests.databases import either_database
 from tests.local import serving
 
@@ -103,5 +103,5 @@ def test_it_is_read_without_a_token(settings: Settings, folder: Path) -> None:
 
 
 def test_a_checkout_serves_what_make_docs_writes(settings: Settings) -> None:
-    assert settings.effective_docs_dir == Path(__file__).parents[2] / "build" / "docs"
+    assert settings.effective_docs_dir == Path(__file__).parents[3] / "build" / "docs"
     assert Settings(docs_dir="somewhere").environment()["GKLBENCH_DOCS_DIR"] == str(Path("somewhere").resolve())

@@ -12,9 +12,9 @@ from app.web.fitting import Drawn, fitted, fitting_architectures
 from app.web.forms import inputs
 from app.web.submit import first_values
 from gkl.spec import TrainSpec
-from tests.app.test_pages import get
-from tests.app.test_robustbench import on_one
-from tests.app.test_web import FORM, sent
+from tests.app.boards.test_robustbench import on_one
+from tests.app.web.test_pages import get
+from tests.app.web.test_web import FORM, sent
 
 DIGITS = Drawn.of(first_values("train"))
 

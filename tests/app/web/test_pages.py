@@ -10,18 +10,19 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import update
 
-from app import job_files, job_log, jobs, workers
-from app.artifacts import StoredFile
-from app.database import Database, database_now
-from app.service import Service
-from app.tables import FileKind, Job, WorkerRow
+from app import jobs
+from app.db.database import Database, database_now
+from app.db.tables import FileKind, Job, WorkerRow
+from app.http.service import Service
+from app.jobs import job_files, job_log, workers
+from app.store import StoredFile
 from app.web.charts import training_curves
 from gkl.errors import FailureCode
 from gkl.outcome import EpochFinished, Flag, Progress, Resources, StepMetrics
 from gkl.recipes import digits
 from gkl.spec import EvaluateSpec, Evaluation, ThreatModel
-from tests.app.test_leaderboard import LEASE, measure, train
-from tests.app.test_leaderboard import test_corruptions_have_a_board_of_their_own as corruptions_have_a_board
+from tests.app.boards.test_results import LEASE, measure, train
+from tests.app.boards.test_results import test_corruptions_have_a_board_of_their_own as corruptions_have_a_board
 
 HTML = {"Accept": "text/html,application/xhtml+xml"}
 VOID = {"meta", "link", "img", "br", "input", "hr", "line", "rect", "polyline", "path", "circle"}

@@ -6,14 +6,15 @@ import re
 
 from fastapi.testclient import TestClient
 
-from app import jobs, leaderboard
-from app.database import Database
+from app import jobs
+from app.boards import results
+from app.db.database import Database
 from app.web.panels import HEIGHT, WIDTH, Panels, Run, panels_of
 from gkl.outcome import EpochFinished, Progress
 from gkl.spec import EvaluateSpec, Evaluation, ThreatModel, TrainSpec
-from tests.app.test_job_metrics import finished
-from tests.app.test_leaderboard import LEASE, train
-from tests.app.test_pages import get, words
+from tests.app.boards.test_results import LEASE, train
+from tests.app.jobs.test_job_metrics import finished
+from tests.app.web.test_pages import get, words
 from tests.databases import either_database
 from tests.specs import tiny_train_spec
 
@@ -83,7 +84,7 @@ def trained(database: Database, spec: TrainSpec) -> int:
         claim = jobs.claim(session, worker="w", lease=LEASE)
         assert claim is not None
         jobs.record(session, claim, finished(1))
-        leaderboard.record_model(session, jobs.succeed(session, claim), spec, f"{job_id:064x}")
+        results.record_model(session, jobs.succeed(session, claim), spec, f"{job_id:064x}")
     return job_id
 
 

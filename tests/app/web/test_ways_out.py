@@ -5,15 +5,16 @@ from __future__ import annotations
 import pytest
 from fastapi.testclient import TestClient
 
-from app import job_files, jobs
-from app.artifacts import StoredFile
-from app.database import Database
-from app.tables import FileKind
+from app import jobs
+from app.db.database import Database
+from app.db.tables import FileKind
+from app.jobs import job_files
+from app.store import StoredFile
 from app.web.ways_out import RULES, way_out
 from gkl.errors import FailureCode
 from gkl.spec import EvaluateSpec, Evaluation, ThreatModel
-from tests.app.test_leaderboard import LEASE, train
-from tests.app.test_pages import get
+from tests.app.boards.test_results import LEASE, train
+from tests.app.web.test_pages import get
 from tests.databases import either_database
 from tests.specs import tiny_train_spec
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from app import robustbench
-from app.database import Database
-from app.entries import Point
-from app.formatting import plain
+from app.boards import robustbench
+from app.boards.chart_points import Point
+from app.core.formatting import plain
+from app.db.database import Database
 from app.web.charts import _round_range, clean_against_robust
 from app.web.forms import Input, advanced, basic, inputs, parse
 from app.web.rich_text import rich
@@ -21,10 +21,10 @@ from app.web.submit import SPECS, Kind, commands, first_values, form_of, prefill
 from gkl.answers import Provenance
 from gkl.recipes import RECIPES
 from gkl.spec import JOB_SPEC, EvaluateSpec, TrainSpec
-from tests.app.test_entries import ENTRIES
-from tests.app.test_leaderboard import measure, train
-from tests.app.test_pages import get
-from tests.app.test_robustbench import CORRUPTED, LINF, contents, on_one
+from tests.app.boards.test_entries import ENTRIES
+from tests.app.boards.test_results import measure, train
+from tests.app.boards.test_robustbench import CORRUPTED, LINF, contents, on_one
+from tests.app.web.test_pages import get
 
 FORM = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "text/html"}
 

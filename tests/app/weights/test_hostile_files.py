@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
-from app.settings import Settings
+from app.core.settings import Settings
 from gkl.errors import InvalidInput
 from gkl.torch_archive import HARMLESS
 from gkl.weights_format import check_weights_file
-from tests.app.test_api import assert_problem, send
+from tests.app.routes.test_api import assert_problem, send
 from tests.hostile import OTHER, SAFETENSORS, torch_files
 
 CANARY = Path("/tmp/gklbench-canary")

@@ -22,27 +22,29 @@ from fastapi.testclient import TestClient
 from safetensors.numpy import save
 from sqlalchemy import update
 
-from app import job_files, jobs, uploads
-from app.artifacts import StoredFile
-from app.cleanup import clean
-from app.database import Database, database_now
-from app.errors import Conflict
+from app import jobs
+from app.accounts.tokens import Limits
+from app.core.errors import Conflict
+from app.core.settings import Settings
+from app.db.database import Database, database_now
+from app.db.tables import FileKind, PartialUpload, Upload
+from app.http.service import Service
+from app.jobs import job_files
 from app.main import create_app
-from app.service import Service
-from app.settings import Settings
-from app.tables import FileKind, PartialUpload, Upload
-from app.tokens import Limits
+from app.maintenance.cleanup import clean
+from app.store import StoredFile
+from app.weights import uploads
 from gkl.answers import JobState, Scope
 from gkl.client import Client, ClientError
 from gkl.client.uploads import Uploader
 from gkl.models import build_model
 from gkl.spec import EvaluateSpec
-from tests.app.test_access import bearer, guarded, token_of, visitor  # noqa: F401 - fixtures
-from tests.app.test_api import assert_problem
+from tests.app.routes.test_api import assert_problem
 from tests.cluster import Cluster
 from tests.databases import either_database
 from tests.local import local_client, serving
 from tests.specs import tiny_train_spec
+from tests.tokens import bearer, token_of
 from tests.weights import weights_of
 
 PIECE = {"Content-Type": "application/offset+octet-stream"}
@@ -167,7 +169,7 @@ def test_two_requests_do_not_write_one_upload(client: TestClient, service: Servi
             pass
 
 
-def test_an_upload_is_its_senders(visitor: TestClient, database: Database) -> None:  # noqa: F811
+def test_an_upload_is_its_senders(visitor: TestClient, database: Database) -> None:
     ada, bob = (bearer(token_of(database, name)) for name in ("Ada", "Bob"))
     address = begin(visitor, **ada).headers["location"]
     for answer in (
@@ -183,7 +185,7 @@ def test_an_upload_is_its_senders(visitor: TestClient, database: Database) -> No
     assert visitor.get(f"/api/v1/weights/{SHA256}").status_code == 404
 
 
-def test_so_many_bytes_may_be_kept(visitor: TestClient, database: Database) -> None:  # noqa: F811
+def test_so_many_bytes_may_be_kept(visitor: TestClient, database: Database) -> None:
     limit = len(FILE) + 1000
     ada = bearer(token_of(database, "Ada", limits=Limits(upload_bytes=limit)))
     address = begin(visitor, **ada).headers["location"]
@@ -201,7 +203,7 @@ def test_so_many_bytes_may_be_kept(visitor: TestClient, database: Database) -> N
     assert visitor.post("/api/v1/weights", content=endless, headers=ada).status_code == 413, "stopped on the way"
 
 
-def test_what_two_have_sent_stays_until_neither_wants_it(visitor: TestClient, database: Database) -> None:  # noqa: F811
+def test_what_two_have_sent_stays_until_neither_wants_it(visitor: TestClient, database: Database) -> None:
     ada, bob, eve = (bearer(token_of(database, name)) for name in ("Ada", "Bob", "Eve"))
     for who in (ada, bob):
         assert visitor.post("/api/v1/weights", content=FILE, headers=who).status_code == 201
@@ -514,7 +516,7 @@ def test_a_crowd_sends_and_removes_the_same_file(settings: Settings) -> None:
 
 def test_weights_can_be_fetched_by_who_may(
     database: Database,
-    visitor: TestClient,  # noqa: F811 - a fixture
+    visitor: TestClient,
 ) -> None:
     """Those that were trained here by anybody, those that somebody sent by them and by admins."""
     ada, bob = (bearer(token_of(database, name, Scope.SUBMIT)) for name in ("Ada", "Bob"))
@@ -537,7 +539,7 @@ def test_weights_can_be_fetched_by_who_may(
 
 def test_what_was_sent_while_the_service_was_open_is_not_for_everybody_later(
     client: TestClient,
-    visitor: TestClient,  # noqa: F811 - a fixture
+    visitor: TestClient,
 ) -> None:
     """Then nobody had a name, and a reader without a token has none either."""
     assert client.post("/api/v1/weights", content=FILE).status_code == 201

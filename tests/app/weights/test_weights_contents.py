@@ -13,16 +13,16 @@ from fastapi.testclient import TestClient
 from safetensors.numpy import load, save
 from sqlalchemy import update
 
-from app import weights_contents
-from app.database import Database
-from app.tables import Upload
+from app.db.database import Database
+from app.db.tables import Upload
 from app.web.forms import inputs
 from app.web.submit import first_values
+from app.weights import weights_contents
 from gkl.models import build_model
 from gkl.spec import EvaluateSpec
-from tests.app.test_api import assert_problem
-from tests.app.test_robustbench import on_one
-from tests.app.test_web import FORM, sent
+from tests.app.boards.test_robustbench import on_one
+from tests.app.routes.test_api import assert_problem
+from tests.app.web.test_web import FORM, sent
 from tests.weights import weights_of
 
 SMALL = weights_of("small_cnn", "digits")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from app.settings import Settings
+from app.core.settings import Settings
 from gkl.client import Client
 from tests.servers import served
 

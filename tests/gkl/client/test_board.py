@@ -6,12 +6,12 @@ import sys
 
 import pytest
 
-from app import robustbench
-from app.database import Database
+from app.boards import robustbench
+from app.db.database import Database
 from gkl.client import Client
 from gkl.errors import InvalidInput
-from tests.app.test_entries import ENTRIES
-from tests.app.test_robustbench import LINF, contents
+from tests.app.boards.test_entries import ENTRIES
+from tests.app.boards.test_robustbench import LINF, contents
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 

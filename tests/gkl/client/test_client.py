@@ -13,14 +13,15 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from app import job_log, jobs, workers
-from app.artifacts import ArtifactStore
-from app.database import Database
+from app import jobs
+from app.db.database import Database
+from app.jobs import job_log, workers
+from app.store import ArtifactStore
 from gkl.answers import JobKind, JobState
 from gkl.client import Client, ClientError, Conflict, NotFound, NotTheService, Unreachable
 from gkl.recipes import RECIPES
-from tests.app.test_job_metrics import finished, trained
-from tests.app.test_leaderboard import measure, train
+from tests.app.boards.test_results import measure, train
+from tests.app.jobs.test_job_metrics import finished, trained
 from tests.servers import limited_proxy
 from tests.specs import tiny_train_spec
 

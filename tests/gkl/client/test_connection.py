@@ -10,8 +10,8 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from app.database import Database
-from app.settings import Settings
+from app.core.settings import Settings
+from app.db.database import Database
 from gkl.answers import Scope
 from gkl.client import (
     Client,
@@ -24,10 +24,10 @@ from gkl.client import (
     TooManyRequests,
     Unreachable,
 )
-from tests.app.test_access import token_of
 from tests.cluster import free_port
 from tests.servers import limited_proxy, served
 from tests.specs import tiny_train_spec
+from tests.tokens import token_of
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 

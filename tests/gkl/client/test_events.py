@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from app import jobs
-from app.database import Database
+from app.db.database import Database
 from gkl.answers import JobState
 from gkl.client import Client, NotFound, StreamEvent
 from gkl.errors import FailureCode

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import save_file
 
-from app.embedded import EmbeddedService
-from app.settings import Settings
+from app.cli.embedded import EmbeddedService
+from app.core.settings import Settings
 from gkl.files import sha256_of
 from gkl.models import build_model
 from tests import commands

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from app.database import Database
+from app.db.database import Database
 from gkl.client import Client, Conflict, Invalid, NotFound
-from tests.app.test_leaderboard import measure, train
+from tests.app.boards.test_results import measure, train
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 

@@ -83,7 +83,7 @@ def test_where_weights_are_looked_for(models_dir: Path, monkeypatch: pytest.Monk
 
 
 def test_folders_are_the_services(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from app.settings import Settings
+    from app.core.settings import Settings
 
     for variables in (
         {},

@@ -11,14 +11,14 @@ down_revision = "0003"
 branch_labels = None
 depends_on = None
 
-# The types of app.tables as they were at this step.
+# The types of app.db.tables as they were at this step.
 ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 JSON = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
 TIME = sa.DateTime(timezone=True)
 
 
 def upgrade() -> None:
-    # `app.entries.add_missing` makes the rows of what was measured before.
+    # `app.boards.placing.add_missing` makes the rows of what was measured before.
     op.create_table(
         "entries",
         sa.Column("id", ID, nullable=False),

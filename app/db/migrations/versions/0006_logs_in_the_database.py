@@ -10,7 +10,7 @@ down_revision = "0005"
 branch_labels = None
 depends_on = None
 
-# The type of app.tables as it was at this step.
+# The type of app.db.tables as it was at this step.
 ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 

@@ -11,7 +11,7 @@ down_revision = "0006"
 branch_labels = None
 depends_on = None
 
-# The type of app.tables as it was at this step.
+# The type of app.db.tables as it was at this step.
 JSON = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
 
 

@@ -12,7 +12,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    # `app.robust_points.record_missing` fills it in for certificates of earlier versions.
+    # `app.boards.robust_points.record_missing` fills it in for certificates of earlier versions.
     op.create_table(
         "robust_points",
         sa.Column("certificate_sha256", sa.String(64), primary_key=True),

@@ -7,8 +7,8 @@ import json
 import sqlalchemy as sa
 from alembic import op
 
-from app.entries import imported_parameters
-from app.robustbench import figures_in_3d
+from app.boards.naming import imported_parameters
+from app.boards.robustbench import figures_in_3d
 from gkl.catalog import num_parameters
 
 revision = "0014"

@@ -1,0 +1,117 @@
+"""What a board's charts draw: the entries of a view, of very many the best of each place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from sqlalchemy import ColumnElement, and_, case, func, select
+from sqlalchemy.orm import Session
+
+from app.boards.listing import View, conditions
+from app.boards.ranking import BEST_FIRST, HAS_RANK, MANY, Board, is_on, orders
+from app.db.tables import Entry
+from gkl.answers import Provenance
+
+# As many dots as have room beside each other in a chart.
+_COLUMNS_OF_DOTS, _ROWS_OF_DOTS = 48, 30
+
+
+@dataclass(frozen=True)
+class Point:
+    """What charts need of an entry."""
+
+    id: int
+    name: str
+    slug: str
+    clean_accuracy: float
+    robust_accuracy: float
+    year: int | None
+    provenance: Provenance
+    extra_data: bool | None
+    synthetic_data: bool
+    num_parameters: int | None
+
+
+@dataclass(frozen=True)
+class Points:
+    """What charts draw of a view."""
+
+    by_accuracy: list[Point]
+    """Best first; all of them on the Pareto front are there."""
+    by_year: list[Point]
+    """Best first; the best one of each year is there."""
+    count: int
+    """How many the view has, which these represent if they are fewer."""
+    count_with_year: int
+    count_of_view: int
+    """With those that have no rank or no accuracy."""
+
+
+def points(session: Session, found: Board, view: View) -> Points:
+    """The entries of a view that have both accuracies; provisional ones are left out.
+
+    Of very many only the best of those whose dots would cover each other.
+    """
+    is_of_view = (is_on(found), *conditions(view))
+    has_both = and_(HAS_RANK, Entry.clean_accuracy.is_not(None))
+    is_drawn = (*is_of_view, has_both)
+
+    def of_drawn(column: Any) -> ColumnElement[Any]:
+        return case((has_both, column))
+
+    clean, robust = of_drawn(Entry.clean_accuracy), of_drawn(Entry.robust_accuracy)
+    # With the others counted too: a search reads every entry each time.
+    counts = (func.count(), func.count(of_drawn(Entry.id)), func.count(of_drawn(Entry.year)))
+    extent = (func.min(clean), func.max(clean), func.min(robust), func.max(robust))
+    of_view, total, with_year, *ends = session.execute(select(*counts, *extent).where(*is_of_view)).one()
+    if total <= MANY:
+        listed = select(Entry.id).where(*is_drawn).order_by(*orders(BEST_FIRST))
+        drawn = [(entry_id, True, True) for entry_id in session.scalars(listed)]
+    else:
+        least_clean, most_clean, least_robust, most_robust = (end or 0.0 for end in ends)
+        across = _COLUMNS_OF_DOTS / max(most_clean - least_clean, 1e-9)
+        up = _ROWS_OF_DOTS / max(most_robust - least_robust, 1e-9)
+        drawn = _best_of_places(
+            session, is_drawn, lambda c, r: (int((c - least_clean) * across), int((r - least_robust) * up))
+        )
+    columns = [getattr(Entry, field.name) for field in fields(Point)]
+    rows = session.execute(select(*columns).where(Entry.id.in_([entry_id for entry_id, _, _ in drawn])))
+    known = {row[0]: Point(*row) for row in rows}
+    return Points(
+        by_accuracy=[known[entry_id] for entry_id, is_shown, _ in drawn if is_shown and entry_id in known],
+        by_year=[known[entry_id] for entry_id, _, is_shown in drawn if is_shown and entry_id in known],
+        count=total,
+        count_with_year=with_year,
+        count_of_view=of_view,
+    )
+
+
+def _best_of_places(
+    session: Session, is_drawn: Sequence[ColumnElement[bool]], place_of: Callable[[float, float], tuple[int, int]]
+) -> list[tuple[int, bool, bool]]:
+    """Number, and whether it is drawn by its accuracies and by its year, of those that are; best first."""
+    columns = (Entry.id, Entry.clean_accuracy, Entry.robust_accuracy, Entry.year)
+    listed = select(*columns).where(*is_drawn).order_by(*orders(BEST_FIRST)).execution_options(yield_per=1000)
+    places: set[tuple[int, int]] = set()
+    places_of_years: set[tuple[int, int]] = set()
+    most_accurate = -1.0
+    drawn: list[tuple[int, bool, bool]] = []
+    # Many short steps, each of them cheap: windows over the same rows take the database three times as long.
+    # Without the session between: that many rows would take half as long again.
+    for entry_id, clean, robust, year in session.connection().execute(listed):
+        assert clean is not None, "so it was asked for"
+        assert robust is not None, "what has none has no rank"
+        place = place_of(clean, robust)
+        # On the Pareto front is what is more accurate than all that are more robust.
+        by_accuracy = clean > most_accurate or place not in places
+        by_year = year is not None and (year, place[1]) not in places_of_years
+        if by_accuracy:
+            places.add(place)
+            most_accurate = max(most_accurate, clean)
+        if by_year and year is not None:
+            places_of_years.add((year, place[1]))
+        if by_accuracy or by_year:
+            drawn.append((entry_id, by_accuracy, by_year))
+    return drawn

@@ -1,0 +1,259 @@
+"""From a measurement to an entry on a board, and what takes or restores its rank."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import and_, select
+from sqlalchemy.orm import Session
+
+from app.boards.naming import architecture_family, series_and_year, slug_of_measured
+from app.core.errors import Conflict, NotFound
+from app.db.database import database_now
+from app.db.tables import Entry, Evaluation, Model
+from gkl.answers import Provenance
+from gkl.catalog import ARCHITECTURES, DATASETS, LOSS_TITLES, num_parameters
+from gkl.flags import unrankable
+from gkl.outcome import Flag, gap
+from gkl.spec import RANKED_PROTOCOLS, Publication
+
+_IS_RANKED = and_(Evaluation.is_complete, Evaluation.protocol.in_(RANKED_PROTOCOLS))
+
+
+def why_not_ranked(evaluation: Evaluation) -> str | None:
+    """In words; None if it is, or will be when it is final."""
+    if evaluation.protocol == "clean":
+        return "clean images only"
+    if evaluation.protocol not in RANKED_PROTOCOLS:
+        return f"protocol {evaluation.protocol}: not ranked"
+    if not evaluation.is_complete:
+        return f"{evaluation.num_points} of {DATASETS[evaluation.model.dataset].num_test} points: not ranked"
+    return None
+
+
+def place_on_board(session: Session, model: Model, name: str) -> Entry | None:
+    """Give a model its place on a board by what was measured of it; None if nothing there may be ranked.
+
+    A model that was evaluated more than once stands with its lowest robust accuracy: an adversarial example
+    that was found once exists, whatever a later run with another seed found. Only a model without a final verdict
+    stands with a provisional one.
+    """
+    _lock(session, model)
+    best_known = session.scalars(
+        select(Evaluation)
+        .where(Evaluation.model_id == model.id, Evaluation.board == name, _IS_RANKED)
+        .order_by(Evaluation.is_provisional, Evaluation.robust_accuracy, Evaluation.id)
+        .limit(1)
+    ).first()
+    if best_known is None:
+        return None
+    now = database_now(session)
+    known = select(Entry).where(Entry.model_id == model.id, Entry.board == name)
+    # Locked too: somebody's examples may be lowering it in this moment.
+    entry = session.scalars(known.with_for_update().execution_options(populate_existing=True)).first()
+    if entry is None:
+        entry = Entry(dataset=model.dataset, board=name, model_id=model.id, created_at=now, anomalies=[])
+        entry.slug = slug_of_measured(session, model, name, best_known)
+        entry.provenance = Provenance.VERIFIED
+    _describe(session, entry, model, best_known)
+    if entry.evaluation_id != best_known.id:
+        # The admin's note was about another verdict.
+        entry.rank_note = None
+    entry.evaluation_id, entry.changed_at = best_known.id, now
+    entry.epsilon, entry.num_points = best_known.epsilon, best_known.num_points
+    entry.is_provisional = best_known.is_provisional
+    entry.clean_accuracy = best_known.clean_accuracy
+    entry.mean_corruption_error = best_known.mean_corruption_error
+    entry.robustbench_mean_corruption_error = best_known.robustbench_mean_corruption_error
+    entry.robust_accuracy = best_known.robust_accuracy
+    if not best_known.corruptions:
+        _stand_under_attack(session, entry, best_known)
+    judge(entry, best_known)
+    session.add(entry)
+    session.flush()
+    return entry
+
+
+def _stand_under_attack(session: Session, entry: Entry, evaluation: Evaluation) -> None:
+    """AutoAttack's lowest figure, and beside it the lower one that others left: the repair attack, examples sent."""
+    lowest = evaluation.robust_accuracy
+    assert lowest is not None
+    rivals = select(Evaluation).where(
+        Evaluation.model_id == evaluation.model_id,
+        Evaluation.board == evaluation.board,
+        Evaluation.is_provisional.is_(evaluation.is_provisional),
+        _IS_RANKED,
+    )
+    known = [rival.autoattack_accuracy for rival in session.scalars(rivals)]
+    autoattack = min(accuracy for accuracy in known if accuracy is not None)
+    if entry.external_accuracy is not None:
+        lowest = min(lowest, entry.external_accuracy)
+    entry.autoattack_accuracy, entry.robust_accuracy = autoattack, lowest
+    # It ranks wherever it is known, so that it must not be known where AutoAttack has broken as much.
+    entry.external_accuracy = lowest if lowest < autoattack else None
+
+
+def judge(entry: Entry, evaluation: Evaluation) -> None:
+    """Say whether the entry's figure, as it stands now, can be believed."""
+    flags = flags_of(entry, evaluation)
+    reason = unrankable(flags)
+    if _kind(reason) != _kind(entry.unrankable_reason):
+        # The admin's note was about another doubt. A further point of the same kind is none: anybody could send one.
+        entry.rank_note = None
+    entry.unreliable, entry.unrankable_reason = bool(flags), reason
+
+
+def _kind(reason: str | None) -> str | None:
+    return None if reason is None else reason.partition(":")[0]
+
+
+def flags_of(entry: Entry, evaluation: Evaluation) -> list[Flag]:
+    """Those of its evaluation, and what examples that were sent since have added to them."""
+    flags = [Flag.model_validate(flag) for flag in evaluation.flags]
+    if evaluation.robust_correct is None or entry.robust_accuracy is None:
+        return flags
+    external = evaluation.robust_correct - round(entry.robust_accuracy * evaluation.num_points)
+    found = gap({each.attack: each.broken for each in evaluation.attacks}, evaluation.num_points, external=external)
+    return flags if found is None or external <= 0 else [*(flag for flag in flags if flag.name != "gap"), found]
+
+
+def _lock(session: Session, model: Model) -> None:
+    """Whoever changes where a model stands does so in turn, and sees what those before have committed."""
+    # Not the stronger lock: an evaluation that another transaction has just added refers to the model.
+    session.execute(select(Model.id).where(Model.id == model.id).with_for_update(key_share=True))
+
+
+def withdraw_bound(session: Session, job_id: int) -> None:
+    """Take back the provisional verdict of an evaluation that will not end."""
+    bound = session.scalars(
+        select(Evaluation).where(Evaluation.job_id == job_id, Evaluation.is_provisional)
+    ).one_or_none()
+    if bound is None:
+        return
+    model, name = bound.model, bound.board
+    _lock(session, model)
+    standing_with = select(Entry).where(Entry.evaluation_id == bound.id).execution_options(populate_existing=True)
+    entry = session.scalars(standing_with).one_or_none()
+    if entry is not None:
+        entry.evaluation_id = None
+        session.flush()
+    session.delete(bound)
+    session.flush()
+    if place_on_board(session, model, name) is None and entry is not None:
+        session.delete(entry)
+        session.flush()
+
+
+def withdraw(session: Session, entry_id: int, reason: str) -> Entry:
+    """Take an entry's rank, for all to see: it stays on its board with the reason, and a new measurement keeps it so.
+
+    Raises:
+        NotFound: there is no such entry.
+        Conflict: it is withdrawn already.
+    """
+    entry = _locked(session, entry_id)
+    if entry.is_withdrawn:
+        raise Conflict(f"entry {entry_id} is withdrawn already: {entry.withdrawn_reason}")
+    entry.withdrawn_at = entry.changed_at = database_now(session)
+    entry.withdrawn_reason = reason
+    session.flush()
+    return entry
+
+
+def restore(session: Session, entry_id: int) -> Entry:
+    """Give a withdrawn entry its rank again.
+
+    Raises:
+        NotFound: there is no such entry.
+        Conflict: it is not withdrawn.
+    """
+    entry = _locked(session, entry_id)
+    if not entry.is_withdrawn:
+        raise Conflict(f"entry {entry_id} is not withdrawn")
+    entry.withdrawn_at = entry.withdrawn_reason = None
+    entry.changed_at = database_now(session)
+    session.flush()
+    return entry
+
+
+def restore_rank(session: Session, entry_id: int, note: str) -> Entry:
+    """Rank an entry although its flags say that its figure cannot be believed; the note is shown with it.
+
+    Raises:
+        NotFound: there is no such entry.
+        Conflict: its flags do not bar it.
+    """
+    entry = _locked(session, entry_id)
+    if not entry.is_barred:
+        raise Conflict(f"entry {entry_id} is not barred from its rank by its flags")
+    if entry.provenance is Provenance.REPORTED:
+        raise Conflict(f"entry {entry_id} has no rank to restore: its owner alone has measured it")
+    entry.rank_note, entry.changed_at = note, database_now(session)
+    session.flush()
+    return entry
+
+
+def _locked(session: Session, entry_id: int) -> Entry:
+    entry = session.scalars(select(Entry).where(Entry.id == entry_id).with_for_update()).first()
+    if entry is None:
+        raise NotFound(f"there is no entry {entry_id}")
+    return entry
+
+
+def add_missing(session: Session) -> None:
+    """What earlier versions did not keep of what they measured: entries, and on them RobustBench's mCE."""
+    found = session.execute(
+        select(Model, Evaluation.board)
+        .join(Evaluation.model)
+        .outerjoin(Entry, and_(Entry.model_id == Model.id, Entry.board == Evaluation.board))
+        .where(_IS_RANKED, Entry.id.is_(None))
+        .distinct()
+        .order_by(Model.id, Evaluation.board)
+    ).all()
+    for model, name in found:
+        place_on_board(session, model, name)
+    corrupted = (
+        select(Entry)
+        .join(Entry.evaluation)
+        .where(
+            Entry.dataset == "imagenet",
+            Entry.board == "corruptions",
+            Entry.robustbench_mean_corruption_error.is_(None),
+        )
+    )
+    for entry in session.scalars(corrupted):
+        assert entry.evaluation is not None, "joined"
+        entry.robustbench_mean_corruption_error = entry.evaluation.robustbench_mean_corruption_error
+
+
+def _describe(session: Session, entry: Entry, model: Model, evaluation: Evaluation) -> None:
+    publication = _publication(session, model, evaluation)
+    architecture = ARCHITECTURES[model.architecture].title
+    train_spec = {} if model.train_job is None else model.train_job.spec
+    publish(entry, publication, name=model.name, year=model.created_at.year)
+    entry.architecture, entry.family = architecture, architecture_family(architecture)
+    entry.num_parameters = num_parameters(model.architecture, model.dataset)
+    entry.loss = None if model.loss is None else LOSS_TITLES[model.loss]
+    entry.synthetic_data = publication.synthetic_data or train_spec.get("synthetic") is not None
+
+
+def publish(entry: Entry, publication: Publication, *, name: str, year: int) -> None:
+    """Say of an entry what its owner wants said; `name` and `year` are used where they say nothing."""
+    entry.name = publication.title or name
+    entry.authors, entry.link = publication.authors, publication.link or ""
+    entry.venue, entry.footnote = publication.venue, publication.footnote
+    entry.venue_series, published = series_and_year(publication.venue)
+    entry.year = published or year
+    entry.extra_data, entry.synthetic_data = publication.extra_data, publication.synthetic_data
+
+
+def _publication(session: Session, model: Model, evaluation: Evaluation) -> Publication:
+    """What was said with the evaluation, else with the training, else with the first evaluation that said something."""
+    others = session.scalars(select(Evaluation.manifest).where(Evaluation.model_id == model.id).order_by(Evaluation.id))
+    specs = [
+        evaluation.manifest.get("spec", {}),
+        {} if model.train_job is None else model.train_job.spec,
+        *(manifest.get("spec", {}) for manifest in others),
+    ]
+    said: dict[str, Any] = next((spec["publication"] for spec in specs if spec.get("publication")), {})
+    return Publication.model_validate(said)

@@ -1,0 +1,179 @@
+"""Jobs, who sends them, and what belongs to a job."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import BigInteger, ForeignKey, Index, Integer, LargeBinary, String, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from app.db.tables.base import Base, Id, enum
+from gkl.answers import JobKind, JobState
+from gkl.errors import FailureCode
+
+ANONYMOUS = "anonymous"
+"""The submitter of jobs that name none."""
+
+UNFINISHED = (JobState.QUEUED, JobState.RUNNING, JobState.CANCELLING)
+
+
+class Job(Base):
+    """One thing to run. `attempt` fences: a write that carries an older one is refused."""
+
+    __tablename__ = "jobs"
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    kind: Mapped[JobKind] = mapped_column(enum(JobKind, 20))
+    name: Mapped[str] = mapped_column(String(100))
+    spec: Mapped[dict[str, Any]]
+    state: Mapped[JobState] = mapped_column(enum(JobState, 20), default=JobState.QUEUED)
+    submitter: Mapped[str] = mapped_column(String(100), default=ANONYMOUS, server_default=ANONYMOUS)
+    priority: Mapped[int] = mapped_column(Integer, default=0)
+    parent_id: Mapped[int | None] = mapped_column(ForeignKey("jobs.id"), index=True)
+    """The train job whose weights this evaluation attacks; the evaluation of which this is a shard."""
+    weights_sha256: Mapped[str | None] = mapped_column(String(64), index=True)
+    """Of the file that it measures, as its spec has it: to be looked for."""
+    shard_index: Mapped[int | None]
+    """Which shard of its parent it is, counted from 0."""
+
+    created_at: Mapped[datetime]
+    started_at: Mapped[datetime | None]
+    """When it was first claimed."""
+    finished_at: Mapped[datetime | None]
+    due_at: Mapped[datetime | None]
+    """From when on a queued job may be claimed: later after a lost worker; null while it waits for its shards."""
+    claimed_at: Mapped[datetime | None]
+    """When the attempt began that holds it; null while none does."""
+    run_seconds: Mapped[float] = mapped_column(default=0.0, server_default="0")
+    """Time on workers in the attempts that are over, since it was sent or last retried."""
+
+    attempt: Mapped[int] = mapped_column(Integer, default=0)
+    """How many times a worker has claimed it."""
+    lost_leases: Mapped[int] = mapped_column(Integer, default=0)
+    worker: Mapped[str | None] = mapped_column(String(200))
+    lease_expires_at: Mapped[datetime | None]
+
+    progress: Mapped[dict[str, Any] | None]
+    """The newest `gkl.outcome.Progress`."""
+    resources: Mapped[dict[str, Any] | None]
+    """The newest `gkl.outcome.Resources`."""
+    failure_code: Mapped[FailureCode | None] = mapped_column(enum(FailureCode, 30))
+    failure_message: Mapped[str | None]
+
+    parent: Mapped[Job | None] = relationship(remote_side="Job.id", back_populates="children")
+    children: Mapped[list[Job]] = relationship(back_populates="parent", order_by="Job.id")
+
+    __table_args__ = (
+        # What a claim looks for of each submitter, in the order in which it takes.
+        Index("ix_jobs_claim", "state", "submitter", priority.desc(), "id"),
+        Index("ix_jobs_state_id", "state", "id"),
+        Index("ix_jobs_kind_id", "kind", "id"),
+        # Counted for every scrape of the metrics.
+        Index("ix_jobs_kind_state", "kind", "state"),
+    )
+
+    @property
+    def shards(self) -> list[Job]:
+        """The jobs that share its work, in their order; none for most jobs."""
+        return [child for child in self.children if child.kind is JobKind.SHARD]
+
+    @property
+    def followers(self) -> list[Job]:
+        """The jobs that take up its result."""
+        return [child for child in self.children if child.kind is not JobKind.SHARD]
+
+
+class Submitter(Base):
+    """Whoever sends jobs, between whom workers are shared fairly."""
+
+    __tablename__ = "submitters"
+
+    name: Mapped[str] = mapped_column(String(100), primary_key=True)
+    last_claimed_at: Mapped[datetime | None]
+    """When a worker last took up a job of theirs."""
+
+
+class JobEvent(Base):
+    """What happened to a job: state changes, epochs, attacks. Its id is the stream's event id."""
+
+    __tablename__ = "job_events"
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    job_id: Mapped[int] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    type: Mapped[str] = mapped_column(String(20))
+    data: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
+
+    __table_args__ = (Index("ix_job_events_job_id_id", "job_id", "id"),)
+
+
+class JobLogPart(Base):
+    """A piece of what the runs of a job wrote to their standard error."""
+
+    __tablename__ = "job_logs"
+
+    job_id: Mapped[int] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    start: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    """Offset of its first byte in the whole log."""
+    data: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class OutboxMessage(Base):
+    """A wake-up that workers are owed, written in the transaction that queued the job."""
+
+    __tablename__ = "outbox"
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    job_id: Mapped[int] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
+    created_at: Mapped[datetime]
+    due_at: Mapped[datetime]
+    """Not published before."""
+    published_at: Mapped[datetime | None] = mapped_column(index=True)
+
+
+class IdempotencyKey(Base):
+    """A key that a client sent with a request, and the job which that request made."""
+
+    __tablename__ = "idempotency_keys"
+
+    key: Mapped[str] = mapped_column(String(255), primary_key=True)
+    body_sha256: Mapped[str] = mapped_column(String(64))
+    job_id: Mapped[int] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
+    created_at: Mapped[datetime]
+
+
+class FileKind(StrEnum):
+    RESUME = "resume"
+    """A training's whole state, to go on from; numbered by epoch."""
+    WEIGHTS = "weights"
+    """The network that a training made; numbered by epoch."""
+    BLOCK = "block"
+    """A finished part of an evaluation, to go on from; numbered by part."""
+    CERTIFICATE = "certificate"
+    """The proof of an evaluation; of a report, what was sent."""
+    EXAMPLES = "examples"
+    """Adversarial examples that somebody sent, until they are checked."""
+    CONVERTED = "converted"
+    """Weights that came as a state dict of torch.save, as safetensors; its file is named by the original's sha256."""
+
+
+class JobFile(Base):
+    """A file in the artifact store that a job left."""
+
+    __tablename__ = "job_files"
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    job_id: Mapped[int] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
+    kind: Mapped[FileKind] = mapped_column(enum(FileKind, 20))
+    number: Mapped[int]
+    file: Mapped[str] = mapped_column(String(200))
+    """Its name in the run's directory."""
+    sha256: Mapped[str] = mapped_column(String(64), index=True)
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[datetime]
+
+    job: Mapped[Job] = relationship()
+
+    __table_args__ = (UniqueConstraint("job_id", "kind", "number"),)

@@ -1,0 +1,58 @@
+"""Workers, how busy they are, and whose jobs took how much of their time."""
+
+from __future__ import annotations
+
+from datetime import date, datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, String
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.db.tables.base import Base, Json
+
+
+class WorkerRow(Base):
+    """A worker that has been heard of."""
+
+    __tablename__ = "workers"
+
+    name: Mapped[str] = mapped_column(String(200), primary_key=True)
+    host: Mapped[str] = mapped_column(String(200))
+    device: Mapped[str] = mapped_column(String(200))
+    """Its GPU or processor."""
+    version: Mapped[str] = mapped_column(String(50))
+    is_draining: Mapped[bool]
+    """Told to stop: takes no job any more."""
+    problem: Mapped[str | None] = mapped_column(String(500))
+    """Why it takes no job at the moment, in words."""
+    datasets: Mapped[list[Any] | None] = mapped_column(Json)
+    """The data sets whose files it has, by name; null until it has told, as one of an earlier version never does."""
+    published: Mapped[list[Any] | None] = mapped_column(Json)
+    """The architectures whose published weights it has on its disk."""
+    load: Mapped[dict[str, Any] | None]
+    """`gkl.answers.LoadView`: how busy its device was at its last heartbeat."""
+    started_at: Mapped[datetime]
+    heard_at: Mapped[datetime] = mapped_column(index=True)
+
+
+class WorkerLoad(Base):
+    """How busy a worker's device was, every few minutes of the last day."""
+
+    __tablename__ = "worker_loads"
+
+    worker: Mapped[str] = mapped_column(String(200), primary_key=True)
+    taken_at: Mapped[datetime] = mapped_column(primary_key=True, index=True)
+    busy: Mapped[float | None]
+    """Share of the GPU's time, or of the processor's; null where the driver does not tell."""
+    memory_bytes: Mapped[int] = mapped_column(BigInteger)
+    """In use, of the GPU or of the host."""
+
+
+class WorkerTime(Base):
+    """How long somebody's jobs were on workers in a day of UTC."""
+
+    __tablename__ = "worker_time"
+
+    submitter: Mapped[str] = mapped_column(String(100), primary_key=True)
+    day: Mapped[date] = mapped_column(primary_key=True)
+    seconds: Mapped[float]

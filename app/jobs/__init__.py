@@ -1,0 +1,37 @@
+"""The life of a job: created, claimed by a worker, ended, or cancelled and retried.
+
+Other modules of this room hold what belongs to jobs beside their state: files, logs, the queue's messages, workers.
+"""
+
+from app.jobs.asking import request_cancel, retry
+from app.jobs.claiming import claim, heartbeat, hold, record
+from app.jobs.creating import create, register_all_submitters, submit
+from app.jobs.ending import cancelled, fail, hand_back, succeed
+from app.jobs.reading import count_due, events_after, page, progress, seconds_on_workers
+from app.jobs.reaping import reap
+from app.jobs.state import Claim, get, locked
+
+__all__ = [
+    "Claim",
+    "cancelled",
+    "claim",
+    "count_due",
+    "create",
+    "events_after",
+    "fail",
+    "get",
+    "hand_back",
+    "heartbeat",
+    "hold",
+    "locked",
+    "page",
+    "progress",
+    "reap",
+    "record",
+    "register_all_submitters",
+    "request_cancel",
+    "retry",
+    "seconds_on_workers",
+    "submit",
+    "succeed",
+]

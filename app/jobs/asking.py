@@ -1,0 +1,114 @@
+"""What people ask of a job that is there: to be cancelled, to be tried again."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from pydantic import ValidationError
+from sqlalchemy.orm import Session
+
+from app.core.errors import Conflict, Unprocessable
+from app.db.database import database_now
+from app.db.tables import FileKind, Job
+from app.jobs import job_files
+from app.jobs.outbox import enqueue
+from app.jobs.state import cancel_locked, get, lock, move
+from gkl.answers import JobKind, JobState
+from gkl.spec import RUN_SPEC, EvaluateSpec, ExternalSpec, ReportSpec, TransferSpec
+
+_RETRIABLE = (JobState.FAILED, JobState.CANCELLED)
+
+
+def request_cancel(session: Session, job_id: int) -> Job:
+    """Cancel a queued job at once; ask the worker of a running one to stop. Twice is as good as once.
+
+    A shard goes with its whole evaluation. A training that has ended well is past cancelling, the evaluation that
+    followed it may not be: that one is then meant.
+
+    Raises:
+        NotFound: there is no such job.
+        Conflict: the job has already ended otherwise, and nothing that follows from it is left to cancel.
+    """
+    job = get(session, job_id)
+    if job.kind is JobKind.SHARD:
+        assert job.parent_id is not None
+        request_cancel(session, job.parent_id)
+        return job
+    lock(session, job)
+    if job.state.is_final:
+        unfinished = [follower for follower in job.followers if not follower.state.is_final]
+        for follower in unfinished:
+            request_cancel(session, follower.id)
+        if not unfinished and job.state is not JobState.CANCELLED:
+            raise Conflict(f"job {job_id} has already {job.state}; only a queued or running job can be cancelled")
+        return job
+    cancel_locked(session, job, "cancelled by request")
+    for shard in job.shards:
+        lock(session, shard)
+        cancel_locked(session, shard, f"job {job.id} was cancelled")
+    return job
+
+
+def retry(session: Session, job_id: int) -> Job:
+    """Queue a failed or cancelled job again; it goes on from what its last attempt saved.
+
+    A shard goes with its whole evaluation, of which the shards that succeeded keep their result.
+
+    Raises:
+        NotFound: there is no such job.
+        Conflict: the job has not ended, or has ended well, or is a shard still stopping.
+        Unprocessable: its weights are not here any more.
+    """
+    job = get(session, job_id)
+    if job.kind is JobKind.SHARD:
+        assert job.parent_id is not None
+        retry(session, job.parent_id)
+        return job
+    lock(session, job)
+    if job.state not in _RETRIABLE:
+        raise Conflict(f"job {job_id} is {job.state}; only a failed or cancelled job can be retried")
+    try:
+        spec = RUN_SPEC.validate_python(job.spec)
+    except ValidationError as error:
+        raise Unprocessable(f"this version cannot run the spec of job {job_id}; send a new job") from error
+    if isinstance(spec, EvaluateSpec):
+        job_files.check_weights(session, spec)
+    if isinstance(spec, ExternalSpec | TransferSpec):
+        job_files.check_sent(session, job_id, FileKind.EXAMPLES)
+    if isinstance(spec, ReportSpec):
+        job_files.check_sent(session, job_id, FileKind.CERTIFICATE)
+    undone = []
+    for shard in job.shards:
+        lock(session, shard)
+        if shard.state is JobState.SUCCEEDED and job_files.has_parts(session, shard.id):
+            continue
+        if not shard.state.is_final:
+            raise Conflict(
+                f"job {shard.id}, a shard of job {job_id}, is still {shard.state}; retry when it has stopped"
+            )
+        undone.append(shard)
+    reason = "retried" if not undone else f"retried, waits for {len(undone)} of its {len(job.shards)} shards"
+    _again(session, job, reason=reason, due_at=None if undone else database_now(session))
+    for shard in undone:
+        _again(session, shard, reason="retried", due_at=database_now(session))
+    return job
+
+
+def _again(session: Session, job: Job, *, reason: str, due_at: datetime | None) -> None:
+    move(
+        session,
+        job,
+        JobState.QUEUED,
+        reason=reason,
+        due_at=due_at,
+        finished_at=None,
+        failure_code=None,
+        failure_message=None,
+        progress=None,
+        worker=None,
+        lost_leases=0,
+        # Somebody who asks again gives it the whole time again.
+        run_seconds=0.0,
+    )
+    if due_at is not None:
+        enqueue(session, job)
