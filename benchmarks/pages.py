@@ -38,7 +38,7 @@ from app.core.settings import Settings
 from app.db import migrations
 from app.db.database import Database, database_now
 from app.db.tables import Entry, Job, JobEvent
-from app.maintenance import metric_sums
+from app.jobs import metric_sums
 from gkl.answers import JobKind, JobState
 from gkl.errors import FailureCode
 from gkl.recipes import digits

@@ -107,14 +107,7 @@ def _execute(order: dict[str, Any], send: Callable[[BaseModel], None], should_st
             least_checkpoint_seconds=order["checkpoint_seconds"],
         )
     with _nothing_to_collect():
-        from gkl.evaluation import (  # noqa: PLC0415
-            Shard,
-            check_report,
-            evaluate,
-            evaluate_shard,
-            measure_transfer,
-            merge_examples,
-        )
+        from gkl.evaluation import Shard, check_report, evaluate, evaluate_shard, measure_transfer, merge_examples  # noqa: PLC0415
 
     if isinstance(spec, ReportSpec):
         certificate = directory / CERTIFICATE_FILE

@@ -10,11 +10,13 @@ from sqlalchemy import ColumnElement, and_, case, func, select
 from sqlalchemy.orm import Session
 
 from app.boards.listing import View, conditions
-from app.boards.ranking import BEST_FIRST, HAS_RANK, MANY, Board, is_on, orders
+from app.boards.ranking import BEST_FIRST, HAS_RANK, Board, is_on, orders
 from app.db.tables import Entry
 from gkl.answers import Provenance
 
-# As many dots as have room beside each other in a chart.
+# More would cover each other: then only the best of each place is drawn.
+_MOST_DOTS = 1000
+# As many places as have room beside each other in a chart.
 _COLUMNS_OF_DOTS, _ROWS_OF_DOTS = 48, 30
 
 
@@ -66,7 +68,7 @@ def points(session: Session, found: Board, view: View) -> Points:
     counts = (func.count(), func.count(of_drawn(Entry.id)), func.count(of_drawn(Entry.year)))
     extent = (func.min(clean), func.max(clean), func.min(robust), func.max(robust))
     of_view, total, with_year, *ends = session.execute(select(*counts, *extent).where(*is_of_view)).one()
-    if total <= MANY:
+    if total <= _MOST_DOTS:
         listed = select(Entry.id).where(*is_drawn).order_by(*orders(BEST_FIRST))
         drawn = [(entry_id, True, True) for entry_id in session.scalars(listed)]
     else:

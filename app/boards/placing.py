@@ -7,6 +7,8 @@ from typing import Any
 from sqlalchemy import and_, select
 from sqlalchemy.orm import Session
 
+from app.accounts import audit
+from app.accounts.audit import COMMAND_LINE, Actor
 from app.boards.naming import architecture_family, series_and_year, slug_of_measured
 from app.core.errors import Conflict, NotFound
 from app.db.database import database_now
@@ -17,7 +19,7 @@ from gkl.flags import unrankable
 from gkl.outcome import Flag, gap
 from gkl.spec import RANKED_PROTOCOLS, Publication
 
-_IS_RANKED = and_(Evaluation.is_complete, Evaluation.protocol.in_(RANKED_PROTOCOLS))
+IS_RANKED = and_(Evaluation.is_complete, Evaluation.protocol.in_(RANKED_PROTOCOLS))
 
 
 def why_not_ranked(evaluation: Evaluation) -> str | None:
@@ -41,7 +43,7 @@ def place_on_board(session: Session, model: Model, name: str) -> Entry | None:
     _lock(session, model)
     best_known = session.scalars(
         select(Evaluation)
-        .where(Evaluation.model_id == model.id, Evaluation.board == name, _IS_RANKED)
+        .where(Evaluation.model_id == model.id, Evaluation.board == name, IS_RANKED)
         .order_by(Evaluation.is_provisional, Evaluation.robust_accuracy, Evaluation.id)
         .limit(1)
     ).first()
@@ -82,7 +84,7 @@ def _stand_under_attack(session: Session, entry: Entry, evaluation: Evaluation) 
         Evaluation.model_id == evaluation.model_id,
         Evaluation.board == evaluation.board,
         Evaluation.is_provisional.is_(evaluation.is_provisional),
-        _IS_RANKED,
+        IS_RANKED,
     )
     known = [rival.autoattack_accuracy for rival in session.scalars(rivals)]
     autoattack = min(accuracy for accuracy in known if accuracy is not None)
@@ -144,7 +146,7 @@ def withdraw_bound(session: Session, job_id: int) -> None:
         session.flush()
 
 
-def withdraw(session: Session, entry_id: int, reason: str) -> Entry:
+def withdraw(session: Session, entry_id: int, reason: str, *, by: Actor = COMMAND_LINE) -> Entry:
     """Take an entry's rank, for all to see: it stays on its board with the reason, and a new measurement keeps it so.
 
     Raises:
@@ -157,10 +159,11 @@ def withdraw(session: Session, entry_id: int, reason: str) -> Entry:
     entry.withdrawn_at = entry.changed_at = database_now(session)
     entry.withdrawn_reason = reason
     session.flush()
+    audit.record(session, by, "entry.withdraw", f"entry {entry_id}", {"reason": reason})
     return entry
 
 
-def restore(session: Session, entry_id: int) -> Entry:
+def restore(session: Session, entry_id: int, *, by: Actor = COMMAND_LINE) -> Entry:
     """Give a withdrawn entry its rank again.
 
     Raises:
@@ -173,10 +176,11 @@ def restore(session: Session, entry_id: int) -> Entry:
     entry.withdrawn_at = entry.withdrawn_reason = None
     entry.changed_at = database_now(session)
     session.flush()
+    audit.record(session, by, "entry.restore", f"entry {entry_id}")
     return entry
 
 
-def restore_rank(session: Session, entry_id: int, note: str) -> Entry:
+def restore_rank(session: Session, entry_id: int, note: str, *, by: Actor = COMMAND_LINE) -> Entry:
     """Rank an entry although its flags say that its figure cannot be believed; the note is shown with it.
 
     Raises:
@@ -190,6 +194,7 @@ def restore_rank(session: Session, entry_id: int, note: str) -> Entry:
         raise Conflict(f"entry {entry_id} has no rank to restore: its owner alone has measured it")
     entry.rank_note, entry.changed_at = note, database_now(session)
     session.flush()
+    audit.record(session, by, "entry.rank", f"entry {entry_id}", {"note": note})
     return entry
 
 
@@ -198,32 +203,6 @@ def _locked(session: Session, entry_id: int) -> Entry:
     if entry is None:
         raise NotFound(f"there is no entry {entry_id}")
     return entry
-
-
-def add_missing(session: Session) -> None:
-    """What earlier versions did not keep of what they measured: entries, and on them RobustBench's mCE."""
-    found = session.execute(
-        select(Model, Evaluation.board)
-        .join(Evaluation.model)
-        .outerjoin(Entry, and_(Entry.model_id == Model.id, Entry.board == Evaluation.board))
-        .where(_IS_RANKED, Entry.id.is_(None))
-        .distinct()
-        .order_by(Model.id, Evaluation.board)
-    ).all()
-    for model, name in found:
-        place_on_board(session, model, name)
-    corrupted = (
-        select(Entry)
-        .join(Entry.evaluation)
-        .where(
-            Entry.dataset == "imagenet",
-            Entry.board == "corruptions",
-            Entry.robustbench_mean_corruption_error.is_(None),
-        )
-    )
-    for entry in session.scalars(corrupted):
-        assert entry.evaluation is not None, "joined"
-        entry.robustbench_mean_corruption_error = entry.evaluation.robustbench_mean_corruption_error
 
 
 def _describe(session: Session, entry: Entry, model: Model, evaluation: Evaluation) -> None:

@@ -16,7 +16,8 @@ from app.db.tables import Entry, Evaluation
 from gkl.catalog import DATASETS
 from gkl.spec import format_epsilon, threat_model_of_board
 
-MANY = 1000
+# Beyond it the ranks of a whole board come sooner than those of so many chosen entries.
+_MOST_CHOSEN = 1000
 
 
 @dataclass(frozen=True)
@@ -172,7 +173,7 @@ def ranks_of(session: Session, found: Board, chosen: Sequence[int]) -> dict[int,
     place = func.row_number().over(order_by=orders(BEST_FIRST)).label("rank")
     ranks = select(Entry.id, place).where(is_on(found), HAS_RANK).subquery()
     query = select(ranks.c.id, ranks.c.rank)
-    if len(chosen) <= MANY:
+    if len(chosen) <= _MOST_CHOSEN:
         query = query.where(ranks.c.id.in_(list(chosen)))
     rows = session.execute(query.execution_options(yield_per=1000))
     return {entry_id: rank for entry_id, rank in rows}  # noqa: C416 - rows are no pairs to a type checker

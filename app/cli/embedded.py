@@ -31,7 +31,7 @@ from app.cli.terminal import CommandError
 from app.core.lifeline import start_child
 from app.core.settings import Settings
 from app.db.database import Database
-from app.db.migrations import upgrade
+from app.maintenance.upgrading import upgrade
 
 _log = logging.getLogger(__name__)
 

@@ -56,7 +56,7 @@ def environment_settings() -> Settings:
 def own_database(data_dir: Path | None) -> Database:
     """This machine's, or the one that GKLBENCH_DATABASE_URL names, with this version's schema."""
     from app.db.database import Database  # noqa: PLC0415
-    from app.db.migrations import upgrade  # noqa: PLC0415
+    from app.maintenance.upgrading import upgrade  # noqa: PLC0415
 
     settings = settings_of(data_dir, None)
     settings.data_dir.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ from sqlalchemy import URL
 from app.core.addresses import check_broker_url, check_database_url
 from gkl.addresses import is_loopback
 
-_CHECKOUT = Path(__file__).parents[1]
+_CHECKOUT = Path(__file__).parents[2]
 PLACEHOLDER = "changethis"
 """What `.env.example` has in place of each secret."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from itertools import permutations
 from typing import Any
@@ -10,11 +11,12 @@ from sqlalchemy import or_, select
 from sqlalchemy.orm import Session, joinedload
 
 from app import jobs
-from app.accounts import quotas
+from app.accounts import audit, quotas
+from app.accounts.audit import Actor
 from app.boards import ranking, strongest_certificates
 from app.core.errors import Conflict, NotFound, ServiceError, Unprocessable
 from app.core.formatting import as_sentence, interval, percent, plain
-from app.db.database import database_now
+from app.db.database import Database, database_now
 from app.db.tables import UNFINISHED, Entry, Evaluation, ExternalAttack, FileKind, Job, JobFile, Model, Transfer
 from app.evidence import external
 from app.jobs import job_files
@@ -26,6 +28,22 @@ from gkl.spec import ThreatModel, TransferSpec, threat_model_of_board, why_not_w
 
 _NAME = 80
 _SOURCE_FILE = "source.safetensors"
+
+_log = logging.getLogger(__name__)
+
+
+def request(database: Database, source_id: int, target_id: int, *, submitter: str, by: Actor) -> int:
+    """Queue a transfer, for the record; returns the job's number.
+
+    Raises:
+        NotFound, Conflict, Unprocessable, TooMany: see `create`.
+    """
+    with database.writing() as session:
+        job = create(session, source_id, target_id, submitter=submitter)
+        audit.record(session, by, "entry.transfer", f"entry {target_id}", {"source": source_id, "job": job.id})
+        job_id = job.id
+    _log.info("job %d was sent", job_id, extra={"job_id": job_id})
+    return job_id
 
 
 def create(session: Session, source_id: int, target_id: int, *, submitter: str) -> Job:

@@ -15,7 +15,7 @@ import gkl
 def _build() -> str:
     """Another text whenever an answer may look otherwise for the same rows."""
     digest = hashlib.sha256(gkl.__version__.encode())
-    for path in sorted(Path(__file__).parent.rglob("*.*")):
+    for path in sorted(Path(__file__).parents[1].rglob("*.*")):
         if path.suffix in (".py", ".html", ".css", ".js"):
             digest.update(path.read_bytes())
     return digest.hexdigest()[:16]

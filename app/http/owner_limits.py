@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from app.accounts.principals import Principal
 from app.core.errors import Forbidden, Unprocessable
 from app.core.settings import Settings
-from app.http.access import Principal
 from gkl.answers import Scope
 from gkl.catalog import DATASETS
 from gkl.spec import EvaluateSpec, Evaluation, TrainSpec

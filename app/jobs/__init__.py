@@ -3,7 +3,7 @@
 Other modules of this room hold what belongs to jobs beside their state: files, logs, the queue's messages, workers.
 """
 
-from app.jobs.asking import request_cancel, retry
+from app.jobs.asking import cancel_own, request_cancel, retry, retry_own
 from app.jobs.claiming import claim, heartbeat, hold, record
 from app.jobs.creating import create, register_all_submitters, submit
 from app.jobs.ending import cancelled, fail, hand_back, succeed
@@ -13,6 +13,7 @@ from app.jobs.state import Claim, get, locked
 
 __all__ = [
     "Claim",
+    "cancel_own",
     "cancelled",
     "claim",
     "count_due",
@@ -31,6 +32,7 @@ __all__ = [
     "register_all_submitters",
     "request_cancel",
     "retry",
+    "retry_own",
     "seconds_on_workers",
     "submit",
     "succeed",

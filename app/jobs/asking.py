@@ -7,6 +7,8 @@ from datetime import datetime
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
+from app.accounts import audit, quotas
+from app.accounts.principals import Principal
 from app.core.errors import Conflict, Unprocessable
 from app.db.database import database_now
 from app.db.tables import FileKind, Job
@@ -17,6 +19,33 @@ from gkl.answers import JobKind, JobState
 from gkl.spec import RUN_SPEC, EvaluateSpec, ExternalSpec, ReportSpec, TransferSpec
 
 _RETRIABLE = (JobState.FAILED, JobState.CANCELLED)
+
+
+def cancel_own(session: Session, sender: Principal, job_id: int) -> Job:
+    """`request_cancel` by somebody, for the record.
+
+    Raises:
+        Forbidden: it is another's job, and they are no admin.
+        NotFound, Conflict: see `request_cancel`.
+    """
+    sender.check_owns(get(session, job_id).submitter, f"job {job_id}")
+    audit.record(session, sender.actor, "job.cancel", f"job {job_id}")
+    return request_cancel(session, job_id)
+
+
+def retry_own(session: Session, sender: Principal, job_id: int) -> Job:
+    """`retry` by somebody, for the record.
+
+    Raises:
+        Forbidden: it is another's job, and they are no admin.
+        TooMany: its submitter has used up what they may.
+        NotFound, Conflict, Unprocessable: see `retry`.
+    """
+    submitter = get(session, job_id).submitter
+    sender.check_owns(submitter, f"job {job_id}")
+    quotas.check_room_for_job(session, submitter)
+    audit.record(session, sender.actor, "job.retry", f"job {job_id}")
+    return retry(session, job_id)
 
 
 def request_cancel(session: Session, job_id: int) -> Job:

@@ -11,8 +11,8 @@ from sqlalchemy.orm import Session
 from app.core.errors import NotFound, Unprocessable
 from app.db.database import database_now, insert_into
 from app.db.tables import UNFINISHED, FileKind, Job, JobFile, Model, Upload, UploadSender
+from app.jobs import weights_contents
 from app.store import StoredFile
-from app.weights import weights_contents
 from gkl.answers import JobKind
 from gkl.spec import PUBLISHED_WEIGHTS, EvaluateSpec
 
@@ -97,7 +97,7 @@ def record_upload(
 ) -> Upload:
     """Note weights that somebody sent; the same file again is the same upload, and as if it had just been sent.
 
-    `contents`: what `app.weights.weights_contents.read` says of the file.
+    `contents`: what `app.jobs.weights_contents.read` says of the file.
     """
     now = database_now(session)
     row = insert_into(session, Upload).values(

@@ -12,6 +12,8 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, SQLColumnExpression, and_, case, delete, exists, or_, select
 from sqlalchemy.orm import Session, aliased
 
+from app.accounts import audit
+from app.accounts.principals import Principal
 from app.core.errors import Conflict
 from app.core.settings import Settings
 from app.db.database import database_now
@@ -28,6 +30,7 @@ from app.db.tables import (
     Report,
     Transfer,
 )
+from app.jobs.state import get, locked
 from gkl.answers import JobKind, JobState
 
 _UNSUCCESSFUL = (JobState.FAILED, JobState.CANCELLED)
@@ -191,6 +194,18 @@ def _forget_models(session: Session) -> None:
     weights = exists().where(JobFile.sha256 == Model.weights_sha256, JobFile.kind == FileKind.WEIGHTS)
     measured = exists().where(Evaluation.model_id == Model.id)
     session.execute(delete(Model).where(Model.train_job_id.is_not(None), ~weights, ~measured))
+
+
+def remove_own_job(session: Session, sender: Principal, job_id: int) -> None:
+    """`remove_job` by somebody, for the record. Keep the sums of the metrics first.
+
+    Raises:
+        Forbidden: it is another's job, and they are no admin.
+        NotFound, Conflict: see `remove_job`.
+    """
+    sender.check_owns(get(session, job_id).submitter, f"job {job_id}")
+    audit.record(session, sender.actor, "job.remove", f"job {job_id}")
+    remove_job(session, locked(session, job_id))
 
 
 def remove_job(session: Session, job: Job) -> None:

@@ -29,10 +29,9 @@ from app import jobs
 from app.db.database import database_now
 from app.db.tables import Job
 from app.http.service import Service
-from app.jobs import workers
+from app.jobs import metric_sums, workers
 from app.jobs.broker import hears_relay, messages_waiting
-from app.maintenance import metric_sums
-from app.maintenance.metric_sums import Sums
+from app.jobs.metric_sums import Sums
 from gkl.answers import JobKind, JobState
 from gkl.errors import FailureCode
 from gkl.outcome import Resources

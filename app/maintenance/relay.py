@@ -12,9 +12,9 @@ from app.boards import robust_points
 from app.core.errors import StoreAway
 from app.db.database import DATABASE_AWAY
 from app.http.service import Service
+from app.jobs import metric_sums
 from app.jobs.broker import forget_relay, messages_waiting, tell_of_relay
 from app.jobs.outbox import requeue_unclaimed
-from app.maintenance import metric_sums
 from app.maintenance.cleanup import clean
 
 _log = logging.getLogger(__name__)

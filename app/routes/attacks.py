@@ -11,16 +11,17 @@ from fastapi.concurrency import run_in_threadpool
 
 from app import jobs
 from app.accounts import audit, quotas, tokens
+from app.accounts.principals import Principal
 from app.boards import ranking
 from app.core.errors import Conflict
 from app.evidence import external
-from app.http.access import Principal, Sender
+from app.http.access import Sender
+from app.http.parameters import EntryId
 from app.http.service import Service, ServiceDep
 from app.jobs.views import job_view
-from app.routes.leaderboards import EntryId
-from app.routes.weights import receive
 from app.store import Incoming
 from app.weights import uploads
+from app.weights.receiving import receive
 from gkl.answers import JobView
 from gkl.spec import ModelName
 

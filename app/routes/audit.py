@@ -9,8 +9,8 @@ from fastapi import APIRouter, Query, Request, Response
 from app.accounts import audit
 from app.accounts.views import audit_view
 from app.http.access import Admin
+from app.http.paging import NumberedCursor, link_next
 from app.http.service import ServiceDep
-from app.routes.paging import NumberedCursor, link_next
 from gkl.answers import AuditPage
 
 router = APIRouter(prefix="/audit", tags=["administration"])

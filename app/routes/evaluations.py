@@ -9,13 +9,15 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import FileResponse, Response
 
+from app.accounts.principals import Principal
 from app.boards import results
 from app.boards.certificates import Picture, picture, points_of
 from app.boards.views import evaluation_view
 from app.core.errors import NotFound
-from app.http.access import Principal, Reader, charge
+from app.http.access import Reader, charge
+from app.http.paging import link_next
+from app.http.parameters import MAX_ID
 from app.http.service import Service, ServiceDep
-from app.routes.paging import MAX_ID, link_next
 from gkl.answers import EvaluationView, PointView
 
 router = APIRouter(prefix="/evaluations", tags=["evaluations"])

@@ -9,25 +9,25 @@ from contextlib import aclosing, suppress
 from datetime import timedelta
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, BackgroundTasks, Body, Depends, Header, Path, Query, Request, Response
+from fastapi import APIRouter, BackgroundTasks, Body, Depends, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from sqlalchemy.orm import Session
 
 from app import jobs
-from app.accounts import audit, quotas, tokens
+from app.accounts import tokens
 from app.boards import results
 from app.core.errors import TooMany
 from app.db.tables import Job, JobEvent
 from app.evidence import reports
 from app.http import owner_limits
-from app.http.access import Principal, Reader, Sender, charge
+from app.http.access import Reader, Sender, charge
+from app.http.paging import NumberedCursor, link_next
+from app.http.parameters import MAX_ID, JobId
 from app.http.service import Service, ServiceDep
-from app.jobs import holdings, job_log, job_metrics, retention, run_time
+from app.jobs import holdings, job_log, job_metrics, metric_sums, retention, run_time
 from app.jobs.views import job_view
-from app.maintenance import metric_sums
-from app.routes.paging import MAX_ID, NumberedCursor, link_next
 from gkl.answers import JobKind, JobMetrics, JobPage, JobState, JobView
 from gkl.recipes import RECIPES
 from gkl.spec import JobSpec
@@ -35,8 +35,6 @@ from gkl.spec import JobSpec
 _log = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
-
-JobId = Annotated[int, Path(ge=1, le=MAX_ID, description="A job's number.")]
 
 MAX_PRIORITY = 100
 
@@ -152,7 +150,7 @@ def cancel_job(service: ServiceDep, sender: Sender, job_id: JobId) -> JobView:
     whose job it is can do that, and admins.
     """
     with service.database.writing() as session:
-        return _view(service, session, cancel(session, sender, job_id))
+        return _view(service, session, jobs.cancel_own(session, sender, job_id))
 
 
 @router.post("/{job_id}/retry", status_code=202, summary="Retry a failed or cancelled job")
@@ -162,7 +160,7 @@ def retry_job(service: ServiceDep, sender: Sender, background: BackgroundTasks, 
     Only whose job it is can do that, and admins.
     """
     with service.database.writing() as session:
-        retry(session, sender, job_id)
+        jobs.retry_own(session, sender, job_id)
     background.add_task(service.publish_pending)
     with service.database.reading() as session:
         return _view(service, session, jobs.get(session, job_id))
@@ -177,24 +175,8 @@ def remove_job(service: ServiceDep, sender: Sender, job_id: JobId) -> Response:
     # With the job its events go, which the sums of the metrics are made of.
     metric_sums.keep(service.database)
     with service.database.writing() as session:
-        sender.check_owns(jobs.get(session, job_id).submitter, f"job {job_id}")
-        audit.record(session, sender.actor, "job.remove", f"job {job_id}")
-        retention.remove_job(session, jobs.locked(session, job_id))
+        retention.remove_own_job(session, sender, job_id)
     return Response(status_code=204)
-
-
-def cancel(session: Session, sender: Principal, job_id: int) -> Job:
-    sender.check_owns(jobs.get(session, job_id).submitter, f"job {job_id}")
-    audit.record(session, sender.actor, "job.cancel", f"job {job_id}")
-    return jobs.request_cancel(session, job_id)
-
-
-def retry(session: Session, sender: Principal, job_id: int) -> Job:
-    submitter = jobs.get(session, job_id).submitter
-    sender.check_owns(submitter, f"job {job_id}")
-    quotas.check_room_for_job(session, submitter)
-    audit.record(session, sender.actor, "job.retry", f"job {job_id}")
-    return jobs.retry(session, job_id)
 
 
 async def _followed(service: ServiceDep, reader: Reader, job_id: JobId) -> AsyncIterator[None]:

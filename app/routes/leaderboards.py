@@ -7,9 +7,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fastapi.responses import FileResponse, StreamingResponse
 from pydantic import Field
-from sqlalchemy.orm import Session
 
-from app.accounts import audit
 from app.boards import listing, placing, rank_bands, ranking, results, robustbench, strongest_certificates
 from app.boards.board_points import Order, board_points
 from app.boards.certificates import Picture, classes_of
@@ -17,11 +15,12 @@ from app.boards.exports import FORMATS, pieces
 from app.boards.views import board_summary, entry_detail, entry_view, evaluation_view, model_view
 from app.core.errors import Conflict, NotFound
 from app.evidence import compare, external
-from app.http.access import Admin, Principal, Reader, charge
+from app.http.access import Admin, Reader, charge
 from app.http.entity_tags import NOT_MODIFIED, not_modified, tagged
+from app.http.paging import CURSOR_LENGTH, NumberedCursor, link_next
+from app.http.parameters import MAX_ID, BoardPart, EntryId, EntryNumber
 from app.http.service import Service, ServiceDep
 from app.routes.evaluations import PointNumber, PointPage, certificate_response, picture_response
-from app.routes.paging import CURSOR_LENGTH, MAX_ID, NumberedCursor, link_next
 from gkl.answers import (
     BoardDetail,
     BoardPointsView,
@@ -40,10 +39,6 @@ from gkl.answers import (
 from gkl.catalog import DATASETS
 
 router = APIRouter(tags=["leaderboards"])
-
-BoardPart = Annotated[str, Path(max_length=50, pattern=r"^[A-Za-z0-9._-]+$")]
-EntryId = Annotated[int, Path(ge=1, le=MAX_ID, description="An entry's number.")]
-EntryNumber = Annotated[int, Field(ge=1, le=MAX_ID)]
 ExportFormat = Literal["csv", "json", "robustbench", "bibtex", "latex"]
 
 # As many as four pages of points cost.
@@ -318,14 +313,14 @@ def import_model_info(service: ServiceDep, admin: Admin, body: ModelInfoFiles) -
 def withdraw_entry(service: ServiceDep, admin: Admin, entry_id: EntryId, body: Withdrawal) -> EntryView:
     """It loses its rank and stays where all can see it, with the reason. Nothing of what was measured changes."""
     with service.database.writing() as session:
-        withdraw(session, admin, entry_id, body.reason)
+        placing.withdraw(session, entry_id, body.reason, by=admin.actor)
         return entry_view(ranking.get(session, entry_id))
 
 
 @router.delete("/entries/{entry_id}/withdrawal", summary="Take a withdrawal back")
 def restore_entry(service: ServiceDep, admin: Admin, entry_id: EntryId) -> EntryView:
     with service.database.writing() as session:
-        restore(session, admin, entry_id)
+        placing.restore(session, entry_id, by=admin.actor)
         return entry_view(ranking.get(session, entry_id))
 
 
@@ -333,23 +328,8 @@ def restore_entry(service: ServiceDep, admin: Admin, entry_id: EntryId) -> Entry
 def restore_rank_of_entry(service: ServiceDep, admin: Admin, entry_id: EntryId, body: RankNote) -> EntryView:
     """For an entry that has no rank because its flags say that its figure cannot be believed; the note is shown."""
     with service.database.writing() as session:
-        restore_rank(session, admin, entry_id, body.note)
+        placing.restore_rank(session, entry_id, body.note, by=admin.actor)
         return entry_view(ranking.get(session, entry_id))
-
-
-def restore_rank(session: Session, admin: Principal, entry_id: int, note: str) -> None:
-    placing.restore_rank(session, entry_id, note)
-    audit.record(session, admin.actor, "entry.rank", f"entry {entry_id}", {"note": note})
-
-
-def withdraw(session: Session, admin: Principal, entry_id: int, reason: str) -> None:
-    placing.withdraw(session, entry_id, reason)
-    audit.record(session, admin.actor, "entry.withdraw", f"entry {entry_id}", {"reason": reason})
-
-
-def restore(session: Session, admin: Principal, entry_id: int) -> None:
-    placing.restore(session, entry_id)
-    audit.record(session, admin.actor, "entry.restore", f"entry {entry_id}")
 
 
 @router.get("/models/{model_id}", summary="Look at a model and its evaluations")

@@ -11,14 +11,15 @@ from fastapi.concurrency import run_in_threadpool
 
 from app import jobs
 from app.accounts import audit, quotas, tokens
+from app.accounts.principals import Principal
 from app.core.errors import Conflict
 from app.evidence import reports
-from app.http.access import Principal, Sender
+from app.http.access import Sender
 from app.http.service import Service, ServiceDep
 from app.jobs.views import job_view
-from app.routes.weights import receive
 from app.store import Incoming
 from app.weights import uploads
+from app.weights.receiving import receive
 from gkl.answers import JobView
 from gkl.spec import ModelName, Publication
 

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Annotated
 
 from fastapi import APIRouter, BackgroundTasks, Query, Request, Response
 
 from app import jobs
-from app.accounts import audit, tokens
+from app.accounts import tokens
 from app.boards import ranking
 from app.evidence import transfers
-from app.http.access import Principal, Sender
-from app.http.service import Service, ServiceDep
+from app.http.access import Sender
+from app.http.paging import NumberedCursor, link_next
+from app.http.parameters import EntryId
+from app.http.service import ServiceDep
 from app.jobs.views import job_view
-from app.routes.leaderboards import EntryId
-from app.routes.paging import NumberedCursor, link_next
 from gkl.answers import JobView, TransferRequest, TransferView
-
-_log = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/entries", tags=["leaderboards"])
 
@@ -47,23 +44,13 @@ def measure_transfer(
     Both must be of the same data set and norm, and the budget of `source` no larger than this entry's. What breaks
     points that stood lowers this entry's `external` accuracy, as an external attack does.
     """
-    job_id = request_transfer(service, sender, body.source, entry_id, submitter=sender.submitter(submitter))
+    job_id = transfers.request(
+        service.database, body.source, entry_id, submitter=sender.submitter(submitter), by=sender.actor
+    )
     response.headers["Location"] = f"{service.settings.root_path}/api/v1/jobs/{job_id}"
     background.add_task(service.publish_pending, [job_id])
     with service.database.reading() as session:
         return job_view(jobs.get(session, job_id), None)
-
-
-def request_transfer(service: Service, sender: Principal, source_id: int, target_id: int, *, submitter: str) -> int:
-    """Queue it; returns the job's number."""
-    with service.database.writing() as session:
-        job = transfers.create(session, source_id, target_id, submitter=submitter)
-        audit.record(
-            session, sender.actor, "entry.transfer", f"entry {target_id}", {"source": source_id, "job": job.id}
-        )
-        job_id = job.id
-    _log.info("job %d was sent", job_id, extra={"job_id": job_id})
-    return job_id
 
 
 @router.get("/{entry_id}/transfers", summary="List what was tried on an entry, and what of it on others")

@@ -15,13 +15,14 @@ from fastapi import APIRouter, Depends, Header, Path, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BeforeValidator
 
+from app.accounts.principals import Principal
 from app.core.errors import Conflict, OtherVersion, TooLarge, Unprocessable, WrongType
 from app.db.tables import PartialUpload
-from app.http.access import Principal, Sender
+from app.http.access import Sender
 from app.http.service import Service, ServiceDep
 from app.jobs import job_files
-from app.routes.weights import WRITE_BYTES, keep
 from app.weights import uploads
+from app.weights.receiving import WRITE_BYTES, keep
 from app.weights.views import upload_view
 from gkl.answers import Scope, UploadView
 

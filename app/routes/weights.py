@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Request, Response
@@ -13,22 +10,17 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse
 
 from app.accounts import audit, quotas
-from app.core.errors import Conflict, TooLarge, Unprocessable
-from app.db.tables import PartialUpload, Upload
-from app.http.access import Principal, Reader, Sender
+from app.db.tables import Upload
+from app.http.access import Reader, Sender
 from app.http.service import Service, ServiceDep
 from app.jobs import job_files
-from app.store import Incoming, StoredFile
-from app.weights import uploads, weights_contents
+from app.weights import uploads
+from app.weights.receiving import keep, receive
 from app.weights.views import upload_view
 from gkl.answers import Scope, UploadView
-from gkl.errors import InvalidInput
 from gkl.spec import SHA256_PATTERN
-from gkl.weights_format import check_weights_file
 
 router = APIRouter(prefix="/weights", tags=["weights"])
-
-WRITE_BYTES = 1024 * 1024
 _BODY = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 
 
@@ -63,73 +55,12 @@ async def send_weights(
     return upload
 
 
-async def receive(service: Service, request: Request, incoming: Incoming, *, max_bytes: int | None) -> None:
-    """The request's body, piece by piece.
-
-    Raises:
-        TooLarge: it is longer than it may be.
-        NoRoom: the disk has no room for more.
-    """
-
-    def write(piece: bytes) -> None:
-        # The rest of the disk is for whoever works here already.
-        uploads.check_disk(service, len(piece))
-        incoming.write(piece)
-
-    waiting = bytearray()
-    async for chunk in request.stream():
-        waiting += chunk
-        if max_bytes is not None and incoming.size_bytes + len(waiting) > max_bytes:
-            raise TooLarge(f"the body is longer than the {max_bytes} bytes that may come here now")
-        if len(waiting) >= WRITE_BYTES:
-            await run_in_threadpool(write, bytes(waiting))
-            waiting.clear()
-    await run_in_threadpool(write, bytes(waiting))
-
-
 def _room(service: Service, submitter: str, announced_bytes: int) -> int | None:
     """How many bytes may come."""
     with service.database.reading() as session:
         uploads.check_room(service, session, announced_bytes)
         quotas.check_upload_fits(session, submitter, announced_bytes)
         return quotas.room_for_upload(session, submitter)
-
-
-def keep(
-    service: Service, sender: Principal, path: Path, store: Callable[[], StoredFile], *, of: PartialUpload | None = None
-) -> UploadView:
-    """A file that has come whole.
-
-    Args:
-        service: that keeps it.
-        sender: who is charged for it, if not whose `of` is.
-        path: where it lies.
-        store: takes it into the store.
-        of: the upload whose pieces it is made of.
-
-    Raises:
-        Unprocessable: it is not one of weights.
-        TooMany: more would be kept of the submitter's than may be.
-    """
-    try:
-        found = check_weights_file(path, "the file")
-        contents = weights_contents.read(path) if found == "safetensors" else None
-    except InvalidInput as error:
-        raise Unprocessable(f"body: {error}") from error
-    stored, stored_at = store(), time.monotonic()
-    submitter = sender.name if of is None else of.submitter
-    with service.database.writing() as session:
-        quotas.take_turn(session, submitter)
-        if of is not None:
-            session.get_one(PartialUpload, of.id).sha256 = stored.sha256
-        view = upload_view(job_files.record_upload(session, stored, found, submitter, contents=contents))
-        # With them already there: the same file again costs nothing.
-        quotas.check_upload_fits(session, submitter, 0)
-        audit.record(session, sender.actor, "weights.send", f"weights {stored.sha256}", {"bytes": stored.size_bytes})
-        if time.monotonic() - stored_at > service.settings.young_seconds / 2:
-            # This process was stopped for so long that the file may be taken for one that nobody names.
-            raise Conflict("the service was stopped before it had noted the file, send it again")
-        return view
 
 
 @router.get("/{sha256}", summary="Look at weights that were sent")

@@ -7,10 +7,10 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
+from app.http.paging import LinkedCursor, link_next
 from app.http.service import ServiceDep
 from app.jobs import workers
 from app.jobs.views import worker_view
-from app.routes.paging import LinkedCursor, link_next
 from gkl.answers import WorkerView
 
 router = APIRouter(prefix="/workers", tags=["workers"])

@@ -17,21 +17,19 @@ from safetensors import SafetensorError
 from sqlalchemy.orm import Session
 
 from app import jobs
+from app.accounts.principals import Principal
 from app.boards import listing, placing, rank_bands, ranking, results, robustbench, strongest_certificates
 from app.boards.board_points import Order, board_points, pictured
 from app.boards.certificates import Broken, broken_points, classes_of
 from app.core.errors import NotFound, StoreAway, Unprocessable
 from app.db.tables import Entry
-from app.evidence import external
+from app.evidence import external, transfers
 from app.evidence.compare import Outcome, comparison_of, shared_points
-from app.http.access import Admin, Principal, Reader, Sender, charge
+from app.http.access import Admin, Reader, Sender, charge
 from app.http.entity_tags import not_modified, tagged
+from app.http.parameters import MAX_ID, BoardPart, EntryId, JobId
 from app.http.service import Service, ServiceDep
 from app.jobs import job_files
-from app.routes.jobs import JobId
-from app.routes.leaderboards import BoardPart, EntryId, restore, restore_rank, withdraw
-from app.routes.paging import MAX_ID
-from app.routes.transfers import request_transfer
 from app.web import cards, submit
 from app.web.boards import ChosenChart, board_page
 from app.web.charts import curve_of, survivor_bars
@@ -249,13 +247,13 @@ async def change_withdrawal(request: Request, service: ServiceDep, admin: Admin,
 def _change_withdrawal(service: Service, admin: Principal, entry_id: int, sent: dict[str, str]) -> None:
     with service.database.writing() as session:
         if sent.get("action") == "restore":
-            restore(session, admin, entry_id)
+            placing.restore(session, entry_id, by=admin.actor)
             return
         try:
             reason = Withdrawal(reason=sent.get("reason", "").strip()).reason
         except ValidationError as error:
             raise Unprocessable("write why the entry is withdrawn, in at most 1000 letters") from error
-        withdraw(session, admin, entry_id, reason)
+        placing.withdraw(session, entry_id, reason, by=admin.actor)
 
 
 @router.post("/entries/{entry_id}/rank")
@@ -271,7 +269,7 @@ def _restore_rank(service: Service, admin: Principal, entry_id: int, sent: str) 
     except ValidationError as error:
         raise Unprocessable("write why the entry is ranked, in 3 to 1000 letters") from error
     with service.database.writing() as session:
-        restore_rank(session, admin, entry_id, note)
+        placing.restore_rank(session, entry_id, note, by=admin.actor)
 
 
 @router.get("/flags")
@@ -308,7 +306,7 @@ def _measure_transfer(service: Service, sender: Principal, sent: dict[str, str])
         target = TransferRequest.model_validate({"source": sent.get("target")}).source
     except ValidationError as error:
         raise Unprocessable("choose two entries of the comparison with its button") from error
-    request_transfer(service, sender, source, target, submitter=sender.submitter(None))
+    transfers.request(service.database, source, target, submitter=sender.submitter(None), by=sender.actor)
 
 
 @router.get("/compare/points")

@@ -17,11 +17,10 @@ from app.db.database import database_now
 from app.db.tables import Job, JobEvent
 from app.evidence import external, reports, transfers
 from app.evidence.compare import training_differences
+from app.http.parameters import MAX_ID, JobId
 from app.http.service import ServiceDep
 from app.jobs import beside, holdings, job_files, job_log, job_metrics, run_time
 from app.jobs.waterfall import Waterfall, waterfall
-from app.routes.jobs import JobId
-from app.routes.paging import MAX_ID
 from app.web.attempts import attempts
 from app.web.panels import Run, panels_of
 from app.web.rendering import Chosen, render

@@ -11,8 +11,9 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from app.accounts import tokens
+from app.accounts.principals import Principal
 from app.core.paths import root_of
-from app.http.access import COOKIE, PUBLIC, Principal, identified
+from app.http.access import COOKIE, PUBLIC, identified
 from app.http.service import Service, ServiceDep
 from app.web.forms import sent_fields
 from app.web.rendering import redirect, render

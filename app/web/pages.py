@@ -13,10 +13,9 @@ from app.accounts import audit, quotas
 from app.boards import ranking
 from app.db.database import database_now
 from app.http.access import READS, Admin, Reader, Sender
+from app.http.parameters import MAX_ID, JobId
 from app.http.service import ServiceDep
 from app.jobs import workers
-from app.routes.jobs import JobId, cancel, retry
-from app.routes.paging import MAX_ID
 from app.web import board_pages, job_page, submit
 from app.web.charts import record
 from app.web.rendering import Chosen, redirect, render
@@ -82,7 +81,7 @@ def job_list(
 @router.post("/jobs/{job_id}/cancel")
 def cancel_job(request: Request, service: ServiceDep, sender: Sender, job_id: JobId) -> Response:
     with service.database.writing() as session:
-        cancel(session, sender, job_id)
+        jobs.cancel_own(session, sender, job_id)
     return redirect(request, f"/jobs/{job_id}")
 
 
@@ -91,7 +90,7 @@ def retry_job(
     request: Request, service: ServiceDep, sender: Sender, background: BackgroundTasks, job_id: JobId
 ) -> Response:
     with service.database.writing() as session:
-        retry(session, sender, job_id)
+        jobs.retry_own(session, sender, job_id)
     background.add_task(service.publish_pending)
     return redirect(request, f"/jobs/{job_id}")
 

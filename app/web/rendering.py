@@ -17,11 +17,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from app import jobs
+from app.accounts.principals import Principal
 from app.core import formatting
 from app.core.errors import Unprocessable
 from app.core.formatting import plain
 from app.core.paths import own_path, root_of
-from app.http.access import CSRF_FIELD, Principal
+from app.http.access import CSRF_FIELD
 from app.web.boards import PROVENANCES, own_name
 from app.web.forms import sent_fields
 from app.web.panels import LOSS_PARTS

@@ -23,16 +23,17 @@ from sqlalchemy.orm import Session
 
 from app import jobs
 from app.accounts import tokens
+from app.accounts.principals import Principal
 from app.boards import ranking, results
 from app.boards.naming import zoo_name
 from app.core.errors import NotFound, TooMany, Unprocessable
 from app.core.formatting import plain
 from app.db.tables import Entry, Model
 from app.http import owner_limits
-from app.http.access import CSRF_FIELD, Principal, Sender
+from app.http.access import CSRF_FIELD, Sender
+from app.http.parameters import MAX_ID
 from app.http.service import Service, ServiceDep
 from app.jobs import holdings, job_files, run_time
-from app.routes.paging import MAX_ID
 from app.web.fitting import Drawn, fitted, fitting_architectures, grouped
 from app.web.forms import Input, advanced, basic, errors_of, inputs, parse, sent_fields
 from app.web.rendering import Chosen, redirect, render

@@ -13,16 +13,7 @@ from gkl.data import unit_range
 from gkl.device import device_name, out_of_memory_explained
 from gkl.errors import InvalidInput, InvalidVerdict, Stopped
 from gkl.evaluation.certificate import Certificate, compare_with_record
-from gkl.evaluation.examples import (
-    Examples,
-    Judged,
-    Target,
-    fault,
-    load_target,
-    merge,
-    read_attacked,
-    threat_model_of,
-)
+from gkl.evaluation.examples import Examples, Judged, Target, fault, load_target, merge, read_attacked, threat_model_of
 from gkl.evaluation.measurement import STANDS
 from gkl.files import check_writable, sha256_of
 from gkl.outcome import Event, ExternalOutcome, Progress, TransferByAttack, TransferOutcome

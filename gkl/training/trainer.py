@@ -25,14 +25,7 @@ from gkl.tensor_files import save_tensors
 from gkl.training.averaging import WeightAverage
 from gkl.training.batch_norm import set_momentum
 from gkl.training.batches import Batches, EpochOrder
-from gkl.training.checkpoint import (
-    Best,
-    EpochSums,
-    TrainingState,
-    check_finite,
-    restore_newest,
-    save_checkpoint,
-)
+from gkl.training.checkpoint import Best, EpochSums, TrainingState, check_finite, restore_newest, save_checkpoint
 from gkl.training.objective import RobustObjective
 from gkl.training.schedule import learning_rate, momentum
 from gkl.training.selection import HeldOutAccuracy, held_out_accuracy

@@ -201,7 +201,7 @@ def test_help_loads_nothing_that_a_command_may_need() -> None:
     code = """
 import sys
 sys.argv = ["gklbench", "--help"]
-from app import cli
+from app.cli import main as cli
 try:
     cli.main()
 except SystemExit:

@@ -12,22 +12,15 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from app.boards import placing
 from app.db.database import Database
-from app.maintenance import metric_sums
 
 
 def upgrade(database: Database, revision: str = "head") -> None:
     """Bring the schema forward; does nothing where it is there already. Who comes second waits for the first."""
     config = _config()
-    with _alone(database):
-        with database.engine.connect() as connection:
-            config.attributes["connection"] = connection
-            command.upgrade(config, revision)
-        if is_current(database):
-            with database.writing() as session:
-                placing.add_missing(session)
-            metric_sums.keep(database)
+    with _alone(database), database.engine.connect() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
 
 
 def downgrade(database: Database, revision: str) -> None:

@@ -17,7 +17,7 @@ class MetricSum(Base):
     __tablename__ = "metric_sums"
 
     name: Mapped[str] = mapped_column(String(20), primary_key=True)
-    """What it is of, see `app.maintenance.metric_sums`."""
+    """What it is of, see `app.jobs.metric_sums`."""
     label: Mapped[str] = mapped_column(String(100), primary_key=True)
     code: Mapped[str] = mapped_column(String(50), primary_key=True)
     count: Mapped[int] = mapped_column(BigInteger)

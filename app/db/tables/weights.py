@@ -21,7 +21,7 @@ class Upload(Base):
     created_at: Mapped[datetime]
     """When they were sent last."""
     contents: Mapped[bytes | None] = mapped_column(LargeBinary, deferred=True)
-    """Its tensors' names and shapes, see `app.weights.weights_contents`; null for what only a run can read."""
+    """Its tensors' names and shapes, see `app.jobs.weights_contents`; null for what only a run can read."""
 
 
 class UploadSender(Base):

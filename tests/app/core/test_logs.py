@@ -161,7 +161,7 @@ def test_what_a_run_is_about_is_in_each_of_its_lines(
 def test_every_line_of_a_process_is_json() -> None:
     code = """
 import logging, warnings
-from app import logs
+from app.core import logs
 logs.configure("json")
 logging.getLogger("a").info("%s", {"quote": '"', "line": chr(10), "nan": float("nan")})
 warnings.warn("a warning")

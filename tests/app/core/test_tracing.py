@@ -19,7 +19,7 @@ from fastapi.testclient import TestClient
 from opentelemetry import trace
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from app import tracing
+from app.core import tracing
 from app.store import ArtifactStore
 from app.main import create_app
 from app.http.service import Service

@@ -11,10 +11,10 @@ from sqlalchemy import inspect, select
 
 from app import jobs
 from app.boards import listing, placing, ranking, robustbench
-from app.boards.placing import add_missing
 from app.db import migrations
 from app.db.database import Database
 from app.db.tables import Base, Entry, Evaluation, FileKind, Job, JobFile, OutboxMessage
+from app.maintenance import upgrading
 from tests.app.boards.test_results import measure, train
 from tests.app.boards.test_robustbench import CORRUPTED, LINF, contents
 from tests.cluster import PostgresServer
@@ -26,13 +26,14 @@ def test_several_at_once_make_one_schema(tmp_path: Path, postgres: PostgresServe
     # Each waits until it is told, so that what it takes to start does not set them apart.
     code = """if True:
         import sys
-        from app import migrations
+        from app.db import migrations
+        from app.maintenance import upgrading
         from app.db.database import Database
         databases = [Database(url) for url in sys.argv[1:]]
         print("ready", flush=True)
         sys.stdin.readline()
         for database in databases:
-            migrations.upgrade(database)
+            upgrading.upgrade(database)
             assert migrations.is_current(database)
             database.close()
         """
@@ -59,11 +60,11 @@ def test_the_migrations_make_the_tables_that_the_code_declares(database: Databas
 
 def test_they_go_back_and_forth(database: Database) -> None:
     assert migrations.is_current(database)
-    migrations.upgrade(database)
+    upgrading.upgrade(database)
     migrations.downgrade(database, "base")
     assert inspect(database.engine).get_table_names() == ["alembic_version"]
     assert not migrations.is_current(database)
-    migrations.upgrade(database)
+    upgrading.upgrade(database)
     assert migrations.is_current(database)
 
 
@@ -80,7 +81,7 @@ def test_a_running_and_a_queued_job_survive_the_step_to_shards(database: Databas
         connection.exec_driver_sql(
             f"INSERT INTO job_events (job_id, type, data, created_at) VALUES (1, 'state', '{{}}', '{now}')"
         )
-    migrations.upgrade(database)
+    upgrading.upgrade(database)
     with database.writing() as session:
         queued, running = session.get(Job, 1), session.get(Job, 2)
         assert queued is not None
@@ -111,7 +112,7 @@ def test_the_step_to_tiers_knows_what_is_withdrawn_and_what_is_not_believed(data
             rows = listing.search(session, ranking.board(session, "digits", "Linf"), listing.View())
             assert [(row.rank, row.entry.name) for row in rows] == known
         migrations.downgrade(database, "0009")
-        migrations.upgrade(database)
+        upgrading.upgrade(database)
 
 
 def test_the_step_to_parameters_fills_them_in(database: Database) -> None:
@@ -135,7 +136,7 @@ def test_the_step_to_parameters_fills_them_in(database: Database) -> None:
             figures = {e.slug: (e.num_parameters, e.corruptions_3d_accuracy, e.corruptions_3d_error) for e in found}
         assert figures == known
         migrations.downgrade(database, "0012")
-        migrations.upgrade(database)
+        upgrading.upgrade(database)
 
 
 def test_rows_survive_the_way_forward_and_back(database: Database) -> None:
@@ -158,7 +159,7 @@ def test_rows_survive_the_way_forward_and_back(database: Database) -> None:
             "(1, 0, 'APGD-CE', 350, 260, 1.5)",
         ):
             connection.exec_driver_sql(statement)
-    migrations.upgrade(database)
+    upgrading.upgrade(database)
     with database.reading() as session:
         evaluation = session.scalars(select(Evaluation)).one()
         assert evaluation.robust_accuracy == 0.25
@@ -195,13 +196,13 @@ def test_two_networks_of_a_file_are_one_model_in_an_older_schema(database: Datab
             ):
                 connection.exec_driver_sql(statement)
     with database.writing() as session:
-        add_missing(session)
+        upgrading.add_missing(session)
     for _ in range(2):
         migrations.downgrade(database, "0006")
         with database.engine.begin() as connection:
             for table in ("models", "evaluations", "entries", "attack_results"):
                 assert connection.exec_driver_sql(f"SELECT count(*) FROM {table}").scalar_one() == 1, table
-        migrations.upgrade(database)
+        upgrading.upgrade(database)
     with database.reading() as session:
         evaluation = session.scalars(select(Evaluation)).one()
         assert (evaluation.model.id, evaluation.model.weights_key) == (1, "")

@@ -17,7 +17,7 @@ from pathlib import Path
 directory = Path(sys.argv[1])
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(directory)], check=True)
 
-from app import migrations
+from app.db import migrations
 from app.db.database import Database
 from app.main import create_app
 from app.core.settings import Settings

@@ -24,9 +24,9 @@ from app.db import migrations
 from app.db.database import Database, database_now
 from app.db.tables import Job, JobEvent, MetricRun
 from app.http.service import Service
-from app.jobs import workers
+from app.jobs import metric_sums, workers
 from app.main import create_app
-from app.maintenance import metric_sums, metrics
+from app.maintenance import metrics, upgrading
 from app.maintenance.relay import Relay
 from gkl.errors import FailureCode
 from gkl.outcome import AttackFinished, AttackOutcome, EpochFinished, Resources
@@ -307,7 +307,7 @@ def test_processes_that_are_asked_at_once_count_once(database: Database, no_lag:
 def test_the_step_to_sums_counts_what_happened_before(database: Database, no_lag: None) -> None:
     some_history(database)
     migrations.downgrade(database, "0009")
-    migrations.upgrade(database)
+    upgrading.upgrade(database)
     with database.writing() as session:
         session.execute(delete(JobEvent).where(JobEvent.job_id == 1))
         assert session.scalars(select(MetricRun.job_id)).all() == [2]

@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 from sqlalchemy import delete
 
 from app import jobs
+from app.accounts.principals import Principal
 from app.accounts.tokens import Limits
 from app.boards import chart_points, exports, listing, rank_bands, ranking, robustbench
 from app.boards.certificates import points_of
@@ -28,7 +29,6 @@ from app.core.settings import Settings
 from app.db.database import Database
 from app.db.tables import Entry, ExternalAttack
 from app.http import access
-from app.http.access import Principal
 from app.jobs import workers
 from app.store import open_store
 from gkl.answers import JobKind
@@ -299,9 +299,9 @@ def test_charts_of_many_entries_draw_the_best_of_each_place(
     add(database, **made, Claimed={"autoattack_acc": None})
     with database.reading() as session:
         everything = chart_points.points(session, BOARD, View())
-        monkeypatch.setattr(ranking, "MANY", 100)
+        monkeypatch.setattr(chart_points, "_MOST_DOTS", 100)
         monkeypatch.setattr(chart_points, "_COLUMNS_OF_DOTS", 6)
-        monkeypatch.setattr(listing, "_ROWS_OF_DOTS", 4)
+        monkeypatch.setattr(chart_points, "_ROWS_OF_DOTS", 4)
         drawn = chart_points.points(session, BOARD, View())
         best = ranking.best_by_year(session, BOARD)
     assert everything.count == drawn.count == len(everything.by_accuracy) == 300

@@ -15,9 +15,9 @@ from sqlalchemy import update
 
 from app.db.database import Database
 from app.db.tables import Upload
+from app.jobs import weights_contents
 from app.web.forms import inputs
 from app.web.submit import first_values
-from app.weights import weights_contents
 from gkl.models import build_model
 from gkl.spec import EvaluateSpec
 from tests.app.boards.test_robustbench import on_one

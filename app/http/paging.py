@@ -6,7 +6,8 @@ from typing import Annotated
 
 from fastapi import Query, Request, Response
 
-MAX_ID = 2**63 - 1
+from app.http.parameters import MAX_ID
+
 CURSOR_LENGTH = 2000
 
 LinkedCursor = Annotated[
