@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gkl.adversary import projected_gradient_ascent, uniform_start
+from gkl.attacks.pgd import projected_gradient_ascent, uniform_start
 from gkl.data import ImageSet, load_test, load_train, unit_range
 from gkl.models import build_model
 from gkl.spec import Norm

@@ -21,9 +21,9 @@ from typing import Any
 
 from gkl.evaluation import evaluate
 from gkl.files import atomic_path
-from gkl.outcome import wilson_interval
 from gkl.recipes import fashion_mnist
 from gkl.spec import Selection, TrainSpec
+from gkl.statistics.intervals import wilson_interval
 from gkl.training import train
 
 SELECTION_SEED = 100

@@ -33,8 +33,8 @@ from app.db import migrations
 from app.db.database import Database
 from app.db.tables import Entry
 from gkl.errors import InvalidInput
-from gkl.safetensors_header import read_header
-from gkl.torch_archive import check_torch_file
+from gkl.formats.safetensors_header import read_header
+from gkl.formats.torch_archive import check_torch_file
 
 _MOST_SECONDS = 5.0
 _EDITS = 6

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from safetensors.numpy import save
 
-from gkl.network_tensors import expected_tensors
+from gkl.catalog.network_tensors import expected_tensors
 
 _NUMPY = {"torch.float32": np.float32, "torch.int64": np.int64}
 

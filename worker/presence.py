@@ -19,7 +19,7 @@ from app.jobs import workers
 from app.jobs.workers import Seen
 from app.store import ArtifactStore
 from gkl.answers import LoadView
-from gkl.on_disk import datasets_here, published_here
+from gkl.catalog.on_disk import datasets_here, published_here
 
 _log = logging.getLogger(__name__)
 

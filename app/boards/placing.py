@@ -15,8 +15,8 @@ from app.db.database import database_now
 from app.db.tables import Entry, Evaluation, Model
 from gkl.answers import Provenance
 from gkl.catalog import ARCHITECTURES, DATASETS, LOSS_TITLES, num_parameters
-from gkl.flags import unrankable
 from gkl.outcome import Flag, gap
+from gkl.outcome.flags import unrankable
 from gkl.spec import RANKED_PROTOCOLS, Publication
 
 IS_RANKED = and_(Evaluation.is_complete, Evaluation.protocol.in_(RANKED_PROTOCOLS))

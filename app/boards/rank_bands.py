@@ -23,7 +23,7 @@ from app.boards import board_points, ranking
 from app.boards.ranking import Board, Ranked
 from app.boards.robust_points import Points
 from app.core.recent import Recent
-from gkl.paired import mcnemar_exact
+from gkl.statistics.paired import mcnemar_exact
 
 LEVEL = 0.05
 MAX_ENTRIES = 5000
@@ -123,7 +123,7 @@ class _OnDemand(Mapping[int, tuple[int, int]]):
 def _unpaired_z(
     share: float, count: float, shares: NDArray[np.float64], counts: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """The score test's statistic of one entry against others, without its sign: as `gkl.unpaired` has it."""
+    """The score test's statistic of one entry against others, without its sign: as `gkl.statistics.unpaired` has it."""
     common = (share * count + shares * counts) / (count + counts)
     variance = common * (1 - common) * (1 / count + 1 / counts)
     return np.where(variance > 0, np.abs(shares - share) / np.sqrt(np.maximum(variance, 1e-300)), 0.0)

@@ -10,11 +10,12 @@ from typing import Any
 from sqlalchemy import ColumnElement, Text, and_, cast, func, not_, select
 from sqlalchemy.orm import Session, joinedload
 
+from app.boards.names import threat_model_of_board
 from app.core.errors import NotFound
 from app.db.cursors import Key
 from app.db.tables import Entry, Evaluation
 from gkl.catalog import DATASETS
-from gkl.spec import format_epsilon, threat_model_of_board
+from gkl.spec import format_epsilon
 
 # Beyond it the ranks of a whole board come sooner than those of so many chosen entries.
 _MOST_CHOSEN = 1000

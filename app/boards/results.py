@@ -8,12 +8,13 @@ from sqlalchemy import Select, and_, select
 from sqlalchemy.orm import Session, selectinload
 
 from app.boards import placing
+from app.boards.names import board_name
 from app.core.errors import NotFound
 from app.db.database import database_now
 from app.db.tables import AttackResult, Evaluation, FileKind, Job, JobFile, Model
 from gkl.catalog import DATASETS
 from gkl.outcome import EvaluationOutcome
-from gkl.spec import EvaluateSpec, TrainSpec, board_name
+from gkl.spec import EvaluateSpec, TrainSpec
 
 
 def record_model(session: Session, job: Job, spec: TrainSpec, weights_sha256: str) -> Model:

@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 
 from app.accounts import audit
 from app.accounts.audit import Actor
+from app.boards.names import board_name, threat_model_of_board
 from app.boards.naming import another_slug, architecture_family, imported_parameters, series_and_year
 from app.core.formatting import hidden_characters
 from app.db.database import Database, database_now
@@ -26,7 +27,7 @@ from app.db.tables import Entry
 from gkl.answers import Anomaly, Provenance
 from gkl.catalog import DATASETS
 from gkl.errors import InvalidInput
-from gkl.spec import Evaluation, ThreatModel, board_name, format_epsilon, threat_model_of_board
+from gkl.spec import Evaluation, ThreatModel, format_epsilon
 
 MAX_FILE_BYTES = 256 * 1024
 _MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,149}")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from sqlalchemy import ColumnElement, and_, select, true
 from sqlalchemy.orm import Session
 
+from app.boards.names import board_name
 from app.db.tables import Entry, Evaluation, ExternalAttack, Model
-from gkl.spec import PUBLISHED_WEIGHTS, EvaluateSpec, board_name
+from gkl.spec import PUBLISHED_WEIGHTS, EvaluateSpec
 
 # Certificates of other models whose examples are tried on a new one: forward passes only, but each is a file to read.
 _OTHERS = 5

@@ -16,17 +16,9 @@ from app.core.formatting import duration, interval, percent, visible
 from gkl.answers import AccuracyView, EvaluationView, JobState, JobView, ModelDetail
 from gkl.catalog import ARCHITECTURES, DATASETS, LOSS_TITLES
 from gkl.client import Client, StreamEvent
-from gkl.outcome import (
-    AttackFinished,
-    AttackOutcome,
-    EpochFinished,
-    EvaluationOutcome,
-    Event,
-    Progress,
-    TrainOutcome,
-    wilson_interval,
-)
+from gkl.outcome import AttackFinished, AttackOutcome, EpochFinished, EvaluationOutcome, Event, Progress, TrainOutcome
 from gkl.spec import EvaluateSpec, TrainSpec, format_epsilon
+from gkl.statistics.intervals import wilson_interval
 
 
 def run_and_show(

@@ -11,6 +11,7 @@ import numpy as np
 
 from app.boards import ranking, robust_points, strongest_certificates
 from app.boards.certificates import points_of, standing_points
+from app.boards.names import threat_model_of_board
 from app.boards.ranking import Board, Ranked
 from app.boards.robust_points import Points
 from app.core.errors import NotFound, Unprocessable
@@ -20,9 +21,8 @@ from app.db.tables import Entry
 from app.evidence import transfers
 from app.store import ArtifactStore
 from gkl.answers import PairTransferView, PairView, PointView, Provenance, SpecDifference
-from gkl.paired import PairedCounts
-from gkl.spec import threat_model_of_board
-from gkl.unpaired import UnpairedCounts
+from gkl.statistics.paired import PairedCounts
+from gkl.statistics.unpaired import UnpairedCounts
 
 
 @dataclass(frozen=True)

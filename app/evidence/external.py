@@ -19,8 +19,8 @@ from app.db.tables import Entry, Evaluation, ExternalAttack, FileKind, Job, JobF
 from app.store import StoredFile
 from gkl.catalog import DATASETS, image_shape, recorded_preprocessing
 from gkl.errors import InvalidInput
+from gkl.formats.safetensors_header import read_header
 from gkl.outcome import ExternalOutcome
-from gkl.safetensors_header import read_header
 from gkl.spec import ExternalSpec
 
 MAX_NAME = 80

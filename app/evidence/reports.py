@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from app import jobs
 from app.accounts import quotas
 from app.boards import naming, placing
+from app.boards.names import board_name
 from app.core.errors import Unprocessable
 from app.db.database import database_now
 from app.db.tables import Entry, FileKind, Job, Report
@@ -23,10 +24,10 @@ from app.store import StoredFile
 from gkl.answers import Provenance
 from gkl.catalog import DATASETS, image_shape, recorded_preprocessing
 from gkl.errors import InvalidInput
-from gkl.flags import FLAGS, unrankable
+from gkl.formats.safetensors_header import MAX_HEADER_BYTES, TensorHeader, read_header
 from gkl.outcome import BEYOND_AUTOATTACK, Flag, Manifest, ReportOutcome
-from gkl.safetensors_header import MAX_HEADER_BYTES, TensorHeader, read_header
-from gkl.spec import ATTACK_TITLES, SHA256_PATTERN, Evaluation, Publication, ReportSpec, board_name, why_on_no_board
+from gkl.outcome.flags import FLAGS, unrankable
+from gkl.spec import ATTACK_TITLES, SHA256_PATTERN, Evaluation, Publication, ReportSpec, why_on_no_board
 
 _OF_POINTS = {"label": "I64", "prediction": "I64", "broken_by": "I64", "perturbation_norm": "F64"}
 _OF_BROKEN = {"index": "I64", "adversarial_prediction": "I64"}

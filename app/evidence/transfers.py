@@ -14,6 +14,7 @@ from app import jobs
 from app.accounts import audit, quotas
 from app.accounts.audit import Actor
 from app.boards import ranking, strongest_certificates
+from app.boards.names import threat_model_of_board
 from app.core.errors import Conflict, NotFound, ServiceError, Unprocessable
 from app.core.formatting import as_sentence, interval, percent, plain
 from app.db.database import Database, database_now
@@ -24,7 +25,7 @@ from app.store import StoredFile
 from gkl.answers import PairTransferView, Provenance, TransferView
 from gkl.catalog import recorded_preprocessing
 from gkl.outcome import TransferCounts, TransferOutcome
-from gkl.spec import ThreatModel, TransferSpec, threat_model_of_board, why_not_within
+from gkl.spec import ThreatModel, TransferSpec, why_not_within
 
 _NAME = 80
 _SOURCE_FILE = "source.safetensors"

@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from app.core.formatting import percent
-from gkl.outcome import REPAIR, TRANSFER, AttackSoFar, PointsSoFar, wilson_interval
+from gkl.outcome import REPAIR, TRANSFER, AttackSoFar, PointsSoFar
 from gkl.spec import ATTACK_TITLES, PROTOCOLS_WITH_MORE, Evaluation
+from gkl.statistics.intervals import wilson_interval
 
 
 @dataclass(frozen=True)

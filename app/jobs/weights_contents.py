@@ -6,10 +6,10 @@ import json
 import zlib
 from pathlib import Path
 
+from gkl.catalog.network_tensors import architectures_that_fit, check_contents
 from gkl.errors import InvalidInput
-from gkl.network_tensors import architectures_that_fit, check_contents
+from gkl.formats.weights_contents import Contents, Described, safetensors_contents
 from gkl.spec import EvaluateSpec
-from gkl.weights_contents import Contents, Described, safetensors_contents
 
 # Real headers take thousands of bytes. A larger one is left to the run.
 _MOST_BYTES = 1024 * 1024

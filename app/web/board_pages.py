@@ -37,8 +37,8 @@ from app.web.forms import sent_fields
 from app.web.rendering import Chosen, redirect, render
 from gkl.answers import ClassView, RankNote, TransferRequest, Withdrawal
 from gkl.catalog import DATASETS
-from gkl.flags import FLAGS
 from gkl.outcome import ReportOutcome
+from gkl.outcome.flags import FLAGS
 
 router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from gkl.catalog import ARCHITECTURES, DATASETS
+from gkl.catalog.zoo import ZOO
 from gkl.recipes import RECIPES
 from gkl.spec import ThreatModel, format_epsilon
-from gkl.zoo import ZOO
 
 _THREAT_MODELS = ("threat_model", "evaluation.threat_model")
 

@@ -25,6 +25,7 @@ from app import jobs
 from app.accounts import tokens
 from app.accounts.principals import Principal
 from app.boards import ranking, results
+from app.boards.names import threat_model_of_board
 from app.boards.naming import zoo_name
 from app.core.errors import NotFound, TooMany, Unprocessable
 from app.core.formatting import plain
@@ -39,15 +40,7 @@ from app.web.forms import Input, advanced, basic, errors_of, inputs, parse, sent
 from app.web.rendering import Chosen, redirect, render
 from gkl.catalog import unknown_name_message
 from gkl.recipes import RECIPES
-from gkl.spec import (
-    PUBLISHED_WEIGHTS,
-    EvaluateSpec,
-    Evaluation,
-    Publication,
-    ThreatModel,
-    TrainSpec,
-    threat_model_of_board,
-)
+from gkl.spec import PUBLISHED_WEIGHTS, EvaluateSpec, Evaluation, Publication, ThreatModel, TrainSpec
 
 _log = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from app.weights import uploads
 from app.weights.views import upload_view
 from gkl.answers import UploadView
 from gkl.errors import InvalidInput
-from gkl.weights_format import check_weights_file
+from gkl.formats.weights_format import check_weights_file
 
 WRITE_BYTES = 1024 * 1024
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from gkl.errors import InvalidInput
-from gkl.layouts import Expected, check_fits
-from gkl.weights_contents import Contents, Described
+from gkl.formats.layouts import Expected, check_fits
+from gkl.formats.weights_contents import Contents, Described
 
 TABLE = Path(__file__).with_name("network_tensors.json.xz")
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gkl.catalog import CORRUPTED_DATASETS, DATASETS
-from gkl.network_tensors import published
+from gkl.catalog.network_tensors import published
 
 CIFAR_FILES = {
     "cifar10": ("cifar-10-python.tar.gz", "cifar-10-batches-py"),

@@ -122,7 +122,7 @@ ZOO_PREPROCESSING: dict[str, str] = {
     for (folder, preprocessing), models in _PREPROCESSED.items()
     for model in models.split()
 }
-"""Name of an ImageNet model -> name of the preprocessing that it is published with (`gkl.preprocessing`)."""
+"""Name of an ImageNet model -> name of the preprocessing that it is published with (`gkl.catalog.preprocessing`)."""
 
 _NEEDS_CUDA = "puts its parts on a CUDA device while it is built"
 _DOWNLOADS = "downloads weights while it is built; imagenet/Linf/Salman2020Do_R50 is the same network"

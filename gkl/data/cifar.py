@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gkl.catalog.on_disk import CIFAR_FILES
 from gkl.data.images import ImageSet
 from gkl.errors import InvalidInput
-from gkl.on_disk import CIFAR_FILES
 
 
 @dataclass(frozen=True)

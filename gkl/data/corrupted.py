@@ -8,10 +8,10 @@ import numpy as np
 import torch
 
 from gkl.catalog import CORRUPTED_DATASETS, DATASETS
+from gkl.catalog.preprocessing import CORRUPTED_PREPROCESSING
 from gkl.data.imagenet import decoder, evaluated_image_names
 from gkl.data.images import ImageFiles, Images, ImageSet
 from gkl.errors import InvalidInput
-from gkl.preprocessing import CORRUPTED_PREPROCESSING
 
 SEVERITIES = (1, 2, 3, 4, 5)
 

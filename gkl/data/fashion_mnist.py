@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gkl.catalog.on_disk import FASHION_MNIST_OF_DEBIAN
 from gkl.data.images import ImageSet
 from gkl.errors import InvalidInput
-from gkl.on_disk import FASHION_MNIST_OF_DEBIAN
 
 _DEBIAN = FASHION_MNIST_OF_DEBIAN
 _UNSIGNED_BYTES = 0x08

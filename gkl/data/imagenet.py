@@ -13,9 +13,9 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from gkl.catalog.preprocessing import DEFAULT_PREPROCESSING, Preprocessing
 from gkl.data.images import ImageFiles
 from gkl.errors import InvalidInput
-from gkl.preprocessing import DEFAULT_PREPROCESSING, Preprocessing
 
 
 def imagenet(folder: Path, train: bool, preprocessing: Preprocessing | None = None) -> ImageFiles:

@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 
 from gkl.catalog import DATASETS
+from gkl.catalog.preprocessing import Preprocessing
 from gkl.data.cifar import cifar10, cifar100
 from gkl.data.digits import digits
 from gkl.data.fashion_mnist import fashion_mnist
 from gkl.data.imagenet import imagenet
 from gkl.data.images import Images, ImageSet
-from gkl.preprocessing import Preprocessing
 
 _LOADERS: dict[str, Callable[[Path, bool], Images]] = {
     "digits": lambda folder, train: digits(train),

@@ -16,8 +16,8 @@ from typing import Any
 from torch import Tensor
 
 from gkl.errors import InvalidInput
+from gkl.formats.tensor_files import load_tensors, save_tensors
 from gkl.outcome import BlockSaved, Event
-from gkl.tensor_files import load_tensors, save_tensors
 
 _log = logging.getLogger(__name__)
 _FORMAT = "gkl-evaluation-block-1"

@@ -21,17 +21,17 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from gkl.attacks.perturbation import is_allowed, norm_tolerance
 from gkl.catalog import DATASETS, recorded_preprocessing
+from gkl.catalog.preprocessing import Preprocessing
 from gkl.data import Images, ImageSet, unit_range
 from gkl.errors import InvalidInput
 from gkl.evaluation import checks
 from gkl.evaluation.classifier import Classifier
 from gkl.evaluation.measurement import MISCLASSIFIED, Measurement
-from gkl.evaluation.perturbation import is_allowed, norm_tolerance
+from gkl.formats.tensor_files import load_tensors, save_tensors
 from gkl.outcome import CorruptionOutcome, Flag
-from gkl.preprocessing import Preprocessing
 from gkl.spec import Evaluation, format_epsilon
-from gkl.tensor_files import load_tensors, save_tensors
 
 _FORMAT = "gkl-certificate-1"
 OWN = "own"

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gkl.evaluation.attacks import dlr_loss
+from gkl.attacks.autoattack import dlr_loss
 from gkl.evaluation.classifier import Classifier
 from gkl.outcome import AttackOutcome, Flag
 from gkl.spec import ThreatModel

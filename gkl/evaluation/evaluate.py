@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from gkl.catalog import DATASETS, preprocessing_for
-from gkl.corruption_error import mean_corruption_error, robustbench_mean_corruption_error
+from gkl.catalog.preprocessing import Preprocessing
 from gkl.data import Images, ImageSet, load_corrupted, load_test
 from gkl.device import out_of_memory_explained, select_device, set_tensor_float_32
 from gkl.errors import InvalidInput, InvalidVerdict, Stopped
@@ -24,7 +24,7 @@ from gkl.evaluation.measurement import Measurement, Shard, measure, measure_shar
 from gkl.files import check_writable, sha256_of
 from gkl.models import LoadedModel, load_model, read_model, weights_sha256
 from gkl.outcome import CorruptionOutcome, EvaluationOutcome, Event, Progress, ProvisionalVerdict
-from gkl.preprocessing import Preprocessing
+from gkl.outcome.corruption_error import mean_corruption_error, robustbench_mean_corruption_error
 from gkl.provenance import git_commit, make_manifest
 from gkl.spec import PUBLISHED_WEIGHTS, EvaluateSpec
 
@@ -63,7 +63,7 @@ def evaluate(
         report: called with progress, every finished part and attack, and the provisional verdict.
         should_stop: asked at every call of the model; when it says yes the run ends with `Stopped`.
         device: such as 'cpu' or 'cuda:1'; by default CUDA if there is one.
-        converted: what `gkl.conversion` made of the weights, to be read in their place; they keep their sha256.
+        converted: what `gkl.formats.conversion` made of the weights, to be read in their place; they keep their sha256.
         others: certificates of other networks on the same data, whose adversarial examples are tried at the end.
 
     Raises:

@@ -13,12 +13,12 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from gkl.attacks.perturbation import is_allowed, norm_tolerance
 from gkl.data import ImageSet, load_test, unit_range
 from gkl.device import select_device, set_tensor_float_32
 from gkl.errors import InvalidInput, InvalidVerdict
 from gkl.evaluation.certificate import Certificate, read_certificate, verify_certificate, write_certificate
 from gkl.evaluation.measurement import Measurement
-from gkl.evaluation.perturbation import is_allowed, norm_tolerance
 from gkl.models import load_model, weights_sha256
 from gkl.outcome import AttackOutcome
 from gkl.spec import ExternalSpec, ThreatModel, TransferSpec, format_epsilon
@@ -153,7 +153,7 @@ def load_target(
         weights: safetensors or state dict; None for RobustBench's published ones.
         datasets_dir: where the data sets' files are, each in a folder of its name.
         models_dir: where RobustBench keeps published weights.
-        converted: what `gkl.conversion` made of the weights, to be read in their place; they keep their sha256.
+        converted: what `gkl.formats.conversion` made of the weights, to be read in their place; they keep their sha256.
         device: such as 'cpu' or 'cuda:1'; by default CUDA if there is one.
         batch_size: images at once.
         on_load: called when it is known that these are the weights.

@@ -14,9 +14,9 @@ from gkl.evaluation.certificate import Certificate
 from gkl.evaluation.examples import Examples, Judged, Target, fault, load_target, merge, read_attacked
 from gkl.evaluation.measurement import STANDS
 from gkl.files import check_writable, sha256_of
+from gkl.formats.tensor_files import load_tensors
 from gkl.outcome import Event, ExternalOutcome, Progress
 from gkl.spec import ExternalSpec
-from gkl.tensor_files import load_tensors
 
 
 @out_of_memory_explained()
@@ -50,7 +50,7 @@ def merge_examples(
         should_stop: asked before every pass of the model; when it says yes the run ends with `Stopped`.
         device: such as 'cpu' or 'cuda:1'; by default CUDA if there is one.
         batch_size: images at once.
-        converted: what `gkl.conversion` made of the weights, to be read in their place; they keep their sha256.
+        converted: what `gkl.formats.conversion` made of the weights, to be read in their place; they keep their sha256.
 
     Raises:
         InvalidInput: an example is not allowed or does not fool the model, with the first such point; or a file

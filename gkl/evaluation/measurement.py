@@ -21,18 +21,18 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from gkl.attacks import repair
+from gkl.attacks.autoattack import Attack, make_attacks
+from gkl.attacks.perturbation import is_allowed
 from gkl.data import ImageSet, unit_range
 from gkl.device import device_name, is_out_of_memory
 from gkl.errors import InvalidInput
-from gkl.evaluation import belief, checks, repair
-from gkl.evaluation.attacks import Attack, make_attacks
+from gkl.evaluation import belief, checks
 from gkl.evaluation.blocks import Block, Blocks
 from gkl.evaluation.classifier import Classifier
 from gkl.evaluation.inputs import checked_images
-from gkl.evaluation.perturbation import is_allowed
 from gkl.evaluation.progress import EvaluationProgress
 from gkl.evaluation.transfer import OtherExamples
-from gkl.flags import unrankable
 from gkl.outcome import (
     REPAIR,
     TRANSFER,
@@ -46,6 +46,7 @@ from gkl.outcome import (
     PointsSoFar,
     gap,
 )
+from gkl.outcome.flags import unrankable
 from gkl.spec import PROTOCOLS_WITH_MORE, Evaluation
 
 _log = logging.getLogger(__name__)

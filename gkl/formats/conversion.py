@@ -1,7 +1,7 @@
 """A state dict of torch.save from a stranger becomes safetensors, once, in a process that could do no harm.
 
-`python -m gkl.conversion SOURCE TARGET` is that process: it imports torch, gives up what it does not need
-(`gkl.confinement`), and only then opens the file.
+`python -m gkl.formats.conversion SOURCE TARGET` is that process: it imports torch, gives up what it does not need
+(`gkl.formats.confinement`), and only then opens the file.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from pydantic import ValidationError
 
 from gkl import run_log
 from gkl.errors import FailureCode, InvalidInput, NoSpaceLeft, OutOfMemory, Stopped
+from gkl.formats.torch_archive import check_torch_file
 from gkl.outcome import Event, Failed, Progress
-from gkl.torch_archive import check_torch_file
 
 _log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def convert(
 ) -> None:
     """Write the tensors of what torch.save wrote as safetensors, with their own names and number formats.
 
-    All of them: which of several networks in it is meant, the one who reads `target` says (`gkl.weights_file`).
+    All of them: which of several networks in it is meant, the one who reads `target` says (`gkl.formats.weights_file`).
 
     Args:
         source: what torch.save wrote.
@@ -67,7 +67,7 @@ def convert(
     """
     check_torch_file(source)
     process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "gkl.conversion", str(source), str(target)],
+        [sys.executable, "-P", "-m", "gkl.formats.conversion", str(source), str(target)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         # Where it imports from, and one thread: others would keep what this one gives up.
@@ -148,9 +148,9 @@ def _main(source: Path, target: Path) -> NoReturn:
     # All of it now: later it would count as the file's, and need what is given up.
     import torch  # noqa: PLC0415
 
-    from gkl.confinement import Limits, confine  # noqa: PLC0415
     from gkl.device import is_out_of_memory  # noqa: PLC0415
-    from gkl.weights_file import convert_state_dict  # noqa: PLC0415
+    from gkl.formats.confinement import Limits, confine  # noqa: PLC0415
+    from gkl.formats.weights_file import convert_state_dict  # noqa: PLC0415
 
     run_log.configure()
     torch.set_num_threads(1)

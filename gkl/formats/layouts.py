@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from gkl.errors import InvalidInput
-from gkl.weights_contents import Contents, Described
+from gkl.formats.weights_contents import Contents, Described
 
 # What wrappers put into names, wherever the module that they wrap is.
 _WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from gkl.errors import InvalidInput, NoSpaceLeft
 from gkl.files import atomic_path
-from gkl.safetensors_header import METADATA_KEY, read_metadata
-from gkl.shared_memory import sharing
+from gkl.formats.safetensors_header import METADATA_KEY, read_metadata
+from gkl.formats.shared_memory import sharing
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:

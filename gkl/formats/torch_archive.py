@@ -3,7 +3,7 @@
 A file that passes here is an archive of the right form, small enough, that names nothing but what tensors are made of.
 This is for the clear sentence that somebody who sent a wrong file reads at once. It is not what keeps a hostile file
 from doing harm: every scanner of pickles has been led astray so far. That is torch's own unpickler of tensors
-(`weights_only`), which a worker lets run only in `gkl.confinement`.
+(`weights_only`), which a worker lets run only in `gkl.formats.confinement`.
 """
 
 from __future__ import annotations

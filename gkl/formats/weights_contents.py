@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from gkl.errors import InvalidInput
-from gkl.safetensors_header import TensorHeader, read_header, read_metadata
+from gkl.formats.safetensors_header import TensorHeader, read_header, read_metadata
 
 CONVERTED = "gkl-converted-weights-2"
 """`format` in the metadata of what a state dict of torch.save was converted to."""

@@ -11,12 +11,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from gkl.errors import InvalidInput
-from gkl.safetensors_header import read_header, read_metadata
-from gkl.shared_memory import aliases
-from gkl.state_dict import read_containers
-from gkl.tensor_files import save_tensors
-from gkl.weights_contents import CONVERTED, Contents, Described, conversion, safetensors_contents
-from gkl.weights_format import check_weights_file
+from gkl.formats.safetensors_header import read_header, read_metadata
+from gkl.formats.shared_memory import aliases
+from gkl.formats.state_dict import read_containers
+from gkl.formats.tensor_files import save_tensors
+from gkl.formats.weights_contents import CONVERTED, Contents, Described, conversion, safetensors_contents
+from gkl.formats.weights_format import check_weights_file
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Literal
 
 from gkl.errors import InvalidInput
-from gkl.safetensors_header import read_header
-from gkl.torch_archive import check_torch_file
+from gkl.formats.safetensors_header import read_header
+from gkl.formats.torch_archive import check_torch_file
 
 WeightsFormat = Literal["safetensors", "torch"]
 

@@ -14,8 +14,8 @@ from gkl.errors import InvalidInput
 from gkl.evaluation.certificate import OWN, Certificate, read_certificate
 from gkl.evaluation.measurement import MISCLASSIFIED, STANDS
 from gkl.library.verdict import Verdict
-from gkl.paired import PairedCounts
 from gkl.spec import Evaluation, ThreatModel, format_epsilon
+from gkl.statistics.paired import PairedCounts
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -84,12 +84,12 @@ class Comparison:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Tango's 95 % score interval of the difference (`gkl.paired.paired_interval`)."""
+        """Tango's 95 % score interval of the difference (`gkl.statistics.paired.paired_interval`)."""
         return self.counts.interval
 
     @property
     def p_value(self) -> float:
-        """Two-sided p-value of McNemar's exact test (`gkl.paired.mcnemar_exact`): how often chance alone would make two
+        """Two-sided p-value of McNemar's exact test (`gkl.statistics.paired.mcnemar_exact`): how often chance alone would make two
         equally good networks differ at least so much."""
         return self.counts.p_value
 

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from gkl.catalog import DATASETS, Norm
+from gkl.catalog.preprocessing import DEFAULT_PREPROCESSING, Preprocessing
 from gkl.data import ImageSet, unit_range
 from gkl.device import is_out_of_memory, out_of_memory_explained, select_device
 from gkl.errors import GklError, InvalidInput
@@ -25,7 +26,6 @@ from gkl.library.progress import progress_bar
 from gkl.library.undisturbed import undisturbed
 from gkl.library.verdict import Verdict
 from gkl.models.normalization import Normalization
-from gkl.preprocessing import DEFAULT_PREPROCESSING, Preprocessing
 from gkl.spec import Evaluation
 
 Numbers = float | tuple[float, ...] | list[float]
@@ -81,7 +81,7 @@ def evaluate(
         std: the other half of it.
         num_classes: C; by default the model is asked.
         preprocessing: how the photographs of "imagenet" are resized and cropped, by a name of
-            `gkl.preprocessing.PREPROCESSINGS`; by default as the model was published, where `gkl.load_model` built it,
+            `gkl.catalog.preprocessing.PREPROCESSINGS`; by default as the model was published, where `gkl.load_model` built it,
             else 'Res256Crop224'.
         output: a folder for finished parts of an `nn.Module`. Interrupted, the same call goes on from them.
         progress: whether to show a bar, where tqdm is installed.

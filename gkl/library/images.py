@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from gkl.catalog import DATASETS, unknown_name_message
+from gkl.catalog.preprocessing import Preprocessing
 from gkl.data import ImageSet
 from gkl.data.loading import load_test
 from gkl.errors import InvalidInput
 from gkl.library.folders import datasets_folder
-from gkl.preprocessing import Preprocessing
 
 Data: TypeAlias = "str | ImageSet | tuple[Any, Any] | Iterable[Any]"
 """A data set's name; images and labels; or what yields them: a DataLoader of batches, a Dataset of single images."""

@@ -8,14 +8,14 @@ from pathlib import Path
 from torch import nn
 
 from gkl.catalog import ARCHITECTURES, DATASETS, preprocessing_for, unknown_name_message
+from gkl.catalog.preprocessing import PREPROCESSINGS, Preprocessing
+from gkl.catalog.zoo import NOT_OFFERED, ZOO
 from gkl.errors import InvalidInput
+from gkl.formats.tensor_files import load_metadata
+from gkl.formats.weights_format import weights_format
 from gkl.library.folders import models_folder
 from gkl.library.undisturbed import own_streams
 from gkl.models.weights import read_model
-from gkl.preprocessing import PREPROCESSINGS, Preprocessing
-from gkl.tensor_files import load_metadata
-from gkl.weights_format import weights_format
-from gkl.zoo import NOT_OFFERED, ZOO
 
 PREPROCESSING_ATTRIBUTE = "gkl_preprocessing"
 """Attribute of a network for ImageNet with the name of the preprocessing that it was published with."""

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from app.boards.names import board_name
 from gkl.answers import EntryView, JobView
 from gkl.client import Client
 from gkl.errors import InvalidInput
 from gkl.field_errors import field_problems
 from gkl.files import sha256_of
-from gkl.spec import EvaluateSpec, Publication, board_name, why_on_no_board
+from gkl.spec import EvaluateSpec, Publication, why_on_no_board
 
 if TYPE_CHECKING:
     from gkl.library.verdict import Verdict

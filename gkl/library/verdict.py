@@ -16,9 +16,10 @@ from gkl.evaluation.measurement import MISCLASSIFIED, STANDS, Measurement
 from gkl.files import check_writable
 from gkl.library.pictures import data_uri
 from gkl.library.publishing import Said, publish
-from gkl.outcome import AttackOutcome, Flag, wilson_interval
+from gkl.outcome import AttackOutcome, Flag
 from gkl.provenance import git_commit, make_manifest
 from gkl.spec import Evaluation, format_epsilon
+from gkl.statistics.intervals import wilson_interval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

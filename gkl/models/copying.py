@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from gkl.errors import InvalidInput
-from gkl.layouts import Expected, Place
-from gkl.shared_memory import sharing
+from gkl.formats.layouts import Expected, Place
+from gkl.formats.shared_memory import sharing
 
 
 def copy_into(

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from torch import nn
 
 from gkl.catalog import ARCHITECTURES, DATASETS, image_shape, preprocessing_for, unknown_name_message
+from gkl.catalog.zoo import ZOO
 from gkl.errors import InvalidInput
 from gkl.models.robustbench import dm_network, preact_resnet_18, resnet_18, wide_resnet, zoo_definition
 from gkl.models.small_cnn import SmallCNN, TinyCNN
-from gkl.zoo import ZOO
 
 Builder = Callable[[int, tuple[int, int, int]], nn.Module]
 

@@ -17,9 +17,9 @@ import torch
 from torch import nn
 
 from gkl.catalog import DATASETS
+from gkl.catalog.zoo import ZOO
 from gkl.errors import InvalidInput
-from gkl.weights_format import weights_format
-from gkl.zoo import ZOO
+from gkl.formats.weights_format import weights_format
 
 # Mean and standard deviation of the training images, which RobustBench has no use for.
 _FASHION_MNIST_STATISTICS = (0.2860,), (0.3530,)

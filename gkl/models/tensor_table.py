@@ -1,4 +1,4 @@
-"""`python -m gkl.models.tensor_table`: writes the table that `gkl.network_tensors` reads, from the networks themselves.
+"""`python -m gkl.models.tensor_table`: writes the table that `gkl.catalog.network_tensors` reads, from the networks themselves.
 
 To be run again when an architecture is added, or when RobustBench is updated. Takes some minutes.
 """
@@ -13,13 +13,13 @@ from typing import Any
 import torch
 
 from gkl.catalog import ARCHITECTURES
+from gkl.catalog.network_tensors import TABLE
+from gkl.catalog.zoo import ZOO
 from gkl.files import atomic_path
-from gkl.layouts import Expected
+from gkl.formats.layouts import Expected
 from gkl.models.registry import build_model
 from gkl.models.robustbench import files_in, name_in_torch_cache
 from gkl.models.weights import expected_tensors
-from gkl.network_tensors import TABLE
-from gkl.zoo import ZOO
 
 
 def built(architecture: str, dataset: str) -> Expected:
@@ -32,7 +32,7 @@ def built(architecture: str, dataset: str) -> Expected:
 
 
 def lines() -> list[str]:
-    """The table, as `gkl.network_tensors` reads it."""
+    """The table, as `gkl.catalog.network_tensors` reads it."""
     numbers: dict[str, int] = {}
     networks = {}
     for architecture, described in ARCHITECTURES.items():
@@ -43,7 +43,7 @@ def lines() -> list[str]:
 
 
 def published() -> dict[str, Any]:
-    """Where the published weights of each model of the zoo are kept, see `gkl.network_tensors.Published`."""
+    """Where the published weights of each model of the zoo are kept, see `gkl.catalog.network_tensors.Published`."""
     return {
         name: {
             "files": [str(path) for path in files_in(Path(), name)],

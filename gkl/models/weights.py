@@ -12,16 +12,23 @@ import torch
 from torch import Tensor, nn
 
 from gkl.catalog import DATASETS
+from gkl.catalog.zoo import ZOO
 from gkl.errors import InvalidInput
 from gkl.files import sha256_of
-from gkl.layouts import Expected, Place, checked_surroundings, fitting_places, has_other_networks, unseen_in_front
+from gkl.formats.layouts import (
+    Expected,
+    Place,
+    checked_surroundings,
+    fitting_places,
+    has_other_networks,
+    unseen_in_front,
+)
+from gkl.formats.shared_memory import aliases
+from gkl.formats.weights_file import WeightsFile, describe, open_weights
 from gkl.models.copying import copy_into
 from gkl.models.normalization import Normalization, normalization_in_front, with_normalization
 from gkl.models.registry import build_model
 from gkl.models.robustbench import load_published, published_files
-from gkl.shared_memory import aliases
-from gkl.weights_file import WeightsFile, describe, open_weights
-from gkl.zoo import ZOO
 
 _log = logging.getLogger(__name__)
 

@@ -1,73 +1,12 @@
-"""What a run reports while it works and when it ends. Free of torch.
-
-The runner writes these models as JSON lines, the supervisor reads them, the database keeps them.
-"""
+"""What an evaluation found: attacks, corruptions, checks, flags, accuracies."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
-
-from gkl.errors import FailureCode
-from gkl.flags import FlagName, unrankable
-
-
-class Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-def wilson_interval(successes: float, trials: float, z: float = 1.959963984540054) -> tuple[float, float]:
-    """Wilson score interval of a proportion; with the default z, at 95 % confidence.
-
-    Both need not be whole: an effective number of trials is no count.
-
-    >>> low, high = wilson_interval(5709, 10000)
-    >>> f"{low:.4f} {high:.4f}"
-    '0.5612 0.5806'
-    """
-    if trials <= 0:
-        return (0.0, 1.0)
-    p = successes / trials
-    scale = 1 + z * z / trials
-    center = (p + z * z / (2 * trials)) / scale
-    half = z / scale * math.sqrt(p * (1 - p) / trials + z * z / (4 * trials * trials))
-    return (max(0.0, center - half), min(1.0, center + half))
-
-
-class Manifest(Record):
-    """Where a result comes from: everything needed to measure it again."""
-
-    spec: dict[str, Any]
-    """The spec, complete."""
-    git_commit: str | None
-    """Commit of the engine's source, with '+changes' if files differed from it; null outside a checkout."""
-    packages: dict[str, str]
-    """Versions of the packages that computed the result."""
-    python: str
-    device: str
-    """Name of the processor or GPU."""
-    seed: int
-    dataset_sha256: str
-    """sha256 over the images and labels that the run used; over names and sizes for ImageNet's files."""
-    synthetic_sha256: str | None = None
-    """sha256 over the checksums in the .npz of generated images, where a training used one."""
-    weights_sha256: str
-    """sha256 of the file with the weights, made by a training or attacked by an evaluation."""
-    weights_key: str | None = None
-    """Which network of that file was evaluated, where it holds weights of others too; null where it is the only one."""
-    weights_notes: tuple[str, ...] = ()
-    """What was done with the file's tensors besides copying them, each in a sentence: a conversion to float32."""
-    dtype: str | None = None
-    """Number format of the network's weights, for an evaluation: 'float32'."""
-    batch_size_used: int | None = None
-    """Most images that an evaluation's model was given at once after the device's memory had its say; smaller than
-    the spec's batch_size where that was too much."""
-    preprocessing: str | None = None
-    """How an evaluation's images were resized and cropped, for ImageNet: 'BicubicRes256Crop224'. Evaluations of
-    earlier versions name none and used 'Res256Crop224'."""
+from gkl.outcome.common import Manifest, Record
+from gkl.outcome.flags import FlagName, unrankable
 
 
 class AttackOutcome(Record):
@@ -191,22 +130,6 @@ class CorruptionOutcome(Record):
     """Of all its images and labels; over names and sizes for ImageNet's files."""
 
 
-class TrainOutcome(Record):
-    type: Literal["trained"] = "trained"
-    weights: str
-    """File name of the weights, relative to the run's directory."""
-    epochs: int
-    selected_epoch: int | None = None
-    """The epoch whose weights these are, where the spec has a selection."""
-    held_out_clean_accuracy: float | None = None
-    """Its accuracy on the held-out training images."""
-    held_out_robust_accuracy: float | None = None
-    """Its accuracy on them under PGD."""
-    seconds: float
-    """Training time of the whole run, resumed parts included."""
-    manifest: Manifest
-
-
 class EvaluationOutcome(Record):
     type: Literal["evaluated"] = "evaluated"
     num_points: int
@@ -214,16 +137,16 @@ class EvaluationOutcome(Record):
     """Points classified correctly without perturbation."""
     robust_correct: int | None = None
     """Points for which no attack found an adversarial example; null without attacks."""
-    attacks: list[AttackOutcome] = []
-    corruptions: list[CorruptionOutcome] = []
+    attacks: list[AttackOutcome] = Field(default_factory=list)
+    corruptions: list[CorruptionOutcome] = Field(default_factory=list)
     mean_corruption_error: float | None = None
     """mCE: for ImageNet relative to AlexNet's errors (arXiv 1903.12261), else the mean error itself; 1 is AlexNet's."""
     robustbench_mean_corruption_error: float | None = None
     """mCE as RobustBench's leaderboard has it: for ImageNet relative to the errors of its own AlexNet; null for other
     data sets, and in outcomes of earlier versions."""
-    flags: list[Flag] = []
+    flags: list[Flag] = Field(default_factory=list)
     """Why not to trust it; empty if nothing was found."""
-    checks: list[CheckOutcome] = []
+    checks: list[CheckOutcome] = Field(default_factory=list)
     """What was checked of the network itself, and what could not be; empty in results of versions before 0.2."""
     checks_seed: int | None = None
     """Seed of the points that the checks looked at, drawn anew for each run: known points can be prepared for."""
@@ -262,254 +185,3 @@ class ShardOutcome(Record):
     type: Literal["shard"] = "shard"
     seconds: float
     """Time that this run took."""
-
-
-class ExternalOutcome(Record):
-    """Somebody's adversarial examples, each of which holds."""
-
-    type: Literal["external"] = "external"
-    attack: str
-    examples: int
-    """Examples that were sent and checked."""
-    broken: int
-    """Those of points that stood until then."""
-    robust_correct: int
-    """Points that still stand."""
-    base_sha256: str
-    """Of the certificate that they were merged with."""
-    certificate: str | None = None
-    """File name of the merged certificate, relative to the run's directory; null if nothing new was broken."""
-    device: str
-    seconds: float
-
-
-class ReportOutcome(Record):
-    """Somebody's certificate of their own network, which agrees with itself and with the data."""
-
-    type: Literal["report"] = "report"
-    evaluation: dict[str, Any]
-    """The spec of the evaluation that it says it is of."""
-    attacks: tuple[str, ...]
-    """Those that it says were tried."""
-    num_points: int
-    clean_correct: int
-    robust_correct: int
-    """Points that no example in it breaks, if the network answers as it says."""
-    weights_sha256: str
-    """What it says that its owner's weights hash to."""
-    flags: tuple[Flag, ...] = ()
-    """Reasons not to trust it that its owner's run found."""
-    seconds: float
-
-
-class TransferCounts(Record):
-    """Adversarial examples that were made for one network, tried on another."""
-
-    examples: int
-    """Examples that were tried."""
-    clean_correct: int
-    """Those whose clean image the other network gets right."""
-    broken: int
-    """Those of `clean_correct` whose adversarial image it gets wrong."""
-
-    @property
-    def share(self) -> float | None:
-        """Of the examples whose clean image the other network gets right, those that break it; None without any."""
-        return self.broken / self.clean_correct if self.clean_correct else None
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """95 % Wilson interval of the share."""
-        return wilson_interval(self.broken, self.clean_correct)
-
-
-class TransferByAttack(TransferCounts):
-    attack: str
-    """The attack that found these examples."""
-
-
-class TransferOutcome(TransferCounts):
-    """What the adversarial examples of one entry do to another."""
-
-    type: Literal["transferred"] = "transferred"
-    attacks: tuple[TransferByAttack, ...]
-    """The same for each attack that found examples, in their order."""
-    answers_vary: bool
-    """The other network answers differently each time, so that the counts are those of this run alone."""
-    merged: ExternalOutcome
-    """What they add to the other entry's certificate: its `broken` are those of points that stood until then."""
-    seconds: float
-
-
-class Resources(Record):
-    """What a run has used so far. Replaced by the next one."""
-
-    type: Literal["resources"] = "resources"
-    device: str
-    """Name of the processor or GPU."""
-    peak_memory_bytes: int
-    """Most main memory that the run's process held at once."""
-    peak_gpu_memory_bytes: int | None = None
-    """Most memory that its tensors took on the GPU; null on a CPU."""
-    cpu_seconds: float
-    """Processor time of its process, over all cores."""
-
-
-class StepMetrics(Record):
-    """The latest training step."""
-
-    step: int
-    """Steps done, of `steps`, in the whole run."""
-    steps: int
-    loss: float
-    parts: dict[str, float]
-    """The loss's parts before their weights: 'natural', and 'kl', 'dkl', or 'ce' and 'wmse'."""
-    clean_accuracy: float
-    """Accuracy on the batch's natural images."""
-    adversarial_accuracy: float
-    """Accuracy on the batch's adversarial images."""
-    images_per_second: float | None = None
-    """Natural images trained on per second, since the report before; null in the first."""
-
-
-class AttackSoFar(Record):
-    """An attack that has begun, on the points of one run."""
-
-    attack: str
-    points: int
-    """Points that enter it, in all blocks."""
-    done: int
-    """Those of them in finished blocks: the first ones, in the order of the test images."""
-    broken: int
-    """Points of finished blocks that it broke."""
-
-
-class PointsSoFar(Record):
-    """What has become of an evaluation's points; of a shard, of its share."""
-
-    points: int
-    """All points of the run."""
-    clean_done: int
-    """Points whose clean image was classified."""
-    clean_correct: int
-    """Those of them classified correctly."""
-    attacks: tuple[AttackSoFar, ...] = ()
-    """In their order; only the last one has blocks left."""
-
-
-class Progress(Record):
-    """Where the run is. Replaced by the next one; nothing is lost if one is dropped."""
-
-    type: Literal["progress"] = "progress"
-    stage: str
-    """What is being done, in a word or two: 'training', 'APGD-CE'."""
-    fraction: float = Field(ge=0, le=1)
-    """Share of the whole run that is done."""
-    seconds_left: float | None = None
-    """Estimated seconds until the run ends; null while there is nothing to estimate from."""
-    detail: str = ""
-    """Where in the stage: 'epoch 12 of 40', 'block 2 of 2'."""
-    metrics: StepMetrics | None = None
-    """What the latest step measured, while training."""
-    points: PointsSoFar | None = None
-    """What has become of the points, while an evaluation attacks them."""
-
-
-class EpochFinished(Record):
-    """One point of the training curve; accuracies are means over the epoch's training batches."""
-
-    type: Literal["epoch"] = "epoch"
-    epoch: int
-    epochs: int
-    loss: float
-    clean_accuracy: float
-    adversarial_accuracy: float
-    """Accuracy on the adversarial images of the inner maximization."""
-    epsilon: float
-    learning_rate: float
-    """That of the epoch's last step."""
-    seconds: float
-    parts: dict[str, float] = {}
-    """Means of the loss's parts before their weights."""
-    held_out_clean_accuracy: float | None = None
-    """Accuracy on the held-out training images, where the spec has a selection and this epoch was measured."""
-    held_out_robust_accuracy: float | None = None
-    """Accuracy on them under PGD; the epoch with the highest is the result."""
-
-
-class AttackFinished(Record):
-    type: Literal["attack"] = "attack"
-    outcome: AttackOutcome
-
-
-class BlockSaved(Record):
-    """A part of an evaluation that need not be run again, in a file."""
-
-    type: Literal["block"] = "block"
-    file: str
-    """File name, relative to the run's directory."""
-    number: int
-    """The part's number, unique within the evaluation."""
-
-
-class WeightsConverted(Record):
-    """The weights that the run was given, as safetensors, so that no later run need read the original."""
-
-    type: Literal["converted"] = "converted"
-    file: str
-    """File name, relative to the run's directory."""
-
-
-class ProvisionalVerdict(Record):
-    """What is certain before the last attacks: more can only be lost. Re-checked like a final one."""
-
-    type: Literal["provisional"] = "provisional"
-    outcome: EvaluationOutcome
-
-
-class CheckpointSaved(Record):
-    type: Literal["checkpoint"] = "checkpoint"
-    file: str
-    """File name, relative to the run's directory."""
-    epoch: int
-    """Epochs finished."""
-    step: int = 0
-    """Steps done in the epoch after them."""
-
-
-class Failed(Record):
-    type: Literal["failed"] = "failed"
-    code: FailureCode
-    message: str
-    """What was found and what to do, in a sentence or two."""
-
-
-class Interrupted(Record):
-    """The run was asked to stop and can be resumed."""
-
-    type: Literal["interrupted"] = "interrupted"
-
-
-Event: TypeAlias = (
-    Progress
-    | Resources
-    | EpochFinished
-    | AttackFinished
-    | CheckpointSaved
-    | BlockSaved
-    | WeightsConverted
-    | ProvisionalVerdict
-)
-Ending: TypeAlias = (
-    TrainOutcome
-    | EvaluationOutcome
-    | ShardOutcome
-    | ExternalOutcome
-    | ReportOutcome
-    | TransferOutcome
-    | Failed
-    | Interrupted
-)
-MESSAGE: TypeAdapter[Event | Ending] = TypeAdapter(
-    Annotated[Event | Ending, Field(discriminator="type")],
-)

@@ -1,7 +1,7 @@
 """Two classifiers of which only the accuracies are known: by how much one is better, as if on different points.
 
 Where both were measured on the same points this asks more than it has to: what is known point by point is compared by
-`gkl.paired`. Counts in, numbers out: free of torch, NumPy and SciPy.
+`gkl.statistics.paired`. Counts in, numbers out: free of torch, NumPy and SciPy.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from gkl.outcome import wilson_interval
+from gkl.statistics.intervals import wilson_interval
 
 
 @dataclass(frozen=True)

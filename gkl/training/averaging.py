@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import nn
 
-from gkl.shared_memory import sharing
+from gkl.formats.shared_memory import sharing
 from gkl.spec import EpochAveraging, StepAveraging
 
 

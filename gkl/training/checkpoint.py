@@ -10,11 +10,11 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from gkl.class_prior import ClassPrior
 from gkl.errors import InvalidInput, NonFiniteLoss
+from gkl.formats.tensor_files import load_tensors, save_tensors
 from gkl.spec import TrainSpec
-from gkl.tensor_files import load_tensors, save_tensors
 from gkl.training.averaging import WeightAverage
+from gkl.training.class_prior import ClassPrior
 from gkl.training.descent import GradientDescent
 from gkl.training.step import StepOutcome
 

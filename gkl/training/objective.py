@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gkl.class_prior import ClassPrior
 from gkl.losses import dkl_loss, gkl_loss, gkl_loss_and_parts, kl_loss
 from gkl.spec import DklObjective, GklObjective, IklObjective, TradesObjective
+from gkl.training.class_prior import ClassPrior
 
 Objective = TradesObjective | DklObjective | IklObjective | GklObjective
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gkl.adversary import projected_gradient_ascent, uniform_start
+from gkl.attacks.pgd import projected_gradient_ascent, uniform_start
 from gkl.data import unit_range
 from gkl.spec import Selection, ThreatModel
 from gkl.training.step import Network, frozen

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from gkl.adversary import projected_gradient_ascent, uniform_start
+from gkl.attacks.pgd import projected_gradient_ascent, uniform_start
 from gkl.data import unit_range
 from gkl.device import own_random_stream
 from gkl.errors import InvalidInput, NonFiniteLoss

@@ -16,12 +16,12 @@ from gkl.data.synthetic import SyntheticImages
 from gkl.device import device_name, out_of_memory_explained, select_device, set_tensor_float_32
 from gkl.errors import InvalidInput, Stopped
 from gkl.files import check_writable, sha256_of
+from gkl.formats.shared_memory import overlapping_parameters
+from gkl.formats.tensor_files import save_tensors
 from gkl.models import build_model
 from gkl.outcome import CheckpointSaved, EpochFinished, Event, Progress, StepMetrics, TrainOutcome
 from gkl.provenance import git_commit, make_manifest
-from gkl.shared_memory import overlapping_parameters
 from gkl.spec import Selection, TrainSpec
-from gkl.tensor_files import save_tensors
 from gkl.training.averaging import WeightAverage
 from gkl.training.batch_norm import set_momentum
 from gkl.training.batches import Batches, EpochOrder

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from gkl.shared_memory import once
+from gkl.formats.shared_memory import once
 
 
 class WeightPerturber:

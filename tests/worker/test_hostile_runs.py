@@ -17,13 +17,13 @@ from app.db.database import Database
 from app.jobs import job_files
 from app.store import ArtifactStore
 from gkl.answers import JobState
-from gkl.conversion import convert
 from gkl.errors import FailureCode, InvalidInput, Stopped
+from gkl.formats.conversion import convert
+from gkl.formats.weights_file import open_weights
+from gkl.formats.weights_format import check_weights_file
 from gkl.models import build_model, load_weights
 from gkl.outcome import Failed, Progress
 from gkl.spec import EvaluateSpec, Evaluation, ThreatModel
-from gkl.weights_file import open_weights
-from gkl.weights_format import check_weights_file
 from tests.cluster import until
 from tests.databases import either_database
 from tests.hostile import FOR_THE_ARCHITECTURE, FOR_THE_READER, network, saved
@@ -44,13 +44,13 @@ def test_what_the_architecture_tells(kind: str, tmp_path: Path) -> None:
         load_weights(build_model("tiny_cnn", "digits"), path)
 
 
-# What `python -m gkl.conversion` does, in a fork of one process for each file: importing torch takes seconds.
+# What `python -m gkl.formats.conversion` does, in a fork of one process for each file: importing torch takes seconds.
 _READ_ALL = """
 import os, sys
 from pathlib import Path
 import torch
-import gkl.confinement, gkl.device, gkl.state_dict, gkl.tensor_files
-from gkl.conversion import _main
+import gkl.formats.confinement, gkl.device, gkl.formats.state_dict, gkl.formats.tensor_files
+from gkl.formats.conversion import _main
 
 for source in sorted(Path(sys.argv[1]).iterdir()):
     process = os.fork()
@@ -126,7 +126,7 @@ def test_a_confined_process_has_lost_what_it_does_not_need(tmp_path: Path) -> No
     code = """
 import ctypes, os, platform, signal, socket, subprocess, sys, threading
 from pathlib import Path
-from gkl.confinement import _MACHINES, Limits, confine
+from gkl.formats.confinement import _MACHINES, Limits, confine
 
 mine, other, there = (Path(sys.argv[1]) / name for name in ("mine", "other", "there"))
 libc = ctypes.CDLL(None, use_errno=True)
@@ -182,7 +182,7 @@ def test_a_confined_process_ends_with_its_time(tmp_path: Path) -> None:
     code = """
 import sys
 from pathlib import Path
-from gkl.confinement import Limits, confine
+from gkl.formats.confinement import Limits, confine
 
 confine(Limits(memory_bytes=2**28, cpu_seconds=1, file_bytes=0), Path(sys.argv[1]))
 while True:
@@ -223,7 +223,7 @@ def test_a_conversion_that_takes_too_long_or_is_not_wanted_any_more_ends(tmp_pat
     with pytest.raises(Stopped):
         convert(path, target, should_stop=lambda: True)
     assert [each.name for each in tmp_path.iterdir()] == ["model.pt"]
-    assert not [each for each in psutil.Process().children() if "gkl.conversion" in " ".join(each.cmdline())]
+    assert not [each for each in psutil.Process().children() if "gkl.formats.conversion" in " ".join(each.cmdline())]
 
 
 @either_database

@@ -19,7 +19,7 @@ from app.db.database import Database
 from app.db.tables import FileKind, JobFile
 from gkl.answers import JobState
 from gkl.evaluation.certificate import contents_sha256
-from gkl.tensor_files import load_metadata
+from gkl.formats.tensor_files import load_metadata
 from tests.databases import either_database
 from tests.specs import tiny_train_spec
 from tests.worker.test_worker import files, look, send

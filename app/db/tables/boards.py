@@ -11,8 +11,9 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 from app.db.tables.base import Base, Id, Json, enum
 from app.db.tables.jobs import Job
 from gkl.answers import Provenance
-from gkl.corruption_error import robustbench_mean_corruption_error
-from gkl.outcome import CorruptionOutcome, broken_beyond_autoattack, wilson_interval
+from gkl.outcome import CorruptionOutcome, broken_beyond_autoattack
+from gkl.outcome.corruption_error import robustbench_mean_corruption_error
+from gkl.statistics.intervals import wilson_interval
 
 if TYPE_CHECKING:
     from app.db.tables.evidence import ExternalAttack, Report

@@ -26,9 +26,10 @@ from app.jobs import job_files
 from app.store import StoredFile
 from gkl.catalog import CORRUPTIONS
 from gkl.errors import FailureCode
-from gkl.outcome import REPAIR, AttackOutcome, CorruptionOutcome, EvaluationOutcome, Manifest, wilson_interval
+from gkl.outcome import REPAIR, AttackOutcome, CorruptionOutcome, EvaluationOutcome, Manifest
 from gkl.recipes import digits
 from gkl.spec import EvaluateSpec, Evaluation, GklObjective, Publication, ThreatModel, TradesObjective
+from gkl.statistics.intervals import wilson_interval
 
 LEASE = timedelta(seconds=90)
 

@@ -10,8 +10,8 @@ from fastapi.testclient import TestClient
 
 from app.core.settings import Settings
 from gkl.errors import InvalidInput
-from gkl.torch_archive import HARMLESS
-from gkl.weights_format import check_weights_file
+from gkl.formats.torch_archive import HARMLESS
+from gkl.formats.weights_format import check_weights_file
 from tests.app.routes.test_api import assert_problem, send
 from tests.hostile import OTHER, SAFETENSORS, torch_files
 

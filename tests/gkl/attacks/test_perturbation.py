@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from gkl.evaluation.perturbation import dual_norm, into_ball, is_allowed, perturbation_norm, unit
+from gkl.attacks.perturbation import dual_norm, into_ball, is_allowed, perturbation_norm, unit
 from gkl.spec import Norm, ThreatModel
 
 NORMS: tuple[Norm, ...] = ("Linf", "L2", "L1")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from gkl.adversary import project, projected_gradient_ascent, uniform_start
+from gkl.attacks.pgd import project, projected_gradient_ascent, uniform_start
 
 
 def linear(weight: Tensor) -> nn.Module:

@@ -10,14 +10,14 @@ import torch
 from safetensors.torch import save_file
 
 from gkl.catalog import ARCHITECTURES
+from gkl.catalog.network_tensors import architectures_that_fit, check_contents, expected_tensors
+from gkl.catalog.network_tensors import published as known_published
 from gkl.errors import InvalidInput
+from gkl.formats.weights_contents import safetensors_contents
 from gkl.models import build_model, read_model
 from gkl.models.tensor_table import built, published
 from gkl.models.weights import expected_tensors as expected_of
-from gkl.network_tensors import architectures_that_fit, check_contents, expected_tensors
-from gkl.network_tensors import published as known_published
-from gkl.weights_contents import safetensors_contents
-from tests.gkl.models.test_layouts import LAYOUTS, State, new, saved
+from tests.gkl.formats.test_layouts import LAYOUTS, State, new, saved
 
 NETWORKS = [(name, dataset) for name, each in ARCHITECTURES.items() for dataset in each.datasets]
 QUICK = [each for each in NETWORKS if "/" not in each[0]] + [

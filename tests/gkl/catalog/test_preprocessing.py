@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 
 from gkl.catalog import ARCHITECTURES, image_shape, preprocessing_for, recorded_preprocessing
+from gkl.catalog.preprocessing import CORRUPTED_PREPROCESSING, DEFAULT_PREPROCESSING, PREPROCESSINGS
+from gkl.catalog.zoo import ZOO, ZOO_PREPROCESSING
 from gkl.data import unit_range
 from gkl.data.imagenet import decoder
 from gkl.errors import InvalidInput
 from gkl.models.robustbench import _robustbench, _timm_name
-from gkl.preprocessing import CORRUPTED_PREPROCESSING, DEFAULT_PREPROCESSING, PREPROCESSINGS
-from gkl.zoo import ZOO, ZOO_PREPROCESSING
 
 # (width, height): larger than every size that is asked for, smaller, tall, and of odd proportions.
 SIZES = [(500, 375), (180, 200), (140, 420), (301, 257), (224, 224), (289, 287)]

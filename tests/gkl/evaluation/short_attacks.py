@@ -23,5 +23,5 @@ def attacks_shortened(steps: int = 25, queries: int = 250) -> Iterator[None]:
             self.square.n_queries = queries
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gkl.evaluation.attacks.AutoAttack", ShortAutoAttack)
+        patch.setattr("gkl.attacks.autoattack.AutoAttack", ShortAutoAttack)
         yield

@@ -12,15 +12,15 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from gkl.attacks.perturbation import norm_tolerance, perturbation_norm
 from gkl.data import load_test
 from gkl.errors import InvalidInput
 from gkl.evaluation import Verification, evaluate, measure, verify
 from gkl.evaluation.certificate import contents_sha256, read_certificate, verify_certificate, write_certificate
-from gkl.evaluation.perturbation import norm_tolerance, perturbation_norm
 from gkl.files import sha256_of
+from gkl.formats.tensor_files import load_tensors, save_tensors
 from gkl.outcome import EvaluationOutcome
 from gkl.spec import EvaluateSpec, Evaluation, Norm, ThreatModel
-from gkl.tensor_files import load_tensors, save_tensors
 from tests.gkl.evaluation.models import Around, BatchCentered, Noisy
 from tests.specs import NO_FILES
 

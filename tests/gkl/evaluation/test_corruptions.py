@@ -17,10 +17,10 @@ from gkl.evaluation import evaluate, verify
 from gkl.evaluation.certificate import read_certificate
 from gkl.evaluation.corruptions import ALL
 from gkl.files import sha256_of
+from gkl.formats.tensor_files import load_tensors, save_tensors
 from gkl.models import build_model
 from gkl.outcome import EvaluationOutcome, Event, Progress
 from gkl.spec import EvaluateSpec, Evaluation
-from gkl.tensor_files import load_tensors, save_tensors
 from tests.data_files import pixels, write_cifar10
 
 EACH = 20

@@ -20,10 +20,10 @@ from gkl.errors import InvalidInput, InvalidVerdict, Stopped
 from gkl.evaluation import Shard, evaluate, evaluate_shard, verify
 from gkl.evaluation.certificate import read_certificate
 from gkl.files import sha256_of
+from gkl.formats.tensor_files import load_tensors
 from gkl.models import build_model
 from gkl.outcome import AttackFinished, BlockSaved, EvaluationOutcome, Event, Progress, ProvisionalVerdict
 from gkl.spec import EvaluateSpec, Evaluation, ThreatModel
-from gkl.tensor_files import load_tensors
 from tests.gkl.evaluation.short_attacks import attacks_shortened
 from tests.specs import NO_FILES
 

@@ -195,7 +195,7 @@ def test_it_stops_when_asked(certificate: Path, robust_weights: Path, tmp_path: 
 
 def test_a_certificate_shows_the_datas_own_images(certificate: Path, robust_weights: Path, tmp_path: Path) -> None:
     from gkl.evaluation.certificate import contents_sha256
-    from gkl.tensor_files import load_tensors, save_tensors
+    from gkl.formats.tensor_files import load_tensors, save_tensors
 
     tensors, metadata = load_tensors(certificate)
     tensors["clean"][2] = 1 - tensors["clean"][2]

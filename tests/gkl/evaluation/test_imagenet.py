@@ -13,16 +13,16 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from gkl.catalog import preprocessing_for
+from gkl.catalog.preprocessing import PREPROCESSINGS
 from gkl.data import load_test, unit_range
 from gkl.errors import InvalidInput
 from gkl.evaluation import evaluate, merge_examples, verify
 from gkl.evaluation.certificate import contents_sha256, read_certificate
 from gkl.files import sha256_of
+from gkl.formats.tensor_files import load_tensors, save_tensors
 from gkl.models import build_model
 from gkl.outcome import EvaluationOutcome
-from gkl.preprocessing import PREPROCESSINGS
 from gkl.spec import EvaluateSpec, Evaluation, ExternalSpec, ThreatModel
-from gkl.tensor_files import load_tensors, save_tensors
 from tests.data_files import write_imagenet_test_images
 from tests.examples import saved, weakened
 

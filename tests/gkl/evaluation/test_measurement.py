@@ -16,10 +16,11 @@ from PIL import Image
 from pyautoattack import AutoAttack
 from torch import Tensor, nn
 
+from gkl.attacks import autoattack
+from gkl.attacks.autoattack import Attack, dlr_loss, make_attacks, margin_loss
 from gkl.data import ImageSet, load_test, load_train
 from gkl.errors import InvalidInput, Stopped
-from gkl.evaluation import Blocks, Measurement, Shard, attacks, measure, measure_shard, progress
-from gkl.evaluation.attacks import Attack, dlr_loss, make_attacks, margin_loss
+from gkl.evaluation import Blocks, Measurement, Shard, measure, measure_shard, progress
 from gkl.evaluation.classifier import Classifier
 from gkl.evaluation.measurement import MISCLASSIFIED, STANDS, _Run
 from gkl.models import build_model, load_model, load_weights
@@ -124,7 +125,7 @@ def reference_flags(model: nn.Module, data: ImageSet, evaluation: Evaluation, bl
     for x, y in zip(data.images.split(block_size), data.labels.split(block_size), strict=True):
         with torch.no_grad():
             standing = model(x).argmax(1) == y
-        reference = attacks.AutoAttack(
+        reference = autoattack.AutoAttack(
             model,
             norm=evaluation.threat_model.norm,
             eps=evaluation.threat_model.epsilon,

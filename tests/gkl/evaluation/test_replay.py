@@ -13,10 +13,10 @@ from gkl.errors import InvalidInput, InvalidVerdict, Stopped
 from gkl.evaluation import evaluate, measure_transfer, verify
 from gkl.evaluation.certificate import contents_sha256, read_certificate
 from gkl.files import sha256_of
+from gkl.formats.tensor_files import load_tensors, save_tensors
 from gkl.models import load_model
 from gkl.outcome import Progress, TransferOutcome
 from gkl.spec import AttackName, EvaluateSpec, Evaluation, ThreatModel, TransferSpec
-from gkl.tensor_files import load_tensors, save_tensors
 from tests.examples import weakened
 from tests.specs import NO_FILES
 

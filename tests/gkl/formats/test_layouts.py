@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from gkl.conversion import convert
 from gkl.errors import InvalidInput
+from gkl.formats.conversion import convert
+from gkl.formats.weights_file import convert_state_dict
 from gkl.models import LoadedModel, build_model, load_weights, read_model, registry
-from gkl.weights_file import convert_state_dict
 
 PIXELS = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(2))
 State = Mapping[str, Tensor]

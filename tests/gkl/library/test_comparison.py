@@ -16,8 +16,8 @@ from gkl.errors import InvalidInput
 from gkl.evaluation import evaluate
 from gkl.evaluation.measurement import STANDS
 from gkl.files import sha256_of
+from gkl.formats.tensor_files import load_tensors, save_tensors
 from gkl.spec import EvaluateSpec, Evaluation, ThreatModel
-from gkl.tensor_files import load_tensors, save_tensors
 from tests.gkl.evaluation.short_attacks import attacks_shortened
 from tests.gkl.library.conftest import QUICK, trained_model
 from tests.specs import NO_FILES

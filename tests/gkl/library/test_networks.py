@@ -15,16 +15,16 @@ import torch
 from PIL import Image
 
 import gkl
+from gkl.catalog.preprocessing import PREPROCESSINGS
+from gkl.catalog.zoo import ZOO, ZOO_PREPROCESSING
 from gkl.data import load_test
 from gkl.errors import InvalidInput
 from gkl.evaluation import verify
+from gkl.formats.tensor_files import load_tensors, save_tensors
 from gkl.library.folders import datasets_folder, models_folder
 from gkl.library.networks import _check_name, _prepared
 from gkl.models import build_model
 from gkl.models.robustbench import _robustbench
-from gkl.preprocessing import PREPROCESSINGS
-from gkl.tensor_files import load_tensors, save_tensors
-from gkl.zoo import ZOO, ZOO_PREPROCESSING
 from tests.data_files import pixels, write_imagenet_test_images
 
 SMALL = "cifar10/Linf/Addepalli2022Efficient_RN18"

@@ -20,10 +20,10 @@ import torch
 import gkl
 from gkl.errors import InvalidInput
 from gkl.evaluation import verify
+from gkl.formats.tensor_files import load_tensors
 from gkl.library import training as library
 from gkl.recipes import digits
 from gkl.spec import Evaluation, ThreatModel, TrainSpec
-from gkl.tensor_files import load_tensors
 from gkl.training import train as run_training
 from tests.specs import NO_FILES
 

@@ -15,8 +15,8 @@ import gkl
 from gkl.data import ImageSet
 from gkl.errors import InvalidInput
 from gkl.evaluation import verify
-from gkl.outcome import wilson_interval
-from gkl.tensor_files import load_tensors, save_tensors
+from gkl.formats.tensor_files import load_tensors, save_tensors
+from gkl.statistics.intervals import wilson_interval
 from tests.commands import run
 from tests.gkl.library.conftest import QUICK
 from tests.specs import NO_FILES

@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from gkl.catalog import ARCHITECTURES, DATASETS, named_so, num_parameters
+from gkl.catalog.zoo import NOT_OFFERED, ZOO
 from gkl.errors import InvalidInput
+from gkl.formats.tensor_files import load_tensors
 from gkl.models import build_model, load_weights
 from gkl.models.robustbench import _robustbench
 from gkl.spec import InnerMaximization, ThreatModel, TrainSpec
-from gkl.tensor_files import load_tensors
 from gkl.training import train
-from gkl.zoo import NOT_OFFERED, ZOO
 from tests.data_files import write_cifar10
 
 OWN = [(a.name, dataset) for a in ARCHITECTURES.values() if "/" not in a.name for dataset in a.datasets]

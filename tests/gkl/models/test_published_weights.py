@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from gkl.catalog import DATASETS
+from gkl.catalog.zoo import ZOO
 from gkl.errors import InvalidInput
 from gkl.models import load_model, weights_sha256
 from gkl.models.robustbench import _robustbench, _timm_address, _timm_name, published_files
-from gkl.zoo import ZOO
 
 QUICK = (
     "cifar10/Linf/Debenedetti2022Light_XCiT-S12",

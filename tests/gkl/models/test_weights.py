@@ -12,10 +12,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gkl.errors import InvalidInput
+from gkl.formats.weights_format import weights_format
 from gkl.models import build_model, load_model, load_weights, weights_sha256
 from gkl.models.robustbench import published_files
 from gkl.models.weights import read_weights
-from gkl.weights_format import weights_format
 
 PIXELS = torch.rand(2, 1, 8, 8)
 

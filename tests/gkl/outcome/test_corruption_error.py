@@ -16,13 +16,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from gkl.catalog import CORRUPTIONS
-from gkl.corruption_error import _ROBUSTBENCH_ALEXNET, mean_corruption_error, robustbench_mean_corruption_error
 from gkl.data import SEVERITIES, load_corrupted, unit_range
 from gkl.data.imagenet import _robustbench_helper_files, evaluated_image_names
 from gkl.models.robustbench import _robustbench
 from gkl.outcome import CorruptionOutcome, EvaluationOutcome
+from gkl.outcome.corruption_error import _ROBUSTBENCH_ALEXNET, mean_corruption_error, robustbench_mean_corruption_error
 
-PUBLISHED = Path(__file__).parents[3] / "shared" / "robustbench" / "model_info" / "cifar10" / "corruptions"
+PUBLISHED = Path(__file__).parents[4] / "shared" / "robustbench" / "model_info" / "cifar10" / "corruptions"
 
 
 def outcomes_of(accuracies: dict[tuple[str, int], float]) -> list[CorruptionOutcome]:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from scipy.stats import binomtest
 
-from gkl.outcome import wilson_interval
+from gkl.statistics.intervals import wilson_interval
 
 
 @pytest.mark.parametrize(("successes", "trials"), [(0, 10), (10, 10), (239, 360), (5709, 10000), (1, 1)])

@@ -11,19 +11,11 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from app.boards.names import board_name, threat_model_of_board
 from gkl.catalog import DATASETS
 from gkl.errors import InvalidInput
 from gkl.recipes import RECIPES, digits, recipe
-from gkl.spec import (
-    JOB_SPEC,
-    EvaluateSpec,
-    Evaluation,
-    ThreatModel,
-    TrainSpec,
-    board_name,
-    format_epsilon,
-    threat_model_of_board,
-)
+from gkl.spec import JOB_SPEC, EvaluateSpec, Evaluation, ThreatModel, TrainSpec, format_epsilon
 
 
 def changed(path: str, value: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from functools import cache
 import pytest
 from scipy import optimize, stats
 
-from gkl.paired import PairedCounts, mcnemar_exact, paired_interval
+from gkl.statistics.paired import PairedCounts, mcnemar_exact, paired_interval
 
 TABLES = [
     (0, 0, 20),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gkl.unpaired import UnpairedCounts
+from gkl.statistics.unpaired import UnpairedCounts
 
 
 def test_the_p_value_is_that_of_the_chi_squared_test() -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from gkl.class_prior import ClassPrior
+from gkl.training.class_prior import ClassPrior
 
 
 def test_rows_are_the_mean_predictions_of_the_epoch_before() -> None:

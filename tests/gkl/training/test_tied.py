@@ -12,16 +12,16 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gkl.class_prior import ClassPrior
 from gkl.errors import InvalidInput, Stopped
+from gkl.formats.shared_memory import overlapping_parameters
+from gkl.formats.tensor_files import load_tensors, save_tensors
 from gkl.models import build_model, load_weights, registry
 from gkl.recipes import digits
-from gkl.shared_memory import overlapping_parameters
 from gkl.spec import EpochAveraging, Sgd, StepAveraging, TrainSpec
-from gkl.tensor_files import load_tensors, save_tensors
 from gkl.training import train
 from gkl.training.averaging import WeightAverage
 from gkl.training.checkpoint import TrainingState, restore_newest, save_checkpoint
+from gkl.training.class_prior import ClassPrior
 from gkl.training.step import make_optimizer
 from gkl.training.weight_perturbation import WeightPerturber
 

@@ -19,11 +19,11 @@ from torch import nn
 
 from gkl.data import ImageSet, load_train
 from gkl.errors import InvalidInput, NonFiniteLoss, Stopped
+from gkl.formats.tensor_files import load_tensors, save_tensors
 from gkl.models import build_model
 from gkl.outcome import CheckpointSaved, EpochFinished, Event, Progress
 from gkl.recipes import digits, digits_trades
 from gkl.spec import Sgd, ThreatModel, TrainSpec
-from gkl.tensor_files import load_tensors, save_tensors
 from gkl.training import train
 from gkl.training.step import AdversarialStep, StepOutcome
 from tests.data_files import write_cifar10, write_npz

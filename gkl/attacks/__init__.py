@@ -1,0 +1,1 @@
+"""Attacks, the perturbations that they may make, and PGD for training."""

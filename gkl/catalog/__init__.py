@@ -1,0 +1,33 @@
+"""What a spec may name: the data sets and architectures this engine knows. Free of torch.
+
+The API and the pages list these records; `gkl.data` and `gkl.models` hold the code behind each name.
+"""
+
+from gkl.catalog.architectures import (
+    ARCHITECTURES,
+    LOSS_TITLES,
+    Architecture,
+    image_shape,
+    named_so,
+    num_parameters,
+    preprocessing_for,
+    recorded_preprocessing,
+)
+from gkl.catalog.datasets import CORRUPTED_DATASETS, CORRUPTIONS, DATASETS, Dataset, Norm, unknown_name_message
+
+__all__ = [
+    "ARCHITECTURES",
+    "CORRUPTED_DATASETS",
+    "CORRUPTIONS",
+    "DATASETS",
+    "LOSS_TITLES",
+    "Architecture",
+    "Dataset",
+    "Norm",
+    "image_shape",
+    "named_so",
+    "num_parameters",
+    "preprocessing_for",
+    "recorded_preprocessing",
+    "unknown_name_message",
+]
