@@ -27,9 +27,9 @@ from torch import nn
 
 from benchmarks.belief_networks import HONEST, LIARS, Case, digits
 from gkl import recipes
+from gkl.attacks.classifier import Classifier
 from gkl.data import ImageSet
 from gkl.evaluation import Measurement, measure
-from gkl.evaluation.classifier import Classifier
 from gkl.models import build_model, load_model, load_weights
 from gkl.outcome import REPAIR, Event, Progress, broken_beyond_autoattack
 from gkl.spec import Evaluation, ThreatModel

@@ -27,8 +27,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from gkl import run_log
+from gkl.conversion import convert
 from gkl.errors import FailureCode, GklError, Stopped
-from gkl.formats.conversion import convert
 from gkl.formats.weights_format import weights_format
 from gkl.outcome import Ending, Failed, Interrupted, Resources, ShardOutcome, WeightsConverted
 from gkl.spec import RUN_SPEC, ExternalSpec, ReportSpec, TrainSpec, TransferSpec

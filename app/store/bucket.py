@@ -30,7 +30,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from app.core.errors import StoreAway
 from app.core.silence import Silent, StillSilent, Watch, more_patience, sign_of_life
-from app.store import INCOMING, ArtifactStore, StoredFile, absent, checked, copy_whole, damaged, hash_of
+from app.store.base import INCOMING, ArtifactStore, StoredFile, absent, checked, copy_whole, damaged, hash_of
 
 _log = logging.getLogger(__name__)
 

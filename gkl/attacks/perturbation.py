@@ -99,3 +99,16 @@ def _into_l1_ball(moved: Tensor, x: Tensor, epsilon: float) -> Tensor:
         too_little, enough = torch.where(is_outside, middle, too_little), torch.where(is_outside, enough, middle)
     fits = drawn(torch.zeros_like(enough)).abs().sum(1) <= epsilon
     return drawn(enough.masked_fill(fits, 0)).reshape(moved.shape)
+
+
+def noise_at_the_border(x: Tensor, threat_model: ThreatModel, generator: torch.Generator | None = None) -> Tensor:
+    """Images (B, *) with random perturbations of full size, inside the box; without a generator always the same."""
+    generator = generator or torch.Generator().manual_seed(0)
+    noise = torch.randn(x.shape, generator=generator).to(x.device)
+    flat = noise.flatten(1)
+    if threat_model.norm == "Linf":
+        noise = noise.sign()
+    else:
+        length = flat.norm(dim=1) if threat_model.norm == "L2" else flat.abs().sum(1)
+        noise = noise / length.reshape(-1, *([1] * (x.dim() - 1)))
+    return (x + threat_model.epsilon * noise).clamp(0, 1)

@@ -20,10 +20,9 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from gkl.attacks.perturbation import dual_norm, into_ball, is_allowed, unit
+from gkl.attacks.classifier import Classifier, gradient_or_zero, margin_and_gradient
+from gkl.attacks.perturbation import dual_norm, into_ball, is_allowed, noise_at_the_border, unit
 from gkl.catalog import Norm
-from gkl.evaluation.checks import noise_at_the_border
-from gkl.evaluation.classifier import Classifier, gradient_or_zero, margin_and_gradient
 from gkl.spec import ThreatModel
 
 STEPS = 40

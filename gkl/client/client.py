@@ -43,7 +43,7 @@ from gkl.client.events import StreamEvent, follow
 from gkl.client.logs import LogPart
 from gkl.client.uploads import Uploader
 from gkl.files import atomic_path
-from gkl.library.progress import progress_bar
+from gkl.progress_bar import progress_bar
 from gkl.spec import EvaluateSpec, Publication, TrainSpec
 
 _JOBS_OF_A_PAGE = 200

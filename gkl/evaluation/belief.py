@@ -13,9 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from gkl.attacks.perturbation import dual_norm, into_ball, unit
-from gkl.evaluation.checks import noise_at_the_border
-from gkl.evaluation.classifier import Classifier, margin_and_gradient
+from gkl.attacks.classifier import Classifier, margin_and_gradient
+from gkl.attacks.perturbation import dual_norm, into_ball, noise_at_the_border, unit
 from gkl.outcome import CheckName, CheckOutcome, Flag
 from gkl.spec import ThreatModel
 

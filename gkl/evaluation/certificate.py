@@ -21,13 +21,14 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from gkl.attacks import perturbation
+from gkl.attacks.classifier import Classifier
 from gkl.attacks.perturbation import is_allowed, norm_tolerance
 from gkl.catalog import DATASETS, recorded_preprocessing
 from gkl.catalog.preprocessing import Preprocessing
 from gkl.data import Images, ImageSet, unit_range
 from gkl.errors import InvalidInput
 from gkl.evaluation import checks
-from gkl.evaluation.classifier import Classifier
 from gkl.evaluation.measurement import MISCLASSIFIED, Measurement
 from gkl.formats.tensor_files import load_tensors, save_tensors
 from gkl.outcome import CorruptionOutcome, Flag
@@ -388,7 +389,7 @@ def _check_variation(checker: _Checker, data: ImageSet) -> list[str]:
     size = min(checker.certificate.evaluation.batch_size, len(data))
     x, y = unit_range(data.images[:size]).to(checker.device), data.labels[:size].to(checker.device)
     threat_model = checker.certificate.evaluation.threat_model
-    looked_at = [x] if threat_model is None else [x, checks.noise_at_the_border(x, threat_model)]
+    looked_at = [x] if threat_model is None else [x, perturbation.noise_at_the_border(x, threat_model)]
     if any(checks.answers_differ(classifier, images, y) is not None for images in looked_at):
         return []
     if checks.batch_dependence(classifier, x) is not None:

@@ -16,9 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from gkl.attacks.autoattack import dlr_loss
-from gkl.evaluation.classifier import Classifier
+from gkl.attacks.classifier import Classifier
 from gkl.outcome import AttackOutcome, Flag
-from gkl.spec import ThreatModel
 
 _PASSES = 5
 # Distance of two answers to one image, each scaled to length 1, from which on they count as different.
@@ -63,19 +62,6 @@ def randomized_when_perturbed(distance: float) -> Flag:
         "clean ones. Gradients at one such answer mislead the attacks; evaluate it with the protocol 'rand'.",
         value=distance,
     )
-
-
-def noise_at_the_border(x: Tensor, threat_model: ThreatModel, generator: torch.Generator | None = None) -> Tensor:
-    """Images (B, *) with random perturbations of full size, inside the box; without a generator always the same."""
-    generator = generator or torch.Generator().manual_seed(0)
-    noise = torch.randn(x.shape, generator=generator).to(x.device)
-    flat = noise.flatten(1)
-    if threat_model.norm == "Linf":
-        noise = noise.sign()
-    else:
-        length = flat.norm(dim=1) if threat_model.norm == "L2" else flat.abs().sum(1)
-        noise = noise / length.reshape(-1, *([1] * (x.dim() - 1)))
-    return (x + threat_model.epsilon * noise).clamp(0, 1)
 
 
 def probabilities(logits: Tensor) -> Flag | None:

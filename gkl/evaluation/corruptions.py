@@ -8,11 +8,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from gkl.attacks.classifier import Classifier
 from gkl.catalog import CORRUPTIONS
 from gkl.data import SEVERITIES, Images, unit_range
 from gkl.errors import InvalidInput
 from gkl.evaluation.blocks import Block, Blocks
-from gkl.evaluation.classifier import Classifier
 from gkl.evaluation.progress import EvaluationProgress
 from gkl.outcome import CorruptionOutcome, Event
 

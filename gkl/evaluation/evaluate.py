@@ -63,7 +63,7 @@ def evaluate(
         report: called with progress, every finished part and attack, and the provisional verdict.
         should_stop: asked at every call of the model; when it says yes the run ends with `Stopped`.
         device: such as 'cpu' or 'cuda:1'; by default CUDA if there is one.
-        converted: what `gkl.formats.conversion` made of the weights, to be read in their place; they keep their sha256.
+        converted: what `gkl.conversion` made of the weights, to be read in their place; they keep their sha256.
         others: certificates of other networks on the same data, whose adversarial examples are tried at the end.
 
     Raises:

@@ -153,7 +153,7 @@ def load_target(
         weights: safetensors or state dict; None for RobustBench's published ones.
         datasets_dir: where the data sets' files are, each in a folder of its name.
         models_dir: where RobustBench keeps published weights.
-        converted: what `gkl.formats.conversion` made of the weights, to be read in their place; they keep their sha256.
+        converted: what `gkl.conversion` made of the weights, to be read in their place; they keep their sha256.
         device: such as 'cpu' or 'cuda:1'; by default CUDA if there is one.
         batch_size: images at once.
         on_load: called when it is known that these are the weights.

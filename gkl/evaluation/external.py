@@ -50,7 +50,7 @@ def merge_examples(
         should_stop: asked before every pass of the model; when it says yes the run ends with `Stopped`.
         device: such as 'cpu' or 'cuda:1'; by default CUDA if there is one.
         batch_size: images at once.
-        converted: what `gkl.formats.conversion` made of the weights, to be read in their place; they keep their sha256.
+        converted: what `gkl.conversion` made of the weights, to be read in their place; they keep their sha256.
 
     Raises:
         InvalidInput: an example is not allowed or does not fool the model, with the first such point; or a file

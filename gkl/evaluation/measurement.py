@@ -21,15 +21,15 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from gkl.attacks import repair
+from gkl.attacks import perturbation, repair
 from gkl.attacks.autoattack import Attack, make_attacks
+from gkl.attacks.classifier import Classifier
 from gkl.attacks.perturbation import is_allowed
 from gkl.data import ImageSet, unit_range
 from gkl.device import device_name, is_out_of_memory
 from gkl.errors import InvalidInput
 from gkl.evaluation import belief, checks
 from gkl.evaluation.blocks import Block, Blocks
-from gkl.evaluation.classifier import Classifier
 from gkl.evaluation.inputs import checked_images
 from gkl.evaluation.progress import EvaluationProgress
 from gkl.evaluation.transfer import OtherExamples
@@ -451,7 +451,7 @@ class _Run:
         distance = checks.answers_differ(self.classifier, x, y)
         perturbed = None
         if self.evaluation.threat_model is not None:
-            noisy = checks.noise_at_the_border(x, self.evaluation.threat_model)
+            noisy = perturbation.noise_at_the_border(x, self.evaluation.threat_model)
             self.classifier.first_logits(noisy, "test images with noise inside the threat model")
             perturbed = checks.answers_differ(self.classifier, noisy, y)
         # The protocol 'rand' is made for such models.

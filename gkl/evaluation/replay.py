@@ -53,7 +53,7 @@ def measure_transfer(
         should_stop: asked before every pass of the model; when it says yes the run ends with `Stopped`.
         device: such as 'cpu' or 'cuda:1'; by default CUDA if there is one.
         batch_size: images at once.
-        converted: what `gkl.formats.conversion` made of the weights, to be read in their place; they keep their sha256.
+        converted: what `gkl.conversion` made of the weights, to be read in their place; they keep their sha256.
 
     Raises:
         InvalidInput: the two were measured on different images, or the examples lie outside the other's threat model;

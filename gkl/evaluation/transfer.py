@@ -14,9 +14,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from gkl.attacks.classifier import Classifier
 from gkl.attacks.perturbation import is_allowed
 from gkl.errors import InvalidInput
-from gkl.evaluation.classifier import Classifier
 from gkl.files import sha256_of
 from gkl.formats.safetensors_header import read_header
 from gkl.spec import ThreatModel

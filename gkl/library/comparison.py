@@ -89,8 +89,8 @@ class Comparison:
 
     @property
     def p_value(self) -> float:
-        """Two-sided p-value of McNemar's exact test (`gkl.statistics.paired.mcnemar_exact`): how often chance alone would make two
-        equally good networks differ at least so much."""
+        """Two-sided p-value of McNemar's exact test (`gkl.statistics.paired.mcnemar_exact`): how often chance alone
+        would make two equally good networks differ at least so much."""
         return self.counts.p_value
 
     @property

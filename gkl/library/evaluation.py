@@ -22,10 +22,10 @@ from gkl.evaluation.measurement import measure
 from gkl.files import check_writable
 from gkl.library.images import Data, image_set
 from gkl.library.networks import PREPROCESSING_ATTRIBUTE, preprocessing_named
-from gkl.library.progress import progress_bar
 from gkl.library.undisturbed import undisturbed
 from gkl.library.verdict import Verdict
 from gkl.models.normalization import Normalization
+from gkl.progress_bar import progress_bar
 from gkl.spec import Evaluation
 
 Numbers = float | tuple[float, ...] | list[float]
@@ -81,8 +81,8 @@ def evaluate(
         std: the other half of it.
         num_classes: C; by default the model is asked.
         preprocessing: how the photographs of "imagenet" are resized and cropped, by a name of
-            `gkl.catalog.preprocessing.PREPROCESSINGS`; by default as the model was published, where `gkl.load_model` built it,
-            else 'Res256Crop224'.
+            `gkl.catalog.preprocessing.PREPROCESSINGS`; by default as the model was published, where
+            `gkl.load_model` built it, else 'Res256Crop224'.
         output: a folder for finished parts of an `nn.Module`. Interrupted, the same call goes on from them.
         progress: whether to show a bar, where tqdm is installed.
         datasets_dir: where the files of a named data set are; by default what GKLBENCH_DATASETS_DIR names, else the

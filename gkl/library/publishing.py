@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from app.boards.names import board_name
 from gkl.answers import EntryView, JobView
 from gkl.client import Client
 from gkl.errors import InvalidInput
@@ -51,16 +50,19 @@ def publish(
             spec = _spec(verdict, dataset, said, Path(weights))
             client.upload(weights)
             job = client.submit(spec, submitter=submitter)
-        return _row_of(client, client.wait(job.id, progress)[0], board_name(dataset, verdict.evaluation))
+        return _row_of(client, client.wait(job.id, progress)[0])
 
 
-def _row_of(client: Client, ended: JobView, board: str) -> EntryView:
+def _row_of(client: Client, ended: JobView) -> EntryView:
     address = f"{client.url}/jobs/{ended.id}"
     if ended.failure is not None:
         raise InvalidInput(f"{address} failed: {ended.failure.message}")
     entry_id = ended.entry_id
     if ended.model_id is not None:
-        entry_id = next((row.id for row in client.model(ended.model_id).entries if row.threat_model == board), None)
+        model = client.model(ended.model_id)
+        # The newest evaluations come first, and this one has just ended.
+        board = next((each.threat_model for each in model.evaluations if each.job_id == ended.id), None)
+        entry_id = next((row.id for row in model.entries if row.threat_model == board), None)
     if entry_id is None:
         raise InvalidInput(f"{address} is {ended.state}, and no row stands with it")
     return client.entry(entry_id)

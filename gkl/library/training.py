@@ -22,10 +22,10 @@ from gkl.field_errors import field_errors
 from gkl.library.evaluation import evaluate
 from gkl.library.folders import datasets_folder
 from gkl.library.networks import load_weights
-from gkl.library.progress import progress_bar
 from gkl.library.undisturbed import own_streams
 from gkl.library.verdict import Verdict
 from gkl.outcome import EpochFinished, Event, TrainOutcome
+from gkl.progress_bar import progress_bar
 from gkl.recipes import recipe
 from gkl.spec import Evaluation, TrainSpec
 from gkl.training.trainer import train as run_training

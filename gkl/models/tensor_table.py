@@ -1,4 +1,4 @@
-"""`python -m gkl.models.tensor_table`: writes the table that `gkl.catalog.network_tensors` reads, from the networks themselves.
+"""`python -m gkl.models.tensor_table` builds all networks and writes the table of `gkl.catalog.network_tensors`.
 
 To be run again when an architecture is added, or when RobustBench is updated. Takes some minutes.
 """

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
+from pydantic import Field
+
 from gkl.outcome.common import Manifest, Record
 from gkl.outcome.flags import FlagName, unrankable
 

@@ -17,8 +17,8 @@ from app.db.database import Database
 from app.jobs import job_files
 from app.store import ArtifactStore
 from gkl.answers import JobState
+from gkl.conversion import convert
 from gkl.errors import FailureCode, InvalidInput, Stopped
-from gkl.formats.conversion import convert
 from gkl.formats.weights_file import open_weights
 from gkl.formats.weights_format import check_weights_file
 from gkl.models import build_model, load_weights
@@ -44,13 +44,13 @@ def test_what_the_architecture_tells(kind: str, tmp_path: Path) -> None:
         load_weights(build_model("tiny_cnn", "digits"), path)
 
 
-# What `python -m gkl.formats.conversion` does, in a fork of one process for each file: importing torch takes seconds.
+# What `python -m gkl.conversion` does, in a fork of one process for each file: importing torch takes seconds.
 _READ_ALL = """
 import os, sys
 from pathlib import Path
 import torch
 import gkl.formats.confinement, gkl.device, gkl.formats.state_dict, gkl.formats.tensor_files
-from gkl.formats.conversion import _main
+from gkl.conversion import _main
 
 for source in sorted(Path(sys.argv[1]).iterdir()):
     process = os.fork()
@@ -223,7 +223,7 @@ def test_a_conversion_that_takes_too_long_or_is_not_wanted_any_more_ends(tmp_pat
     with pytest.raises(Stopped):
         convert(path, target, should_stop=lambda: True)
     assert [each.name for each in tmp_path.iterdir()] == ["model.pt"]
-    assert not [each for each in psutil.Process().children() if "gkl.formats.conversion" in " ".join(each.cmdline())]
+    assert not [each for each in psutil.Process().children() if "gkl.conversion" in " ".join(each.cmdline())]
 
 
 @either_database

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from benchmarks.belief_networks import Wrapped, digits, forged, natural_base, network, plain_base, trained
 from gkl.attacks import repair
 from gkl.attacks.autoattack import make_attacks
+from gkl.attacks.classifier import Classifier
 from gkl.attacks.perturbation import is_allowed
 from gkl.data import ImageSet, unit_range
 from gkl.evaluation import Blocks, Measurement, Shard, measure, measure_shard
-from gkl.evaluation.classifier import Classifier
 from gkl.outcome import CheckOutcome, Progress
 from gkl.spec import Evaluation, Norm, ThreatModel
 from tests.gkl.evaluation.short_attacks import attacks_shortened

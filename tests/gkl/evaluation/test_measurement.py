@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from gkl.attacks import autoattack
 from gkl.attacks.autoattack import Attack, dlr_loss, make_attacks, margin_loss
+from gkl.attacks.classifier import Classifier
 from gkl.data import ImageSet, load_test, load_train
 from gkl.errors import InvalidInput, Stopped
 from gkl.evaluation import Blocks, Measurement, Shard, measure, measure_shard, progress
-from gkl.evaluation.classifier import Classifier
 from gkl.evaluation.measurement import MISCLASSIFIED, STANDS, _Run
 from gkl.models import build_model, load_model, load_weights
 from gkl.outcome import AttackFinished, AttackSoFar, Event, PointsSoFar, Progress

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.belief_networks import Wrapped, digits, natural_base, plain_base
+from gkl.attacks.classifier import Classifier
 from gkl.attacks.perturbation import is_allowed
 from gkl.data import unit_range
 from gkl.evaluation import Blocks, Measurement, measure
-from gkl.evaluation.classifier import Classifier
 from gkl.evaluation.transfer import OtherExamples
 from gkl.files import sha256_of
 from gkl.formats.tensor_files import save_tensors

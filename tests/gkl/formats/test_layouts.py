@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from gkl.conversion import convert
 from gkl.errors import InvalidInput
-from gkl.formats.conversion import convert
 from gkl.formats.weights_file import convert_state_dict
 from gkl.models import LoadedModel, build_model, load_weights, read_model, registry
 

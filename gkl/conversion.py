@@ -1,6 +1,6 @@
 """A state dict of torch.save from a stranger becomes safetensors, once, in a process that could do no harm.
 
-`python -m gkl.formats.conversion SOURCE TARGET` is that process: it imports torch, gives up what it does not need
+`python -m gkl.conversion SOURCE TARGET` is that process: it imports torch, gives up what it does not need
 (`gkl.formats.confinement`), and only then opens the file.
 """
 
@@ -67,7 +67,7 @@ def convert(
     """
     check_torch_file(source)
     process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "gkl.formats.conversion", str(source), str(target)],
+        [sys.executable, "-P", "-m", "gkl.conversion", str(source), str(target)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         # Where it imports from, and one thread: others would keep what this one gives up.
