@@ -221,7 +221,7 @@ def run(name: str, database_url: str, directory: Path, given: argparse.Namespace
         "GKLBENCH_DATABASE_URL": database_url,
         "GKLBENCH_PORT": str(settings.port),
     }
-    command = [sys.executable, "-m", "app.cli.main", "serve"]
+    command = [sys.executable, "-m", "app.cli", "serve"]
     server = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{settings.port}"
     until(lambda: _answers(url))

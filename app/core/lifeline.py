@@ -27,7 +27,7 @@ def start_child(arguments: list[str], *, environment: dict[str, str], log: Path)
     with log.open("ab") as output:
         return subprocess.Popen(
             # -P: nothing is imported from the directory in which the command happens to run.
-            [sys.executable, "-P", "-m", "app.cli.main", *arguments],
+            [sys.executable, "-P", "-m", "app.cli", *arguments],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,

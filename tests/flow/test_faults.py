@@ -335,9 +335,7 @@ def test_a_disk_that_fills_up_while_checkpointing_is_told_and_harms_nothing(clus
     data_dir = cluster.settings.data_dir
     (data_dir / "logs").mkdir()
     environment = os.environ | cluster.settings.environment() | {"OMP_NUM_THREADS": "1"}
-    command = (
-        f"mount -t tmpfs -o size=700k none {data_dir} && exec {shlex.quote(sys.executable)} -m app.cli.main worker"
-    )
+    command = f"mount -t tmpfs -o size=700k none {data_dir} && exec {shlex.quote(sys.executable)} -m app.cli worker"
     with (data_dir.parent / "worker.log").open("wb") as log:
         worker = subprocess.Popen(
             ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", command],

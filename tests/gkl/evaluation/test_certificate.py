@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gkl.attacks.perturbation import norm_tolerance, perturbation_norm
+from gkl.catalog import Norm
 from gkl.data import load_test
 from gkl.errors import InvalidInput
 from gkl.evaluation import Verification, evaluate, measure, verify
@@ -20,7 +21,7 @@ from gkl.evaluation.certificate import contents_sha256, read_certificate, verify
 from gkl.files import sha256_of
 from gkl.formats.tensor_files import load_tensors, save_tensors
 from gkl.outcome import EvaluationOutcome
-from gkl.spec import EvaluateSpec, Evaluation, Norm, ThreatModel
+from gkl.spec import EvaluateSpec, Evaluation, ThreatModel
 from tests.gkl.evaluation.models import Around, BatchCentered, Noisy
 from tests.specs import NO_FILES
 

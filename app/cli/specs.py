@@ -1,0 +1,81 @@
+"""The spec and the weights that a command is given."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gkl.errors import InvalidInput
+from gkl.files import sha256_of
+
+if TYPE_CHECKING:
+    from gkl.spec import EvaluateSpec, TrainSpec
+
+SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="JSON file with the spec; - reads standard input.")]
+Weights = Annotated[
+    Path | None,
+    typer.Option(help="File of weights: safetensors or a state dict. Without it: RobustBench's published ones."),
+]
+WeightsKey = Annotated[
+    str | None,
+    typer.Option(help="Which network of the file, where it holds several, such as 'state_dict_ema'."),
+]
+
+
+def existing(path: Path, what: str) -> Path:
+    if not path.is_file():
+        raise InvalidInput(f"there is no file {path}; name {what}")
+    return path
+
+
+def read_spec(path: Path, weights: Path | None = None, weights_key: str | None = None) -> TrainSpec | EvaluateSpec:
+    """A spec from a file; an evaluation that names no weights, or no network of them, takes the given ones."""
+    from pydantic import ValidationError  # noqa: PLC0415
+
+    from gkl.spec import JOB_SPEC  # noqa: PLC0415
+
+    try:
+        # JSON is UTF-8, whatever the terminal is.
+        text = (sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()).decode("utf-8")
+        content = json.loads(text)
+        is_evaluation = isinstance(content, dict) and content.get("kind") == "evaluate"
+        if weights is not None and is_evaluation and "weights" not in content:
+            content["weights"] = sha256_of(existing(weights, "the weights to attack"))
+        if weights_key is not None:
+            if not is_evaluation:
+                raise InvalidInput(f"{path} is no evaluation; --weights-key is for one")
+            if content.get("weights_key") not in (None, weights_key):
+                raise InvalidInput(
+                    f"{path} has weights_key {content['weights_key']!r}, and --weights-key is {weights_key!r}; leave "
+                    "one of them out"
+                )
+            content["weights_key"] = weights_key
+        return JOB_SPEC.validate_python(content)
+    except OSError as error:
+        raise InvalidInput(f"{path} cannot be read ({error.strerror})") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"{path} is not JSON ({error})") from error
+    except RecursionError as error:
+        raise InvalidInput(f"{path} has brackets within brackets too many levels deep for a spec") from error
+    except ValidationError as error:
+        from gkl.field_errors import field_problems  # noqa: PLC0415
+
+        named = {} if weights_key is None else {"weights_key": "--weights-key"}
+        lines = [f"{named.get(p.location, p.location)}: {p.message}" for p in field_problems(error.errors(), JOB_SPEC)]
+        raise InvalidInput(f"{path} is no valid spec:\n  " + "\n  ".join(lines)) from error
+
+
+def interrupt_on_signals() -> None:
+    """SIGTERM stops like Ctrl-C, and Ctrl-C does so even where a shell made this process ignore it."""
+
+    def interrupt(number: int, frame: FrameType | None) -> Any:
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, interrupt)
