@@ -55,56 +55,57 @@ _WHOLE = save({"weight": torch.zeros(1000)})
 
 SAFETENSORS = {
     "cut in the length": Hostile(lambda: _WHOLE[:5] + b"   {", "neither safetensors nor|said to have"),
-    "cut in the header": Hostile(lambda: _WHOLE[:30], "header is said to have"),
+    "cut in the header": Hostile(lambda: _WHOLE[:30], "was it cut off"),
     "cut in the tensors": Hostile(lambda: _WHOLE[:-1], "was it cut off"),
     "more than the tensors": Hostile(lambda: _WHOLE + b"x", "was it cut off"),
-    "header longer than the file": Hostile(lambda: safetensors({}, length=10**6), "and the whole file has"),
+    "header longer than the file": Hostile(lambda: safetensors({}, length=10**6), "was it cut off"),
     "header of 2^64 - 1 bytes": Hostile(lambda: safetensors({}, length=2**64 - 1), "more than the 8388608"),
     "header of 9 MiB": Hostile(
         lambda: safetensors({"__metadata__": {"a": "x" * 9 * 2**20}}), "more than the 8388608 that are read"
     ),
-    "header too short": Hostile(lambda: safetensors({"weight": tensor()}, bytes(8), length=9), "is not JSON"),
-    "no JSON": Hostile(lambda: safetensors(b"{weight: 1}"), "is not JSON"),
-    "not UTF-8": Hostile(lambda: safetensors(b'{"\xff": 1}'), "is not UTF-8"),
-    "half a character": Hostile(lambda: safetensors({"\ud800": tensor()}, bytes(8)), "half a character"),
-    "deep lists": Hostile(lambda: safetensors(b'{"a":' + b"[" * 15_000), "nested too deeply|not JSON"),
-    "deeper lists": Hostile(lambda: safetensors(b'{"a":' + b"[" * 5_000_000), "more than 10000 tensors"),
-    "deep objects": Hostile(lambda: safetensors(b'{"a":' * 9_000), "nested too deeply|not JSON"),
-    "millions of empty lists": Hostile(lambda: safetensors(b'{"a":[' + b"[]," * 2_000_000), "more than 10000 tensors"),
+    "header too short": Hostile(lambda: safetensors({"weight": tensor()}, bytes(8), length=9), "invalid JSON"),
+    "no JSON": Hostile(lambda: safetensors(b"{weight: 1}"), "invalid JSON"),
+    "not UTF-8": Hostile(lambda: safetensors(b'{"\xff": 1}'), "invalid UTF-8"),
+    "half a character": Hostile(lambda: safetensors({"\ud800": tensor()}, bytes(8)), "invalid JSON"),
+    "deep lists": Hostile(lambda: safetensors(b'{"a":' + b"[" * 15_000), "recursion limit"),
+    "deeper lists": Hostile(lambda: safetensors(b'{"a":' + b"[" * 5_000_000), "recursion limit"),
+    "deep objects": Hostile(lambda: safetensors(b'{"a":' * 9_000), "recursion limit"),
+    "millions of empty lists": Hostile(lambda: safetensors(b'{"a":[' + b"[]," * 2_000_000), "invalid JSON"),
     "100000 tensors": Hostile(
-        lambda: safetensors({f"t{i}": tensor(0, 0, shape=[0]) for i in range(100_000)}), "more than 10000 tensors"
-    ),
-    "the same name twice": Hostile(
-        lambda: safetensors(b'{"a":%s,"a":%s}' % ((json.dumps(tensor()).encode(),) * 2), bytes(8)), "twice"
+        lambda: safetensors({f"t{i}": tensor(0, 0, shape=[0]) for i in range(100_000)}), "more than 10000"
     ),
     "the same key twice": Hostile(
-        lambda: safetensors(b'{"a":{"dtype":"F32","dtype":"F64","shape":[1],"data_offsets":[0,4]}}', bytes(4)), "twice"
+        lambda: safetensors(b'{"a":{"dtype":"F32","dtype":"F64","shape":[1],"data_offsets":[0,4]}}', bytes(4)),
+        "duplicate field",
     ),
     "no tensor": Hostile(lambda: safetensors({}), "holds no tensor"),
     "a list": Hostile(lambda: safetensors([tensor()], bytes(8)), "neither safetensors nor"),
-    "tensor without a shape": Hostile(lambda: safetensors({"a": {"dtype": "F32"}}), "dtype, shape and data_offsets"),
-    "tensor with a secret key": Hostile(lambda: one(code="x"), "dtype, shape and data_offsets alone"),
-    "metadata that is no text": Hostile(lambda: safetensors({"__metadata__": {"a": [1]}}), "something else than texts"),
-    "unknown format": Hostile(lambda: one(dtype="object"), "unknown number format 'object'"),
-    "format that is no text": Hostile(lambda: one(dtype=["F32"]), "unknown number format"),
-    "negative size": Hostile(lambda: one(shape=[-2]), "the number -2, which is no size"),
-    "broken size": Hostile(lambda: one(shape=[2.0]), "the number 2.0, which is no size"),
-    "size that is no number": Hostile(lambda: one(shape=[True, 2]), "as its shape"),
-    "size NaN": Hostile(lambda: one(shape=[float("nan")]), "NaN, which is no size"),
+    "tensor without a shape": Hostile(lambda: safetensors({"a": {"dtype": "F32"}}), "missing field `shape`"),
+    "metadata that is no text": Hostile(lambda: safetensors({"__metadata__": {"a": [1]}}), "expected a string"),
+    "unknown format": Hostile(lambda: one(dtype="object"), "unknown variant `object`"),
+    "format that is no text": Hostile(lambda: one(dtype=["F32"]), "expected string"),
+    "negative size": Hostile(lambda: one(shape=[-2]), "`-2`, expected usize"),
+    "broken size": Hostile(lambda: one(shape=[2.0]), "`2.0`, expected usize"),
+    "size that is no number": Hostile(lambda: one(shape=[True, 2]), "`true`, expected usize"),
+    "size NaN": Hostile(lambda: one(shape=[float("nan")]), "invalid JSON"),
     "size of a million digits": Hostile(
-        lambda: safetensors(b'{"a":{"dtype":"F32","shape":[' + b"9" * 10**6 + b"]}}"), "which is no size"
+        lambda: safetensors(b'{"a":{"dtype":"F32","shape":[' + b"9" * 10**6 + b"]}}"), "number out of range"
     ),
-    "huge shape, tiny data": Hostile(lambda: one(shape=[2**30, 2**20]), "takes 4503599627370496"),
-    "shape that overflows": Hostile(lambda: one(shape=[2**62, 2**62, 2**5]), "which nothing can hold"),
-    "hundreds of dimensions": Hostile(lambda: one(shape=[1] * 200 + [2]), "as its shape"),
-    "too few bytes": Hostile(lambda: one(end=4), "has 4 bytes, but F32 [2] takes 8"),
-    "end before begin": Hostile(lambda: one(begin=8, end=0), "has -8 bytes"),
-    "offsets outside the file": Hostile(lambda: one(begin=10**6, end=10**6 + 8), "bytes 1000000 to 1000008 of 8"),
-    "offsets beyond 64 bits": Hostile(lambda: one(begin=2**70, end=2**70 + 8), "which is no size"),
-    "overlapping tensors": Hostile(lambda: safetensors({"a": tensor(0, 8), "b": tensor(4, 12)}, bytes(12)), "overlap"),
-    "the same bytes twice": Hostile(lambda: safetensors({"a": tensor(0, 8), "b": tensor(0, 8)}, bytes(8)), "overlap"),
-    "a hole": Hostile(lambda: safetensors({"a": tensor(0, 8), "b": tensor(16, 24)}, bytes(24)), "8 bytes before"),
-    "a hole at the begin": Hostile(lambda: safetensors({"a": tensor(8, 16)}, bytes(16)), "the bytes 8 to 16 of 16"),
+    "huge shape, tiny data": Hostile(lambda: one(shape=[2**30, 2**20]), "invalid shape"),
+    "shape that overflows": Hostile(lambda: one(shape=[2**62, 2**62, 2**5]), "overflow"),
+    "hundreds of dimensions": Hostile(lambda: one(shape=[1] * 200 + [2]), "201 dimensions"),
+    "too few bytes": Hostile(lambda: one(end=4), "invalid shape"),
+    "end before begin": Hostile(lambda: one(begin=8, end=0), "invalid offset"),
+    "offsets outside the file": Hostile(lambda: one(begin=10**6, end=10**6 + 8), "invalid offset"),
+    "offsets beyond 64 bits": Hostile(lambda: one(begin=2**70, end=2**70 + 8), "expected usize"),
+    "overlapping tensors": Hostile(
+        lambda: safetensors({"a": tensor(0, 8), "b": tensor(4, 12)}, bytes(12)), "invalid offset"
+    ),
+    "the same bytes twice": Hostile(
+        lambda: safetensors({"a": tensor(0, 8), "b": tensor(0, 8)}, bytes(8)), "invalid offset"
+    ),
+    "a hole": Hostile(lambda: safetensors({"a": tensor(0, 8), "b": tensor(16, 24)}, bytes(24)), "invalid offset"),
+    "a hole at the begin": Hostile(lambda: safetensors({"a": tensor(8, 16)}, bytes(16)), "invalid offset"),
 }
 
 
