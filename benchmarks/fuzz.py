@@ -28,7 +28,8 @@ from safetensors import SafetensorError, deserialize
 from safetensors.numpy import save
 from sqlalchemy import select
 
-from app.boards.robustbench import import_files, model_info
+from app.boards.robustbench import import_files
+from app.boards.robustbench_export import model_info
 from app.db import migrations
 from app.db.database import Database
 from app.db.tables import Entry

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from app.boards import listing, ranking, robustbench
+from app.boards import listing, ranking, robustbench_export
 from app.boards.listing import View
 from app.boards.rank_bands import Bands
 from app.boards.ranking import Board, Ranked
@@ -158,8 +158,9 @@ def _robustbench(_: Board, view: View, found: Iterable[Ranked]) -> Iterator[str]
     is_first = True
     for row in found:
         entry = row.entry
-        if robustbench.why_not_exported(entry) is None:
-            yield ("" if is_first else ",\n") + f"{json.dumps(entry.slug)}: {robustbench.model_info(entry).strip()}"
+        if robustbench_export.why_not_exported(entry) is None:
+            described = robustbench_export.model_info(entry).strip()
+            yield ("" if is_first else ",\n") + f"{json.dumps(entry.slug)}: {described}"
             is_first = False
     yield "\n}\n"
 

@@ -1,7 +1,7 @@
-"""RobustBench's `model_info`: JSON files in and out, without loss.
+"""RobustBench's `model_info` in: JSON files become entries, without loss.
 
-A file is kept to the letter and given back as it came. What is not as it should be in it is reported and shown,
-never mended: somebody else's words are theirs to correct.
+The text of a file is kept to the letter; `robustbench_export` gives it back. Irregularities in it are reported and
+shown, never corrected: a published file is its authors' to correct.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from app.accounts import audit
 from app.accounts.audit import Actor
 from app.boards.names import board_name, threat_model_of_board
 from app.boards.naming import another_slug, architecture_family, imported_parameters, series_and_year
+from app.boards.robustbench_export import model_info
 from app.core.formatting import hidden_characters
 from app.db.database import Database, database_now
 from app.db.tables import Entry
@@ -57,9 +58,6 @@ class ImportReport(BaseModel):
     refused: int = 0
     """Files that cannot be an entry; the anomalies say why."""
     anomalies: list[Anomaly] = []
-
-
-# --- in ----------------------------------------------------------------------------------------------------------
 
 
 def find_files(path: Path) -> list[Path]:
@@ -386,76 +384,3 @@ def _error(value: Any) -> float | None:
     """As a share; one that is clearly a fraction already is left out."""
     error = _number(value)
     return None if error is None or 0 < error <= 1 else error / 100
-
-
-# --- out ---------------------------------------------------------------------------------------------------------
-
-
-def why_not_exported(entry: Entry) -> str | None:
-    """In the middle of a sentence; None if it is."""
-    if entry.is_withdrawn:
-        return f"was withdrawn ({entry.withdrawn_reason})"
-    if entry.is_provisional:
-        return "is provisional, an upper bound that is no result; wait for the final one"
-    if entry.provenance is Provenance.REPORTED and entry.source is None:
-        return "stands with its owner's own certificate, and nobody here has asked the network"
-    return None
-
-
-def model_info(entry: Entry) -> str:
-    """The file of an entry: as it was imported, or in the same form with what was measured here."""
-    if entry.source is not None:
-        return entry.source
-    return json.dumps(_described(entry), indent=2, ensure_ascii=False)
-
-
-def _described(entry: Entry) -> dict[str, Any]:
-    info: dict[str, Any] = {
-        "link": entry.link,
-        "name": entry.name,
-        "authors": entry.authors,
-        "additional_data": bool(entry.extra_data),
-        "number_forward_passes": 1,
-        "dataset": entry.dataset,
-        "venue": entry.venue,
-        "architecture": entry.architecture,
-        "eps": None if entry.epsilon is None else format_epsilon(entry.epsilon),
-        "clean_acc": _percent(entry.clean_accuracy),
-        "reported": "" if entry.reported_accuracy is None else _percent(entry.reported_accuracy),
-    }
-    if entry.autoattack_accuracy is not None:
-        info["autoattack_acc"] = _percent(entry.autoattack_accuracy)
-    else:
-        info["corruptions_acc"] = _percent(entry.robust_accuracy)
-        if entry.robustbench_mean_corruption_error is not None:
-            info["corruptions_mce"] = _percent(entry.robustbench_mean_corruption_error)
-    if entry.external_accuracy is not None:
-        info["external"] = _percent(entry.external_accuracy)
-    if entry.footnote:
-        info["footnote"] = entry.footnote
-    return info | {"unreliable": entry.unreliable}
-
-
-def _percent(share: float | None) -> str:
-    """As RobustBench's `update_json` rounds it."""
-    return "" if share is None else str(round(share * 100, 2))
-
-
-def export_to(session: Session, directory: Path) -> int:
-    """Write <dataset>/<threat model>/<model id>.json of every entry with a final verdict; returns how many.
-
-    Raises:
-        InvalidInput: the directory cannot be written.
-    """
-    written = 0
-    for entry in session.scalars(select(Entry).order_by(Entry.id).execution_options(yield_per=200)):
-        if why_not_exported(entry) is not None:
-            continue
-        path = directory / entry.dataset / entry.board / f"{entry.slug}.json"
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(model_info(entry).encode())
-        except OSError as error:
-            raise InvalidInput(f"{path} cannot be written ({error.strerror}); name a folder that can be") from error
-        written += 1
-    return written

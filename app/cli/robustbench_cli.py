@@ -61,7 +61,7 @@ def export_robustbench(
 
     Example: `gklbench export-robustbench model_info`
     """
-    from app.boards.robustbench import export_to  # noqa: PLC0415
+    from app.boards.robustbench_export import export_to  # noqa: PLC0415
 
     with own_database(data_dir).reading() as session:
         written = export_to(session, out)

@@ -8,7 +8,16 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fastapi.responses import FileResponse, StreamingResponse
 from pydantic import Field
 
-from app.boards import listing, placing, rank_bands, ranking, results, robustbench, strongest_certificates
+from app.boards import (
+    listing,
+    placing,
+    rank_bands,
+    ranking,
+    results,
+    robustbench,
+    robustbench_export,
+    strongest_certificates,
+)
 from app.boards.board_points import Order, board_points
 from app.boards.certificates import Picture, classes_of
 from app.boards.exports import FORMATS, pieces
@@ -235,9 +244,9 @@ def get_model_info(service: ServiceDep, entry_id: EntryId) -> Response:
     """An imported file to the letter as it came; what was measured here in the same form."""
     with service.database.reading() as session:
         entry = ranking.get(session, entry_id).entry
-        if (reason := robustbench.why_not_exported(entry)) is not None:
+        if (reason := robustbench_export.why_not_exported(entry)) is not None:
             raise Conflict(f"entry {entry_id} is not exported: it {reason}")
-        return Response(robustbench.model_info(entry), media_type="application/json")
+        return Response(robustbench_export.model_info(entry), media_type="application/json")
 
 
 @router.get(

@@ -18,7 +18,15 @@ from sqlalchemy.orm import Session
 
 from app import jobs
 from app.accounts.principals import Principal
-from app.boards import listing, placing, rank_bands, ranking, results, robustbench, strongest_certificates
+from app.boards import (
+    listing,
+    placing,
+    rank_bands,
+    ranking,
+    results,
+    robustbench_export,
+    strongest_certificates,
+)
 from app.boards.board_points import Order, board_points, pictured
 from app.boards.certificates import Broken, broken_points, classes_of
 from app.core.errors import NotFound, StoreAway, Unprocessable
@@ -137,7 +145,7 @@ def entry(request: Request, service: ServiceDep, entry_id: EntryId) -> Response:
             report=None if found.entry.report is None else ReportOutcome.model_validate(found.entry.report.outcome),
             curve=curve_of(events),
             training=model.train_job.spec if model is not None and model.train_job is not None else None,
-            model_info=None if robustbench.why_not_exported(found.entry) else robustbench.model_info(found.entry),
+            model_info=_model_info(found.entry),
             leader=ranking.leader(session, on),
             can_be_measured=submit.spec_to_measure(found.entry) is not None,
             broken=_broken(service, session, found.entry, limit=6),
@@ -146,6 +154,11 @@ def entry(request: Request, service: ServiceDep, entry_id: EntryId) -> Response:
             example_shape=external.shape_of_examples(found.entry),
             url=str(request.base_url).rstrip("/"),
         )
+
+
+def _model_info(entry: Entry) -> str | None:
+    """The entry's file as RobustBench would have it; None if it is not exported."""
+    return None if robustbench_export.why_not_exported(entry) else robustbench_export.model_info(entry)
 
 
 @router.get("/entries/{entry_id}/badge.svg")

@@ -11,7 +11,12 @@ from sqlalchemy import select
 
 import gkl.spec
 from app import jobs
-from app.boards import placing, ranking, robustbench, strongest_certificates
+from app.boards import (
+    placing,
+    ranking,
+    robustbench,
+    strongest_certificates,
+)
 from app.db.database import Database
 from app.db.tables import Entry, Evaluation, ExternalAttack, FileKind, JobFile
 from app.evidence import external

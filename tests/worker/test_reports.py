@@ -14,7 +14,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import gkl
-from app.boards import listing, ranking, robustbench
+from app.boards import (
+    listing,
+    ranking,
+    robustbench,
+    robustbench_export,
+)
 from app.db.database import Database
 from app.db.tables import FileKind, JobFile
 from gkl.answers import JobState
@@ -97,7 +102,7 @@ def test_it_has_a_row_that_says_who_measured_it_and_no_rank(
     info = client.get(f"/api/v1/entries/{entry['id']}/model_info.json")
     assert (info.status_code, "nobody here has asked the network" in info.text) == (409, True)
     with database.reading() as session:
-        assert robustbench.export_to(session, tmp_path / "out") == 1
+        assert robustbench_export.export_to(session, tmp_path / "out") == 1
     table = client.get("/api/v1/leaderboards/digits/Linf-0.9/export/csv").text
     assert "reported" in table.splitlines()[2]
 

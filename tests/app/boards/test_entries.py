@@ -11,7 +11,13 @@ from typing import Any, get_args
 import pytest
 from fastapi.testclient import TestClient
 
-from app.boards import chart_points, exports, listing, ranking, robustbench
+from app.boards import (
+    chart_points,
+    exports,
+    listing,
+    ranking,
+    robustbench,
+)
 from app.boards.exports import FORMATS
 from app.boards.listing import SORT_KEYS, View
 from app.boards.ranking import Board

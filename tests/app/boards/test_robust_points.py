@@ -12,7 +12,15 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import delete, func, select
 
-from app.boards import board_points, placing, rank_bands, ranking, robust_points, robustbench, strongest_certificates
+from app.boards import (
+    board_points,
+    placing,
+    rank_bands,
+    ranking,
+    robust_points,
+    robustbench,
+    strongest_certificates,
+)
 from app.db.database import Database
 from app.db.tables import Evaluation, ExternalAttack, RobustPoints
 from app.http.service import Service

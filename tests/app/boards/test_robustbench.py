@@ -12,7 +12,12 @@ from fastapi.testclient import TestClient
 from jinja2 import DictLoader
 from sqlalchemy import select
 
-from app.boards import listing, ranking, robustbench
+from app.boards import (
+    listing,
+    ranking,
+    robustbench,
+    robustbench_export,
+)
 from app.boards.listing import View
 from app.boards.ranking import Board
 from app.db.database import Database
@@ -97,7 +102,7 @@ def test_import_then_export_gives_every_file_to_the_letter(
     report = robustbench.import_files(database, given)
     assert (report.added, report.changed, report.unchanged, report.refused) == (len(given), 0, 0, 0)
     with database.reading() as session:
-        assert robustbench.export_to(session, tmp_path) == len(given)
+        assert robustbench_export.export_to(session, tmp_path) == len(given)
         revision = ranking.revision(session, "cifar10", "Linf")
     for name, data in given:
         assert (tmp_path / name).read_bytes() == data, name
@@ -143,7 +148,7 @@ def test_robustbench_itself_renders_the_export_in_the_order_of_our_board(
 ) -> None:
     robustbench.import_files(database, files())
     with database.reading() as session:
-        robustbench.export_to(session, tmp_path)
+        robustbench_export.export_to(session, tmp_path)
         for name in ("Linf", "L2", "corruptions"):
             found = listing.search(session, Board("cifar10", name, 0), View())
             ours = [json.loads(row.entry.source or "") for row in found]
@@ -177,7 +182,7 @@ def test_robustbench_itself_reads_the_export(
     if "cifar10/Linf/Carmon2019Unlabeled.json" not in dict(files()):
         robustbench.import_files(database, [("cifar10/Linf/Carmon2019Unlabeled.json", contents(zoo))])
     with database.reading() as session:
-        robustbench.export_to(session, tmp_path / "model_info")
+        robustbench_export.export_to(session, tmp_path / "model_info")
     monkeypatch.chdir(tmp_path)
     utils.list_available_models("cifar10", "Linf")
     lines = capsys.readouterr().out.splitlines()
@@ -218,7 +223,7 @@ def test_what_is_odd_is_kept_and_reported_with_its_file_and_field(database: Data
     for name, (_, field, says) in ODD.items():
         assert [a for a in report.anomalies if (a.file, a.field) == (name, field) and says in a.what], name
     with database.reading() as session:
-        robustbench.export_to(session, tmp_path)
+        robustbench_export.export_to(session, tmp_path)
         for name, (data, _, _) in ODD.items():
             assert (tmp_path / name).read_bytes() == data, name
         by_slug = {entry.slug: entry for entry in session.scalars(select(Entry))}
@@ -330,7 +335,7 @@ def test_text_that_turns_round_what_is_shown_is_reported_and_kept(database: Data
         "authors": "has characters that hide or turn round what is shown: U+200B",
     }
     with database.reading() as session:
-        robustbench.export_to(session, tmp_path)
+        robustbench_export.export_to(session, tmp_path)
     assert (tmp_path / "cifar10/Linf/A.json").read_bytes() == data
 
 
@@ -348,7 +353,7 @@ def test_what_was_measured_here_goes_out_in_the_same_form_and_is_not_overwritten
 ) -> None:
     measure(database, train(database, "Größe 1"), robust=123, clean=341)
     with database.reading() as session:
-        assert robustbench.export_to(session, tmp_path) == 1
+        assert robustbench_export.export_to(session, tmp_path) == 1
     path = tmp_path / "digits" / "Linf" / "Gr_e_1.json"
     info = json.loads(path.read_text())
     assert info == {
@@ -380,7 +385,7 @@ def test_what_was_measured_here_goes_out_in_the_same_form_and_is_not_overwritten
 def test_a_provisional_bound_is_no_model_info(client: TestClient, database: Database, tmp_path: Path) -> None:
     measure(database, train(database, "a"), robust=123, provisional=True)
     with database.reading() as session:
-        assert robustbench.export_to(session, tmp_path) == 0
+        assert robustbench_export.export_to(session, tmp_path) == 0
     assert client.get("/api/v1/entries/1/model_info.json").status_code == 409
     assert client.get("/api/v1/leaderboards/digits/Linf/export/robustbench").json() == {}
     assert "$\\le$ 34.17" in client.get("/api/v1/leaderboards/digits/Linf/export/latex").text

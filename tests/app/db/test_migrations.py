@@ -10,7 +10,12 @@ from alembic.migration import MigrationContext
 from sqlalchemy import inspect, select
 
 from app import jobs
-from app.boards import listing, placing, ranking, robustbench
+from app.boards import (
+    listing,
+    placing,
+    ranking,
+    robustbench,
+)
 from app.db import migrations
 from app.db.database import Database
 from app.db.tables import Base, Entry, Evaluation, FileKind, Job, JobFile, OutboxMessage

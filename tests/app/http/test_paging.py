@@ -18,7 +18,14 @@ from sqlalchemy import delete
 from app import jobs
 from app.accounts.principals import Principal
 from app.accounts.tokens import Limits
-from app.boards import chart_points, exports, listing, rank_bands, ranking, robustbench
+from app.boards import (
+    chart_points,
+    exports,
+    listing,
+    rank_bands,
+    ranking,
+    robustbench,
+)
 from app.boards.certificates import points_of
 from app.boards.exports import FORMATS
 from app.boards.listing import SORT_KEYS, View
