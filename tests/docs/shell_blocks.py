@@ -88,7 +88,7 @@ def prepare(directory: Path, url: str) -> None:
     # The pages leave the address out where it is the usual one.
     gklbench = f"""#!/bin/sh
 case "$1" in submit|attack|cancel|retry) set -- "$@" --url {url};; esac
-exec {sys.executable} -m app.cli.main "$@"
+exec {sys.executable} -m app.cli "$@"
 """
     for name, text in (("gklbench", gklbench), ("python", f'#!/bin/sh\nexec {sys.executable} "$@"\n')):
         (programs / name).write_text(text)
