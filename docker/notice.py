@@ -33,12 +33,12 @@ def license_of(package: Distribution) -> str:
     Never guessed from a text: a package that names none in its metadata is listed with the files to read.
     """
     metadata = package.metadata
-    if expression := _line(metadata.get("License-Expression")):
-        return expression
-    # Some packages put the whole text here.
-    text = metadata.get("License") or ""
-    if "\n" not in text.strip() and (words := _line(text)) and words.upper() != "UNKNOWN" and len(words) <= 80:
-        return words
+    for expression in metadata.get_all("License-Expression") or []:
+        return _line(expression)
+    for text in metadata.get_all("License") or []:
+        # Some packages put the whole text of their license here.
+        if "\n" not in text.strip() and (words := _line(text)) and words.upper() != "UNKNOWN" and len(words) <= 80:
+            return words
     classifiers = [
         c.removeprefix(_CLASSIFIER) for c in metadata.get_all("Classifier") or [] if c.startswith(_CLASSIFIER)
     ]
@@ -66,8 +66,8 @@ def notice() -> str:
     return "\n".join([_HEADER, _IMAGE, *lines, ""])
 
 
-def _line(text: str | None) -> str:
-    return " ".join((text or "").split())
+def _line(text: str) -> str:
+    return " ".join(text.split())
 
 
 if __name__ == "__main__":
