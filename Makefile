@@ -6,7 +6,7 @@ BIN := .venv/bin
 # Whatever the environment says: without it each of the tests' processes compiles everything again.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: install demo docs test test-unit test-long check format lock clean
+.PHONY: install demo docs notice test test-unit test-long check format lock clean
 
 install: .venv/installed
 
@@ -25,6 +25,11 @@ demo: install
 # The documentation as pages, to be opened from disk: build/docs/index.html.
 docs: install
 	$(BIN)/python -m sphinx -q -W -n -b html docs build/docs
+
+# The packages of .venv with their licenses. An image has a list of its own: /opt/gklbench/NOTICE.
+notice: install
+	@mkdir -p build
+	$(BIN)/python docker/notice.py > build/NOTICE
 
 test: install
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m "not long"

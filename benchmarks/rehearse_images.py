@@ -36,7 +36,7 @@ _ENVIRONMENT, _BUILD = "/opt/gklbench", "/build"
 
 
 def rehearse(name: str, python: str, root: Path) -> None:
-    build, last = dockerfiles.read(ROOT / f"docker/{name}.Dockerfile")
+    build, *_, last = dockerfiles.read(ROOT / f"docker/{name}.Dockerfile")
     base = root / "base"
     subprocess.run([python, "-m", "venv", base], check=True)
     environment = os.environ | build.environment()

@@ -15,11 +15,14 @@ WORKDIR /build
 COPY pyproject.toml requirements.lock ./
 RUN --mount=type=cache,target=/root/.cache/uv \
     uv pip install -r pyproject.toml --extra server --extra s3 --extra otel -c requirements.lock
-COPY README.md ./
+COPY README.md LICENSE ./
 COPY app app
 COPY gkl gkl
 RUN --mount=type=cache,target=/root/.cache/uv \
     uv pip install --no-deps --build-constraints requirements.lock .
+# Which packages the image has, and their licenses.
+COPY docker/notice.py ./
+RUN /opt/gklbench/bin/python notice.py > /opt/gklbench/NOTICE
 
 # The documentation as pages. Without PyTorch too: docs/conf.py needs only the names in it.
 FROM build AS docs
@@ -31,7 +34,9 @@ RUN /opt/gklbench/bin/python -m sphinx -q -b html -d /tmp/doctrees docs /documen
 FROM ${PYTHON_IMAGE}
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="GKL Bench: API and relay" \
-      org.opencontainers.image.revision="${REVISION}"
+      org.opencontainers.image.version="0.2.0" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.licenses="Apache-2.0"
 # The number is the one in the compose files. A new named volume takes the owner of the folder that it covers.
 RUN groupadd --gid 10001 gklbench \
     && useradd --uid 10001 --gid gklbench --no-log-init --home-dir /var/lib/gklbench --shell /usr/sbin/nologin gklbench \

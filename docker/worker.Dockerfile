@@ -16,7 +16,7 @@ WORKDIR /build
 COPY pyproject.toml requirements.lock ./
 RUN --mount=type=cache,target=/root/.cache/uv \
     uv pip install -r pyproject.toml --extra worker --extra s3 --extra otel -c requirements.lock
-COPY README.md ./
+COPY README.md LICENSE ./
 COPY app app
 COPY gkl gkl
 COPY worker worker
@@ -25,11 +25,16 @@ ARG REVISION=unknown
 RUN printf '%s\n' "${REVISION}" > gkl/REVISION
 RUN --mount=type=cache,target=/root/.cache/uv \
     uv pip install --no-deps --build-constraints requirements.lock .
+# Which packages the image has, and their licenses.
+COPY docker/notice.py ./
+RUN /opt/gklbench/bin/python notice.py > /opt/gklbench/NOTICE
 
 FROM ${PYTHON_IMAGE}
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="GKL Bench: worker" \
-      org.opencontainers.image.revision="${REVISION}"
+      org.opencontainers.image.version="0.2.0" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.licenses="Apache-2.0"
 # `compute.compile` in a spec needs a C++ compiler. Debian keeps only the newest version of a package, so none is named.
 # hadolint ignore=DL3008
 RUN apt-get update \

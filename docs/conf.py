@@ -21,7 +21,9 @@ extensions = ["myst_parser", "sphinx.ext.autodoc"]
 exclude_patterns = ["images", "notebooks", "_templates"]
 nitpicky = True
 # Types of other projects lead nowhere, since nothing is fetched.
-nitpick_ignore_regex = [("py:(class|obj|exc|data)", r"(?!gkl\.(errors|library|Verdict|Comparison|Training)).*")]
+nitpick_ignore_regex = [
+    ("py:(class|obj|exc|data)", r"(?!gkl\.(client|errors|library|losses|Verdict|Comparison|Training)).*")
+]
 
 # Dashes alone: '8/255' is to be copied.
 smartquotes_action = "D"

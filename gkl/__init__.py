@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from gkl.library.training import Training, train
     from gkl.library.verdict import Verdict
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "Comparison",
     "Training",

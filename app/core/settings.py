@@ -41,10 +41,10 @@ class Settings(BaseSettings):
     """Where artifacts, logs and, in embedded mode, the database are kept."""
 
     datasets_dir: str = ""
-    """Where the data sets are, each in a folder of its name; empty means `datasets` in the data directory."""
+    """Folder of the data sets, with one subfolder for each, by name; empty means `datasets` in the data directory."""
 
     models_dir: str = ""
-    """RobustBench's weights, as `<dataset>/<threat model>/<model>.pt`; empty means `models` in the data directory."""
+    """RobustBench's weights, `<dataset>/<threat model>/<model>.pt`; empty means `models` in the data directory."""
 
     docs_dir: str = ""
     """Folder of the built documentation, served at `/docs/`; empty means `build/docs` of the checkout."""
@@ -53,10 +53,10 @@ class Settings(BaseSettings):
     """SQLAlchemy address of the database; empty means the SQLite file `gklbench.sqlite3` in the data directory."""
 
     store_url: str = ""
-    """Where artifacts are: `s3://bucket/prefix`, with AWS_ variables; empty means `artifacts` in the data directory."""
+    """Store of artifacts: `s3://bucket/prefix`, with AWS_ variables; empty means `artifacts` in the data directory."""
 
     store_cache_bytes: int = Field(default=10 * 1024**3, ge=0)
-    """How much of an `s3://` store each data directory keeps, so that what is read again is not fetched again."""
+    """Size of the cache that each data directory has of an `s3://` store, so that a second read needs no download."""
 
     broker_url: str = "redis://127.0.0.1:6379/0"
     """Address of the Redis-protocol server that wakes the workers."""
@@ -71,40 +71,40 @@ class Settings(BaseSettings):
     """Processes of `gklbench serve`, which share its port."""
 
     root_path: str = ""
-    """Path under which a proxy serves the service, such as `/bench`; empty at the root of a name."""
+    """Path below which a proxy serves the service, such as `/bench`; empty means at the root."""
 
     contact: str = ""
-    """E-mail address or `https://` page of whoever runs the service, named in the API's OpenAPI document."""
+    """E-mail address or `https://` page of the service's owner; the OpenAPI document shows it."""
 
     allowed_origins: str = ""
-    """Origins, by commas, whose pages may call the API with a token, such as `https://lab.example`; none by default."""
+    """Comma-separated origins, such as `https://lab.example`, whose pages may call the API with a token."""
 
     access: Literal["auto", "open", "tokens"] = "auto"
-    """`open`: no token needed, on loopback only; `tokens`: as `docs/security.md` says; `auto`: open on loopback."""
+    """`open`: no token needed, loopback only; `tokens`: see `docs/security.md`; `auto`: open on loopback only."""
 
     anonymous_read: bool = True
-    """Whether boards and jobs can be read without a token, where tokens are asked for."""
+    """Whether anyone may read boards and jobs without a token, when the service asks for tokens."""
 
     anonymous_requests_per_minute: int = Field(default=600, ge=1)
-    """Requests a minute from one address that come without a token; tokens have their own limit."""
+    """Most requests a minute without a token from one address; each token has a limit of its own."""
 
     login_hours: float = Field(default=12, gt=0)
     """How long a browser stays logged in."""
 
     trusted_proxies: str = "127.0.0.1"
-    """Addresses of reverse proxies, by commas, whose word for a request's address and scheme is taken."""
+    """Comma-separated addresses of the reverse proxies whose X-Forwarded headers are trusted."""
 
     body_timeout_seconds: float = Field(default=30, gt=0)
-    """A request whose body stands still for so long is ended with 408; or comes too slowly, below 10 kB/s."""
+    """A request body that stalls this long, or arrives below 10 kB/s, is answered with 408."""
 
     max_stream_seconds: float = Field(default=3600, gt=0)
-    """An event stream of a job ends after so long; whoever follows it goes on with another one, losing nothing."""
+    """How long one event stream of a job lasts; a client then opens another one and misses no event."""
 
     max_streams: int = Field(default=20, ge=1)
-    """Event streams that one process of the API keeps open for one token, or for one address without a token."""
+    """Most event streams that one API process keeps open for one token, or for one address without a token."""
 
     max_connections: int = Field(default=1000, ge=10)
-    """Connections that one process of the API serves at once; more are answered with 503."""
+    """Most connections that one API process serves at once; it answers further ones with 503."""
 
     max_epochs: int = Field(default=10_000, ge=1)
     """Most epochs that a training may ask for."""
@@ -116,7 +116,7 @@ class Settings(BaseSettings):
     """Largest batch that a training or an evaluation may ask for."""
 
     architectures: str = ""
-    """The architectures that jobs may name, by commas; empty means all."""
+    """Comma-separated architectures that jobs may name; empty means all."""
 
     max_body_bytes: int = Field(default=1024 * 1024, ge=1024)
     """Largest request body that the API reads."""
@@ -125,85 +125,85 @@ class Settings(BaseSettings):
     """Largest file of weights that can be sent."""
 
     max_open_uploads: int = Field(default=20, ge=1)
-    """Files that one submitter may have begun to send in pieces and not ended."""
+    """Most unfinished uploads in pieces that one submitter may have."""
 
     max_open_upload_bytes: int = Field(default=64 * 1024**3, ge=1)
-    """How long these may be together, as they were announced; a single one may have any size that can be sent."""
+    """Most announced bytes of one submitter's unfinished uploads together; one alone may have any allowed size."""
 
     lease_seconds: float = Field(default=90, gt=0)
-    """A running job whose worker has not been heard of for so long is taken from it."""
+    """The relay takes a running job from its worker when the worker has not renewed the lease for this long."""
 
     heartbeat_seconds: float = Field(default=15, gt=0)
     """How often a worker renews the lease of its job."""
 
     max_lost_leases: int = Field(default=3, ge=1)
-    """A job whose worker was lost so many times, saving nothing in between, fails with `worker_lost`."""
+    """A job fails with `worker_lost` after losing this many workers without saving anything in between."""
 
     lost_backoff_seconds: float = Field(default=10, ge=0)
-    """How long a job waits after its worker was lost; after each further loss twice as long."""
+    """How long a job waits after it lost its worker; each further loss doubles the wait."""
 
     max_run_seconds: float = Field(default=7 * 24 * 3600, gt=0)
-    """A job that was on workers for longer fails with `timed_out`; what it saved is kept for a retry."""
+    """A job that has spent longer than this on workers fails with `timed_out`; a retry resumes from its checkpoint."""
 
     checkpoint_seconds: float = Field(default=60, ge=0)
-    """Least time between two checkpoints of a training; there always is one when its worker stops, and at its end."""
+    """Least time between two checkpoints of a training; it also saves one when its worker stops and when it ends."""
 
     no_progress_seconds: float = Field(default=1800, gt=0)
-    """A run that says nothing for longer is stopped, and its job fails with `no_progress`."""
+    """A run that reports nothing for longer than this is stopped, and its job fails with `no_progress`."""
 
     stop_grace_seconds: float = Field(default=60, gt=0)
-    """Time between asking a run to stop, in which it saves what it has, and killing it."""
+    """How long a run that was asked to stop may take to save its state before it is killed."""
 
     min_free_bytes: int = Field(default=256 * 1024**2, ge=0)
-    """A worker whose data directory has less room takes no job until it has more."""
+    """A worker takes no job while its data directory has less free space than this."""
 
     poll_seconds: float = Field(default=5, gt=0)
-    """How often an idle worker looks for a job that no message told it of."""
+    """How often an idle worker looks for jobs in the database, in case a message was lost."""
 
     relay_seconds: float = Field(default=5, gt=0)
     """How often the relay looks for messages to publish and for lost workers."""
 
     republish_seconds: float = Field(default=60, gt=0)
-    """A job that is still queued this long after its message is announced to the workers again."""
+    """The relay sends a job's message again if the job is still queued after this long."""
 
     idempotency_hours: float = Field(default=24, gt=0)
-    """How long an Idempotency-Key is remembered."""
+    """How long the service remembers an Idempotency-Key."""
 
     max_log_bytes: int = Field(default=16 * 1024**2, ge=4096)
-    """Largest log of a job, and of a process of `gklbench up`; what is older is dropped."""
+    """Largest log of a job, and of a process of `gklbench up`; older lines are dropped."""
 
     upload_retention_days: float = Field(default=7, gt=0)
-    """How long weights are kept that were sent and that no job or entry needs, and what was begun to be sent."""
+    """How long uploaded weights are kept while no job or entry needs them, and how long unfinished uploads are."""
 
     audit_retention_days: float = Field(default=365, ge=1)
     """How long the audit trail is kept."""
 
     checkpoint_retention_days: float = Field(default=7, ge=0)
-    """How long what a failed or cancelled job saved is kept, from which a retry goes on."""
+    """How long the checkpoints of a failed or cancelled job are kept; a retry within this time resumes from them."""
 
     weights_retention_days: float = Field(default=365, ge=0)
-    """How long weights that a training made here are kept where no entry stands with them."""
+    """How long weights that were trained here are kept while no entry uses them."""
 
     certificate_retention_days: float = Field(default=30, ge=0)
-    """How long a certificate with merged examples is kept after a later one of its entry holds them too."""
+    """How long a certificate is kept after a later one of the same entry includes its examples."""
 
     job_retention_days: float = Field(default=730, ge=0)
-    """How long an ended job is kept on which no result stands, with its events and its log."""
+    """How long an ended job without a result on a board is kept, with its events and its log."""
 
     event_retention_days: float = Field(default=365, ge=0)
-    """How long the events of an ended job are kept, by which its page tells of its course."""
+    """How long the events of an ended job are kept; its page and curves are made from them."""
 
     log_retention_days: float = Field(default=90, ge=0)
-    """How long the log of an ended job is kept, and of a failed or cancelled one the events but for its states."""
+    """How long an ended job's log is kept, and the epoch and attack events of a failed or cancelled job."""
 
     cleanup_seconds: float = Field(default=300, gt=0)
-    """How often the relay removes what is past its time and files that nothing refers to."""
+    """How often the relay deletes expired data and files that nothing refers to."""
 
     log_format: Literal["text", "json"] = "text"
-    """How processes log to standard error: `text` for people, `json` for a collector of logs."""
+    """Format of the logs on standard error: `text` for people, `json` for log collectors."""
 
     tracing: bool = False
-    """Whether OpenTelemetry traces requests and runs, as its own OTEL_ variables say; needs `gklbench[otel]`."""
+    """Whether to send OpenTelemetry traces of requests and runs, by the OTEL_ variables; needs `gklbench[otel]`."""
 
     @model_validator(mode="after")
     def _settings_agree(self) -> Self:

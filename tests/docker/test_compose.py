@@ -119,6 +119,13 @@ def test_every_setting_can_be_set() -> None:
     assert {f"GKLBENCH_{name.upper()}" for name in Settings.model_fields} <= handed
 
 
+def test_the_example_explains_limits_as_the_settings_do() -> None:
+    limits = ENV_EXAMPLE.read_text(encoding="utf-8").partition("# --- limits and times")[2]
+    written = {name: comment for comment, name in re.findall(r"^# (.+)\n# GKLBENCH_(\w+)=", limits, re.MULTILINE)}
+    assert len(written) > 30
+    assert written == {name: Settings.model_fields[name.lower()].description for name in written}
+
+
 def test_the_example_shows_the_defaults() -> None:
     shown = {name: value for name, value in assignments(ENV_EXAMPLE, commented=True).items() if value}
     # These are compose's own, and the file says so.

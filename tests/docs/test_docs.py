@@ -15,10 +15,12 @@ from urllib.parse import unquote
 import pytest
 
 import gkl
+import gkl.client
+import gkl.losses
 from tests.docs.shell_blocks import ROOT
 
 DOCS = ROOT / "docs"
-PAGES = sorted([*DOCS.rglob("*.md"), ROOT / "README.md", ROOT / "CHANGELOG.md"])
+PAGES = sorted([*DOCS.rglob("*.md"), *ROOT.glob("*.md")])
 _LINK = re.compile(r"!?\[(?:[^\]\\]|\\.)*\]\(<?([^)\s>]+)>?\)")
 
 
@@ -88,6 +90,19 @@ def test_every_relative_link_leads_somewhere(page: Path) -> None:
         assert target.is_relative_to(ROOT)
         if anchor:
             assert anchor in _anchors(target), f"{link}: no such heading"
+
+
+# A decision and the changelog may name what was there at their time.
+_OF_TODAY = [page for page in PAGES if page.parent.name != "decisions" and page.name != "CHANGELOG.md"]
+
+
+@pytest.mark.parametrize("page", _OF_TODAY, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_file_of_the_repository_that_a_page_names_exists(page: Path) -> None:
+    named = re.findall(
+        r"(?<![\w/.-])(?:app|benchmarks|docker|docs|gkl|tests|worker)/[\w./-]*\w", page.read_text(encoding="utf-8")
+    )
+    missing = [name for name in named if not (ROOT / name).exists()]
+    assert not missing
 
 
 def test_every_page_is_in_the_index() -> None:
@@ -173,6 +188,26 @@ def test_the_reference_has_every_public_name(html: Path) -> None:
         if inspect.isclass(found):
             for member in vars(found):
                 assert member.startswith("_") or f'id="gkl.{name}.{member}"' in page, f"{name}.{member}"
+
+
+def test_the_reference_of_the_client_has_every_public_name(html: Path) -> None:
+    page = (html / "client-reference.html").read_text(encoding="utf-8")
+    for name in gkl.client.__all__:
+        assert f'id="gkl.client.{name}"' in page, name
+    for member in vars(gkl.client.Client):
+        assert member.startswith("_") or f'id="gkl.client.Client.{member}"' in page, member
+
+
+def test_the_reference_has_every_loss(html: Path) -> None:
+    page = (html / "reference.html").read_text(encoding="utf-8")
+    losses = [
+        name
+        for name, found in vars(gkl.losses).items()
+        if inspect.isfunction(found) and name.endswith(("_loss", "_parts"))
+    ]
+    assert len(losses) == 5
+    for name in losses:
+        assert f'id="gkl.losses.{name}"' in page, name
 
 
 def test_public_docstrings_say_what_comes_in_and_what_may_go_wrong() -> None:
