@@ -25,7 +25,7 @@ from gkl.outcome import CheckpointSaved, EpochFinished, Event, Progress
 from gkl.recipes import digits, digits_trades
 from gkl.spec import Sgd, ThreatModel, TrainSpec
 from gkl.training import train
-from gkl.training.step import AdversarialStep, StepOutcome
+from gkl.training.tasks import AdversarialTask, StepOutcome
 from tests.data_files import write_cifar10, write_npz
 from tests.specs import NO_FILES
 
@@ -60,6 +60,20 @@ AS_RELEASED: dict[str, Any] = EVERYTHING | {
     "batch_norm": {"momentum": 0.01, "first_momentum": 1.0},
     "selection": {"num_images": 100, "num_steps": 3, "maximizes": "margin", "ties": "last"},
     "drop_last_batch": True,
+}
+
+
+NATURAL: dict[str, Any] = {
+    "architecture": "tiny_cnn",
+    "threat_model": None,
+    "objective": {"loss": "ce"},
+    "inner_maximization": {},
+    "optimizer": {"kind": "adamw", "learning_rate": 0.01, "decay_batch_norm": False},
+    "schedule": {"kind": "one_cycle", "warmup_fraction": 0.3, "low_momentum": 0.8, "high_momentum": 0.95},
+    "label_smoothing": 0.1,
+    "augmentation": {"kind": "cutout", "padding": 1, "flip": False, "size": 2},
+    "averaging": {"kind": "epoch", "tau": 0.5},
+    "selection": {"num_images": 100},
 }
 
 
@@ -166,6 +180,9 @@ def test_progress_tells_of_the_step_and_the_time_left(tmp_path: Path) -> None:
         (everything(**AS_RELEASED), 0),
         (everything(**AS_RELEASED), 1),
         (everything(**AS_RELEASED), 9),
+        (everything(weight_perturbation=None, **NATURAL), 0),
+        (everything(weight_perturbation=None, **NATURAL), 9),
+        (everything(optimizer={"kind": "adamw"}), 9),
     ],
 )
 def test_a_resumed_run_equals_an_uninterrupted_one(
@@ -281,6 +298,54 @@ def test_a_checkpoint_of_an_earlier_version_is_resumed(tmp_path: Path, undisturb
     with pytest.raises(InvalidInput, match=r"differs in averaging\.buffers \(averaged, now copied\), batch_norm;"):
         run(released, tmp_path)
     assert run(spec, tmp_path)[0] == undisturbed(spec).weights_sha256
+
+
+@pytest.mark.parametrize("steps", [1, 8])
+def test_a_checkpoint_of_the_format_before_is_resumed(steps: int, tmp_path: Path, undisturbed: Undisturbed) -> None:
+    """It names momentum and class prior otherwise, and has sums as fields."""
+    spec = everything(batch_size=256)
+    whole = undisturbed(spec)
+    with pytest.raises(Stopped):
+        run(spec, tmp_path, should_stop=StopAfter(steps))
+    newest = sorted(tmp_path.glob("checkpoint-*"))[-1]
+    tensors, metadata = load_tensors(newest)
+    before = {
+        name.replace("optimizer.momentum_buffer.", "momentum.").replace("task.prior.", "prior."): tensor
+        for name, tensor in tensors.items()
+    }
+    assert {"momentum", "prior", "average", "model"} <= {name.partition(".")[0] for name in before}
+    assert not any(name.startswith(("optimizer.", "task.")) for name in before)
+    sums, best = metadata["sums"], metadata["best"]
+    of_losses = {name: total for name, total in sums["sums"].items() if name.startswith("loss_")}
+    metadata |= {
+        "format": "gkl-training-checkpoint-3",
+        "sums": {
+            "images": sums["images"],
+            "loss": sums["sums"].get("loss", 0.0),
+            "clean_correct": int(sums["sums"].get("clean_accuracy", 0)),
+            "adversarial_correct": int(sums["sums"].get("adversarial_accuracy", 0)),
+            "seconds": sums["seconds"],
+            "parts": {name.removeprefix("loss_"): total for name, total in of_losses.items()},
+        },
+        "best": best and [best["epoch"], *best["metrics"].values()],
+    }
+    save_tensors(newest, before, metadata)
+    resumed, events = run(spec, tmp_path)
+    assert resumed == whole.weights_sha256
+    assert fingerprint(tmp_path) == fingerprint(whole.directory)
+    figures = [{e.epoch: e.metrics for e in told if isinstance(e, EpochFinished)} for told in (whole.events, events)]
+    assert figures[1] == {number: figures[0][number] for number in figures[1]}
+
+
+def test_without_an_adversary_nothing_is_said_of_one_and_clean_images_select(tmp_path: Path) -> None:
+    spec = everything(weight_perturbation=None, epochs=4, **NATURAL | {"averaging": None})
+    outcome = train(spec, tmp_path, datasets_dir=NO_FILES, report=(events := []).append, device="cpu")
+    epochs = [e for e in events if isinstance(e, EpochFinished)]
+    assert all(set(e.metrics) == {"loss", "clean_accuracy", "held_out_clean_accuracy", "learning_rate"} for e in epochs)
+    held_out = [e.metrics["held_out_clean_accuracy"] for e in epochs]
+    assert outcome.selected_epoch == 1 + held_out.index(max(held_out))
+    assert (outcome.held_out_clean_accuracy, outcome.held_out_robust_accuracy) == (max(held_out), None)
+    assert epochs[-1].clean_accuracy > epochs[0].clean_accuracy
 
 
 def test_a_checkpoint_of_a_later_version_is_refused_with_what_differs(tmp_path: Path) -> None:
@@ -429,8 +494,8 @@ def test_gkl_keeps_its_class_prior_in_the_checkpoint(undisturbed: Undisturbed) -
     directory = undisturbed(short()).directory
     tensors, metadata = load_tensors(directory / "checkpoint-00003-0000000.safetensors")
     assert metadata["epoch"] == 3
-    torch.testing.assert_close(tensors["prior.rows"].sum(1), torch.ones(10))
-    assert not torch.allclose(tensors["prior.rows"], torch.full((10, 10), 0.1))
+    torch.testing.assert_close(tensors["task.prior.rows"].sum(1), torch.ones(10))
+    assert not torch.allclose(tensors["task.prior.rows"], torch.full((10, 10), 0.1))
     weights = load_file(directory / "weights.safetensors")
     assert all(torch.equal(weights[name], tensors[f"model.{name}"]) for name in weights)
 
@@ -477,13 +542,13 @@ def test_each_step_has_its_momenta_after_a_resume_too(tmp_path: Path, monkeypatc
     """BatchNorm's is another in the first step of the run, not of an epoch; SGD's moves from epoch to epoch."""
     seen: list[tuple[float, float]] = []
 
-    class Watched(AdversarialStep):
+    class Watched(AdversarialTask):
         def __call__(self, *args: Any, **options: Any) -> StepOutcome:
             statistics = {m.momentum for m in self.model.modules() if isinstance(m, nn.BatchNorm2d)}
-            seen.append((*statistics, self.optimizer.momentum))
+            seen.append((*statistics, self.optimizer.param_groups[0]["momentum"]))
             return super().__call__(*args, **options)
 
-    monkeypatch.setattr("gkl.training.trainer.AdversarialStep", Watched)
+    monkeypatch.setattr("gkl.training.tasks.AdversarialTask", Watched)
     # Two steps an epoch.
     spec = everything(**AS_RELEASED | {"batch_size": 600, "selection": None})
     with pytest.raises(Stopped):
