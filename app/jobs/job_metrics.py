@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from app.db.tables import JobEvent
 from gkl.outcome import EpochFinished
-from gkl.outcome.metrics import METRICS, Metric, in_order
+from gkl.outcome.metrics import Metric, columns, in_order
 
 
 def epochs_of(events: Iterable[JobEvent]) -> list[EpochFinished]:
@@ -37,8 +37,7 @@ def measured(found: Iterable[EpochFinished]) -> list[Metric]:
 
 def as_csv(found: list[EpochFinished]) -> Iterator[str]:
     """A head, then a line for each epoch; accuracies are shares, what was not measured is empty."""
-    always = [metric.name for metric in METRICS.values() if metric.is_always_a_column]
-    names = [metric.name for metric in in_order([*always, *(metric.name for metric in measured(found))])]
+    names = columns(found)
     yield _line(["epoch", *names, "seconds"])
     for epoch in found:
         yield _line([epoch.epoch, *(epoch.metrics.get(name) for name in names), epoch.seconds])

@@ -25,7 +25,7 @@ from gkl.library.networks import load_weights
 from gkl.library.undisturbed import own_streams
 from gkl.library.verdict import Verdict
 from gkl.outcome import EpochFinished, Event, TrainOutcome
-from gkl.outcome.metrics import in_order
+from gkl.outcome.metrics import columns
 from gkl.progress_bar import progress_bar
 from gkl.recipes import recipe
 from gkl.spec import Evaluation, TrainSpec
@@ -62,7 +62,9 @@ class History(Sequence[EpochFinished]):
         return f"History: {len(self)} epochs, loss {first.loss:.4g} to {last.loss:.4g}"
 
     def to_frame(self) -> DataFrame:
-        """A row for each epoch, the index named 'epoch'; a column for each metric of `gkl.outcome.metrics`, and 'seconds'.
+        """A row for each epoch, the index named 'epoch'.
+
+        Its columns are the metrics of `gkl.outcome.metrics` by name, and 'seconds'.
 
         Raises:
             InvalidInput: pandas is not installed.
@@ -71,7 +73,7 @@ class History(Sequence[EpochFinished]):
             import pandas  # noqa: PLC0415 - an extra of whoever wants it  # type: ignore[import-untyped]
         except ImportError as error:
             raise InvalidInput("a frame needs pandas: pip install pandas") from error
-        names = [metric.name for metric in in_order(name for each in self._epochs for name in each.metrics)]
+        names = columns(self._epochs)
         rows = [
             {"epoch": each.epoch, **{name: each.metrics.get(name) for name in names}, "seconds": each.seconds}
             for each in self._epochs

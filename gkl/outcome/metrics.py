@@ -169,6 +169,12 @@ def in_order(names: Iterable[str]) -> list[Metric]:
     return [metric_of(name) for name in sorted(dict.fromkeys(names), key=lambda name: places.get(name, len(places)))]
 
 
+def columns(epochs: Iterable[EpochFinished]) -> list[str]:
+    """The names that a table of epochs has a column for: the usual ones, and what any epoch measured."""
+    always = [metric.name for metric in METRICS.values() if metric.is_always_a_column]
+    return [metric.name for metric in in_order([*always, *(name for epoch in epochs for name in epoch.metrics)])]
+
+
 def headlines(measured: Mapping[str, float], most: int) -> list[tuple[Metric, float]]:
     """The metrics that say most of a training, at most so many."""
     found = [(METRICS[name], measured[name]) for name in _HEADLINES if name in measured]

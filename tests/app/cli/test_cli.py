@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from app.cli.main import cli, main
 from app.cli.process_cli import process_cli
 from gkl.files import sha256_of
 from gkl.models import build_model
+from gkl.recipes import digits_ce
 from gkl.spec import EvaluateSpec
 from tests.commands import run
 from tests.specs import tiny_train_spec
@@ -62,6 +64,14 @@ def test_all_commands_are_listed() -> None:
     listed = (*cli.registered_commands, *process_cli.registered_commands, *look_cli.registered_commands)
     names = [command.callback.__name__.rstrip("_") for command in listed if command.callback and not command.hidden]
     assert sorted(names) == sorted(COMMANDS)
+
+
+@pytest.mark.system
+def test_plain_training_without_a_service(tmp_path: Path) -> None:
+    spec = digits_ce().model_copy(update={"architecture": "tiny_cnn", "epochs": 2, "evaluation": None})
+    done = run("train", "-", "--output", tmp_path, "--device", "cpu", stdin=spec.model_dump_json())
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"epoch    2 of 2: loss \d\.\d{3}, clean \d+\.\d %, learning rate 0\.05\n", done.stdout)
 
 
 @pytest.mark.system
