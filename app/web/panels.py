@@ -152,7 +152,9 @@ class _Frame:
             for run, epochs in enumerate(self.by_epoch)
             for metric in metrics
         ]
-        found = [each for each in drawn if any(value is not None for value in each[2].values())]
+        shown = {metric.name for _, metric, values in drawn if any(value is not None for value in values.values())}
+        # A run that lacks what another has shows a dash in its place, so that values stay under their names.
+        found = [each for each in drawn if each[1].name in shown and self.by_epoch[each[0]]]
         chart = metrics[0].panel
         if chart.low is not None and chart.high is not None:
             bounds = chart.low, chart.high

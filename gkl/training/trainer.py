@@ -243,7 +243,7 @@ class _Run:
             "epoch %d of %d: %s",
             state.epoch,
             spec.epochs,
-            ", ".join(f"{name} {value:.4f}" for name, value in finished.metrics.items()),
+            ", ".join(f"{name} {value:.4g}" for name, value in finished.metrics.items()),
         )
         state.seconds += sums.seconds
         state.sums = EpochSums()

@@ -67,6 +67,15 @@ def test_a_training_without_an_adversary_is_drawn_by_what_it_measures() -> None:
         "Learning rate": ["learning rate"],
         "loss_teacher": ["loss_teacher"],
     }
+    beside = shown(epochs, [finished(1)]).panels[0]
+    assert [(line.run, line.name, line.shown) for line in beside.lines] == [
+        (0, "clean", "50.0 %"),
+        (0, "adversarial", "\N{EN DASH}"),
+        (0, "held out, clean", "50.0 %"),
+        (1, "clean", "\N{EN DASH}"),
+        (1, "adversarial", "\N{EN DASH}"),
+        (1, "held out, clean", "\N{EN DASH}"),
+    ], "the other has no second epoch, and nothing held out"
     assert found.best_held_out == epochs[1]
     assert found.selects_by is not None
     assert found.selects_by.name == "held_out_clean_accuracy"
