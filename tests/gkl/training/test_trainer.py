@@ -6,7 +6,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,17 +15,19 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from gkl.data import ImageSet, load_train
 from gkl.errors import InvalidInput, NonFiniteLoss, Stopped
 from gkl.formats.tensor_files import load_tensors, save_tensors
 from gkl.models import build_model
 from gkl.outcome import CheckpointSaved, EpochFinished, Event, Progress
-from gkl.recipes import digits, digits_trades
+from gkl.recipes import digits, digits_ce, digits_trades
 from gkl.spec import Sgd, ThreatModel, TrainSpec
 from gkl.training import train
-from gkl.training.tasks import AdversarialTask, StepOutcome
+from gkl.training.tasks import AdversarialTask, NaturalTask, StepOutcome
+from gkl.training.tasks.base import Objective
 from tests.data_files import write_cifar10, write_npz
 from tests.specs import NO_FILES
 
@@ -346,6 +348,58 @@ def test_without_an_adversary_nothing_is_said_of_one_and_clean_images_select(tmp
     assert outcome.selected_epoch == 1 + held_out.index(max(held_out))
     assert (outcome.held_out_clean_accuracy, outcome.held_out_robust_accuracy) == (max(held_out), None)
     assert epochs[-1].clean_accuracy > epochs[0].clean_accuracy
+
+
+class TowardsClassMeans(NaturalTask):
+    """Draws each image's logits to the mean of its class in the epoch before; the means are state of its own."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.means, self.sums, self.counts = torch.zeros(10, 10), torch.zeros(10, 10), torch.zeros(10)
+
+    def _step(self, views: tuple[Tensor, ...], labels: Tensor, *, epoch: int, where: str) -> StepOutcome:
+        (x,) = views
+
+        def evaluated() -> Objective:
+            logits = self.network(x)
+            distance = (logits - self.means[labels]).square().mean()
+            self.sums.index_add_(0, labels, logits.detach())
+            self.counts.index_add_(0, labels, torch.ones(len(labels)))
+            parts = {"natural": F.cross_entropy(logits, labels), "distance": distance}
+            correct = {"clean_accuracy": (logits.detach().argmax(1) == labels).sum()}
+            return Objective(parts["natural"] + 0.1 * distance, parts, correct)
+
+        self.model.train()
+        return self._update(evaluated, len(labels), where=where)
+
+    def finish_epoch(self) -> None:
+        self.means = self.sums / self.counts[:, None]
+        self.sums, self.counts = torch.zeros(10, 10), torch.zeros(10)
+
+    def epoch_metrics(self, epoch: int) -> dict[str, float]:
+        return {"farthest": float(self.means.abs().max())}
+
+    def state(self) -> dict[str, Tensor]:
+        return {"means": self.means, "sums": self.sums, "counts": self.counts}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        self.means, self.sums, self.counts = (state[name].clone() for name in ("means", "sums", "counts"))
+
+
+@pytest.mark.parametrize("steps", [3, 9])
+def test_another_task_needs_no_change_of_trainer_or_checkpoint(
+    steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gkl.training.trainer.make_task", TowardsClassMeans)
+    spec = digits_ce().model_copy(update={"architecture": "tiny_cnn", "epochs": 3, "batch_size": 256})
+    whole, events = run(spec, tmp_path / "whole")
+    with pytest.raises(Stopped):
+        run(spec, tmp_path / "stopped", should_stop=StopAfter(steps))
+    assert run(spec, tmp_path / "stopped")[0] == whole
+    assert fingerprint(tmp_path / "stopped") == fingerprint(tmp_path / "whole")
+    last = [e for e in events if isinstance(e, EpochFinished)][-1]
+    assert last.metrics["farthest"] > 0
+    assert last.parts.keys() == {"natural", "distance"}
 
 
 def test_a_checkpoint_of_a_later_version_is_refused_with_what_differs(tmp_path: Path) -> None:
