@@ -28,8 +28,8 @@ from gkl.catalog import DATASETS
 from gkl.models import build_model
 from gkl.recipes import cifar
 from gkl.spec import TrainSpec
-from gkl.training.objective import RobustObjective
-from gkl.training.step import AdversarialStep, make_optimizer
+from gkl.training.optimizers import make_optimizer
+from gkl.training.tasks import AdversarialTask
 
 EPSILON = 8 / 255
 STEPS = 5
@@ -108,11 +108,10 @@ def our_step(model: nn.Module, prior: Tensor, batch_size: int, **compute: object
     device = prior.device
     if spec.compute.channels_last:
         model.to(memory_format=torch.channels_last)
-    objective = RobustObjective(spec.objective, num_classes=100, device=device)
-    objective.prior.rows.copy_(prior)
     optimizer = make_optimizer(model, spec.optimizer)
-    step = AdversarialStep(spec, model, optimizer, objective, torch.Generator(device).manual_seed(0))
-    return lambda x, y: step((x,), y, epsilon=EPSILON, perturb_weights=True)
+    task = AdversarialTask(spec, model, optimizer, torch.Generator(device).manual_seed(0))
+    task.objective.prior.rows.copy_(prior)
+    return lambda x, y: task.step((x,), y, epsilon=EPSILON, perturb_weights=True)
 
 
 def timed(step: Callable[[], object], device: torch.device) -> float:

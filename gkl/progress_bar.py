@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from gkl.outcome import AttackFinished, EpochFinished, Event, Progress
+from gkl.outcome.metrics import headlines, written
 
 _TOLD_BY_DETAIL = ("training", "selection")
 
@@ -33,8 +34,11 @@ def progress_bar(*, shown: bool) -> Iterator[Callable[[Event], None]]:
             elif isinstance(event, AttackFinished):
                 standing = f"{event.outcome.survivors} points stand"
             elif isinstance(event, EpochFinished):
-                clean, adversarial = 100 * event.clean_accuracy, 100 * event.adversarial_accuracy
-                standing = f"clean {clean:.1f} %, adversarial {adversarial:.1f} %"
+                standing = ", ".join(
+                    f"{metric.label} {written(metric, value)}"
+                    for metric, value in headlines(event.metrics, 3)
+                    if metric.unit == "share"
+                )
 
         yield report
 

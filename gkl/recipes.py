@@ -18,6 +18,7 @@ from gkl.spec import (
     BatchNormStatistics,
     Compute,
     CosineSchedule,
+    CrossEntropyObjective,
     EpochAveraging,
     Evaluation,
     GklObjective,
@@ -56,6 +57,17 @@ def digits() -> TrainSpec:
 def digits_trades() -> TrainSpec:
     """The same network and budget with TRADES' own KL divergence, to compare with."""
     return _with(digits(), "TRADES SmallCNN", objective=TradesObjective(loss="trades", kl_weight=6.0))
+
+
+def digits_ce() -> TrainSpec:
+    """Plain cross-entropy on the same network, without an adversary: the baseline without robustness."""
+    return _with(
+        digits(),
+        "Cross-entropy SmallCNN",
+        threat_model=None,
+        objective=CrossEntropyObjective(loss="ce"),
+        inner_maximization=InnerMaximization(),
+    )
 
 
 def fashion_mnist() -> TrainSpec:
@@ -182,6 +194,7 @@ def cifar_synthetic(dataset: CifarName, images: Literal["1m", "20m", "50m"]) -> 
 RECIPES: dict[str, Callable[[], TrainSpec]] = {
     "digits": digits,
     "digits-trades": digits_trades,
+    "digits-ce": digits_ce,
     "fashion-mnist": fashion_mnist,
     "cifar10": lambda: cifar("cifar10"),
     "cifar10-alpha3": lambda: _with(cifar("cifar10", ce_weight=3.0), "GKL WRN-34-10, gamma 1, alpha 3"),

@@ -21,7 +21,8 @@ def record_model(session: Session, job: Job, spec: TrainSpec, weights_sha256: st
     """Note what a training made. The same weights again, from the same spec and seed, are the same model."""
     robust_weights = spec.objective.model_dump(include={"kl_weight", "ce_weight", "wmse_weight"})
     # With none of its robust parts it is plain cross-entropy, whatever it is called.
-    loss = spec.objective.loss if any(robust_weights.values()) else None
+    is_named = spec.objective.loss == "ce" or any(robust_weights.values())
+    loss = spec.objective.loss if is_named else None
     return _model(session, spec, weights_sha256, "", loss=loss, train_job_id=job.id)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,6 +18,7 @@ from gkl.answers import AccuracyView, EvaluationView, JobState, JobView, ModelDe
 from gkl.catalog import ARCHITECTURES, DATASETS, LOSS_TITLES
 from gkl.client import Client, StreamEvent
 from gkl.outcome import AttackFinished, AttackOutcome, EpochFinished, EvaluationOutcome, Event, Progress, TrainOutcome
+from gkl.outcome.metrics import headlines, written
 from gkl.spec import EvaluateSpec, TrainSpec, format_epsilon
 from gkl.statistics.intervals import wilson_interval
 
@@ -99,9 +101,7 @@ class Display:
         detail = progress.detail
         if progress.metrics is not None:
             step = progress.metrics
-            detail += (
-                f", loss {step.loss:.3f}, clean {step.clean_accuracy:.0%}, adversarial {step.adversarial_accuracy:.0%}"
-            )
+            detail += f", {_figures(step.metrics, most=3)}"
             if step.images_per_second is not None:
                 detail += f", {step.images_per_second:.0f} images/s"
         if self.task is None:
@@ -111,15 +111,8 @@ class Display:
     def epoch(self, epoch: EpochFinished) -> None:
         # Ten lines tell a curve; a line per epoch would bury the rest.
         if epoch.epoch % max(1, epoch.epochs // 10) == 0 or epoch.epoch == epoch.epochs:
-            # Eighty columns: the radius matters while it grows, the held-out accuracy where there is one.
-            last = f"epsilon {epoch.epsilon:.3g}"
-            if epoch.held_out_robust_accuracy is not None:
-                last = f"held out {epoch.held_out_robust_accuracy:.1%}"
-            line = (
-                f"epoch {epoch.epoch:>4} of {epoch.epochs}: loss {epoch.loss:.3f}, clean {epoch.clean_accuracy:.1%}, "
-                f"adversarial {epoch.adversarial_accuracy:.1%}, {last}"
-            )
-            self._line(line)
+            # As many as eighty columns hold.
+            self._line(f"epoch {epoch.epoch:>4} of {epoch.epochs}: {_figures(epoch.metrics, most=4)}")
 
     def attack(self, attack: AttackOutcome) -> None:
         self._line(
@@ -218,6 +211,10 @@ def _row_table(model: ModelDetail, evaluation: EvaluationView, rank: int | None)
         LOSS_TITLES[model.loss] if model.loss else "-",
     )
     return table
+
+
+def _figures(metrics: Mapping[str, float], *, most: int) -> str:
+    return ", ".join(f"{metric.label} {written(metric, value)}" for metric, value in headlines(metrics, most))
 
 
 def _accuracy(view: AccuracyView) -> str:

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from app.db.tables import JobEvent
 from gkl.outcome import EpochFinished
+from gkl.outcome.metrics import Metric, columns, in_order
 
 
 def epochs_of(events: Iterable[JobEvent]) -> list[EpochFinished]:
@@ -29,30 +30,17 @@ def epochs(session: Session, job_id: int) -> list[EpochFinished]:
     return epochs_of(session.scalars(told))
 
 
-def parts_of(found: Iterable[EpochFinished]) -> list[str]:
-    """Names of the loss's parts, in the order in which the epochs name them."""
-    return list(dict.fromkeys(name for epoch in found for name in epoch.parts))
-
-
-_FIRST = ("epoch", "loss")
-_AFTER_PARTS = (
-    "clean_accuracy",
-    "adversarial_accuracy",
-    "held_out_clean_accuracy",
-    "held_out_robust_accuracy",
-    "epsilon",
-    "learning_rate",
-    "seconds",
-)
+def measured(found: Iterable[EpochFinished]) -> list[Metric]:
+    """The metrics that any of the epochs has, in the table's order."""
+    return in_order(name for epoch in found for name in epoch.metrics)
 
 
 def as_csv(found: list[EpochFinished]) -> Iterator[str]:
     """A head, then a line for each epoch; accuracies are shares, what was not measured is empty."""
-    parts = parts_of(found)
-    yield _line([*_FIRST, *(f"loss_{name}" for name in parts), *_AFTER_PARTS])
+    names = columns(found)
+    yield _line(["epoch", *names, "seconds"])
     for epoch in found:
-        values = [epoch.epoch, epoch.loss, *(epoch.parts.get(name) for name in parts)]
-        yield _line([*values, *(getattr(epoch, name) for name in _AFTER_PARTS)])
+        yield _line([epoch.epoch, *(epoch.metrics.get(name) for name in names), epoch.seconds])
 
 
 def _line(cells: list[object]) -> str:

@@ -14,9 +14,10 @@ from markupsafe import Markup, escape
 from app.boards.chart_points import Point
 from app.core import formatting
 from app.db.tables import Evaluation, JobEvent
-from app.jobs.job_metrics import epochs_of
+from app.jobs.job_metrics import epochs_of, measured
 from gkl.answers import Provenance
 from gkl.outcome import EpochFinished
+from gkl.outcome.metrics import ACCURACY, Metric, best_held_out, selecting
 
 WIDTH, HEIGHT = 640, 240
 # Room for labels, which are drawn larger on a phone.
@@ -30,6 +31,17 @@ class Tick:
 
 
 @dataclass(frozen=True)
+class CurveLine:
+    """One accuracy over the epochs."""
+
+    metric: Metric
+    points: str
+    """SVG's `points`."""
+    last: float | None
+    """In the last epoch; None where that was not measured."""
+
+
+@dataclass(frozen=True)
 class Curve:
     """Accuracy over epochs: polylines, as SVG's `points`."""
 
@@ -39,15 +51,15 @@ class Curve:
     right: float
     top: int
     bottom: float
-    clean: str
-    adversarial: str
-    held_out: str
-    """Accuracy under PGD on the held-out images; empty if none were held out or measured."""
+    lines: list[CurveLine]
+    """Those that were measured."""
     x_ticks: list[Tick]
     y_ticks: list[Tick]
     last: EpochFinished
     best_held_out: EpochFinished | None
-    """The first of those with the highest accuracy under PGD on the held-out images."""
+    """The first of those with the highest accuracy on the held-out images."""
+    selects_by: Metric | None
+    """That accuracy; None where none was measured."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +149,7 @@ class Bar:
 
 
 def training_curves(epochs: list[EpochFinished]) -> Curve | None:
-    """Clean and adversarial training accuracy; None before the first epoch has ended."""
+    """The accuracies of a training; None before the first epoch has ended."""
     if not epochs:
         return None
     # A resumed run repeats no finished epoch, but a lost worker's last ones may be trained again: the later count.
@@ -152,11 +164,9 @@ def training_curves(epochs: list[EpochFinished]) -> Curve | None:
     def y(share: float) -> float:
         return bottom - share * (bottom - _TOP)
 
-    def points(values: list[float | None]) -> str:
-        known = [(e.epoch, v) for e, v in zip(ordered, values, strict=True) if v is not None]
+    def points(name: str) -> str:
+        known = [(e.epoch, e.metrics[name]) for e in ordered if name in e.metrics]
         return " ".join(f"{x(epoch):.1f},{y(value):.1f}" for epoch, value in known)
-
-    measured = [e for e in ordered if e.held_out_robust_accuracy is not None]
 
     return Curve(
         width=WIDTH,
@@ -165,13 +175,16 @@ def training_curves(epochs: list[EpochFinished]) -> Curve | None:
         right=right,
         top=_TOP,
         bottom=bottom,
-        clean=points([e.clean_accuracy for e in ordered]),
-        adversarial=points([e.adversarial_accuracy for e in ordered]),
-        held_out=points([e.held_out_robust_accuracy for e in ordered]),
+        lines=[
+            CurveLine(metric, points(metric.name), ordered[-1].metrics.get(metric.name))
+            for metric in measured(ordered)
+            if metric.panel is ACCURACY
+        ],
         x_ticks=[Tick(x(number), str(number)) for number in sorted({1, (total + 1) // 2, total})],
         y_ticks=[Tick(y(share), f"{share:.0%}") for share in (0.0, 0.25, 0.5, 0.75, 1.0)],
         last=ordered[-1],
-        best_held_out=max(measured, key=lambda e: e.held_out_robust_accuracy or 0.0) if measured else None,
+        best_held_out=best_held_out(ordered),
+        selects_by=selecting(ordered),
     )
 
 

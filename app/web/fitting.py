@@ -10,9 +10,11 @@ from typing import Any
 from gkl.catalog import ARCHITECTURES, DATASETS
 from gkl.catalog.zoo import ZOO
 from gkl.recipes import RECIPES
-from gkl.spec import ThreatModel, format_epsilon
+from gkl.spec import InnerMaximization, ThreatModel, format_epsilon
 
 _THREAT_MODELS = ("threat_model", "evaluation.threat_model")
+_OF_AN_ADVERSARY = ("threat_model", "inner_maximization", "weight_perturbation")
+_WITHOUT_CHANGE = {"inner_maximization": InnerMaximization().model_dump(mode="json")}
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def fitted(values: Mapping[str, Any], drawn: Drawn) -> tuple[dict[str, Any], lis
     dataset = str(changed.get("dataset", ""))
     if dataset not in DATASETS:
         return changed, []
-    told = []
+    told = _fit_adversary(changed, dataset)
     for path, found in _threat_models(changed):
         was, usual = _usual(drawn.dataset, drawn.norms.get(path)), _usual(dataset, str(found.get("norm")))
         if usual is not None and was not in (None, usual) and _number(found.get("epsilon")) == was:
@@ -82,6 +84,32 @@ def fitted(values: Mapping[str, Any], drawn: Drawn) -> tuple[dict[str, Any], lis
         changed["architecture"] = next(iter([*of_recipes, *fitting]), "")
         told.append(f"architecture is now {changed['architecture']}")
     return changed, told
+
+
+def _fit_adversary(changed: dict[str, Any], dataset: str) -> list[str]:
+    """Leave out what says how an adversary trains where the objective has none; else give it the usual budget.
+
+    Returns:
+        What was changed, in words.
+    """
+    objective = changed.get("objective")
+    if not isinstance(objective, Mapping):
+        return []
+    if objective.get("loss") != "ce":
+        usual = _usual(dataset, "Linf")
+        if isinstance(changed.get("threat_model"), Mapping) or usual is None:
+            return []
+        changed["threat_model"] = {"norm": "Linf", "epsilon": usual}
+        return [f"threat_model is now Linf, epsilon {format_epsilon(usual)}, the usual one"]
+    left_out = [
+        name
+        for name in _OF_AN_ADVERSARY
+        if isinstance(found := changed.pop(name, None), Mapping) and found != _WITHOUT_CHANGE.get(name)
+    ]
+    # A box that is not ticked says false, and without an adversary it says nothing.
+    if not changed.pop("epsilon_ramp", True):
+        left_out.append("epsilon_ramp")
+    return [f"{', '.join(left_out)} left out, since 'ce' trains without an adversary"] if left_out else []
 
 
 def _usual(dataset: str, norm: str | None) -> float | None:

@@ -181,6 +181,8 @@ def _default(info: FieldInfo) -> Any:
     value = info.get_default(call_default_factory=True)
     if value is PydanticUndefined:
         return None
+    if isinstance(value, tuple):
+        return list(value)
     return value.model_dump(mode="json") if isinstance(value, BaseModel) else value
 
 
@@ -253,7 +255,8 @@ def _parse(model: type[BaseModel], sent: Mapping[str, str], prefix: str) -> dict
         elif shape.models:
             tags = list(shape.models)
             said = sent.get(path)
-            if said == NONE or (said is None and shape.is_optional):
+            is_filled = any(key.startswith(f"{path}.") for key in sent)
+            if said == NONE or (said is None and shape.is_optional and not is_filled):
                 continue
             chosen = said if said in tags else tags[0]
             values[name] = _parse(shape.models[chosen], sent, f"{path}.")

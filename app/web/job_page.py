@@ -26,7 +26,7 @@ from app.web.panels import Run, panels_of
 from app.web.rendering import Chosen, render
 from app.web.ways_out import way_out
 from gkl.answers import JobKind, JobState
-from gkl.outcome import Progress
+from gkl.outcome import Progress, StepMetrics
 from gkl.spec import RUN_SPEC, EvaluateSpec
 
 router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
@@ -62,6 +62,7 @@ def job(request: Request, service: ServiceDep, job_id: JobId, view: Annotated[_V
             "job.html",
             job=found,
             progress=progress,
+            step=_step(progress),
             expected=expected,
             ends_at=None if expected is None or found.state is not JobState.RUNNING else _later(now, expected),
             announced=_announced(found, progress, expected),
@@ -105,6 +106,15 @@ def _announced(job: Job, progress: dict[str, Any] | None, expected: run_time.Exp
 
 
 _LASTING = (JobState.QUEUED, JobState.RUNNING, JobState.CANCELLING)
+
+
+def _step(progress: dict[str, Any] | None) -> StepMetrics | None:
+    """What the latest training step measured."""
+    try:
+        # What another version's worker has written may be different.
+        return None if progress is None else Progress.model_validate(progress).metrics
+    except ValidationError:
+        return None
 
 
 def _waterfall(job: Job, attacks: list[dict[str, Any]]) -> Waterfall | None:

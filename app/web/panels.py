@@ -6,22 +6,19 @@ Each chart is stretched to the width that there is, so that it holds no text; la
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from app.core.formatting import percent
-from app.jobs.job_metrics import parts_of
+from app.jobs.job_metrics import measured
 from gkl.outcome import EpochFinished
+from gkl.outcome.metrics import METRICS, Metric, best_held_out, in_order, selecting
 from gkl.spec import format_epsilon
 
 WIDTH, HEIGHT = 1000, 100
 # Enough for every pixel of a wide page to be near one.
 _MOST_POINTS = 400
 _NOT_MEASURED = "\N{EN DASH}"
-_ACCURACY_TICKS = (0.0, 0.25, 0.5, 0.75, 1.0)
-
-LOSS_PARTS = {"natural": "CE, natural", "kl": "KL", "dkl": "DKL", "ce": "CE, soft", "wmse": "wMSE"}
-"""How a page names the parts of a training's loss."""
 
 
 @dataclass(frozen=True)
@@ -79,21 +76,15 @@ class Panels:
     runs: list[Run]
     panels: list[Panel]
     best_held_out: EpochFinished | None
-    """The first of the job's own with the highest accuracy under PGD on the held-out images."""
+    """The first of the job's own with the highest accuracy on the held-out images, under PGD where that is measured."""
+    selects_by: Metric | None
+    """That accuracy; None where none was measured."""
 
     @property
     def said(self) -> str:
         """All values at the cursor in a sentence, of the first run."""
         values = [f"{line.name} {line.shown}" for panel in self.panels for line in panel.lines if line.run == 0]
         return f"epoch {self.at}: {', '.join(values)}"
-
-
-@dataclass(frozen=True)
-class _Quantity:
-    name: str
-    style: str
-    value: Callable[[EpochFinished], float | None]
-    write: Callable[[float], str]
 
 
 def panels_of(runs: Sequence[Run], at: int | None = None) -> Panels | None:
@@ -114,22 +105,12 @@ def panels_of(runs: Sequence[Run], at: int | None = None) -> Panels | None:
     chosen = last if at is None else at
     at = min(drawn, key=lambda epoch: (abs(epoch - chosen), -epoch))
     frame = _Frame(max(2, *(run.epochs[-1].epochs for run in runs if run.epochs)), drawn, at, runs)
-    parts = parts_of(epoch for run in runs for epoch in run.epochs)
-    accuracies = [
-        _Quantity("clean", "clean", lambda e: e.clean_accuracy, _percent),
-        _Quantity("adversarial", "adversarial", lambda e: e.adversarial_accuracy, _percent),
-        _Quantity("held out, PGD", "held-out", lambda e: e.held_out_robust_accuracy, _percent),
-    ]
-    made = [
-        frame.panel("Accuracy", accuracies, bounds=(0.0, 1.0), ticks=_ACCURACY_TICKS),
-        frame.panel("Loss", [_Quantity("loss", "single", lambda e: e.loss, _number)]),
-        *(frame.panel(LOSS_PARTS.get(name, name), [_part(name)]) for name in parts),
-        frame.panel(
-            "Learning rate", [_Quantity("learning rate", "single", lambda e: e.learning_rate, _number)], floor=0
-        ),
-        frame.panel("Epsilon", [_Quantity("epsilon", "single", lambda e: e.epsilon, _epsilon)], floor=0),
-    ]
-    measured = [epoch for epoch in own if epoch.held_out_robust_accuracy is not None]
+    shown = in_order([*METRICS, *(metric.name for run in runs for metric in measured(run.epochs))])
+    by_panel: dict[str, list[Metric]] = {}
+    for metric in sorted(shown, key=lambda metric: metric.panel.place):
+        if metric.is_always_a_column or any(metric.name in epoch.metrics for run in runs for epoch in run.epochs):
+            by_panel.setdefault(metric.panel.title, []).append(metric)
+    made = [frame.panel(metrics) for metrics in by_panel.values()]
     return Panels(
         width=WIDTH,
         height=HEIGHT,
@@ -141,12 +122,9 @@ def panels_of(runs: Sequence[Run], at: int | None = None) -> Panels | None:
         is_thinned=len(drawn) < len(known),
         runs=list(runs),
         panels=made,
-        best_held_out=max(measured, key=lambda e: e.held_out_robust_accuracy or 0.0) if measured else None,
+        best_held_out=best_held_out(own),
+        selects_by=selecting(own),
     )
-
-
-def _part(name: str) -> _Quantity:
-    return _Quantity(LOSS_PARTS.get(name, name), "single", lambda e: e.parts.get(name), _number)
 
 
 def _thinned(epochs: list[int]) -> list[int]:
@@ -167,52 +145,46 @@ class _Frame:
     def x(self, epoch: int) -> float:
         return round((epoch - 1) / (self.total - 1) * WIDTH, 1)
 
-    def panel(
-        self,
-        title: str,
-        quantities: Sequence[_Quantity],
-        *,
-        bounds: tuple[float, float] | None = None,
-        ticks: Iterable[float] = (),
-        floor: float | None = None,
-    ) -> Panel:
-        """`floor`: the lower edge, where it is known before."""
-        measured = [
-            (run, quantity, self._values(epochs, quantity))
+    def panel(self, metrics: Sequence[Metric]) -> Panel:
+        """The chart of metrics that share one."""
+        drawn = [
+            (run, metric, self._values(epochs, metric))
             for run, epochs in enumerate(self.by_epoch)
-            for quantity in quantities
+            for metric in metrics
         ]
-        found = [each for each in measured if any(value is not None for value in each[2].values())]
-        if bounds is None:
+        shown = {metric.name for _, metric, values in drawn if any(value is not None for value in values.values())}
+        # A run that lacks what another has shows a dash in its place, so that values stay under their names.
+        found = [each for each in drawn if each[1].name in shown and self.by_epoch[each[0]]]
+        chart = metrics[0].panel
+        if chart.low is not None and chart.high is not None:
+            bounds = chart.low, chart.high
+        else:
             every = [value for _, _, values in found for value in values.values() if value is not None]
-            bounds = _bounds(every, floor)
+            bounds = _bounds(every, chart.low)
         low, high = bounds
-        write = quantities[0].write
         return Panel(
-            title=title,
-            lines=[self._line(run, quantity, values, bounds) for run, quantity, values in found],
-            low=write(low),
-            high=write(high),
-            grid=[_y(value, bounds) for value in ticks if low < value < high],
-            is_tall=len(quantities) > 1,
+            title=chart.title,
+            lines=[self._line(run, metric, values, bounds) for run, metric, values in found],
+            low=write(metrics[0], low),
+            high=write(metrics[0], high),
+            grid=[_y(value, bounds) for value in chart.ticks if low < value < high],
+            is_tall=len(metrics) > 1,
         )
 
-    def _values(self, epochs: dict[int, EpochFinished], quantity: _Quantity) -> dict[int, float | None]:
+    def _values(self, epochs: dict[int, EpochFinished], metric: Metric) -> dict[int, float | None]:
         """At each drawn epoch."""
-        return {number: _finite(quantity, epochs.get(number)) for number in self.drawn}
+        return {number: _finite(metric, epochs.get(number)) for number in self.drawn}
 
-    def _line(
-        self, run: int, quantity: _Quantity, values: dict[int, float | None], bounds: tuple[float, float]
-    ) -> Line:
+    def _line(self, run: int, metric: Metric, values: dict[int, float | None], bounds: tuple[float, float]) -> Line:
         points = [f"{self.x(epoch)},{_y(value, bounds)}" for epoch, value in values.items() if value is not None]
         # One point is no line: drawn from itself to itself it is a dot.
         points *= 2 if len(points) == 1 else 1
-        written = {epoch: _NOT_MEASURED if value is None else quantity.write(value) for epoch, value in values.items()}
-        return Line(run, quantity.name, quantity.style, " ".join(points), list(written.values()), written[self.at])
+        written = {epoch: _NOT_MEASURED if value is None else write(metric, value) for epoch, value in values.items()}
+        return Line(run, metric.label, metric.line, " ".join(points), list(written.values()), written[self.at])
 
 
-def _finite(quantity: _Quantity, epoch: EpochFinished | None) -> float | None:
-    value = None if epoch is None else quantity.value(epoch)
+def _finite(metric: Metric, epoch: EpochFinished | None) -> float | None:
+    value = None if epoch is None else epoch.metrics.get(metric.name)
     return value if value is not None and math.isfinite(value) else None
 
 
@@ -242,19 +214,16 @@ def _bounds(values: Sequence[float], floor: float | None) -> tuple[float, float]
     return round(math.floor(low / step) * step, digits), round(math.ceil(high / step) * step, digits)
 
 
-def _percent(share: float) -> str:
-    return percent(share, 1)
+def write(metric: Metric, value: float) -> str:
+    """A value at the cursor or at an edge: with more digits than a figure by itself.
 
+    An epsilon is as people write it, where that is short: a ramp goes through values that nobody writes.
 
-def _number(value: float) -> str:
-    return f"{value:.4g}"
-
-
-def _epsilon(value: float) -> str:
-    """As people write it, where that is short: a ramp goes through values that nobody writes.
-
-    >>> _epsilon(8 / 255), _epsilon(0.2 / 7)
-    ('8/255', '0.02857')
+    >>> write(METRICS["epsilon"], 8 / 255), write(METRICS["epsilon"], 0.2 / 7), write(METRICS["loss"], 1.23456)
+    ('8/255', '0.02857', '1.235')
     """
-    written = format_epsilon(value)
-    return written if len(written) <= 7 else _number(value)
+    if metric.unit == "share":
+        return percent(value, 1)
+    if metric.unit == "epsilon" and len(format_epsilon(value)) <= 7:
+        return format_epsilon(value)
+    return f"{value:.4g}"

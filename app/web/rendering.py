@@ -25,10 +25,10 @@ from app.core.paths import own_path, root_of
 from app.http.access import CSRF_FIELD
 from app.web.boards import PROVENANCES, own_name
 from app.web.forms import sent_fields
-from app.web.panels import LOSS_PARTS
 from app.web.rich_text import rich
 from gkl.answers import JobState, Scope
 from gkl.catalog import ARCHITECTURES, DATASETS, LOSS_TITLES
+from gkl.outcome.metrics import in_order, written
 from gkl.spec import format_epsilon
 
 # A form without JavaScript sends an empty text for a choice that was not made.
@@ -65,6 +65,7 @@ def _environment() -> Environment:
         when_exactly=formatting.when_exactly,
         epsilon=format_epsilon,
         rich=rich,
+        written=written,
         plain=plain,
         pretty_json=lambda value: json.dumps(value, indent=2),
     )
@@ -74,7 +75,7 @@ def _environment() -> Environment:
         loss_titles=LOSS_TITLES,
         provenances=PROVENANCES,
         own_name=own_name,
-        loss_parts=LOSS_PARTS,
+        metrics_in_order=in_order,
         JobState=JobState,
         Scope=Scope,
         csrf_field=CSRF_FIELD,

@@ -200,10 +200,14 @@ def _with_fitting(shown: Input, dataset: str) -> Input:
     return replace(shown, options=options, groups=grouped(options))
 
 
+# What others follow from.
+_CHOICES = ("dataset", "objective")
+
+
 def prefilled(kind: Kind, values: Mapping[str, Any], given: Mapping[str, str]) -> dict[str, Any]:
     """The values with those that a link names, by the dotted paths of the fields, and others changed to fit them."""
     drawn = Drawn.of(values)
-    choices = {name: value for name, value in given.items() if name == "dataset" or name.endswith(".norm")}
+    choices = {name: value for name, value in given.items() if name in _CHOICES or name.endswith(".norm")}
     # First what others follow from: what the link names besides is then kept as it is.
     fitting, _ = fitted(from_sent(kind, _as_sent(kind, values) | choices), drawn)
     return from_sent(kind, _as_sent(kind, fitting) | dict(given))

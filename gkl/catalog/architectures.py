@@ -12,7 +12,7 @@ from gkl.catalog.parameters import PARAMETERS
 from gkl.catalog.preprocessing import DEFAULT_PREPROCESSING, PREPROCESSINGS, Preprocessing
 from gkl.catalog.zoo import ZOO, ZOO_PREPROCESSING
 
-LOSS_TITLES = {"trades": "TRADES", "dkl": "DKL", "ikl": "IKL", "gkl": "GKL"}
+LOSS_TITLES = {"trades": "TRADES", "dkl": "DKL", "ikl": "IKL", "gkl": "GKL", "ce": "CE"}
 """How a page names the objective of a training, by its name in a spec."""
 
 

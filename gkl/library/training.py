@@ -25,6 +25,7 @@ from gkl.library.networks import load_weights
 from gkl.library.undisturbed import own_streams
 from gkl.library.verdict import Verdict
 from gkl.outcome import EpochFinished, Event, TrainOutcome
+from gkl.outcome.metrics import columns
 from gkl.progress_bar import progress_bar
 from gkl.recipes import recipe
 from gkl.spec import Evaluation, TrainSpec
@@ -61,7 +62,9 @@ class History(Sequence[EpochFinished]):
         return f"History: {len(self)} epochs, loss {first.loss:.4g} to {last.loss:.4g}"
 
     def to_frame(self) -> DataFrame:
-        """A row for each epoch, the index named 'epoch'; each part of the loss is a column 'loss_<part>'.
+        """A row for each epoch, the index named 'epoch'.
+
+        Its columns are the metrics of `gkl.outcome.metrics` by name, and 'seconds'.
 
         Raises:
             InvalidInput: pandas is not installed.
@@ -70,10 +73,11 @@ class History(Sequence[EpochFinished]):
             import pandas  # noqa: PLC0415 - an extra of whoever wants it  # type: ignore[import-untyped]
         except ImportError as error:
             raise InvalidInput("a frame needs pandas: pip install pandas") from error
-        rows = []
-        for each in self._epochs:
-            row = each.model_dump(exclude={"type", "epochs", "parts"})
-            rows.append(row | {f"loss_{name}": value for name, value in each.parts.items()})
+        names = columns(self._epochs)
+        rows = [
+            {"epoch": each.epoch, **{name: each.metrics.get(name) for name in names}, "seconds": each.seconds}
+            for each in self._epochs
+        ]
         frame = pandas.DataFrame(rows, columns=None if rows else ["epoch", "loss"])
         return frame.set_index("epoch")
 
@@ -110,8 +114,10 @@ class Training:
         accuracies = ""
         if self.history:
             last = self.history[-1]
-            accuracies = f", at the end clean {100 * last.clean_accuracy:.2f} % and adversarial "
-            accuracies += f"{100 * last.adversarial_accuracy:.2f} % of its training images"
+            accuracies = f", at the end clean {100 * last.clean_accuracy:.2f} %"
+            if last.adversarial_accuracy is not None:
+                accuracies += f" and adversarial {100 * last.adversarial_accuracy:.2f} %"
+            accuracies += " of its training images"
         verdict = "" if self.evaluation is None else f"\n{self.evaluation!r}"
         epochs = f"{spec.epochs} epoch{'s' if spec.epochs > 1 else ''}"
         return (
@@ -133,7 +139,8 @@ def train(
     datasets_dir: Path | str | None = None,
     **changes: Any,
 ) -> Training:
-    """Train a network adversarially, with the GKL loss or another one, and evaluate it if the spec says so.
+    """Train a network, adversarially with the GKL loss or another one or with plain cross-entropy, and evaluate it if
+    the spec says so.
 
     The same call goes on from what is in `output`, and ends with the same network as if it had never stopped. Ctrl-C
     saves the state at the next step, a second one stops at once. Afterwards the random streams of Python, NumPy and

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import model_validator
 
 from gkl.outcome.common import Manifest, Record
 
@@ -19,46 +19,90 @@ class TrainOutcome(Record):
     held_out_clean_accuracy: float | None = None
     """Its accuracy on the held-out training images."""
     held_out_robust_accuracy: float | None = None
-    """Its accuracy on them under PGD."""
+    """Its accuracy on them under PGD; null where the training has no adversary."""
     seconds: float
     """Training time of the whole run, resumed parts included."""
     manifest: Manifest
 
 
-class StepMetrics(Record):
-    """The latest training step."""
+# What earlier versions stored as fields beside one another, and the loss's parts in a mapping of their own.
+_ONCE_FIELDS = (
+    *("loss", "clean_accuracy", "adversarial_accuracy", "held_out_clean_accuracy", "held_out_robust_accuracy"),
+    *("epsilon", "learning_rate"),
+)
+
+
+class _Measured(Record):
+    """Has metrics, each of which a property may name."""
+
+    metrics: dict[str, float]
+    """By name: `gkl.outcome.metrics` has their titles, units and direction."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_earlier_version(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or "metrics" in data:
+            return data
+        rest = {name: value for name, value in data.items() if name not in (*_ONCE_FIELDS, "parts")}
+        found = {name: data[name] for name in _ONCE_FIELDS if data.get(name) is not None}
+        found |= {f"loss_{name}": value for name, value in (data.get("parts") or {}).items()}
+        return rest | {"metrics": found} if found else data
+
+    @property
+    def loss(self) -> float:
+        """What the training minimizes."""
+        return self.metrics["loss"]
+
+    @property
+    def parts(self) -> dict[str, float]:
+        """The loss's parts before their weights: 'natural', and 'kl', 'dkl', or 'ce' and 'wmse'."""
+        return {name.removeprefix("loss_"): value for name, value in self.metrics.items() if name.startswith("loss_")}
+
+    @property
+    def clean_accuracy(self) -> float:
+        """Accuracy on clean training images."""
+        return self.metrics["clean_accuracy"]
+
+    @property
+    def adversarial_accuracy(self) -> float | None:
+        """Accuracy on the adversarial images of the inner maximization; None without an adversary."""
+        return self.metrics.get("adversarial_accuracy")
+
+
+class StepMetrics(_Measured):
+    """The latest training step; accuracies are those of its batch."""
 
     step: int
     """Steps done, of `steps`, in the whole run."""
     steps: int
-    loss: float
-    parts: dict[str, float]
-    """The loss's parts before their weights: 'natural', and 'kl', 'dkl', or 'ce' and 'wmse'."""
-    clean_accuracy: float
-    """Accuracy on the batch's natural images."""
-    adversarial_accuracy: float
-    """Accuracy on the batch's adversarial images."""
     images_per_second: float | None = None
     """Natural images trained on per second, since the report before; null in the first."""
 
 
-class EpochFinished(Record):
-    """One point of the training curve; accuracies are means over the epoch's training batches."""
+class EpochFinished(_Measured):
+    """One point of the training curve; losses and accuracies are means over the epoch's training batches."""
 
     type: Literal["epoch"] = "epoch"
     epoch: int
     epochs: int
-    loss: float
-    clean_accuracy: float
-    adversarial_accuracy: float
-    """Accuracy on the adversarial images of the inner maximization."""
-    epsilon: float
-    learning_rate: float
-    """That of the epoch's last step."""
     seconds: float
-    parts: dict[str, float] = Field(default_factory=dict)
-    """Means of the loss's parts before their weights."""
-    held_out_clean_accuracy: float | None = None
-    """Accuracy on the held-out training images, where the spec has a selection and this epoch was measured."""
-    held_out_robust_accuracy: float | None = None
-    """Accuracy on them under PGD; the epoch with the highest is the result."""
+
+    @property
+    def epsilon(self) -> float | None:
+        """Radius of the adversary's perturbations; None without an adversary."""
+        return self.metrics.get("epsilon")
+
+    @property
+    def learning_rate(self) -> float:
+        """That of the epoch's last step."""
+        return self.metrics["learning_rate"]
+
+    @property
+    def held_out_clean_accuracy(self) -> float | None:
+        """Accuracy on the held-out training images, where the spec has a selection and this epoch was measured."""
+        return self.metrics.get("held_out_clean_accuracy")
+
+    @property
+    def held_out_robust_accuracy(self) -> float | None:
+        """Accuracy on them under PGD; the epoch with the highest is the result."""
+        return self.metrics.get("held_out_robust_accuracy")

@@ -30,9 +30,12 @@ from gkl.spec.training import (
     BatchNormStatistics,
     Compute,
     CosineSchedule,
+    CrossEntropyObjective,
+    CutoutAugmentation,
     GklObjective,
     InnerMaximization,
     Objective,
+    Optimizer,
     PiecewiseSchedule,
     Schedule,
     Selection,
@@ -76,7 +79,10 @@ class Publication(Spec):
 
 
 class TrainSpec(Spec):
-    """Train a network adversarially, and, if `evaluation` is given, evaluate it afterwards."""
+    """Train a network, and, if `evaluation` is given, evaluate it afterwards.
+
+    Training is adversarial, except with the objective 'ce', which takes no `threat_model`.
+    """
 
     kind: Literal["train"] = "train"
 
@@ -85,10 +91,13 @@ class TrainSpec(Spec):
 
     dataset: DatasetName
     architecture: ArchitectureName
-    threat_model: ThreatModel
+
+    threat_model: ThreatModel | None = None
+    """What the adversary of the training may do; left out with the objective 'ce', which has none."""
+
     objective: Objective = Field(default_factory=GklObjective)
     inner_maximization: InnerMaximization = Field(default_factory=InnerMaximization)
-    optimizer: Sgd = Field(default_factory=Sgd)
+    optimizer: Optimizer = Field(default_factory=Sgd)
     schedule: Schedule = Field(default_factory=CosineSchedule)
 
     epochs: int = Field(ge=1, le=10_000)
@@ -133,9 +142,7 @@ class TrainSpec(Spec):
     @model_validator(mode="after")
     def _parts_agree(self) -> Self:
         check_architecture_fits(self.dataset, self.architecture)
-        check_epsilon_fits(self.dataset, DATASETS[self.dataset].image_shape, self.threat_model)
-        if self.threat_model.norm == "L1":
-            raise ValueError("threat_model.norm 'L1' is for evaluations; train under 'Linf' or 'L2'")
+        self._check_adversary()
         if self.evaluation is not None:
             check_evaluation_fits(self.dataset, self.architecture, self.evaluation)
         channels = DATASETS[self.dataset].image_shape[0]
@@ -169,6 +176,50 @@ class TrainSpec(Spec):
                 "leave it out, or train longer"
             )
         return self
+
+    def _check_adversary(self) -> None:
+        """
+        Raises:
+            ValueError: the objective needs a threat model that is not given, or has no use for what is given.
+        """
+        objective, threat_model = self.objective, self.threat_model
+        if not isinstance(objective, CrossEntropyObjective):
+            if threat_model is None:
+                raise ValueError(
+                    f"the objective {objective.loss!r} needs a threat_model; give one, such as "
+                    '{"norm": "Linf", "epsilon": "8/255"}, or take the objective \'ce\', which trains without'
+                )
+            check_epsilon_fits(self.dataset, DATASETS[self.dataset].image_shape, threat_model)
+            if threat_model.norm == "L1":
+                raise ValueError("threat_model.norm 'L1' is for evaluations; train under 'Linf' or 'L2'")
+            return
+        if threat_model is not None:
+            raise ValueError(
+                "the objective 'ce' trains without an adversary; leave out threat_model, or take another objective"
+            )
+        without_use = [
+            name
+            for name, is_default in {
+                "inner_maximization": self.inner_maximization == InnerMaximization(),
+                "weight_perturbation": self.weight_perturbation is None,
+                "epsilon_ramp": self.epsilon_ramp,
+            }.items()
+            if not is_default
+        ]
+        if isinstance(self.augmentation, AutoAugmentation | CutoutAugmentation):
+            default = type(self.augmentation).model_fields["robust_weight"].default
+            without_use += [] if self.augmentation.robust_weight == default else ["augmentation.robust_weight"]
+        if self.selection is not None:
+            without_use += [
+                f"selection.{name}"
+                for name in ("num_steps", "relative_step_size", "maximizes")
+                if getattr(self.selection, name) != Selection.model_fields[name].default
+            ]
+        if without_use:
+            raise ValueError(
+                f"the objective 'ce' trains without an adversary; leave out {', '.join(without_use)}, or take another "
+                "objective"
+            )
 
     def follow_up(self, weights_sha256: str) -> EvaluateSpec | None:
         """The evaluation of the trained weights, if one is asked for."""

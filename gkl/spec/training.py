@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from gkl.spec.common import Spec
 
@@ -60,7 +60,16 @@ class GklObjective(Spec):
     """Temperature of the softmax from which the class prior is accumulated."""
 
 
-Objective = Annotated[TradesObjective | DklObjective | IklObjective | GklObjective, Field(discriminator="loss")]
+class CrossEntropyObjective(Spec):
+    """Cross-entropy on clean images, without an adversary: the baseline without robustness."""
+
+    loss: Literal["ce"]
+
+
+Objective = Annotated[
+    TradesObjective | DklObjective | IklObjective | GklObjective | CrossEntropyObjective,
+    Field(discriminator="loss"),
+]
 
 
 class InnerMaximization(Spec):
@@ -89,7 +98,10 @@ class InnerMaximization(Spec):
 
 
 class Sgd(Spec):
-    """Stochastic gradient descent."""
+    """Stochastic gradient descent, as `torch.optim.SGD` computes it."""
+
+    kind: Literal["sgd"] = Field(default="sgd", exclude=True)
+    """May be left out, and is not written: a spec that says nothing of it stays the same JSON, and the same hash."""
 
     learning_rate: float = Field(default=0.1, gt=0, le=100)
     """Learning rate that the schedule scales."""
@@ -106,6 +118,38 @@ class Sgd(Spec):
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov needs a momentum above 0; set one, or leave nesterov out")
         return self
+
+
+_Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
+class AdamW(Spec):
+    """Adam with decoupled weight decay (arXiv 1711.05101), as `torch.optim.AdamW` computes it."""
+
+    kind: Literal["adamw"]
+
+    learning_rate: float = Field(default=1e-3, gt=0, le=100)
+    """Learning rate that the schedule scales."""
+
+    betas: tuple[_Beta, _Beta] = Field(default=(0.9, 0.999), strict=False)
+    """Decay of the running means of the gradients and of their squares. A 'one_cycle' schedule that moves the momentum
+    moves the first."""
+
+    eps: float = Field(default=1e-8, gt=0, le=1)
+    """Added to the denominator of each update."""
+
+    weight_decay: float = Field(default=0.01, ge=0, le=10)
+
+    decay_batch_norm: bool = True
+    """Whether the weight decay acts on BatchNorm's scale and shift too."""
+
+
+def _sgd_by_default(value: Any) -> Any:
+    """SGD was the only optimizer before `kind` existed."""
+    return {"kind": "sgd"} | value if isinstance(value, dict) else value
+
+
+Optimizer = Annotated[Sgd | AdamW, Field(discriminator="kind"), BeforeValidator(_sgd_by_default)]
 
 
 class CosineSchedule(Spec):
@@ -288,7 +332,10 @@ class BatchNormStatistics(Spec):
 
 
 class Selection(Spec):
-    """Keep the epoch with the highest accuracy under PGD on held-out training images; the test set plays no part."""
+    """Keep the epoch with the highest accuracy under PGD on held-out training images; the test set plays no part.
+
+    With the objective 'ce' it is the highest accuracy on the clean held-out images, and no attack is run.
+    """
 
     num_images: int = Field(default=1024, ge=1)
     """The first so many training images are held out and never trained on."""

@@ -14,11 +14,10 @@ from gkl.errors import InvalidInput, NonFiniteLoss
 from gkl.formats.tensor_files import load_tensors, save_tensors
 from gkl.spec import TrainSpec
 from gkl.training.averaging import WeightAverage
-from gkl.training.class_prior import ClassPrior
-from gkl.training.descent import GradientDescent
-from gkl.training.step import StepOutcome
+from gkl.training.optimizers import optimizer_state, restore_optimizer
+from gkl.training.tasks import StepOutcome, Task
 
-_FORMAT = "gkl-training-checkpoint-3"
+_FORMAT, _FORMAT_BEFORE = "gkl-training-checkpoint-4", "gkl-training-checkpoint-3"
 _PREFIX = "checkpoint-"
 
 
@@ -27,19 +26,19 @@ class EpochSums:
     """Sums over the images of the running epoch."""
 
     images: int = 0
-    loss: float = 0.0
-    clean_correct: int = 0
-    adversarial_correct: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+    """By the metric's name."""
     seconds: float = 0.0
-    parts: dict[str, float] = field(default_factory=dict)
 
     def add(self, outcome: StepOutcome) -> None:
         self.images += outcome.images
-        self.loss += outcome.loss * outcome.images
-        self.clean_correct += outcome.clean_correct
-        self.adversarial_correct += outcome.adversarial_correct
-        for name, value in outcome.parts.items():
-            self.parts[name] = self.parts.get(name, 0.0) + value * outcome.images
+        for name, total in outcome.sums.items():
+            self.sums[name] = self.sums.get(name, 0.0) + total
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Means over the images."""
+        return {name: total / self.images for name, total in self.sums.items()}
 
 
 @dataclass(frozen=True)
@@ -47,8 +46,8 @@ class Best:
     """The best epoch so far on the held-out images, and its weights, on the CPU."""
 
     epoch: int
-    clean_accuracy: float
-    robust_accuracy: float
+    metrics: dict[str, float]
+    """What was measured on the held-out images."""
     weights: dict[str, Tensor]
 
 
@@ -57,8 +56,8 @@ class TrainingState:
     """Everything that changes while training runs."""
 
     model: nn.Module
-    optimizer: GradientDescent
-    prior: ClassPrior
+    optimizer: torch.optim.Optimizer
+    task: Task
     generator: torch.Generator
     average: WeightAverage | None = None
     origin: dict[str, Any] = field(default_factory=dict)
@@ -89,13 +88,10 @@ def save_checkpoint(directory: Path, state: TrainingState, spec: TrainSpec, *, k
     """
     check_finite(state)
     tensors: dict[str, Tensor] = {f"model.{name}": t for name, t in state.model.state_dict().items()}
-    for name, parameter in state.model.named_parameters():
-        momentum = state.optimizer.momentum_buffers.get(parameter)
-        if momentum is not None:
-            tensors[f"momentum.{name}"] = momentum
+    tensors |= {f"optimizer.{name}": t for name, t in optimizer_state(state.optimizer, state.model).items()}
     if state.average is not None:
         tensors |= {f"average.{name}": t for name, t in state.average.model.state_dict().items()}
-    tensors |= {f"prior.{name}": t for name, t in state.prior.state().items()}
+    tensors |= {f"task.{name}": t for name, t in state.task.state().items()}
     best = state.best
     if best is not None:
         tensors |= {f"best.{name}": t for name, t in best.weights.items()}
@@ -109,7 +105,7 @@ def save_checkpoint(directory: Path, state: TrainingState, spec: TrainSpec, *, k
         "epoch": state.epoch,
         "step": state.step,
         "sums": asdict(state.sums),
-        "best": None if best is None else [best.epoch, best.clean_accuracy, best.robust_accuracy],
+        "best": None if best is None else {"epoch": best.epoch, "metrics": best.metrics},
         "seconds": state.seconds,
     }
     path = directory / f"{_PREFIX}{state.epoch:05d}-{state.step:07d}.safetensors"
@@ -141,6 +137,8 @@ def restore_newest(directory: Path, state: TrainingState, spec: TrainSpec) -> li
             # Else it would count among the newest that are kept.
             path.rename(path.with_suffix(".damaged"))
             continue
+        if metadata.get("format") == _FORMAT_BEFORE:
+            tensors, metadata = _in_todays_layout(tensors, metadata)
         if metadata.get("format") != _FORMAT:
             raise InvalidInput(f"{path.name} is not a training checkpoint of this version; remove it to start over.")
         _check_same_spec(path, metadata["spec"], spec)
@@ -193,6 +191,29 @@ def _in_todays_form(saved: dict[str, Any]) -> dict[str, Any]:
         return saved
 
 
+def _in_todays_layout(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """A checkpoint of the format before, which knew SGD and adversarial training only."""
+    prefixes = {"momentum.": "optimizer.momentum_buffer.", "prior.": "task.prior."}
+
+    def renamed(name: str) -> str:
+        for old, new in prefixes.items():
+            if name.startswith(old):
+                return new + name.removeprefix(old)
+        return name
+
+    before, best = metadata["sums"], metadata["best"]
+    sums = {"loss": before["loss"]} | {f"loss_{name}": total for name, total in before["parts"].items()}
+    sums |= {"clean_accuracy": before["clean_correct"], "adversarial_accuracy": before["adversarial_correct"]}
+    if best is not None:
+        epoch, clean, robust = best
+        best = {"epoch": epoch, "metrics": {"held_out_clean_accuracy": clean, "held_out_robust_accuracy": robust}}
+    return {renamed(name): tensor for name, tensor in tensors.items()}, metadata | {
+        "format": _FORMAT,
+        "sums": {"images": before["images"], "sums": sums if before["images"] else {}, "seconds": before["seconds"]},
+        "best": best,
+    }
+
+
 def _differences(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:
     """Where two specs differ: `epochs (2, now 3)`, `optimizer.momentum (0.9, now 0.8)`."""
     found = []
@@ -212,19 +233,14 @@ def _restore(state: TrainingState, tensors: dict[str, Tensor], metadata: dict[st
         return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
     state.model.load_state_dict(under("model."))
-    momentum = under("momentum.")
-    for name, parameter in state.model.named_parameters():
-        if name in momentum:
-            # Like the parameter in memory layout too: an update reads both.
-            state.optimizer.momentum_buffers[parameter] = torch.empty_like(parameter).copy_(momentum[name])
+    restore_optimizer(state.optimizer, state.model, under("optimizer."))
     if state.average is not None:
         state.average.model.load_state_dict(under("average."))
-    state.prior.restore(under("prior."))
+    state.task.restore(under("task."))
     state.generator.set_state(tensors["generator"])
     state.epoch_start = tensors.get("epoch_start")
     state.epoch, state.step, state.seconds = metadata["epoch"], metadata["step"], metadata["seconds"]
     state.sums = EpochSums(**metadata["sums"])
     state.best = None
     if metadata["best"] is not None:
-        epoch, clean_accuracy, robust_accuracy = metadata["best"]
-        state.best = Best(epoch, clean_accuracy, robust_accuracy, under("best."))
+        state.best = Best(metadata["best"]["epoch"], metadata["best"]["metrics"], under("best."))

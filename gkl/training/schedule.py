@@ -13,8 +13,7 @@ def learning_rate(spec: TrainSpec, step: int, steps_per_epoch: int) -> float:
     'cosine' and 'piecewise' change from epoch to epoch, 'one_cycle' as torch's `OneCycleLR` that is moved after every
     step or after every epoch.
     """
-    optimizer: Sgd = spec.optimizer
-    base, schedule = optimizer.learning_rate, spec.schedule
+    base, schedule = spec.optimizer.learning_rate, spec.schedule
     epoch = step // steps_per_epoch + 1
     if isinstance(schedule, CosineSchedule):
         if schedule.span == "epochs":
@@ -29,11 +28,13 @@ def learning_rate(spec: TrainSpec, step: int, steps_per_epoch: int) -> float:
 
 
 def momentum(spec: TrainSpec, step: int, steps_per_epoch: int) -> float:
-    """The momentum of a step, counted from 0 over the whole run: the optimizer's, unless 'one_cycle' moves it."""
-    optimizer: Sgd = spec.optimizer
-    schedule = spec.schedule
+    """The momentum of a step, counted from 0 over the whole run: the optimizer's, unless 'one_cycle' moves it.
+
+    That of AdamW is its first beta.
+    """
+    optimizer, schedule = spec.optimizer, spec.schedule
     if not isinstance(schedule, OneCycleSchedule) or schedule.low_momentum is None or schedule.high_momentum is None:
-        return optimizer.momentum
+        return optimizer.momentum if isinstance(optimizer, Sgd) else optimizer.betas[0]
     high, low = schedule.high_momentum, schedule.low_momentum
     return _one_cycle(spec, schedule, step, steps_per_epoch, (high, low, high))
 

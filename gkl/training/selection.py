@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from gkl.attacks.pgd import projected_gradient_ascent, uniform_start
 from gkl.data import unit_range
 from gkl.spec import Selection, ThreatModel
-from gkl.training.step import Network, frozen
+from gkl.training.network import Network, frozen
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Adversarial training: per batch an inner maximization, then one step of gradient descent on the objective."""
+"""Epochs, order of the batches, schedules, averaging, checkpoints and progress of a training, whatever its task."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from gkl.training.averaging import WeightAverage
 from gkl.training.batch_norm import set_momentum
 from gkl.training.batches import Batches, EpochOrder
 from gkl.training.checkpoint import Best, EpochSums, TrainingState, check_finite, restore_newest, save_checkpoint
-from gkl.training.objective import RobustObjective
+from gkl.training.network import Network
+from gkl.training.optimizers import make_optimizer, set_rates
 from gkl.training.schedule import learning_rate, momentum
-from gkl.training.selection import HeldOutAccuracy, held_out_accuracy
-from gkl.training.step import AdversarialStep, Network, StepOutcome, make_optimizer
+from gkl.training.tasks import StepOutcome, make_task
 
 _log = logging.getLogger(__name__)
 
@@ -150,18 +150,14 @@ class _Run:
         model = model.to(device)
         if spec.compute.channels_last:
             model = model.to(memory_format=torch.channels_last)
-        objective = RobustObjective(
-            spec.objective,
-            num_classes=described.num_classes,
-            device=device,
-            label_smoothing=spec.label_smoothing,
-        )
         # Its own stream, saved with the rest: order and noise go on after a resume as if never stopped.
         generator = torch.Generator(device).manual_seed(spec.seed)
+        optimizer = make_optimizer(model, spec.optimizer)
+        self.task = make_task(spec, model, optimizer, generator)
         self.state = TrainingState(
             model=model,
-            optimizer=make_optimizer(model, spec.optimizer),
-            prior=objective.prior,
+            optimizer=optimizer,
+            task=self.task,
             generator=generator,
             average=WeightAverage(model, spec.averaging, self.total_steps) if spec.averaging is not None else None,
             origin={
@@ -170,7 +166,6 @@ class _Run:
                 "kind of device": device.type,
             },
         )
-        self.step = AdversarialStep(spec, model, self.state.optimizer, objective, generator)
         self.measured_network = Network(self.state.result, spec.compute, device)
         self.progress = _ProgressReports(report, self.total_steps)
         self.last_checkpoint = time.perf_counter()
@@ -179,9 +174,6 @@ class _Run:
         """Train an epoch, or what is left of one, and checkpoint it if it is time."""
         spec, state = self.spec, self.state
         number = state.epoch + 1
-        epsilon = self._epsilon(number)
-        awp = spec.weight_perturbation
-        perturb_weights = awp is not None and number >= awp.first_epoch
         resumed_at = state.step
         order = self._order()
         already, started = state.sums.seconds, time.perf_counter()
@@ -190,15 +182,17 @@ class _Run:
                 self._checkpoint()
                 raise Stopped
             step = state.epoch * self.steps_per_epoch + state.step
-            state.optimizer.learning_rate = learning_rate(spec, step, self.steps_per_epoch)
-            state.optimizer.momentum = momentum(spec, step, self.steps_per_epoch)
+            set_rates(
+                state.optimizer,
+                learning_rate=learning_rate(spec, step, self.steps_per_epoch),
+                momentum=momentum(spec, step, self.steps_per_epoch),
+            )
             if spec.batch_norm is not None:
                 set_momentum(state.model, spec.batch_norm, step)
-            outcome = self.step(
+            outcome = self.task(
                 augmented_views(images, spec.augmentation, state.generator),
                 labels,
-                epsilon=epsilon,
-                perturb_weights=perturb_weights,
+                epoch=number,
                 where=f"at step {step + 1} of {self.total_steps} (epoch {number})",
             )
             state.step += 1
@@ -209,7 +203,7 @@ class _Run:
             self.progress.step_done(step + 1, outcome, f"epoch {number} of {spec.epochs}")
             if time.perf_counter() - self.last_checkpoint > self.checkpoint_seconds:
                 self._checkpoint()
-        state.prior.finish_epoch()
+        self.task.finish_epoch()
         if state.average is not None:
             state.average.after_epoch(state.model, number)
         state.epoch, state.step, state.epoch_start = number, 0, None
@@ -235,26 +229,21 @@ class _Run:
         finished = EpochFinished(
             epoch=state.epoch,
             epochs=spec.epochs,
-            loss=sums.loss / sums.images,
-            clean_accuracy=sums.clean_correct / sums.images,
-            adversarial_accuracy=sums.adversarial_correct / sums.images,
-            epsilon=self._epsilon(state.epoch),
-            learning_rate=learning_rate(spec, state.epoch * self.steps_per_epoch - 1, self.steps_per_epoch),
             seconds=sums.seconds,
-            parts={name: total / sums.images for name, total in sums.parts.items()},
-            held_out_clean_accuracy=held_out.clean if held_out is not None else None,
-            held_out_robust_accuracy=held_out.robust if held_out is not None else None,
+            metrics={
+                **sums.metrics,
+                **held_out,
+                **self.task.epoch_metrics(state.epoch),
+                "learning_rate": learning_rate(spec, state.epoch * self.steps_per_epoch - 1, self.steps_per_epoch),
+            },
         )
         # Told before it is saved: a run that is killed in between tells of it again, and none is lost.
         self.report(finished)
         _log.info(
-            "epoch %d of %d: loss %.4f, clean %.4f, adversarial %.4f%s",
+            "epoch %d of %d: %s",
             state.epoch,
             spec.epochs,
-            finished.loss,
-            finished.clean_accuracy,
-            finished.adversarial_accuracy,
-            f", held out {held_out.clean:.4f} and {held_out.robust:.4f} under PGD" if held_out is not None else "",
+            ", ".join(f"{name} {value:.4g}" for name, value in finished.metrics.items()),
         )
         state.seconds += sums.seconds
         state.sums = EpochSums()
@@ -262,39 +251,30 @@ class _Run:
         if state.epoch == spec.epochs or since >= self.least_checkpoint_seconds:
             self._checkpoint()
 
-    def _epsilon(self, epoch: int) -> float:
-        return self.spec.threat_model.epsilon * (epoch / self.spec.epochs if self.spec.epsilon_ramp else 1.0)
-
-    def _select(self) -> HeldOutAccuracy | None:
+    def _select(self) -> dict[str, float]:
+        """The held-out metrics of the epoch that has just ended; empty where they are not measured."""
         selection, state, spec = self.spec.selection, self.state, self.spec
         if selection is None or not self._is_measured(selection):
-            return None
+            return {}
         started = time.perf_counter()
         images, labels = self.batches.fetch(self.batches.held_out())
 
         def batch_done(images_done: int) -> None:
-            self.progress.selecting(state.epoch, spec.epochs, images_done, len(labels))
+            images_of = f"{images_done} of {len(labels)} {self.task.held_out_described}"
+            self.progress.selecting(f"epoch {state.epoch} of {spec.epochs}, {images_of}")
             if self.should_stop():
                 # The epoch's training is done and kept; its measurement is made again.
                 self._checkpoint()
                 raise Stopped
 
-        accuracy = held_out_accuracy(
-            self.measured_network,
-            images,
-            labels,
-            selection,
-            spec.threat_model,
-            batch_size=spec.batch_size,
-            seed=spec.seed,
-            batch_done=batch_done,
-        )
-        before = -1.0 if state.best is None else state.best.robust_accuracy
-        if accuracy.robust > before or (accuracy.robust == before and selection.ties == "last"):
+        found = self.task.measure_held_out(self.measured_network, images, labels, batch_done=batch_done)
+        now = found[self.task.selects_by]
+        before = -1.0 if state.best is None else state.best.metrics[self.task.selects_by]
+        if now > before or (now == before and selection.ties == "last"):
             weights = {name: tensor.cpu().clone() for name, tensor in state.result.state_dict().items()}
-            state.best = Best(state.epoch, accuracy.clean, accuracy.robust, weights)
+            state.best = Best(state.epoch, found, weights)
         state.sums.seconds += time.perf_counter() - started
-        return accuracy
+        return found
 
     def _is_measured(self, selection: Selection) -> bool:
         return self.state.epoch % selection.every_epochs == 0 or self.state.epoch == self.spec.epochs
@@ -313,8 +293,8 @@ class _Run:
             weights=path.name,
             epochs=spec.epochs,
             selected_epoch=best.epoch if best is not None else None,
-            held_out_clean_accuracy=best.clean_accuracy if best is not None else None,
-            held_out_robust_accuracy=best.robust_accuracy if best is not None else None,
+            held_out_clean_accuracy=best.metrics.get("held_out_clean_accuracy") if best is not None else None,
+            held_out_robust_accuracy=best.metrics.get("held_out_robust_accuracy") if best is not None else None,
             seconds=self.state.seconds,
             manifest=make_manifest(
                 spec,
@@ -338,11 +318,10 @@ class _ProgressReports:
         self.images_since = 0
         self.fraction = 0.0
 
-    def selecting(self, epoch: int, epochs: int, images_done: int, images: int) -> None:
+    def selecting(self, detail: str) -> None:
         now = time.perf_counter()
         if now - self.last_report >= _REPORT_SECONDS:
             self.last_report, self.images_since = now, 0
-            detail = f"epoch {epoch} of {epochs}, {images_done} of {images} held-out images under PGD"
             self.report(Progress(stage="selection", fraction=self.fraction, detail=detail))
 
     def step_done(self, done: int, outcome: StepOutcome, detail: str) -> None:
@@ -358,10 +337,7 @@ class _ProgressReports:
         metrics = StepMetrics(
             step=done,
             steps=self.total,
-            loss=outcome.loss,
-            parts=outcome.parts,
-            clean_accuracy=outcome.clean_correct / outcome.images,
-            adversarial_accuracy=outcome.adversarial_correct / outcome.images,
+            metrics=outcome.metrics,
             images_per_second=self.images_since / since_report if timed else None,
         )
         self.last_report, self.images_since, self.fraction = now, 0, done / self.total

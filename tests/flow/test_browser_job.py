@@ -54,13 +54,16 @@ def trained(database: Database, **changes: object) -> int:
             epoch = EpochFinished(
                 epoch=number,
                 epochs=EPOCHS,
-                loss=1 / number,
-                clean_accuracy=number / 10,
-                adversarial_accuracy=number / 20,
-                epsilon=number / 50,
-                learning_rate=0.1,
                 seconds=1.0,
-                parts={"natural": 2 / number, "kl": 0.001 * number},
+                metrics={
+                    "loss": 1 / number,
+                    "clean_accuracy": number / 10,
+                    "adversarial_accuracy": number / 20,
+                    "epsilon": number / 50,
+                    "learning_rate": 0.1,
+                    "loss_natural": 2 / number,
+                    "loss_kl": 0.001 * number,
+                },
             )
             jobs.record(session, claim, epoch)
         results.record_model(session, jobs.succeed(session, claim), spec, f"{claim.job_id:064x}")
@@ -207,12 +210,14 @@ def test_the_cursor_stays_where_it_is_while_epochs_come(page: Page, database: Da
         epoch = EpochFinished(
             epoch=number,
             epochs=EPOCHS,
-            loss=1 / number,
-            clean_accuracy=number / 10,
-            adversarial_accuracy=number / 20,
-            epsilon=0.1,
-            learning_rate=0.1,
             seconds=1.0,
+            metrics={
+                "loss": 1 / number,
+                "clean_accuracy": number / 10,
+                "adversarial_accuracy": number / 20,
+                "epsilon": 0.1,
+                "learning_rate": 0.1,
+            },
         )
         with database.writing() as session:
             jobs.record(session, claim, epoch)

@@ -28,7 +28,15 @@ from gkl.catalog import CORRUPTIONS
 from gkl.errors import FailureCode
 from gkl.outcome import REPAIR, AttackOutcome, CorruptionOutcome, EvaluationOutcome, Manifest
 from gkl.recipes import digits
-from gkl.spec import EvaluateSpec, Evaluation, GklObjective, Publication, ThreatModel, TradesObjective
+from gkl.spec import (
+    CrossEntropyObjective,
+    EvaluateSpec,
+    Evaluation,
+    GklObjective,
+    Publication,
+    ThreatModel,
+    TradesObjective,
+)
 from gkl.statistics.intervals import wilson_interval
 
 LEASE = timedelta(seconds=90)
@@ -450,6 +458,7 @@ def test_plain_training_is_not_called_by_the_loss_whose_robust_part_it_leaves_ou
             (GklObjective(ce_weight=0, wmse_weight=0), None),
             (TradesObjective(loss="trades"), "trades"),
             (GklObjective(ce_weight=0), "gkl"),
+            (CrossEntropyObjective(loss="ce"), "ce"),
         )
     ):
         spec = digits().model_copy(update={"objective": objective})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 from app.cli.main import cli, main
 from gkl.files import sha256_of
 from gkl.models import build_model
+from gkl.recipes import digits_ce
 from gkl.spec import EvaluateSpec
 from tests.commands import run
 from tests.specs import tiny_train_spec
@@ -61,6 +63,14 @@ def test_all_commands_are_listed() -> None:
     commands = get_command(cli).commands  # type: ignore[attr-defined]
     names = [name.replace("-", "_") for name, command in commands.items() if not command.hidden and name != "token"]
     assert sorted(names) == sorted(COMMANDS)
+
+
+@pytest.mark.system
+def test_plain_training_without_a_service(tmp_path: Path) -> None:
+    spec = digits_ce().model_copy(update={"architecture": "tiny_cnn", "epochs": 2, "evaluation": None})
+    done = run("train", "-", "--output", tmp_path, "--device", "cpu", stdin=spec.model_dump_json())
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"epoch    2 of 2: loss \d\.\d{3}, clean \d+\.\d %, learning rate 0\.05\n", done.stdout)
 
 
 @pytest.mark.system

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import re
+from datetime import UTC, datetime
 
 from fastapi.testclient import TestClient
 
 from app import jobs
 from app.db.database import Database
+from app.db.tables import JobEvent
 from app.jobs import job_metrics
 from gkl.answers import JobMetrics
 from gkl.outcome import EpochFinished
@@ -89,3 +92,67 @@ def test_parts_that_only_some_epochs_have_are_empty_in_the_others() -> None:
     lines = "".join(job_metrics.as_csv([finished(1, parts={"natural": 1.0}), finished(2)])).splitlines()
     assert lines[0].startswith("epoch,loss,loss_natural,loss_kl,clean_accuracy,")
     assert lines[1].startswith("1,1.5,1.0,,0.5,")
+
+
+# As a worker before version 0.2 told of an epoch, and of a step.
+STORED = {
+    "epoch": 1,
+    "epochs": 3,
+    "loss": 1.5,
+    "clean_accuracy": 0.5,
+    "adversarial_accuracy": 0.25,
+    "epsilon": 0.1,
+    "learning_rate": 0.05,
+    "seconds": 2.0,
+    "parts": {"natural": 1.25, "ce": 2.5},
+    "held_out_clean_accuracy": None,
+    "held_out_robust_accuracy": 0.125,
+}
+STORED_STEP = {
+    "step": 12,
+    "steps": 300,
+    "loss": 11.25,
+    "parts": {"natural": 1.5, "ce": 2.25, "wmse": 0.0375},
+    "clean_accuracy": 0.875,
+    "adversarial_accuracy": 0.5,
+    "images_per_second": 1234.5,
+}
+
+
+@either_database
+def test_what_an_earlier_version_stored_is_read_shown_and_exported(client: TestClient, database: Database) -> None:
+    job_id = trained(database)
+    with database.writing() as session:
+        session.add(JobEvent(job_id=job_id, type="epoch", data=STORED, created_at=datetime.now(UTC)))
+        found = jobs.get(session, job_id)
+        found.progress = {"stage": "training", "fraction": 0.04, "detail": "epoch 1", "metrics": STORED_STEP}
+    (epoch,) = JobMetrics.model_validate(client.get(f"/api/v1/jobs/{job_id}/metrics").json()).epochs
+    assert (epoch.loss, epoch.parts, epoch.held_out_robust_accuracy) == (1.5, {"natural": 1.25, "ce": 2.5}, 0.125)
+    assert "held_out_clean_accuracy" not in epoch.metrics
+    assert client.get(f"/api/v1/jobs/{job_id}/metrics?format=csv").text.splitlines() == [
+        "epoch,loss,loss_natural,loss_ce,clean_accuracy,adversarial_accuracy,held_out_clean_accuracy,"
+        "held_out_robust_accuracy,epsilon,learning_rate,seconds",
+        "1,1.5,1.25,2.5,0.5,0.25,,0.125,0.1,0.05,2.0",
+    ]
+    page = client.get(f"/jobs/{job_id}", headers={"Accept": "text/html"}).text
+    text = re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", page))
+    for shown in ("Loss 11.250", "wMSE 0.0375", "Clean 87.5 %", "Images/s 1234", "under PGD, best 12.5 % in epoch 1"):
+        assert shown in text
+
+
+def test_a_training_without_an_adversary_leaves_its_columns_empty() -> None:
+    natural = EpochFinished(
+        epoch=1, epochs=1, seconds=2.0, metrics={"loss": 1.5, "clean_accuracy": 0.5, "learning_rate": 0.1}
+    )
+    head, line = "".join(job_metrics.as_csv([natural])).splitlines()
+    assert dict(zip(head.split(","), line.split(","), strict=True)) == {
+        "epoch": "1",
+        "loss": "1.5",
+        "clean_accuracy": "0.5",
+        "adversarial_accuracy": "",
+        "held_out_clean_accuracy": "",
+        "held_out_robust_accuracy": "",
+        "epsilon": "",
+        "learning_rate": "0.1",
+        "seconds": "2.0",
+    }

@@ -33,12 +33,14 @@ def trained(database: Database, spec: TrainSpec, *seconds: float, worker: str = 
             epoch = EpochFinished(
                 epoch=number,
                 epochs=spec.epochs,
-                loss=1,
-                clean_accuracy=0,
-                adversarial_accuracy=0,
-                epsilon=0.1,
-                learning_rate=0.1,
                 seconds=each,
+                metrics={
+                    "loss": 1,
+                    "clean_accuracy": 0,
+                    "adversarial_accuracy": 0,
+                    "epsilon": 0.1,
+                    "learning_rate": 0.1,
+                },
             )
             jobs.record(session, claim, epoch)
         results.record_model(session, jobs.succeed(session, claim), spec, f"{job.id:064x}")

@@ -49,12 +49,14 @@ def run(service: Service, tmp_path: Path, *, ends: JobState, days_ago: float) ->
         epoch = EpochFinished(
             epoch=1,
             epochs=2,
-            loss=1,
-            clean_accuracy=0,
-            adversarial_accuracy=0,
-            epsilon=0.1,
-            learning_rate=0.1,
             seconds=1,
+            metrics={
+                "loss": 1,
+                "clean_accuracy": 0,
+                "adversarial_accuracy": 0,
+                "epsilon": 0.1,
+                "learning_rate": 0.1,
+            },
         )
         jobs.record(session, claim, epoch)
         for kind in (FileKind.RESUME, FileKind.WEIGHTS):

@@ -60,12 +60,14 @@ def epoch(number: int, seconds: float) -> EpochFinished:
     return EpochFinished(
         epoch=number,
         epochs=9,
-        loss=1,
-        clean_accuracy=1,
-        adversarial_accuracy=1,
-        epsilon=0.1,
-        learning_rate=0.1,
         seconds=seconds,
+        metrics={
+            "loss": 1,
+            "clean_accuracy": 1,
+            "adversarial_accuracy": 1,
+            "epsilon": 0.1,
+            "learning_rate": 0.1,
+        },
     )
 
 

@@ -55,6 +55,38 @@ def test_nothing_changes_where_nothing_was_chosen() -> None:
     assert fitted(of_cifar, Drawn.read("")) == (of_cifar, [])
 
 
+def test_without_an_adversary_its_settings_go_and_with_one_they_come_back() -> None:
+    assert values()["inner_maximization"]["num_steps"] == 5, "not the default"
+    natural, told = fitted(values(objective={"loss": "ce"}, epsilon_ramp=False), DIGITS)
+    assert told == [
+        "threat_model, inner_maximization, epsilon_ramp left out, since 'ce' trains without an adversary",
+    ]
+    spec = TrainSpec.model_validate(natural)
+    assert (spec.threat_model, spec.objective.loss) == (None, "ce")
+    assert fitted(spec.model_dump(mode="json"), DIGITS)[1] == [], "a second look changes nothing"
+    back, told = fitted(natural | {"objective": {"loss": "gkl"}}, DIGITS)
+    assert told == ["threat_model is now Linf, epsilon 0.2, the usual one"]
+    assert TrainSpec.model_validate(back).threat_model == TrainSpec.model_validate(values()).threat_model
+
+
+@on_one
+def test_the_form_sends_a_training_without_an_adversary(client: TestClient) -> None:
+    chosen = sent(inputs(TrainSpec, first_values("train"), {})) | {"objective": "ce", "selection": "on"}
+    redrawn = client.post("/submit/train", data=chosen | {"action": "update"}, headers=FORM)
+    assert "Changed to fit: threat_model, inner_maximization left out" in redrawn.text
+    assert re.search(r'name="threat_model"[^>]*>(<option[^>]*>\w+</option>)*<option selected>none<', redrawn.text)
+    spec = first_values("train") | {"threat_model": None, "inner_maximization": {}, "objective": {"loss": "ce"}}
+    form = sent(inputs(TrainSpec, spec, {}))
+    answer = client.post("/submit/train", data=form, headers=FORM, follow_redirects=False)
+    assert answer.headers["location"] == "/jobs/1"
+    stored = client.get("/api/v1/jobs/1").json()["spec"]
+    assert (stored["threat_model"], stored["objective"]) == (None, {"loss": "ce"})
+    assert client.get("/submit/train?objective=ce").text.count('class="wrong"') == 0
+    # Its page and the form made from it.
+    assert get(client, "/jobs/1")
+    assert "<option selected>ce<" in get(client, "/submit/train?job=1")
+
+
 @on_one
 def test_the_form_shows_what_it_changed_before_it_is_sent(client: TestClient) -> None:
     page = get(client, "/submit/train")

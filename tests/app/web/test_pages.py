@@ -132,13 +132,15 @@ def epoch(number: int, clean: float, held_out: float | None = None) -> EpochFini
     return EpochFinished(
         epoch=number,
         epochs=3,
-        loss=1.0,
-        clean_accuracy=clean,
-        adversarial_accuracy=0.0,
-        epsilon=0.1,
-        learning_rate=0.1,
         seconds=1.0,
-        held_out_robust_accuracy=held_out,
+        metrics={
+            "loss": 1.0,
+            "clean_accuracy": clean,
+            "adversarial_accuracy": 0.0,
+            "epsilon": 0.1,
+            "learning_rate": 0.1,
+        }
+        | ({} if held_out is None else {"held_out_robust_accuracy": held_out}),
     )
 
 
@@ -147,9 +149,10 @@ def test_a_curve_goes_from_the_first_to_the_last_epoch() -> None:
     # Epoch 2 was trained again after its worker was lost.
     curve = training_curves([epoch(1, 0.0), epoch(2, 0.9), epoch(2, 0.5), epoch(3, 1.0)])
     assert curve is not None
-    assert (curve.held_out, curve.best_held_out) == ("", None)
+    assert curve.best_held_out is None
+    assert [line.metric.name for line in curve.lines] == ["clean_accuracy", "adversarial_accuracy"]
     middle = (curve.left + curve.right) / 2
-    assert curve.clean == (
+    assert curve.lines[0].points == (
         f"{curve.left:.1f},{curve.bottom:.1f} {middle:.1f},{(curve.top + curve.bottom) / 2:.1f} "
         f"{curve.right:.1f},{curve.top:.1f}"
     )
@@ -162,7 +165,7 @@ def test_the_curve_shows_held_out_accuracy_where_it_was_measured() -> None:
     assert curve.best_held_out == best
     height = curve.bottom - curve.top
     middle = (curve.left + curve.right) / 2
-    assert curve.held_out == (
+    assert curve.lines[2].points == (
         f"{middle:.1f},{curve.bottom - height / 2:.1f} {curve.right:.1f},{curve.bottom - height / 4:.1f}"
     )
 
@@ -171,10 +174,14 @@ def test_a_running_training_shows_its_step(client: TestClient, database: Databas
     metrics = StepMetrics(
         step=12,
         steps=300,
-        loss=11.25,
-        parts={"natural": 1.5, "ce": 2.25, "wmse": 0.0375},
-        clean_accuracy=0.875,
-        adversarial_accuracy=0.5,
+        metrics={
+            "loss": 11.25,
+            "loss_natural": 1.5,
+            "loss_ce": 2.25,
+            "loss_wmse": 0.0375,
+            "clean_accuracy": 0.875,
+            "adversarial_accuracy": 0.5,
+        },
         images_per_second=1234.5,
     )
     with database.writing() as session:

@@ -42,6 +42,45 @@ def test_each_quantity_has_a_panel_of_its_own() -> None:
     assert held_out.best_held_out == finished(2, held_out_robust_accuracy=0.125)
 
 
+def test_a_training_without_an_adversary_is_drawn_by_what_it_measures() -> None:
+    """And what a later version measures has a chart of its own."""
+    epochs = [
+        EpochFinished(
+            epoch=number,
+            epochs=2,
+            seconds=1.0,
+            metrics={
+                "loss": 1.0,
+                "clean_accuracy": 0.5,
+                "held_out_clean_accuracy": 0.25 * number,
+                "learning_rate": 0.1,
+                "loss_teacher": 0.75,
+            },
+        )
+        for number in (1, 2)
+    ]
+    found = shown(epochs)
+    drawn = {panel.title: [line.name for line in panel.lines] for panel in found.panels if panel.lines}
+    assert drawn == {
+        "Accuracy": ["clean", "held out, clean"],
+        "Loss": ["loss"],
+        "Learning rate": ["learning rate"],
+        "loss_teacher": ["loss_teacher"],
+    }
+    beside = shown(epochs, [finished(1)]).panels[0]
+    assert [(line.run, line.name, line.shown) for line in beside.lines] == [
+        (0, "clean", "50.0 %"),
+        (0, "adversarial", "\N{EN DASH}"),
+        (0, "held out, clean", "50.0 %"),
+        (1, "clean", "\N{EN DASH}"),
+        (1, "adversarial", "\N{EN DASH}"),
+        (1, "held out, clean", "\N{EN DASH}"),
+    ], "the other has no second epoch, and nothing held out"
+    assert found.best_held_out == epochs[1]
+    assert found.selects_by is not None
+    assert found.selects_by.name == "held_out_clean_accuracy"
+
+
 def test_lines_reach_from_edge_to_edge_of_what_is_planned() -> None:
     """Two of three epochs: half the width. The loss goes from the upper to the lower edge of its chart."""
     found = shown([finished(1, loss=2.0, epsilon=0.05), finished(2, loss=1.0)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
@@ -77,6 +78,24 @@ def test_what_comes_back(tmp_path: Path) -> None:
         frame.columns
     )
     assert "<p>Training: " in found._repr_html_()
+
+
+def test_plain_training_and_a_history_of_an_earlier_version(tmp_path: Path) -> None:
+    found = gkl.train("digits-ce", tmp_path, **SMALL)
+    (last,) = found.history[1:]
+    assert (last.adversarial_accuracy, last.epsilon, last.parts) == (None, None, {})
+    shown = f"at the end clean {100 * last.clean_accuracy:.2f} % of its training images;"
+    assert shown in repr(found)
+    frame = found.history.to_frame()
+    assert frame.clean_accuracy.tolist() == [each.clean_accuracy for each in found.history]
+    assert frame.adversarial_accuracy.isna().all()
+    # As version 0.1 wrote its lines.
+    flat = [{**each.model_dump(exclude={"metrics"}), **each.metrics, "parts": {"kl": 0.5}} for each in found.history]
+    (tmp_path / "history.jsonl").write_text("\n".join(json.dumps(line) for line in flat), encoding="utf-8")
+    again = gkl.train("digits-ce", tmp_path, **SMALL)
+    assert [each.metrics for each in again.history] == [{**e.metrics, "loss_kl": 0.5} for e in found.history]
+    with pytest.raises(InvalidInput, match="the objective 'ce' trains without an adversary; leave out threat_model,"):
+        gkl.train("digits", tmp_path / "other", objective={"loss": "ce"}, **SMALL)
 
 
 def test_the_same_call_again_trains_nothing(tmp_path: Path) -> None:
@@ -201,7 +220,7 @@ def test_a_bar_shows_how_far_it_is(tmp_path: Path, capsys: pytest.CaptureFixture
         ("digits", {"dataset": "digit"}, "dataset: unknown dataset 'digit'; did you mean 'digits'?"),
         ("digits", {"threat_model": {"epsilon": 8}}, "threat_model: epsilon 8 is wider than the pixel range"),
         ("digits", {"kind": "evaluate"}, "kind: input should be 'train'."),
-        ({"name": "x"}, {}, "dataset: field required. And 3 more."),
+        ({"name": "x"}, {}, "dataset: field required. And 2 more."),
         (7, {}, "the spec is a int; give a recipe's name, a TrainSpec, or one as a dictionary"),
         ("cifar10", {"evaluation": {"protocol": "corruptions"}}, "evaluation: corrupted images are files"),
         ("cifar10", {"datasets_dir": NO_FILES}, str(NO_FILES / "cifar10")),

@@ -15,7 +15,7 @@ from app.boards.names import board_name, threat_model_of_board
 from gkl.catalog import DATASETS
 from gkl.errors import InvalidInput
 from gkl.recipes import RECIPES, digits, recipe
-from gkl.spec import JOB_SPEC, EvaluateSpec, Evaluation, ThreatModel, TrainSpec, format_epsilon
+from gkl.spec import JOB_SPEC, AdamW, EvaluateSpec, Evaluation, Sgd, ThreatModel, TrainSpec, format_epsilon
 
 
 def changed(path: str, value: Any) -> dict[str, Any]:
@@ -95,11 +95,48 @@ def test_recipes_survive_json(name: str) -> None:
         ("selection", {"ties": "both"}, "'first' or 'last'"),
         ("compute.precision", "float16", "'float32', 'tf32' or 'bfloat16'"),
         ("weight_perturbation", {"gamma": 0}, "greater than 0"),
+        ("optimizer", {"kind": "adam"}, "'sgd', 'adamw'"),
+        ("optimizer", {"kind": "adamw", "momentum": 0.9}, "Extra inputs"),
+        ("optimizer", {"kind": "adamw", "betas": [0.9, 1.0]}, "less than 1"),
+        ("threat_model", None, "the objective 'gkl' needs a threat_model; give one"),
+        ("objective", {"loss": "ce"}, "trains without an adversary; leave out threat_model"),
     ],
 )
 def test_bad_input_is_refused(path: str, value: Any, says: str) -> None:
     with pytest.raises(ValidationError, match=says.replace("(", r"\(")):
         JOB_SPEC.validate_python(changed(path, value))
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"inner_maximization": {"num_steps": 5}}, "inner_maximization"),
+        ({"weight_perturbation": {}}, "weight_perturbation"),
+        ({"epsilon_ramp": False}, "epsilon_ramp"),
+        ({"epsilon_ramp": False, "weight_perturbation": {}}, "weight_perturbation, epsilon_ramp"),
+        ({"selection": {"num_steps": 5, "maximizes": "margin"}}, "selection.num_steps, selection.maximizes"),
+        ({"augmentation": {"kind": "cutout", "robust_weight": 0.25}}, "augmentation.robust_weight"),
+    ],
+)
+def test_without_an_adversary_what_is_for_one_is_refused(changes: dict[str, Any], named: str) -> None:
+    natural = RECIPES["digits-ce"]().model_dump(mode="json")
+    says = f"the objective 'ce' trains without an adversary; leave out {named}, or take another objective"
+    with pytest.raises(ValidationError, match=re.escape(says)):
+        JOB_SPEC.validate_python(natural | changes)
+    allowed = natural | {"selection": {"num_images": 50, "ties": "last"}, "augmentation": {"kind": "cutout"}}
+    assert TrainSpec.model_validate(allowed).threat_model is None
+
+
+def test_sgd_is_the_optimizer_of_a_spec_that_names_none_and_is_not_written() -> None:
+    """So that a spec of an earlier version stays the same JSON, by which a job sent twice is known."""
+    for optimizer in ({"momentum": 0.5}, {"kind": "sgd", "momentum": 0.5}):
+        spec = TrainSpec.model_validate(changed("optimizer", optimizer))
+        assert spec.optimizer == Sgd(momentum=0.5)
+        assert "kind" not in spec.model_dump(mode="json")["optimizer"]
+        assert TrainSpec.model_validate_json(spec.model_dump_json()) == spec
+    adamw = TrainSpec.model_validate(changed("optimizer", {"kind": "adamw", "betas": [0.8, 0.9]}))
+    assert adamw.optimizer == AdamW(kind="adamw", betas=(0.8, 0.9))
+    assert TrainSpec.model_validate_json(adamw.model_dump_json()) == adamw
 
 
 def test_a_last_batch_is_dropped_only_where_there_is_one_and_others_remain() -> None:

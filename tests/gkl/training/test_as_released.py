@@ -19,9 +19,9 @@ from gkl.spec import BatchNormStatistics, TrainSpec
 from gkl.training import train
 from gkl.training.averaging import WeightAverage
 from gkl.training.batch_norm import set_momentum
-from gkl.training.objective import RobustObjective
+from gkl.training.optimizers import make_optimizer, set_rates
 from gkl.training.schedule import learning_rate, momentum
-from gkl.training.step import AdversarialStep, make_optimizer
+from gkl.training.tasks import AdversarialTask
 from tests.data_files import write_cifar10, write_npz
 
 EPSILON = 0.0005
@@ -48,16 +48,15 @@ def network() -> nn.Module:
 def ours(spec: TrainSpec, model: nn.Module) -> nn.Module | None:
     """Steps of one batch an epoch, as the trainer makes them; returns the average."""
     batches, y = data()
-    objective = RobustObjective(spec.objective, num_classes=10, device=torch.device("cpu"))
-    objective.prior.rows = objective.prior.rows.double()
     optimizer = make_optimizer(model, spec.optimizer)
-    step = AdversarialStep(spec, model, optimizer, objective, torch.Generator().manual_seed(1))
+    task = AdversarialTask(spec, model, optimizer, torch.Generator().manual_seed(1))
+    task.objective.prior.rows = task.objective.prior.rows.double()
     average = None if spec.averaging is None else WeightAverage(model, spec.averaging, STEPS)
     for number, x in enumerate(batches):
-        optimizer.learning_rate, optimizer.momentum = learning_rate(spec, number, 1), momentum(spec, number, 1)
+        set_rates(optimizer, learning_rate=learning_rate(spec, number, 1), momentum=momentum(spec, number, 1))
         if spec.batch_norm is not None:
             set_momentum(model, spec.batch_norm, number)
-        step((x,), y, epsilon=EPSILON)
+        task.step((x,), y, epsilon=EPSILON)
         if average is not None:
             average.after_step(model, number + 1)
     return None if average is None else average.model

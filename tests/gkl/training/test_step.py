@@ -16,9 +16,11 @@ from gkl.losses import gkl_loss
 from gkl.models import build_model
 from gkl.recipes import digits
 from gkl.spec import Compute, Selection, Sgd, ThreatModel, TrainSpec
+from gkl.training.network import Network
 from gkl.training.objective import RobustObjective
+from gkl.training.optimizers import make_optimizer
 from gkl.training.selection import held_out_accuracy, negative_margin
-from gkl.training.step import AdversarialStep, Network, make_optimizer
+from gkl.training.tasks import AdversarialTask
 
 CPU = torch.device("cpu")
 
@@ -33,13 +35,11 @@ def batch(size: int = 32) -> tuple[Tensor, Tensor]:
     return torch.rand(size, 1, 8, 8, generator=generator), torch.randint(0, 10, (size,), generator=generator)
 
 
-def stepped(spec: TrainSpec, model: nn.Module, *, views: int = 1, perturb_weights: bool = False) -> AdversarialStep:
-    objective = RobustObjective(spec.objective, num_classes=10, device=CPU, label_smoothing=spec.label_smoothing)
-    optimizer = make_optimizer(model, spec.optimizer)
-    step = AdversarialStep(spec, model, optimizer, objective, torch.Generator().manual_seed(1))
+def stepped(spec: TrainSpec, model: nn.Module, *, views: int = 1, perturb_weights: bool = False) -> AdversarialTask:
+    task = AdversarialTask(spec, model, make_optimizer(model, spec.optimizer), torch.Generator().manual_seed(1))
     x, y = batch()
-    step((x, x.flip(3))[:views], y, epsilon=0.1, perturb_weights=perturb_weights)
-    return step
+    task.step((x, x.flip(3))[:views], y, epsilon=0.1, perturb_weights=perturb_weights)
+    return task
 
 
 def written_out(spec: TrainSpec, model: nn.Module, x: Tensor, y: Tensor) -> None:
@@ -109,10 +109,10 @@ def test_weight_perturbation_leaves_the_weights_where_the_update_alone_puts_them
 
 def test_decay_leaves_batch_norm_alone_if_asked_to() -> None:
     model = build_model("tiny_cnn", "digits")
-    spared = make_optimizer(model, Sgd(decay_batch_norm=False)).groups
-    assert [group.weight_decay for group in spared] == [5e-4, 0.0]
-    assert [len(group.parameters) for group in spared] == [6, 4]
-    assert [len(group.parameters) for group in make_optimizer(model, Sgd()).groups] == [10]
+    spared = make_optimizer(model, Sgd(decay_batch_norm=False)).param_groups
+    assert [group["weight_decay"] for group in spared] == [5e-4, 0.0]
+    assert [len(group["params"]) for group in spared] == [6, 4]
+    assert [len(group["params"]) for group in make_optimizer(model, Sgd()).param_groups] == [10]
 
 
 @pytest.mark.parametrize("maximizes", ["cross_entropy", "margin"])

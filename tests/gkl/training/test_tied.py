@@ -21,8 +21,8 @@ from gkl.spec import EpochAveraging, Sgd, StepAveraging, TrainSpec
 from gkl.training import train
 from gkl.training.averaging import WeightAverage
 from gkl.training.checkpoint import TrainingState, restore_newest, save_checkpoint
-from gkl.training.class_prior import ClassPrior
-from gkl.training.step import make_optimizer
+from gkl.training.optimizers import make_optimizer
+from gkl.training.tasks import make_task
 from gkl.training.weight_perturbation import WeightPerturber
 
 
@@ -136,11 +136,12 @@ def test_an_average_of_shared_memory_is_that_of_its_numbers(
 
 def test_a_checkpoint_brings_all_back(model: Tied, tmp_path: Path) -> None:
     def state(network: nn.Module) -> TrainingState:
+        optimizer, generator = make_optimizer(network, Sgd()), torch.Generator()
         return TrainingState(
             model=network,
-            optimizer=make_optimizer(network, Sgd()),
-            prior=ClassPrior(10, temperature=4.0, device=torch.device("cpu")),
-            generator=torch.Generator(),
+            optimizer=optimizer,
+            task=make_task(digits(), network, optimizer, generator),
+            generator=generator,
             average=WeightAverage(network, EpochAveraging(), 10),
         )
 

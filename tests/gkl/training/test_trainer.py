@@ -6,7 +6,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,17 +15,19 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from gkl.data import ImageSet, load_train
 from gkl.errors import InvalidInput, NonFiniteLoss, Stopped
 from gkl.formats.tensor_files import load_tensors, save_tensors
 from gkl.models import build_model
 from gkl.outcome import CheckpointSaved, EpochFinished, Event, Progress
-from gkl.recipes import digits, digits_trades
+from gkl.recipes import digits, digits_ce, digits_trades
 from gkl.spec import Sgd, ThreatModel, TrainSpec
 from gkl.training import train
-from gkl.training.step import AdversarialStep, StepOutcome
+from gkl.training.tasks import AdversarialTask, NaturalTask, StepOutcome
+from gkl.training.tasks.base import Objective
 from tests.data_files import write_cifar10, write_npz
 from tests.specs import NO_FILES
 
@@ -60,6 +62,20 @@ AS_RELEASED: dict[str, Any] = EVERYTHING | {
     "batch_norm": {"momentum": 0.01, "first_momentum": 1.0},
     "selection": {"num_images": 100, "num_steps": 3, "maximizes": "margin", "ties": "last"},
     "drop_last_batch": True,
+}
+
+
+NATURAL: dict[str, Any] = {
+    "architecture": "tiny_cnn",
+    "threat_model": None,
+    "objective": {"loss": "ce"},
+    "inner_maximization": {},
+    "optimizer": {"kind": "adamw", "learning_rate": 0.01, "decay_batch_norm": False},
+    "schedule": {"kind": "one_cycle", "warmup_fraction": 0.3, "low_momentum": 0.8, "high_momentum": 0.95},
+    "label_smoothing": 0.1,
+    "augmentation": {"kind": "cutout", "padding": 1, "flip": False, "size": 2},
+    "averaging": {"kind": "epoch", "tau": 0.5},
+    "selection": {"num_images": 100},
 }
 
 
@@ -166,6 +182,9 @@ def test_progress_tells_of_the_step_and_the_time_left(tmp_path: Path) -> None:
         (everything(**AS_RELEASED), 0),
         (everything(**AS_RELEASED), 1),
         (everything(**AS_RELEASED), 9),
+        (everything(weight_perturbation=None, **NATURAL), 0),
+        (everything(weight_perturbation=None, **NATURAL), 9),
+        (everything(optimizer={"kind": "adamw"}), 9),
     ],
 )
 def test_a_resumed_run_equals_an_uninterrupted_one(
@@ -281,6 +300,106 @@ def test_a_checkpoint_of_an_earlier_version_is_resumed(tmp_path: Path, undisturb
     with pytest.raises(InvalidInput, match=r"differs in averaging\.buffers \(averaged, now copied\), batch_norm;"):
         run(released, tmp_path)
     assert run(spec, tmp_path)[0] == undisturbed(spec).weights_sha256
+
+
+@pytest.mark.parametrize("steps", [1, 8])
+def test_a_checkpoint_of_the_format_before_is_resumed(steps: int, tmp_path: Path, undisturbed: Undisturbed) -> None:
+    """It names momentum and class prior otherwise, and has sums as fields."""
+    spec = everything(batch_size=256)
+    whole = undisturbed(spec)
+    with pytest.raises(Stopped):
+        run(spec, tmp_path, should_stop=StopAfter(steps))
+    newest = sorted(tmp_path.glob("checkpoint-*"))[-1]
+    tensors, metadata = load_tensors(newest)
+    before = {
+        name.replace("optimizer.momentum_buffer.", "momentum.").replace("task.prior.", "prior."): tensor
+        for name, tensor in tensors.items()
+    }
+    assert {"momentum", "prior", "average", "model"} <= {name.partition(".")[0] for name in before}
+    assert not any(name.startswith(("optimizer.", "task.")) for name in before)
+    sums, best = metadata["sums"], metadata["best"]
+    of_losses = {name: total for name, total in sums["sums"].items() if name.startswith("loss_")}
+    metadata |= {
+        "format": "gkl-training-checkpoint-3",
+        "sums": {
+            "images": sums["images"],
+            "loss": sums["sums"].get("loss", 0.0),
+            "clean_correct": int(sums["sums"].get("clean_accuracy", 0)),
+            "adversarial_correct": int(sums["sums"].get("adversarial_accuracy", 0)),
+            "seconds": sums["seconds"],
+            "parts": {name.removeprefix("loss_"): total for name, total in of_losses.items()},
+        },
+        "best": best and [best["epoch"], *best["metrics"].values()],
+    }
+    save_tensors(newest, before, metadata)
+    resumed, events = run(spec, tmp_path)
+    assert resumed == whole.weights_sha256
+    assert fingerprint(tmp_path) == fingerprint(whole.directory)
+    figures = [{e.epoch: e.metrics for e in told if isinstance(e, EpochFinished)} for told in (whole.events, events)]
+    assert figures[1] == {number: figures[0][number] for number in figures[1]}
+
+
+def test_without_an_adversary_nothing_is_said_of_one_and_clean_images_select(tmp_path: Path) -> None:
+    spec = everything(weight_perturbation=None, epochs=4, **NATURAL | {"averaging": None})
+    outcome = train(spec, tmp_path, datasets_dir=NO_FILES, report=(events := []).append, device="cpu")
+    epochs = [e for e in events if isinstance(e, EpochFinished)]
+    assert all(set(e.metrics) == {"loss", "clean_accuracy", "held_out_clean_accuracy", "learning_rate"} for e in epochs)
+    held_out = [e.metrics["held_out_clean_accuracy"] for e in epochs]
+    assert outcome.selected_epoch == 1 + held_out.index(max(held_out))
+    assert (outcome.held_out_clean_accuracy, outcome.held_out_robust_accuracy) == (max(held_out), None)
+    assert epochs[-1].clean_accuracy > epochs[0].clean_accuracy
+
+
+class TowardsClassMeans(NaturalTask):
+    """Draws each image's logits to the mean of its class in the epoch before; the means are state of its own."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.means, self.sums, self.counts = torch.zeros(10, 10), torch.zeros(10, 10), torch.zeros(10)
+
+    def _step(self, views: tuple[Tensor, ...], labels: Tensor, *, epoch: int, where: str) -> StepOutcome:
+        (x,) = views
+
+        def evaluated() -> Objective:
+            logits = self.network(x)
+            distance = (logits - self.means[labels]).square().mean()
+            self.sums.index_add_(0, labels, logits.detach())
+            self.counts.index_add_(0, labels, torch.ones(len(labels)))
+            parts = {"natural": F.cross_entropy(logits, labels), "distance": distance}
+            correct = {"clean_accuracy": (logits.detach().argmax(1) == labels).sum()}
+            return Objective(parts["natural"] + 0.1 * distance, parts, correct)
+
+        self.model.train()
+        return self._update(evaluated, len(labels), where=where)
+
+    def finish_epoch(self) -> None:
+        self.means = self.sums / self.counts[:, None]
+        self.sums, self.counts = torch.zeros(10, 10), torch.zeros(10)
+
+    def epoch_metrics(self, epoch: int) -> dict[str, float]:
+        return {"farthest": float(self.means.abs().max())}
+
+    def state(self) -> dict[str, Tensor]:
+        return {"means": self.means, "sums": self.sums, "counts": self.counts}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        self.means, self.sums, self.counts = (state[name].clone() for name in ("means", "sums", "counts"))
+
+
+@pytest.mark.parametrize("steps", [3, 9])
+def test_another_task_needs_no_change_of_trainer_or_checkpoint(
+    steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gkl.training.trainer.make_task", TowardsClassMeans)
+    spec = digits_ce().model_copy(update={"architecture": "tiny_cnn", "epochs": 3, "batch_size": 256})
+    whole, events = run(spec, tmp_path / "whole")
+    with pytest.raises(Stopped):
+        run(spec, tmp_path / "stopped", should_stop=StopAfter(steps))
+    assert run(spec, tmp_path / "stopped")[0] == whole
+    assert fingerprint(tmp_path / "stopped") == fingerprint(tmp_path / "whole")
+    last = [e for e in events if isinstance(e, EpochFinished)][-1]
+    assert last.metrics["farthest"] > 0
+    assert last.parts.keys() == {"natural", "distance"}
 
 
 def test_a_checkpoint_of_a_later_version_is_refused_with_what_differs(tmp_path: Path) -> None:
@@ -429,8 +548,8 @@ def test_gkl_keeps_its_class_prior_in_the_checkpoint(undisturbed: Undisturbed) -
     directory = undisturbed(short()).directory
     tensors, metadata = load_tensors(directory / "checkpoint-00003-0000000.safetensors")
     assert metadata["epoch"] == 3
-    torch.testing.assert_close(tensors["prior.rows"].sum(1), torch.ones(10))
-    assert not torch.allclose(tensors["prior.rows"], torch.full((10, 10), 0.1))
+    torch.testing.assert_close(tensors["task.prior.rows"].sum(1), torch.ones(10))
+    assert not torch.allclose(tensors["task.prior.rows"], torch.full((10, 10), 0.1))
     weights = load_file(directory / "weights.safetensors")
     assert all(torch.equal(weights[name], tensors[f"model.{name}"]) for name in weights)
 
@@ -477,13 +596,13 @@ def test_each_step_has_its_momenta_after_a_resume_too(tmp_path: Path, monkeypatc
     """BatchNorm's is another in the first step of the run, not of an epoch; SGD's moves from epoch to epoch."""
     seen: list[tuple[float, float]] = []
 
-    class Watched(AdversarialStep):
+    class Watched(AdversarialTask):
         def __call__(self, *args: Any, **options: Any) -> StepOutcome:
             statistics = {m.momentum for m in self.model.modules() if isinstance(m, nn.BatchNorm2d)}
-            seen.append((*statistics, self.optimizer.momentum))
+            seen.append((*statistics, self.optimizer.param_groups[0]["momentum"]))
             return super().__call__(*args, **options)
 
-    monkeypatch.setattr("gkl.training.trainer.AdversarialStep", Watched)
+    monkeypatch.setattr("gkl.training.tasks.AdversarialTask", Watched)
     # Two steps an epoch.
     spec = everything(**AS_RELEASED | {"batch_size": 600, "selection": None})
     with pytest.raises(Stopped):

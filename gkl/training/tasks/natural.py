@@ -1,0 +1,44 @@
+"""Plain training: cross-entropy on clean images, without an adversary."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from gkl.data import unit_range
+from gkl.training.network import Network
+from gkl.training.tasks.base import Objective, StepOutcome, Task
+
+
+class NaturalTask(Task):
+    """Cross-entropy, with the spec's label smoothing. Of two views of a batch, the mean over both."""
+
+    selects_by = "held_out_clean_accuracy"
+    held_out_described = "held-out images"
+
+    def _step(self, views: tuple[Tensor, ...], labels: Tensor, *, epoch: int, where: str) -> StepOutcome:
+        x = unit_range(torch.cat(views) if len(views) > 1 else views[0])
+        labels = labels.repeat(len(views))
+
+        def evaluated() -> Objective:
+            logits = self.network(x)
+            loss = F.cross_entropy(logits, labels, label_smoothing=self.spec.label_smoothing)
+            return Objective(loss, {}, {"clean_accuracy": (logits.detach().argmax(1) == labels).sum()})
+
+        self.model.train()
+        return self._update(evaluated, len(labels), where=where)
+
+    def measure_held_out(
+        self, network: Network, images: Tensor, labels: Tensor, *, batch_done: Callable[[int], None]
+    ) -> dict[str, float]:
+        network.model.eval()
+        correct = done = 0
+        for stored, y in zip(images.split(self.spec.batch_size), labels.split(self.spec.batch_size), strict=True):
+            with torch.no_grad():
+                correct += int((network(unit_range(stored)).argmax(1) == y).sum())
+            done += len(y)
+            batch_done(done)
+        return {"held_out_clean_accuracy": correct / len(labels)}
