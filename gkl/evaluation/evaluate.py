@@ -18,9 +18,11 @@ from gkl.data import Images, ImageSet, load_corrupted, load_test
 from gkl.device import out_of_memory_explained, select_device, set_tensor_float_32
 from gkl.errors import InvalidInput, InvalidVerdict, Stopped
 from gkl.evaluation.blocks import Blocks
-from gkl.evaluation.certificate import OWN, Verification, read_certificate, verify_certificate, write_certificate
+from gkl.evaluation.certificate import OWN, read_certificate, write_certificate
 from gkl.evaluation.corruptions import ALL, measure_corruptions
-from gkl.evaluation.measurement import Measurement, Shard, measure, measure_shard
+from gkl.evaluation.measurement import Shard, measure, measure_shard
+from gkl.evaluation.points import Measurement
+from gkl.evaluation.verification import Verification, verify_certificate
 from gkl.files import check_writable, sha256_of
 from gkl.models import LoadedModel, load_model, read_model, weights_sha256
 from gkl.outcome import CorruptionOutcome, EvaluationOutcome, Event, Progress, ProvisionalVerdict
@@ -295,6 +297,7 @@ class _Prepared:
             path,
             measurement,
             spec.evaluation,
+            attacks=measurement.attack_titles,
             data=self.data,
             dataset=spec.dataset,
             architecture=spec.architecture,

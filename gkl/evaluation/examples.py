@@ -5,7 +5,7 @@ What somebody sent, and what was found for another network, is judged and merged
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -13,15 +13,16 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from gkl.attacks.perturbation import is_allowed, norm_tolerance
+from gkl.attacks.classifier import predicted_classes
 from gkl.data import ImageSet, load_test, unit_range
 from gkl.device import select_device, set_tensor_float_32
 from gkl.errors import InvalidInput, InvalidVerdict
-from gkl.evaluation.certificate import Certificate, read_certificate, verify_certificate, write_certificate
-from gkl.evaluation.measurement import Measurement
+from gkl.evaluation.certificate import Certificate, read_certificate, write_certificate
+from gkl.evaluation.judge import Judged, judge
+from gkl.evaluation.points import Points
+from gkl.evaluation.verification import verify_certificate
 from gkl.models import load_model, weights_sha256
-from gkl.outcome import AttackOutcome
-from gkl.spec import ExternalSpec, ThreatModel, TransferSpec, format_epsilon
+from gkl.spec import ExternalSpec, ThreatModel, TransferSpec
 
 MERGED_FILE = "merged.safetensors"
 
@@ -46,30 +47,6 @@ class Examples:
     def chosen(self, which: Tensor) -> Examples:
         """Those of a mask (K,) or of positions."""
         return Examples(self.index[which], self.adversarial[which])
-
-
-@dataclass(frozen=True)
-class Judged:
-    """What was found of K examples."""
-
-    allowed: Tensor
-    """(K,) bool: inside ball and box."""
-    size: Tensor
-    """(K,) float64: distances to the clean images."""
-    prediction: Tensor
-    """(K,) int64; -1 where the model answered NaN."""
-
-    @classmethod
-    def joined(cls, parts: Sequence[Judged]) -> Judged:
-        return cls(
-            torch.cat([part.allowed for part in parts]),
-            torch.cat([part.size for part in parts]),
-            torch.cat([part.prediction for part in parts]),
-        )
-
-    def chosen(self, which: Tensor) -> Judged:
-        """Those of a mask (K,)."""
-        return Judged(self.allowed[which], self.size[which], self.prediction[which])
 
 
 @dataclass(frozen=True)
@@ -106,9 +83,8 @@ class Target:
             on_call(start / len(examples))
             part = examples.chosen(torch.arange(start, min(start + self.batch_size, len(examples))))
             clean = unit_range(self.data.images[part.index])
-            allowed, size = is_allowed(part.adversarial, clean, self.threat_model)
-            logits = self.logits(part.adversarial)
-            yield part, Judged(allowed, size, logits.argmax(1).masked_fill(logits.isnan().any(1), -1))
+            prediction = predicted_classes(self.logits(part.adversarial))
+            yield part, judge(part.adversarial, clean, self.data.labels[part.index], prediction, self.threat_model)
 
 
 def read_attacked(path: Path) -> Certificate:
@@ -173,18 +149,6 @@ def load_target(
     return Target(known, model, data, selected, batch_size)
 
 
-def fault(adversarial: Tensor, size: float, threat_model: ThreatModel) -> str:
-    """Why an image (channels, height, width) at this distance is not allowed, after 'point 7: '."""
-    if not torch.isfinite(adversarial).all():
-        return "its adversarial image has values that are no numbers"
-    if size <= threat_model.epsilon + norm_tolerance(threat_model, adversarial.numel()):
-        return f"its adversarial image has values from {adversarial.min():g} to {adversarial.max():g}, outside [0, 1]"
-    return (
-        f"its adversarial image is {size:.6g} away in {threat_model.norm}, further than epsilon "
-        f"{format_epsilon(threat_model.epsilon)}"
-    )
-
-
 def merge(
     target: Target,
     added: Examples,
@@ -211,8 +175,9 @@ def merge(
     known, path = target.known, directory / MERGED_FILE
     write_certificate(
         path,
-        _merged(known, added, judged, name),
+        _merged(known, added, judged),
         known.evaluation,
+        attacks=(*known.attacks, name),
         data=target.data,
         dataset=known.dataset,
         architecture=known.architecture,
@@ -238,19 +203,14 @@ def merge(
     return path
 
 
-def _merged(known: Certificate, added: Examples, judged: Judged, name: str) -> Measurement:
+def _merged(known: Certificate, added: Examples, judged: Judged) -> Points:
+    """The certificate's table with the added examples, as what one more attack broke."""
     old = known.tensors
     broken_by, norm = old["broken_by"].clone(), old["perturbation_norm"].clone()
     broken_by[added.index], norm[added.index] = len(known.attacks), judged.size
     index = torch.cat([old["index"], added.index])
     order = index.argsort()
-    stands = known.clean_correct
-    attacks = []
-    for position, attack in enumerate((*known.attacks, name)):
-        broken = int((broken_by == position).sum())
-        attacks.append(AttackOutcome(attack=attack, points=stands, broken=broken, seconds=0.0))
-        stands -= broken
-    return Measurement(
+    return Points(
         labels=old["label"],
         prediction=old["prediction"],
         broken_by=broken_by,
@@ -258,10 +218,5 @@ def _merged(known: Certificate, added: Examples, judged: Judged, name: str) -> M
         index=index[order],
         adversarial=torch.cat([old["adversarial"], added.adversarial])[order],
         adversarial_prediction=torch.cat([old["adversarial_prediction"], judged.prediction])[order],
-        attacks=attacks,
-        flags=[],
         answers_vary=known.answers_vary,
-        device="",
-        batch_size_used=0,
-        seconds=0.0,
     )

@@ -11,8 +11,9 @@ import torch
 from gkl.device import device_name, out_of_memory_explained
 from gkl.errors import InvalidInput, Stopped
 from gkl.evaluation.certificate import Certificate
-from gkl.evaluation.examples import Examples, Judged, Target, fault, load_target, merge, read_attacked
-from gkl.evaluation.measurement import STANDS
+from gkl.evaluation.examples import Examples, Target, load_target, merge, read_attacked
+from gkl.evaluation.judge import Judged
+from gkl.evaluation.points import STANDS
 from gkl.files import check_writable, sha256_of
 from gkl.formats.tensor_files import load_tensors
 from gkl.outcome import Event, ExternalOutcome, Progress
@@ -136,13 +137,9 @@ def _judged(sent: Examples, target: Target, on_call: Callable[[float], None]) ->
     """
     found = []
     for examples, judged in target.judge(sent, on_call):
-        is_right = judged.prediction == target.data.labels[examples.index]
-        for i in (~judged.allowed | is_right).nonzero().squeeze(1).tolist()[:1]:
-            what = "the model gets its adversarial image right"
-            if not judged.allowed[i]:
-                what = fault(examples.adversarial[i], float(judged.size[i]), target.threat_model)
+        for i, fault in judged.faults(examples.adversarial, target.threat_model, must_fool=True)[:1]:
             raise InvalidInput(
-                f"point {int(examples.index[i])}: {what}; none of the examples was counted, mend it or leave it out"
+                f"point {int(examples.index[i])}: {fault}; none of the examples was counted, mend it or leave it out"
             )
         found.append(judged)
     return Judged.joined(found)

@@ -12,9 +12,10 @@ from torch import Tensor
 from gkl.data import unit_range
 from gkl.device import device_name, out_of_memory_explained
 from gkl.errors import InvalidInput, InvalidVerdict, Stopped
-from gkl.evaluation.certificate import Certificate, compare_with_record
-from gkl.evaluation.examples import Examples, Judged, Target, fault, load_target, merge, read_attacked, threat_model_of
-from gkl.evaluation.measurement import STANDS
+from gkl.evaluation.certificate import Certificate
+from gkl.evaluation.examples import Examples, Target, load_target, merge, read_attacked, threat_model_of
+from gkl.evaluation.judge import Judged, compare_with_record
+from gkl.evaluation.points import STANDS
 from gkl.files import check_writable, sha256_of
 from gkl.outcome import Event, ExternalOutcome, Progress, TransferByAttack, TransferOutcome
 from gkl.spec import TransferSpec, why_not_within
@@ -89,7 +90,7 @@ def measure_transfer(
     replayed = Examples.in_order(theirs.tensors["index"], theirs.tensors["adversarial"])
     is_right = _clean_right(replayed, target, lambda done: on_pass(0.3 * done, "clean images"))
     judged = _judged(replayed, target, lambda done: on_pass(0.3 + 0.3 * done, "adversarial images"))
-    breaks = is_right & (judged.prediction != target.data.labels[replayed.index])
+    breaks = is_right & judged.fools
     merged = _merge_what_stood(
         spec,
         target,
@@ -135,14 +136,12 @@ def _clean_right(replayed: Examples, target: Target, on_call: Callable[[float], 
         on_call(start / len(replayed))
         index = replayed.index[start : start + target.batch_size]
         recorded = target.known.tensors["prediction"][index]
-        answers, changed, close = compare_with_record(target.logits(unit_range(target.data.images[index])), recorded)
+        compared = compare_with_record(target.logits(unit_range(target.data.images[index])), recorded)
+        answers = compared.found
         if not target.known.answers_vary:
-            for i in (changed & ~close).nonzero().squeeze(1).tolist()[:1]:
-                raise InvalidVerdict(
-                    f"point {int(index[i])}: the model answers {int(answers[i])} to its clean image, and its "
-                    f"certificate says {int(recorded[i])}; nothing was recorded, please report this"
-                )
-            answers = answers.where(~close, recorded)
+            for i, difference in compared.differences("clean")[:1]:
+                raise InvalidVerdict(f"point {int(index[i])}: {difference}; nothing was recorded, please report this")
+            answers = compared.in_favour
         found.append(answers == target.data.labels[index])
     return torch.cat(found)
 
@@ -152,11 +151,10 @@ def _judged(replayed: Examples, target: Target, on_call: Callable[[float], None]
     Raises:
         InvalidInput: the first point whose example lies outside ball or box.
     """
-    found = [Judged(torch.zeros(0, dtype=torch.bool), torch.zeros(0).double(), torch.zeros(0).long())]
+    found = []
     for examples, judged in target.judge(replayed, on_call):
-        for i in (~judged.allowed).nonzero().squeeze(1).tolist()[:1]:
-            what = fault(examples.adversarial[i], float(judged.size[i]), target.threat_model)
-            raise InvalidInput(f"point {int(examples.index[i])}: {what}; nothing was counted")
+        for i, fault in judged.faults(examples.adversarial, target.threat_model, must_fool=False)[:1]:
+            raise InvalidInput(f"point {int(examples.index[i])}: {fault}; nothing was counted")
         found.append(judged)
     return Judged.joined(found)
 

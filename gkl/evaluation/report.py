@@ -9,7 +9,8 @@ from pathlib import Path
 from gkl.catalog import DATASETS
 from gkl.data import load_test
 from gkl.errors import InvalidInput, Stopped
-from gkl.evaluation.certificate import Certificate, read_certificate, verify_certificate
+from gkl.evaluation.certificate import Certificate, read_certificate
+from gkl.evaluation.verification import verify_certificate
 from gkl.outcome import Event, Progress, ReportOutcome
 from gkl.spec import ReportSpec, why_on_no_board
 

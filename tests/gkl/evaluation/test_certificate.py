@@ -16,7 +16,8 @@ from gkl.attacks.perturbation import norm_tolerance, perturbation_norm
 from gkl.data import load_test
 from gkl.errors import InvalidInput
 from gkl.evaluation import Verification, evaluate, measure, verify
-from gkl.evaluation.certificate import contents_sha256, read_certificate, verify_certificate, write_certificate
+from gkl.evaluation.certificate import contents_sha256, read_certificate, write_certificate
+from gkl.evaluation.verification import verify_certificate
 from gkl.files import sha256_of
 from gkl.formats.tensor_files import load_tensors, save_tensors
 from gkl.outcome import EvaluationOutcome
@@ -213,6 +214,7 @@ def test_a_model_whose_answers_vary_is_checked_for_what_it_shows(
         tmp_path / "c.safetensors",
         measurement,
         evaluation,
+        attacks=measurement.attack_titles,
         data=data,
         dataset="digits",
         architecture="tiny_cnn",

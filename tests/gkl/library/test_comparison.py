@@ -14,7 +14,7 @@ import gkl
 from gkl.data import ImageSet, load_test
 from gkl.errors import InvalidInput
 from gkl.evaluation import evaluate
-from gkl.evaluation.measurement import STANDS
+from gkl.evaluation.points import STANDS
 from gkl.files import sha256_of
 from gkl.formats.tensor_files import load_tensors, save_tensors
 from gkl.spec import EvaluateSpec, Evaluation, ThreatModel
