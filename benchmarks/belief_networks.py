@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gkl.attacks.pgd import projected_gradient_ascent, uniform_start
+from gkl.catalog import Norm
 from gkl.data import ImageSet, load_test, load_train, unit_range
 from gkl.models import build_model
-from gkl.spec import Norm
 
 _NO_FILES = Path("there-are-no-files-of-digits")
 Make = Callable[[], nn.Module]

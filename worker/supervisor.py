@@ -6,7 +6,6 @@ to it, a crash, the kernel's out-of-memory killer, a hang in a driver, happens t
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import queue
@@ -21,6 +20,7 @@ from contextlib import suppress
 from contextvars import copy_context
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import IO, Self, TypeVar
 
@@ -74,7 +74,7 @@ from worker.prepared import Run, start_run
 from worker.results import read_robust_points, save_provisional, save_result, store_result
 from worker.run_directories import run_directory
 from worker.run_log import RunLog
-from worker.runner import CERTIFICATE_FILE, EXAMPLES_FILE, SOURCE_FILE
+from worker.runner import CERTIFICATE_FILE, EXAMPLES_FILE, SOURCE_FILE, RunOrder
 
 _log = logging.getLogger(__name__)
 
@@ -222,7 +222,7 @@ class Supervisor:
         self.store.fetch(known, self.directory / CERTIFICATE_FILE)
         self.store.fetch(spec.source, self.directory / SOURCE_FILE)
 
-    def _others(self) -> list[str]:
+    def _others(self) -> list[Path]:
         """Files of other models' certificates, read where they are stored: they may be large."""
         spec = self.claim.spec
         if not isinstance(spec, EvaluateSpec) or spec.evaluation.protocol not in PROTOCOLS_WITH_MORE:
@@ -234,7 +234,7 @@ class Supervisor:
         paths = []
         for sha256 in known:
             try:
-                paths.append(str(self.store.path(sha256)))
+                paths.append(self.store.path(sha256))
             except NotFound:
                 _log.warning("job %d: the certificate %s of another entry is gone", self.claim.job_id, sha256)
         return paths
@@ -249,19 +249,19 @@ class Supervisor:
         cores: int = cpu_count()
         return max(1, cores // max(1, sharing))
 
-    def _start(self, weights: str | None, converted: str | None, others: list[str]) -> Run:
+    def _start(self, weights: str | None, converted: str | None, others: list[Path]) -> Run:
         process = start_run(run_environment(self._threads()))
-        order = {
-            "spec": self.claim.spec.model_dump(mode="json"),
-            "shard_index": self.claim.shard_index,
-            "directory": str(self.directory),
-            "datasets_dir": str(self.settings.effective_datasets_dir),
-            "models_dir": str(self.settings.effective_models_dir),
-            "weights": weights,
-            "converted": converted,
-            "others": others,
-            "checkpoint_seconds": self.settings.checkpoint_seconds,
-        }
+        order = RunOrder(
+            spec=self.claim.spec,
+            shard_index=self.claim.shard_index,
+            directory=self.directory,
+            datasets_dir=self.settings.effective_datasets_dir,
+            models_dir=self.settings.effective_models_dir,
+            weights=weights,
+            converted=converted,
+            others=tuple(others),
+            checkpoint_seconds=self.settings.checkpoint_seconds,
+        )
         self.heard = time.monotonic()
         # Threads in this context: what they log belongs to the job too.
         copy_log = partial(copy_context().run, self._copy_log, process.stderr)
@@ -269,7 +269,7 @@ class Supervisor:
         self.log_thread.start()
         # The pipe stays open: its end tells the runner that this process is gone.
         try:
-            process.stdin.write(json.dumps(order).encode() + b"\n")
+            process.stdin.write(order.model_dump_json().encode() + b"\n")
             process.stdin.flush()
         except BrokenPipeError:
             _log.warning("job %d: its runner ended before it had read its order", self.claim.job_id)

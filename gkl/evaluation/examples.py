@@ -22,6 +22,7 @@ from gkl.evaluation.judge import Judged, judge
 from gkl.evaluation.points import Points
 from gkl.evaluation.verification import verify_certificate
 from gkl.models import load_model, weights_sha256
+from gkl.run_context import RunContext
 from gkl.spec import ExternalSpec, ThreatModel, TransferSpec
 
 MERGED_FILE = "merged.safetensors"
@@ -113,13 +114,10 @@ def load_target(
     spec: ExternalSpec | TransferSpec,
     known: Certificate,
     weights: Path | None,
+    context: RunContext,
     *,
-    datasets_dir: Path,
-    models_dir: Path | None,
     converted: Path | None,
-    device: str | None,
     batch_size: int,
-    on_load: Callable[[], None],
 ) -> Target:
     """Load the network that a certificate is about, and its data, for arithmetic in full float32.
 
@@ -127,25 +125,27 @@ def load_target(
         spec: says which network it is.
         known: its certificate.
         weights: safetensors or state dict; None for RobustBench's published ones.
-        datasets_dir: where the data sets' files are, each in a folder of its name.
-        models_dir: where RobustBench keeps published weights.
+        context: where data and published weights are, who is told, and which device computes.
         converted: what `gkl.conversion` made of the weights, to be read in their place; they keep their sha256.
-        device: such as 'cpu' or 'cuda:1'; by default CUDA if there is one.
         batch_size: images at once.
-        on_load: called when it is known that these are the weights.
 
     Raises:
         InvalidInput: the certificate is about other weights; or a file cannot be used.
+        Stopped: the run was asked to stop.
     """
-    selected = select_device(device)
+    selected = select_device(context.device)
     set_tensor_float_32(False)
-    sha256 = weights_sha256(known.architecture, weights, models_dir)
+    sha256 = weights_sha256(known.architecture, weights, context.models_dir)
     if (known.weights_sha256, known.dataset, known.architecture) != (sha256, spec.dataset, spec.architecture):
         raise InvalidInput("the certificate is about other weights; name those that it was made for")
-    on_load()
+    context.tell(0.0, "loading the model")
     to_read = converted or weights
-    model = load_model(known.architecture, known.dataset, to_read, models_dir, known.weights_key).to(selected).eval()
-    data = load_test(known.dataset, datasets_dir, known.num_points, known.preprocessing)
+    model = (
+        load_model(known.architecture, known.dataset, to_read, context.models_dir, known.weights_key)
+        .to(selected)
+        .eval()
+    )
+    data = load_test(known.dataset, context.datasets_dir, known.num_points, known.preprocessing)
     return Target(known, model, data, selected, batch_size)
 
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from gkl.attacks.perturbation import dual_norm, into_ball, is_allowed, perturbation_norm, unit
-from gkl.spec import Norm, ThreatModel
+from gkl.catalog import Norm
+from gkl.spec import ThreatModel
 
 NORMS: tuple[Norm, ...] = ("Linf", "L2", "L1")
 

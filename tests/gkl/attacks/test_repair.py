@@ -16,10 +16,11 @@ from gkl.attacks import repair
 from gkl.attacks.autoattack import make_attacks
 from gkl.attacks.classifier import Classifier
 from gkl.attacks.perturbation import is_allowed
+from gkl.catalog import Norm
 from gkl.data import ImageSet, unit_range
 from gkl.evaluation import Blocks, Measurement, Shard, measure, measure_shard
 from gkl.outcome import CheckOutcome, Progress
-from gkl.spec import Evaluation, Norm, ThreatModel
+from gkl.spec import Evaluation, ThreatModel
 from tests.gkl.evaluation.short_attacks import attacks_shortened
 
 pytestmark = pytest.mark.system

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.belief_networks import HONEST, LIARS, Case, Wrapped, digits, plain_base
+from gkl.catalog import Norm
 from gkl.data import ImageSet, load_test, unit_range
 from gkl.errors import InvalidInput
 from gkl.evaluation import Measurement, measure
-from gkl.spec import Evaluation, Norm, ThreatModel
+from gkl.spec import Evaluation, ThreatModel
 from tests.specs import NO_FILES
 
 pytestmark = [pytest.mark.system, pytest.mark.usefixtures("short_attacks")]

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gkl.attacks.perturbation import norm_tolerance, perturbation_norm
+from gkl.catalog import Norm
 from gkl.data import load_test
 from gkl.errors import InvalidInput
 from gkl.evaluation import Verification, evaluate, measure, verify
@@ -21,7 +22,8 @@ from gkl.evaluation.verification import verify_certificate
 from gkl.files import sha256_of
 from gkl.formats.tensor_files import load_tensors, save_tensors
 from gkl.outcome import EvaluationOutcome
-from gkl.spec import EvaluateSpec, Evaluation, Norm, ThreatModel
+from gkl.run_context import RunContext
+from gkl.spec import EvaluateSpec, Evaluation, ThreatModel
 from tests.gkl.evaluation.models import Around, BatchCentered, Noisy
 from tests.specs import NO_FILES
 
@@ -34,12 +36,7 @@ def spec_for(weights: Path, evaluation: Evaluation) -> EvaluateSpec:
 
 def attacked(weights: Path, directory: Path, evaluation: Evaluation) -> EvaluationOutcome:
     return evaluate(
-        spec_for(weights, evaluation),
-        weights,
-        directory,
-        datasets_dir=NO_FILES,
-        report=lambda _: None,
-        device="cpu",
+        spec_for(weights, evaluation), weights, RunContext(directory=directory, datasets_dir=NO_FILES, device="cpu")
     )
 
 

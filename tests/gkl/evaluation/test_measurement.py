@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from gkl.attacks import autoattack
 from gkl.attacks.autoattack import Attack, dlr_loss, make_attacks, margin_loss
 from gkl.attacks.classifier import Classifier
+from gkl.catalog import Norm
 from gkl.data import ImageSet, load_test, load_train
 from gkl.errors import InvalidInput, Stopped
 from gkl.evaluation import Blocks, Measurement, Shard, measure, measure_shard, progress
@@ -28,7 +29,7 @@ from gkl.evaluation.points import MISCLASSIFIED, STANDS
 from gkl.evaluation.run import Run
 from gkl.models import build_model, load_model, load_weights
 from gkl.outcome import AttackFinished, AttackSoFar, Event, PointsSoFar, Progress
-from gkl.spec import AttackName, Evaluation, Norm, ThreatModel
+from gkl.spec import AttackName, Evaluation, ThreatModel
 from tests.gkl.evaluation.models import Around, Detached, NanNear, Noisy, Quantized, TwoSided, two_sided_problem
 from tests.gkl.evaluation.short_attacks import attacks_shortened
 from tests.specs import NO_FILES
