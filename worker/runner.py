@@ -1,7 +1,8 @@
 """`python -m worker.runner`: one run, as a process of its own. Knows neither Celery nor the database.
 
 Standard input: one JSON line with the order (`RunOrder`); then nothing, and its end means that the supervisor is gone.
-Standard output: JSON lines, events and at last an ending (`gkl.outcome`). Standard error: the log. SIGTERM: stop at the next step, with an `Interrupted`.
+Standard output: JSON lines, events and at last an ending (`gkl.outcome`). Standard error: the log. SIGTERM: stop at the
+next step, with an `Interrupted`.
 """
 
 from __future__ import annotations
