@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gkl.evaluation import belief, checks
 from gkl.evaluation.blocks import Block
-from gkl.evaluation.points import MISCLASSIFIED, STANDS, Measurement
+from gkl.evaluation.points import MISCLASSIFIED, STANDS, Measurement, Points
 from gkl.evaluation.run import Run
 from gkl.outcome import AttackOutcome, CheckName, CheckOutcome, Flag, gap
 from gkl.spec import PROTOCOLS_WITH_MORE
@@ -18,11 +18,41 @@ from gkl.spec import PROTOCOLS_WITH_MORE
 def measurement(run: Run, num_attacks: int) -> Measurement:
     """What the parts of all blocks, through the first so many attacks, come to."""
     clean = [run.finished(number) for number in range(run.num_blocks)]
+    checked = run.finished(run.part(run.num_own_attacks + 1, 0))
+    ran = [position for position in range(num_attacks) if not _is_missing(run, position)]
+    parts = [(place, part) for place, position in enumerate(ran) for part in run.parts_of(position)]
+    points = _points(run, clean, parts, answers_vary=checked.record["answers_vary"])
+    outcomes = [attack_outcome(run, position) for position in ran]
+    drifts = [run.records[part].get("drift") for _, part in parts]
+    is_complete = bool(run.attacks) and num_attacks == len(run.attacks)
+    checks_made, flags = _checks_and_flags(run, checked, points, drifts, is_complete=is_complete)
+    named = {flag.name for flag in flags}
+    flags += [flag for flag in _flags_of_counts(run, clean, points, outcomes) if flag.name not in named]
+    every = [block.record for block in (*clean, checked)] + [run.records[part] for _, part in parts]
+    return Measurement(
+        **vars(points),
+        attacks=outcomes,
+        flags=flags,
+        checks=checks_made,
+        checks_seed=checked.record["checks_seed"],
+        device=", ".join(sorted({record["device"] for record in every})),
+        batch_size_used=min(record["batch_size"] for record in every),
+        seconds=sum(record["seconds"] for record in every),
+    )
+
+
+def _points(run: Run, clean: list[Block], parts: list[tuple[int, int]], *, answers_vary: bool) -> Points:
+    """The table of all points.
+
+    Args:
+        run: the evaluation.
+        clean: the parts of the clean pass, of all blocks.
+        parts: the attacks' parts, each with its attack's place among those that ran.
+        answers_vary: what the checks found.
+    """
     prediction = torch.cat([block.tensors["prediction"] for block in clean])
     broken_by = torch.where(prediction == run.data.labels, STANDS, MISCLASSIFIED)
     norm = torch.full((len(run.data),), torch.nan, dtype=torch.float64)
-    ran = [position for position in range(num_attacks) if not _is_missing(run, position)]
-    parts = [(place, part) for place, position in enumerate(ran) for part in run.parts_of(position)]
     for place, part in parts:
         tensors = run.finished(part).tensors
         broken_by[tensors["index"]] = place
@@ -35,36 +65,7 @@ def measurement(run: Run, num_attacks: int) -> Measurement:
         tensors = run.finished(part).tensors
         rows = torch.searchsorted(index, tensors["index"])
         adversarial[rows], adversarial_prediction[rows] = tensors["adversarial"], tensors["prediction"]
-    outcomes = [attack_outcome(run, position) for position in ran]
-    checked = run.finished(run.part(run.num_own_attacks + 1, 0))
-    zero = [block.tensors["zero_gradient"] for block in clean if "zero_gradient" in block.tensors]
-    flags = [Flag.model_validate(flag) for flag in checked.record["flags"]]
-    outcomes_of_checks = [CheckOutcome.model_validate(check) for check in checked.record["checks"]]
-    if run.attacks and not checked.record["answers_vary"]:
-        # A part of an earlier version has none.
-        drifts = [run.records[part].get("drift") for _, part in parts]
-        outcomes_of_checks.append(belief.drift_check(drifts, run.classifier.dtype))
-        remembers = belief.remembers(outcomes_of_checks[-1])
-        flags += [] if remembers is None else [remembers]
-    if run.attacks and num_attacks == len(run.attacks):
-        outcomes_of_checks += _checks_beyond(run)
-        near_cliff, flag = _near_cliff(run, checked, broken_by == STANDS)
-        outcomes_of_checks.append(near_cliff)
-        flags += [] if flag is None else [flag]
-    named = {flag.name for flag in flags}
-    flags += [
-        flag
-        for flag in (
-            checks.zero_gradients(int(torch.cat(zero).sum()), int((prediction == run.data.labels).sum()))
-            if zero
-            else None,
-            checks.square_improved(outcomes, len(run.data)),
-            gap({each.attack: each.broken for each in outcomes}, len(run.data)),
-        )
-        if flag is not None and flag.name not in named
-    ]
-    every = [block.record for block in (*clean, checked)] + [run.records[part] for _, part in parts]
-    return Measurement(
+    return Points(
         labels=run.data.labels,
         prediction=prediction,
         broken_by=broken_by,
@@ -72,15 +73,38 @@ def measurement(run: Run, num_attacks: int) -> Measurement:
         index=index,
         adversarial=adversarial,
         adversarial_prediction=adversarial_prediction,
-        attacks=outcomes,
-        flags=flags,
-        checks=outcomes_of_checks,
-        checks_seed=checked.record["checks_seed"],
-        answers_vary=checked.record["answers_vary"],
-        device=", ".join(sorted({record["device"] for record in every})),
-        batch_size_used=min(record["batch_size"] for record in every),
-        seconds=sum(record["seconds"] for record in every),
+        answers_vary=answers_vary,
     )
+
+
+def _checks_and_flags(
+    run: Run, checked: Block, points: Points, drifts: list[float | None], *, is_complete: bool
+) -> tuple[list[CheckOutcome], list[Flag]]:
+    """What was checked of the network before, during and, where all attacks are through, after them."""
+    flags = [Flag.model_validate(flag) for flag in checked.record["flags"]]
+    outcomes = [CheckOutcome.model_validate(check) for check in checked.record["checks"]]
+    if run.attacks and not points.answers_vary:
+        # A part of an earlier version has no drift.
+        outcomes.append(belief.drift_check(drifts, run.classifier.dtype))
+        remembers = belief.remembers(outcomes[-1])
+        flags += [] if remembers is None else [remembers]
+    if is_complete:
+        outcomes += _checks_beyond(run)
+        near_cliff, flag = _near_cliff(run, checked, points.broken_by == STANDS)
+        outcomes.append(near_cliff)
+        flags += [] if flag is None else [flag]
+    return outcomes, flags
+
+
+def _flags_of_counts(run: Run, clean: list[Block], points: Points, outcomes: list[AttackOutcome]) -> list[Flag]:
+    """Flags that follow from how many points have zero gradients, and how many each attack broke."""
+    zero = [block.tensors["zero_gradient"] for block in clean if "zero_gradient" in block.tensors]
+    flags = (
+        checks.zero_gradients(int(torch.cat(zero).sum()), points.clean_correct) if zero else None,
+        checks.square_improved(outcomes, len(run.data)),
+        gap({each.attack: each.broken for each in outcomes}, len(run.data)),
+    )
+    return [flag for flag in flags if flag is not None]
 
 
 def _is_missing(run: Run, position: int) -> bool:

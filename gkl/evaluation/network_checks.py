@@ -18,6 +18,7 @@ from gkl.evaluation import belief, checks
 from gkl.evaluation.blocks import Block
 from gkl.evaluation.run import Run
 from gkl.outcome import CheckName, CheckOutcome, Flag
+from gkl.spec import ThreatModel
 
 _log = logging.getLogger(__name__)
 
@@ -92,7 +93,7 @@ def _checks(run: Run, x: Tensor, y: Tensor) -> tuple[list[Flag], bool]:
 
 def _believe(run: Run, *, answers_vary: bool) -> _Believed:
     """Whether attacks see the network as it is."""
-    threat_model, fresh, precise = run.evaluation.threat_model, run.copies.fresh, run.copies.precise
+    threat_model = run.evaluation.threat_model
     if threat_model is None:
         return _Believed(None)
     if answers_vary:
@@ -102,41 +103,44 @@ def _believe(run: Run, *, answers_vary: bool) -> _Believed:
     chosen = torch.randperm(len(run.data), generator=generator)[: belief.number_of_points(len(run.data))]
     x = unit_range(run.data.images[chosen]).to(run.device)
     y = run.data.labels[chosen].to(run.device)
-    outcomes: list[CheckOutcome] = []
-    flags: list[Flag | None] = []
-    tensors = {}
     try:
         probes = run.checking(len(x), lambda: belief.Probes(run.classifier, x, y, threat_model, generator))
     except InvalidInput as error:
         return _Believed(seed, belief.not_run((*_ON_GRADIENTS, "two_faces"), str(error)))
-    reason = run.copies.reason
-    if precise is not None:
-        try:
-            found, raised = run.checking(len(x), lambda: belief.gradient_checks(run.classifier, precise, probes))
-            far = run.checking(len(x), lambda: belief.border_distances(precise, probes))
-        except InvalidInput as error:
-            # A network may answer once in float64 and not the next time.
-            precise_fails, reason = True, f"in float64: {error}"
-        else:
-            precise_fails = False
-            cliff, flag = belief.cliff_check(far, x[0].numel(), threat_model)
-            tensors = {"looked_at": chosen, "border_distance": far}
-            outcomes += [*found, cliff]
-            flags += [*raised, flag]
-    if precise is None or precise_fails:
-        outcomes += belief.not_run(_ON_GRADIENTS, reason)
+    outcomes, flags, far = _gradient_checks(run, probes, x, threat_model)
+    two_faces, flag = _two_faces(run, probes, len(x))
+    tensors = {} if far is None else {"looked_at": chosen, "border_distance": far}
+    return _Believed(seed, [*outcomes, *two_faces], [each for each in (*flags, flag) if each is not None], tensors)
+
+
+def _gradient_checks(
+    run: Run, probes: belief.Probes, x: Tensor, threat_model: ThreatModel
+) -> tuple[list[CheckOutcome], list[Flag | None], Tensor | None]:
+    """The checks of gradients against the network in float64; at last the distances of the borders, if they ran."""
+    precise = run.copies.precise
+    if precise is None:
+        return belief.not_run(_ON_GRADIENTS, run.copies.reason), [], None
+    try:
+        found, raised = run.checking(len(x), lambda: belief.gradient_checks(run.classifier, precise, probes))
+        far = run.checking(len(x), lambda: belief.border_distances(precise, probes))
+    except InvalidInput as error:
+        # A network may answer once in float64 and not the next time.
+        return belief.not_run(_ON_GRADIENTS, f"in float64: {error}"), [], None
+    cliff, flag = belief.cliff_check(far, x[0].numel(), threat_model)
+    return [*found, cliff], [*raised, flag], far
+
+
+def _two_faces(run: Run, probes: belief.Probes, num_images: int) -> tuple[list[CheckOutcome], Flag | None]:
+    """Whether the network answers otherwise when a gradient is wanted."""
+    fresh = run.copies.fresh
     if fresh is None:
-        outcomes += belief.not_run(("two_faces",), run.copies.reason)
-    else:
-        try:
-            two_faces, flag = run.checking(len(x), lambda: belief.two_faces_check(run.classifier, fresh, probes.images))
-        except InvalidInput as error:
-            # A network that takes gradients itself cannot do so in inference mode.
-            outcomes += belief.not_run(("two_faces",), str(error))
-        else:
-            outcomes.append(two_faces)
-            flags.append(flag)
-    return _Believed(seed, outcomes, [flag for flag in flags if flag is not None], tensors)
+        return belief.not_run(("two_faces",), run.copies.reason), None
+    try:
+        found, flag = run.checking(num_images, lambda: belief.two_faces_check(run.classifier, fresh, probes.images))
+    except InvalidInput as error:
+        # A network that takes gradients itself cannot do so in inference mode.
+        return belief.not_run(("two_faces",), str(error)), None
+    return [found], flag
 
 
 def drift_after(run: Run, number: int, x: Tensor) -> float | None:
