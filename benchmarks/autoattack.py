@@ -33,6 +33,7 @@ from gkl.files import sha256_of
 from gkl.models import build_model, load_model
 from gkl.outcome import REPAIR, EvaluationOutcome, Event, Progress
 from gkl.recipes import digits
+from gkl.run_context import RunContext
 from gkl.spec import EvaluateSpec, Evaluation, ThreatModel
 from gkl.training import train
 
@@ -72,7 +73,11 @@ def ours(spec: EvaluateSpec, weights: Path, counted: Counted | None = None) -> t
 
     with tempfile.TemporaryDirectory() as directory:
         started = time.perf_counter()
-        outcome = evaluate(spec, weights, Path(directory), datasets_dir=datasets_dir(), report=report, device="cpu")
+        outcome = evaluate(
+            spec,
+            weights,
+            RunContext(directory=Path(directory), datasets_dir=datasets_dir(), report=report, device="cpu"),
+        )
         return time.perf_counter() - started, outcome
 
 

@@ -22,6 +22,7 @@ from typing import Any
 from gkl.evaluation import evaluate
 from gkl.files import atomic_path
 from gkl.recipes import fashion_mnist
+from gkl.run_context import RunContext
 from gkl.spec import Selection, TrainSpec
 from gkl.statistics.intervals import wilson_interval
 from gkl.training import train
@@ -68,9 +69,7 @@ class Table:
             measured = evaluate(
                 follow_up,
                 directory / outcome.weights,
-                datasets_dir=self.datasets_dir,
-                report=lambda _: None,
-                device=self.device,
+                RunContext(directory=directory / "evaluation", datasets_dir=self.datasets_dir, device=self.device),
             )
             result |= {
                 "points": measured.num_points,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import tempfile
@@ -49,6 +50,12 @@ def check_writable(directory: Path) -> None:
             pass
     except OSError as error:
         raise InvalidInput(f"nothing can be written to {directory} ({error.strerror}); choose another") from error
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error says that a disk, or somebody's share of it, is full."""
+    # safetensors has one error for everything, whose text is the system's.
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or os.strerror(errno.ENOSPC) in str(error)
 
 
 def sha256_of(path: Path) -> str:

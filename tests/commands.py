@@ -192,7 +192,7 @@ def _become_command(order: dict[str, Any]) -> None:
 
 def _prepare_runs() -> None:
     """The worker's own prepared process, without loading everything once more."""
-    from worker.supervisor import run_environment
+    from worker.run_process import run_environment
 
     environment = run_environment(1)
     prepared.take(_another(prepared.become_run, environment), environment)

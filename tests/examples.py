@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
 from gkl.data import load_test
 from gkl.evaluation.certificate import read_certificate, write_certificate
-from gkl.evaluation.measurement import STANDS, Measurement
-from gkl.outcome import AttackOutcome
+from gkl.evaluation.points import STANDS, Points
 from tests.specs import NO_FILES
 
 
@@ -24,11 +22,10 @@ def weakened(
     rest, taken = tensors["index"][:-count], tensors["index"][-count:]
     tensors["broken_by"][taken] = STANDS
     tensors["perturbation_norm"][taken] = torch.nan
-    none: dict[str, Any] = {"points": 0, "broken": 0, "seconds": 0.0}
     path = directory / "weak.safetensors"
     write_certificate(
         path,
-        Measurement(
+        Points(
             labels=tensors["label"],
             prediction=tensors["prediction"],
             broken_by=tensors["broken_by"],
@@ -36,14 +33,10 @@ def weakened(
             index=rest,
             adversarial=tensors["adversarial"][:-count],
             adversarial_prediction=tensors["adversarial_prediction"][:-count],
-            attacks=[AttackOutcome(attack=name, **none) for name in known.attacks],
-            flags=[],
             answers_vary=False,
-            device="",
-            batch_size_used=1,
-            seconds=0.0,
         ),
         known.evaluation,
+        attacks=known.attacks,
         data=load_test(known.dataset, datasets_dir, known.num_points, known.preprocessing),
         dataset=known.dataset,
         architecture=known.architecture,

@@ -14,7 +14,7 @@ from app.core.settings import Settings
 from app.db.database import Database
 from app.db.tables import Job
 from app.store import disk_now
-from gkl.answers import JobState
+from gkl.answers import HELD
 
 _log = logging.getLogger(__name__)
 
@@ -48,7 +48,6 @@ def remove_left(settings: Settings, database: Database, *, young_seconds: float 
 
 
 def _is_held(database: Database, job_id: int, attempt: int) -> bool:
-    held = (JobState.RUNNING, JobState.CANCELLING)
     with database.reading() as session:
-        found = session.scalar(select(Job.id).where(Job.id == job_id, Job.attempt == attempt, Job.state.in_(held)))
+        found = session.scalar(select(Job.id).where(Job.id == job_id, Job.attempt == attempt, Job.state.in_(HELD)))
     return found is not None

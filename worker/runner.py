@@ -1,8 +1,8 @@
 """`python -m worker.runner`: one run, as a process of its own. Knows neither Celery nor the database.
 
-Standard input: one JSON line with the order (spec, shard, directories, weights); then nothing, and its end means that
-the supervisor is gone. Standard output: JSON lines, events and at last an ending (`gkl.outcome`). Standard
-error: the log. SIGTERM: stop at the next step, with an `Interrupted`.
+Standard input: one JSON line with the order (`RunOrder`); then nothing, and its end means that the supervisor is gone.
+Standard output: JSON lines, events and at last an ending (`gkl.outcome`). Standard error: the log. SIGTERM: stop at the
+next step, with an `Interrupted`.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from gkl import run_log
 from gkl.conversion import convert
 from gkl.errors import FailureCode, GklError, Stopped
 from gkl.formats.weights_format import weights_format
 from gkl.outcome import Ending, Failed, Interrupted, Resources, ShardOutcome, WeightsConverted
-from gkl.spec import RUN_SPEC, ExternalSpec, ReportSpec, TrainSpec, TransferSpec
+from gkl.run_context import RunContext
+from gkl.spec import ExternalSpec, ReportSpec, RunSpec, TrainSpec, TransferSpec
 
 _log = logging.getLogger("worker.runner")
 
@@ -43,6 +43,42 @@ CONVERTED_FILE = "converted/weights.safetensors"
 """And of what was made of weights that came as a state dict of torch.save."""
 
 _MEASURE_SECONDS = 5.0
+
+
+class RunOrder(BaseModel):
+    """What a runner is asked to do, and where."""
+
+    model_config = ConfigDict(frozen=True)
+
+    spec: RunSpec
+    shard_index: int | None = None
+    """Which of the spec's shards to run, counted from 0; null for the whole evaluation."""
+    directory: Path
+    """The run's own: given files are in it, and what the run writes."""
+    datasets_dir: Path
+    models_dir: Path | None = None
+    """Where RobustBench keeps published weights."""
+    weights: str | None = None
+    """File name in the directory; null for published weights, and for a training."""
+    converted: str | None = None
+    """File name in the directory of what an earlier run converted the weights to."""
+    others: tuple[Path, ...] = ()
+    """Other networks' certificates, whose adversarial examples an evaluation tries."""
+    checkpoint_seconds: float = 0.0
+    """A training saves no checkpoints closer to each other than so."""
+
+    def context(self, send: Callable[[BaseModel], None], should_stop: Callable[[], bool]) -> RunContext:
+        """The run's surroundings; `send` is told of every event."""
+        return RunContext(
+            directory=self.directory,
+            datasets_dir=self.datasets_dir,
+            models_dir=self.models_dir,
+            report=send,
+            should_stop=should_stop,
+        )
+
+    def in_directory(self, name: str | None) -> Path | None:
+        return None if name is None else self.directory / name
 
 
 def main() -> None:
@@ -67,16 +103,17 @@ def main() -> None:
             last_measured = time.monotonic()
             write(_resources())
 
-    order = json.loads(sys.stdin.readline())
+    told = json.loads(sys.stdin.readline())
     threading.Thread(target=_die_with_supervisor, daemon=True).start()
-    ending = _run(order, send, stop.is_set)
+    ending = _run(told, send, stop.is_set)
     write(_resources())
     write(ending)
 
 
-def _run(order: dict[str, Any], send: Callable[[BaseModel], None], should_stop: Callable[[], bool]) -> Ending:
+def _run(told: object, send: Callable[[BaseModel], None], should_stop: Callable[[], bool]) -> Ending:
     try:
-        return _execute(order, send, should_stop)
+        order = RunOrder.model_validate(told)
+        return _execute(order, order.context(send, should_stop))
     except Stopped:
         return Interrupted()
     except GklError as error:
@@ -90,9 +127,8 @@ def _run(order: dict[str, Any], send: Callable[[BaseModel], None], should_stop: 
         )
 
 
-def _execute(order: dict[str, Any], send: Callable[[BaseModel], None], should_stop: Callable[[], bool]) -> Ending:
-    spec = RUN_SPEC.validate_python(order["spec"])
-    directory, datasets_dir = Path(order["directory"]), Path(order["datasets_dir"])
+def _execute(order: RunOrder, context: RunContext) -> Ending:
+    spec, directory = order.spec, order.directory
     # Imported here: torch takes seconds, in which an order could already have been refused.
     if isinstance(spec, TrainSpec):
         with _nothing_to_collect():
@@ -101,44 +137,41 @@ def _execute(order: dict[str, Any], send: Callable[[BaseModel], None], should_st
         return train(
             spec,
             directory,
-            datasets_dir=datasets_dir,
-            report=send,
-            should_stop=should_stop,
-            least_checkpoint_seconds=order["checkpoint_seconds"],
+            datasets_dir=context.datasets_dir,
+            report=context.report,
+            should_stop=context.should_stop,
+            least_checkpoint_seconds=order.checkpoint_seconds,
         )
     with _nothing_to_collect():
         from gkl.evaluation import Shard, check_report, evaluate, evaluate_shard, measure_transfer, merge_examples  # noqa: PLC0415
 
     if isinstance(spec, ReportSpec):
-        certificate = directory / CERTIFICATE_FILE
-        return check_report(spec, certificate, datasets_dir=datasets_dir, report=send, should_stop=should_stop)
-
-    weights = None if order["weights"] is None else directory / order["weights"]
-    converted = None if order["converted"] is None else directory / order["converted"]
-    if weights is not None and converted is None and weights_format(weights) == "torch":
-        converted = directory / CONVERTED_FILE
-        # A folder of its own: nothing else can be written to by what reads a stranger's file.
-        converted.parent.mkdir()
-        convert(weights, converted, report=send, should_stop=should_stop)
-        send(WeightsConverted(file=CONVERTED_FILE))
-    options: dict[str, Any] = {
-        "datasets_dir": datasets_dir,
-        "models_dir": Path(order["models_dir"]),
-        "report": send,
-        "should_stop": should_stop,
-        "converted": converted,
-    }
+        return check_report(spec, directory / CERTIFICATE_FILE, context)
+    weights = order.in_directory(order.weights)
+    converted = order.in_directory(order.converted) or _converted(weights, context)
     if isinstance(spec, ExternalSpec):
         certificate, examples = directory / CERTIFICATE_FILE, directory / EXAMPLES_FILE
-        return merge_examples(spec, certificate, examples, weights, directory, **options)
+        return merge_examples(spec, certificate, examples, weights, context, converted=converted)
     if isinstance(spec, TransferSpec):
         source, certificate = directory / SOURCE_FILE, directory / CERTIFICATE_FILE
-        return measure_transfer(spec, source, certificate, weights, directory, **options)
-    if order["shard_index"] is None:
-        return evaluate(spec, weights, directory, others=[Path(path) for path in order["others"]], **options)
+        return measure_transfer(spec, source, certificate, weights, context, converted=converted)
+    if order.shard_index is None:
+        return evaluate(spec, weights, context, converted=converted, others=order.others)
     started = time.perf_counter()
-    evaluate_shard(spec, weights, directory, Shard(order["shard_index"], spec.evaluation.shards), **options)
+    evaluate_shard(spec, weights, context, Shard(order.shard_index, spec.evaluation.shards), converted=converted)
     return ShardOutcome(seconds=time.perf_counter() - started)
+
+
+def _converted(weights: Path | None, context: RunContext) -> Path | None:
+    """Convert weights that came as a state dict of torch.save, and tell of it; None if there is nothing to convert."""
+    if weights is None or weights_format(weights) != "torch":
+        return None
+    converted = context.directory / CONVERTED_FILE
+    # A folder of its own: nothing else can be written to by what reads a stranger's file.
+    converted.parent.mkdir()
+    convert(weights, converted, report=context.report, should_stop=context.should_stop)
+    context.report(WeightsConverted(file=CONVERTED_FILE))
+    return converted
 
 
 @contextmanager

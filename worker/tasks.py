@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import math
 import threading
@@ -22,6 +21,7 @@ from app.db.database import DATABASE_AWAY, Database
 from app.jobs.broker import WAKE_TASK
 from app.store import ArtifactStore
 from gkl.errors import FailureCode, NoSpaceLeft
+from gkl.files import is_disk_full
 from worker.presence import problem
 from worker.run_directories import remove_left
 from worker.supervisor import Supervisor
@@ -117,7 +117,7 @@ class Worker:
         except Exception as error:  # noqa: BLE001 - logged, and told to the job
             # Whatever went wrong here, the job must not stay 'running' without a word.
             _log.exception("job %d: the worker failed", claim.job_id)
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if is_disk_full(error):
                 sentence = f"the disk of {self.name} is full; make room there and retry the job"
                 self._fail(claim, FailureCode.NO_SPACE_LEFT, sentence)
             else:

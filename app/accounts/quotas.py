@@ -14,9 +14,8 @@ from app.accounts import tokens
 from app.core.errors import TooLarge, TooMany
 from app.db.database import database_now, insert_into
 from app.db.tables import Job, JobFile, PartialUpload, Submitter, Upload, UploadSender, WorkerTime
-from gkl.answers import JobKind, JobState
+from gkl.answers import HELD, JobKind, JobState
 
-_HELD = (JobState.RUNNING, JobState.CANCELLING)
 _ASK_AGAIN_SECONDS = 60
 _REMEMBERED = timedelta(days=400)
 
@@ -49,7 +48,7 @@ def _queued(session: Session, submitter: str) -> int:
 
 
 def _running(session: Session, submitter: str) -> int:
-    return session.scalar(select(func.count()).where(Job.submitter == submitter, Job.state.in_(_HELD))) or 0
+    return session.scalar(select(func.count()).where(Job.submitter == submitter, Job.state.in_(HELD))) or 0
 
 
 def check_room_for_job(session: Session, submitter: str) -> None:
@@ -192,7 +191,7 @@ def seconds_today(session: Session, submitter: str, now: datetime) -> float:
     midnight = datetime.combine(day, time(), UTC)
     known = session.get(WorkerTime, (submitter, day), populate_existing=True)
     begun = session.scalars(
-        select(Job.claimed_at).where(Job.submitter == submitter, Job.state.in_(_HELD), Job.claimed_at.is_not(None))
+        select(Job.claimed_at).where(Job.submitter == submitter, Job.state.in_(HELD), Job.claimed_at.is_not(None))
     )
     going_on = sum((now - max(start, midnight)).total_seconds() for start in begun if start is not None)
     return (0.0 if known is None else known.seconds) + going_on

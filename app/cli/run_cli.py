@@ -45,6 +45,7 @@ def train(
     from app.cli.follow import LocalDisplay  # noqa: PLC0415
     from app.cli.process import stop_flag  # noqa: PLC0415
     from gkl.evaluation import evaluate as run_evaluation  # noqa: PLC0415
+    from gkl.run_context import RunContext  # noqa: PLC0415
     from gkl.training import train as run_training  # noqa: PLC0415
 
     datasets_dir = environment_settings().effective_datasets_dir
@@ -67,11 +68,13 @@ def train(
                 measured = run_evaluation(
                     follow_up,
                     output / outcome.weights,
-                    directory,
-                    datasets_dir=datasets_dir,
-                    report=display.report,
-                    should_stop=stop.is_set,
-                    device=device,
+                    RunContext(
+                        directory=directory,
+                        datasets_dir=datasets_dir,
+                        report=display.report,
+                        should_stop=stop.is_set,
+                        device=device,
+                    ),
                 )
                 display.evaluated(measured, directory / str(measured.certificate))
     except Stopped:
@@ -115,23 +118,25 @@ def evaluate(
     from app.cli.follow import LocalDisplay  # noqa: PLC0415
     from app.cli.process import stop_flag  # noqa: PLC0415
     from gkl import evaluation as engine  # noqa: PLC0415
+    from gkl.run_context import RunContext  # noqa: PLC0415
 
     settings = environment_settings()
     stop = stop_flag()
     try:
         with LocalDisplay(console) as display:
-            options: dict[str, Any] = {
-                "datasets_dir": settings.effective_datasets_dir,
-                "models_dir": settings.effective_models_dir,
-                "report": display.report,
-                "should_stop": stop.is_set,
-                "device": device,
-            }
+            context = RunContext(
+                directory=output,
+                datasets_dir=settings.effective_datasets_dir,
+                models_dir=settings.effective_models_dir,
+                report=display.report,
+                should_stop=stop.is_set,
+                device=device,
+            )
             if shard is not None:
-                engine.evaluate_shard(spec, weights, output, _parse_shard(shard), **options)
+                engine.evaluate_shard(spec, weights, context, _parse_shard(shard))
                 console.print(f"Shard {shard} is done. When all are, the same command without --shard merges them.")
                 return
-            measured = engine.evaluate(spec, weights, output, others=known, **options)
+            measured = engine.evaluate(spec, weights, context, others=known)
             display.evaluated(measured, output / str(measured.certificate))
     except Stopped:
         console.print(f"Stopped. The same command goes on from what is in {output}.")

@@ -22,12 +22,12 @@ from app.db.tables import Entry, FileKind, Job, Report
 from app.jobs import job_files
 from app.store import StoredFile
 from gkl.answers import Provenance
-from gkl.catalog import DATASETS, image_shape, recorded_preprocessing
+from gkl.catalog import ATTACK_TITLES, BEYOND_AUTOATTACK, DATASETS, attack_name, image_shape, recorded_preprocessing
 from gkl.errors import InvalidInput
 from gkl.formats.safetensors_header import MAX_HEADER_BYTES, TensorHeader, read_header
-from gkl.outcome import BEYOND_AUTOATTACK, Flag, Manifest, ReportOutcome
+from gkl.outcome import Flag, Manifest, ReportOutcome
 from gkl.outcome.flags import FLAGS, unrankable
-from gkl.spec import ATTACK_TITLES, SHA256_PATTERN, Evaluation, Publication, ReportSpec, why_on_no_board
+from gkl.spec import SHA256_PATTERN, Evaluation, Publication, ReportSpec, why_on_no_board
 
 _OF_POINTS = {"label": "I64", "prediction": "I64", "broken_by": "I64", "perturbation_norm": "F64"}
 _OF_BROKEN = {"index": "I64", "adversarial_prediction": "I64"}
@@ -98,7 +98,7 @@ def check_file(path: Path) -> Claims:
         raise Unprocessable(f"body: the certificate {reason}")
     expected = [ATTACK_TITLES[name] for name in claims.evaluation.attack_names]
     beyond = claims.attacks[len(expected) :]
-    if claims.attacks[: len(expected)] != expected or not set(beyond) <= set(BEYOND_AUTOATTACK):
+    if claims.attacks[: len(expected)] != expected or not set(map(attack_name, beyond)) <= set(BEYOND_AUTOATTACK):
         raise Unprocessable(
             f"body: the certificate names the attacks {', '.join(claims.attacks)[:200]}, and those of protocol "
             f"{claims.evaluation.protocol!r} are {', '.join(expected)}; {_HOW}"

@@ -13,8 +13,8 @@ from app.accounts import quotas, tokens
 from app.db.database import database_now
 from app.db.tables import Job, Submitter
 from app.jobs.outbox import withdraw
-from app.jobs.state import HELD, Claim, add_event, get, move, write_held
-from gkl.answers import JobState
+from app.jobs.state import Claim, add_event, get, move, write_held
+from gkl.answers import HELD, JobState
 from gkl.outcome import Progress, Resources
 
 

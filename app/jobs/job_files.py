@@ -10,14 +10,13 @@ from sqlalchemy.orm import Session
 
 from app.core.errors import NotFound, Unprocessable
 from app.db.database import database_now, insert_into
-from app.db.tables import UNFINISHED, FileKind, Job, JobFile, Model, Upload, UploadSender
+from app.db.tables import TO_GO_ON_FROM, UNFINISHED, FileKind, Job, JobFile, Model, Upload, UploadSender
 from app.jobs import weights_contents
 from app.store import StoredFile
 from gkl.answers import JobKind
 from gkl.spec import PUBLISHED_WEIGHTS, EvaluateSpec
 
 _KEEP = 2
-_TO_GO_ON_FROM = (FileKind.RESUME, FileKind.BLOCK)
 
 
 def add(session: Session, job_id: int, kind: FileKind, *, number: int, file: str, stored: StoredFile) -> None:
@@ -45,7 +44,7 @@ def to_go_on_from(session: Session, job_id: int) -> list[JobFile]:
 def saved_since(session: Session, job_id: int, moment: datetime) -> bool:
     """Whether the job left something to go on from after a moment of the database's clock."""
     saved = select(JobFile.id).where(
-        JobFile.job_id == job_id, JobFile.kind.in_(_TO_GO_ON_FROM), JobFile.created_at > moment
+        JobFile.job_id == job_id, JobFile.kind.in_(TO_GO_ON_FROM), JobFile.created_at > moment
     )
     return session.scalar(saved.limit(1)) is not None
 
@@ -85,7 +84,7 @@ def forget_all_to_go_on_from(session: Session, job_id: int) -> None:
 
 def _to_go_on_from(job_id: int) -> tuple[ColumnElement[bool], ...]:
     shards = select(Job.id).where(Job.parent_id == job_id, Job.kind == JobKind.SHARD)
-    return or_(JobFile.job_id == job_id, JobFile.job_id.in_(shards)), JobFile.kind.in_(_TO_GO_ON_FROM)
+    return or_(JobFile.job_id == job_id, JobFile.job_id.in_(shards)), JobFile.kind.in_(TO_GO_ON_FROM)
 
 
 def _forget(session: Session, *which: ColumnElement[bool]) -> list[str]:

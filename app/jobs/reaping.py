@@ -12,8 +12,8 @@ from app.db.database import DATABASE_AWAY, Database, database_now
 from app.db.tables import Job
 from app.jobs import job_files
 from app.jobs.ending import fail_locked
-from app.jobs.state import HELD, get, lock, move, requeue
-from gkl.answers import JobKind, JobState
+from app.jobs.state import get, lock, move, requeue
+from gkl.answers import HELD, JobKind, JobState
 from gkl.errors import FailureCode
 
 _log = logging.getLogger(__name__)

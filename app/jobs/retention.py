@@ -18,6 +18,7 @@ from app.core.errors import Conflict
 from app.core.settings import Settings
 from app.db.database import database_now
 from app.db.tables import (
+    NEEDED_BY_A_RETRY,
     UNFINISHED,
     Entry,
     Evaluation,
@@ -34,7 +35,6 @@ from app.jobs.state import get, locked
 from gkl.answers import JobKind, JobState
 
 _UNSUCCESSFUL = (JobState.FAILED, JobState.CANCELLED)
-_TO_GO_ON_FROM = (FileKind.RESUME, FileKind.BLOCK, FileKind.EXAMPLES)
 _ENDED = (*_UNSUCCESSFUL, JobState.SUCCEEDED)
 _AT_ONCE = 1000
 _Parent = aliased(Job)
@@ -100,7 +100,7 @@ _ENDED_AT = case((Job.kind == JobKind.SHARD, _Parent.finished_at), else_=Job.fin
 FILE_RULES = (
     FileRule(
         "what failed and cancelled jobs saved",
-        and_(or_(JobFile.kind.in_(_TO_GO_ON_FROM), Job.kind == JobKind.REPORT), _BADLY),
+        and_(or_(JobFile.kind.in_(NEEDED_BY_A_RETRY), Job.kind == JobKind.REPORT), _BADLY),
         _ENDED_AT,
         lambda settings: settings.checkpoint_retention_days,
         "GKLBENCH_CHECKPOINT_RETENTION_DAYS",

@@ -29,10 +29,8 @@ from app.core.errors import NotFound, StaleAttempt
 from app.db.database import database_now
 from app.db.tables import Job, JobEvent
 from app.jobs.outbox import enqueue
-from gkl.answers import JobState
+from gkl.answers import HELD, JobState
 from gkl.spec import RUN_SPEC, AnySpec
-
-HELD = (JobState.RUNNING, JobState.CANCELLING)
 
 
 @dataclass(frozen=True)

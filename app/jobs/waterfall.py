@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from app.core.formatting import percent
-from gkl.outcome import REPAIR, TRANSFER, AttackSoFar, PointsSoFar
-from gkl.spec import ATTACK_TITLES, PROTOCOLS_WITH_MORE, Evaluation
+from gkl.catalog import ATTACK_TITLES, BEYOND_AUTOATTACK, AnyAttackName
+from gkl.outcome import AttackSoFar, PointsSoFar
+from gkl.spec import PROTOCOLS_WITH_MORE, Evaluation
 from gkl.statistics.intervals import wilson_interval
 
 
@@ -75,10 +76,11 @@ def attacks_after(attack: str, evaluation: Evaluation) -> list[str]:
     >>> attacks_after("APGD-T", Evaluation(protocol="plus", threat_model={"epsilon": 0.1}))
     ['FAB-T', 'Repair', 'Transfer']
     """
-    names = [ATTACK_TITLES[name] for name in evaluation.attack_names]
+    names: list[AnyAttackName] = [*evaluation.attack_names]
     if evaluation.protocol in PROTOCOLS_WITH_MORE:
-        names += [REPAIR, TRANSFER]
-    return names[names.index(attack) + 1 :] if attack in names else []
+        names += BEYOND_AUTOATTACK
+    titles = [ATTACK_TITLES[name] for name in names]
+    return titles[titles.index(attack) + 1 :] if attack in titles else []
 
 
 def left_after(attack: AttackSoFar) -> tuple[float, float]:

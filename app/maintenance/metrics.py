@@ -32,12 +32,11 @@ from app.http.service import Service
 from app.jobs import metric_sums, workers
 from app.jobs.broker import hears_relay, messages_waiting
 from app.jobs.metric_sums import Sums
-from gkl.answers import JobKind, JobState
+from gkl.answers import HELD, JobKind, JobState
 from gkl.errors import FailureCode
 from gkl.outcome import Resources
 
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
-_HELD = (JobState.RUNNING, JobState.CANCELLING)
 # Less than an answer may take, see `app.http.deadline`. What is not counted in that time the next scrapes count.
 _COUNTS_SECONDS = 4.0
 _ENDS = (JobState.SUCCEEDED, JobState.CANCELLED, *FailureCode)
@@ -183,7 +182,7 @@ def _resources(session: Session) -> Iterator[Metric]:
     gpu_memory = GaugeMetricFamily(
         "gklbench_running_job_gpu_memory_peak_bytes", "Most GPU memory that a running job has held.", labels=labels
     )
-    running = select(Job.id, Job.resources).where(Job.state.in_(_HELD), Job.resources.is_not(None))
+    running = select(Job.id, Job.resources).where(Job.state.in_(HELD), Job.resources.is_not(None))
     for job_id, raw in session.execute(running):
         used = Resources.model_validate(raw)
         memory.add_metric((str(job_id), used.device), used.peak_memory_bytes)

@@ -7,7 +7,6 @@ ArtifactStore
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import logging
 import os
@@ -22,6 +21,7 @@ from typing import BinaryIO
 
 from app.core.errors import NotFound
 from gkl.errors import NoSpaceLeft
+from gkl.files import is_disk_full
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ class ArtifactStore(ABC):
             finally:
                 Path(name).unlink(missing_ok=True)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if not is_disk_full(error):
                 raise
             raise NoSpaceLeft(
                 "the disk of the service's data directory is full, so a file could not be kept; make room there and "

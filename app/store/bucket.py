@@ -31,6 +31,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from app.core.errors import StoreAway
 from app.core.silence import Silent, StillSilent, Watch, more_patience, sign_of_life
 from app.store.base import INCOMING, ArtifactStore, StoredFile, absent, checked, copy_whole, damaged, hash_of
+from gkl.files import is_disk_full
 
 _log = logging.getLogger(__name__)
 
@@ -378,7 +379,7 @@ def _away_recognized() -> Iterator[None]:
         raise
     # ValueError: an address that is none.
     except (OSError, BotoCoreError, ClientError, ValueError) as error:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if isinstance(error, OSError) and is_disk_full(error):
             # Of this host's disk.
             raise
         if isinstance(error, Silent):

@@ -6,7 +6,6 @@ sent is sent again after a connection broke, or after this service was restarted
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import secrets
@@ -24,12 +23,23 @@ from app.accounts import quotas
 from app.core.errors import Conflict, NoRoom, NotFound, TooMany
 from app.core.formatting import count
 from app.db.database import Database, database_now
-from app.db.tables import ANONYMOUS, UNFINISHED, FileKind, Job, JobFile, Model, PartialUpload, Upload, UploadSender
+from app.db.tables import (
+    ANONYMOUS,
+    NEEDED_BY_A_RETRY,
+    UNFINISHED,
+    FileKind,
+    Job,
+    JobFile,
+    Model,
+    PartialUpload,
+    Upload,
+    UploadSender,
+)
 from app.http.service import Service
 from app.jobs import job_files, retention
 from app.store import disk_now
+from gkl.files import is_disk_full
 
-_TO_GO_ON_FROM = (FileKind.RESUME, FileKind.BLOCK, FileKind.EXAMPLES)
 # Room on the disk is held for an upload that began, or of which a byte came, so lately.
 _LATELY = timedelta(minutes=10)
 _ASK_AGAIN_SECONDS = 60
@@ -188,7 +198,7 @@ class Growing:
         except OSError as error:
             with suppress(OSError):
                 self._file.truncate(self.size_bytes)
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if not is_disk_full(error):
                 raise
             raise _full() from error
         self.size_bytes += len(piece)
@@ -296,7 +306,7 @@ def needed(session: Session, hashes: list[str]) -> set[str]:
     """Of some uploads those that a measured model has, or a job that has not ended, or may be retried."""
     models = session.scalars(select(Model.weights_sha256).where(Model.weights_sha256.in_(hashes)))
     # A failed job may be retried for as long as it keeps something to go on from.
-    kept = select(JobFile.id).where(JobFile.job_id == Job.id, JobFile.kind.in_(_TO_GO_ON_FROM)).exists()
+    kept = select(JobFile.id).where(JobFile.job_id == Job.id, JobFile.kind.in_(NEEDED_BY_A_RETRY)).exists()
     of_jobs = select(Job.weights_sha256).where(Job.weights_sha256.in_(hashes), Job.state.in_(UNFINISHED) | kept)
     return {*models, *(sha256 for sha256 in session.scalars(of_jobs) if sha256 is not None)}
 

@@ -20,7 +20,7 @@ from gkl.answers.boards import (
     RankNote,
     Withdrawal,
 )
-from gkl.answers.common import FieldProblem, JobKind, JobState, Problem, Provenance, Readiness, Schema, Scope
+from gkl.answers.common import HELD, FieldProblem, JobKind, JobState, Problem, Provenance, Readiness, Schema, Scope
 from gkl.answers.comparison import (
     ComparisonView,
     PairTransferView,
@@ -36,6 +36,7 @@ from gkl.answers.measurements import AccuracyView, AttackView, ClassView, Evalua
 from gkl.answers.weights import UploadView
 
 __all__ = [
+    "HELD",
     "AccuracyView",
     "Anomaly",
     "AttackView",

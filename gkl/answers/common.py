@@ -20,6 +20,10 @@ class JobState(StrEnum):
         return self in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
 
 
+HELD = (JobState.RUNNING, JobState.CANCELLING)
+"""States in which a worker holds the job."""
+
+
 class JobKind(StrEnum):
     TRAIN = "train"
     EVALUATE = "evaluate"

@@ -11,7 +11,8 @@ import torch
 from pyautoattack import AutoAttack
 from torch import Tensor, nn
 
-from gkl.spec import ATTACK_TITLES, AttackName, Evaluation
+from gkl.catalog import ATTACK_TITLES, AnyAttackName, AttackName
+from gkl.spec import Evaluation
 
 # What it would warn of, batch by batch, is measured once and kept as a flag (`gkl.evaluation.checks`).
 _SILENT = logging.getLogger("gkl.evaluation.pyautoattack")
@@ -28,7 +29,7 @@ _DLR_CLASSES, _TARGETED_DLR_CLASSES = 3, 4
 class Attack:
     """One attack with all its options set."""
 
-    name: str
+    name: AnyAttackName
     cost: int
     """Forward passes it is worth for a point it cannot break (a backward pass counts as two); for estimates."""
     calls: int
@@ -39,6 +40,11 @@ class Attack:
     """The loss it increases, where it has a choice."""
     targets: int | None = None
     """Classes it aims at for each point, if it is targeted."""
+
+    @property
+    def title(self) -> str:
+        """What a verdict calls it."""
+        return ATTACK_TITLES[self.name]
 
 
 def make_attacks(model: nn.Module, evaluation: Evaluation, *, num_classes: int, device: torch.device) -> list[Attack]:
@@ -69,43 +75,42 @@ def _attack(
         device=device,
     )
     reference.apgd.logger = reference.apgd_targeted.logger = _SILENT
-    title = ATTACK_TITLES[name]
     if name == "square":
         square = reference.square
-        return Attack(title, square.n_queries, square.n_queries, square.perturb)
+        return Attack(name, square.n_queries, square.n_queries, square.perturb)
     if name in ("fab", "fab-t"):
-        return _fab(title, reference, is_targeted=name == "fab-t", num_classes=num_classes)
+        return _fab(name, reference, is_targeted=name == "fab-t", num_classes=num_classes)
     if name == "apgd-t":
-        return _targeted_apgd(title, reference, num_classes)
+        return _targeted_apgd(name, reference, num_classes)
     apgd = reference.apgd
     apgd.loss, loss = ("ce", "ce") if name == "apgd-ce" else ("dlr", "dlr")
     if loss == "dlr" and num_classes < _DLR_CLASSES:
         apgd.dlr_loss, loss = margin_loss, "margin"
     passes = apgd.n_restarts * apgd.eot_iter * apgd.n_iter
-    return Attack(title, 3 * passes, passes, apgd.perturb, loss=loss)
+    return Attack(name, 3 * passes, passes, apgd.perturb, loss=loss)
 
 
-def _targeted_apgd(title: str, reference: Any, num_classes: int) -> Attack:
+def _targeted_apgd(name: AttackName, reference: Any, num_classes: int) -> Attack:
     apgd, loss = reference.apgd_targeted, "dlr-targeted"
     apgd.n_target_classes = targets = min(apgd.n_target_classes, num_classes - 1)
     if num_classes < _TARGETED_DLR_CLASSES:
         apgd.dlr_loss_targeted, loss = apgd.ce_loss_targeted, "ce-targeted"
     passes = targets * apgd.n_restarts * apgd.eot_iter * apgd.n_iter
-    return Attack(title, 3 * passes, passes, apgd.perturb, loss=loss, targets=targets)
+    return Attack(name, 3 * passes, passes, apgd.perturb, loss=loss, targets=targets)
 
 
-def _fab(title: str, reference: Any, *, is_targeted: bool, num_classes: int) -> Attack:
+def _fab(name: AttackName, reference: Any, *, is_targeted: bool, num_classes: int) -> Attack:
     fab = reference.fab
     fab.targeted = is_targeted
     if not is_targeted:
         # A forward pass, a backward pass per class, and a forward pass to judge.
         passes = fab.n_restarts * fab.n_iter
-        return Attack(title, (2 + 2 * num_classes) * passes, 2 * passes, fab.perturb)
+        return Attack(name, (2 + 2 * num_classes) * passes, 2 * passes, fab.perturb)
     # As in the reference's own run, also where the untargeted one restarts.
     fab.n_restarts = 1
     fab.n_target_classes = targets = min(fab.n_target_classes, num_classes - 1)
     passes = targets * fab.n_iter
-    return Attack(title, 4 * passes, 2 * passes, fab.perturb, targets=targets)
+    return Attack(name, 4 * passes, 2 * passes, fab.perturb, targets=targets)
 
 
 def margin_loss(logits: Tensor, labels: Tensor) -> Tensor:

@@ -11,6 +11,9 @@ from torch.utils.checkpoint import checkpoint
 from gkl.device import is_out_of_memory
 from gkl.errors import GklError, InvalidInput, Stopped
 
+NO_CLASS = -1
+"""The predicted class where a model answers NaN; no label has it, so such an answer is wrong."""
+
 
 class Classifier(nn.Module):
     """A model at the boundary to the attacks.
@@ -124,9 +127,13 @@ class Classifier(nn.Module):
 
     @torch.no_grad()
     def predict(self, x: Tensor) -> Tensor:
-        """Predicted classes (B,) int64 of allowed images; -1, which is no class, where the model answers NaN."""
-        logits: Tensor = self(x)
-        return logits.argmax(1).masked_fill(logits.isnan().any(1), -1)
+        """Predicted classes (B,) int64 of allowed images; `NO_CLASS` where the model answers NaN."""
+        return predicted_classes(self(x))
+
+
+def predicted_classes(logits: Tensor) -> Tensor:
+    """Logits (B, C) -> classes (B,) int64; `NO_CLASS` where a logit is NaN: argmax would call that class 0."""
+    return logits.argmax(1).masked_fill(logits.isnan().any(1), NO_CLASS)
 
 
 def margin_and_gradient(

@@ -13,17 +13,31 @@ from gkl.catalog.architectures import (
     preprocessing_for,
     recorded_preprocessing,
 )
+from gkl.catalog.attacks import (
+    ATTACK_TITLES,
+    BEYOND_AUTOATTACK,
+    WITHOUT_GRADIENTS,
+    AnyAttackName,
+    AttackName,
+    attack_name,
+)
 from gkl.catalog.datasets import CORRUPTED_DATASETS, CORRUPTIONS, DATASETS, Dataset, Norm, unknown_name_message
 
 __all__ = [
     "ARCHITECTURES",
+    "ATTACK_TITLES",
+    "BEYOND_AUTOATTACK",
     "CORRUPTED_DATASETS",
     "CORRUPTIONS",
     "DATASETS",
     "LOSS_TITLES",
+    "WITHOUT_GRADIENTS",
+    "AnyAttackName",
     "Architecture",
+    "AttackName",
     "Dataset",
     "Norm",
+    "attack_name",
     "image_shape",
     "named_so",
     "num_parameters",

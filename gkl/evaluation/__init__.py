@@ -4,12 +4,13 @@
 """
 
 from gkl.evaluation.blocks import Blocks
-from gkl.evaluation.certificate import Verification
 from gkl.evaluation.evaluate import CERTIFICATE_FILE, evaluate, evaluate_shard, verify
 from gkl.evaluation.external import merge_examples
-from gkl.evaluation.measurement import Measurement, Shard, measure, measure_shard
+from gkl.evaluation.measurement import Shard, measure, measure_shard
+from gkl.evaluation.points import Measurement
 from gkl.evaluation.replay import measure_transfer
 from gkl.evaluation.report import check_report
+from gkl.evaluation.verification import Verification
 
 __all__ = [
     "CERTIFICATE_FILE",

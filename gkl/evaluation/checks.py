@@ -163,11 +163,7 @@ def square_improved(attacks: Sequence[AttackOutcome], num_points: int) -> Flag |
     """Whether Square, which uses no gradients, broke more than a point and more than chance would leave it."""
     for position, attack in enumerate(attacks):
         share = attack.broken / num_points
-        if (
-            attack.attack == "Square"
-            and position > 0
-            and attack.broken > max(_SQUARE_POINTS, _SQUARE_SHARE * num_points)
-        ):
+        if attack.name == "square" and position > 0 and attack.broken > max(_SQUARE_POINTS, _SQUARE_SHARE * num_points):
             return Flag(
                 name="square_improved",
                 sentence=f"Square, which uses no gradients, lowered the accuracy by {100 * share:.2f} points after the "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,17 @@ from gkl.data import Images, ImageSet, load_corrupted, load_test
 from gkl.device import out_of_memory_explained, select_device, set_tensor_float_32
 from gkl.errors import InvalidInput, InvalidVerdict, Stopped
 from gkl.evaluation.blocks import Blocks
-from gkl.evaluation.certificate import OWN, Verification, read_certificate, verify_certificate, write_certificate
+from gkl.evaluation.certificate import OWN, read_certificate, write_certificate
 from gkl.evaluation.corruptions import ALL, measure_corruptions
-from gkl.evaluation.measurement import Measurement, Shard, measure, measure_shard
+from gkl.evaluation.measurement import Shard, measure, measure_shard
+from gkl.evaluation.points import Measurement
+from gkl.evaluation.verification import Verification, verify_certificate
 from gkl.files import check_writable, sha256_of
 from gkl.models import LoadedModel, load_model, read_model, weights_sha256
 from gkl.outcome import CorruptionOutcome, EvaluationOutcome, Event, Progress, ProvisionalVerdict
 from gkl.outcome.corruption_error import mean_corruption_error, robustbench_mean_corruption_error
 from gkl.provenance import git_commit, make_manifest
+from gkl.run_context import RunContext
 from gkl.spec import PUBLISHED_WEIGHTS, EvaluateSpec
 
 _log = logging.getLogger(__name__)
@@ -39,30 +42,21 @@ _PROVISIONAL_FILE = "provisional.safetensors"
 def evaluate(
     spec: EvaluateSpec,
     weights: Path | None,
-    directory: Path,
+    context: RunContext,
     *,
-    datasets_dir: Path,
-    models_dir: Path | None = None,
-    report: Callable[[Event], None],
-    should_stop: Callable[[], bool] = lambda: False,
-    device: str | None = None,
     converted: Path | None = None,
     others: Sequence[Path] = (),
 ) -> EvaluationOutcome:
     """Measure the weights, write the certificate, check it, and return what it proves.
 
-    Finished parts lie in `directory`; the same call goes on from them, and ends with the same outcome, point by
-    point, as if it had never been interrupted. Parts of `evaluate_shard` count too.
+    Finished parts lie in the context's directory. The same call goes on from them, and ends with the same outcome,
+    point by point, as if it had never been interrupted. Parts of `evaluate_shard` count too.
 
     Args:
         spec: what to evaluate and how.
         weights: safetensors or state dict, whose sha256 must be the spec's; None for RobustBench's published ones.
-        directory: where finished parts and the certificate are written; made if it is missing.
-        datasets_dir: where the data sets' files are, each in a folder of its name.
-        models_dir: where RobustBench keeps published weights.
-        report: called with progress, every finished part and attack, and the provisional verdict.
-        should_stop: asked at every call of the model; when it says yes the run ends with `Stopped`.
-        device: such as 'cpu' or 'cuda:1'; by default CUDA if there is one.
+        context: where finished parts and the certificate are written, and who is told of progress, every finished part
+            and attack, and the provisional verdict.
         converted: what `gkl.conversion` made of the weights, to be read in their place; they keep their sha256.
         others: certificates of other networks on the same data, whose adversarial examples are tried at the end.
 
@@ -72,24 +66,14 @@ def evaluate(
         InvalidVerdict: the certificate did not survive its own check; no result is to be recorded.
         NoSpaceLeft: the disk is full.
         OutOfMemory: not even one image at once fits on the device.
-        Stopped: `should_stop` said yes.
+        Stopped: the context's `should_stop` said yes.
     """
-    run = _prepared(
-        spec,
-        weights,
-        directory,
-        datasets_dir=datasets_dir,
-        models_dir=models_dir,
-        report=report,
-        should_stop=should_stop,
-        device=device,
-        converted=converted,
-    )
+    run = _prepared(spec, weights, context, converted)
     evaluation = spec.evaluation
 
     def tell_provisional(measurement: Measurement) -> None:
-        outcome = run.proven(measurement, directory / _PROVISIONAL_FILE, run.model, [], None)
-        report(ProvisionalVerdict(outcome=outcome))
+        outcome = run.proven(measurement, context.directory / _PROVISIONAL_FILE, run.model, [], None)
+        context.report(ProvisionalVerdict(outcome=outcome))
 
     def report_part(event: Event) -> None:
         if isinstance(event, Progress):
@@ -98,7 +82,7 @@ def evaluate(
                 share = 1 / (len(ALL) + 1)
                 event = event.model_copy(update={"fraction": event.fraction * share, "seconds_left": None})
             run.fraction = event.fraction
-        report(event)
+        context.report(event)
 
     measurement = measure(
         run.model,
@@ -107,7 +91,7 @@ def evaluate(
         num_classes=run.num_classes,
         blocks=run.blocks,
         report=report_part,
-        should_stop=should_stop,
+        should_stop=context.should_stop,
         provisional=tell_provisional,
         device=run.device,
         others=others,
@@ -125,45 +109,30 @@ def evaluate(
             blocks=run.blocks,
             # After the clean pass and the checks.
             first_part=2 * -(-len(run.data) // evaluation.batch_size),
-            report=report,
-            should_stop=should_stop,
+            report=context.report,
+            should_stop=context.should_stop,
             device=run.device,
         )
     # Not the network that was attacked: a fresh one from the file, as a stranger would have it.
     run.model = run.load_model()
     run.checking, run.fraction = "checking the certificate", 1.0
-    report(Progress(stage=run.checking, fraction=run.fraction))
-    return run.proven(measurement, directory / CERTIFICATE_FILE, run.model, corruptions, predictions)
+    context.report(Progress(stage=run.checking, fraction=run.fraction))
+    return run.proven(measurement, context.directory / CERTIFICATE_FILE, run.model, corruptions, predictions)
 
 
 @out_of_memory_explained()
 def evaluate_shard(
     spec: EvaluateSpec,
     weights: Path | None,
-    directory: Path,
+    context: RunContext,
     shard: Shard,
     *,
-    datasets_dir: Path,
-    models_dir: Path | None = None,
-    report: Callable[[Event], None],
-    should_stop: Callable[[], bool] = lambda: False,
-    device: str | None = None,
     converted: Path | None = None,
 ) -> None:
-    """Run one shard's blocks of an evaluation into `directory`; `evaluate` puts them together. Else like `evaluate`."""
+    """Run one shard's blocks of an evaluation; `evaluate` in the same directory puts them together. Else like it."""
     if spec.evaluation.protocol == "corruptions":
         raise InvalidInput("an evaluation on corruptions has no shards; start it without them")
-    run = _prepared(
-        spec,
-        weights,
-        directory,
-        datasets_dir=datasets_dir,
-        models_dir=models_dir,
-        report=report,
-        should_stop=should_stop,
-        device=device,
-        converted=converted,
-    )
+    run = _prepared(spec, weights, context, converted)
     measure_shard(
         run.model,
         run.data,
@@ -171,8 +140,8 @@ def evaluate_shard(
         shard,
         num_classes=run.num_classes,
         blocks=run.blocks,
-        report=report,
-        should_stop=should_stop,
+        report=context.report,
+        should_stop=context.should_stop,
         device=run.device,
     )
 
@@ -227,16 +196,13 @@ class _Prepared:
     spec: EvaluateSpec
     to_read: Path | None
     """The file of weights; None for published ones."""
-    datasets_dir: Path
-    models_dir: Path | None
+    context: RunContext
     commit: str | None
     sha256: str
     device: torch.device
     data: ImageSet
     blocks: Blocks
     model: nn.Module
-    report: Callable[[Event], None]
-    should_stop: Callable[[], bool]
     loaded: LoadedModel
     """How the weights were taken from their file."""
     checking: str = "checking the provisional verdict"
@@ -254,19 +220,19 @@ class _Prepared:
 
     def load_model(self) -> nn.Module:
         spec = self.spec
-        model = load_model(spec.architecture, spec.dataset, self.to_read, self.models_dir, spec.weights_key)
+        model = load_model(spec.architecture, spec.dataset, self.to_read, self.context.models_dir, spec.weights_key)
         return model.to(self.device).eval()
 
     def on_check(self) -> None:
         """At every pass of a check: it stops when asked to, and shows that it lives."""
-        if self.should_stop():
+        if self.context.should_stop():
             raise Stopped
         if time.monotonic() - self.last_report >= _REPORT_SECONDS:
             self.last_report = time.monotonic()
-            self.report(Progress(stage=self.checking, fraction=self.fraction))
+            self.context.report(Progress(stage=self.checking, fraction=self.fraction))
 
     def corrupted(self, corruption: str, severity: int) -> Images:
-        return load_corrupted(self.spec.dataset, self.datasets_dir, corruption, severity)
+        return load_corrupted(self.spec.dataset, self.context.datasets_dir, corruption, severity)
 
     def proven(
         self,
@@ -295,6 +261,7 @@ class _Prepared:
             path,
             measurement,
             spec.evaluation,
+            attacks=measurement.attack_titles,
             data=self.data,
             dataset=spec.dataset,
             architecture=spec.architecture,
@@ -342,34 +309,23 @@ class _Prepared:
         )
 
 
-def _prepared(
-    spec: EvaluateSpec,
-    weights: Path | None,
-    directory: Path,
-    *,
-    datasets_dir: Path,
-    models_dir: Path | None,
-    report: Callable[[Event], None],
-    should_stop: Callable[[], bool],
-    device: str | None,
-    converted: Path | None,
-) -> _Prepared:
+def _prepared(spec: EvaluateSpec, weights: Path | None, context: RunContext, converted: Path | None) -> _Prepared:
     commit = git_commit()
-    check_writable(directory)
+    check_writable(context.directory)
     if weights is None and spec.weights != PUBLISHED_WEIGHTS:
         raise InvalidInput(f"the spec asks for weights {spec.weights}; name their file")
     if weights is not None:
         found = sha256_of(weights)
         if found != spec.weights:
             raise InvalidInput(f"the spec asks for weights {spec.weights}, but {weights.name} has sha256 {found}")
-    selected = select_device(device)
+    selected = select_device(context.device)
     set_tensor_float_32(False)
     to_read = converted or weights
-    loaded = read_model(spec.architecture, spec.dataset, to_read, models_dir, spec.weights_key)
+    loaded = read_model(spec.architecture, spec.dataset, to_read, context.models_dir, spec.weights_key)
     model = loaded.network.to(selected).eval()
-    sha256 = weights_sha256(spec.architecture, weights, models_dir)
+    sha256 = weights_sha256(spec.architecture, weights, context.models_dir)
     preprocessing = preprocessing_for(spec.dataset, spec.architecture)
-    data = load_test(spec.dataset, datasets_dir, spec.evaluation.num_points, preprocessing)
+    data = load_test(spec.dataset, context.datasets_dir, spec.evaluation.num_points, preprocessing)
     origin: Mapping[str, Any] = {
         "dataset": spec.dataset,
         "architecture": spec.architecture,
@@ -381,19 +337,16 @@ def _prepared(
         # Left out where there is none, as in parts of earlier versions.
         **({} if loaded.weights_key is None else {"weights_key": loaded.weights_key}),
     }
-    blocks = Blocks(directory, origin, report)
+    blocks = Blocks(context.directory, origin, context.report)
     return _Prepared(
-        spec,
-        to_read,
-        datasets_dir,
-        models_dir,
-        commit,
-        sha256,
-        selected,
-        data,
-        blocks,
-        model,
-        report,
-        should_stop,
-        loaded,
+        spec=spec,
+        to_read=to_read,
+        context=context,
+        commit=commit,
+        sha256=sha256,
+        device=selected,
+        data=data,
+        blocks=blocks,
+        model=model,
+        loaded=loaded,
     )

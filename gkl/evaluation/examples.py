@@ -5,7 +5,7 @@ What somebody sent, and what was found for another network, is judged and merged
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -13,15 +13,17 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from gkl.attacks.perturbation import is_allowed, norm_tolerance
+from gkl.attacks.classifier import predicted_classes
 from gkl.data import ImageSet, load_test, unit_range
 from gkl.device import select_device, set_tensor_float_32
 from gkl.errors import InvalidInput, InvalidVerdict
-from gkl.evaluation.certificate import Certificate, read_certificate, verify_certificate, write_certificate
-from gkl.evaluation.measurement import Measurement
+from gkl.evaluation.certificate import Certificate, read_certificate, write_certificate
+from gkl.evaluation.judge import Judged, judge
+from gkl.evaluation.points import Points
+from gkl.evaluation.verification import verify_certificate
 from gkl.models import load_model, weights_sha256
-from gkl.outcome import AttackOutcome
-from gkl.spec import ExternalSpec, ThreatModel, TransferSpec, format_epsilon
+from gkl.run_context import RunContext
+from gkl.spec import ExternalSpec, ThreatModel, TransferSpec
 
 MERGED_FILE = "merged.safetensors"
 
@@ -46,30 +48,6 @@ class Examples:
     def chosen(self, which: Tensor) -> Examples:
         """Those of a mask (K,) or of positions."""
         return Examples(self.index[which], self.adversarial[which])
-
-
-@dataclass(frozen=True)
-class Judged:
-    """What was found of K examples."""
-
-    allowed: Tensor
-    """(K,) bool: inside ball and box."""
-    size: Tensor
-    """(K,) float64: distances to the clean images."""
-    prediction: Tensor
-    """(K,) int64; -1 where the model answered NaN."""
-
-    @classmethod
-    def joined(cls, parts: Sequence[Judged]) -> Judged:
-        return cls(
-            torch.cat([part.allowed for part in parts]),
-            torch.cat([part.size for part in parts]),
-            torch.cat([part.prediction for part in parts]),
-        )
-
-    def chosen(self, which: Tensor) -> Judged:
-        """Those of a mask (K,)."""
-        return Judged(self.allowed[which], self.size[which], self.prediction[which])
 
 
 @dataclass(frozen=True)
@@ -106,9 +84,8 @@ class Target:
             on_call(start / len(examples))
             part = examples.chosen(torch.arange(start, min(start + self.batch_size, len(examples))))
             clean = unit_range(self.data.images[part.index])
-            allowed, size = is_allowed(part.adversarial, clean, self.threat_model)
-            logits = self.logits(part.adversarial)
-            yield part, Judged(allowed, size, logits.argmax(1).masked_fill(logits.isnan().any(1), -1))
+            prediction = predicted_classes(self.logits(part.adversarial))
+            yield part, judge(part.adversarial, clean, self.data.labels[part.index], prediction, self.threat_model)
 
 
 def read_attacked(path: Path) -> Certificate:
@@ -137,13 +114,10 @@ def load_target(
     spec: ExternalSpec | TransferSpec,
     known: Certificate,
     weights: Path | None,
+    context: RunContext,
     *,
-    datasets_dir: Path,
-    models_dir: Path | None,
     converted: Path | None,
-    device: str | None,
     batch_size: int,
-    on_load: Callable[[], None],
 ) -> Target:
     """Load the network that a certificate is about, and its data, for arithmetic in full float32.
 
@@ -151,38 +125,28 @@ def load_target(
         spec: says which network it is.
         known: its certificate.
         weights: safetensors or state dict; None for RobustBench's published ones.
-        datasets_dir: where the data sets' files are, each in a folder of its name.
-        models_dir: where RobustBench keeps published weights.
+        context: where data and published weights are, who is told, and which device computes.
         converted: what `gkl.conversion` made of the weights, to be read in their place; they keep their sha256.
-        device: such as 'cpu' or 'cuda:1'; by default CUDA if there is one.
         batch_size: images at once.
-        on_load: called when it is known that these are the weights.
 
     Raises:
         InvalidInput: the certificate is about other weights; or a file cannot be used.
+        Stopped: the run was asked to stop.
     """
-    selected = select_device(device)
+    selected = select_device(context.device)
     set_tensor_float_32(False)
-    sha256 = weights_sha256(known.architecture, weights, models_dir)
+    sha256 = weights_sha256(known.architecture, weights, context.models_dir)
     if (known.weights_sha256, known.dataset, known.architecture) != (sha256, spec.dataset, spec.architecture):
         raise InvalidInput("the certificate is about other weights; name those that it was made for")
-    on_load()
+    context.tell(0.0, "loading the model")
     to_read = converted or weights
-    model = load_model(known.architecture, known.dataset, to_read, models_dir, known.weights_key).to(selected).eval()
-    data = load_test(known.dataset, datasets_dir, known.num_points, known.preprocessing)
-    return Target(known, model, data, selected, batch_size)
-
-
-def fault(adversarial: Tensor, size: float, threat_model: ThreatModel) -> str:
-    """Why an image (channels, height, width) at this distance is not allowed, after 'point 7: '."""
-    if not torch.isfinite(adversarial).all():
-        return "its adversarial image has values that are no numbers"
-    if size <= threat_model.epsilon + norm_tolerance(threat_model, adversarial.numel()):
-        return f"its adversarial image has values from {adversarial.min():g} to {adversarial.max():g}, outside [0, 1]"
-    return (
-        f"its adversarial image is {size:.6g} away in {threat_model.norm}, further than epsilon "
-        f"{format_epsilon(threat_model.epsilon)}"
+    model = (
+        load_model(known.architecture, known.dataset, to_read, context.models_dir, known.weights_key)
+        .to(selected)
+        .eval()
     )
+    data = load_test(known.dataset, context.datasets_dir, known.num_points, known.preprocessing)
+    return Target(known, model, data, selected, batch_size)
 
 
 def merge(
@@ -211,8 +175,9 @@ def merge(
     known, path = target.known, directory / MERGED_FILE
     write_certificate(
         path,
-        _merged(known, added, judged, name),
+        _merged(known, added, judged),
         known.evaluation,
+        attacks=(*known.attacks, name),
         data=target.data,
         dataset=known.dataset,
         architecture=known.architecture,
@@ -238,19 +203,14 @@ def merge(
     return path
 
 
-def _merged(known: Certificate, added: Examples, judged: Judged, name: str) -> Measurement:
+def _merged(known: Certificate, added: Examples, judged: Judged) -> Points:
+    """The certificate's table with the added examples, as what one more attack broke."""
     old = known.tensors
     broken_by, norm = old["broken_by"].clone(), old["perturbation_norm"].clone()
     broken_by[added.index], norm[added.index] = len(known.attacks), judged.size
     index = torch.cat([old["index"], added.index])
     order = index.argsort()
-    stands = known.clean_correct
-    attacks = []
-    for position, attack in enumerate((*known.attacks, name)):
-        broken = int((broken_by == position).sum())
-        attacks.append(AttackOutcome(attack=attack, points=stands, broken=broken, seconds=0.0))
-        stands -= broken
-    return Measurement(
+    return Points(
         labels=old["label"],
         prediction=old["prediction"],
         broken_by=broken_by,
@@ -258,10 +218,5 @@ def _merged(known: Certificate, added: Examples, judged: Judged, name: str) -> M
         index=index[order],
         adversarial=torch.cat([old["adversarial"], added.adversarial])[order],
         adversarial_prediction=torch.cat([old["adversarial_prediction"], judged.prediction])[order],
-        attacks=attacks,
-        flags=[],
         answers_vary=known.answers_vary,
-        device="",
-        batch_size_used=0,
-        seconds=0.0,
     )

@@ -9,13 +9,15 @@ from pathlib import Path
 import torch
 
 from gkl.device import device_name, out_of_memory_explained
-from gkl.errors import InvalidInput, Stopped
+from gkl.errors import InvalidInput
 from gkl.evaluation.certificate import Certificate
-from gkl.evaluation.examples import Examples, Judged, Target, fault, load_target, merge, read_attacked
-from gkl.evaluation.measurement import STANDS
+from gkl.evaluation.examples import Examples, Target, load_target, merge, read_attacked
+from gkl.evaluation.judge import Judged
+from gkl.evaluation.points import STANDS
 from gkl.files import check_writable, sha256_of
 from gkl.formats.tensor_files import load_tensors
-from gkl.outcome import Event, ExternalOutcome, Progress
+from gkl.outcome import ExternalOutcome
+from gkl.run_context import RunContext
 from gkl.spec import ExternalSpec
 
 
@@ -25,13 +27,8 @@ def merge_examples(
     certificate: Path,
     examples: Path,
     weights: Path | None,
-    directory: Path,
+    context: RunContext,
     *,
-    datasets_dir: Path,
-    models_dir: Path | None = None,
-    report: Callable[[Event], None] = lambda _: None,
-    should_stop: Callable[[], bool] = lambda: False,
-    device: str | None = None,
     batch_size: int = 200,
     converted: Path | None = None,
 ) -> ExternalOutcome:
@@ -43,12 +40,7 @@ def merge_examples(
         examples: safetensors with 'adversarial' (K, channels, height, width) float32 in [0, 1] and 'index' (K,) of
             whole numbers, the places of their clean images among the test images.
         weights: safetensors or state dict; None for RobustBench's published ones.
-        directory: where the merged certificate is written, if there is something to merge.
-        datasets_dir: where the data sets' files are, each in a folder of its name.
-        models_dir: where RobustBench keeps published weights.
-        report: called with progress.
-        should_stop: asked before every pass of the model; when it says yes the run ends with `Stopped`.
-        device: such as 'cpu' or 'cuda:1'; by default CUDA if there is one.
+        context: where the merged certificate is written, if there is something to merge, and who is told of progress.
         batch_size: images at once.
         converted: what `gkl.conversion` made of the weights, to be read in their place; they keep their sha256.
 
@@ -57,31 +49,16 @@ def merge_examples(
             cannot be used.
         InvalidVerdict: the merged certificate did not survive its own check.
         NoSpaceLeft: the disk is full.
-        Stopped: `should_stop` said yes.
+        Stopped: the context's `should_stop` said yes.
     """
     started = time.perf_counter()
-    check_writable(directory)
+    check_writable(context.directory)
     known = read_attacked(certificate)
     assert known.robust_correct is not None
     sent = _read_examples(examples, known)
 
-    def on_pass(done: float, stage: str) -> None:
-        if should_stop():
-            raise Stopped
-        report(Progress(stage=stage, fraction=done))
-
-    target = load_target(
-        spec,
-        known,
-        weights,
-        datasets_dir=datasets_dir,
-        models_dir=models_dir,
-        converted=converted,
-        device=device,
-        batch_size=batch_size,
-        on_load=lambda: on_pass(0.0, "loading the model"),
-    )
-    judged = _judged(sent, target, lambda done: on_pass(0.5 * done, "checking the examples"))
+    target = load_target(spec, known, weights, context, converted=converted, batch_size=batch_size)
+    judged = _judged(sent, target, lambda done: context.tell(0.5 * done, "checking the examples"))
     new = known.tensors["broken_by"][sent.index] == STANDS
     outcome = ExternalOutcome(
         attack=spec.name,
@@ -98,9 +75,9 @@ def merge_examples(
         target,
         sent.chosen(new),
         judged.chosen(new),
-        directory,
+        context.directory,
         name=spec.name,
-        on_call=lambda done: on_pass(0.6 + 0.4 * done, "checking the merged certificate"),
+        on_call=lambda done: context.tell(0.6 + 0.4 * done, "checking the merged certificate"),
     )
     return outcome.model_copy(update={"certificate": path.name, "seconds": time.perf_counter() - started})
 
@@ -136,13 +113,9 @@ def _judged(sent: Examples, target: Target, on_call: Callable[[float], None]) ->
     """
     found = []
     for examples, judged in target.judge(sent, on_call):
-        is_right = judged.prediction == target.data.labels[examples.index]
-        for i in (~judged.allowed | is_right).nonzero().squeeze(1).tolist()[:1]:
-            what = "the model gets its adversarial image right"
-            if not judged.allowed[i]:
-                what = fault(examples.adversarial[i], float(judged.size[i]), target.threat_model)
+        for i, fault in judged.faults(examples.adversarial, target.threat_model, must_fool=True)[:1]:
             raise InvalidInput(
-                f"point {int(examples.index[i])}: {what}; none of the examples was counted, mend it or leave it out"
+                f"point {int(examples.index[i])}: {fault}; none of the examples was counted, mend it or leave it out"
             )
         found.append(judged)
     return Judged.joined(found)

@@ -11,12 +11,14 @@ from torch import Tensor
 
 from gkl.data import unit_range
 from gkl.device import device_name, out_of_memory_explained
-from gkl.errors import InvalidInput, InvalidVerdict, Stopped
-from gkl.evaluation.certificate import Certificate, compare_with_record
-from gkl.evaluation.examples import Examples, Judged, Target, fault, load_target, merge, read_attacked, threat_model_of
-from gkl.evaluation.measurement import STANDS
+from gkl.errors import InvalidInput, InvalidVerdict
+from gkl.evaluation.certificate import Certificate
+from gkl.evaluation.examples import Examples, Target, load_target, merge, read_attacked, threat_model_of
+from gkl.evaluation.judge import Judged, compare_with_record
+from gkl.evaluation.points import STANDS
 from gkl.files import check_writable, sha256_of
-from gkl.outcome import Event, ExternalOutcome, Progress, TransferByAttack, TransferOutcome
+from gkl.outcome import ExternalOutcome, TransferByAttack, TransferOutcome
+from gkl.run_context import RunContext
 from gkl.spec import TransferSpec, why_not_within
 
 
@@ -26,13 +28,8 @@ def measure_transfer(
     source: Path,
     certificate: Path,
     weights: Path | None,
-    directory: Path,
+    context: RunContext,
     *,
-    datasets_dir: Path,
-    models_dir: Path | None = None,
-    report: Callable[[Event], None] = lambda _: None,
-    should_stop: Callable[[], bool] = lambda: False,
-    device: str | None = None,
     batch_size: int = 200,
     converted: Path | None = None,
 ) -> TransferOutcome:
@@ -46,12 +43,7 @@ def measure_transfer(
         source: the certificate that holds the examples.
         certificate: what is known so far of the weights that they are tried on.
         weights: safetensors or state dict; None for RobustBench's published ones.
-        directory: where the merged certificate is written, if there is something to merge.
-        datasets_dir: where the data sets' files are, each in a folder of its name.
-        models_dir: where RobustBench keeps published weights.
-        report: called with progress.
-        should_stop: asked before every pass of the model; when it says yes the run ends with `Stopped`.
-        device: such as 'cpu' or 'cuda:1'; by default CUDA if there is one.
+        context: where the merged certificate is written, if there is something to merge, and who is told of progress.
         batch_size: images at once.
         converted: what `gkl.conversion` made of the weights, to be read in their place; they keep their sha256.
 
@@ -61,44 +53,29 @@ def measure_transfer(
         InvalidVerdict: the network answers otherwise than its certificate says; or the merged certificate did not
             survive its own check.
         NoSpaceLeft: the disk is full.
-        Stopped: `should_stop` said yes.
+        Stopped: the context's `should_stop` said yes.
     """
     started = time.perf_counter()
-    check_writable(directory)
+    check_writable(context.directory)
     theirs, known = read_attacked(source), read_attacked(certificate)
     if sha256_of(source) != spec.source or theirs.actual_sha256 != theirs.contents_sha256:
         raise InvalidInput("the certificate that holds the examples is another one than was asked for")
     _check_fits(theirs, known)
 
-    def on_pass(done: float, stage: str) -> None:
-        if should_stop():
-            raise Stopped
-        report(Progress(stage=stage, fraction=done))
-
-    target = load_target(
-        spec,
-        known,
-        weights,
-        datasets_dir=datasets_dir,
-        models_dir=models_dir,
-        converted=converted,
-        device=device,
-        batch_size=batch_size,
-        on_load=lambda: on_pass(0.0, "loading the model"),
-    )
+    target = load_target(spec, known, weights, context, converted=converted, batch_size=batch_size)
     replayed = Examples.in_order(theirs.tensors["index"], theirs.tensors["adversarial"])
-    is_right = _clean_right(replayed, target, lambda done: on_pass(0.3 * done, "clean images"))
-    judged = _judged(replayed, target, lambda done: on_pass(0.3 + 0.3 * done, "adversarial images"))
-    breaks = is_right & (judged.prediction != target.data.labels[replayed.index])
+    is_right = _clean_right(replayed, target, lambda done: context.tell(0.3 * done, "clean images"))
+    judged = _judged(replayed, target, lambda done: context.tell(0.3 + 0.3 * done, "adversarial images"))
+    breaks = is_right & judged.fools
     merged = _merge_what_stood(
         spec,
         target,
         replayed,
         judged,
         breaks,
-        directory=directory,
+        directory=context.directory,
         base_sha256=sha256_of(certificate),
-        on_call=lambda done: on_pass(0.6 + 0.4 * done, "checking the merged certificate"),
+        on_call=lambda done: context.tell(0.6 + 0.4 * done, "checking the merged certificate"),
     )
     return TransferOutcome(
         examples=len(replayed),
@@ -135,14 +112,12 @@ def _clean_right(replayed: Examples, target: Target, on_call: Callable[[float], 
         on_call(start / len(replayed))
         index = replayed.index[start : start + target.batch_size]
         recorded = target.known.tensors["prediction"][index]
-        answers, changed, close = compare_with_record(target.logits(unit_range(target.data.images[index])), recorded)
+        compared = compare_with_record(target.logits(unit_range(target.data.images[index])), recorded)
+        answers = compared.found
         if not target.known.answers_vary:
-            for i in (changed & ~close).nonzero().squeeze(1).tolist()[:1]:
-                raise InvalidVerdict(
-                    f"point {int(index[i])}: the model answers {int(answers[i])} to its clean image, and its "
-                    f"certificate says {int(recorded[i])}; nothing was recorded, please report this"
-                )
-            answers = answers.where(~close, recorded)
+            for i, difference in compared.differences("clean")[:1]:
+                raise InvalidVerdict(f"point {int(index[i])}: {difference}; nothing was recorded, please report this")
+            answers = compared.in_favour
         found.append(answers == target.data.labels[index])
     return torch.cat(found)
 
@@ -152,11 +127,10 @@ def _judged(replayed: Examples, target: Target, on_call: Callable[[float], None]
     Raises:
         InvalidInput: the first point whose example lies outside ball or box.
     """
-    found = [Judged(torch.zeros(0, dtype=torch.bool), torch.zeros(0).double(), torch.zeros(0).long())]
+    found = []
     for examples, judged in target.judge(replayed, on_call):
-        for i in (~judged.allowed).nonzero().squeeze(1).tolist()[:1]:
-            what = fault(examples.adversarial[i], float(judged.size[i]), target.threat_model)
-            raise InvalidInput(f"point {int(examples.index[i])}: {what}; nothing was counted")
+        for i, fault in judged.faults(examples.adversarial, target.threat_model, must_fool=False)[:1]:
+            raise InvalidInput(f"point {int(examples.index[i])}: {fault}; nothing was counted")
         found.append(judged)
     return Judged.joined(found)
 

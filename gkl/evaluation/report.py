@@ -3,37 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from gkl.catalog import DATASETS
 from gkl.data import load_test
-from gkl.errors import InvalidInput, Stopped
-from gkl.evaluation.certificate import Certificate, read_certificate, verify_certificate
-from gkl.outcome import Event, Progress, ReportOutcome
+from gkl.errors import InvalidInput
+from gkl.evaluation.certificate import Certificate, read_certificate
+from gkl.evaluation.verification import verify_certificate
+from gkl.outcome import ReportOutcome
+from gkl.run_context import RunContext
 from gkl.spec import ReportSpec, why_on_no_board
 
 
-def check_report(
-    spec: ReportSpec,
-    certificate: Path,
-    *,
-    datasets_dir: Path,
-    report: Callable[[Event], None] = lambda _: None,
-    should_stop: Callable[[], bool] = lambda: False,
-) -> ReportOutcome:
+def check_report(spec: ReportSpec, certificate: Path, context: RunContext) -> ReportOutcome:
     """Check norms, box, labels, clean images and counts against the data; the network's answers stand as they are.
 
     Args:
         spec: whose certificate it is, and of which data set.
         certificate: the file.
-        datasets_dir: where the data sets' files are, each in a folder of its name.
-        report: called with progress.
-        should_stop: asked before the data is read; when it says yes the check ends with `Stopped`.
+        context: where the data sets' files are, and who is told of progress.
 
     Raises:
         InvalidInput: it does not hold, with the first such point; or no board has a place for it.
-        Stopped: `should_stop` said yes.
+        Stopped: the context's `should_stop` said yes, before the data is read.
     """
     started = time.perf_counter()
     known = read_certificate(certificate)
@@ -42,10 +34,8 @@ def check_report(
     reason = why_on_no_board(known.dataset, known.evaluation.protocol, known.num_points)
     if reason is not None:
         raise InvalidInput(f"the certificate {reason}")
-    if should_stop():
-        raise Stopped
-    report(Progress(stage="checking the certificate", fraction=0.0))
-    data = load_test(known.dataset, datasets_dir, known.num_points, known.preprocessing)
+    context.tell(0.0, "checking the certificate")
+    data = load_test(known.dataset, context.datasets_dir, known.num_points, known.preprocessing)
     found = verify_certificate(known, None, data)
     problems = [*found.problems, *_impossible_answers(known)]
     if problems:

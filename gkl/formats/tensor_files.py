@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gkl.errors import InvalidInput, NoSpaceLeft
-from gkl.files import atomic_path
+from gkl.files import atomic_path, is_disk_full
 from gkl.formats.safetensors_header import METADATA_KEY, read_metadata
 from gkl.formats.shared_memory import sharing
 
@@ -37,8 +35,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
         with atomic_path(path) as temporary:
             save_file(on_cpu, temporary, {METADATA_KEY: json.dumps(metadata, sort_keys=True)})
     except (SafetensorError, OSError) as error:
-        # safetensors has one error for everything, whose text is the system's.
-        if getattr(error, "errno", None) != errno.ENOSPC and os.strerror(errno.ENOSPC) not in str(error):
+        if not is_disk_full(error):
             raise
         size = sum(tensor.nbytes for tensor in on_cpu.values())
         raise NoSpaceLeft(

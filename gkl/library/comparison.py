@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gkl.errors import InvalidInput
 from gkl.evaluation.certificate import OWN, Certificate, read_certificate
-from gkl.evaluation.measurement import MISCLASSIFIED, STANDS
+from gkl.evaluation.points import MISCLASSIFIED, STANDS
 from gkl.library.verdict import Verdict
 from gkl.spec import Evaluation, ThreatModel, format_epsilon
 from gkl.statistics.paired import PairedCounts

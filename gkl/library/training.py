@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import html
 import signal
 import threading
@@ -19,6 +18,7 @@ from torch import nn
 from gkl.device import select_device
 from gkl.errors import InvalidInput, NoSpaceLeft, Stopped
 from gkl.field_errors import field_errors
+from gkl.files import is_disk_full
 from gkl.library.evaluation import evaluate
 from gkl.library.folders import datasets_folder
 from gkl.library.networks import load_weights
@@ -289,7 +289,7 @@ class _HistoryFile:
                 # A line that was cut off must not take this one with it.
                 file.write("\n" * bool(file.tell()) + epoch.model_dump_json() + "\n")
         except OSError as error:
-            if error.errno != errno.ENOSPC:
+            if not is_disk_full(error):
                 raise
             raise NoSpaceLeft(f"no space is left in {self.path.parent} for {self.path.name}; free some") from error
 

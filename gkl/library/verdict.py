@@ -12,7 +12,7 @@ import torch
 from gkl.data import ImageSet, unit_range
 from gkl.errors import InvalidInput
 from gkl.evaluation.certificate import OWN, write_certificate
-from gkl.evaluation.measurement import MISCLASSIFIED, STANDS, Measurement
+from gkl.evaluation.points import MISCLASSIFIED, STANDS, Measurement
 from gkl.files import check_writable
 from gkl.library.pictures import data_uri
 from gkl.library.publishing import Said, publish
@@ -280,6 +280,7 @@ class Verdict:
             path,
             self.measurement,
             self.evaluation,
+            attacks=self.measurement.attack_titles,
             data=self.data,
             dataset=self.dataset or OWN,
             architecture=self.architecture,

@@ -5,7 +5,6 @@ The runner writes these models as JSON lines, the supervisor reads them, the dat
 
 from gkl.outcome.common import Manifest, Record
 from gkl.outcome.evaluation import (
-    BEYOND_AUTOATTACK,
     REPAIR,
     TRANSFER,
     AttackOutcome,
@@ -38,7 +37,6 @@ from gkl.outcome.evidence import ExternalOutcome, ReportOutcome, TransferByAttac
 from gkl.outcome.training import EpochFinished, StepMetrics, TrainOutcome
 
 __all__ = [
-    "BEYOND_AUTOATTACK",
     "MESSAGE",
     "REPAIR",
     "TRANSFER",

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from gkl.catalog import ATTACK_TITLES, BEYOND_AUTOATTACK, WITHOUT_GRADIENTS, AnyAttackName, attack_name
 from gkl.outcome.common import Manifest, Record
 from gkl.outcome.flags import FlagName, unrankable
 
@@ -15,6 +16,7 @@ class AttackOutcome(Record):
     """One attack of an evaluation. An attack only sees the points that all before it left standing."""
 
     attack: str
+    """Its title, such as 'APGD-T'."""
     points: int
     """Points that entered the attack."""
     broken: int
@@ -28,6 +30,11 @@ class AttackOutcome(Record):
     'margin' or 'ce-targeted'."""
     targets: int | None = None
     """Classes it aims at for each point, if it is targeted."""
+
+    @property
+    def name(self) -> AnyAttackName | None:
+        """Which attack it is; None for somebody's own."""
+        return attack_name(self.attack)
 
     @property
     def survivors(self) -> int:
@@ -54,18 +61,18 @@ def gap(attacks: Mapping[str, int], num_points: int, *, external: int = 0) -> Fl
     three points and more than one in a hundred count.
 
     Args:
-        attacks: what each attack of an evaluation broke, by its name, in their order.
+        attacks: what each attack of an evaluation broke, by its title, in their order.
         num_points: all points of the evaluation.
         external: what examples that somebody sent broke after them.
     """
     # What comes first has nothing before it to contradict.
-    found = {name: attacks[name] for name in list(attacks)[1:] if name in ("Square", *BEYOND_AUTOATTACK)}
+    found = {title: attacks[title] for title in list(attacks)[1:] if attack_name(title) in WITHOUT_GRADIENTS}
     if external:
         found["examples that were sent"] = external
     broken = sum(found.values())
     if broken <= max(_GAP_POINTS, _GAP_SHARE * num_points):
         return None
-    said = ", ".join(f"{name} {count}" for name, count in found.items() if count)
+    said = ", ".join(f"{title} {count}" for title, count in found.items() if count)
     return Flag(
         name="gap",
         sentence=f"{broken} points that the attacks on gradients had left were broken after them ({said}).",
@@ -110,14 +117,13 @@ class CheckOutcome(Record):
         return self.value is not None
 
 
-REPAIR, TRANSFER = "Repair", "Transfer"
-BEYOND_AUTOATTACK = (REPAIR, TRANSFER)
-"""Attacks that run after the protocol's own; what they break counts, but not as AutoAttack's figure."""
+REPAIR, TRANSFER = ATTACK_TITLES["repair"], ATTACK_TITLES["transfer"]
+"""Titles of the attacks that run after the protocol's own."""
 
 
 def broken_beyond_autoattack(attacks: Mapping[str, int]) -> int:
-    """Points that only those attacks broke, by what each attack of an evaluation broke."""
-    return sum(attacks.get(name, 0) for name in BEYOND_AUTOATTACK)
+    """Points that only the attacks after AutoAttack's broke, by what each attack broke, by its title."""
+    return sum(broken for title, broken in attacks.items() if attack_name(title) in BEYOND_AUTOATTACK)
 
 
 class CorruptionOutcome(Record):

@@ -4,6 +4,7 @@ A spec is frozen and complete: every number that changes the result stands in it
 commit reproduce a row of the leaderboard. Fields that are not known are refused. Free of torch.
 """
 
+from gkl.catalog import AttackName
 from gkl.spec.common import (
     SHA256_PATTERN,
     ArchitectureName,
@@ -18,11 +19,9 @@ from gkl.spec.common import (
     why_not_within,
 )
 from gkl.spec.evaluation import (
-    ATTACK_TITLES,
     PROTOCOL_ATTACKS,
     PROTOCOLS_WITH_MORE,
     RANKED_PROTOCOLS,
-    AttackName,
     Evaluation,
     Protocol,
     why_on_no_board,
@@ -72,7 +71,6 @@ from gkl.spec.training import (
 )
 
 __all__ = [
-    "ATTACK_TITLES",
     "JOB_SPEC",
     "PROTOCOLS_WITH_MORE",
     "PROTOCOL_ATTACKS",

@@ -7,11 +7,10 @@ from typing import Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
-from gkl.catalog import CORRUPTED_DATASETS, DATASETS, image_shape, preprocessing_for
+from gkl.catalog import CORRUPTED_DATASETS, DATASETS, AttackName, image_shape, preprocessing_for
 from gkl.spec.common import Seed, Spec, ThreatModel, check_epsilon_fits
 
 Protocol = Literal["standard", "plus", "rand", "custom", "clean", "corruptions"]
-AttackName = Literal["apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square"]
 
 PROTOCOL_ATTACKS: dict[Protocol, tuple[AttackName, ...]] = {
     "standard": ("apgd-ce", "apgd-t", "fab-t", "square"),
@@ -25,17 +24,6 @@ PROTOCOLS_WITH_MORE: tuple[Protocol, ...] = ("standard", "plus")
 
 RANKED_PROTOCOLS: tuple[Protocol, ...] = (*PROTOCOLS_WITH_MORE, "corruptions")
 """Those whose results may stand beside each other on a board: no weaker than the standard one."""
-
-
-ATTACK_TITLES: dict[AttackName, str] = {
-    "apgd-ce": "APGD-CE",
-    "apgd-dlr": "APGD-DLR",
-    "apgd-t": "APGD-T",
-    "fab": "FAB",
-    "fab-t": "FAB-T",
-    "square": "Square",
-}
-"""What attacks are called in a verdict."""
 
 
 class Evaluation(Spec):

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 # In order: a module imports from its own room and from rooms before it. A line is a floor of the house.
 FLOORS = (
     ("gkl.errors", "gkl.addresses", "gkl.files", "gkl.run_log", "gkl.device"),
-    ("gkl.formats", "gkl.statistics", "gkl.catalog", "gkl.outcome", "gkl.spec"),
+    ("gkl.formats", "gkl.statistics", "gkl.catalog", "gkl.outcome", "gkl.spec", "gkl.run_context"),
     ("gkl.answers", "gkl.field_errors", "gkl.recipes", "gkl.provenance", "gkl.progress_bar", "gkl.conversion"),
     ("gkl.losses", "gkl.data", "gkl.models", "gkl.attacks", "gkl.evaluation", "gkl.training"),
     ("gkl.client", "gkl.library", "gkl"),
@@ -67,6 +67,7 @@ TORCH_FREE = [
     "gkl.catalog.on_disk",
     "gkl.formats.confinement",
     "gkl.run_log",
+    "gkl.run_context",
     "gkl.conversion",
     "worker.runner",
     "app.main",
@@ -217,6 +218,7 @@ import sys
 from pathlib import Path
 from gkl.evaluation import evaluate
 from gkl.files import sha256_of
+from gkl.run_context import RunContext
 from gkl.spec import EvaluateSpec
 from gkl.training import train
 from tests.specs import NO_FILES, tiny_train_spec
@@ -226,7 +228,7 @@ train(spec, directory, datasets_dir=NO_FILES, report=lambda _: None)
 weights = directory / "weights.safetensors"
 kept = spec.model_dump(include={"name", "dataset", "architecture", "evaluation"})
 measured = EvaluateSpec(**kept, weights=sha256_of(weights))
-evaluate(measured, weights, directory / "evaluation", datasets_dir=NO_FILES, report=lambda _: None)
+evaluate(measured, weights, RunContext(directory=directory / "evaluation", datasets_dir=NO_FILES))
 needless = {"torch._dynamo", "torch._inductor", "sympy", "sklearn", "scipy", "pandas", "torchvision", "robustbench"}
 print(*needless & sys.modules.keys())
 """

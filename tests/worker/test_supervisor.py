@@ -16,7 +16,8 @@ from app.http.service import Service
 from app.jobs import workers
 from gkl.recipes import digits
 from worker.celery_app import make_worker
-from worker.supervisor import Supervisor, run_environment
+from worker.run_process import run_environment
+from worker.supervisor import Supervisor
 
 
 def test_a_run_has_its_share_of_the_cores_and_threads_that_wait(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,7 @@ from gkl.evaluation.certificate import read_certificate
 from gkl.files import sha256_of
 from gkl.models import load_model
 from gkl.outcome import EvaluationOutcome
+from gkl.run_context import RunContext
 from gkl.spec import Evaluation, ThreatModel, TrainSpec
 from gkl.training import train as train_network
 from tests.databases import either_database
@@ -65,7 +66,7 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> list[Measured]:
         weights = directory / made.weights
         asked = spec.follow_up(sha256_of(weights))
         assert asked is not None
-        outcome = evaluate(asked, weights, directory / "e", datasets_dir=NO_FILES, report=lambda _: None, device="cpu")
+        outcome = evaluate(asked, weights, RunContext(directory=directory / "e", datasets_dir=NO_FILES, device="cpu"))
         certificate = directory / "e" / "certificate.safetensors"
         if name == "weak":
             missed = len(read_certificate(certificate).tensors["index"]) // 2

@@ -6,6 +6,8 @@ from app.db.tables.boards import AttackResult, Entry, Evaluation, Model
 from app.db.tables.evidence import ExternalAttack, Report, RobustPoints, Transfer
 from app.db.tables.jobs import (
     ANONYMOUS,
+    NEEDED_BY_A_RETRY,
+    TO_GO_ON_FROM,
     UNFINISHED,
     FileKind,
     IdempotencyKey,
@@ -22,6 +24,8 @@ from app.db.tables.workers import WorkerLoad, WorkerRow, WorkerTime
 
 __all__ = [
     "ANONYMOUS",
+    "NEEDED_BY_A_RETRY",
+    "TO_GO_ON_FROM",
     "UNFINISHED",
     "AttackResult",
     "AuditRecord",

@@ -159,6 +159,12 @@ class FileKind(StrEnum):
     """Weights that came as a state dict of torch.save, as safetensors; its file is named by the original's sha256."""
 
 
+TO_GO_ON_FROM = (FileKind.RESUME, FileKind.BLOCK)
+"""What the next attempt at a job goes on from."""
+NEEDED_BY_A_RETRY = (*TO_GO_ON_FROM, FileKind.EXAMPLES)
+"""What a job that ended badly keeps, so that it can be retried."""
+
+
 class JobFile(Base):
     """A file in the artifact store that a job left."""
 

@@ -17,10 +17,12 @@ from gkl.catalog import Norm
 from gkl.data import load_test
 from gkl.errors import InvalidInput
 from gkl.evaluation import Verification, evaluate, measure, verify
-from gkl.evaluation.certificate import contents_sha256, read_certificate, verify_certificate, write_certificate
+from gkl.evaluation.certificate import contents_sha256, read_certificate, write_certificate
+from gkl.evaluation.verification import verify_certificate
 from gkl.files import sha256_of
 from gkl.formats.tensor_files import load_tensors, save_tensors
 from gkl.outcome import EvaluationOutcome
+from gkl.run_context import RunContext
 from gkl.spec import EvaluateSpec, Evaluation, ThreatModel
 from tests.gkl.evaluation.models import Around, BatchCentered, Noisy
 from tests.specs import NO_FILES
@@ -34,12 +36,7 @@ def spec_for(weights: Path, evaluation: Evaluation) -> EvaluateSpec:
 
 def attacked(weights: Path, directory: Path, evaluation: Evaluation) -> EvaluationOutcome:
     return evaluate(
-        spec_for(weights, evaluation),
-        weights,
-        directory,
-        datasets_dir=NO_FILES,
-        report=lambda _: None,
-        device="cpu",
+        spec_for(weights, evaluation), weights, RunContext(directory=directory, datasets_dir=NO_FILES, device="cpu")
     )
 
 
@@ -214,6 +211,7 @@ def test_a_model_whose_answers_vary_is_checked_for_what_it_shows(
         tmp_path / "c.safetensors",
         measurement,
         evaluation,
+        attacks=measurement.attack_titles,
         data=data,
         dataset="digits",
         architecture="tiny_cnn",

@@ -20,6 +20,7 @@ from gkl.files import sha256_of
 from gkl.formats.tensor_files import load_tensors, save_tensors
 from gkl.models import build_model
 from gkl.outcome import EvaluationOutcome, Event, Progress
+from gkl.run_context import RunContext
 from gkl.spec import EvaluateSpec, Evaluation
 from tests.data_files import pixels, write_cifar10
 
@@ -69,11 +70,13 @@ def test_an_evaluation_on_corruptions_is_measured_proven_and_resumed(
         return evaluate(
             spec,
             weights,
-            directory,
-            datasets_dir=datasets_dir,
-            report=events.append,
-            should_stop=lambda: next(calls) > stop_after,
-            device="cpu",
+            RunContext(
+                directory=directory,
+                datasets_dir=datasets_dir,
+                report=events.append,
+                should_stop=lambda: next(calls) > stop_after,
+                device="cpu",
+            ),
         )
 
     outcome = run(tmp_path / "whole")
@@ -119,7 +122,7 @@ def test_corruptions_with_other_labels_are_refused(datasets_dir: Path, weights: 
     np.save(labels, (np.load(labels) + 1) % 10)
     try:
         with pytest.raises(InvalidInput, match="labels of gaussian_noise, severity 1, are not those of the clean"):
-            evaluate(spec_for(weights), weights, tmp_path, datasets_dir=datasets_dir, report=lambda _: None)
+            evaluate(spec_for(weights), weights, RunContext(directory=tmp_path, datasets_dir=datasets_dir))
     finally:
         labels.write_bytes(original)
 

@@ -23,6 +23,7 @@ from gkl.files import sha256_of
 from gkl.formats.tensor_files import load_tensors
 from gkl.models import build_model
 from gkl.outcome import AttackFinished, BlockSaved, EvaluationOutcome, Event, Progress, ProvisionalVerdict
+from gkl.run_context import RunContext
 from gkl.spec import EvaluateSpec, Evaluation, ThreatModel
 from tests.gkl.evaluation.short_attacks import attacks_shortened
 from tests.specs import NO_FILES
@@ -45,7 +46,7 @@ def quick_spec(weights: Path, **evaluation: object) -> EvaluateSpec:
 
 def run(spec: EvaluateSpec, weights: Path, directory: Path, events: list[Event] | None = None) -> EvaluationOutcome:
     report = (lambda _: None) if events is None else events.append
-    return evaluate(spec, weights, directory, datasets_dir=NO_FILES, report=report, device="cpu")
+    return evaluate(spec, weights, RunContext(directory=directory, datasets_dir=NO_FILES, report=report, device="cpu"))
 
 
 def points(directory: Path) -> dict[str, torch.Tensor]:
@@ -120,10 +121,11 @@ _RUN = """
 import sys
 from pathlib import Path
 from gkl.evaluation import evaluate
+from gkl.run_context import RunContext
 from gkl.spec import JOB_SPEC
 spec = JOB_SPEC.validate_json(Path(sys.argv[1]).read_text())
 weights, directory, none = Path(sys.argv[2]), Path(sys.argv[3]), Path("/nonexistent")
-evaluate(spec, weights, directory, datasets_dir=none, report=lambda _: None, device="cpu")
+evaluate(spec, weights, RunContext(directory=directory, datasets_dir=none, device="cpu"))
 """
 
 
@@ -160,11 +162,8 @@ def test_one_shard_and_three_give_the_same_certificate(robust_weights: Path, tmp
         evaluate_shard(
             spec,
             robust_weights,
-            tmp_path / "three",
+            RunContext(directory=tmp_path / "three", datasets_dir=NO_FILES, device="cpu"),
             Shard(index, 3),
-            datasets_dir=NO_FILES,
-            report=lambda _: None,
-            device="cpu",
         )
     merged = run(spec, robust_weights, tmp_path / "three")
     assert_same_points(tmp_path / "one", tmp_path / "three")
@@ -190,11 +189,7 @@ def test_it_stops_at_the_next_call_of_the_model(robust_weights: Path, tmp_path: 
         evaluate(
             quick_spec(robust_weights),
             robust_weights,
-            tmp_path,
-            datasets_dir=NO_FILES,
-            report=lambda _: None,
-            should_stop=lambda: next(calls) >= 90,
-            device="cpu",
+            RunContext(directory=tmp_path, datasets_dir=NO_FILES, should_stop=lambda: next(calls) >= 90, device="cpu"),
         )
     assert next(calls) == 91
     assert not (tmp_path / "certificate.safetensors").exists()

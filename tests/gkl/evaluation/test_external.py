@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from gkl.errors import InvalidInput, Stopped
 from gkl.evaluation import evaluate, merge_examples, verify
 from gkl.files import sha256_of
+from gkl.run_context import RunContext
 from gkl.spec import EvaluateSpec, Evaluation, ExternalSpec, ThreatModel
 from tests.examples import saved, weakened
 from tests.specs import NO_FILES
@@ -36,7 +37,7 @@ def certificate(robust_weights: Path, tmp_path_factory: pytest.TempPathFactory) 
         weights=sha256_of(robust_weights),
         evaluation=evaluation,
     )
-    evaluate(spec, robust_weights, directory, datasets_dir=NO_FILES, report=lambda _: None, device="cpu")
+    evaluate(spec, robust_weights, RunContext(directory=directory, datasets_dir=NO_FILES, device="cpu"))
     return directory / "certificate.safetensors"
 
 
@@ -63,9 +64,7 @@ def test_what_breaks_standing_points_is_merged_and_verifies(
         weak,
         saved(tmp_path / "examples", examples),
         robust_weights,
-        tmp_path / "run",
-        datasets_dir=NO_FILES,
-        device="cpu",
+        RunContext(directory=tmp_path / "run", datasets_dir=NO_FILES, device="cpu"),
         batch_size=4,
     )
     assert (outcome.examples, outcome.broken, outcome.base_sha256) == (6, 5, sha256_of(weak))
@@ -89,9 +88,7 @@ def test_what_breaks_nothing_new_is_checked_and_leaves_no_file(
         certificate,
         known,
         robust_weights,
-        tmp_path / "run",
-        datasets_dir=NO_FILES,
-        device="cpu",
+        RunContext(directory=tmp_path / "run", datasets_dir=NO_FILES, device="cpu"),
     )
     assert (outcome.examples, outcome.broken, outcome.certificate) == (3, 0, None)
     assert list((tmp_path / "run").iterdir()) == []
@@ -141,9 +138,7 @@ def test_what_does_not_hold_is_refused_with_the_first_point(
             weak,
             saved(tmp_path / "examples", change(examples)),
             robust_weights,
-            tmp_path / "run",
-            datasets_dir=NO_FILES,
-            device="cpu",
+            RunContext(directory=tmp_path / "run", datasets_dir=NO_FILES, device="cpu"),
         )
     assert list((tmp_path / "run").iterdir()) == []
 
@@ -160,9 +155,7 @@ def test_a_clean_image_is_no_example_where_the_model_is_right(
             weak,
             saved(tmp_path / "examples", examples),
             robust_weights,
-            tmp_path / "run",
-            datasets_dir=NO_FILES,
-            device="cpu",
+            RunContext(directory=tmp_path / "run", datasets_dir=NO_FILES, device="cpu"),
         )
 
 
@@ -173,7 +166,11 @@ def test_other_weights_are_refused(
     sent = saved(tmp_path / "examples", examples)
     with pytest.raises(InvalidInput, match="about other weights"):
         merge_examples(
-            external(plain_weights), certificate, sent, plain_weights, tmp_path, datasets_dir=NO_FILES, device="cpu"
+            external(plain_weights),
+            certificate,
+            sent,
+            plain_weights,
+            RunContext(directory=tmp_path, datasets_dir=NO_FILES, device="cpu"),
         )
 
 
@@ -186,10 +183,7 @@ def test_it_stops_when_asked(certificate: Path, robust_weights: Path, tmp_path: 
             certificate,
             sent,
             robust_weights,
-            tmp_path,
-            datasets_dir=NO_FILES,
-            device="cpu",
-            should_stop=lambda: True,
+            RunContext(directory=tmp_path, datasets_dir=NO_FILES, device="cpu", should_stop=lambda: True),
         )
 
 

@@ -22,6 +22,7 @@ from gkl.files import sha256_of
 from gkl.formats.tensor_files import load_tensors, save_tensors
 from gkl.models import build_model
 from gkl.outcome import EvaluationOutcome
+from gkl.run_context import RunContext
 from gkl.spec import EvaluateSpec, Evaluation, ExternalSpec, ThreatModel
 from tests.data_files import write_imagenet_test_images
 from tests.examples import saved, weakened
@@ -75,7 +76,7 @@ def run(
         weights=sha256_of(weights),
         evaluation=evaluation,
     )
-    return evaluate(spec, weights, directory, datasets_dir=datasets_dir, report=lambda _: None, device="cpu")
+    return evaluate(spec, weights, RunContext(directory=directory, datasets_dir=datasets_dir, device="cpu"))
 
 
 @pytest.mark.long
@@ -98,7 +99,11 @@ def test_a_288_pixel_model_is_attacked_proven_and_beaten_at_288_pixels(datasets_
         name="Mine", dataset="imagenet", architecture=CROPPED, weights=sha256_of(weights), examples="0" * 64
     )
     merged = merge_examples(
-        spec, weak, saved(tmp_path / "e", examples), weights, tmp_path, datasets_dir=datasets_dir, device="cpu"
+        spec,
+        weak,
+        saved(tmp_path / "e", examples),
+        weights,
+        RunContext(directory=tmp_path, datasets_dir=datasets_dir, device="cpu"),
     )
     assert (merged.broken, merged.robust_correct) == (1, 0)
     assert read_certificate(tmp_path / "merged.safetensors").preprocessing == PREPROCESSINGS["Crop288"]

@@ -23,7 +23,10 @@ from gkl.catalog import Norm
 from gkl.data import ImageSet, load_test, load_train
 from gkl.errors import InvalidInput, Stopped
 from gkl.evaluation import Blocks, Measurement, Shard, measure, measure_shard, progress
-from gkl.evaluation.measurement import MISCLASSIFIED, STANDS, _Run
+from gkl.evaluation.measurement import run_stages
+from gkl.evaluation.merging import measurement
+from gkl.evaluation.points import MISCLASSIFIED, STANDS
+from gkl.evaluation.run import Run
 from gkl.models import build_model, load_model, load_weights
 from gkl.outcome import AttackFinished, AttackSoFar, Event, PointsSoFar, Progress
 from gkl.spec import AttackName, Evaluation, ThreatModel
@@ -567,7 +570,7 @@ def test_a_model_of_two_number_formats_is_refused(robust_model: nn.Module) -> No
 def test_an_image_outside_the_threat_model_breaks_nothing(distance: float, caplog: pytest.LogCaptureFixture) -> None:
     """An attack that cheats: outside the ball, the box, or the numbers."""
     data = ImageSet(torch.full((1, 1, 8, 8), 0.45), torch.tensor([0]))
-    run = _Run(
+    run = Run(
         TwoSided(torch.full((64,), -1.0)),
         data,
         under(epsilon=0.1),
@@ -577,10 +580,10 @@ def test_an_image_outside_the_threat_model_breaks_nothing(distance: float, caplo
         should_stop=lambda: False,
         device=None,
     )
-    run.attacks = [Attack("cheat", 1, 1, lambda x, y: x + distance)]
+    run.attacks = [Attack("square", 1, 1, lambda x, y: x + distance)]
     with run.prepared():
-        run.run([0], lambda _: None)
-        verdict = run.measurement(1)
+        run_stages(run, [0], lambda _: None)
+        verdict = measurement(run, 1)
     assert (verdict.clean_correct, verdict.robust_correct) == (1, 1)
     assert verdict.attacks[0].discarded == 1
     assert "outside the threat model; not counted" in caplog.text
@@ -597,7 +600,7 @@ def test_a_point_that_no_attack_may_touch_is_not_attacked() -> None:
 def test_attacks_are_made_with_the_published_options() -> None:
     model = TwoSided(torch.ones(64))
     made = make_attacks(model, under("L1", 1.0), num_classes=10, device=CPU)
-    assert [(a.name, a.calls, a.targets) for a in made] == [
+    assert [(a.title, a.calls, a.targets) for a in made] == [
         ("APGD-CE", 500, None),
         ("APGD-T", 500, 5),
         ("FAB-T", 1800, 9),

@@ -16,6 +16,7 @@ from gkl.files import sha256_of
 from gkl.formats.tensor_files import load_tensors, save_tensors
 from gkl.models import load_model
 from gkl.outcome import Progress, TransferOutcome
+from gkl.run_context import RunContext
 from gkl.spec import AttackName, EvaluateSpec, Evaluation, ThreatModel, TransferSpec
 from tests.examples import weakened
 from tests.specs import NO_FILES
@@ -34,7 +35,7 @@ def evaluated(
     spec = EvaluateSpec(
         name="a", dataset="digits", architecture="tiny_cnn", weights=sha256_of(weights), evaluation=evaluation
     )
-    evaluate(spec, weights, directory, datasets_dir=NO_FILES, report=lambda _: None, device="cpu")
+    evaluate(spec, weights, RunContext(directory=directory, datasets_dir=NO_FILES, device="cpu"))
     return directory / "certificate.safetensors"
 
 
@@ -59,8 +60,8 @@ def replayed(source: Path, certificate: Path, weights: Path, directory: Path, **
         architecture="tiny_cnn",
         weights=sha256_of(weights),
     )
-    given = {"datasets_dir": NO_FILES, "device": "cpu", "batch_size": 7} | options
-    return measure_transfer(spec, source, certificate, weights, directory, **given)  # type: ignore[arg-type]
+    context = RunContext(directory=directory, datasets_dir=NO_FILES, device="cpu", **options)  # type: ignore[arg-type]
+    return measure_transfer(spec, source, certificate, weights, context, batch_size=7)
 
 
 def counted(source: Path, weights: Path) -> dict[str, tuple[int, int, int]]:

@@ -14,9 +14,10 @@ import gkl
 from gkl.data import ImageSet, load_test
 from gkl.errors import InvalidInput
 from gkl.evaluation import evaluate
-from gkl.evaluation.measurement import STANDS
+from gkl.evaluation.points import STANDS
 from gkl.files import sha256_of
 from gkl.formats.tensor_files import load_tensors, save_tensors
+from gkl.run_context import RunContext
 from gkl.spec import EvaluateSpec, Evaluation, ThreatModel
 from tests.gkl.evaluation.short_attacks import attacks_shortened
 from tests.gkl.library.conftest import QUICK, trained_model
@@ -118,7 +119,7 @@ def test_a_job_of_a_service_is_called_by_its_name(model: nn.Module, tmp_path: Pa
     )
     sha256 = sha256_of(weights)
     spec = EvaluateSpec(name="Ada's", dataset="digits", architecture="tiny_cnn", weights=sha256, evaluation=evaluation)
-    evaluate(spec, weights, tmp_path, datasets_dir=NO_FILES, report=lambda _: None)
+    evaluate(spec, weights, RunContext(directory=tmp_path, datasets_dir=NO_FILES))
     verdict = gkl.evaluate(model, "digits", **QUICK, num_points=40)
     found = gkl.compare(tmp_path / "certificate.safetensors", verdict)
     assert found.names == ("Ada's", "TinyCNN")

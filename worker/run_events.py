@@ -1,0 +1,112 @@
+"""What a run reports while it works, written down: events become rows, and files go into the store."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from app import jobs
+from app.core.errors import StoreAway
+from app.core.settings import Settings
+from app.db.tables import FileKind
+from app.jobs import job_files
+from app.jobs.broker import hears_relay
+from app.store import ArtifactStore
+from gkl.outcome import (
+    BlockSaved,
+    CheckpointSaved,
+    Event,
+    Progress,
+    ProvisionalVerdict,
+    Resources,
+    WeightsConverted,
+)
+from gkl.spec import EvaluateSpec, ExternalSpec, TransferSpec
+from worker.patience import Patience
+from worker.results import save_provisional
+
+_log = logging.getLogger(__name__)
+
+
+class RunEvents:
+    """Of one attempt."""
+
+    def __init__(
+        self, settings: Settings, store: ArtifactStore, claim: jobs.Claim, directory: Path, patience: Patience
+    ) -> None:
+        self.settings, self.store, self.claim = settings, store, claim
+        self.directory, self.patience = directory, patience
+        self.superseded: set[str] = set()
+        """Checkpoints of this attempt that nothing needs any more, until they are removed."""
+
+    def take(self, event: Event) -> None:
+        """
+        Raises:
+            StaleAttempt: the job is another worker's.
+            NoSpaceLeft: the disk of the artifact store is full.
+            StoreAway: it was away for too long.
+        """
+        if isinstance(event, Progress | Resources):
+            self.patience.lease.tell(event)
+        elif isinstance(event, CheckpointSaved):
+            self._keep(FileKind.RESUME, event.file, event.epoch)
+        elif isinstance(event, BlockSaved):
+            self._keep(FileKind.BLOCK, event.file, event.number)
+        elif isinstance(event, WeightsConverted):
+            self._keep_converted(event.file)
+        elif isinstance(event, ProvisionalVerdict):
+            save_provisional(self.patience.database, self.claim, event.outcome, give_up=self.patience.gives_up)
+        else:
+            self.patience.write(lambda session: jobs.record(session, self.claim, event))
+
+    def _keep(self, kind: FileKind, file: str, number: int) -> None:
+        """Store what a later attempt can go on from."""
+        try:
+            stored = self.patience.with_store(lambda: self.store.put(self.directory / file))
+        except FileNotFoundError:
+            # The runner keeps only its newest ones, and has gone on faster than they are copied.
+            return
+
+        def keep(session: Session) -> list[str]:
+            jobs.hold(session, self.claim)
+            job_id = self.claim.job_id
+            if kind is FileKind.RESUME:
+                return job_files.add_resume_point(session, job_id, number, file=file, stored=stored)
+            job_files.add(session, job_id, kind, number=number, file=file, stored=stored)
+            return []
+
+        self.superseded.update(self.patience.write(keep))
+        self._discard_superseded()
+
+    def _discard_superseded(self) -> None:
+        """Now, not with the next cleanup: a training that is quick makes many of them.
+
+        Nor without a relay: then nothing is ever removed, so that a backup that was begun holds all that its rows name.
+        """
+        if not self.superseded or not hears_relay(self.settings):
+            return
+
+        def is_named(hashes: list[str]) -> set[str]:
+            with self.patience.database.reading() as session:
+                return job_files.named(session, hashes)
+
+        try:
+            self.superseded -= self.store.discard(
+                self.superseded, is_named, older_than_seconds=self.settings.young_seconds
+            )
+        except (StoreAway, SQLAlchemyError, OSError) as error:
+            _log.warning("job %d: superseded checkpoints are left to the cleanup (%s)", self.claim.job_id, error)
+
+    def _keep_converted(self, file: str) -> None:
+        spec = self.claim.spec
+        assert isinstance(spec, EvaluateSpec | ExternalSpec | TransferSpec), "only these read weights"
+        stored = self.patience.with_store(lambda: self.store.put(self.directory / file))
+
+        def keep(session: Session) -> None:
+            jobs.hold(session, self.claim)
+            job_files.record_converted(session, self.claim.job_id, spec.weights, stored)
+
+        self.patience.write(keep)
