@@ -69,7 +69,7 @@ def job(request: Request, service: ServiceDep, job_id: JobId, view: Annotated[_V
             evaluation=results.evaluation_of_job(session, job_id),
             attack=external.attack_of_job(session, job_id),
             transfer=transfers.of_job(session, job_id),
-            entry_id=reports.entries_of_jobs(session, [job_id]).get(job_id),
+            entry_id=reports.entry_ids_by_job(session, [job_id]).get(job_id),
             curves=panels_of(runs, view.epoch),
             others=others,
             suggested=[*others, *(each for each in suggested if each.id not in view.beside)],
@@ -83,7 +83,7 @@ def job(request: Request, service: ServiceDep, job_id: JobId, view: Annotated[_V
             saved=saved,
             way_out=way_out(found, has_saved=bool(saved)),
             waits_for=quotas.why_waiting(session, found),
-            missing=holdings.missing_of(session, [found], lease=timedelta(seconds=service.settings.lease_seconds)),
+            missing=holdings.missing_by_job(session, [found], lease=timedelta(seconds=service.settings.lease_seconds)),
             log=job_log.tail(session, job_id, _LOG_TAIL_BYTES),
         )
 

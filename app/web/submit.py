@@ -378,7 +378,7 @@ def _looked_at(service: Service, form: Form, values: Mapping[str, Any]) -> Form:
     refusal: Unprocessable | None = None
     with service.database.reading() as session:
         lease = timedelta(seconds=service.settings.lease_seconds)
-        notes = holdings.holdings(session, lease=lease).notes(values)
+        notes = holdings.of_live_workers(session, lease=lease).notes(values)
         if isinstance(form.spec, EvaluateSpec):
             try:
                 job_files.check_weights(session, form.spec, is_locking=False)

@@ -39,7 +39,7 @@ def test_bits_of_certificates_are_those_of_their_files(
 ) -> None:
     with database.reading() as session:
         certificates = strongest_certificates.of_board(session, "digits", "Linf")
-        known = robust_points.known(session, certificates.values())
+        known = robust_points.stored_points(session, certificates.values())
         assert certificates == {
             n: strongest_certificates.of_entry(session, ranking.get(session, n).entry) for n in (1, 2)
         }
@@ -65,7 +65,7 @@ def test_a_file_that_is_gone_is_passed_over_and_keeps_no_other(
     assert not robust_points.record_missing(database, store, unreadable)
     assert not caplog.text
     with database.reading() as session:
-        assert robust_points.known(session, [gone.sha256, here.sha256]).keys() == {here.sha256}
+        assert robust_points.stored_points(session, [gone.sha256, here.sha256]).keys() == {here.sha256}
 
 
 def test_what_no_measurement_names_is_forgotten(database: Database, stands: np.ndarray) -> None:

@@ -127,7 +127,7 @@ def test_what_has_no_points_is_compared_by_its_figure_and_says_so(
     assert re.match(r"net 1's robust accuracy is \d+\.\d\d points higher than Published's: \+", pair.sentence)
     assert "Not point by point" in client.get("/compare?entries=1&entries=3", headers=HTML).text
     missing = client.get("/compare/points?entries=1&entries=3", headers=HTML)
-    assert (missing.status_code, "it is not known which points" in missing.text) == (404, True)
+    assert (missing.status_code, "are not stored" in missing.text) == (404, True)
 
 
 def test_figures_that_are_too_close_say_so(client: TestClient, database: Database) -> None:
@@ -136,7 +136,7 @@ def test_figures_that_are_too_close_say_so(client: TestClient, database: Databas
     robustbench.import_files(database, files)
     (pair,) = compared(client, 1, 2).pairs
     assert not pair.is_told_apart
-    assert "0.01 points lower than 57.01's, which is too little to tell them apart: -0.0 points" in pair.sentence
+    assert "0.01 points lower than 57.01's, a difference that is not significant: -0.0 points" in pair.sentence
 
 
 def test_a_board_of_corruptions_has_no_test(
@@ -167,7 +167,7 @@ def test_what_is_not_to_be_believed_is_said_beside_the_finding(
         barred.unrankable_reason = "wrong_gradients: at many points"
     (pair,) = compared(client, 1, 2).pairs
     assert pair.sentence.endswith(
-        "net 1 was withdrawn: sent by mistake. net 2 has no rank, since its figure cannot be believed."
+        "net 1 was withdrawn: sent by mistake. net 2 has no rank, since its accuracy is not reliable."
     )
     page = client.get("/compare?entries=1&entries=2", headers=HTML).text
     assert ">withdrawn<" in page

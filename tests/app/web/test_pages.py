@@ -229,7 +229,7 @@ def test_a_job_tells_its_whole_story(client: TestClient, database: Database, ser
     jobs.reap(database, max_lost_leases=3, backoff=timedelta(hours=1))
     text = words(client, f"/jobs/{job_id}")
     assert "by Ada · priority 3" in text
-    assert "host-a/1 was not heard of for a lease" in text
+    assert "host-a/1 sent no heartbeat for a whole lease" in text
     assert "Its worker was lost (loss 1). Another may take it from" in text
     with database.writing() as session:
         session.execute(update(Job).values(due_at=database_now(session)))
