@@ -92,8 +92,8 @@ def test_it_has_a_row_that_says_who_measured_it_and_no_rank(
     points = client.get(f"/api/v1/entries/{entry['id']}/points").json()
     assert sum(point["broken_by"] is not None for point in points) == 41
     page = client.get(f"/entries/{entry['id']}").text
-    assert "who alone has the network" in page
-    assert "nobody here can build it" in page
+    assert "only they have the network" in page
+    assert "this service does not have the network" in page
     assert f"/entries/{entry['id']}" in client.get(f"/jobs/{job['id']}").text
     assert '0.00 %</span><span class="interval">reported</span>' in client.get("/leaderboards/digits/Linf-0.9").text
     # No attack can be checked against it, and RobustBench's form has no place for it.

@@ -117,7 +117,7 @@ def test_a_board_says_which_ranks_an_entry_may_have(client: TestClient, database
     assert "& 2--3 &" in client.get(f"{BOARD}/export/latex?columns=band&columns=robust").text
     page = client.get("/leaderboards/digits/Linf", headers=HTML).text
     assert page.count("2\N{EN DASH}3</span>") == 2
-    assert "2 to 3 not told apart" in client.get("/entries/2", headers=HTML).text
+    assert "band 2 to 3 at 95 %" in client.get("/entries/2", headers=HTML).text
 
 
 def test_bands_are_an_option_of_the_board(client: TestClient, database: Database, stands: np.ndarray) -> None:
@@ -179,7 +179,7 @@ def test_a_board_without_points_says_so(client: TestClient, database: Database) 
     add_published(database, "44.00")
     assert client.get(f"{BOARD}/points").json() == {"entries": [], "counts": [], "points": [], "next_cursor": None}
     page = client.get("/leaderboards/digits/Linf/points", headers=HTML).text
-    assert "No model of this board was measured here yet" in page
+    assert "No model of this board was evaluated here yet" in page
 
 
 def test_the_relay_reads_the_points_of_earlier_certificates(

@@ -198,7 +198,7 @@ def test_a_terminal_that_cannot_show_a_letter_gets_a_mark(tmp_path: Path) -> Non
             check=False,
         )
         assert done.returncode == 1
-        assert b"is no valid spec" in done.stderr
+        assert b"is not a valid spec" in done.stderr
     absent = subprocess.run(
         [sys.executable, "-m", "app.cli", "train", tmp_path / "Имя.json"],
         env={"PATH": "/usr/bin:/bin", "PYTHONIOENCODING": "ascii"},

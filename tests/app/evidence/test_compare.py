@@ -102,7 +102,7 @@ def test_the_page_says_it_first_and_opens_the_points(client: TestClient, stands:
         assert all(client.get(address).status_code == 200 for address in list(pictures)[:4])
     assert "without an attack" in client.get("/compare/points?entries=1&entries=2&which=neither", headers=HTML).text
     last = client.get("/compare/points?entries=1&entries=2&which=neither&page=50", headers=HTML)
-    assert "No point is like that" in last.text
+    assert "There is no such point" in last.text
     assert client.get("/compare/points?entries=1&entries=2&which=all", headers=HTML).status_code == 422
 
 
@@ -125,7 +125,7 @@ def test_what_has_no_points_is_compared_by_its_figure_and_says_so(
     table = [[own, POINTS - own], [published, POINTS - published]]
     assert pair.p_value == pytest.approx(stats.chi2_contingency(table, correction=False).pvalue)
     assert re.match(r"net 1's robust accuracy is \d+\.\d\d points higher than Published's: \+", pair.sentence)
-    assert "Not point by point" in client.get("/compare?entries=1&entries=3", headers=HTML).text
+    assert "Compared by accuracy" in client.get("/compare?entries=1&entries=3", headers=HTML).text
     missing = client.get("/compare/points?entries=1&entries=3", headers=HTML)
     assert (missing.status_code, "are not stored" in missing.text) == (404, True)
 

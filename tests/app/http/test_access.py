@@ -484,7 +484,7 @@ def test_tokens_from_the_command_line(tmp_path: Path) -> None:
     code, secret, said = gklbench("create", "--name", "Ada", "--scopes", "read,submit", "--max-running", "2", *here)
     assert code == 0
     assert re.fullmatch(r"gklb_[\w-]{43}\n", secret)
-    assert "shown only now" in said
+    assert "shown only once" in said
     code, listed, _ = gklbench("list", *here)
     assert "Ada" in listed
     assert secret.strip() not in listed

@@ -227,7 +227,7 @@ def test_what_another_has_sent_stays_theirs(
     with database.reading() as session:
         assert session.scalars(select(JobFile.id).where(JobFile.kind == FileKind.WEIGHTS)).all() == []
     assert kept(database, weights), "for Bob"
-    assert "the file is not kept any more" in client.get("/models/1").text
+    assert "the file is no longer stored" in client.get("/models/1").text
 
 
 @either_database
