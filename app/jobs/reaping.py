@@ -74,6 +74,6 @@ def _take_away(session: Session, job_id: int, max_lost_leases: int, backoff: tim
             job,
             FailureCode.WORKER_LOST,
             f"its worker was lost {job.lost_leases} times, last {job.worker}, and nothing was saved in between; look "
-            "at that host's memory and worker log, then retry the job: it goes on from what it saved",
+            "at that host's memory and worker log, then retry the job: it resumes from what it saved",
         )
     return job

@@ -88,7 +88,7 @@ def test_points_that_only_one_loses_tell_two_networks_apart(client: TestClient, 
 
 def test_the_page_says_it_first_and_opens_the_points(client: TestClient, stands: np.ndarray) -> None:
     page = client.get("/compare?entries=1&entries=2", headers=HTML).text
-    assert page.index("told apart") < page.index("Figures") < page.index("Which points each loses")
+    assert page.index("significant") < page.index("Figures") < page.index("Which points each loses")
     a, b = stands
     for which, chosen in (("only_first", a & ~b), ("only_second", ~a & b), ("neither", ~a & ~b)):
         link = f"/compare/points?entries=1&entries=2&which={which}"
@@ -151,7 +151,7 @@ def test_a_board_of_corruptions_has_no_test(
             row.evaluation.certificate_sha256 = file.sha256
     assert compared(client, 1, 2).pairs == []
     page = client.get("/compare?entries=1&entries=2", headers=HTML).text
-    assert "told apart" not in page
+    assert "significant" not in page
     assert "Which points each loses" not in page
     assert client.get("/compare/points?entries=1&entries=2", headers=HTML).status_code == 404
     assert client.get("/api/v1/entries/1/classes").status_code == 404

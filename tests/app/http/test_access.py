@@ -502,7 +502,7 @@ def test_tokens_from_the_command_line(tmp_path: Path) -> None:
         job_id = jobs.create(session, tiny_train_spec(), submitter="Ada").id
     code, said, _ = gklbench("revoke", "--name", "Ada", *here)
     assert code == 1
-    assert f"What Ada has queued or running goes on: job {job_id}." in said
+    assert f"Unfinished jobs of Ada continue: job {job_id}." in said
     with database.reading() as session:
         assert len(tokens.valid(session)) == 1, "not before somebody has said yes"
     code, said, _ = gklbench("revoke", "--name", "Ada", "--yes", *here)

@@ -250,7 +250,7 @@ def test_a_job_tells_its_whole_story(client: TestClient, database: Database, ser
         "Peak memory 3.4 GB",
         "Peak GPU memory 1 B",
         "Processor time 1 min 15 s",
-        "It goes on from what it saved in epoch 7.",
+        "It resumes from what it saved in epoch 7.",
         "the last words",
     ):
         assert told in text

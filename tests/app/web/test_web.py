@@ -370,7 +370,7 @@ def test_what_no_board_has_cannot_be_measured_from_an_entry(client: TestClient, 
     ]
     robustbench.import_files(database, files)
     assert "Measure it here" not in get(client, "/entries/1", external=True)
-    assert "none of RobustBench&#39;s zoo" in get(client, "/submit/evaluate?entry=1", 404)
+    assert "not in RobustBench&#39;s zoo" in get(client, "/submit/evaluate?entry=1", 404)
     assert "There is no entry 9" in get(client, "/submit/evaluate?entry=9", 404)
     for number, says in ((2, "corruptions"), (3, "cifar10/Linf/Rice2020Overfitting")):
         assert "Measure it here" in get(client, f"/entries/{number}", external=True)
