@@ -37,14 +37,15 @@ _SWAGGER_FILES = Path(fastapi_offline.__file__).parent / "static"
 
 
 class Application(FastAPI):
-    """With what must see every answer around it, also the one to an unforeseen error, which middleware never sees."""
+    """FastAPI, wrapped in layers that must see every answer. FastAPI's own middleware never sees the one to an
+    unexpected error."""
 
     def serve(self, service: Service) -> None:
-        """Answer from its database and its files from now on."""
+        """Use this service's database and files from now on."""
         self.state.service = service
         self.state.metrics = Metrics(service)
         self.state.readiness = health.Readiness(service)
-        # Built anew with these at the next request.
+        # The next request builds the stack again.
         self.middleware_stack = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

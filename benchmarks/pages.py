@@ -214,7 +214,7 @@ def run(name: str, database_url: str, directory: Path, given: argparse.Namespace
     fill_jobs(database, given.jobs)
     started = time.perf_counter()
     # As the relay does now and then.
-    metric_sums.keep(database)
+    metric_sums.count_new_events(database)
     print(f"  all events counted for the metrics in {time.perf_counter() - started:.1f} s")
     environment = {
         "GKLBENCH_DATA_DIR": str(directory),

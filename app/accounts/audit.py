@@ -15,25 +15,25 @@ from app.db.tables import AuditRecord
 
 @dataclass(frozen=True)
 class Actor:
-    """Whoever does something."""
+    """Who made a change."""
 
     name: str
     token_id: int | None = None
 
 
 COMMAND_LINE = Actor("command line")
-"""The host's owner, there."""
+"""A person at the command line of the host."""
 
 
 def record(session: Session, actor: Actor, action: str, subject: str, detail: dict[str, Any] | None = None) -> None:
-    """Add a line.
+    """Add an audit record.
 
     Args:
-        session: of the transaction that makes the change.
-        actor: who did it.
+        session: the transaction that makes the change.
+        actor: who made the change.
         action: such as 'entry.withdraw'.
-        subject: what it was done to, such as 'entry 7'.
-        detail: what else is to be known; no secret.
+        subject: what was changed, such as 'entry 7'.
+        detail: more facts; no secrets.
     """
     session.add(
         AuditRecord(
@@ -49,7 +49,7 @@ def record(session: Session, actor: Actor, action: str, subject: str, detail: di
 
 
 def page(session: Session, *, before_id: int | None = None, limit: int = 100) -> list[AuditRecord]:
-    """Newest first, older than `before_id`."""
+    """Records older than `before_id`, newest first."""
     query = select(AuditRecord).order_by(AuditRecord.id.desc()).limit(limit)
     if before_id is not None:
         query = query.where(AuditRecord.id < before_id)

@@ -1,4 +1,4 @@
-"""Who sends a request, and what they may do with what is whose."""
+"""The sender of a request, and what they may do with other accounts' jobs and uploads."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from gkl.answers import Scope
 
 @dataclass(frozen=True)
 class Principal:
-    """Whoever sends a request."""
+    """The sender of a request."""
 
     name: str
     scope: Scope | None
     limits: tokens.Limits
     token_id: int | None = None
     counted_as: str = ANONYMOUS
-    """Whose requests these count among: a token's name, or an address."""
+    """The name under which the rate limit counts these requests: a token's name, or an address."""
     is_open: bool = False
-    """Nobody needs a token here, and everybody may speak for everybody."""
+    """The service is open: requests need no token and may act for any submitter."""
     csrf: str | None = None
-    """What this browser's forms have to send."""
+    """The CSRF token that this browser's forms must send."""
 
     @property
     def actor(self) -> Actor:
@@ -38,21 +38,22 @@ class Principal:
         return tokens.allows(self.scope, needed)
 
     def submitter(self, asked: str | None) -> str:
-        """For whom a job is.
+        """The submitter of a new job.
 
         Raises:
-            Forbidden: it would be for somebody else.
+            Forbidden: the request names another submitter, and its token is not an admin's.
         """
         if self.is_open:
             return asked or ANONYMOUS
         if asked in (None, self.name) or self.may(Scope.ADMIN):
             return asked or self.name
-        raise Forbidden(f"this token sends jobs of {self.name}, not of {asked}; leave 'submitter' out")
+        raise Forbidden(f"this token sends jobs as {self.name}, not as {asked}; leave 'submitter' out")
 
     def check_owns(self, submitter: str, what: str) -> None:
-        """
+        """Check that this sender owns something, or is an admin.
+
         Raises:
-            Forbidden: it is somebody else's, and this is no admin.
+            Forbidden: neither is the case.
         """
         if not (self.is_open or submitter == self.name or self.may(Scope.ADMIN)):
             raise Forbidden(f"{what} is {submitter}'s; only they and admins can do that")

@@ -1,4 +1,6 @@
-"""How much of the service somebody may use, and has used. Tokens carry the limits (`app.accounts.tokens.Limits`)."""
+"""Quotas: how much of the service a submitter may use, and has used. A token carries the limits
+(`app.accounts.tokens.Limits`).
+"""
 
 from __future__ import annotations
 
@@ -12,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from app.accounts import tokens
 from app.core.errors import TooLarge, TooMany
+from app.core.formatting import count
 from app.db.database import database_now, insert_into
 from app.db.tables import Job, JobFile, PartialUpload, Submitter, Upload, UploadSender, WorkerTime
 from gkl.answers import HELD, JobKind, JobState
@@ -22,7 +25,7 @@ _REMEMBERED = timedelta(days=400)
 
 @dataclass(frozen=True)
 class Used:
-    """What somebody uses now, in the terms of `app.accounts.tokens.Limits`."""
+    """What a submitter uses now, in the units of `app.accounts.tokens.Limits`."""
 
     queued_jobs: int
     running_jobs: int
@@ -40,7 +43,7 @@ def used(session: Session, submitter: str) -> Used:
 
 
 def _queued(session: Session, submitter: str) -> int:
-    """Without shards, which are parts of what was let in."""
+    """Without shards: the evaluation that they belong to is counted."""
     waiting = select(func.count()).where(
         Job.submitter == submitter, Job.state == JobState.QUEUED, Job.kind != JobKind.SHARD
     )
@@ -52,63 +55,63 @@ def _running(session: Session, submitter: str) -> int:
 
 
 def check_room_for_job(session: Session, submitter: str) -> None:
-    """Before a job is queued. Two at once of one submitter come in turn.
+    """Check a submitter's quotas before a job is queued. Parallel requests of one submitter wait for each other.
 
     Raises:
-        TooMany: as many wait already as may, the day's hours are used up, or all is kept of theirs that may be.
+        TooMany: the limit of queued jobs, of stored bytes or of hours a day is reached.
     """
     limits = tokens.limits_of(session, [submitter]).get(submitter, _NONE)
     if limits.queued_jobs is not None:
-        take_turn(session, submitter)
+        lock_submitter(session, submitter)
         waiting = _queued(session, submitter)
         if waiting >= limits.queued_jobs:
             raise TooMany(
-                f"{waiting} jobs of {submitter} are queued, as many as may be; wait until some have begun, or cancel "
-                "some",
+                f"{submitter} has {count(waiting, 'queued job')}, the limit; wait until some begin, or cancel some",
                 retry_after_seconds=_ASK_AGAIN_SECONDS,
             )
     if limits.upload_bytes is not None and (kept := bytes_kept(session, submitter)) >= limits.upload_bytes:
         raise TooMany(
-            f"{kept} bytes are kept of {submitter}, who may keep {limits.upload_bytes}; before another job, remove "
-            "weights or jobs that nothing needs: DELETE /api/v1/weights/<sha256>, DELETE /api/v1/jobs/<number>",
+            f"{submitter} has {kept} bytes stored, and the limit is {limits.upload_bytes}; before another job, remove "
+            "weights or jobs that you no longer need: DELETE /api/v1/weights/<sha256>, DELETE /api/v1/jobs/<number>",
             retry_after_seconds=_ASK_AGAIN_SECONDS,
         )
     if _is_day_used_up(session, submitter, limits, database_now(session)):
         raise TooMany(
-            f"the jobs of {submitter} have had their {limits.gpu_hours_per_day:g} hours on workers today; more is "
-            "there from 00:00 UTC on",
+            f"the jobs of {submitter} have used their {limits.gpu_hours_per_day:g} hours on workers today; the quota "
+            "resets at 00:00 UTC",
             retry_after_seconds=_seconds_left_of_day(database_now(session)),
         )
 
 
 def room_for_upload(session: Session, submitter: str) -> int | None:
-    """Bytes that may still be kept of theirs; None is no limit."""
+    """Bytes that the submitter may still store; None if there is no limit."""
     limit = tokens.limits_of(session, [submitter]).get(submitter, _NONE).upload_bytes
     return None if limit is None else limit - bytes_kept(session, submitter)
 
 
 def check_upload_fits(session: Session, submitter: str, size_bytes: int) -> None:
-    """
+    """Check that the submitter may store this many more bytes.
+
     Raises:
-        TooLarge: the submitter may never keep so much.
-        TooMany: with these bytes, more would be kept of the submitter's than may be.
+        TooLarge: they exceed the limit by themselves.
+        TooMany: they exceed it together with what is stored.
     """
     limit = tokens.limits_of(session, [submitter]).get(submitter, _NONE).upload_bytes
     if limit is None:
         return
     if size_bytes > limit:
-        raise TooLarge(f"{submitter} may keep {limit} bytes, and these are {size_bytes}")
+        raise TooLarge(f"{submitter} may store {limit} bytes, and this upload has {size_bytes}")
     room = limit - bytes_kept(session, submitter)
     if size_bytes > room:
         raise TooMany(
-            f"{submitter} may keep {limit} bytes, of which {max(0, room)} are left; remove weights or jobs that "
-            "nothing needs: DELETE /api/v1/weights/<sha256>, DELETE /api/v1/jobs/<number>",
+            f"{submitter} may store {limit} bytes, of which {max(0, room)} are left; remove weights or jobs that "
+            "you no longer need: DELETE /api/v1/weights/<sha256>, DELETE /api/v1/jobs/<number>",
             retry_after_seconds=_ASK_AGAIN_SECONDS,
         )
 
 
 def bytes_kept(session: Session, submitter: str) -> int:
-    """Of what they have sent, or have begun to send, and of what their jobs have left."""
+    """Stored bytes: complete and partial uploads, and the files of the submitter's jobs."""
     sent = (
         select(func.sum(Upload.size_bytes))
         .join(UploadSender, UploadSender.sha256 == Upload.sha256)
@@ -122,7 +125,7 @@ def bytes_kept(session: Session, submitter: str) -> int:
 
 
 def kept_by_all(session: Session) -> dict[str, int]:
-    """`bytes_kept` of each who keeps something, the largest first."""
+    """`bytes_kept` by submitter, the largest first."""
     queries = (
         select(UploadSender.submitter, func.sum(Upload.size_bytes)).join(Upload, Upload.sha256 == UploadSender.sha256),
         select(PartialUpload.submitter, func.sum(PartialUpload.size_bytes)).where(PartialUpload.sha256.is_(None)),
@@ -134,19 +137,20 @@ def kept_by_all(session: Session) -> dict[str, int]:
     return dict(found.most_common())
 
 
-def take_turn(session: Session, submitter: str) -> None:
-    """Keep other requests of theirs waiting until this transaction ends."""
-    know(session, submitter)
+def lock_submitter(session: Session, submitter: str) -> None:
+    """Lock the submitter's row: their other requests wait until this transaction ends."""
+    register_submitter(session, submitter)
     session.execute(select(Submitter).where(Submitter.name == submitter).with_for_update())
 
 
-def know(session: Session, submitter: str) -> None:
-    """Give somebody a turn among those whom workers serve."""
+def register_submitter(session: Session, submitter: str) -> None:
+    """Add a submitter to the rotation in which workers claim jobs."""
     session.execute(insert_into(session, Submitter).values(name=submitter).on_conflict_do_nothing())
 
 
 def may_run_another(session: Session, submitter: str, limits: tokens.Limits, now: datetime) -> bool:
-    """Whether a worker may take up a job of theirs. Keeps others from doing so until this transaction ends."""
+    """Whether a worker may claim another job of this submitter. Locks the submitter's row if their running jobs are
+    limited."""
     if limits.running_jobs is not None:
         row = select(Submitter).where(Submitter.name == submitter).with_for_update(skip_locked=True)
         if session.scalars(row).first() is None:
@@ -157,16 +161,16 @@ def may_run_another(session: Session, submitter: str, limits: tokens.Limits, now
 
 
 def why_waiting(session: Session, job: Job) -> str | None:
-    """Of a queued job: the limit that keeps it waiting, in words."""
+    """The limit that keeps a queued job waiting, in words; None if no limit does."""
     limits = tokens.limits_of(session, [job.submitter]).get(job.submitter, _NONE)
     if job.state is not JobState.QUEUED:
         return None
     if _is_day_used_up(session, job.submitter, limits, database_now(session)):
-        return f"its submitter has had {limits.gpu_hours_per_day:g} hours on workers today; it goes on at 00:00 UTC"
+        return f"its submitter has used {limits.gpu_hours_per_day:g} hours on workers today; it continues at 00:00 UTC"
     if limits.running_jobs is not None:
         held = _running(session, job.submitter)
         if held >= limits.running_jobs:
-            return f"{held} jobs of its submitter are running, as many as may at once"
+            return f"its submitter has {count(held, 'running job')}, the limit"
     return None
 
 
@@ -174,7 +178,7 @@ def why_waiting(session: Session, job: Job) -> str | None:
 
 
 def note_worker_time(session: Session, submitter: str, start: datetime, end: datetime) -> None:
-    """Count an attempt that is over, in the days in which it was."""
+    """Add the time of an ended attempt, divided by days in UTC."""
     for day, seconds in _days(start, end):
         row = insert_into(session, WorkerTime).values(submitter=submitter, day=day, seconds=seconds)
         more = {"seconds": WorkerTime.seconds + row.excluded.seconds}
@@ -186,7 +190,7 @@ def forget_worker_time(session: Session) -> None:
 
 
 def seconds_today(session: Session, submitter: str, now: datetime) -> float:
-    """Time on workers since 00:00 UTC, with that of the attempts that go on."""
+    """Seconds on workers since 00:00 UTC, including the running attempts."""
     day = now.astimezone(UTC).date()
     midnight = datetime.combine(day, time(), UTC)
     known = session.get(WorkerTime, (submitter, day), populate_existing=True)

@@ -1,4 +1,4 @@
-"""How many requests a minute somebody may send. Counted at the broker, so that all processes of the API agree."""
+"""The limit of requests a minute. They are counted at the broker, so that all API processes share one count."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _AWAY_SECONDS = 10.0
 
 
 class RateLimiter:
-    """While the broker is away each process counts for itself."""
+    """Counts requests at the broker; while the broker is down, each process counts by itself."""
 
     def __init__(self, settings: Settings) -> None:
         self._url = settings.broker_url
@@ -32,21 +32,22 @@ class RateLimiter:
         self._away_until = 0.0
 
     def count(self, who: str, per_minute: int, cost: int = 1) -> None:
-        """
+        """Count a request.
+
         Args:
-            who: sends it.
-            per_minute: how many requests they may send.
-            cost: as how many this one counts.
+            who: whose request it is.
+            per_minute: how many requests they may send in a minute.
+            cost: how many requests this one counts as.
 
         Raises:
-            TooMany: this one is more than may be.
+            TooMany: the limit is exceeded.
         """
         item = RateLimitItemPerMinute(per_minute, namespace="gklbench")
         if time.monotonic() >= self._away_until:
             try:
                 self._hit(self._shared(), item, who, cost)
             except RedisError as error:
-                # One that does not answer would cost every request seconds.
+                # Asking a silent broker would delay every request by seconds.
                 self._away_until = time.monotonic() + _AWAY_SECONDS
                 _log.warning("the broker cannot be reached (%s); requests are counted by each process", error)
             else:

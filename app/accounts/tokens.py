@@ -1,8 +1,8 @@
-"""Tokens: who may come in, what they may do, and how much of it.
+"""Tokens: who may use the service, with which scope and limits.
 
-A token is 32 random bytes behind a prefix that secret scanners can know. It is shown once; what is kept is its
-SHA-256, which for a random secret is as good as a slow hash. Tokens of one name are one person's: they share what
-they may use, as the newest of them says.
+A token is 32 random bytes behind a prefix that secret scanners recognize. It is shown once; only its SHA-256 is
+stored, which for a random secret is as good as a slow hash. Tokens with the same name belong to one person: they share
+one set of limits, that of the newest token.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _ORDER = tuple(Scope)
 
 @dataclass(frozen=True)
 class Limits:
-    """What a token may use; None is without limit."""
+    """What a token may use; None means no limit."""
 
     queued_jobs: int | None = 100
     running_jobs: int | None = None
@@ -58,7 +58,8 @@ class Limits:
 
 
 def allows(given: Scope | None, needed: Scope) -> bool:
-    """
+    """Whether a scope includes another.
+
     >>> allows(Scope.ADMIN, Scope.SUBMIT), allows(Scope.READ, Scope.SUBMIT), allows(None, Scope.READ)
     (True, False, False)
     """
@@ -74,13 +75,13 @@ def create(
     """A new token and its secret, which nobody can read again.
 
     Raises:
-        Unprocessable: the name cannot be one, or is in use by a living token.
+        Unprocessable: the name is not allowed, or a valid token has it.
     """
     if not re.fullmatch(NAME_PATTERN, name) or name == ANONYMOUS:
         raise Unprocessable(
-            f"a token's name is whose it is: at most 100 letters, digits, spaces and ._@+-, not {name!r}"
+            f"a token's name is its owner's: at most 100 letters, digits, spaces and ._@+-, not {name!r}"
         )
-    if living(session, name):
+    if valid(session, name):
         raise Unprocessable(f"there is a token of {name} already; rotate or revoke it, or choose another name")
     return _add(session, name, scope, lifetime=lifetime, limits=limits, action="token.create", by=by)
 
@@ -112,16 +113,16 @@ def _limit(token: Token, limits: Limits) -> None:
 
 
 def rotate(session: Session, name: str, *, overlap: timedelta, by: Actor) -> tuple[Token, str]:
-    """A new secret with the same rights for as long as the old one had; that one goes after `overlap`.
+    """A new token with the scope, limits and lifetime of the old one, which expires after `overlap`.
 
     Raises:
-        NotFound: nobody of this name has a living token.
+        NotFound: no valid token has this name.
     """
-    old = _newest_living(session, name)
+    old = _newest_valid(session, name)
     now = database_now(session)
     lifetime = None if old.expires_at is None else old.expires_at - old.created_at
     made = _add(session, name, old.scope, lifetime=lifetime, limits=Limits.of(old), action="token.rotate", by=by)
-    for token in living(session, name):
+    for token in valid(session, name):
         if token.id != made[0].id:
             token.expires_at = min(token.expires_at or now + overlap, now + overlap)
     session.flush()
@@ -129,13 +130,13 @@ def rotate(session: Session, name: str, *, overlap: timedelta, by: Actor) -> tup
 
 
 def revoke(session: Session, name: str, *, by: Actor) -> int:
-    """End all of somebody's tokens at once, and what they are logged in with; returns how many.
+    """Revoke all valid tokens of a name at once, and end their login sessions. Returns how many tokens.
 
     Raises:
-        NotFound: nobody of this name has a living token.
+        NotFound: no valid token has this name.
     """
-    _newest_living(session, name)
-    found = living(session, name)
+    _newest_valid(session, name)
+    found = valid(session, name)
     for token in found:
         token.revoked_at = database_now(session)
         session.execute(delete(LoginSession).where(LoginSession.token_id == token.id))
@@ -145,19 +146,19 @@ def revoke(session: Session, name: str, *, by: Actor) -> int:
 
 
 def unfinished_jobs(session: Session, name: str) -> list[int]:
-    """Somebody's jobs that revoking does not end: queued, running, or being cancelled."""
+    """Ids of the jobs that revoking a name's tokens leaves in place: queued, running, or being cancelled."""
     states = (JobState.QUEUED, JobState.RUNNING, JobState.CANCELLING)
     return list(session.scalars(select(Job.id).where(Job.submitter == name, Job.state.in_(states)).order_by(Job.id)))
 
 
 def change(session: Session, name: str, limits: Limits, *, by: Actor) -> Token:
-    """Give somebody other limits.
+    """Change the limits of a name's tokens.
 
     Raises:
-        NotFound: nobody of this name has a living token.
+        NotFound: no valid token has this name.
     """
-    token = _newest_living(session, name)
-    for each in living(session, name):
+    token = _newest_valid(session, name)
+    for each in valid(session, name):
         _limit(each, limits)
     audit.record(session, by, "token.change", f"token {token.id}", {"name": name})
     session.flush()
@@ -168,8 +169,8 @@ def all_of_them(session: Session) -> list[Token]:
     return list(session.scalars(select(Token).order_by(Token.name, Token.id)))
 
 
-def living(session: Session, name: str | None = None) -> list[Token]:
-    """Those that still let somebody in, newest last."""
+def valid(session: Session, name: str | None = None) -> list[Token]:
+    """Tokens that are neither revoked nor expired, newest last."""
     now = database_now(session)
     query = select(Token).where(Token.revoked_at.is_(None), or_(Token.expires_at.is_(None), Token.expires_at > now))
     if name is not None:
@@ -177,22 +178,23 @@ def living(session: Session, name: str | None = None) -> list[Token]:
     return list(session.scalars(query.order_by(Token.id)))
 
 
-def _newest_living(session: Session, name: str) -> Token:
-    found = living(session, name)
+def _newest_valid(session: Session, name: str) -> Token:
+    found = valid(session, name)
     if not found:
-        raise NotFound(f"nobody called {name} has a living token; 'gklbench token list' shows them all")
+        raise NotFound(f"no valid token has the name {name}; 'gklbench token list' shows them all")
     return found[-1]
 
 
 def check_start(database: Database, settings: Settings) -> None:
-    """
+    """Check that the service can be used once it starts.
+
     Raises:
-        Unauthorized: nobody could use the service, since it asks for tokens and there are none.
+        Unauthorized: it requires tokens, and there is none.
     """
     if settings.is_open:
         return
     with database.reading() as session:
-        if living(session):
+        if valid(session):
             return
     where = f"GKLBENCH_HOST={settings.host}" if settings.access == "auto" else f"GKLBENCH_ACCESS={settings.access}"
     raise Unauthorized(
@@ -202,7 +204,7 @@ def check_start(database: Database, settings: Settings) -> None:
 
 
 def limits_of(session: Session, names: Collection[str]) -> dict[str, Limits]:
-    """Of those who have, or had, a token. Whoever never had one is without limits."""
+    """The limits by name, for each name that has or had a token. A name without one has no limits."""
     rows = session.scalars(select(Token).where(Token.name.in_(names)).order_by(Token.id))
     return {token.name: Limits.of(token) for token in rows}
 
@@ -211,13 +213,13 @@ def limits_of(session: Session, names: Collection[str]) -> dict[str, Limits]:
 
 
 def find(session: Session, secret: str) -> Token | None:
-    """The living token with this secret."""
+    """The valid token with this secret."""
     if not _SECRET.fullmatch(secret):
         return None
-    return _if_living(session, session.scalars(select(Token).where(Token.sha256 == _hash(secret))).first())
+    return _if_valid(session, session.scalars(select(Token).where(Token.sha256 == _hash(secret))).first())
 
 
-def _if_living(session: Session, token: Token | None) -> Token | None:
+def _if_valid(session: Session, token: Token | None) -> Token | None:
     if token is None or token.revoked_at is not None:
         return None
     is_over = token.expires_at is not None and token.expires_at <= database_now(session)
@@ -238,7 +240,7 @@ def note_use(session: Session, token_id: int) -> None:
 
 
 def log_in(session: Session, token: Token, lifetime: timedelta) -> tuple[str, datetime]:
-    """The value for the browser's cookie, and until when it is good. The token itself is not kept in the browser."""
+    """The value of the browser's cookie, and when it expires. The token itself is not stored in the browser."""
     value = secrets.token_urlsafe(32)
     now = database_now(session)
     until = now + lifetime if token.expires_at is None else min(token.expires_at, now + lifetime)
@@ -249,11 +251,11 @@ def log_in(session: Session, token: Token, lifetime: timedelta) -> tuple[str, da
 
 
 def find_logged_in(session: Session, cookie: str) -> Token | None:
-    """The living token with which a browser logged in."""
+    """The valid token with which a browser logged in."""
     found = session.get(LoginSession, _hash(cookie))
     if found is None or found.expires_at <= database_now(session):
         return None
-    return _if_living(session, found.token)
+    return _if_valid(session, found.token)
 
 
 def log_out(session: Session, cookie: str) -> None:
@@ -265,7 +267,7 @@ def forget_old_logins(session: Session) -> None:
 
 
 def csrf_token(cookie: str) -> str:
-    """What a form of this browser carries: nobody can know it who does not know the cookie, which no script reads."""
+    """The token that this browser's forms must send. It is computed from the cookie, which no script can read."""
     return hmac.new(cookie.encode(), b"gklbench form", hashlib.sha256).hexdigest()
 
 

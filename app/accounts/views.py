@@ -1,4 +1,4 @@
-"""What the API answers of the record of changes."""
+"""Audit records as the API returns them."""
 
 from __future__ import annotations
 

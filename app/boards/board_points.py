@@ -1,4 +1,4 @@
-"""The test images of a board: which network gets which right under every attack, and which images are hard for all."""
+"""The test images of a board: which network gets which image right under every attack, and which images are hardest."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _log = logging.getLogger(__name__)
 
 Order = Literal["hardest", "easiest"]
 
-# Certificates that are searched for a picture of a point: each is a file to read, and perhaps to fetch.
+# How many certificates are searched for pictures: each is a file to read, and perhaps to download.
 _FILES_SEARCHED = 5
 
 
 @dataclass(frozen=True)
 class RankedPoints:
-    """An entry with a rank: its figure, and its points where they are known here."""
+    """A ranked entry: its robust accuracy, and its points if they are stored."""
 
     entry_id: int
     robust_accuracy: float
@@ -37,14 +37,14 @@ class RankedPoints:
 
 
 def ranked(session: Session, board: Board) -> list[RankedPoints]:
-    """The entries of a board that have a rank, the first rank first."""
+    """The ranked entries of a board, the first rank first."""
     certificates = strongest_certificates.of_board(session, board.dataset, board.name)
-    known = robust_points.known(session, certificates.values())
+    known = robust_points.stored_points(session, certificates.values())
     found = []
     for entry_id, accuracy, num_points in ranking.ranked_figures(session, board):
         sha256 = certificates.get(entry_id)
         points = known.get(sha256 or "")
-        # A figure that is lower than its certificate says is a figure alone.
+        # If the entry's accuracy is lower than its certificate's, the points of the certificate are out of date.
         agrees = points is not None and (len(points), points.sum()) == (num_points, round(accuracy * num_points))
         found.append(RankedPoints(entry_id, accuracy, num_points, sha256, points if agrees else None))
     return found
@@ -55,21 +55,21 @@ class HardPoint:
     """A test image of a board."""
 
     index: int
-    """Its place among the test images, from 0."""
+    """Its index among the test images, from 0."""
     lost_by: int
-    """How many of the networks get it wrong, with an attack or without."""
+    """How many networks get it wrong, with or without an attack."""
 
 
 @dataclass(frozen=True)
 class BoardPoints:
-    """The test images of a board by how many of its networks lose them."""
+    """The test images of a board by how many of its networks get them wrong."""
 
     entry_ids: list[int]
-    """Whose points are known, the first rank first."""
+    """The entries whose points are stored, the first rank first."""
     certificates: list[str]
-    """sha256 of theirs."""
+    """The sha256 of their certificates."""
     counts: list[int]
-    """How many images are lost by none, by one, ..., by all of them: one number more than there are entries."""
+    """How many images no network, one network, ..., all networks get wrong: one number more than there are entries."""
     listed: list[HardPoint]
 
     @property
@@ -80,17 +80,18 @@ class BoardPoints:
 def board_points(
     session: Session, board: Board, order: Order, *, offset: int, limit: int, least: int = 0
 ) -> BoardPoints:
-    """
+    """The test images of a board, sorted by how many networks get them wrong.
+
     Args:
         session: to read with.
-        board: whose.
-        order: the images that most networks lose first, or those that fewest do; equal ones in their own order.
-        offset: how many to pass over.
-        limit: how many at most.
-        least: only images that at least so many networks lose.
+        board: the board.
+        order: images that most networks get wrong first, or those that fewest do; equal ones by their index.
+        offset: how many images to skip.
+        limit: how many images at most.
+        least: only images that at least this many networks get wrong.
     """
     found = ranked(session, board) if board.epsilon is not None else []
-    # All of one length: an imported figure has no points, and what is ranked took all test images.
+    # All have one length: imported entries have no points, and a ranked evaluation took all test images.
     known = [(each, each.points) for each in found if each.points is not None and each.certificate_sha256 is not None]
     if not known:
         return BoardPoints([], [], [], [])
@@ -106,11 +107,11 @@ def board_points(
 
 
 def pictured(store: ArtifactStore, found: BoardPoints, chosen: list[int]) -> dict[int, tuple[int, BrokenPoint]]:
-    """For each image an entry whose certificate has a picture of it, and what broke it there.
+    """For each image: an entry whose certificate has a picture of it, and the attack that broke it there.
 
-    A certificate holds the images that an attack broke: one that every network gets wrong without an attack is in none.
-    Only the certificates of the best few are read, each a file that may have to come from a bucket, and only as long as
-    a picture is missing; one that cannot be had is passed over.
+    A certificate holds the images that an attack broke, so it has none that every network gets wrong without an attack.
+    Only the best few certificates are read, since each may have to be downloaded, and only while a picture is missing;
+    one that cannot be read is skipped.
     """
     pictures: dict[int, tuple[int, BrokenPoint]] = {}
     for entry_id, sha256 in list(zip(found.entry_ids, found.certificates, strict=True))[:_FILES_SEARCHED]:

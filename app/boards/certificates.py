@@ -1,4 +1,4 @@
-"""What a stored certificate says of each point, without torch and without its images."""
+"""Reading stored certificates without torch: what each says about each point."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from gkl.answers import ClassView, PointView, TakenFor
 from gkl.catalog import Dataset
 
 STANDS = -1
-"""What `broken_by` says of a point that withstands every attack; -2 of one that is misclassified without one."""
+"""The value of `broken_by` for a point that withstands every attack; -2: misclassified without an attack."""
 
 
 def points_of(path: Path, *, first: int = 0, limit: int | None = None) -> tuple[list[PointView], int | None]:
-    """Points of an evaluation in the order of the test images, and the number of the one after them; None at the end.
+    """Points of an evaluation in the order of the test images, and the number of the next point; None at the end.
 
     Args:
-        path: of the certificate.
-        first: the number of the one to begin with.
-        limit: how many at most.
+        path: the certificate.
+        first: the number of the first point.
+        limit: how many points at most.
     """
     with safe_open(path, framework="np") as file:
         attacks = json.loads(file.metadata()["gklbench"])["attacks"]
@@ -59,7 +59,7 @@ def points_of(path: Path, *, first: int = 0, limit: int | None = None) -> tuple[
 
 
 def classes_of(path: Path, dataset: Dataset) -> list[ClassView]:
-    """Each class that has images, the least robust first."""
+    """The classes that have images, the least robust first."""
     with safe_open(path, framework="np") as file:
         labels, predictions, broken_by = (file.get_tensor(name) for name in ("label", "prediction", "broken_by"))
         taken, index = file.get_tensor("adversarial_prediction"), file.get_tensor("index")
@@ -93,7 +93,7 @@ Picture = Literal["clean", "adversarial", "difference"]
 
 @dataclass(frozen=True)
 class BrokenPoint:
-    """A point whose adversarial example can be looked at."""
+    """A point with an adversarial example that can be shown."""
 
     index: int
     label: int
@@ -106,10 +106,10 @@ class BrokenPoint:
 
 @dataclass(frozen=True)
 class Broken:
-    """The broken points of a certificate that are asked for."""
+    """The selected broken points of a certificate."""
 
     attacks: list[str]
-    """All attacks that broke something, in their order."""
+    """All attacks that broke a point, in the order in which they ran."""
     labels: list[int]
     """All labels of broken points."""
     count: int
@@ -126,7 +126,7 @@ def broken_points(
     limit: int = 24,
     offset: int = 0,
 ) -> Broken:
-    """Those that an attack broke, of a label, from some point on; in the order of the test images."""
+    """Points that an attack broke, of one attack or label if given, from a point on; in the order of the images."""
     with safe_open(path, framework="np") as file:
         names: list[str] = json.loads(file.metadata()["gklbench"])["attacks"]
         index, wrong = file.get_tensor("index"), file.get_tensor("adversarial_prediction")
@@ -152,7 +152,7 @@ def broken_points(
 
 
 def examples_of(path: Path, chosen: Sequence[int]) -> list[BrokenPoint]:
-    """Those of these points that an attack broke and that can be looked at."""
+    """The chosen points, without those that no attack broke or that have no picture."""
     with safe_open(path, framework="np") as file:
         if "clean" not in file.keys():  # noqa: SIM118 - this handle is no mapping
             return []
@@ -170,21 +170,21 @@ def picture(path: Path, point: int, which: Picture) -> bytes:
     """A point's clean image, its adversarial example, or their difference stretched to the whole range, as PNG.
 
     Raises:
-        NotFound: no attack broke this point, or the file is older than its pictures.
+        NotFound: no attack broke this point, or the certificate is from a version that stored no clean images.
     """
     with safe_open(path, framework="np") as file:
         rows = (file.get_tensor("index") == point).nonzero()[0]
         if not len(rows):
             raise NotFound(f"no attack broke point {point}: there is no adversarial example to show")
         if "clean" not in file.keys():  # noqa: SIM118
-            raise NotFound("this certificate was made before they held the clean images; evaluate again to see them")
+            raise NotFound("this certificate is too old to have the clean images; evaluate again to see them")
         row = int(rows[0])
         clean = _unit(file.get_slice("clean")[row : row + 1][0])
         adversarial = file.get_slice("adversarial")[row : row + 1][0].astype(np.float64)
     pixels = {"clean": clean, "adversarial": adversarial}.get(which)
     if pixels is None:
         difference = adversarial - clean
-        # Grey is no change.
+        # Gray means no change.
         pixels = 0.5 + 0.5 * difference / max(np.abs(difference).max(), 1e-12)
     eight_bit = (pixels * 255).round().clip(0, 255).astype(np.uint8)
     image = Image.fromarray(eight_bit[0] if len(eight_bit) == 1 else eight_bit.transpose(1, 2, 0))
@@ -199,7 +199,7 @@ def _unit(image: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def standing_points(path: Path) -> NDArray[np.bool_]:
-    """(N,): which points no attack broke and the model gets right."""
+    """(N,): whether the model gets each point right under every attack."""
     with safe_open(path, framework="np") as file:
         stands: NDArray[np.bool_] = file.get_tensor("broken_by") == STANDS
         return stands

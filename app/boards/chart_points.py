@@ -1,4 +1,4 @@
-"""What a board's charts draw: the entries of a view, of very many the best of each place."""
+"""The points of a board's charts: the entries of a view, thinned out if they are very many."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from app.boards.ranking import BEST_FIRST, HAS_RANK, Board, is_on, orders
 from app.db.tables import Entry
 from gkl.answers import Provenance
 
-# More would cover each other: then only the best of each place is drawn.
+# More dots would cover each other: then only the best dot of each grid cell is drawn.
 _MOST_DOTS = 1000
-# As many places as have room beside each other in a chart.
+# The grid's cells: as many dots as fit beside each other in a chart.
 _COLUMNS_OF_DOTS, _ROWS_OF_DOTS = 48, 30
 
 
 @dataclass(frozen=True)
 class Point:
-    """What charts need of an entry."""
+    """What charts show of an entry."""
 
     id: int
     name: str
@@ -38,23 +38,23 @@ class Point:
 
 @dataclass(frozen=True)
 class Points:
-    """What charts draw of a view."""
+    """What charts show of a view."""
 
     by_accuracy: list[Point]
-    """Best first; all of them on the Pareto front are there."""
+    """Best first; includes every point on the Pareto front."""
     by_year: list[Point]
-    """Best first; the best one of each year is there."""
+    """Best first; includes the best point of each year."""
     count: int
-    """How many the view has, which these represent if they are fewer."""
+    """How many entries could be drawn; more than the points if these were thinned out."""
     count_with_year: int
     count_of_view: int
-    """With those that have no rank or no accuracy."""
+    """How many entries the view has, including those without a rank or an accuracy."""
 
 
 def points(session: Session, found: Board, view: View) -> Points:
-    """The entries of a view that have both accuracies; provisional ones are left out.
+    """The chart points of a view's entries that have both accuracies; provisional ones are left out.
 
-    Of very many only the best of those whose dots would cover each other.
+    If there are very many, only the best of those whose dots would cover each other.
     """
     is_of_view = (is_on(found), *conditions(view))
     has_both = and_(HAS_RANK, Entry.clean_accuracy.is_not(None))
@@ -64,7 +64,7 @@ def points(session: Session, found: Board, view: View) -> Points:
         return case((has_both, column))
 
     clean, robust = of_drawn(Entry.clean_accuracy), of_drawn(Entry.robust_accuracy)
-    # With the others counted too: a search reads every entry each time.
+    # One query counts everything: each search reads every entry.
     counts = (func.count(), func.count(of_drawn(Entry.id)), func.count(of_drawn(Entry.year)))
     extent = (func.min(clean), func.max(clean), func.min(robust), func.max(robust))
     of_view, total, with_year, *ends = session.execute(select(*counts, *extent).where(*is_of_view)).one()
@@ -93,20 +93,20 @@ def points(session: Session, found: Board, view: View) -> Points:
 def _best_of_places(
     session: Session, is_drawn: Sequence[ColumnElement[bool]], place_of: Callable[[float, float], tuple[int, int]]
 ) -> list[tuple[int, bool, bool]]:
-    """Number, and whether it is drawn by its accuracies and by its year, of those that are; best first."""
+    """The id of each drawn entry, and whether the charts by accuracy and by year draw it; best first."""
     columns = (Entry.id, Entry.clean_accuracy, Entry.robust_accuracy, Entry.year)
     listed = select(*columns).where(*is_drawn).order_by(*orders(BEST_FIRST)).execution_options(yield_per=1000)
     places: set[tuple[int, int]] = set()
     places_of_years: set[tuple[int, int]] = set()
     most_accurate = -1.0
     drawn: list[tuple[int, bool, bool]] = []
-    # Many short steps, each of them cheap: windows over the same rows take the database three times as long.
-    # Without the session between: that many rows would take half as long again.
+    # A loop of many cheap steps: window functions over the same rows take the database three times as long.
+    # On the connection itself: through the session, so many rows would take half as long again.
     for entry_id, clean, robust, year in session.connection().execute(listed):
         assert clean is not None, "so it was asked for"
         assert robust is not None, "what has none has no rank"
         place = place_of(clean, robust)
-        # On the Pareto front is what is more accurate than all that are more robust.
+        # An entry is on the Pareto front if it is more accurate than all that are more robust.
         by_accuracy = clean > most_accurate or place not in places
         by_year = year is not None and (year, place[1]) not in places_of_years
         if by_accuracy:

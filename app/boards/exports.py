@@ -29,21 +29,21 @@ _PIECE_LENGTH = 64 * 1024
 
 @dataclass(frozen=True)
 class Format:
-    """One kind of file."""
+    """A file format."""
 
     title: str
     ending: str
     media_type: str
     write: Write
-    """The file piece by piece: a long board is never in memory as a whole."""
+    """Yields the file in pieces: a long board is never in memory as a whole."""
 
 
 def pieces(database: Database, board: Board, view: View, kind: Format, bands: Bands) -> Iterator[str]:
-    """A file as it is sent.
+    """Yield an export file in pieces.
 
-    Which entries there are, in which order and with which ranks is read at once, before the first piece. The entries
-    themselves follow in short transactions: whoever reads slowly must keep no connection to the database. One that
-    changes meanwhile is written as it is then, one that is removed is left out.
+    The entries' ids, order and ranks are read at once, before the first piece. The entries themselves are read in short
+    transactions, so that a slow client does not hold a database connection. An entry that changes meanwhile is written
+    in its new form; one that is removed is left out.
     """
     with database.reading() as session:
         listed = listing.ids(session, board, view)
@@ -62,7 +62,7 @@ def pieces(database: Database, board: Board, view: View, kind: Format, bands: Ba
 
 
 def _joined(texts: Iterator[str]) -> Iterator[str]:
-    """Each piece takes its turn in the event loop; one for every row would take longer than the rows."""
+    """Join small texts into larger pieces: sending each row by itself would take longer than making the rows."""
     kept: list[str] = []
     length = 0
     for text in texts:
@@ -75,12 +75,12 @@ def _joined(texts: Iterator[str]) -> Iterator[str]:
 
 
 def _csv(_: Board, view: View, found: Iterable[Ranked]) -> Iterator[str]:
-    """All there is, or the columns that the view has."""
+    """All columns, or those of the view."""
     names = [name for name in _CSV if not view.columns or _COLUMN_OF.get(name, name) in (*_ALWAYS, *view.columns)]
     has_bands = not view.columns or "band" in view.columns
     yield _csv_line(["rank", *_BAND * has_bands, *names])
     for row in found:
-        # In two cells: a spreadsheet takes '2-4' for a day in April.
+        # In two cells: a spreadsheet reads '2-4' as a date.
         band = (row.band or ("", "")) if has_bands else ()
         yield _csv_line([row.rank or "", *band, *(_inert(_CSV[name](row.entry)) for name in names)])
 
@@ -128,32 +128,32 @@ _CSV: dict[str, Callable[[Entry], str]] = {
     "link": lambda e: e.link,
     "footnote": lambda e: e.footnote,
 }
-# Those without which a row says nothing, and those that a column of the page stands for.
+# Columns that are always written, and the columns of the file for each column of the page.
 _ALWAYS = ("model_id", "name")
 _BAND = ("rank_first", "rank_last")
 _COLUMN_OF = {"extra_data": "data", "synthetic_data": "data"}
 
 
 def _inert(cell: str) -> str:
-    """A spreadsheet computes what begins like a formula; somebody else's text must not run there."""
+    """Quote a text that begins like a formula, so that no spreadsheet runs it."""
     return f"'{cell}" if cell[:1] in ("=", "+", "-", "@", "\t", "\r") else cell
 
 
 def _json(found_on: Board, view: View, found: Iterable[Ranked]) -> Iterator[str]:
-    """Letter by letter what `json.dumps` with an indent makes of the whole."""
+    """The same text as `json.dumps` with an indent would give for the whole."""
     dataset, name = json.dumps(found_on.dataset), json.dumps(found_on.name)
     yield f'{{\n "dataset": {dataset},\n "threat_model": {name},\n "entries": ['
     is_first = True
     for row in found:
         text = json.dumps(entry_view(row).model_dump(mode="json"), indent=1)
-        # No text in it has a line break of its own.
+        # JSON escapes line breaks in texts, so these are all between lines.
         yield ("" if is_first else ",") + "\n  " + text.replace("\n", "\n  ")
         is_first = False
     yield "]\n}" if is_first else "\n ]\n}"
 
 
 def _robustbench(_: Board, view: View, found: Iterable[Ranked]) -> Iterator[str]:
-    """One object: model id -> model_info, each to the letter as its own file has. Only final ones that stand."""
+    """One object: model id -> model_info, each as in its own file. Without provisional and withdrawn entries."""
     yield "{\n"
     is_first = True
     for row in found:
@@ -166,13 +166,13 @@ def _robustbench(_: Board, view: View, found: Iterable[Ranked]) -> Iterator[str]
 
 
 class _Papers:
-    """The key of each paper of a view: the model id of the first of its entries. A file of LaTeX cites those keys."""
+    """The BibTeX key of each paper in a view: the model id of the paper's first entry. The LaTeX export cites them."""
 
     def __init__(self) -> None:
         self._keys: dict[tuple[str, str], str] = {}
 
     def key_of(self, entry: Entry) -> tuple[str, bool]:
-        """And whether it is the first time."""
+        """The key of an entry's paper, and whether this is its first use."""
         paper = (plain(entry.name).casefold(), plain(entry.authors).casefold())
         is_new = paper not in self._keys
         return self._keys.setdefault(paper, entry.slug), is_new
@@ -188,7 +188,7 @@ def _bibtex(_: Board, view: View, found: Iterable[Ranked]) -> Iterator[str]:
 
 
 def reference(entry: Entry, key: str | None = None) -> str:
-    """In BibTeX; `key` is the entry's own if none is given."""
+    """A BibTeX reference; `key` is by default the entry's own."""
     authors = " and ".join(author.strip() for author in entry.authors.split(",") if author.strip())
     fields = {
         "title": f"{{{_latex_text(entry.name)}}}",
@@ -202,7 +202,7 @@ def reference(entry: Entry, key: str | None = None) -> str:
 
 
 def _latex(found_on: Board, view: View, found: Iterable[Ranked]) -> Iterator[str]:
-    """The columns that the view has; by default those that a paper shows. Each entry cites its paper's key."""
+    """A table with the view's columns, by default those that papers show. Each entry cites its paper's key."""
     columns = [name for name in view.columns or _OF_A_PAPER if name in _LATEX]
     has_bands = "band" in view.columns and found_on.epsilon is not None
     heads = " & ".join(_escaped(listing.COLUMNS[name].title) for name in columns)
@@ -259,19 +259,19 @@ def _latex_number(share: float | None) -> str:
 
 
 _SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-# By name: BibTeX counts braces, also those behind a backslash.
+# Braces by name: BibTeX counts braces, also those behind a backslash.
 _SPECIAL |= {"{": r"\textbraceleft{}", "}": r"\textbraceright{}"}
 _SPECIAL |= {character: "\\" + character for character in "&%$#_"}
 
 
-# What a formula may be made of to be left as it is: it must not be able to do more than show something.
+# The commands that a formula may contain to be kept: it must only show something, and run nothing.
 _COMMAND = r"\\(?:ell|infty|varepsilon|epsilon|leq?|geq?|approx|times|cdot|frac|sim|pm)(?![A-Za-z])"
 _PIECE = rf"{_COMMAND}|[A-Za-z0-9 .,+\-=/()<>|_^{{}}]"
 _FORMULA = re.compile(rf"(\\\((?:{_PIECE}){{1,200}}?\\\))")
 
 
 def _latex_text(text: str) -> str:
-    """Tags taken out, simple formulas left as they are, all else to be read as it stands."""
+    """Remove HTML tags, keep simple formulas, and escape everything else."""
     pieces = _FORMULA.split(re.sub(r"\s+", " ", re.sub(r"<[^<>]*>", " ", text)).strip())
     kept = (number % 2 and _is_harmless(piece) for number, piece in enumerate(pieces))
     text = "".join(piece if keep else _escaped(piece) for piece, keep in zip(pieces, kept, strict=True))
@@ -279,7 +279,7 @@ def _latex_text(text: str) -> str:
 
 
 def _is_harmless(formula: str) -> bool:
-    """Braces that fit, and no ^^, by which TeX writes any character."""
+    """Whether braces are balanced and there is no ^^, with which TeX can write any character."""
     depths = list(itertools.accumulate((c == "{") - (c == "}") for c in formula))
     return "^^" not in formula and min(depths) >= 0 and depths[-1] == 0
 

@@ -1,4 +1,4 @@
-"""A view of a board: which of its entries somebody wants to see, with which columns, in which order."""
+"""A view of a board: which entries to show, with which columns, in which order."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ PAGE_SIZE = 200
 
 @dataclass(frozen=True)
 class Column:
-    """Something that a board can show of its entries."""
+    """A column that a board can show."""
 
     title: str
     by: ColumnElement[Any] | Any
-    """What it is sorted by; None where it cannot be."""
+    """What it is sorted by; None if it cannot be sorted by."""
     falls: bool = False
-    """Whether the largest come first."""
+    """Whether the largest values come first."""
     is_number: bool = False
     only: Literal["attacks", "corruptions"] | None = None
-    """The kind of boards that have it."""
+    """The kind of boards that have this column; None for all boards."""
 
     @property
     def is_sortable(self) -> bool:
@@ -84,39 +84,39 @@ class View(BaseModel):
     """Family of the architecture, such as 'WideResNet'."""
 
     data: Literal["none", "extra", "synthetic"] | None = None
-    """Trained on nothing but the data set, on extra real images, on generated ones."""
+    """Training data: only the data set, also extra real images, also generated images."""
 
     epsilon: str | None = Field(default=None, max_length=32)
-    """As an entry states it: '8/255'."""
+    """Budget as entries state it: '8/255'."""
 
     venue: str | None = Field(default=None, max_length=200)
-    """Without its year: 'NeurIPS'."""
+    """Venue without its year: 'NeurIPS'."""
 
     year: int | None = Field(default=None, ge=1900, le=2999)
 
     provenance: Provenance | None = None
-    """'verified': measured here; 'imported': by RobustBench; 'reported': by the authors alone."""
+    """'verified': measured here; 'imported': from RobustBench; 'reported': by the authors alone."""
 
     unreliable: Literal["yes", "no"] | None = None
     """Whether there is a reason not to trust the number."""
 
     loss: str | None = Field(default=None, max_length=50)
-    """What it was trained with, where that is known: 'GKL'."""
+    """The loss of its training, if known: 'GKL'."""
 
     sort: str = "rank"
-    """A column, or 'rank' or 'name'; with '-' before it the other way round."""
+    """A column, or 'rank' or 'name'; '-' before it reverses the order."""
 
     columns: list[str] = Field(default_factory=list, max_length=50)
-    """Which to show on the page and in exports; none for the usual ones."""
+    """Columns of the page and of exports; by default the usual ones."""
 
     @model_validator(mode="before")
     @classmethod
     def _drop_empty(cls, values: Any) -> Any:
-        # A form without a script sends an empty text for a choice that was not made.
+        # Without JavaScript, a form sends an empty text for each field without a choice.
         if not isinstance(values, dict):
             return values
         if any("\0" in text for text in values.values() if isinstance(text, str)):
-            raise ValueError("a view's address holds no NUL; leave it out")
+            raise ValueError("a view's address must not contain NUL; remove it")
         return {k: v for k, v in values.items() if v not in ("", [""])}
 
     @field_validator("sort")
@@ -131,7 +131,7 @@ class View(BaseModel):
     def _known_columns(cls, value: list[str]) -> list[str]:
         unknown = [name for name in value if name not in COLUMNS]
         if unknown:
-            raise ValueError(f"{unknown[0]!r} is no column; there are {', '.join(COLUMNS)}")
+            raise ValueError(f"{unknown[0]!r} is not a column; the columns are {', '.join(COLUMNS)}")
         return [name for name in COLUMNS if name in value]
 
     @property
@@ -149,7 +149,7 @@ class View(BaseModel):
     def columns_on(self, found: Board) -> list[str]:
         """The columns to show, without those that this kind of board does not have."""
         kind = "corruptions" if found.epsilon is None else "attacks"
-        # RobustBench has neither mCE nor corruptions in 3D for other data sets, and the board of those has no others.
+        # RobustBench has mCE and corruptions in 3D only for ImageNet, and its board of the latter has no other columns.
         left_out = _OF_IMAGENET if found.dataset != "imagenet" else _OF_IMAGENET[1:] * (found.name != "corruptions")
         usual = [name for name in USUAL_COLUMNS if name not in left_out]
         return [name for name in self.columns or usual if COLUMNS[name].only in (None, kind)]
@@ -165,11 +165,11 @@ def search(
         found: the board.
         view: which entries, in which order.
         limit: how many at most.
-        offset: how many to pass over.
-        cursor: of `page`; to begin behind its last entry.
+        offset: how many to skip.
+        cursor: from `page`, to begin after its last entry.
 
     Raises:
-        Unprocessable: the cursor is none of a page in this order.
+        Unprocessable: the cursor does not belong to this order.
     """
     return [row for row, _ in _listed(session, found, view, limit=limit, offset=offset, cursor=cursor)]
 
@@ -177,10 +177,10 @@ def search(
 def page(
     session: Session, found: Board, view: View, *, limit: int, cursor: str | None = None
 ) -> tuple[list[Ranked], str | None]:
-    """As many entries of a view, and the cursor with which the next page begins; None on the last one.
+    """A page of a view's entries, and the cursor of the next page; None on the last page.
 
     Raises:
-        Unprocessable: the cursor is none of a page in this order.
+        Unprocessable: the cursor does not belong to this order.
     """
     listed = _listed(session, found, view, limit=limit + 1, cursor=cursor)
     following = cursor_of(view.sort, listed[limit - 1][1]) if len(listed) > limit else None
@@ -207,13 +207,13 @@ def _behind(view: View, cursor: str | None) -> list[ColumnElement[bool]]:
 
 
 def ids(session: Session, found: Board, view: View) -> array[int]:
-    """Of all entries of a view, in its order."""
+    """The ids of all entries of a view, in its order."""
     query = select(Entry.id).where(is_on(found), *conditions(view)).order_by(*orders(_order(view)))
     return array("q", session.scalars(query.execution_options(yield_per=1000)))
 
 
 def with_ids(session: Session, chosen: Sequence[int]) -> dict[int, Entry]:
-    """Those of them that there are."""
+    """The entries with these ids, by id; missing ones are left out."""
     return {entry.id: entry for entry in session.scalars(select(Entry).where(Entry.id.in_(list(chosen))))}
 
 
@@ -224,7 +224,7 @@ def count(session: Session, found: Board, view: View) -> int:
 
 
 def choices(session: Session, found: Board) -> dict[str, list[Any]]:
-    """What a board's entries can be filtered by: for each filter the values there are."""
+    """The values that each filter of a board can have."""
     options: dict[str, set[Any]] = {name: set() for name in ("family", "venue", "year", "epsilon", "loss")}
     rows = session.execute(
         select(Entry.family, Entry.venue_series, Entry.year, Entry.epsilon, Entry.loss).where(is_on(found)).distinct()
@@ -256,7 +256,7 @@ def conditions(view: View) -> list[ColumnElement[bool]]:
         conditions.append(and_(Entry.extra_data.is_(False), Entry.synthetic_data.is_(False)))
     if view.epsilon is not None:
         epsilon = _number(view.epsilon)
-        # No entry states something that is no number.
+        # A text that is not a number matches no entry.
         near = func.abs(Entry.epsilon - epsilon) < 1e-6 * epsilon if epsilon is not None else Entry.id.is_(None)
         conditions.append(near)
     return conditions

@@ -15,8 +15,8 @@ _LONGEST_BOARD = 50
 def board_name(dataset: str, evaluation: Evaluation) -> str:
     """Name of the board on which a result ranks, unique within its data set: RobustBench's threat model.
 
-    The data set's own budget gives the plain name of the norm; any other budget is a board of its own, whose name leads
-    back to it (`threat_model_of_board`).
+    With the data set's default budget, the name is that of the norm. Any other budget has a board of its own, whose
+    name contains the budget (`threat_model_of_board` reads it).
 
     >>> board_name("digits", Evaluation(threat_model=ThreatModel(norm="Linf", epsilon=0.2)))
     'Linf'
@@ -34,7 +34,7 @@ def board_name(dataset: str, evaluation: Evaluation) -> str:
 
 
 def threat_model_of_board(dataset: str, name: str) -> ThreatModel | None:
-    """What an attack may do on a board; None for one without attacks, such as 'corruptions'.
+    """The threat model of a board; None for a board without attacks, such as 'corruptions'.
 
     >>> threat_model_of_board("cifar10", "Linf").epsilon == 8 / 255
     True
@@ -53,5 +53,5 @@ def threat_model_of_board(dataset: str, name: str) -> ThreatModel | None:
     try:
         return ThreatModel(norm=norm, epsilon=epsilon / float(denominator or 1))
     except ValueError:
-        # 0, more than a number can hold, or wider than the pixel range.
+        # 0, too large for a number, or larger than the pixel range.
         return None

@@ -14,26 +14,26 @@ from gkl.spec import PUBLISHED_WEIGHTS
 
 
 def slug_of_measured(session: Session, model: Model, name: str, evaluation: Evaluation) -> str:
-    """Of the published weights of RobustBench's zoo it is the id that they have there, if no import has taken it."""
+    """A model id for a measured entry. Published weights of RobustBench's zoo keep their id there if it is free."""
     is_published = evaluation.manifest.get("spec", {}).get("weights") == PUBLISHED_WEIGHTS
     text = model.architecture.rpartition("/")[2] if is_published else model.name
     return free_slug(session, model.dataset, name, text, model.weights_sha256)
 
 
 def free_slug(session: Session, dataset: str, name: str, text: str, weights_sha256: str) -> str:
-    """Of a network's name, for an entry on a board."""
+    """A free model id on a board, made from a network's name."""
     slug = re.sub(r"[^A-Za-z0-9.-]+", "_", text).strip("._-")[:120] or "model"
     return slug if _is_free(session, dataset, name, slug) else _another(session, dataset, name, slug, weights_sha256)
 
 
 def another_slug(session: Session, entry: Entry, slug: str) -> str:
-    """One for an entry that gives its own to another."""
+    """A new model id for an entry that must give up its own."""
     weights = entry.model or entry.report
     return _another(session, entry.dataset, entry.board, slug, weights.weights_sha256 if weights else "")
 
 
 def _another(session: Session, dataset: str, name: str, slug: str, weights_sha256: str) -> str:
-    """One that is free on a board, told apart by the weights."""
+    """A free model id on a board, made different by a part of the weights' sha256."""
     slug = f"{slug[:120]}_{weights_sha256[:12]}"
     numbers = (slug if number == 1 else f"{slug}_{number}" for number in itertools.count(1))
     return next(each for each in numbers if _is_free(session, dataset, name, each))
@@ -46,13 +46,14 @@ def _is_free(session: Session, dataset: str, name: str, slug: str) -> bool:
 
 _YEAR = re.compile(r"\b(?:19|20)\d\d\b")
 _TAG = re.compile(r"<[^<>]*>")
-# The longer name before the one that is a part of it.
+# A longer name comes before a name that it contains.
 _FAMILIES = "WideResNet PreActResNet ResNeXt ResNeSt ResNet ConvNeXt DenseNet EfficientNet BinaryNet XCiT DeiT Swin ViT"
 _KNOWN_FAMILIES = (*_FAMILIES.split(), "SmallCNN", "TinyCNN", "CNN", "VGG")
 
 
 def series_and_year(venue: str) -> tuple[str, int | None]:
-    """
+    """The name of a venue and its year.
+
     >>> series_and_year("NeurIPS 2021"), series_and_year("GitHub,<br>Sep 2019"), series_and_year("N/A")
     (('NeurIPS', 2021), ('GitHub', 2019), ('N/A', None))
     """
@@ -63,7 +64,8 @@ def series_and_year(venue: str) -> tuple[str, int | None]:
 
 
 def architecture_family(architecture: str) -> str:
-    """
+    """The family of an architecture.
+
     >>> architecture_family("WideResNet-28-10"), architecture_family("ResNet-152 + WideResNet-70-16")
     ('WideResNet', 'mixture')
     >>> architecture_family("MeanSparse RaWideResNet-70-16"), architecture_family("XCiT-L12")
@@ -76,7 +78,7 @@ def architecture_family(architecture: str) -> str:
 
 
 def zoo_name(dataset: str, board: str, slug: str) -> str | None:
-    """How a spec names the definition of RobustBench's zoo that has this model id on this board; None if none has.
+    """The name, as used in a spec, of the zoo's network with this model id on this board; None if there is none.
 
     >>> zoo_name("cifar10", "Linf", "Carmon2019Unlabeled"), zoo_name("cifar10", "Linf-4-255", "Carmon2019Unlabeled")
     ('cifar10/Linf/Carmon2019Unlabeled', None)
@@ -86,9 +88,9 @@ def zoo_name(dataset: str, board: str, slug: str) -> str | None:
 
 
 def imported_parameters(dataset: str, board: str, slug: str, architecture: str) -> int | None:
-    """Of a network that RobustBench describes: by its model id in the zoo, else by what its architecture is called.
+    """The number of parameters of a network that RobustBench describes: by its model id, else by its architecture.
 
-    None where the name does not say which network it is.
+    None if the name does not identify a network.
     """
     known = zoo_name(dataset, board, slug) or named_so(architecture, dataset)
     return None if known is None else num_parameters(known, dataset)

@@ -1,4 +1,4 @@
-"""From a measurement to an entry on a board, and what takes or restores its rank."""
+"""Placing measured models on boards, and withdrawing or restoring their ranks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ IS_RANKED = and_(Evaluation.is_complete, Evaluation.protocol.in_(RANKED_PROTOCOL
 
 
 def why_not_ranked(evaluation: Evaluation) -> str | None:
-    """In words; None if it is, or will be when it is final."""
+    """Why an evaluation gets no rank, in words; None if it gets one, now or when it is final."""
     if evaluation.protocol == "clean":
         return "clean images only"
     if evaluation.protocol not in RANKED_PROTOCOLS:
@@ -34,11 +34,11 @@ def why_not_ranked(evaluation: Evaluation) -> str | None:
 
 
 def place_on_board(session: Session, model: Model, name: str) -> Entry | None:
-    """Give a model its place on a board by what was measured of it; None if nothing there may be ranked.
+    """Place a model on its board by its best-known evaluation; None if no evaluation may be ranked there.
 
-    A model that was evaluated more than once stands with its lowest robust accuracy: an adversarial example
-    that was found once exists, whatever a later run with another seed found. Only a model without a final verdict
-    stands with a provisional one.
+    A model that was evaluated more than once gets its lowest robust accuracy: an adversarial example that was found
+    once exists, whatever a later run with another seed finds. A provisional verdict counts only while there is no
+    final one.
     """
     _lock(session, model)
     best_known = session.scalars(
@@ -51,7 +51,7 @@ def place_on_board(session: Session, model: Model, name: str) -> Entry | None:
         return None
     now = database_now(session)
     known = select(Entry).where(Entry.model_id == model.id, Entry.board == name)
-    # Locked too: somebody's examples may be lowering it in this moment.
+    # Locked too: a job with external examples may be lowering its accuracy at this moment.
     entry = session.scalars(known.with_for_update().execution_options(populate_existing=True)).first()
     if entry is None:
         entry = Entry(dataset=model.dataset, board=name, model_id=model.id, created_at=now, anomalies=[])
@@ -59,7 +59,7 @@ def place_on_board(session: Session, model: Model, name: str) -> Entry | None:
         entry.provenance = Provenance.VERIFIED
     _describe(session, entry, model, best_known)
     if entry.evaluation_id != best_known.id:
-        # The admin's note was about another verdict.
+        # The admin's note referred to the earlier evaluation.
         entry.rank_note = None
     entry.evaluation_id, entry.changed_at = best_known.id, now
     entry.epsilon, entry.num_points = best_known.epsilon, best_known.num_points
@@ -69,15 +69,15 @@ def place_on_board(session: Session, model: Model, name: str) -> Entry | None:
     entry.robustbench_mean_corruption_error = best_known.robustbench_mean_corruption_error
     entry.robust_accuracy = best_known.robust_accuracy
     if not best_known.corruptions:
-        _stand_under_attack(session, entry, best_known)
-    judge(entry, best_known)
+        _set_attacked_accuracies(session, entry, best_known)
+    update_flags(entry, best_known)
     session.add(entry)
     session.flush()
     return entry
 
 
-def _stand_under_attack(session: Session, entry: Entry, evaluation: Evaluation) -> None:
-    """AutoAttack's lowest figure, and beside it the lower one that others left: the repair attack, examples sent."""
+def _set_attacked_accuracies(session: Session, entry: Entry, evaluation: Evaluation) -> None:
+    """Set the lowest accuracy under AutoAttack, and the lower one under other attacks or external examples, if any."""
     lowest = evaluation.robust_accuracy
     assert lowest is not None
     rivals = select(Evaluation).where(
@@ -91,16 +91,17 @@ def _stand_under_attack(session: Session, entry: Entry, evaluation: Evaluation) 
     if entry.external_accuracy is not None:
         lowest = min(lowest, entry.external_accuracy)
     entry.autoattack_accuracy, entry.robust_accuracy = autoattack, lowest
-    # It ranks wherever it is known, so that it must not be known where AutoAttack has broken as much.
+    # An external accuracy ranks in place of AutoAttack's, so it is left out unless it is lower.
     entry.external_accuracy = lowest if lowest < autoattack else None
 
 
-def judge(entry: Entry, evaluation: Evaluation) -> None:
-    """Say whether the entry's figure, as it stands now, can be believed."""
+def update_flags(entry: Entry, evaluation: Evaluation) -> None:
+    """Update whether the entry is unreliable, and the reason that bars it from a rank, from its current flags."""
     flags = flags_of(entry, evaluation)
     reason = unrankable(flags)
     if _kind(reason) != _kind(entry.unrankable_reason):
-        # The admin's note was about another doubt. A further point of the same kind is none: anybody could send one.
+        # The admin's note referred to another kind of reason. One more broken point is the same kind: the note stays,
+        # since anybody could send such a point.
         entry.rank_note = None
     entry.unreliable, entry.unrankable_reason = bool(flags), reason
 
@@ -110,7 +111,7 @@ def _kind(reason: str | None) -> str | None:
 
 
 def flags_of(entry: Entry, evaluation: Evaluation) -> list[Flag]:
-    """Those of its evaluation, and what examples that were sent since have added to them."""
+    """The flags of the entry's evaluation, updated with the external examples received since."""
     flags = [Flag.model_validate(flag) for flag in evaluation.flags]
     if evaluation.robust_correct is None or entry.robust_accuracy is None:
         return flags
@@ -120,13 +121,13 @@ def flags_of(entry: Entry, evaluation: Evaluation) -> list[Flag]:
 
 
 def _lock(session: Session, model: Model) -> None:
-    """Whoever changes where a model stands does so in turn, and sees what those before have committed."""
-    # Not the stronger lock: an evaluation that another transaction has just added refers to the model.
+    """Lock a model, so that transactions that place it run one after another and see each other's changes."""
+    # Not the stronger lock: another transaction may just have added an evaluation that refers to the model.
     session.execute(select(Model.id).where(Model.id == model.id).with_for_update(key_share=True))
 
 
 def withdraw_bound(session: Session, job_id: int) -> None:
-    """Take back the provisional verdict of an evaluation that will not end."""
+    """Remove the provisional verdict of an evaluation that will not finish."""
     bound = session.scalars(
         select(Evaluation).where(Evaluation.job_id == job_id, Evaluation.is_provisional)
     ).one_or_none()
@@ -147,15 +148,15 @@ def withdraw_bound(session: Session, job_id: int) -> None:
 
 
 def withdraw(session: Session, entry_id: int, reason: str, *, by: Actor = COMMAND_LINE) -> Entry:
-    """Take an entry's rank, for all to see: it stays on its board with the reason, and a new measurement keeps it so.
+    """Withdraw an entry: it loses its rank but stays on its board with the reason, also after a new evaluation.
 
     Raises:
         NotFound: there is no such entry.
-        Conflict: it is withdrawn already.
+        Conflict: it is already withdrawn.
     """
     entry = _locked(session, entry_id)
     if entry.is_withdrawn:
-        raise Conflict(f"entry {entry_id} is withdrawn already: {entry.withdrawn_reason}")
+        raise Conflict(f"entry {entry_id} is already withdrawn: {entry.withdrawn_reason}")
     entry.withdrawn_at = entry.changed_at = database_now(session)
     entry.withdrawn_reason = reason
     session.flush()
@@ -164,7 +165,7 @@ def withdraw(session: Session, entry_id: int, reason: str, *, by: Actor = COMMAN
 
 
 def restore(session: Session, entry_id: int, *, by: Actor = COMMAND_LINE) -> Entry:
-    """Give a withdrawn entry its rank again.
+    """Restore the rank of a withdrawn entry.
 
     Raises:
         NotFound: there is no such entry.
@@ -181,17 +182,17 @@ def restore(session: Session, entry_id: int, *, by: Actor = COMMAND_LINE) -> Ent
 
 
 def restore_rank(session: Session, entry_id: int, note: str, *, by: Actor = COMMAND_LINE) -> Entry:
-    """Rank an entry although its flags say that its figure cannot be believed; the note is shown with it.
+    """Rank an entry although its flags bar it; the note is shown with it.
 
     Raises:
         NotFound: there is no such entry.
-        Conflict: its flags do not bar it.
+        Conflict: its flags do not bar it, or only its owner has measured it.
     """
     entry = _locked(session, entry_id)
     if not entry.is_barred:
         raise Conflict(f"entry {entry_id} is not barred from its rank by its flags")
     if entry.provenance is Provenance.REPORTED:
-        raise Conflict(f"entry {entry_id} has no rank to restore: its owner alone has measured it")
+        raise Conflict(f"entry {entry_id} has no rank to restore: only its owner has measured it")
     entry.rank_note, entry.changed_at = note, database_now(session)
     session.flush()
     audit.record(session, by, "entry.rank", f"entry {entry_id}", {"note": note})
@@ -217,7 +218,7 @@ def _describe(session: Session, entry: Entry, model: Model, evaluation: Evaluati
 
 
 def publish(entry: Entry, publication: Publication, *, name: str, year: int) -> None:
-    """Say of an entry what its owner wants said; `name` and `year` are used where they say nothing."""
+    """Set what the owner publishes about an entry; `name` and `year` are the defaults."""
     entry.name = publication.title or name
     entry.authors, entry.link = publication.authors, publication.link or ""
     entry.venue, entry.footnote = publication.venue, publication.footnote
@@ -227,7 +228,7 @@ def publish(entry: Entry, publication: Publication, *, name: str, year: int) -> 
 
 
 def _publication(session: Session, model: Model, evaluation: Evaluation) -> Publication:
-    """What was said with the evaluation, else with the training, else with the first evaluation that said something."""
+    """The publication from the evaluation's spec, else from the training's, else from the first evaluation with one."""
     others = session.scalars(select(Evaluation.manifest).where(Evaluation.model_id == model.id).order_by(Evaluation.id))
     specs = [
         evaluation.manifest.get("spec", {}),

@@ -1,10 +1,10 @@
-"""Rank bands: which ranks an entry may have, as far as its board's figures can tell.
+"""Rank bands: which ranks an entry may have, given the uncertainty of its board's accuracies.
 
-Each entry is compared with every other entry of its board. Its band reaches from the rank behind those that are surely
-better to the rank before those that are surely worse. "Surely" is one statement about all of the comparisons of an
-entry: by Holm's procedure (Scandinavian Journal of Statistics 6, 1979) the chance that any of them is wrong is at most
-5 %, so that with 95 % confidence the band holds the rank that the entry would have by endlessly many test images. These
-are the marginal confidence sets of ranks of Mogstad, Romano, Shaikh and Wilhelm (Review of Economic Studies 91, 2024).
+Each entry is compared with every other entry of its board. Its band begins after the entries that are significantly
+better and ends before those that are significantly worse. Holm's procedure (Scandinavian Journal of Statistics 6, 1979)
+bounds the chance that any comparison of an entry is wrong by 5 %. So with 95 % confidence the band contains the rank
+that the entry would have with infinitely many test images. These are the marginal confidence sets of ranks of Mogstad,
+Romano, Shaikh and Wilhelm (Review of Economic Studies 91, 2024).
 """
 
 from __future__ import annotations
@@ -27,31 +27,32 @@ from gkl.statistics.paired import mcnemar_exact
 
 LEVEL = 0.05
 MAX_ENTRIES = 5000
-"""A board with more ranked entries has no bands: comparing all pairs would take longer than its page may."""
+"""A board with more ranked entries has no bands: comparing all pairs would take too long for a page."""
 
-# Beyond this distance a pair is told apart on a board of any size, by either test: the paired one's standard error is
-# at most 1.41 times the unpaired one's.
+# Beyond this distance a pair differs significantly on a board of any size, by either test: the standard error of the
+# paired test is at most 1.41 times that of the unpaired one.
 _FAR = 8.0
-# From so many differing points on the exact test and its normal approximation are the same to 2 % of the p-value.
+# With this many differing points, the exact test and its normal approximation agree within 2 % of the p-value.
 _MANY_DIFFER = 1000
 
 Bands = Mapping[int, tuple[int, int]]
-"""Entry -> first and last rank of its band, counted from 1; of entries with a rank."""
+"""Ranked entry -> first and last rank of its band, counted from 1."""
 
 
 def of_board(session: Session, recent: Recent, board: Board, revision: str) -> Bands:
-    """
+    """The rank bands of a board.
+
     Args:
         session: to read with.
-        recent: where the bands are kept until the board changes.
-        board: whose; one of corruptions has no bands, since a mean over corruptions is no count of points.
+        recent: where the bands are cached until the board changes.
+        board: the board; one of corruptions has no bands, since a mean over corruptions is not a count of points.
         revision: of the board, read before.
     """
     return recent.get((board.dataset, board.name, revision, "bands"), lambda: _read(session, board))
 
 
 def with_band(session: Session, recent: Recent, row: Ranked) -> Ranked:
-    """An entry by itself."""
+    """An entry with its rank band."""
     if row.rank is None:
         return row
     entry = row.entry
@@ -77,18 +78,18 @@ def bands_of(figures: list[tuple[float, int]], points: list[Points | None]) -> l
 
     Args:
         figures: robust accuracy and number of test images of each entry, the first rank first.
-        points: which test images each entry's network gets right under every attack, where that is known. Two of which
-            it is known are compared point by point (McNemar's exact test), others by their accuracies (the score test
-            of two shares, which takes their test images for different ones).
+        points: which test images each entry's network gets right under every attack; None if that is unknown. Two
+            entries with points are compared point by point (McNemar's exact test), others by their accuracies (the
+            score test of two shares, which treats their test images as different ones).
     """
     return list(_OnDemand(list(range(len(figures))), figures, points).values())
 
 
 class _OnDemand(Mapping[int, tuple[int, int]]):
-    """Bands that are computed when they are asked for: a page shows few of a long board's."""
+    """Bands that are computed on access: a page shows only few of a long board's entries."""
 
     def __init__(self, ids: list[int], figures: list[tuple[float, int]], points: list[Points | None]) -> None:
-        """As for `bands_of`; `ids` are the entries' numbers."""
+        """Takes the arguments of `bands_of`, and the entries' ids."""
         self._places = {entry_id: place for place, entry_id in enumerate(ids)}
         self._known: dict[int, tuple[int, int]] = {}
         self._paired = _Paired(points)
@@ -123,21 +124,22 @@ class _OnDemand(Mapping[int, tuple[int, int]]):
 def _unpaired_z(
     share: float, count: float, shares: NDArray[np.float64], counts: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """The score test's statistic of one entry against others, without its sign: as `gkl.statistics.unpaired` has it."""
+    """The absolute statistic of the score test of one entry against others, as in `gkl.statistics.unpaired`."""
     common = (share * count + shares * counts) / (count + counts)
     variance = common * (1 - common) * (1 / count + 1 / counts)
     return np.where(variance > 0, np.abs(shares - share) / np.sqrt(np.maximum(variance, 1e-300)), 0.0)
 
 
 class _Paired:
-    """Comparisons of the entries whose points are known."""
+    """Paired comparisons of the entries that have points."""
 
     def __init__(self, points: list[Points | None]) -> None:
         self.lengths = [None if each is None else len(each) for each in points]
         self.bits = [None if each is None else np.packbits(each) for each in points]
 
     def put_z(self, i: int, start: int, z: NDArray[np.float64]) -> None:
-        """Replace the statistics of those with which entry `i` can be compared point by point; z[0] is of `start`."""
+        """Replace the statistics of the entries that can be compared with entry `i` point by point; z[0] belongs to
+        entry `start`."""
         own = self.bits[i]
         if own is None:
             return
@@ -153,7 +155,7 @@ class _Paired:
 
 @lru_cache(maxsize=100_000)
 def _paired_z(fewer: int, more: int) -> float:
-    """The quantile of the normal distribution that belongs to McNemar's p-value."""
+    """The quantile of the normal distribution for the p-value of McNemar's test."""
     differ = fewer + more
     if differ >= _MANY_DIFFER:
         return max(0.0, more - fewer - 1) / math.sqrt(differ)
@@ -165,18 +167,18 @@ def _quantile(p_value: float) -> float:
 
 
 def _told_apart(z: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which of one entry's comparisons are significant, all together at the level: Holm's procedure.
+    """Which of one entry's comparisons are significant by Holm's procedure.
 
-    Those that are far away are significant for sure, so that they make the others' bounds no stricter.
+    Entries far away are always significant, so they do not make the bound of the others stricter.
     """
     rejected, before = 0, -1
     while rejected > before:
-        # Each round holds the smallest p-value that is left against the level over the comparisons that are left.
+        # Each round compares the smallest remaining p-value with the level divided by the remaining comparisons.
         before, rejected = rejected, int((z >= _bound(len(z) - rejected)).sum())
     return z >= _bound(len(z) - rejected)
 
 
 @lru_cache(maxsize=2 * MAX_ENTRIES)
 def _bound(comparisons: int) -> float:
-    """What a statistic must exceed in so many comparisons."""
+    """The value that a statistic must exceed, with this many comparisons."""
     return _quantile(LEVEL / max(1, comparisons))

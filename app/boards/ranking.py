@@ -17,7 +17,7 @@ from app.db.tables import Entry, Evaluation
 from gkl.catalog import DATASETS
 from gkl.spec import format_epsilon
 
-# Beyond it the ranks of a whole board come sooner than those of so many chosen entries.
+# For more entries than this, computing the ranks of the whole board is faster.
 _MOST_CHOSEN = 1000
 
 
@@ -58,22 +58,23 @@ def boards(session: Session) -> list[Board]:
 
 
 def board(session: Session, dataset: str, name: str) -> Board:
-    """
+    """The board of this name.
+
     Raises:
         NotFound: there is no entry on it yet.
     """
     count = session.scalar(select(func.count()).select_from(Entry).where(Entry.dataset == dataset, Entry.board == name))
     if not count:
-        raise NotFound(f"there is no leaderboard {dataset}/{name}; /api/v1/leaderboards lists those there are")
+        raise NotFound(f"there is no leaderboard {dataset}/{name}; /api/v1/leaderboards lists all leaderboards")
     return Board(dataset, name, count)
 
 
 def revision(session: Session, dataset: str, name: str) -> str:
-    """Another text whenever an entry of the board has changed, in whatever order the changes were committed."""
+    """A text that differs whenever an entry of the board has changed, in whatever order the changes were committed."""
     is_postgresql = session.get_bind().dialect.name == "postgresql"
     changed = func.extract("epoch", Entry.changed_at) if is_postgresql else Entry.changed_at
     line = cast(Entry.id, Text).concat(" ").concat(cast(changed, Text))
-    # One text, made where the rows are: ten times as fast as rows that are fetched.
+    # The database builds the text: ten times as fast as fetching the rows.
     lines = (
         select(line.label("line"), Entry.id)
         .where(Entry.dataset == dataset, Entry.board == name)
@@ -88,16 +89,16 @@ def revision(session: Session, dataset: str, name: str) -> str:
 
 @dataclass(frozen=True)
 class Ranked:
-    """An entry in its place; without a rank if it is provisional, withdrawn, barred, or its number is missing."""
+    """An entry and its rank; None if it is provisional, withdrawn, barred by its flags, or has no accuracy."""
 
     rank: int | None
     entry: Entry
     band: tuple[int, int] | None = None
-    """The ranks that it may have, where they were asked for: see `app.boards.rank_bands`."""
+    """The ranks that it may have, if requested: see `app.boards.rank_bands`."""
 
 
-# Equal robust accuracy: the higher clean accuracy first, then who was first. What has no number comes last, but for
-# entries whose figure cannot be believed and, after them, withdrawn ones.
+# With equal robust accuracy: the higher clean accuracy first, then the older entry. At the end come entries without an
+# accuracy, then those barred by their flags, then withdrawn ones.
 BEST_FIRST = (
     Key(Entry.tier, is_optional=False),
     Key(Entry.robust_accuracy, falls=True),
@@ -108,7 +109,7 @@ HAS_RANK = and_(Entry.tier == 0, Entry.robust_accuracy.is_not(None), not_(Entry.
 
 
 def leader(session: Session, found: Board) -> Ranked | None:
-    """The first of a board; a provisional one only where there is no final one."""
+    """The first entry of a board; a provisional one only if there is no final one."""
     first = select(Entry).where(is_on(found)).order_by(*orders(BEST_FIRST)).limit(1)
     ranked = session.scalars(first.where(HAS_RANK)).first()
     if ranked is not None:
@@ -122,14 +123,14 @@ def count_ranked(session: Session, found: Board) -> int:
 
 
 def ranked_figures(session: Session, found: Board) -> list[tuple[int, float, int]]:
-    """Entry, robust accuracy and number of test images of each entry with a rank, the first rank first."""
+    """Entry id, robust accuracy and number of test images of each ranked entry, the first rank first."""
     query = select(Entry.id, Entry.robust_accuracy, Entry.num_points).where(is_on(found), HAS_RANK)
     rows = session.execute(query.order_by(*orders(BEST_FIRST)))
     return [(entry_id, accuracy, points) for entry_id, accuracy, points in rows if accuracy is not None]
 
 
 def best_by_year(session: Session, found: Board) -> dict[int, float]:
-    """The highest robust accuracy of a board's entries of each year."""
+    """The highest robust accuracy on a board, by year."""
     query = (
         select(Entry.year, func.max(Entry.robust_accuracy))
         .where(is_on(found), HAS_RANK, Entry.year.is_not(None), Entry.clean_accuracy.is_not(None))
@@ -140,7 +141,8 @@ def best_by_year(session: Session, found: Board) -> dict[int, float]:
 
 
 def get(session: Session, entry_id: int) -> Ranked:
-    """
+    """The entry of this id, with its rank.
+
     Raises:
         NotFound: there is no such entry.
     """
@@ -160,7 +162,7 @@ def rank_of(session: Session, entry: Entry) -> int | None:
 
 
 def entries_of(session: Session, model_id: int) -> dict[str, Ranked]:
-    """A model's place on each board that it is on."""
+    """A model's entry on each of its boards, by the board's name."""
     found = session.scalars(select(Entry).where(Entry.model_id == model_id).order_by(Entry.board)).all()
     return {entry.board: Ranked(rank_of(session, entry), entry) for entry in found}
 
@@ -170,7 +172,7 @@ def is_on(found: Board) -> ColumnElement[bool]:
 
 
 def ranks_of(session: Session, found: Board, chosen: Sequence[int]) -> dict[int, int]:
-    """On the whole board, of those of these entries that have one."""
+    """The ranks on the whole board of the chosen entries; entries without a rank are left out."""
     place = func.row_number().over(order_by=orders(BEST_FIRST)).label("rank")
     ranks = select(Entry.id, place).where(is_on(found), HAS_RANK).subquery()
     query = select(ranks.c.id, ranks.c.rank)

@@ -1,4 +1,4 @@
-"""From a measured outcome to its rows: the model, the evaluation, the entry on a board."""
+"""Storing measured results: the model, the evaluation, the entry on a board."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from gkl.spec import EvaluateSpec, TrainSpec
 
 
 def record_model(session: Session, job: Job, spec: TrainSpec, weights_sha256: str) -> Model:
-    """Note what a training made. The same weights again, from the same spec and seed, are the same model."""
+    """Store the model that a training produced. The same weights, spec and seed again are the same model."""
     robust_weights = spec.objective.model_dump(include={"kl_weight", "ce_weight", "wmse_weight"})
-    # With none of its robust parts it is plain cross-entropy, whatever it is called.
+    # Without any of its robust terms, the loss is plain cross-entropy, whatever its name.
     is_named = spec.objective.loss == "ce" or any(robust_weights.values())
     loss = spec.objective.loss if is_named else None
     return _model(session, spec, weights_sha256, "", loss=loss, train_job_id=job.id)
@@ -35,7 +35,7 @@ def record_evaluation(
     certificate_sha256: str | None = None,
     is_provisional: bool = False,
 ) -> Evaluation:
-    """Note what an evaluation measured, as the job's one result; a final one takes the provisional one's place."""
+    """Store an evaluation as the job's one result; a final result replaces a provisional one."""
     threat_model = spec.evaluation.threat_model
     found = session.scalars(_evaluations().where(Evaluation.job_id == job.id, Evaluation.is_provisional)).first()
     manifest, now = outcome.manifest, database_now(session)
@@ -129,7 +129,7 @@ def evaluation(session: Session, evaluation_id: int) -> Evaluation:
 def evaluations_of(
     session: Session, model_id: int, *, before_id: int | None = None, limit: int | None = None
 ) -> list[Evaluation]:
-    """Measurements of a model, newest first, older than `before_id`."""
+    """Evaluations of a model older than `before_id`, newest first."""
     query = _evaluations().where(Evaluation.model_id == model_id).order_by(Evaluation.id.desc()).limit(limit)
     if before_id is not None:
         query = query.where(Evaluation.id < before_id)
@@ -141,7 +141,7 @@ def evaluation_of_job(session: Session, job_id: int) -> Evaluation | None:
 
 
 def models_of_jobs(session: Session, job_ids: Sequence[int]) -> dict[int, Model]:
-    """The model that each job made, made again or measured; without the jobs that have no result."""
+    """The model that each job trained or evaluated; jobs without a result are left out."""
     made = (
         select(JobFile.job_id, Model)
         .join(Model, and_(Model.weights_sha256 == JobFile.sha256, Model.weights_key == ""))

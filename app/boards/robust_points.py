@@ -1,7 +1,7 @@
-"""Which test images each certificate's network gets right under every attack: one bit an image, in the database.
+"""Which test images each certificate's network gets right under every attack: one bit per image, in the database.
 
-A certificate is a large file, perhaps in a bucket; boards and comparisons need only these bits of it. They are kept by
-the certificate's sha256, so that they can never disagree with it.
+A certificate is a large file, perhaps in a bucket; boards and comparisons need only these bits of it. They are stored
+by the certificate's sha256, so that they can never disagree with it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from app.store import ArtifactStore
 _log = logging.getLogger(__name__)
 
 _AT_ONCE = 500
-# Each is a file to read, and perhaps to fetch; whoever calls has leases to look after.
+# Each certificate is a file to read, and perhaps to download, and the relay that calls this has other work to do.
 _SECONDS_AT_ONCE = 2.0
 
 Points = NDArray[np.bool_]
@@ -33,15 +33,15 @@ Points = NDArray[np.bool_]
 
 
 def record(session: Session, certificate_sha256: str, points: Points) -> None:
-    """Keep the bits of a certificate, unless they are kept already."""
+    """Store the bits of a certificate, unless they are stored already."""
     if session.get(RobustPoints, certificate_sha256) is None:
         bits = np.packbits(points).tobytes()
         session.add(RobustPoints(certificate_sha256=certificate_sha256, num_points=len(points), bits=bits))
         session.flush()
 
 
-def known(session: Session, certificates: Iterable[str]) -> dict[str, Points]:
-    """Of those certificates whose bits are kept."""
+def stored_points(session: Session, certificates: Iterable[str]) -> dict[str, Points]:
+    """The points of each of these certificates whose bits are stored."""
     wanted = sorted(set(certificates))
     found: dict[str, Points] = {}
     for start in range(0, len(wanted), _AT_ONCE):
@@ -53,12 +53,12 @@ def known(session: Session, certificates: Iterable[str]) -> dict[str, Points]:
 
 
 def record_missing(database: Database, store: ArtifactStore, unreadable: set[str]) -> bool:
-    """Keep the bits of certificates that are older than this table, for some seconds a call, and one at least.
+    """Store the bits of certificates that are older than this table: for a few seconds, and at least of one.
 
     Args:
-        database: where.
-        store: which has the files.
-        unreadable: certificates that are passed over; those whose file is gone or damaged are added.
+        database: where the bits are stored.
+        store: has the certificates.
+        unreadable: certificates to skip; those whose file is missing or damaged are added.
 
     Returns:
         Whether there are more.
@@ -82,7 +82,7 @@ def record_missing(database: Database, store: ArtifactStore, unreadable: set[str
 
 
 def _note_change(session: Session, sha256: str) -> None:
-    """Of the entries that stand with a certificate: what is kept of their boards was made without these points."""
+    """Mark the entries with this certificate as changed, since caches of their boards lack these points."""
     measured = select(Evaluation.id).where(Evaluation.certificate_sha256 == sha256)
     attacked = select(ExternalAttack.entry_id).where(ExternalAttack.certificate_sha256 == sha256)
     which = or_(Entry.evaluation_id.in_(measured), Entry.id.in_(attacked))
@@ -90,7 +90,7 @@ def _note_change(session: Session, sha256: str) -> None:
 
 
 def forget_unnamed(session: Session) -> None:
-    """Remove the bits of certificates that no measurement names any more."""
+    """Remove the bits of certificates that no result names any more."""
     named = _named().subquery()
     session.execute(delete(RobustPoints).where(RobustPoints.certificate_sha256.not_in(select(named.c[0]))))
 

@@ -1,7 +1,7 @@
-"""RobustBench's `model_info` in: JSON files become entries, without loss.
+"""Import of RobustBench's `model_info`: JSON files become entries, without loss.
 
-The text of a file is kept to the letter; `robustbench_export` gives it back. Irregularities in it are reported and
-shown, never corrected: a published file is its authors' to correct.
+The text of a file is stored unchanged; `robustbench_export` writes it again. Irregularities in it are reported and
+shown, never corrected: only the authors may correct a published file.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _FLAGS = ("additional_data", "unreliable")
 
 
 class ImportReport(BaseModel):
-    """What became of an import."""
+    """The result of an import."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
@@ -56,12 +56,12 @@ class ImportReport(BaseModel):
     changed: int = 0
     unchanged: int = 0
     refused: int = 0
-    """Files that cannot be an entry; the anomalies say why."""
+    """Files that cannot become an entry; the anomalies say why."""
     anomalies: list[Anomaly] = []
 
 
 def find_files(path: Path) -> list[Path]:
-    """The JSON files of a checkout, of its `model_info`, of a folder in that, or the one file.
+    """The JSON files of a RobustBench checkout, of its `model_info`, of a folder in it, or a single file.
 
     Raises:
         InvalidInput: there is none.
@@ -72,25 +72,25 @@ def find_files(path: Path) -> list[Path]:
     found = sorted(root.rglob("*.json"))
     if not found:
         raise InvalidInput(
-            f"there is no .json file under {path}; name RobustBench's model_info, a folder or a file of it"
+            f"there is no .json file under {path}; name RobustBench's model_info, or a folder or file in it"
         )
     return found
 
 
 def name_of(path: Path) -> str:
-    """How a report and the API name a file: <data set>/<threat model>/<model id>.json."""
+    """A file's name in reports and the API: <data set>/<threat model>/<model id>.json."""
     return "/".join(path.resolve().parts[-3:])
 
 
 def import_files(
     database: Database, files: Iterable[tuple[str, bytes]], *, by: Actor = audit.COMMAND_LINE
 ) -> ImportReport:
-    """Make each file an entry, or bring its entry up to date; all of them in one transaction.
+    """Create or update an entry for each file; all of them in one transaction.
 
     Args:
-        database: where the entries are.
+        database: where the entries are stored.
         files: name (<data set>/<threat model>/<model id>.json) and contents of each.
-        by: who does it, for the audit trail.
+        by: who imports them, for the audit trail.
     """
     given = list(files)
 
@@ -106,7 +106,7 @@ def import_files(
     try:
         return once()
     except IntegrityError:
-        # Somebody else added an entry of the same id in the same moment: now it is there.
+        # Another transaction added an entry with the same id at the same moment: now it is visible.
         return once()
 
 
@@ -129,10 +129,10 @@ def _import(session: Session, name: str, contents: bytes, report: ImportReport) 
     text, info, twice = read
     if found is not None and found.source is None:
         if found.model is not None and text == model_info(found):
-            # What was exported here says nothing new.
+            # The file was exported from here: nothing is new.
             report.unchanged += 1
             return
-        # A published id is its file's, whoever was here first.
+        # The imported file gets the published id, even if another entry had it first.
         found.slug = another_slug(session, found, slug)
         found.changed_at = database_now(session)
         session.flush()
@@ -147,14 +147,14 @@ def _import(session: Session, name: str, contents: bytes, report: ImportReport) 
     noted = [anomaly.model_dump() for anomaly in anomalies]
     if entry.anomalies != noted:
         entry.anomalies = noted
-    # The same file may be read with other eyes than by an earlier version.
+    # This version may read the same file differently than an earlier one.
     if found is not None and not session.is_modified(found):
         report.unchanged += 1
         return
     entry.changed_at = now
     session.add(entry)
     if found is None:
-        # So that a file that comes twice finds itself.
+        # So that a second copy of the same file finds this entry.
         session.flush()
         report.added += 1
     else:
@@ -162,20 +162,20 @@ def _import(session: Session, name: str, contents: bytes, report: ImportReport) 
 
 
 def _place(name: str) -> tuple[str, str, str] | str:
-    """Data set, board and model id; or what is wrong with them."""
+    """The data set, board and model id in a file's name; or what is wrong with it."""
     dataset, board, file = ("", "", *name.split("/"))[-3:]
     if dataset not in DATASETS:
-        return f"lies in no folder of a known data set ({', '.join(DATASETS)}) and threat model"
+        return f"is not in a folder of a known data set ({', '.join(DATASETS)}) and threat model"
     if board not in _BOARDS and not _is_attacked(dataset, board):
-        return f"lies in a folder {_text(board)[:50]!r} that is no threat model, such as Linf, L2 or {_BOARDS[0]}"
+        return f"is in a folder {_text(board)[:50]!r} that is not a threat model, such as Linf, L2 or {_BOARDS[0]}"
     slug, dot, ending = file.rpartition(".")
     if (dot, ending) != (".", "json") or not _MODEL_ID.fullmatch(slug):
-        return "has a name that is no model id: letters, digits and ._+- before .json, at most 150"
+        return "has a name that is not a model id: letters, digits and ._+- before .json, at most 150"
     return dataset, board, slug
 
 
 def _is_attacked(dataset: str, board: str) -> bool:
-    """One threat model has one board: 'Linf-16-510' is none."""
+    """Whether this is the name of a board with attacks, in its one valid form: 'Linf-16-510' is not."""
     try:
         threat_model = threat_model_of_board(dataset, board) if len(board) <= 50 else None
         return threat_model is not None and board_name(dataset, Evaluation(threat_model=threat_model)) == board
@@ -184,7 +184,7 @@ def _is_attacked(dataset: str, board: str) -> bool:
 
 
 def _read(contents: bytes) -> tuple[str, dict[str, Any], list[str]] | str:
-    """Text, values and the keys that are there twice; or why it cannot be read."""
+    """The text, its values and its duplicate keys; or why it cannot be read."""
     if len(contents) > MAX_FILE_BYTES:
         return f"has {len(contents)} bytes, more than the {MAX_FILE_BYTES} of a description"
     twice: list[str] = []
@@ -205,7 +205,7 @@ def _read(contents: bytes) -> tuple[str, dict[str, Any], list[str]] | str:
     except (ValueError, RecursionError) as error:
         return f"is not JSON ({str(error) or 'nested too deeply'})"
     if not isinstance(info, dict):
-        return "holds no JSON object"
+        return "is not a JSON object"
     return text, info, twice
 
 
@@ -285,17 +285,17 @@ def _epsilon_anomaly(board: str, threat_model: ThreatModel | None, value: Any) -
 
 
 def _number(value: Any) -> float | None:
-    """Only as people write it: float() would take 'nan', '1e3' and '1_0'."""
+    """A number in plain decimal notation: float() would also accept 'nan', '1e3' and '1_0'."""
     found = isinstance(value, str) and re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,12})?", value)
     return float(value) if found else None
 
 
 def _accuracies(info: dict[str, Any]) -> dict[str, float]:
-    """Those that can be used, as shares. RobustBench's are in percent; one that is clearly a fraction is left out.
+    """The usable accuracies, as shares. RobustBench states percent; one that is clearly a fraction is left out.
 
-    '0.26' alone is a network that an attack breaks. It is a fraction if the clean accuracy is at most 1, if it has
-    more than the two decimals that RobustBench rounds to, or if another accuracy of the same attack is a hundred times
-    as large.
+    '0.26' alone may be a network that the attack breaks. It is taken as a fraction if the clean accuracy is at most 1,
+    if it has more than the two decimals that RobustBench rounds to, or if another accuracy of the same attack is a
+    hundred times as large.
     """
     shares = {key: share for key in _ACCURACIES if (share := _share(info.get(key))) is not None}
 
@@ -320,7 +320,7 @@ def _share(value: Any) -> float | None:
 
 
 def _epsilon(value: Any) -> float | None:
-    # As people write it, and as `format_epsilon` does.
+    # In plain notation, or as `format_epsilon` writes it.
     number = r"[0-9]{1,6}(?:\.[0-9]{1,20})?(?:e[-+]?[0-9]{1,3})?"
     found = isinstance(value, str) and re.fullmatch(rf"({number})(?:/([0-9]{{1,6}}))?", value)
     if not found or float(found[2] or 1) == 0:
@@ -329,7 +329,7 @@ def _epsilon(value: Any) -> float | None:
 
 
 def _text(value: Any) -> str:
-    """What a database can hold of it: no NUL, no half of a character."""
+    """The value as a text that a database can store: without NUL and lone surrogates."""
     if value is None:
         return ""
     text = value if isinstance(value, str) else json.dumps(value)
@@ -337,7 +337,7 @@ def _text(value: Any) -> str:
 
 
 def _fill(entry: Entry, info: dict[str, Any]) -> None:
-    """What pages show and sort by; a value that cannot be used is as if it were not there."""
+    """Set what pages show and sort by; an unusable value counts as missing."""
     entry.name = _text(info.get("name")) or entry.slug
     entry.authors, entry.link = _text(info.get("authors")), _text(info.get("link"))
     entry.venue, entry.footnote = _text(info.get("venue")), _text(info.get("footnote"))
@@ -363,7 +363,7 @@ def _fill(entry: Entry, info: dict[str, Any]) -> None:
     else:
         entry.autoattack_accuracy = usable.get("autoattack_acc")
         entry.external_accuracy = usable.get("external")
-        # An external one ranks wherever there is one: in its place no other number may, where it cannot be used.
+        # An external accuracy ranks if the file has one. If it cannot be used, no other number may replace it.
         entry.robust_accuracy = entry.external_accuracy if info.get("external") else entry.autoattack_accuracy
     entry.corruptions_3d_accuracy, entry.corruptions_3d_error = figures_in_3d(entry.board, info)
     says_only_the_author = entry.robust_accuracy is None and entry.reported_accuracy is not None
@@ -371,9 +371,9 @@ def _fill(entry: Entry, info: dict[str, Any]) -> None:
 
 
 def figures_in_3d(board: str, info: dict[str, Any]) -> tuple[float | None, float | None]:
-    """Accuracy and mean error on corruptions in 3D, as shares, of a file on a board of corruptions.
+    """Accuracy and mean error on corruptions in 3D, as shares, of a file on a board of common corruptions.
 
-    A file may have them beside those of the common corruptions, by which it ranks there.
+    A file may have them besides the figures on common corruptions, which decide its rank there.
     """
     if board not in _BOARDS:
         return None, None
@@ -381,6 +381,6 @@ def figures_in_3d(board: str, info: dict[str, Any]) -> tuple[float | None, float
 
 
 def _error(value: Any) -> float | None:
-    """As a share; one that is clearly a fraction already is left out."""
+    """An error in percent as a share; None if it is clearly a fraction already."""
     error = _number(value)
     return None if error is None or 0 < error <= 1 else error / 100

@@ -1,4 +1,4 @@
-"""RobustBench's `model_info` out: the file of an entry, to the letter where it was imported."""
+"""Export of RobustBench's `model_info`: the file of an entry, unchanged if it was imported."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from gkl.spec import format_epsilon
 
 
 def why_not_exported(entry: Entry) -> str | None:
-    """In the middle of a sentence; None if it is."""
+    """Why an entry is not exported, as the end of a sentence; None if it is."""
     if entry.is_withdrawn:
         return f"was withdrawn ({entry.withdrawn_reason})"
     if entry.is_provisional:
-        return "is provisional, an upper bound that is no result; wait for the final one"
+        return "is provisional, an upper bound and not a result; wait for the final one"
     if entry.provenance is Provenance.REPORTED and entry.source is None:
-        return "stands with its owner's own certificate, and nobody here has asked the network"
+        return "rests on its owner's certificate alone; the network was not evaluated here"
     return None
 
 
 def model_info(entry: Entry) -> str:
-    """The file of an entry: as it was imported, or in the same form with what was measured here."""
+    """The file of an entry: as it was imported, or in the same form with the results measured here."""
     if entry.source is not None:
         return entry.source
     return json.dumps(_described(entry), indent=2, ensure_ascii=False)
@@ -61,12 +61,12 @@ def _described(entry: Entry) -> dict[str, Any]:
 
 
 def _percent(share: float | None) -> str:
-    """As RobustBench's `update_json` rounds it."""
+    """In percent, rounded as in RobustBench's `update_json`."""
     return "" if share is None else str(round(share * 100, 2))
 
 
 def export_to(session: Session, directory: Path) -> int:
-    """Write <dataset>/<threat model>/<model id>.json of every entry with a final verdict; returns how many.
+    """Write <dataset>/<threat model>/<model id>.json for every entry with a final verdict. Returns how many.
 
     Raises:
         InvalidInput: the directory cannot be written.
@@ -80,6 +80,6 @@ def export_to(session: Session, directory: Path) -> int:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(model_info(entry).encode())
         except OSError as error:
-            raise InvalidInput(f"{path} cannot be written ({error.strerror}); name a folder that can be") from error
+            raise InvalidInput(f"{path} cannot be written ({error.strerror}); name a writable folder") from error
         written += 1
     return written

@@ -1,4 +1,4 @@
-"""Which certificate of an entry breaks the most: its evaluation's own, or one with examples merged."""
+"""The certificate of an entry that breaks the most points: its evaluation's own, or one with merged examples."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from app.boards.names import board_name
 from app.db.tables import Entry, Evaluation, ExternalAttack, Model
 from gkl.spec import PUBLISHED_WEIGHTS, EvaluateSpec
 
-# Certificates of other models whose examples are tried on a new one: forward passes only, but each is a file to read.
+# How many other models' certificates are tried on a new model: only forward passes, but each is a file to read.
 _OTHERS = 5
 
 
 def of_entry(session: Session, entry: Entry) -> str | None:
-    """sha256 of the one that breaks the most: the evaluation's own, one with examples merged, or what was sent."""
+    """The sha256 of the entry's strongest certificate: its evaluation's, one with merged examples, or a report's."""
     own = entry.evaluation
     if own is None:
         return None if entry.report is None else entry.report.certificate_sha256
@@ -23,7 +23,7 @@ def of_entry(session: Session, entry: Entry) -> str | None:
 
 
 def of_board(session: Session, dataset: str, board: str) -> dict[int, str]:
-    """Entry -> sha256 as `of_entry` has it, of each entry of a board that was measured here and has one."""
+    """The sha256 of `of_entry` by entry id, for each entry of a board that was measured here and has a certificate."""
     merged = _merged(session, ExternalAttack.entry.has(and_(Entry.dataset == dataset, Entry.board == board)))
     measured = (
         select(Entry.id, Evaluation.certificate_sha256, Evaluation.robust_correct)
@@ -35,11 +35,11 @@ def of_board(session: Session, dataset: str, board: str) -> dict[int, str]:
 
 
 def _merged(session: Session, which: ColumnElement[bool]) -> dict[int, tuple[str, int]]:
-    """Entry -> the certificate with examples merged that leaves the fewest points, and how many it leaves."""
+    """By entry id: the certificate with merged examples that leaves the fewest points, and how many it leaves."""
     columns = (ExternalAttack.entry_id, ExternalAttack.certificate_sha256, ExternalAttack.robust_correct)
     has_one = and_(ExternalAttack.certificate_sha256.is_not(None), ExternalAttack.robust_correct.is_not(None))
     rows = session.execute(
-        # The first of those that leave as few is written last.
+        # Among equals the first comes last, and so overwrites the others.
         select(*columns).where(which, has_one).order_by(ExternalAttack.robust_correct.desc(), ExternalAttack.id.desc())
     )
     return {entry_id: (sha256, left) for entry_id, sha256, left in rows if sha256 is not None and left is not None}
@@ -50,7 +50,7 @@ def _strongest(own: str | None, own_left: int | None, merged: tuple[str, int] | 
 
 
 def of_others(session: Session, spec: EvaluateSpec) -> list[str]:
-    """sha256 of those of the most robust other models on the board that an evaluation is for, a few of them."""
+    """The sha256 of the certificates of a few of the most robust other models on the evaluation's board."""
     entries = session.scalars(
         select(Entry)
         .join(Entry.model)

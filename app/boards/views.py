@@ -1,4 +1,4 @@
-"""What the API answers of boards, entries, models and evaluations."""
+"""Boards, entries, models and evaluations as the API returns them."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def entry_view(ranked: ranking.Ranked) -> EntryView:
 
 
 def entry_detail(ranked: ranking.Ranked, attacks: Sequence[ExternalAttack], next_cursor: int | None) -> EntryDetail:
-    """With the external attacks that held."""
+    """An entry with the external attacks that were confirmed."""
     return EntryDetail(
         **entry_view(ranked).model_dump(),
         external_attacks=[

@@ -1,4 +1,4 @@
-"""What a command says of an error before it ends with exit status 1: one sentence, in the words of its options."""
+"""The sentence that a command prints for an error before it exits with status 1, in the words of its options."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from app.core.errors import ServiceError
 from gkl.client import ClientError, NotTheService, Unreachable
 from gkl.errors import GklError
 
-# A sentence of the client or the service names what it is about as a program knows it.
+# The client's and the service's messages name parameters by their names in the API.
 _OPTION = re.compile(r"query\.([a-z_]+)")
 _ARGUMENT = re.compile(r"path\.([a-z_]+)")
 
 
 def sentence_of(error: Exception) -> str | None:
-    """None for an error that nobody foresaw."""
+    """The sentence for an error; None if it is unexpected."""
     if isinstance(error, ModuleNotFoundError):
         return extras.sentence_of(error)
     if isinstance(error, ClientError):
         return _of_client(error)
     if isinstance(error, CommandError | GklError | ServiceError):
         return str(error)
-    # Where it was not loaded, no error is one of it.
+    # If SQLAlchemy was not imported, the error is not one of its errors.
     if "sqlalchemy.exc" in sys.modules and isinstance(error, sys.modules["sqlalchemy.exc"].SQLAlchemyError):
         cause = str(getattr(error, "orig", error)).splitlines()[0]
         return f"the database cannot be used ({cause}); look at GKLBENCH_DATABASE_URL"

@@ -1,4 +1,4 @@
-"""Whether this machine has what the commands need, and what to do where it has not."""
+"""Checks whether this machine has what the commands need, and says what to do if something is missing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 State = Literal["yes", "no", "without"]
 
-# Each with the extra that brings it, and what it is for.
+# Package -> the extra that installs it, and what it is for.
 _PACKAGES = {
     "fastapi": ("server", "the service"),
     "torch": ("worker", "training and evaluating"),
@@ -36,18 +36,18 @@ _PACKAGES = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked for."""
+    """The result of one check."""
 
     what: str
     state: State
-    """'no': it is there, and does not work; 'without': it is not there, which is well for whoever does not need it."""
+    """'no': it exists and does not work; 'without': it is missing, which is fine if you do not need it."""
     found: str
     remedy: str = ""
-    """What to do where it is not there."""
+    """What to do if it is missing."""
 
 
 def examine(settings: Settings | None, url: str) -> Iterator[Finding]:
-    """Look for one thing after the other; what takes seconds comes last. Without settings: for a client alone."""
+    """Run the checks one by one; slow ones come last. Without settings, only those for a client."""
     yield Finding("GKL Bench", "yes", gkl.__version__)
     yield Finding("Python", "yes", sys.version.split()[0])
     missing = []
@@ -74,7 +74,7 @@ def _compiler() -> Finding:
     found = next((path for name in ("cc", "gcc", "clang") if (path := shutil.which(name))), None)
     if found is None:
         return Finding(
-            "C compiler", "without", "for `compute.compile` alone", "install gcc, such as Debian's package gcc"
+            "C compiler", "without", "only for `compute.compile`", "install gcc, such as Debian's package gcc"
         )
     return Finding("C compiler", "yes", found)
 
@@ -83,7 +83,7 @@ def _data_dir(path: Path) -> Finding:
     try:
         check_writable(path)
     except InvalidInput as error:
-        return Finding("data directory", "no", str(error), "let it be written, or set GKLBENCH_DATA_DIR to another")
+        return Finding("data directory", "no", str(error), "make it writable, or set GKLBENCH_DATA_DIR to another")
     free = shutil.disk_usage(path).free / 2**30
     return Finding("data directory", "yes", f"{path.resolve()}, {free:.0f} GiB free")
 
@@ -93,7 +93,7 @@ def _service(url: str) -> Finding:
 
     remedy = "start one with 'gklbench up', or give its address with --url"
     try:
-        # Not by a proxy that the environment names, if it is this machine: that would ask its own machine.
+        # For this machine, ignore the environment's proxy: the proxy would connect to its own machine.
         by_proxy = not is_loopback(httpx2.URL(url).host)
         answer = httpx2.get(f"{url.rstrip('/')}/readyz", timeout=5, trust_env=by_proxy)
         parts = {name: state for name, state in answer.json()["parts"].items() if state != "ok"}
@@ -135,8 +135,6 @@ def _dataset(name: str, datasets_dir: Path) -> Finding:
 def _published(models_dir: Path) -> Finding:
     found = sum(1 for path in models_dir.rglob("*") if path.is_file()) if models_dir.is_dir() else 0
     if not found:
-        remedy = (
-            "set GKLBENCH_MODELS_DIR to RobustBench's folder of models; what is missing is downloaded when asked for"
-        )
+        remedy = "set GKLBENCH_MODELS_DIR to RobustBench's folder of models; missing ones are downloaded when needed"
         return Finding("published weights", "without", f"none in {models_dir}", remedy)
     return Finding("published weights", "yes", f"{found} in {models_dir}")

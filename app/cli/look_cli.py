@@ -1,4 +1,4 @@
-"""The commands that only look: what a service has, how a job is, what its run wrote, how a board stands."""
+"""Commands that only read: lists, the status and log of a job, a board, and the doctor."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Listed(StrEnum):
 
 
 class BoardFormat(StrEnum):
-    """How a board is written."""
+    """The output formats of a board."""
 
     TABLE = "table"
     MARKDOWN = "markdown"
@@ -53,7 +53,7 @@ class BoardFormat(StrEnum):
 
 @look_cli.command("list")
 def list_(
-    what: Annotated[Listed, typer.Argument(help="What to list. The last three need no service.")],
+    what: Annotated[Listed, typer.Argument(help="What to list. The last three need no running service.")],
     limit: Annotated[int, typer.Option(min=1, max=200, help="How many jobs, the newest first.")] = 20,
     as_json: AsJson = False,
     url: Url = "http://127.0.0.1:8000",
@@ -66,7 +66,7 @@ def list_(
     if what in (Listed.DATASETS, Listed.ARCHITECTURES, Listed.RECIPES):
         found = _of_the_catalog(what)
     else:
-        from gkl.client import Client  # noqa: PLC0415 - what needs no service needs no client
+        from gkl.client import Client  # noqa: PLC0415 - lists of the catalog need no client
 
         with Client(url, token) as client:
             found = [each.model_dump(mode="json") for each in _of_the_service(client, what, limit)]
@@ -97,7 +97,7 @@ def _of_the_service(client: Client, what: Listed, limit: int) -> Iterable[BaseMo
 
 
 def _of_the_catalog(what: Listed) -> list[dict[str, Any]]:
-    """As the service's API tells it."""
+    """The rows that the service's API would return."""
     from pydantic import TypeAdapter  # noqa: PLC0415
 
     from gkl.catalog import ARCHITECTURES, DATASETS, Architecture, Dataset  # noqa: PLC0415
@@ -123,7 +123,7 @@ def _shown(row: dict[str, Any], column: str) -> str:
 def status(
     job_id: JobNumber, as_json: AsJson = False, url: Url = "http://127.0.0.1:8000", token: ClientToken = None
 ) -> None:
-    """How a job is: its state, how far it is, and what came of it. Exit status 1 if it failed.
+    """Show a job's state, progress and result. Exit status 1 if it failed.
 
     Example: `gklbench status 12`
     """
@@ -161,11 +161,11 @@ def _lines(job: JobView, address: str) -> Iterator[str]:
 @look_cli.command()
 def logs(
     job_id: JobNumber,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job ends.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Continue until the job ends.")] = False,
     url: Url = "http://127.0.0.1:8000",
     token: ClientToken = None,
 ) -> None:
-    """What the runs of a job wrote.
+    """Print the log of a job's runs.
 
     Example: `gklbench logs 12 -f`
     """
@@ -174,7 +174,7 @@ def logs(
     with Client(url, token) as client:
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         for text in _written(client, job_id, follow=follow):
-            # What a run wrote may be a stranger's: nothing in it is for the terminal to carry out.
+            # A run's output may contain texts of strangers: the terminal must not execute control characters in it.
             sys.stdout.write(visible(decoder.decode(text)))
             sys.stdout.flush()
 
@@ -182,7 +182,7 @@ def logs(
 def _written(client: Client, job_id: int, *, follow: bool) -> Iterator[bytes]:
     offset = 0
     while True:
-        # Before its log: what is written until it ends is in what is read after that.
+        # Read the state before the log: then the log is complete once the job has ended.
         has_ended = not follow or client.job(job_id).state.is_final
         part = client.log(job_id, offset)
         offset = part.end
@@ -195,12 +195,12 @@ def _written(client: Client, job_id: int, *, follow: bool) -> Iterator[bytes]:
 @look_cli.command()
 def board(
     dataset: Annotated[str, typer.Argument(help="Such as cifar10.")],
-    threat_model: Annotated[str, typer.Argument(help="The board's name: Linf for the usual budget, Linf-0.1, L2.")],
-    file_format: Annotated[BoardFormat, typer.Option("--format", help="How to write it.")] = BoardFormat.TABLE,
+    threat_model: Annotated[str, typer.Argument(help="The board's name: Linf for the default budget, Linf-0.1, L2.")],
+    file_format: Annotated[BoardFormat, typer.Option("--format", help="Output format.")] = BoardFormat.TABLE,
     url: Url = "http://127.0.0.1:8000",
     token: ClientToken = None,
 ) -> None:
-    """A leaderboard, on the terminal or for a file.
+    """Print a leaderboard, as a table or in a file format.
 
     Example: `gklbench board cifar10 Linf --format csv > cifar10-Linf.csv`
     """
@@ -227,9 +227,9 @@ def board(
 
 @look_cli.command()
 def doctor(data_dir: DataDir = None, as_json: AsJson = False, url: Url = "http://127.0.0.1:8000") -> None:
-    """Whether this machine has what the commands need, and what to do where it has not.
+    """Check whether this machine has what the commands need, and say what to do if something is missing.
 
-    Exit status 1 if there is something that does not work as it is.
+    Exit status 1 if something exists but does not work.
 
     Example: `gklbench doctor`
     """
@@ -244,7 +244,7 @@ def doctor(data_dir: DataDir = None, as_json: AsJson = False, url: Url = "http:/
     table = Table(box=SIMPLE_HEAD)
     for column in ("", "there", "found", "what to do"):
         table.add_column(column, overflow="fold")
-    # The settings are read where something is installed that has any.
+    # The settings are read only if the server or the worker is installed.
     has_settings = is_installed("server") or is_installed("worker")
     for finding in examine(settings_of(data_dir, None) if has_settings else None, url):
         findings.append(finding)

@@ -1,4 +1,4 @@
-"""The `gklbench` command: its groups, its version, completion, and how an error ends it."""
+"""The `gklbench` command: its groups, version, completion, and error messages."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ cli.add_typer(token_cli, name="token")
 
 
 Shell = Literal["bash", "zsh", "fish"]
-# What the scripts of `gklbench completion` set when they ask for what may stand next.
+# The variable that the scripts of `gklbench completion` set when they request completions.
 _COMPLETE = "_GKLBENCH_COMPLETE"
 
 
@@ -60,13 +60,13 @@ def _main(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """The options that stand before a command."""
+    """Options before the command."""
 
 
 def main() -> None:
-    """Entry point: every foreseen error is one sentence on standard error and exit status 1."""
+    """Entry point: an expected error prints one sentence on standard error and exits with status 1."""
     for stream in (sys.stdout, sys.stderr):
-        # A name that the terminal cannot show must not end a command.
+        # A character that the terminal cannot show must not end a command.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     if _COMPLETE in os.environ:
@@ -90,7 +90,7 @@ def _fail(sentence: str) -> NoReturn:
 
 
 @cli.command()
-def completion(shell: Annotated[Shell, typer.Argument(help="Whose script.")]) -> None:
+def completion(shell: Annotated[Shell, typer.Argument(help="The shell.")]) -> None:
     """Print the script with which a shell completes commands and options.
 
     Example: `gklbench completion bash >> ~/.bashrc`

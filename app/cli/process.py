@@ -1,4 +1,4 @@
-"""What every process of a deployment does first, and how it is told to stop."""
+"""Starting and stopping the processes of a deployment."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def begin(*, end_with_parent_too: bool) -> Settings:
-    """Read the settings, log as they say, and hide what this process knows from the runs that it starts."""
+    """Read the settings, set up logging, and hide this process's memory from the runs that it starts."""
     settings = environment_settings()
     logs.configure(settings.log_format)
     hide_from_processes_of_this_user()
@@ -31,7 +31,7 @@ def begin(*, end_with_parent_too: bool) -> Settings:
 
 
 def make_app() -> FastAPI:
-    """The API in one of several processes of `gklbench serve`, which uvicorn starts with this."""
+    """Make the API's application in one of several processes that uvicorn starts for `gklbench serve`."""
     from app.main import create_app  # noqa: PLC0415 - most processes serve nothing
 
     end_with_process()
@@ -39,7 +39,7 @@ def make_app() -> FastAPI:
 
 
 def stop_flag() -> threading.Event:
-    """Set by Ctrl-C or SIGTERM, so that work stops between two steps and not within one."""
+    """An event that Ctrl-C or SIGTERM sets, so that work stops between two steps and not within one."""
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

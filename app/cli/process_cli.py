@@ -1,4 +1,4 @@
-"""The commands of a deployment: its processes, one command each, and what watches over them."""
+"""The commands of a deployment: one for each process, migrations, and checks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ EndWithParent = Annotated[bool, typer.Option("--end-with-parent", hidden=True)]
 
 
 class Part(StrEnum):
-    """What a host may run of a service."""
+    """The parts of a service that a host may run."""
 
     API = "api"
     WORKER = "worker"
@@ -36,7 +36,7 @@ class Part(StrEnum):
 @process_cli.command()
 @needs("server")
 def serve(end_with_parent: EndWithParent = False) -> None:
-    """Run the API and the pages only; broker, worker and relay are elsewhere. Set by GKLBENCH_ variables.
+    """Run only the API and the pages, without broker, worker and relay. Configured by GKLBENCH_ variables.
 
     Example: `GKLBENCH_DATABASE_URL=postgresql://... GKLBENCH_BROKER_URL=redis://... gklbench serve`
     """
@@ -56,7 +56,7 @@ def serve(end_with_parent: EndWithParent = False) -> None:
         "port": settings.port,
         # Open event streams must not hold up a stop.
         "timeout_graceful_shutdown": 3,
-        # `app.core.logs` has set up logging, and tells of each request without its query string.
+        # `app.core.logs` has set up logging, and logs each request without its query string.
         "log_config": None,
         "access_log": False,
         "forwarded_allow_ips": settings.trusted_proxies,
@@ -69,13 +69,13 @@ def serve(end_with_parent: EndWithParent = False) -> None:
         uvicorn.run(create_app(settings), **options)
         return
     with tempfile.TemporaryDirectory(prefix="gklbench-metrics-") as shared:
-        # Whichever of them is asked for metrics tells of all.
+        # So that the process that answers a scrape reports the requests of all processes.
         os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", shared)
         uvicorn.run(
             "app.cli.process:make_app",
             factory=True,
             workers=settings.api_processes,
-            # By default one that computes for five seconds is taken for dead.
+            # By default a process that computes for five seconds counts as dead.
             timeout_worker_healthcheck=60,
             **options,
         )
@@ -84,7 +84,7 @@ def serve(end_with_parent: EndWithParent = False) -> None:
 @process_cli.command()
 @needs("worker")
 def worker(end_with_parent: EndWithParent = False) -> None:
-    """Run one worker: it takes jobs and runs them, one at a time. Start one per GPU.
+    """Run one worker: it claims jobs and runs them, one at a time. Start one per GPU.
 
     Example: `CUDA_VISIBLE_DEVICES=1 GKLBENCH_DATABASE_URL=... GKLBENCH_BROKER_URL=... gklbench worker`
     """
@@ -99,7 +99,7 @@ def worker(end_with_parent: EndWithParent = False) -> None:
 @process_cli.command()
 @needs("server")
 def relay(end_with_parent: EndWithParent = False) -> None:
-    """Run the relay: it announces jobs that no worker has heard of, takes jobs from lost workers, and cleans up.
+    """Run the relay: it publishes lost wake-up messages again, takes jobs from lost workers, and cleans up.
 
     Example: `GKLBENCH_DATABASE_URL=... GKLBENCH_BROKER_URL=... gklbench relay`
     """
@@ -113,9 +113,10 @@ def relay(end_with_parent: EndWithParent = False) -> None:
 
 
 def _check_schema(settings: Settings) -> None:
-    """
+    """Check that the database has this version's schema; skipped while the database is down.
+
     Raises:
-        SettingsError: it is another version's. A database that is away is waited for, as later too.
+        SettingsError: it has another version's schema.
     """
     from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415
 
@@ -125,7 +126,7 @@ def _check_schema(settings: Settings) -> None:
     database = Database(settings.effective_database_url)
     try:
         if not is_current(database):
-            raise SettingsError("the database's schema is not this version's; run 'gklbench migrate' first")
+            raise SettingsError("the database has another version's schema; run 'gklbench migrate' first")
     except SQLAlchemyError as error:
         _log.warning("the database cannot be used (%s)", getattr(error, "orig", error))
     finally:
@@ -146,10 +147,10 @@ def broker(port: Annotated[int, typer.Option()], end_with_parent: EndWithParent 
 @needs("server")
 def migrate(
     back_to: Annotated[
-        str | None, typer.Option(help="Go back to an older version's step instead, such as 0005, before installing it.")
+        str | None, typer.Option(help="Downgrade to an older version's step, such as 0005, before installing it.")
     ] = None,
 ) -> None:
-    """Bring the database's schema to this version. Run it before `serve`, `worker` and `relay`.
+    """Upgrade the database's schema to this version. Run it before `serve`, `worker` and `relay`.
 
     Example: `GKLBENCH_DATABASE_URL=postgresql://user:secret@host/gklbench gklbench migrate`
     """
@@ -158,22 +159,22 @@ def migrate(
 
     if back_to is None:
         own_database(None)
-        console.print(f"The schema is this version's, step {migrations.newest()}.")
+        console.print(f"The schema is up to date, at step {migrations.newest()}.")
         return
     if not migrations.knows(back_to):
-        raise SettingsError(f"there is no step {back_to}; this version's is {migrations.newest()}, the first is 0001")
+        raise SettingsError(f"there is no step {back_to}; the first is 0001, the newest {migrations.newest()}")
     migrations.downgrade(Database(environment_settings().effective_database_url), back_to)
-    console.print(f"The schema is that of step {back_to}. Start the older version now, not this one.")
+    console.print(f"The schema is at step {back_to}. Start the older version now, not this one.")
 
 
 @process_cli.command("check-settings")
 def check_settings() -> None:
-    """Say what is wrong with the GKLBENCH_ variables, before anything is started with them. Connects to nothing.
+    """Check the GKLBENCH_ variables before starting the service. Connects to nothing.
 
     Example: `GKLBENCH_BROKER_URL=redis://:changethis@redis:6379/0 gklbench check-settings`
     """
     _check_secrets(environment_settings())
-    console.print("The settings can be used.")
+    console.print("The settings are valid.")
 
 
 def _check_secrets(settings: Settings) -> None:
@@ -199,10 +200,10 @@ def _check_secrets(settings: Settings) -> None:
 
 
 @process_cli.command()
-def health(part: Annotated[Part, typer.Argument(help="What is to be looked at.")]) -> None:
-    """Say whether a part of the service lives, as the health checks of containers ask: exit status 0 if it does.
+def health(part: Annotated[Part, typer.Argument(help="The part to check.")]) -> None:
+    """Check whether a part of the service is healthy, for containers: exit status 0 if it is.
 
-    `api` is this host's, ready for requests; `worker` any of this host; `relay` any.
+    `api`: this host's API is ready; `worker`: this host has a live worker; `relay`: any host has a live relay.
 
     Example: `gklbench health worker`
     """
@@ -217,7 +218,7 @@ def _api_problem(settings: Settings) -> str | None:
     import httpx2  # noqa: PLC0415
 
     try:
-        # Not by a proxy that the environment names.
+        # Ignore the environment's proxy.
         answer = httpx2.get(f"{settings.own_url}/readyz", timeout=10, trust_env=False)
     except httpx2.TransportError as error:
         return f"the API does not answer ({type(error).__name__})"
@@ -235,7 +236,7 @@ def _worker_problem(settings: Settings) -> str | None:
         found = workers.all_of_them(session, lease=timedelta(seconds=settings.lease_seconds))
     here = [status for status in found if status.row.host == host and not status.is_lost]
     if not here:
-        return f"no worker of {host} was heard of in the last {settings.lease_seconds:.0f} seconds"
+        return f"no worker of {host} sent a heartbeat in the last {settings.lease_seconds:.0f} seconds"
     return next((status.row.problem for status in here if status.row.problem), None)
 
 
@@ -245,13 +246,13 @@ def _relay_problem(settings: Settings) -> str | None:
     heard = hears_relay(settings)
     if heard is None:
         return "the broker does not answer"
-    return None if heard else "no relay was heard of lately"
+    return None if heard else "no relay is running"
 
 
 @process_cli.command()
 @needs("server")
 def storage(data_dir: DataDir = None) -> None:
-    """Say what takes how much room in the data directory, whose it is, and what goes when by itself.
+    """Show disk usage of the data directory by kind and by submitter, and when each kind is removed.
 
     Example: `gklbench storage --data-dir ~/bench`
     """
@@ -268,12 +269,12 @@ def storage(data_dir: DataDir = None) -> None:
     for name, size_bytes in kept.folders(settings):
         table.add_row(name, formatting.size(size_bytes))
     console.print(table, "")
-    table = Table("What is kept", "Number", "Size", "Goes", box=None)
+    table = Table("What is kept", "Number", "Size", "Removed", box=None)
     for share in shares:
         size = "" if share.size_bytes is None else formatting.size(share.size_bytes)
         table.add_row(share.title, str(share.number), size, share.goes or "stays")
     console.print(table, "")
-    table = Table("Whose", "Size, as it counts against their quota", box=None)
+    table = Table("Submitter", "Size that counts against their quota", box=None)
     for name, size_bytes in owners.items():
         table.add_row(name, formatting.size(size_bytes))
     console.print(table)

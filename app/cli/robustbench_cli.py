@@ -25,12 +25,12 @@ robustbench_cli = typer.Typer()
 @robustbench_cli.command("import-robustbench")
 @needs("server")
 def import_robustbench(
-    path: Annotated[Path, typer.Argument(help="RobustBench's checkout, its model_info, a folder or a file of that.")],
+    path: Annotated[Path, typer.Argument(help="A RobustBench checkout, its model_info, or a folder or file in it.")],
     data_dir: DataDir = None,
 ) -> None:
-    """Put RobustBench's published entries on the boards. The same files again change nothing.
+    """Import RobustBench's published entries. The same files again change nothing.
 
-    What is not as it should be in a file is kept, and listed.
+    Irregularities in a file are kept and listed.
 
     Example: `gklbench import-robustbench robustbench/model_info`
     """
@@ -44,7 +44,7 @@ def import_robustbench(
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print(
         f"{report.added} added, {report.changed} changed, {report.unchanged} unchanged, {report.refused} refused; "
-        f"{len(report.anomalies)} things are not as they should be.",
+        f"{len(report.anomalies)} irregularities.",
         soft_wrap=True,
         highlight=False,
     )
@@ -57,7 +57,7 @@ def export_robustbench(
     out: Annotated[Path, typer.Argument(help="Folder for <data set>/<threat model>/<model id>.json.")],
     data_dir: DataDir = None,
 ) -> None:
-    """Write every entry with a final verdict as RobustBench has it; imported ones to the letter as they came.
+    """Write every entry with a final verdict in RobustBench's format; imported ones unchanged.
 
     Example: `gklbench export-robustbench model_info`
     """

@@ -1,4 +1,4 @@
-"""The commands that train, evaluate and verify on this machine, without a service."""
+"""Commands that train, evaluate and verify on this machine, without a service."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def train(
     keep_checkpoints: Annotated[int, typer.Option(min=1, help="How many of the newest checkpoints to keep.")] = 2,
     device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:1. Default: CUDA if there is one.")] = None,
 ) -> None:
-    """Train without any service, then evaluate if the spec says so. Ctrl-C stops; the same command goes on.
+    """Train without a service, then evaluate if the spec says so. Ctrl-C stops; the same command resumes.
 
     Example: `gklbench recipe digits > digits.json; gklbench train digits.json --output runs/digits`
     """
-    # What is wrong with it is said before torch is loaded, which takes seconds.
+    # Report errors in the spec before importing torch, which takes seconds.
     spec = read_spec(spec_file)
     if spec.kind != "train":
         raise InvalidInput(f"{spec_file} is a spec of kind {spec.kind!r}; use 'gklbench evaluate' for it")
@@ -78,7 +78,7 @@ def train(
                 )
                 display.evaluated(measured, directory / str(measured.certificate))
     except Stopped:
-        console.print(f"Stopped. The same command goes on from what is in {output}.")
+        console.print(f"Stopped. The same command resumes from {output}.")
         raise typer.Exit(130) from None
 
 
@@ -90,7 +90,7 @@ def evaluate(
     weights: Weights = None,
     weights_key: WeightsKey = None,
     output: Annotated[
-        Path, typer.Option(help="Directory of finished parts and the certificate; used again, it goes on.")
+        Path, typer.Option(help="Directory of finished parts and the certificate; used again, it resumes.")
     ] = Path("runs/evaluate"),
     shard: Annotated[
         str | None,
@@ -102,7 +102,7 @@ def evaluate(
     ] = None,
     device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:1. Default: CUDA if there is one.")] = None,
 ) -> None:
-    """Attack weights without any service, leaving a certificate. Ctrl-C stops; the same command goes on.
+    """Attack weights without a service and write a certificate. Ctrl-C stops; the same command resumes.
 
     Example: `gklbench evaluate evaluate.json --weights runs/digits/weights.safetensors --output runs/attacked`
     """
@@ -139,14 +139,14 @@ def evaluate(
             measured = engine.evaluate(spec, weights, context, others=known)
             display.evaluated(measured, output / str(measured.certificate))
     except Stopped:
-        console.print(f"Stopped. The same command goes on from what is in {output}.")
+        console.print(f"Stopped. The same command resumes from {output}.")
         raise typer.Exit(130) from None
 
 
 @run_cli.command()
 @needs("worker")
 def verify(
-    certificate: Annotated[Path, typer.Argument(help="The safetensors file that an evaluation left.")],
+    certificate: Annotated[Path, typer.Argument(help="The safetensors file that an evaluation wrote.")],
     weights: Weights = None,
     weights_key: WeightsKey = None,
     device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:1. Default: CUDA if there is one.")] = None,
@@ -154,7 +154,7 @@ def verify(
 ) -> None:
     """Re-check an evaluation's certificate: every adversarial example's norm, box and prediction.
 
-    Needs the weights and the data, and seconds. Exit status 1 and the first offending point if it does not hold.
+    Needs the weights and the data, and takes seconds. Exit status 1 and the first wrong point if a check fails.
 
     Example: `gklbench verify runs/attacked/certificate.safetensors --weights runs/digits/weights.safetensors`
     """
@@ -184,10 +184,10 @@ def verify(
         checked = "norms, box, labels and counts" if found.data_known else "norms, box and counts"
         console.print(
             f"It agrees with itself: {checked} of {found.examples} adversarial examples and {found.num_points} points. "
-            "The network is its owner's alone, and was not asked again."
+            "Only its owner has the network, so the network's answers were not checked."
         )
     if found.answers_vary and found.network_asked:
-        console.print("The model's answers vary from pass to pass; the figures are this pass's alone.")
+        console.print("The model is randomized; these figures are from one pass only.")
     for what, correct in (("clean accuracy", found.clean_correct), ("robust accuracy at most", found.robust_correct)):
         if correct is not None:
             accuracy = formatting.percent(correct / found.num_points)

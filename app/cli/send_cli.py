@@ -1,4 +1,4 @@
-"""The commands that send something to a service, or stop it there."""
+"""Commands that send, cancel and retry jobs at a service."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def submit(
         bool, typer.Option("--follow", help="Show progress until the job and what follows it end.")
     ] = False,
     submitter: Annotated[
-        str | None, typer.Option(help="For whom it is: workers are shared fairly between submitters.")
+        str | None, typer.Option(help="Whose job it is: workers are shared fairly between submitters.")
     ] = None,
-    priority: Annotated[int | None, typer.Option(help="Jobs of higher priority are taken first. Default: 0.")] = None,
+    priority: Annotated[int | None, typer.Option(help="Jobs with higher priority run first. Default: 0.")] = None,
     wait: Annotated[
         bool, typer.Option("--wait", help="Wait until the job and what follows it end. Status 1: not all succeeded.")
     ] = False,
@@ -60,13 +60,13 @@ def submit(
     from gkl.client import Client  # noqa: PLC0415
 
     if follow and (as_json or wait):
-        raise InvalidInput("--follow shows progress to people; take --wait alone, or --wait with --json")
+        raise InvalidInput("--follow shows progress to people; use --wait alone, or --wait with --json")
     spec = read_spec(spec_file, weights, weights_key)
     if weights is not None:
         if spec.kind != "evaluate":
             raise InvalidInput(f"{spec_file} is a spec of kind {spec.kind!r}; --weights are for an evaluation")
         if sha256_of(existing(weights, "the weights to attack")) != spec.weights:
-            raise InvalidInput(f"{spec_file} names other weights than {weights}; leave 'weights' out of it")
+            raise InvalidInput(f"{spec_file} names other weights than {weights}; remove 'weights' from the spec")
         with Client(url, token) as client:
             client.upload(weights)
     if follow:
@@ -91,12 +91,12 @@ def attack(
     *,
     entry: Annotated[int, typer.Argument(metavar="ENTRY", min=1, help="The entry's number.")],
     examples: Annotated[Path, typer.Argument(help="safetensors with 'adversarial' and 'index'.")],
-    name: Annotated[str, typer.Option(help="What the attack is called.")],
+    name: Annotated[str, typer.Option(help="Name of the attack.")],
     submitter: Annotated[str | None, typer.Option(help="Who found them.")] = None,
     url: Url = "http://127.0.0.1:8000",
     token: ClientToken = None,
 ) -> None:
-    """Send adversarial examples against an entry; what breaks points that stand lowers its robust accuracy.
+    """Send adversarial examples against an entry; those that break more of its points lower its robust accuracy.
 
     Example: `gklbench attack 7 examples.safetensors --name "PGD with 1000 steps" --submitter Ada`
     """
@@ -111,11 +111,11 @@ def transfer(
     *,
     entry: Annotated[int, typer.Argument(metavar="ENTRY", min=1, help="The entry on whose network they are tried.")],
     source: Annotated[int, typer.Option(metavar="ENTRY", min=1, help="The entry whose examples they are.")],
-    submitter: Annotated[str | None, typer.Option(help="For whom it is.")] = None,
+    submitter: Annotated[str | None, typer.Option(help="Whose job it is.")] = None,
     url: Url = "http://127.0.0.1:8000",
     token: ClientToken = None,
 ) -> None:
-    """Measure how many adversarial examples of one entry break another. `/compare` shows what was found.
+    """Measure how many adversarial examples of one entry break another. `/compare` shows the result.
 
     Example: `gklbench transfer 7 --source 3`
     """
@@ -127,7 +127,7 @@ def transfer(
 
 @send_cli.command()
 def cancel(job_id: JobNumber, url: Url = "http://127.0.0.1:8000", token: ClientToken = None) -> None:
-    """Cancel a job, and what it is to be followed by.
+    """Cancel a job and the jobs that follow it.
 
     Example: `gklbench cancel 7`
     """
@@ -139,7 +139,7 @@ def cancel(job_id: JobNumber, url: Url = "http://127.0.0.1:8000", token: ClientT
 
 @send_cli.command()
 def retry(job_id: JobNumber, url: Url = "http://127.0.0.1:8000", token: ClientToken = None) -> None:
-    """Queue a failed or cancelled job again; it goes on from what it saved.
+    """Queue a failed or cancelled job again; it resumes from what it saved.
 
     Example: `gklbench retry 7`
     """
@@ -158,8 +158,8 @@ def _show_state(url: str, job: JobView) -> None:
 
 
 @send_cli.command()
-def recipe(name: Annotated[str, typer.Argument(help="Its name: 'gklbench list recipes' shows them all.")]) -> None:
-    """Print a recipe's full spec, to be changed and sent.
+def recipe(name: Annotated[str, typer.Argument(help="The recipe's name; 'gklbench list recipes' shows all.")]) -> None:
+    """Print a recipe's full spec, to edit and send.
 
     Example: `gklbench recipe digits > digits.json`
     """

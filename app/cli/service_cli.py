@@ -27,7 +27,7 @@ service_cli = typer.Typer()
 @service_cli.command()
 @needs("server", "worker", "embedded")
 def up(data_dir: DataDir = None, port: Port = None) -> None:
-    """Run the whole service on this machine until Ctrl-C: API, pages, broker, worker; SQLite inside.
+    """Run the whole service on this machine until Ctrl-C: API, pages, broker, worker, with SQLite as database.
 
     Example: `gklbench up --data-dir ~/bench --port 8080`
     """
@@ -37,7 +37,7 @@ def up(data_dir: DataDir = None, port: Port = None) -> None:
     try:
         with EmbeddedService(settings_of(data_dir, port)) as service:
             console.print(f"GKL Bench is running at [bold]{service.url}[/bold]")
-            console.print(f"Data in {service.settings.data_dir.resolve()}, Ctrl-C stops it.", highlight=False)
+            console.print(f"Data is in {service.settings.data_dir.resolve()}. Ctrl-C stops it.", highlight=False)
             service.wait()
     except KeyboardInterrupt:
         console.print("Stopped.")
@@ -46,9 +46,9 @@ def up(data_dir: DataDir = None, port: Port = None) -> None:
 @service_cli.command()
 @needs("server", "worker", "embedded")
 def demo(
-    data_dir: Annotated[Path, typer.Option(help="Where everything is kept.")] = Path("demo-data"),
+    data_dir: Annotated[Path, typer.Option(help="Directory of all data.")] = Path("demo-data"),
     port: Port = None,
-    leave: Annotated[bool, typer.Option("--exit", help="End after the result instead of serving on.")] = False,
+    leave: Annotated[bool, typer.Option("--exit", help="Exit after the result instead of serving on.")] = False,
 ) -> None:
     """Start the service, train and attack a small network over REST, and show its row.
 
@@ -65,9 +65,9 @@ def demo(
             console.print(f"GKL Bench is running at [bold]{service.url}[/bold]")
             ok = run_and_show(service.url, find_recipe("digits"), console)
             if not leave:
-                console.print(f"Serving on at [bold]{service.url}[/bold], Ctrl-C stops it.")
+                console.print(f"The service keeps running at [bold]{service.url}[/bold]. Ctrl-C stops it.")
                 service.wait()
     except KeyboardInterrupt:
         console.print("Stopped.")
-    # 130 is what a shell reports of a command that Ctrl-C ended before it was done.
+    # 130 is the usual exit status after Ctrl-C.
     raise typer.Exit(130 if ok is None else 0 if ok else 1)

@@ -1,4 +1,4 @@
-"""The spec and the weights that a command is given."""
+"""Reading the spec and the weights given to a command."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def existing(path: Path, what: str) -> Path:
 
 
 def read_spec(path: Path, weights: Path | None = None, weights_key: str | None = None) -> TrainSpec | EvaluateSpec:
-    """A spec from a file; an evaluation that names no weights, or no network of them, takes the given ones."""
+    """The spec in a file. `weights` and `weights_key` fill in what an evaluation does not name itself."""
     from pydantic import ValidationError  # noqa: PLC0415
 
     from gkl.spec import JOB_SPEC  # noqa: PLC0415
 
     try:
-        # JSON is UTF-8, whatever the terminal is.
+        # JSON is UTF-8, whatever the terminal's encoding.
         text = (sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()).decode("utf-8")
         content = json.loads(text)
         is_evaluation = isinstance(content, dict) and content.get("kind") == "evaluate"
@@ -49,7 +49,7 @@ def read_spec(path: Path, weights: Path | None = None, weights_key: str | None =
             content["weights"] = sha256_of(existing(weights, "the weights to attack"))
         if weights_key is not None:
             if not is_evaluation:
-                raise InvalidInput(f"{path} is no evaluation; --weights-key is for one")
+                raise InvalidInput(f"{path} is not an evaluation; --weights-key is for evaluations only")
             if content.get("weights_key") not in (None, weights_key):
                 raise InvalidInput(
                     f"{path} has weights_key {content['weights_key']!r}, and --weights-key is {weights_key!r}; leave "
@@ -62,17 +62,17 @@ def read_spec(path: Path, weights: Path | None = None, weights_key: str | None =
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InvalidInput(f"{path} is not JSON ({error})") from error
     except RecursionError as error:
-        raise InvalidInput(f"{path} has brackets within brackets too many levels deep for a spec") from error
+        raise InvalidInput(f"{path} has brackets nested too deeply for a spec") from error
     except ValidationError as error:
         from gkl.field_errors import field_problems  # noqa: PLC0415
 
         named = {} if weights_key is None else {"weights_key": "--weights-key"}
         lines = [f"{named.get(p.location, p.location)}: {p.message}" for p in field_problems(error.errors(), JOB_SPEC)]
-        raise InvalidInput(f"{path} is no valid spec:\n  " + "\n  ".join(lines)) from error
+        raise InvalidInput(f"{path} is not a valid spec:\n  " + "\n  ".join(lines)) from error
 
 
 def interrupt_on_signals() -> None:
-    """SIGTERM stops like Ctrl-C, and Ctrl-C does so even where a shell made this process ignore it."""
+    """Make SIGTERM act like Ctrl-C, and Ctrl-C work even if a shell made this process ignore it."""
 
     def interrupt(number: int, frame: FrameType | None) -> Any:
         raise KeyboardInterrupt

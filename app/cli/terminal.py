@@ -1,4 +1,4 @@
-"""What the commands share: the terminal, the settings of this process, this machine's database."""
+"""Shared by the commands: the console, the settings, this machine's database."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ errors = Console(stderr=True)
 
 Url = Annotated[str, typer.Option(envvar="GKLBENCH_URL", show_envvar=True, help="Address of the service.")]
 ClientToken = Annotated[
-    str | None, typer.Option(envvar="GKLBENCH_TOKEN", show_envvar=True, help="Token, where the service asks for one.")
+    str | None, typer.Option(envvar="GKLBENCH_TOKEN", show_envvar=True, help="Token, if the service requires one.")
 ]
 JobNumber = Annotated[int, typer.Argument(metavar="JOB", min=1, help="The job's number.")]
-DataDir = Annotated[Path | None, typer.Option(help="Where everything is kept. Default: gklbench-data.")]
+DataDir = Annotated[Path | None, typer.Option(help="Directory of all data. Default: gklbench-data.")]
 
 
 class CommandError(Exception):
-    """A command cannot do what it was asked to; the message says why and what to do."""
+    """A command cannot be carried out; the message says why and what to do."""
 
 
 class SettingsError(CommandError):
-    """An environment variable of the service cannot be used."""
+    """A setting or an option is not valid."""
 
 
 def settings_of(data_dir: Path | None, port: int | None) -> Settings:
@@ -54,13 +54,13 @@ def environment_settings() -> Settings:
 
 
 def own_database(data_dir: Path | None) -> Database:
-    """This machine's, or the one that GKLBENCH_DATABASE_URL names, with this version's schema."""
+    """This machine's database, or the one in GKLBENCH_DATABASE_URL, upgraded to this version's schema."""
     from app.db.database import Database  # noqa: PLC0415
     from app.maintenance.upgrading import upgrade  # noqa: PLC0415
 
     settings = settings_of(data_dir, None)
     settings.data_dir.mkdir(parents=True, exist_ok=True)
-    # A migration may take long, and whoever waits for it can end it.
+    # A migration may take long, and the user can stop it with Ctrl-C.
     database = Database(settings.effective_database_url, patience_seconds=3600)
     upgrade(database)
     return database

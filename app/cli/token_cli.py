@@ -1,4 +1,4 @@
-"""`gklbench token`: who may use the service, and how much of it."""
+"""`gklbench token`: creating, limiting and revoking tokens."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ token_cli = typer.Typer(no_args_is_help=True, help="Who may use the service, and
 
 _JOBS_SHOWN = 10
 
-TokenName = Annotated[str, typer.Option("--name", help="Whose it is: the submitter of what is sent with it.")]
+TokenName = Annotated[str, typer.Option("--name", help="The token's owner: the submitter of jobs sent with it.")]
 MaxQueued = Annotated[str | None, typer.Option(help="Jobs that may be queued at once; 'none' for no limit.")]
 MaxRunning = Annotated[str | None, typer.Option(help="Jobs that may run at once; 'none' for no limit.")]
-GpuHours = Annotated[str | None, typer.Option(help="Hours on workers in a day of UTC; 'none' for no limit.")]
-UploadGib = Annotated[str | None, typer.Option(help="GiB of weights and files of jobs; 'none' for no limit.")]
+GpuHours = Annotated[str | None, typer.Option(help="Hours on workers per day in UTC; 'none' for no limit.")]
+UploadGib = Annotated[str | None, typer.Option(help="GiB of stored weights and job files; 'none' for no limit.")]
 Requests = Annotated[str | None, typer.Option(help="Requests a minute; 'none' for no limit.")]
 
 
@@ -36,8 +36,8 @@ Requests = Annotated[str | None, typer.Option(help="Requests a minute; 'none' fo
 def create_token(
     *,
     name: TokenName,
-    scopes: Annotated[str, typer.Option(help="read, submit or admin; each allows what those before it do.")] = "submit",
-    expires: Annotated[str, typer.Option(help="After how long, such as 90d or 12h; or 'never'.")] = "90d",
+    scopes: Annotated[str, typer.Option(help="read, submit or admin; each includes those before it.")] = "submit",
+    expires: Annotated[str, typer.Option(help="Lifetime, such as 90d or 12h; or 'never'.")] = "90d",
     max_queued: MaxQueued = "100",
     max_running: MaxRunning = "none",
     gpu_hours_per_day: GpuHours = "none",
@@ -45,7 +45,7 @@ def create_token(
     requests_per_minute: Requests = "600",
     data_dir: DataDir = None,
 ) -> None:
-    """Make a token, which is shown once.
+    """Create a token. It is shown only once.
 
     Example: `gklbench token create --name Ada --scopes submit --expires 90d --max-running 2`
     """
@@ -59,7 +59,7 @@ def create_token(
     with own_database(data_dir).writing() as session:
         made, secret = tokens.create(session, name, scope, lifetime=lifetime, limits=limits, by=COMMAND_LINE)
         until = "" if made.expires_at is None else f" until {formatting.when(made.expires_at)} UTC"
-    _show_secret(f"A token of {name}, scope {scope}{until}. It is shown only now:", secret)
+    _show_secret(f"Token of {name}, scope {scope}{until}. It is shown only once:", secret)
 
 
 @token_cli.command("rotate")
@@ -67,10 +67,10 @@ def create_token(
 def rotate_token(
     *,
     name: TokenName,
-    overlap: Annotated[str, typer.Option(help="How long the old one still works, such as 24h or 0h.")] = "24h",
+    overlap: Annotated[str, typer.Option(help="How long the old token still works, such as 24h or 0h.")] = "24h",
     data_dir: DataDir = None,
 ) -> None:
-    """Make somebody a new secret with the same rights; the old one goes after a while.
+    """Replace a token by a new one with the same scope and limits; the old one expires after a while.
 
     Example: `gklbench token rotate --name Ada --overlap 24h`
     """
@@ -79,7 +79,7 @@ def rotate_token(
 
     with own_database(data_dir).writing() as session:
         _, secret = tokens.rotate(session, name, overlap=_lifetime(overlap) or timedelta(), by=COMMAND_LINE)
-    _show_secret(f"A new token of {name}; the old one works for {overlap} more. It is shown only now:", secret)
+    _show_secret(f"New token of {name}; the old one works for {overlap} more. It is shown only once:", secret)
 
 
 @token_cli.command("revoke")
@@ -87,10 +87,10 @@ def rotate_token(
 def revoke_token(
     *,
     name: TokenName,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask; needed where there is no terminal.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask; required without a terminal.")] = False,
     data_dir: DataDir = None,
 ) -> None:
-    """End somebody's tokens and logins at once. What they have sent goes on; it is listed first, and asked about.
+    """Revoke all tokens and logins of a name at once. Lists their unfinished jobs, which continue, and asks first.
 
     Example: `gklbench token revoke --name Ada --yes`
     """
@@ -99,13 +99,13 @@ def revoke_token(
 
     database = own_database(data_dir)
     with database.reading() as session:
-        known = len(tokens.living(session, name))
+        known = len(tokens.valid(session, name))
         unfinished = tokens.unfinished_jobs(session, name)
     if known:
         console.print(f"{formatting.count(known, 'token')} of {name} would end.", highlight=False, soft_wrap=True)
         console.print(_what_becomes_of(unfinished, name), highlight=False, soft_wrap=True)
         if not (yes or sys.stdin.isatty()):
-            raise SettingsError("nothing was revoked: say --yes, since there is no terminal to ask on")
+            raise SettingsError("nothing was revoked: add --yes, since there is no terminal to ask on")
         if not (yes or typer.confirm("Revoke?")):
             raise typer.Exit(1)
     with database.writing() as session:
@@ -118,7 +118,7 @@ def _what_becomes_of(unfinished: Sequence[int], name: str) -> str:
         return f"No job of {name} is queued or running."
     shown = ", ".join(str(number) for number in unfinished[:_JOBS_SHOWN])
     more = f" and {len(unfinished) - _JOBS_SHOWN} more" if len(unfinished) > _JOBS_SHOWN else ""
-    return f"What {name} has queued or running goes on: job {shown}{more}. An admin's 'gklbench cancel' ends a job."
+    return f"Unfinished jobs of {name} continue: job {shown}{more}. An admin can end one with 'gklbench cancel'."
 
 
 @token_cli.command("limit")
@@ -133,7 +133,7 @@ def limit_token(
     requests_per_minute: Requests = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Give somebody other limits, at once. What is not named stays.
+    """Change the limits of a name's tokens at once. Limits that are not given stay.
 
     Example: `gklbench token limit --name Ada --max-running 4 --gpu-hours-per-day 48`
     """
@@ -160,11 +160,11 @@ def list_tokens(data_dir: DataDir = None) -> None:
 
     from app.accounts import tokens  # noqa: PLC0415
 
-    table = Table("Name", "Token", "Scope", "State", "Ends (UTC)", "Last used (UTC)", box=None)
+    table = Table("Name", "Token", "Scope", "State", "Expires (UTC)", "Last used (UTC)", box=None)
     with own_database(data_dir).reading() as session:
-        living = {token.id for token in tokens.living(session)}
+        valid = {token.id for token in tokens.valid(session)}
         for each in tokens.all_of_them(session):
-            state = "living" if each.id in living else "revoked" if each.revoked_at is not None else "expired"
+            state = "valid" if each.id in valid else "revoked" if each.revoked_at is not None else "expired"
             moments = (each.expires_at, each.last_used_at)
             shown = ("-" if moment is None else formatting.when(moment) for moment in moments)
             table.add_row(each.name, f"{each.hint}…", each.scope, state, *shown)
@@ -173,18 +173,18 @@ def list_tokens(data_dir: DataDir = None) -> None:
 
 def _show_secret(said: str, secret: str) -> None:
     errors.print(said, highlight=False, soft_wrap=True)
-    # Alone on standard output, so that it can be put into a file or a variable.
+    # Only the secret goes to standard output, so that it can be redirected to a file or a variable.
     console.print(secret, markup=False, highlight=False, soft_wrap=True)
 
 
 def _scope(text: str) -> Scope:
-    """The highest of those that are named by commas: each allows what those before it do."""
+    """The highest of the comma-separated scopes: each includes those before it."""
     from gkl.answers import Scope  # noqa: PLC0415
 
     named = [word.strip() for word in text.split(",") if word.strip()]
     known = [scope for scope in Scope if scope in named]
     if not known or len(known) != len(set(named)):
-        raise SettingsError(f"--scopes is read, submit or admin, or some of them by commas; not {text!r}")
+        raise SettingsError(f"--scopes is read, submit or admin, or some of them with commas; not {text!r}")
     return known[-1]
 
 
@@ -206,7 +206,7 @@ def _limits(
     *,
     known: Limits,
 ) -> Limits:
-    """What the options say; where one says nothing, what is known."""
+    """The limits from the options; options that are not given keep the known limits."""
     from app.accounts.tokens import Limits  # noqa: PLC0415
 
     gib = _number(upload_gib, "upload-gib")

@@ -1,1 +1,1 @@
-"""What every room uses: settings, errors, logs, tracing, formatting. Imports nothing of the other rooms."""
+"""What all of `app` uses: settings, errors, logs, tracing, formatting. Imports no other package of `app`."""

@@ -1,4 +1,4 @@
-"""Whether an address of the database or the broker can be used, told without repeating the password in it."""
+"""Checks of the database's and the broker's address. Error messages never repeat the password in it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from sqlalchemy.exc import ArgumentError
 _DRIVERS = ("sqlite", "sqlite+pysqlite", "postgresql", "postgresql+psycopg")
 _SQLITE_OPTIONS = {
     *("timeout", "detect_types", "isolation_level", "check_same_thread", "cached_statements", "uri"),
-    # Of the file, where `uri` is given.
+    # Options of the file's URI, if `uri` is given.
     *("mode", "cache", "immutable", "nolock", "psow", "vfs"),
 }
 _ESCAPE = (
-    "where a name or a password holds other characters than letters and digits, percent-escape them: "
+    "if a name or a password has other characters than letters and digits, percent-escape them: "
     "%40 for @, %3A for :, %2F for /, %3F for ?, %23 for #, %25 for %"
 )
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
@@ -27,9 +27,10 @@ _EXAMPLES = {
 
 
 def check_database_url(name: str, text: str) -> None:
-    """
+    """Check the database's address.
+
     Raises:
-        ValueError: it cannot be read, or names a database that the service does not work with.
+        ValueError: it cannot be parsed, or names a database that the service does not support.
     """
     try:
         url = make_url(text)
@@ -47,9 +48,10 @@ def check_database_url(name: str, text: str) -> None:
 
 
 def check_broker_url(name: str, text: str) -> None:
-    """
+    """Check the broker's address.
+
     Raises:
-        ValueError: it cannot be read, or is none of a Redis-protocol server.
+        ValueError: it cannot be parsed, or is not the address of a Redis-protocol server.
     """
     if not text.startswith(("redis://", "rediss://")):
         raise ValueError(f"{name} must be the address of a Redis-protocol server: redis://host:6379/0")
@@ -63,13 +65,13 @@ def check_broker_url(name: str, text: str) -> None:
 
 
 def _names_a_host(url: SplitResult) -> bool:
-    # What follows an unescaped ? or # of a password looks like a query or a fragment.
+    # After an unescaped ? or # in a password, the rest looks like a query or a fragment.
     host = url.hostname or ""
     return re.search(r"[\s@]", host) is None and "@" not in url.query and "\\" not in url.netloc
 
 
 def _has_stray_parts(url: URL, text: str) -> bool:
-    """An @ or a % that stands for itself moves where the password ends, and the rest of it is taken for the host."""
+    """Whether an unescaped @ or % in the password makes its rest look like the host."""
     authority, _, query = text.partition("://")[2].partition("?")
     options = [option.partition("=")[0] for option in query.split("&")]
     places = (url.host or "", url.database or "" if url.get_backend_name() != "sqlite" else "", *options)
@@ -84,7 +86,8 @@ def _has_stray_parts(url: URL, text: str) -> bool:
 def _check_sqlite(name: str, url: URL) -> None:
     if url.host or url.username or url.port:
         raise ValueError(
-            f"{name} names a host, and SQLite has none: three slashes before a path, four before a full one"
+            f"{name} names a host, and SQLite has none: write three slashes before a relative path, four before a full "
+            "one"
         )
     if url.database in (None, "", ":memory:"):
         raise ValueError(f"{name} names no file; each process would have a database of its own")
@@ -94,4 +97,4 @@ def _check_sqlite(name: str, url: URL) -> None:
 
 
 def _unreadable(name: str) -> ValueError:
-    return ValueError(f"{name} is no address that can be read: write {_EXAMPLES[name]}; {_ESCAPE}")
+    return ValueError(f"{name} is not a valid address: write {_EXAMPLES[name]}; {_ESCAPE}")

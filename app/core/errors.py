@@ -1,11 +1,11 @@
-"""The service's errors. `app.http.problems` gives them their one shape over HTTP.
+"""The service's errors. `app.http.problems` sends them over HTTP in one format.
 
     ServiceError
     ├── Unauthorized         401
     ├── Forbidden            403
     ├── NotFound             404
     ├── Conflict             409
-    │   └── StaleAttempt            a worker's write to a job that is no longer its own
+    │   └── StaleAttempt            a worker's write to a job that it no longer holds
     ├── OtherVersion         412    of the upload protocol
     ├── TooLarge             413
     ├── WrongType            415
@@ -14,8 +14,8 @@
     ├── StoreAway            503    with how long to wait
     └── NoRoom               507
 
-Each carries its status, a code for programs, and a sentence that says what to do. Free of FastAPI, since
-workers raise them too.
+Each has a status, a code for programs, and a sentence that says what to do. No import of FastAPI here, since workers
+raise them too.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class ServiceError(Exception):
 
     @property
     def headers(self) -> dict[str, str]:
-        """What the answer says in its head."""
+        """Headers of the answer."""
         return {}
 
 
@@ -84,7 +84,7 @@ class WrongType(ServiceError):
 
 
 class StoreAway(ServiceError):
-    """The store of artifacts cannot be used now."""
+    """The artifact store cannot be used now."""
 
     status = HTTPStatus.SERVICE_UNAVAILABLE
     code = "store_away"
@@ -102,7 +102,7 @@ class NoRoom(ServiceError):
 
 
 class TooMany(ServiceError):
-    """More than one may at the moment."""
+    """A limit is reached; try again later."""
 
     status = HTTPStatus.TOO_MANY_REQUESTS
     code = "too_many"

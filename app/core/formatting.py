@@ -1,4 +1,4 @@
-"""How numbers are written for people, the same on a terminal and on a page."""
+"""Texts and numbers for people, formatted alike on terminals and pages."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SIMPLE_TAG = re.compile(r"</?(?:a|b|br|em|i|strong|sub|sup)\b[^<>]*>", re.IGNOR
 
 
 def visible(text: str) -> str:
-    """For people to read: each character that would hide, or change the order of what is shown, becomes a mark.
+    """Make hidden characters visible: each one that is invisible or changes the order of the text becomes a mark.
 
     >>> visible("Ada \N{RIGHT-TO-LEFT OVERRIDE}99.9 ecalevoL"), visible("Lovelace\N{ZERO WIDTH SPACE}")
     ('Ada �99.9 ecalevoL', 'Lovelace�')
@@ -32,7 +32,7 @@ def visible(text: str) -> str:
 
 
 def plain(text: str) -> str:
-    """Without the tags that a footnote may have, for places that take no markup; others are shown as they stand.
+    """Remove the HTML tags that a footnote may have, for places without markup; other tags stay as text.
 
     >>> plain("GitHub,<br>Sep 2019")
     'GitHub, Sep 2019'
@@ -41,7 +41,7 @@ def plain(text: str) -> str:
 
 
 def hidden_characters(text: str) -> list[str]:
-    """Which such characters a text has, each once: ['U+202E'].
+    """The hidden characters in a text, each once: ['U+202E'].
 
     >>> hidden_characters("a\N{RIGHT-TO-LEFT OVERRIDE}b\N{ZERO WIDTH SPACE}c")
     ['U+200B', 'U+202E']
@@ -50,7 +50,8 @@ def hidden_characters(text: str) -> list[str]:
 
 
 def count(number: int, noun: str) -> str:
-    """
+    """A number with its noun.
+
     >>> count(1, "job"), count(2, "job")
     ('1 job', '2 jobs')
     """
@@ -58,7 +59,7 @@ def count(number: int, noun: str) -> str:
 
 
 def millions(number: int) -> str:
-    """A number of parameters, with three digits that count.
+    """A number of parameters with three significant digits.
 
     >>> millions(36_479_194), millions(1_234_567), millions(549_290), millions(3682), millions(266_796_506)
     ('36.5M', '1.23M', '549k', '3.68k', '267M')
@@ -70,7 +71,8 @@ def millions(number: int) -> str:
 
 
 def as_sentence(text: str) -> str:
-    """
+    """A text with a capital letter and a full stop.
+
     >>> as_sentence("there is no job 7")
     'There is no job 7.'
     """
@@ -78,7 +80,8 @@ def as_sentence(text: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """
+    """A duration with at most two units.
+
     >>> duration(0.02), duration(0.42), duration(7.6), duration(75), duration(7500)
     ('< 0.1 s', '0.4 s', '8 s', '1 min 15 s', '2 h 05 min')
     """
@@ -95,7 +98,7 @@ def duration(seconds: float) -> str:
 
 
 def about(seconds: float) -> str:
-    """For what is only estimated: one or two digits, and no more.
+    """An estimated duration, with one or two digits.
 
     >>> about(20), about(70), about(725), about(5000), about(30_000), about(200_000)
     ('less than a minute', 'about 1 minute', 'about 12 minutes', 'about 1.5 hours', 'about 8 hours', 'about 2 days')
@@ -112,7 +115,8 @@ def about(seconds: float) -> str:
 
 
 def percent(share: float, decimals: int = 2) -> str:
-    """
+    """A share in percent.
+
     >>> percent(0.5709), percent(1 / 3, 1)
     ('57.09 %', '33.3 %')
     """
@@ -120,7 +124,8 @@ def percent(share: float, decimals: int = 2) -> str:
 
 
 def interval(bounds: tuple[float, float]) -> str:
-    """
+    """An interval of shares in percent, without the sign.
+
     >>> interval((0.561, 0.581))
     '56.1 to 58.1'
     """
@@ -129,7 +134,8 @@ def interval(bounds: tuple[float, float]) -> str:
 
 
 def size(num_bytes: int) -> str:
-    """
+    """A number of bytes with a decimal unit.
+
     >>> size(900), size(45_000_000), size(3_400_000_000)
     ('900 B', '45 MB', '3.4 GB')
     """
@@ -141,10 +147,10 @@ def size(num_bytes: int) -> str:
 
 
 def when(moment: datetime) -> str:
-    """Minutes are enough for a table; the page's `datetime` attribute has the rest."""
+    """A time to the minute, for tables; the page's `datetime` attribute is exact."""
     return moment.strftime("%Y-%m-%d %H:%M")
 
 
 def when_exactly(moment: datetime) -> str:
-    """To the second, for what happened within a minute."""
+    """A time to the second."""
     return moment.strftime("%Y-%m-%d %H:%M:%S")

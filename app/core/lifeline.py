@@ -1,7 +1,7 @@
-"""Processes that end with the one that started them, even if that one is killed.
+"""Child processes that end with their parent, even if the parent is killed.
 
-The parent holds the write end of the child's standard input. When the parent is gone, however it went, the
-pipe closes and the child tells itself to stop.
+The parent holds the write end of the child's standard input. When the parent ends in any way, the pipe closes, and the
+child sends itself SIGTERM.
 """
 
 from __future__ import annotations
@@ -26,22 +26,23 @@ def start_child(arguments: list[str], *, environment: dict[str, str], log: Path)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
         return subprocess.Popen(
-            # -P: nothing is imported from the directory in which the command happens to run.
+            # -P: import nothing from the current directory.
             [sys.executable, "-P", "-m", "app.cli", *arguments],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
             env={**os.environ, **environment, "PYTHONUNBUFFERED": "1"},
-            # Ctrl-C goes to the terminal's whole group: the parent decides the order of stopping instead.
+            # Ctrl-C goes to all processes of the terminal's group; in a session of its own, the parent decides when the
+            # child stops.
             start_new_session=True,
         )
 
 
 def end_with_parent() -> None:
-    """Called in the child: watch the pipe, and send this process SIGTERM when it closes."""
+    """Call this in the child: it watches the pipe, and sends this process SIGTERM when it closes."""
 
     def watch() -> None:
-        # Not through sys.stdin: its lock would be held here when the interpreter wants to shut down.
+        # Not through sys.stdin: this thread would hold its lock while the interpreter shuts down.
         os.read(0, 1)
         os.kill(os.getpid(), signal.SIGTERM)
 
@@ -49,15 +50,15 @@ def end_with_parent() -> None:
 
 
 def end_with_process() -> None:
-    """Called in a process that a library started: it is told to stop when the one that started it is gone."""
+    """Call this in a process that a library started: it gets SIGTERM when its parent ends."""
     _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, "told of its parent's end")
 
 
 def hide_from_processes_of_this_user() -> None:
-    """Keep this process's memory and environment, with the addresses and secrets in them, from the runs it starts.
+    """Hide this process's memory and environment, which contain addresses and secrets, from the runs that it starts.
 
-    They have the same user, but may read what strangers sent. A process that it starts is not hidden, nor kept from
-    anything by this.
+    Runs have the same user and read files from strangers. The processes that this one starts are not hidden
+    themselves.
     """
     _prctl(_PR_SET_DUMPABLE, 0, "hidden from others")
 

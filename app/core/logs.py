@@ -1,7 +1,7 @@
-"""One way of logging for every process of the service: lines for people, or JSON lines for a collector.
+"""Logging of every process of the service: text lines for people, or JSON lines for a collector.
 
-Modules use `logging.getLogger`; structlog only renders what they say. Lines that belong to a request carry its
-`request_id`, those of a run its `job_id` and `attempt`. No line holds a header, a body or a query string.
+Modules use `logging.getLogger`; structlog only renders their messages. Lines of a request have its `request_id`, those
+of a run its `job_id` and `attempt`. No line contains a header, a body or a query string.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LogFormat = Literal["text", "json"]
 
 _access = logging.getLogger("app.http.access")
 
-# What a message may carry beside its text. By name: libraries pass on more than belongs in a log, such as Celery the
+# Extra fields that a line may have. Listed by name, since libraries add more than belongs in a log: Celery adds the
 # arguments of its tasks.
 _EXTRA = ("method", "path", "status", "milliseconds", "job_id")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -32,14 +32,14 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 def configure(log_format: LogFormat) -> None:
-    """Log to standard error, at INFO and above. Called once, by the command that is the process."""
+    """Log to standard error, at INFO and above. Each process calls this once, when it starts."""
     handler = logging.StreamHandler()
     handler.setFormatter(formatter(log_format))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     logging.captureWarnings(True)
-    # It tells two lines of each look at the schema's version, which /readyz takes.
+    # Otherwise it logs two lines each time that /readyz checks the schema's version.
     logging.getLogger("alembic.runtime.migration").setLevel(logging.WARNING)
-    # It tells of each connection that is taken.
+    # Otherwise it logs each use of a connection.
     logging.getLogger("psycopg.pool").setLevel(logging.WARNING)
 
 
@@ -73,24 +73,24 @@ _render_fields = structlog.processors.LogfmtRenderer()
 def _render_text(logger: WrappedLogger, name: str, line: EventDict) -> str:
     exception = line.pop("exception", None)
     head = f"{line.pop('timestamp')} {line.pop('level').upper()} {line.pop('logger')}: "
-    # One line, whatever somebody sent: nobody else writes lines of this log.
+    # Escape control characters, so that a client cannot forge lines of the log.
     message = _CONTROL.sub(lambda found: repr(found[0])[1:-1], str(line.pop("event")))
     fields = f" [{_render_fields(logger, name, line)}]" if line else ""
     return head + message + fields + (f"\n{exception}" if exception else "")
 
 
 def is_quiet(path: str) -> bool:
-    """Whether it is asked for every few seconds, or several times by each page, and says nothing of anybody's work."""
+    """Whether requests of this path are too frequent and too uninteresting for the log: health checks, static files."""
     return _QUIET.fullmatch(path) is not None
 
 
 def with_request_id(app: ASGIApp) -> ASGIApp:
-    """Each request has an id: the one in its X-Request-ID if that is sane, or a new one. The answer carries it too."""
+    """Give each request an id: its X-Request-ID header if that is valid, or a new one. The answer has it too."""
     return CorrelationIdMiddleware(app, validator=lambda given: _REQUEST_ID.fullmatch(given) is not None)
 
 
 class AccessLog:
-    """One line for each request, at its end: that of a stream when nobody listens any more."""
+    """Logs a line for each request when it ends; for a stream, when its client has disconnected."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -99,7 +99,7 @@ class AccessLog:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        # The server's own answer if the application gives none.
+        # If the application gives no answer, the server answers 500.
         status, started = 500, time.perf_counter()
         ended = started
 
@@ -108,7 +108,7 @@ class AccessLog:
             if message["type"] == "http.response.start":
                 status = message["status"]
             await send(message)
-            # Work in the background, after the last of these, is nothing that anybody waits for.
+            # Background tasks run after the last of these messages, and are not part of the request's time.
             ended = time.perf_counter()
 
         try:

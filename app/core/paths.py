@@ -1,7 +1,7 @@
-"""Where the service is: at the root of a name, or under a path of it (GKLBENCH_ROOT_PATH), such as /bench.
+"""The path under which the service is served (GKLBENCH_ROOT_PATH), such as /bench; empty at the root of a host.
 
-A proxy may hand a request on with that path in front of the service's own, or without it. Both come to the same here:
-`under_root` gives every request the whole path, and Starlette's `root_path` says how much of it is not the service's.
+A proxy may forward requests with or without that prefix. Both are treated alike: `under_root` gives every request the
+whole path, and Starlette's `root_path` says which part of it is the prefix.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from starlette.types import Scope
 
 
 def under_root(scope: Scope, root: str) -> Scope:
-    """The request as if the proxy had handed the whole path on."""
+    """The request's scope as if the proxy had forwarded the whole path."""
     if not root or scope["type"] != "http":
         return scope
     path: str = scope["path"]
@@ -22,7 +22,7 @@ def under_root(scope: Scope, root: str) -> Scope:
 
 
 def own_path(scope: Scope) -> str:
-    """The path within the service.
+    """The path without the prefix.
 
     >>> own_path({"path": "/bench/jobs", "root_path": "/bench"}), own_path({"path": "/jobs"})
     ('/jobs', '/jobs')
@@ -32,7 +32,7 @@ def own_path(scope: Scope) -> str:
 
 
 def root_of(scope: Scope) -> str:
-    """What stands before it; empty at the root of a name."""
-    # A mount adds its own path to `root_path`, and keeps the first one here.
+    """The prefix; empty at the root of a host."""
+    # A mount adds its own path to `root_path` and keeps the original in `app_root_path`.
     root: str = scope.get("app_root_path", scope.get("root_path", ""))
     return root

@@ -1,4 +1,4 @@
-"""What was made lately and holds until its key is another: kept by each process for itself, the least used go first."""
+"""A cache in each process: values stay until their key changes; the least recently used are dropped first."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _T = TypeVar("_T")
 
 
 class Recent:
-    """Safe for threads. Two that ask for the same at once may both make it."""
+    """A thread-safe cache. Two threads that need the same value at once may both make it."""
 
     def __init__(self, size: int) -> None:
         self._size = size

@@ -1,4 +1,4 @@
-"""OpenTelemetry's spans of requests and runs, for who asks for them with GKLBENCH_TRACING. Needs the extra `otel`."""
+"""OpenTelemetry spans of requests and runs, if GKLBENCH_TRACING is set. Needs the extra `otel`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def configure() -> None:
-    """Send this process's spans where the OTEL_ variables say, such as OTEL_EXPORTER_OTLP_ENDPOINT.
+    """Send this process's spans to the endpoint in the OTEL_ variables, such as OTEL_EXPORTER_OTLP_ENDPOINT.
 
     Raises:
         ImportError: the extra is not installed.
@@ -26,7 +26,7 @@ def configure() -> None:
 
 
 def provider(processor: SpanProcessor) -> TracerProvider:
-    """Spans as they go to `processor`: without query strings, as in the log."""
+    """A provider that passes spans to `processor` without query strings, as in the log."""
     from opentelemetry.sdk import trace as sdk  # noqa: PLC0415
 
     class WithoutQuery(sdk.SpanProcessor):

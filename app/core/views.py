@@ -1,4 +1,4 @@
-"""How a row becomes an answer of `gkl.answers`."""
+"""Making an answer of `gkl.answers` from a row."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ _Answer = TypeVar("_Answer", bound=BaseModel)
 
 
 def made(answer: type[_Answer], row: object, **others: Any) -> _Answer:
-    """Each field that is not given here comes from the row's attribute of the same name."""
+    """Make an answer: fields that are not in `others` come from the row's attributes of the same name."""
     same = answer.model_fields.keys() - others.keys()
     return answer.model_validate({name: getattr(row, name) for name in same} | others)

@@ -1,6 +1,6 @@
-"""Where a page of a list ended, so that the next goes on from there whatever was added or removed meanwhile.
+"""Cursors: a page of a list begins where the previous one ended, even if rows were added or removed meanwhile.
 
-A cursor holds the values by which the last row of a page was sorted, not how many came before it.
+A cursor holds the sort values of a page's last row, not the number of rows before it.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from sqlalchemy import ColumnElement, and_, false, or_
 
 from app.core.errors import Unprocessable
 
-_STRANGE = "this cursor belongs to no page of this list in this order; begin again without one"
+_STRANGE = "this cursor does not belong to this list in this order; begin again without a cursor"
 _LARGEST = 2**63 - 1
 
 
 @dataclass(frozen=True)
 class Key:
-    """One of the things that a list is sorted by. What has none comes last, whichever way it is sorted."""
+    """A sort key of a list. Rows with a null value come last in both directions."""
 
     by: ColumnElement[Any] | Any
     falls: bool = False
-    """Whether the largest come first."""
+    """Whether the largest values come first."""
     is_optional: bool = True
-    """Whether a row may have none."""
+    """Whether the value may be null."""
 
     @property
     def order(self) -> Any:
@@ -39,7 +39,7 @@ class Key:
         return order.nulls_last() if self.is_optional else order
 
     def is_after(self, value: Any) -> ColumnElement[bool]:
-        """Of a row that comes later by this key alone."""
+        """A condition for rows that come later by this key alone."""
         if value is None:
             return false()
         later: ColumnElement[bool] = self.by < value if self.falls else self.by > value
@@ -51,13 +51,13 @@ class Key:
 
     @property
     def kind(self) -> type:
-        """Of its values, as Python has them."""
+        """The Python type of its values."""
         kind: type = self.by.type.python_type
         return kind
 
 
 def rows_after(keys: Sequence[Key], values: Sequence[Any]) -> ColumnElement[bool]:
-    """Of the rows behind one that is sorted by these values."""
+    """A condition for rows after the one with these sort values."""
     ways = [
         and_(*(keys[before].is_same(values[before]) for before in range(number)), key.is_after(value))
         for number, (key, value) in enumerate(zip(keys, values, strict=True))
@@ -66,19 +66,21 @@ def rows_after(keys: Sequence[Key], values: Sequence[Any]) -> ColumnElement[bool
 
 
 def cursor_of(order: str, values: Sequence[Any]) -> str:
-    """
+    """The cursor of a page's last row.
+
     Args:
-        order: what the list is sorted by, in words: a cursor belongs to its order.
-        values: of the last row of a page, by each key.
+        order: a name of the list's order: a cursor is valid for one order only.
+        values: the row's value of each key.
     """
     said = [value.isoformat() if isinstance(value, datetime) else value for value in values]
     return base64.urlsafe_b64encode(json.dumps([order, *said]).encode()).decode().rstrip("=")
 
 
 def values_of(cursor: str, order: str, keys: Sequence[Key]) -> list[Any]:
-    """
+    """The sort values in a cursor.
+
     Raises:
-        Unprocessable: it is no cursor of a list in this order.
+        Unprocessable: it is not a cursor of a list in this order.
     """
     try:
         said, *values = json.loads(base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True))
@@ -91,7 +93,7 @@ def values_of(cursor: str, order: str, keys: Sequence[Key]) -> list[Any]:
 
 
 def _value(key: Key, value: Any) -> Any:
-    """One that came from outside: of any other kind the database would refuse it."""
+    """Check the type of a value from outside, since the database would refuse another type."""
     kind = key.kind
     if value is None and key.is_optional:
         return None

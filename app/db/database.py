@@ -25,32 +25,33 @@ _RETRY_SECONDS = 1.0
 _POOL_SIZE = 20
 
 DATABASE_AWAY = (OperationalError, InterfaceError)
-"""What a transaction raises when the server is gone, restarting, silent, or locked for too long. Nothing was written,
-except where the answer to a commit was lost."""
+"""Errors of a transaction if the server is down, restarting, silent, or locked for too long. Nothing was written,
+unless only the answer to a commit was lost."""
 
-# A process that is frozen in a transaction must not hold the server's rows for ever.
+# A process that freezes within a transaction must not hold its locks on the server for ever.
 _POSTGRESQL = {"tcp_user_timeout": 30_000, "keepalives_idle": 30}
 _PING_SECONDS = 3.0
 _CONNECT_SECONDS = 4.0
-# One that has just been silent is not asked by everybody at once whether it still is.
+# After a timeout, other threads do not wait for the server again during this time.
 _SILENCE_SECONDS = 2.0
-# A server may allow few connections, which others need too: one a second goes while they are not used.
+# A server may allow few connections, which others need too: unused ones are closed, one a second.
 _IDLE_SECONDS = 1.0
 _LONGEST_LOCK_SECONDS = 15.0
 _T = TypeVar("_T")
 
 
 class Database:
-    """Opens transactions. `reading` may run beside writers; `writing` sees and keeps out other writers.
+    """Opens transactions. `reading` may run in parallel with writers; `writing` excludes other writers.
 
-    Nothing connects until the first transaction. A server that takes connections and then says nothing, as one that
-    is frozen, is away like one that refuses them: each wait for it has an end here.
+    Connects to nothing before the first transaction. A server that accepts connections and then does not answer, such
+    as a frozen one, counts as down: each wait has a timeout.
     """
 
     def __init__(self, url: str, *, patience_seconds: float = 30) -> None:
-        """
+        """Prepare the engine.
+
         Args:
-            url: SQLAlchemy's address of the database.
+            url: the database's address, as SQLAlchemy writes it.
             patience_seconds: how long one statement may take.
         """
         self.url = make_url(url)
@@ -64,7 +65,7 @@ class Database:
         self._write = sessionmaker(self.engine.execution_options(gklbench_writing=True), expire_on_commit=False)
 
     def _make_engine(self) -> Engine:
-        # An error's text goes to the log, what people sent does not.
+        # Error texts go to the log, without the values that users sent.
         if self.is_sqlite:
             waits = min(self.patience_seconds, _LONGEST_LOCK_SECONDS)
             engine = create_engine(
@@ -97,19 +98,19 @@ class Database:
             yield session
 
     def check_can_write(self) -> None:
-        """
+        """Check with a write that the database can be written.
+
         Raises:
-            OperationalError, InterfaceError: nothing can be written: the disk may be full, or the server a copy that is
-                only read.
+            OperationalError, InterfaceError: it cannot: the disk may be full, or the server a read-only replica.
         """
         with self.writing() as session:
             session.execute(text("UPDATE alembic_version SET version_num = version_num"))
 
     def write_patiently(self, change: Callable[[Session], _T], *, give_up: Callable[[], bool]) -> _T:
-        """Run `change` in a transaction of its own, again and again while the database is away.
+        """Run `change` in a transaction of its own, and repeat it while the database is down.
 
         Raises:
-            OperationalError, InterfaceError: it is still away when `give_up` says so.
+            OperationalError, InterfaceError: it is still down when `give_up` returns True.
         """
 
         def write() -> _T:
@@ -119,7 +120,7 @@ class Database:
         return self.patiently(write, give_up=give_up)
 
     def patiently(self, use: Callable[[], _T], *, give_up: Callable[[], bool]) -> _T:
-        """Call `use`, which opens its own transactions, again and again while the database is away."""
+        """Call `use`, which opens its own transactions, and repeat it while the database is down."""
         while True:
             try:
                 return use()
@@ -136,7 +137,7 @@ class Database:
 
 
 def _postgresql_options(url: URL, patience_seconds: float) -> dict[str, Any]:
-    """Ours where the address says nothing else; the rest of what it says SQLAlchemy passes on."""
+    """Our default options, unless the address has its own; SQLAlchemy passes on the rest of the address."""
     ours: dict[str, Any] = {name: value for name, value in _POSTGRESQL.items() if name not in url.query}
     if "connect_timeout" not in url.query:
         ours["connect_timeout"] = int(_CONNECT_SECONDS)
@@ -151,7 +152,7 @@ def _postgresql_options(url: URL, patience_seconds: float) -> dict[str, Any]:
 
 
 class _Patient(psycopg.Connection[Any]):
-    """Gives up on a server that does not answer, which no setting of the server can do for us."""
+    """A connection with a timeout for silent servers, which no setting of the server offers."""
 
     answers_within: float = _CONNECT_SECONDS
     on_silence: Callable[[], None] | None = None
@@ -164,23 +165,23 @@ class _Patient(psycopg.Connection[Any]):
         except psycopg.OperationalError as error:
             if time.monotonic() < until or timeout is not None:
                 raise
-            # What it would yet answer belongs to no statement any more.
+            # A late answer would belong to no statement any more, so close the connection.
             self.pgconn.finish()
             if self.on_silence is not None:
                 self.on_silence()
             raise psycopg.OperationalError(f"the server did not answer within {limit:g} seconds") from error
 
     def add_notice_handler(self, callback: Callable[[psycopg.errors.Diagnostic], None]) -> None:
-        # SQLAlchemy adds its own each time that it is given this connection.
+        # SQLAlchemy adds its handler each time that it takes this connection.
         if callback not in self._notice_handlers:
             super().add_notice_handler(callback)
 
 
 class _Connections:
-    """Connections to a PostgreSQL server. Where it allows no more, whoever needs one waits for another's."""
+    """A pool of connections to a PostgreSQL server. If the server allows no more, callers wait for a free one."""
 
     def __init__(self, parameters: dict[str, Any], patience_seconds: float) -> None:
-        # A second more: a server that lives ends a statement itself.
+        # A second more than the server's own limit: a healthy server ends the statement itself.
         self._patience_seconds = patience_seconds + 1
         self._silent_until, self._heard_at = 0.0, 0.0
         self._opening = threading.Lock()
@@ -188,9 +189,10 @@ class _Connections:
         self._parameters = parameters
 
     def take(self) -> _Patient:
-        """
+        """A connection from the pool.
+
         Raises:
-            psycopg.OperationalError: it cannot be reached, or does not answer.
+            psycopg.OperationalError: the server cannot be reached, or does not answer.
         """
         if time.monotonic() < self._silent_until:
             raise psycopg.OperationalError("the server did not answer a moment ago")
@@ -199,7 +201,7 @@ class _Connections:
             try:
                 connection = pool.getconn(timeout=max(0.1, until - time.monotonic()))
             except psycopg.OperationalError:
-                # Where others were answered meanwhile, they are only many.
+                # If the server answered others meanwhile, it is only busy.
                 if time.monotonic() - self._heard_at > _CONNECT_SECONDS:
                     self._note_silence()
                 raise
@@ -207,7 +209,7 @@ class _Connections:
             try:
                 ConnectionPool.check_connection(connection)
             except psycopg.OperationalError:
-                # The server was restarted: the next may be younger.
+                # The server was restarted: the pool's next connection may be newer.
                 pool.putconn(connection)
                 if time.monotonic() > until or time.monotonic() < self._silent_until:
                     raise
@@ -233,7 +235,7 @@ class _Connections:
                     max_size=_POOL_SIZE,
                     max_idle=_IDLE_SECONDS,
                     reconnect_timeout=_CONNECT_SECONDS,
-                    # What SQLAlchemy closes comes back here.
+                    # A connection that SQLAlchemy closes returns to the pool.
                     close_returns=True,
                     open=True,
                 )
@@ -248,10 +250,11 @@ class _Connections:
 
 @contextmanager
 def _away_recognized() -> Iterator[None]:
-    """
+    """Turn errors that PostgreSQL classifies otherwise into those of `DATABASE_AWAY`.
+
     Raises:
-        OperationalError: in place of the errors that PostgreSQL files under others: a transaction that it ended
-            because this process was frozen in it, and a server that is only read while another takes its place.
+        OperationalError: the server ended a transaction in which this process was frozen, or is read-only during a
+            failover.
     """
     try:
         yield
@@ -262,12 +265,12 @@ def _away_recognized() -> Iterator[None]:
 
 
 def _configure_sqlite(connection: Any, waits_seconds: float) -> None:
-    # The driver's own BEGIN comes too late for a consistent read-then-write; `_begin_sqlite` sends ours.
+    # The driver sends its BEGIN too late for a consistent read-then-write; `_begin_sqlite` sends ours.
     connection.isolation_level = None
     cursor = connection.cursor()
-    # Readers and one writer side by side; wait for another writer instead of failing at once.
+    # Readers and one writer in parallel; wait for another writer instead of failing at once.
     cursor.execute("PRAGMA journal_mode = WAL")
-    # A job that was accepted survives a power cut.
+    # An accepted job survives a power cut.
     cursor.execute("PRAGMA synchronous = FULL")
     cursor.execute(f"PRAGMA busy_timeout = {1000 * waits_seconds:.0f}")
     cursor.execute("PRAGMA foreign_keys = ON")
@@ -281,13 +284,13 @@ def _begin_sqlite(connection: Connection) -> None:
 
 
 def insert_into(session: Session, table: type[Any]) -> Any:
-    """An INSERT that knows what to do on a conflict, which each of the two databases has of its own."""
+    """An INSERT with ON CONFLICT, in the dialect of the session's database."""
     is_postgresql = session.get_bind().dialect.name == "postgresql"
     return postgresql.insert(table) if is_postgresql else sqlite.insert(table)
 
 
 def database_now(session: Session) -> datetime:
-    """The database's clock: the one clock on which leases of all hosts are judged."""
+    """The time of the database's clock, by which the leases of all hosts are measured."""
     if session.get_bind().dialect.name == "sqlite":
         raw = session.scalar(text("SELECT strftime('%Y-%m-%d %H:%M:%f', 'now')"))
         return datetime.fromisoformat(str(raw)).replace(tzinfo=UTC)

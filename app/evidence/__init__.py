@@ -1,3 +1,1 @@
-"""What speaks for or against an entry beside its own evaluation: examples and certificates that people send,
-transfers, and comparisons.
-"""
+"""Evidence for or against an entry besides its own evaluation: external attacks, reports, transfers, comparisons."""

@@ -1,4 +1,4 @@
-"""Entries side by side: which is better and how sure that is, which points each loses, and how they were made."""
+"""Comparing entries: which is better and how sure that is, which points each loses, and how they were trained."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ from gkl.statistics.unpaired import UnpairedCounts
 
 @dataclass(frozen=True)
 class Overlap:
-    """Of entries that were attacked point by point on the same images."""
+    """Comparison of entries that were attacked on the same images."""
 
     names: list[str]
     num_points: int
     lost: list[int]
-    """How many each loses, in the order of the names."""
+    """How many points each loses, in the order of the names."""
     only: list[int]
-    """How many each alone loses."""
+    """How many points each alone loses."""
     all_lose: int
     none_loses: int
     agreement: list[list[float]]
-    """Share of points on which two of them come to the same."""
+    """Share of points on which two entries agree."""
     examples: list[list[int]]
     """The first few points that each alone loses."""
     entry_ids: list[int]
@@ -51,19 +51,19 @@ class Comparison:
     differences: list[SpecDifference]
     overlap: Overlap | None
     without_points: list[str]
-    """Names of those whose points are not known here, or are others'."""
+    """Names of entries whose points are not stored, or belong to other images."""
     transfers: list[PairTransferView]
-    """Of each entry's examples to each other entry."""
+    """Transfers of each entry's examples to each other entry."""
 
     @property
     def shown_transfers(self) -> list[PairTransferView]:
-        """Those that are measured, or can be."""
+        """Transfers that are measured or can be measured."""
         return [each for each in self.transfers if each.measured or each.job_id or each.can_be_measured]
 
 
 @dataclass(frozen=True)
 class SharedPoint:
-    """A point of two entries, with what became of it on each."""
+    """A point of two entries, with its outcome on each."""
 
     index: int
     label: int
@@ -74,7 +74,7 @@ class SharedPoint:
 class SharedPoints:
     rows: tuple[Ranked, Ranked]
     count: int
-    """How many there are of this kind, of which these are some."""
+    """How many points there are of this kind, of which a page holds some."""
     points: list[SharedPoint]
 
 
@@ -99,7 +99,9 @@ def comparison_of(database: Database, chosen: list[int]) -> Comparison:
         certificates = {
             entry.id: strongest_certificates.of_entry(session, entry) for entry in compared if _is_attacked(entry)
         }
-        points = robust_points.known(session, (sha256 for sha256 in certificates.values() if sha256 is not None))
+        points = robust_points.stored_points(
+            session, (sha256 for sha256 in certificates.values() if sha256 is not None)
+        )
     known = {entry_id: points[sha256] for entry_id, sha256 in certificates.items() if sha256 in points}
     pairs = [pair for first, second in combinations(compared, 2) if (pair := _pair(first, second, known)) is not None]
     overlap, others = _overlap(rows, known)
@@ -107,18 +109,19 @@ def comparison_of(database: Database, chosen: list[int]) -> Comparison:
 
 
 def _is_attacked(entry: Entry) -> bool:
-    """A certificate of another board says of no point whether it withstands: corruptions have no one answer to it."""
+    """Whether the entry was attacked: with corruptions, a point has no single outcome."""
     return threat_model_of_board(entry.dataset, entry.board) is not None
 
 
 def shared_points(
     database: Database, store: ArtifactStore, pair: tuple[int, int], which: Outcome, *, offset: int, limit: int
 ) -> SharedPoints:
-    """Points of two entries, by which of them withstands, in the order of the test images.
+    """Points that only the first, only the second, neither or both of two entries withstand, in the order of the test
+    images.
 
     Raises:
-        NotFound: there is no such entry, or its points are not known here.
-        Unprocessable: they are of different images.
+        NotFound: there is no such entry, or its points are not stored.
+        Unprocessable: the entries were measured on different images.
     """
     with database.reading() as session:
         rows = ranking.get(session, pair[0]), ranking.get(session, pair[1])
@@ -126,7 +129,7 @@ def shared_points(
     paths = []
     for row, sha256 in zip(rows, certificates, strict=True):
         if sha256 is None or not _is_attacked(row.entry):
-            raise NotFound(f"of entry {row.entry.id} it is not known which points withstand attacks")
+            raise NotFound(f"the points of entry {row.entry.id} are not stored; choose an entry with a certificate")
         paths.append(store.path(sha256))
     a, b = (standing_points(path) for path in paths)
     if rows[0].entry.dataset != rows[1].entry.dataset or len(a) != len(b):
@@ -145,9 +148,9 @@ def shared_points(
 
 
 def _pair(first: Entry, second: Entry, known: Mapping[int, Points]) -> PairView | None:
-    """None where there is nothing to compare: other boards, or no figure of one of them."""
+    """The comparison of two entries; None if they are on different boards, or one has no robust accuracy."""
     if (first.dataset, first.board) != (second.dataset, second.board) or not _is_attacked(first):
-        # A mean over corruptions is no count of points that a test could be made for.
+        # A mean over corruptions is not a count of points, so these tests do not apply.
         return None
     a, b = known.get(first.id), known.get(second.id)
     if a is not None and b is not None and len(a) == len(b):
@@ -162,7 +165,7 @@ def _pair(first: Entry, second: Entry, known: Mapping[int, Points]) -> PairView 
     than = f"{'lower' if by < 0 else 'higher'} than {names[1]}'s"
     headline = f"{names[0]}'s robust accuracy is {abs(100 * by):.2f} points {than}"
     if counts.p_value >= _SURE:
-        headline += ", which is too little to tell them apart"
+        headline += ", a difference that is not significant"
     sentence = f"{headline}: {_statistics(counts)}{_reservation(first, second)}"
     empty = dict.fromkeys(("both", "only_first", "only_second", "neither"))
     return _view((first, second), counts, sentence, is_paired=False, points=first.num_points, **empty)
@@ -184,16 +187,16 @@ def _paired(first: Entry, second: Entry, a: Points, b: Points) -> PairView:
 
 
 def _reservation(*compared: Entry) -> str:
-    """What is to be known before a figure of one of them is believed."""
+    """Sentences on why the accuracy of one of them may not be reliable."""
     said = []
     for entry in compared:
         name = plain(entry.name)
         if entry.is_withdrawn:
             said.append(f" {name} was withdrawn: {entry.withdrawn_reason}")
         elif entry.is_barred:
-            said.append(f" {name} has no rank, since its figure cannot be believed.")
+            said.append(f" {name} has no rank, since its accuracy is not reliable.")
         elif entry.provenance is Provenance.REPORTED:
-            said.append(f" What {name} withstands only its owner has measured.")
+            said.append(f" Only its owner has measured {name}.")
     return "".join(said)
 
 
@@ -222,17 +225,17 @@ def _view(
     return PairView.model_validate(found | others)
 
 
-# What says nothing of how a network was made or measured.
+# Fields that do not describe how a network was trained or evaluated.
 _NOT_COMPARED = ("kind", "name", "publication", "evaluation", "weights", "weights_key", "dataset")
 
 
 def _differences(compared: list[Entry]) -> list[SpecDifference]:
-    """The fields of their specs in which they differ: how they were trained, where that was here, and measured."""
+    """The fields in which their specs differ: of the evaluations, and of the trainings that ran here."""
     return _differing([dict(_fields_of(entry)) for entry in compared])
 
 
 def training_differences(specs: list[dict[str, Any]]) -> list[SpecDifference]:
-    """The fields in which trainings differ, each as it stands in a spec: 'objective.kl_weight'."""
+    """The fields in which training specs differ, each with its path: 'objective.kl_weight'."""
     found = _differing([dict(_compared_fields(spec, "train")) for spec in specs])
     return [each.model_copy(update={"field": each.field.removeprefix("train.")}) for each in found]
 
@@ -241,7 +244,7 @@ def _differing(found: list[dict[str, Any]]) -> list[SpecDifference]:
     parts = [{name.partition(".")[0] for name in fields} for fields in found]
     differences = []
     for name in dict.fromkeys(name for fields in found for name in fields):
-        # What is not known of one says nothing of the others.
+        # Compare only the specs that have this part.
         known = [fields.get(name) for fields, has in zip(found, parts, strict=True) if name.partition(".")[0] in has]
         if any(value != known[0] for value in known):
             differences.append(SpecDifference(field=name, values=[fields.get(name) for fields in found]))
@@ -273,7 +276,7 @@ def _flat(value: Any, name: str) -> Iterator[tuple[str, Any]]:
 
 
 def _overlap(rows: list[Ranked], known: Mapping[int, Points]) -> tuple[Overlap | None, list[str]]:
-    """And the names of those that cannot be compared point by point with the first that can."""
+    """The overlap of the entries with comparable points, and the names of the others."""
     first = next((row.entry for row in rows if row.entry.id in known), None)
     same = [
         row

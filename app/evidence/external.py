@@ -1,4 +1,4 @@
-"""Adversarial examples that somebody sends against an entry: from the request to the entry's lower accuracy."""
+"""External attacks: adversarial examples sent against an entry, from the request to the entry's lower accuracy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session, joinedload
 from app import jobs
 from app.accounts import quotas
 from app.boards import strongest_certificates
-from app.boards.placing import judge
+from app.boards.placing import update_flags
 from app.boards.ranking import get
 from app.core.errors import Conflict, Unprocessable
 from app.db.database import database_now
@@ -28,35 +28,35 @@ _HEADER_BYTES = 1024 * 1024
 
 
 def check_entry(session: Session, entry_id: int) -> tuple[Entry, Model, Evaluation]:
-    """An entry that can be attacked here, its weights, and the evaluation it stands with.
+    """An entry that can be attacked here, its model, and its evaluation.
 
     Raises:
         NotFound: there is no such entry.
-        Conflict: it cannot be attacked, with the reason.
+        Conflict: it cannot be attacked; the message says why.
     """
     entry = get(session, entry_id).entry
     if entry.model is None or entry.evaluation is None:
-        whence = "was imported" if entry.report is None else "stands with its owner's own certificate"
+        whence = "was imported" if entry.report is None else "rests on its owner's certificate"
         raise Conflict(
-            f"entry {entry_id} {whence}; its weights are not here, so nothing can be checked against it. Send them "
-            "and an evaluation first"
+            f"entry {entry_id} {whence}; its weights are not stored here, so examples cannot be checked against it. "
+            "Send the weights and an evaluation first"
         )
     if entry.is_provisional or strongest_certificates.of_entry(session, entry) is None:
         state = "its verdict is still provisional" if entry.is_provisional else "it has no certificate to merge with"
         raise Conflict(f"entry {entry_id} cannot be attacked yet: {state}")
     if entry.evaluation.epsilon is None:
-        raise Conflict(f"entry {entry_id} stands on a board without attacks; there is nothing to break")
+        raise Conflict(f"entry {entry_id} is on a board without attacks; it cannot be attacked")
     return entry, entry.model, entry.evaluation
 
 
 def shape_of_examples(entry: Entry) -> tuple[int, int, int]:
-    """(channels, height, width) of the images that its evaluation attacked."""
+    """(channels, height, width) of the images in the entry's evaluation."""
     manifest = {} if entry.evaluation is None else entry.evaluation.manifest
     return image_shape(entry.dataset, recorded_preprocessing(entry.dataset, manifest))
 
 
 def most_bytes(entry: Entry) -> int:
-    """Of a file with an example for each of its points."""
+    """The largest size of a file with an example for each of the entry's points."""
     image_bytes = 4 * math.prod(shape_of_examples(entry))
     return entry.num_points * (image_bytes + 8) + _HEADER_BYTES
 
@@ -69,7 +69,7 @@ def create(session: Session, entry_id: int, examples: StoredFile, *, name: str, 
     """
     entry, model, evaluation = check_entry(session, entry_id)
     spec = ExternalSpec(
-        # With room for whom it is from in what a spec may call itself.
+        # A spec's name has at most 100 characters.
         name=f"{name} ({submitter})"[:100].strip(),
         dataset=entry.dataset,
         architecture=model.architecture,
@@ -102,7 +102,7 @@ def create(session: Session, entry_id: int, examples: StoredFile, *, name: str, 
 def attacks_that_held(
     session: Session, entry_id: int, *, after_id: int | None = None, limit: int
 ) -> list[ExternalAttack]:
-    """Against an entry, in the order in which they were sent, behind `after_id`."""
+    """Confirmed attacks against an entry with ids above `after_id`, in the order in which they were sent."""
     query = select(ExternalAttack).where(
         ExternalAttack.entry_id == entry_id, ExternalAttack.examples.is_not(None), ExternalAttack.id > (after_id or 0)
     )
@@ -110,7 +110,7 @@ def attacks_that_held(
 
 
 def newest_attacks(session: Session, entry_id: int, *, limit: int) -> list[ExternalAttack]:
-    """Against an entry, also those that are not checked yet or did not hold; the newest last."""
+    """The newest attacks against an entry, also unchecked and refuted ones; the newest last."""
     query = select(ExternalAttack).where(ExternalAttack.entry_id == entry_id).options(joinedload(ExternalAttack.job))
     return list(session.scalars(query.order_by(ExternalAttack.id.desc()).limit(limit)))[::-1]
 
@@ -120,20 +120,20 @@ def attack_of_job(session: Session, job_id: int) -> ExternalAttack | None:
 
 
 def certificate_for(session: Session, job_id: int) -> str:
-    """The one that a check has to extend.
+    """The sha256 of the certificate that a check extends.
 
     Raises:
-        Conflict: the entry has gone, or has none any more.
+        Conflict: the entry was removed, or has no certificate any more.
     """
     attack = attack_of_job(session, job_id)
     found = None if attack is None else strongest_certificates.of_entry(session, attack.entry)
     if found is None:
-        raise Conflict("the entry that these examples are for is no longer there")
+        raise Conflict("the entry that these examples are for was removed")
     return found
 
 
 def record(session: Session, job_id: int, outcome: ExternalOutcome, stored: StoredFile | None) -> bool:
-    """Lower the entry's accuracy by what was broken; False if another certificate than this took its place meanwhile.
+    """Lower the entry's accuracy by the broken points; False if the entry got another certificate meanwhile.
 
     The caller ends the job in the same transaction, or queues it again.
     """
@@ -142,8 +142,8 @@ def record(session: Session, job_id: int, outcome: ExternalOutcome, stored: Stor
 
 
 def merge(session: Session, attack: ExternalAttack, outcome: ExternalOutcome, stored: StoredFile | None) -> bool:
-    """As `record`, for an attack that need not have a row yet, and gets none if nothing is recorded."""
-    entry = standing_with(session, attack.entry_id, outcome.base_sha256)
+    """Like `record`, for an attack that may not have a row yet; it gets one only if something is recorded."""
+    entry = lock_with_certificate(session, attack.entry_id, outcome.base_sha256)
     if entry is None:
         return False
     attack.examples, attack.broken = outcome.examples, outcome.broken
@@ -153,25 +153,25 @@ def merge(session: Session, attack: ExternalAttack, outcome: ExternalOutcome, st
     if outcome.broken:
         entry.external_accuracy = entry.robust_accuracy = outcome.robust_correct / entry.num_points
         assert entry.evaluation is not None
-        judge(entry, entry.evaluation)
+        update_flags(entry, entry.evaluation)
         entry.changed_at = database_now(session)
     session.flush()
     return True
 
 
-def standing_with(session: Session, entry_id: int, certificate_sha256: str) -> Entry | None:
-    """An entry, locked until this transaction ends; None if it stands with another certificate by now."""
-    # Two checks of one entry that end in the same moment: the second waits here, and then finds the first's.
+def lock_with_certificate(session: Session, entry_id: int, certificate_sha256: str) -> Entry | None:
+    """Lock an entry and return it; None if its certificate is another one by now."""
+    # If two checks of one entry end at the same moment, the second waits here and then finds the first's certificate.
     entry = session.scalars(select(Entry).where(Entry.id == entry_id).with_for_update()).one()
     session.refresh(entry)
     return entry if strongest_certificates.of_entry(session, entry) == certificate_sha256 else None
 
 
 def check_file(path: Path, entry: Entry) -> None:
-    """What can be told from the file's head, without reading its images.
+    """Check a file of examples by its header, without reading its images.
 
     Raises:
-        Unprocessable: it holds no examples for the entry's images.
+        Unprocessable: it has no examples that fit the entry's images.
     """
     shape = list(shape_of_examples(entry))
     try:

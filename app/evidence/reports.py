@@ -1,4 +1,4 @@
-"""Verdicts on networks that only their owners have: from a certificate to a row that says so, and has no rank."""
+"""Reports: certificates of networks that only their owners have become entries without a rank."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from gkl.spec import SHA256_PATTERN, Evaluation, Publication, ReportSpec, why_on
 _OF_POINTS = {"label": "I64", "prediction": "I64", "broken_by": "I64", "perturbation_norm": "F64"}
 _OF_BROKEN = {"index": "I64", "adversarial_prediction": "I64"}
 _IMAGES = {"adversarial": ("F32",), "clean": ("F32", "U8")}
-# A certificate says a few kilobytes of itself.
+# A real certificate has a few kilobytes of metadata.
 _MOST_METADATA = 64 * 1024
 _HOW = "evaluate again with gkl.evaluate, and send what save_certificate() writes"
 
@@ -47,12 +47,12 @@ class _Flag(Flag):
 
 class _Manifest(Manifest):
     flags: Annotated[tuple[_Flag, ...], Field(max_length=len(FLAGS))] = ()
-    """What its owner's run found."""
+    """The flags of its owner's run."""
 
 
 class Claims(BaseModel):
-    """All that a certificate says of itself, before a worker reads its images. What it may say is bounded: pages and
-    files have it later."""
+    """The metadata of a certificate, before a worker reads its images. Sizes are bounded, since pages and files show it
+    later."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -76,16 +76,17 @@ class Claims(BaseModel):
 
 
 def most_bytes() -> int:
-    """Of a certificate of the data set with the most pixels: all points broken, both images of each in float32."""
+    """The largest size of a certificate: the data set with most pixels, all points broken, both images in float32."""
     pixels = max(dataset.num_test * math.prod(dataset.image_shape) for dataset in DATASETS.values())
-    # With other sizes of ImageNet's images than the usual one.
+    # Twice that, for ImageNet's images in a larger size than the usual one.
     return 2 * 8 * pixels + MAX_HEADER_BYTES
 
 
 def check_file(path: Path) -> Claims:
-    """
+    """Check a certificate's header and return its metadata.
+
     Raises:
-        Unprocessable: it is no certificate, or no board has a place for it.
+        Unprocessable: it is not a certificate, or fits no board.
     """
     try:
         tensors = read_header(path, "the file")
@@ -108,9 +109,10 @@ def check_file(path: Path) -> Claims:
 
 
 def _claims(path: Path) -> Claims:
-    """
+    """The metadata of a certificate.
+
     Raises:
-        Unprocessable: it is no certificate.
+        Unprocessable: the file is not a certificate.
     """
     try:
         with safe_open(path, framework="np") as file:
@@ -118,12 +120,12 @@ def _claims(path: Path) -> Claims:
         claims = Claims.model_validate_json(text if len(text) <= _MOST_METADATA else "")
         recorded_preprocessing(claims.dataset, claims.manifest.model_dump())
     except (SafetensorError, ValueError, KeyError, RecursionError) as error:
-        raise Unprocessable(f"body: the file is no certificate of an evaluation; {_HOW}") from error
+        raise Unprocessable(f"body: the file is not a certificate of an evaluation; {_HOW}") from error
     return claims
 
 
 def _check_tensors(tensors: Mapping[str, TensorHeader], claims: Claims) -> None:
-    """As a certificate is written: what reads it later trusts in that."""
+    """Check that the tensors have the names, formats and shapes that later readers rely on."""
     num_points = DATASETS[claims.dataset].num_test
     num_broken = tensors["index"].shape[0] if "index" in tensors and tensors["index"].shape else 0
     pixels = image_shape(claims.dataset, recorded_preprocessing(claims.dataset, claims.manifest.model_dump()))
@@ -155,7 +157,7 @@ def create(
     publication: Publication,
     submitter: str,
 ) -> Job:
-    """Queue the check of a certificate that `check_file` has looked at."""
+    """Queue the check of a certificate that has passed `check_file`."""
     spec = ReportSpec(
         name=name,
         dataset=claims.dataset,
@@ -165,10 +167,10 @@ def create(
     )
     known = select(Entry.id).where(Entry.dataset == claims.dataset, Entry.board == claims.board).limit(1)
     if claims.board not in DATASETS[claims.dataset].epsilon and session.scalar(known) is None:
-        # Measured ones cost hours of a GPU; these would make boards for nothing.
+        # A measured entry costs GPU hours; reports could create new boards at no cost.
         raise Unprocessable(
             f"body: there is no board {claims.dataset}/{claims.board}; evaluate with the usual budget of a norm, or "
-            "with that of a board there is"
+            "with that of an existing board"
         )
     quotas.check_room_for_job(session, submitter)
     job = jobs.create(session, spec, submitter=submitter)
@@ -177,12 +179,12 @@ def create(
 
 
 def record(session: Session, job: Job, outcome: ReportOutcome) -> None:
-    """The row of a certificate that held. The same network of the same submitter has one: that of the newest job."""
+    """Store a confirmed report. For one network, a submitter has one entry per board: that of the newest job."""
     spec = ReportSpec.model_validate(job.spec)
     evaluation = Evaluation.model_validate(outcome.evaluation)
     board, now = board_name(spec.dataset, evaluation), database_now(session)
-    # Two that end in the same moment come in turn.
-    quotas.take_turn(session, job.submitter)
+    # Reports of one submitter that end at the same moment run one after another.
+    quotas.lock_submitter(session, job.submitter)
     known = session.scalars(
         select(Report)
         .where(
@@ -211,16 +213,16 @@ def record(session: Session, job: Job, outcome: ReportOutcome) -> None:
     assert evaluation.threat_model is not None, "so it was checked"
     entry.epsilon, entry.num_points = evaluation.threat_model.epsilon, outcome.num_points
     entry.clean_accuracy = outcome.clean_correct / outcome.num_points
-    # Not as the robust accuracy, by which entries rank: nobody here has asked the network.
+    # Not as `robust_accuracy`, by which entries rank: the network was not evaluated here.
     entry.reported_accuracy = outcome.robust_correct / outcome.num_points
     entry.unreliable, entry.unrankable_reason = bool(outcome.flags), unrankable(outcome.flags)
-    # The admin's note was about another certificate.
+    # The admin's note referred to another certificate.
     entry.rank_note, entry.changed_at = None, now
     session.add(known)
     session.flush()
 
 
-def entries_of_jobs(session: Session, job_ids: Sequence[int]) -> dict[int, int]:
-    """The entry that stands with the certificate that each of these jobs has checked; without those that have none."""
+def entry_ids_by_job(session: Session, job_ids: Sequence[int]) -> dict[int, int]:
+    """The entry that rests on the report that each of these jobs has checked; jobs without one are left out."""
     rows = session.execute(select(Report.job_id, Report.entry_id).where(Report.job_id.in_(job_ids)))
     return {job_id: entry_id for job_id, entry_id in rows}  # noqa: C416 - rows are no pairs to a type checker

@@ -1,4 +1,4 @@
-"""Adversarial examples of one entry, tried on the network of another: from the request to what a page says of it."""
+"""Transfers: adversarial examples of one entry, tried on the network of another; from the request to the page."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 
 def request(database: Database, source_id: int, target_id: int, *, submitter: str, by: Actor) -> int:
-    """Queue a transfer, for the record; returns the job's number.
+    """Queue a transfer on behalf of a user, and write the audit record. Returns the job's number.
 
     Raises:
         NotFound, Conflict, Unprocessable, TooMany: see `create`.
@@ -52,17 +52,17 @@ def create(session: Session, source_id: int, target_id: int, *, submitter: str) 
 
     Raises:
         NotFound: there is no such target.
-        Conflict, Unprocessable: see `_checked`; or it is measured, or being measured.
+        Conflict, Unprocessable: see `_checked`; or it has been measured, or is being measured.
     """
-    # Of two requests for the same the second waits here, and then finds the first's.
+    # Of two requests for the same transfer, the second waits here and then finds the first one's job.
     session.execute(select(Entry.id).where(Entry.id == target_id).with_for_update())
     source, target, certificate = _checked(session, source_id, target_id)
     measured, underway = _known(session, [source_id, target_id]).get((source_id, target_id), (None, None))
     if underway is not None:
-        raise Conflict(f"job {underway.job_id} measures this already; wait for it, or cancel it first")
+        raise Conflict(f"job {underway.job_id} is already measuring this; wait for it, or cancel it first")
     if measured is not None and measured.source_certificate_sha256 == certificate:
         raise Conflict(
-            f"job {measured.job_id} has measured this already, and entry {source_id} has no other examples since"
+            f"job {measured.job_id} has already measured this, and entry {source_id} has no new examples since"
         )
     _, model, evaluation = target
     names = _name(source), _name(target[0])
@@ -77,7 +77,7 @@ def create(session: Session, source_id: int, target_id: int, *, submitter: str) 
     )
     quotas.check_room_for_job(session, submitter)
     job = jobs.create(session, spec, submitter=submitter)
-    # Named by the job too, so that it stays until that has read it, whatever takes its place meanwhile.
+    # A row of the job's own keeps the certificate until the job has read it, even if it is replaced meanwhile.
     job_files.add(
         session,
         job.id,
@@ -101,12 +101,12 @@ def create(session: Session, source_id: int, target_id: int, *, submitter: str) 
 
 
 def _checked(session: Session, source_id: int, target_id: int) -> tuple[Entry, tuple[Entry, Model, Evaluation], str]:
-    """The source, the target with what it stands with, and the source's certificate.
+    """The source entry; the target entry with its model and evaluation; the source's certificate.
 
     Raises:
         NotFound: there is no such target.
-        Conflict: one of them is not in a state for it: withdrawn, provisional, or not here.
-        Unprocessable: examples of the one do not fit the other.
+        Conflict: one of them is withdrawn, provisional, or has no certificate or weights here.
+        Unprocessable: the source's examples do not fit the target.
     """
     if source_id == target_id:
         raise Unprocessable(f"source: entry {source_id} is the target itself; name the entry whose examples to replay")
@@ -122,9 +122,9 @@ def _checked(session: Session, source_id: int, target_id: int) -> tuple[Entry, t
     if source.is_provisional:
         raise Conflict(f"the verdict of entry {source_id} is still provisional; wait until its evaluation has ended")
     if _threat_model(source) is None:
-        raise Conflict(f"entry {source_id} stands on a board without attacks; it has no adversarial examples")
+        raise Conflict(f"entry {source_id} is on a board without attacks; it has no adversarial examples")
     if certificate is None:
-        raise Conflict(f"entry {source_id} has no certificate here; without one there are no adversarial examples")
+        raise Conflict(f"entry {source_id} has no certificate here, and so no adversarial examples")
     reason = _misfit(source, target[0])
     if reason is not None:
         raise Unprocessable(f"source: {reason}")
@@ -135,7 +135,7 @@ def _misfit(source: Entry, target: Entry) -> str | None:
     """Why the examples of one entry cannot be judged by the evaluation of another; None if they can."""
     if source.dataset != target.dataset:
         return (
-            f"entry {source.id} is of {source.dataset} and entry {target.id} of {target.dataset}; name one of the "
+            f"entry {source.id} uses {source.dataset} and entry {target.id} {target.dataset}; name an entry of the "
             "same data set"
         )
     if source.evaluation is not None and _images(source) != _images(target):
@@ -151,7 +151,7 @@ def _misfit(source: Entry, target: Entry) -> str | None:
 
 
 def _images(entry: Entry) -> object:
-    """How they were prepared; of what was reported only the certificate says it, and the run compares."""
+    """How the entry's images were preprocessed; None for a report: only its certificate says, and the run compares."""
     manifest = {} if entry.evaluation is None else entry.evaluation.manifest
     return recorded_preprocessing(entry.dataset, manifest)
 
@@ -161,7 +161,7 @@ def _threat_model(entry: Entry) -> ThreatModel | None:
 
 
 def _name(entry: Entry) -> str:
-    """For a spec: one printable line."""
+    """An entry's name as one printable line, for a spec."""
     printable = "".join(letter if letter.isprintable() else " " for letter in plain(entry.name))
     return " ".join(printable.split())[:_NAME].strip() or entry.slug[:_NAME]
 
@@ -175,32 +175,32 @@ def of_job(session: Session, job_id: int) -> Transfer | None:
 
 
 def certificate_of_target(session: Session, job_id: int) -> str:
-    """sha256 of the one that a measurement has to extend.
+    """The sha256 of the target's certificate, which a measurement extends.
 
     Raises:
-        NotFound: one of the entries has gone, or has none any more.
+        NotFound: one of the entries was removed, or the target has no certificate any more.
     """
     found = strongest_certificates.of_entry(session, _of(session, job_id).target)
     if found is None:
-        raise NotFound("the entry that was to be measured has no certificate any more")
+        raise NotFound("the target entry no longer has a certificate")
     return found
 
 
 def _of(session: Session, job_id: int) -> Transfer:
     transfer = of_job(session, job_id)
     if transfer is None:
-        raise NotFound("one of the two entries is no longer there")
+        raise NotFound("one of the two entries was removed")
     return transfer
 
 
 def record(session: Session, job: Job, outcome: TransferOutcome, stored: StoredFile | None) -> bool:
-    """Note what was measured, and lower the target's accuracy by what broke points that stood; False if another
-    certificate took the place of the target's meanwhile.
+    """Store a measured transfer, and lower the target's accuracy by newly broken points; False if the target got
+    another certificate meanwhile.
 
     The caller ends the job in the same transaction, or queues it again.
 
     Raises:
-        NotFound: one of the entries has gone.
+        NotFound: one of the entries was removed.
     """
     transfer = _of(session, job.id)
     if outcome.merged.broken:
@@ -213,7 +213,7 @@ def record(session: Session, job: Job, outcome: TransferOutcome, stored: StoredF
         )
         if not external.merge(session, attack, outcome.merged, stored):
             return False
-    elif external.standing_with(session, transfer.target_id, outcome.merged.base_sha256) is None:
+    elif external.lock_with_certificate(session, transfer.target_id, outcome.merged.base_sha256) is None:
         return False
     transfer.outcome = outcome.model_dump(mode="json")
     session.flush()
@@ -224,7 +224,7 @@ def record(session: Session, job: Job, outcome: TransferOutcome, stored: StoredF
 
 
 def page(session: Session, entry_id: int, *, before_id: int | None, limit: int) -> list[Transfer]:
-    """Those from an entry and to it, newest first, older than `before_id`."""
+    """Transfers from and to an entry with ids below `before_id`, newest first."""
     query = select(Transfer).where(or_(Transfer.source_id == entry_id, Transfer.target_id == entry_id))
     if before_id is not None:
         query = query.where(Transfer.id < before_id)
@@ -258,7 +258,7 @@ def _counts(counts: TransferCounts) -> dict[str, Any]:
 
 
 def between(session: Session, compared: Sequence[Entry]) -> list[PairTransferView]:
-    """For each entry on each other what is known, or whether it can be measured."""
+    """For each ordered pair of entries: the measured transfer, or whether it can be measured."""
     known = _known(session, [entry.id for entry in compared])
     found = []
     for source, target in permutations(compared, 2):
@@ -286,7 +286,7 @@ def between(session: Session, compared: Sequence[Entry]) -> list[PairTransferVie
 def _known(
     session: Session, entry_ids: Sequence[int]
 ) -> dict[tuple[int, int], tuple[Transfer | None, Transfer | None]]:
-    """Of each source and target among some entries the newest that is measured, and one that is being measured."""
+    """For each source and target: the newest measured transfer, and one that is being measured."""
     rows = session.scalars(
         select(Transfer)
         .join(Transfer.job)
@@ -318,11 +318,11 @@ def _sentence(shown: TransferView, source: Entry, target: Entry) -> str:
             "too."
         )
     if shown.newly_broken:
-        said += f" {shown.newly_broken} of them broke points of {names[1]} that had stood, and lowered its figure."
+        said += f" {shown.newly_broken} of them broke points that {names[1]} had withstood, and lowered its accuracy."
     if shown.answers_vary:
-        said += f" {names[1]} answers differently each time: another run may count otherwise."
+        said += f" {names[1]} is randomized: another run may give other counts."
     if source.provenance is Provenance.REPORTED:
-        said += f" What {names[0]} withstands only its owner has measured."
+        said += f" Only its owner has measured {names[0]}."
     if not shown.is_current:
-        said += f" {names[0]} has other examples since."
+        said += f" {names[0]} has got new examples since."
     return said

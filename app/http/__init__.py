@@ -1,1 +1,1 @@
-"""What every request passes: who asks, limits, deadlines, the form of an error, headers."""
+"""What every request passes through: authentication, limits, deadlines, error responses, headers."""

@@ -1,8 +1,8 @@
-"""Who sends a request, and whether they may: every route but the few public ones names the scope it needs.
+"""Authentication and authorization: every route except a few public ones names the scope that it needs.
 
-A program sends its token with each request. A browser logs in with one once and has a cookie, with which a form or a
-script must also send what only a page of this service can know. On loopback nobody needs a token, as long as requests
-are addressed to loopback.
+A program sends its token with each request. A browser logs in with a token once and gets a cookie; with it, forms and
+scripts must also send a CSRF token. A service on loopback needs no tokens, as long as requests are addressed to
+loopback.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 COOKIE = "gklbench_login"
 CSRF_FIELD, CSRF_HEADER = "csrf", "X-CSRF-Token"
-# What a proxy adds to a request of somebody else's.
+# Headers that a proxy adds to forwarded requests.
 _FORWARDED = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip")
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 ROWS_OF_A_REQUEST = 100
@@ -45,12 +45,12 @@ async def identified(
     service: ServiceDep,
     sent: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
 ) -> Principal:
-    """Who it is, whatever they may.
+    """The sender of a request, whatever their scope.
 
     Raises:
-        Unauthorized: the token that was sent is none that lives.
-        Forbidden: it is a form of another page than ours, or comes from elsewhere to a service that is open.
-        TooMany: more requests a minute than they may send.
+        Unauthorized: the token is not valid.
+        Forbidden: the form is not from a page of this service, or a request from elsewhere reached an open service.
+        TooMany: the limit of requests a minute is exceeded.
     """
     principal: Principal | None = getattr(request.state, "principal", None)
     if principal is None:
@@ -64,10 +64,11 @@ async def identified(
 async def _allowed(
     request: Request, scopes: SecurityScopes, principal: Annotated[Principal, Depends(identified)]
 ) -> Principal:
-    """
+    """The sender, if their scope allows the request.
+
     Raises:
-        Unauthorized: nobody said who they are.
-        Forbidden: their token does not allow this.
+        Unauthorized: the request has no token.
+        Forbidden: its token does not allow this.
     """
     for needed in map(Scope, scopes.scopes):
         _check(principal, needed, login=f"{root_of(request.scope)}/login")
@@ -123,7 +124,7 @@ def _of_token(token: Token, *, csrf: str | None) -> Principal:
 
 
 def _of_address(address: str) -> str:
-    """One host has a whole network of IPv6 addresses."""
+    """The address by which requests are counted: for IPv6 the /64 network, since one host may use all of it."""
     try:
         found = ipaddress.ip_address(address)
     except ValueError:
@@ -137,11 +138,11 @@ def _count(service: Service, principal: Principal) -> None:
 
 
 def charge(service: Service, principal: Principal, *, rows: int) -> None:
-    """Count an answer of many rows as several requests: one for each `ROWS_OF_A_REQUEST` of them, but never as more
-    than half of what a minute allows, so that it can be had at all.
+    """Count an answer of many rows as several requests: one for each `ROWS_OF_A_REQUEST` rows, but at most half of a
+    minute's limit, so that every answer remains possible.
 
     Raises:
-        TooMany: it would be more than they may have in this minute.
+        TooMany: the limit of requests a minute is exceeded.
     """
     allowed = principal.limits.requests_per_minute
     if allowed is None:
@@ -157,15 +158,15 @@ def _note_use(service: Service, token: Token) -> None:
         with service.database.writing() as session:
             tokens.note_use(session, token.id)
     except DATABASE_AWAY as error:
-        _log.warning("that a token was used could not be noted (%s)", error.orig)
+        _log.warning("the last use of a token could not be stored (%s)", error.orig)
 
 
 def _check_is_local(request: Request) -> None:
-    """Open is for this machine alone: not for a proxy that serves others, nor for a page elsewhere whose name was
-    made to lead here (DNS rebinding).
+    """Check that a request to an open service comes from this machine: not through a proxy, and not from a page whose
+    host name was made to resolve to loopback (DNS rebinding).
 
     Raises:
-        Forbidden: it may come from elsewhere.
+        Forbidden: the request may come from elsewhere.
     """
     is_forwarded = any(name in request.headers for name in _FORWARDED)
     is_near = request.client is None or is_loopback(request.client.host)
@@ -177,13 +178,13 @@ def _check_is_local(request: Request) -> None:
 
 
 async def _check_csrf(request: Request, expected: str) -> None:
-    """A cookie is sent with every request of a browser, whoever wrote the page that made it.
+    """Check the CSRF token: a browser sends the cookie also with requests that other sites' pages make.
 
     Raises:
-        Forbidden: the request does not show that a page of this service made it.
+        Forbidden: the request does not carry the token of this login.
     """
     given = request.headers.get(CSRF_HEADER, "")
-    # Scripts send it in the head. Only pages' forms are read for it: a file for the API would have to be held whole.
+    # Scripts send it in a header. A body is read for it only if a page's form sent it: an API upload may be too large.
     is_page = not own_path(request.scope).startswith("/api/")
     is_form = request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded")
     if not given and is_page and is_form:
@@ -200,7 +201,7 @@ async def _check_csrf(request: Request, expected: str) -> None:
 
 
 def _site(address: str, scheme: str) -> tuple[str | None, int | None] | None:
-    """Host and port, a scheme's own port where none is named; None for what is no address."""
+    """Host and port, by default the scheme's port; None if it is not an address."""
     try:
         found = urlsplit(address)
         return found.hostname, found.port or {"https": 443, "http": 80}.get(found.scheme or scheme)
@@ -209,13 +210,13 @@ def _site(address: str, scheme: str) -> tuple[str | None, int | None] | None:
 
 
 async def refuse_other_sites(request: Request, service: ServiceDep) -> None:
-    """Another site's page must not act here through the browser of someone who may.
+    """Refuse requests that pages of other sites make through a user's browser.
 
-    Browsers say where a request comes from; whatever is not a browser says nothing and is let through. So are, to the
-    API, pages of the origins that the owner has named: they send a token, and no cookie goes with it.
+    Browsers state the origin of a request; a request without one is not from a browser and is accepted. So are API
+    requests from the origins that the owner has allowed: they send a token and no cookie.
 
     Raises:
-        Forbidden: it comes from another site.
+        Forbidden: the request comes from another site.
     """
     if request.method in SAFE_METHODS:
         return
@@ -232,7 +233,7 @@ async def refuse_other_sites(request: Request, service: ServiceDep) -> None:
         whose = f" (of {origin}, for {host})" if origin else ""
         raise Forbidden(
             f"this request came from a page of another site{whose} and was not carried out; if that is the same "
-            "service behind a reverse proxy, the proxy has to hand the Host header on (nginx: proxy_set_header Host "
+            "service behind a reverse proxy, the proxy must forward the Host header (nginx: proxy_set_header Host "
             "$http_host)"
         )
 

@@ -1,4 +1,4 @@
-"""An answer within seconds, whatever a request waits for."""
+"""A deadline for answers: a request that waits too long gets 503."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from app.core.paths import own_path
 _log = logging.getLogger(__name__)
 
 _ANSWER_SECONDS = 9.0
-# A file is answered for when it was read once, to see that it is whole, and has gone to a store elsewhere or come.
+# A request with a file is answered only after the file was checked and transferred to or from the store.
 _FILE_SECONDS = 600.0
 _MOST_LATE = 60
 _ALWAYS = ("/healthz", "/readyz")
 
 
 class AnswerInTime:
-    """Answers 503 for a request that nothing is missing of, and that was not answered for some seconds.
+    """Answers 503 if a complete request was not answered within some seconds.
 
-    Each wait for another part has an end of its own, in which the thread that waits is free again. This is for what
-    has none: a disk or a name server that hangs, and the wait for a thread. The work itself cannot be called back; it
-    goes on, unheard. Where much of it does, new requests are refused at once: they would only wait too.
+    Waits for the database, broker and store have timeouts of their own, after which their threads are free again. This
+    deadline is for waits without one: a disk or a name server that hangs, or no free thread. The work itself cannot be
+    cancelled and continues; its result is dropped. If much such work is pending, new requests are refused at once.
     """
 
     def __init__(
@@ -40,10 +40,10 @@ class AnswerInTime:
     ) -> None:
         """
         Args:
-            app: what answers.
-            files: the paths that take or give large files.
-            refusal: makes the answer that there is none.
-            seconds: how long to wait for the application's own; by default nine.
+            app: the application.
+            files: the paths of requests that send or fetch large files.
+            refusal: makes the 503 answer.
+            seconds: how long to wait for the application's answer; by default nine.
         """
         self.app, self.files, self.refusal = app, files, refusal
         self.seconds = _ANSWER_SECONDS if seconds is None else seconds
@@ -67,7 +67,7 @@ class AnswerInTime:
             if limit.expired():
                 return {"type": "http.disconnect"}
             if not is_whole:
-                # While the body comes, another limit watches its sender.
+                # While the body arrives, `BodyTimeout` applies instead.
                 _let_run(limit, None)
             message = await receive()
             is_whole = is_whole or message["type"] != "http.request" or not message.get("more_body", False)
@@ -101,7 +101,7 @@ class AnswerInTime:
             raise
 
     async def _refuse(self, scope: Scope, form: list[Message], send: Send) -> None:
-        """Without waiting for anything: what a form sent is on the page, if it has come."""
+        """Answer 503 without waiting; the page contains the form's values if they have arrived."""
         come = iter(form)
 
         async def receive() -> Message:

@@ -1,4 +1,4 @@
-"""Tags of answers, by which whoever has one already is told so without its rows being read."""
+"""ETags: a client that already has the current answer gets 304, without reading the rows again."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import gkl
 
 
 def _build() -> str:
-    """Another text whenever an answer may look otherwise for the same rows."""
+    """A text that differs between builds, whose answers may differ for the same rows."""
     digest = hashlib.sha256(gkl.__version__.encode())
     for path in sorted(Path(__file__).parents[1].rglob("*.*")):
         if path.suffix in (".py", ".html", ".css", ".js"):
@@ -25,12 +25,12 @@ _BUILD = _build()
 
 
 def tagged(request: Request, revision: str, reader: str = "") -> dict[str, str]:
-    """The headers of an answer that is the same until the revision is another.
+    """The headers of an answer that stays the same until the revision changes.
 
     Args:
-        request: its address belongs to the tag, since two answers must never share one.
-        revision: of what it is made of; read before that.
-        reader: for whom it is, where that shows.
+        request: its address is part of the tag: two different pages must never share an ETag.
+        revision: of the rows that the answer is made of; read it before them.
+        reader: the user, if the answer depends on them.
     """
     what = f"{_BUILD} {reader} {request.url.path}?{request.url.query} {revision}"
     tag = hashlib.sha256(what.encode()).hexdigest()[:32]
@@ -38,13 +38,11 @@ def tagged(request: Request, revision: str, reader: str = "") -> dict[str, str]:
 
 
 def not_modified(request: Request, headers: dict[str, str]) -> Response | None:
-    """The answer to somebody who has it already; else None."""
+    """The 304 answer if the client already has this tag; else None."""
     if headers["ETag"] in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
     return None
 
 
-NOT_MODIFIED: dict[int | str, dict[str, Any]] = {
-    304: {"description": "It is still what the ETag of If-None-Match stands for."}
-}
-"""For the contract of such a route."""
+NOT_MODIFIED: dict[int | str, dict[str, Any]] = {304: {"description": "Unchanged since the ETag in If-None-Match."}}
+"""Responses of such a route in the OpenAPI document."""

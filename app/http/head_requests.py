@@ -1,4 +1,4 @@
-"""HEAD wherever GET is answered: the same headers, and nothing after them."""
+"""HEAD for every GET route: the same headers without a body."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from app.core.paths import own_path
 
 
 class HeadAsGet:
-    """Asks for the answer to a GET, and stops as soon as its headers are there: an event stream would never end, and a
-    file of weights would be read for nothing. Routes that have a HEAD of their own answer themselves.
+    """Answers HEAD like GET, and stops after the headers: an event stream would never end, and a file of weights would
+    be read for nothing. Routes with a HEAD of their own answer themselves.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -25,13 +25,13 @@ class HeadAsGet:
         if scope["type"] != "http" or scope["method"] != "HEAD" or _has_its_own(scope):
             await self.app(scope, receive, send)
             return
-        # The server looks into its own copy to know that no body is to come.
+        # The server looks at its own copy of the scope to know that no body follows.
         asked = {**scope, "method": "GET"}
         with anyio.CancelScope() as cancelling:
 
             async def send_headers(message: Message) -> None:
                 if message["type"] == "http.response.start":
-                    # For what measures requests outside of this.
+                    # For middleware outside of this one that measures requests.
                     scope.update(asked, method="HEAD")
                     await send(message)
                     await send({"type": "http.response.body", "body": b""})
@@ -47,7 +47,7 @@ def _has_its_own(scope: Scope) -> bool:
 
 
 def methods_at(routes: Sequence[BaseRoute], path: str) -> set[str]:
-    """Those of all routes that have this path."""
+    """The methods of all routes with this path."""
     methods: set[str] = set()
     for route in iter_route_contexts(routes):
         if route.path is not None and route.methods and compile_path(route.path)[0].match(path):

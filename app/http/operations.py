@@ -1,4 +1,4 @@
-"""What the OpenAPI document calls each operation, and so what programs made from it call their functions."""
+"""Operation ids of the OpenAPI document, which generated clients use as function names."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ OF_CLIENT = {
     "retry_job": "retry",
     "send_weights": "upload",
 }
-"""Handlers by name -> the method of `gkl.client.Client` that does the same."""
+"""Handler's name -> the method of `gkl.client.Client` that does the same."""
 
 
 def operation_id(route: APIRoute) -> str:
-    """The client's method where there is one, else the handler's name: unique, and the same whatever the path is."""
+    """The name of the client's method if there is one, else of the handler: unique, and independent of the path."""
     return OF_CLIENT.get(route.name, route.name)

@@ -1,4 +1,4 @@
-"""Pages of other origins that may call the API: what their browsers ask for first, and which headers they may read."""
+"""CORS: pages of other origins that may call the API."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _READ = (
 
 
 class ApiForOrigins:
-    """For the API alone: pages and their forms are for this service's own origin. Tokens are sent, cookies never."""
+    """Allows CORS for the API only; pages and their forms are for the service's own origin. Never allows cookies."""
 
     def __init__(self, app: ASGIApp, origins: Collection[str]) -> None:
         self.app = app

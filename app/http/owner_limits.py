@@ -1,4 +1,4 @@
-"""What the owner of the host lets jobs ask for."""
+"""The owner's limits on what jobs may request."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from gkl.spec import EvaluateSpec, Evaluation, TrainSpec
 
 
 def check_spec(settings: Settings, spec: TrainSpec | EvaluateSpec) -> None:
-    """
+    """Check a spec against the owner's limits.
+
     Raises:
-        Unprocessable: it asks for more than a job may here, with the field.
+        Unprocessable: it exceeds a limit; the message names the field.
     """
     for field, asked, limit in _amounts(settings, spec):
         if asked > limit:
-            raise Unprocessable(f"{field}: at most {limit} here, by decision of the service's owner; not {asked}")
+            raise Unprocessable(f"{field}: the service's owner allows at most {limit}, not {asked}")
     allowed = settings.allowed_architectures
     if allowed and spec.architecture not in allowed:
         raise Unprocessable(
-            f"architecture: this service runs {', '.join(sorted(allowed))}, by decision of its owner; not "
-            f"{spec.architecture}"
+            f"architecture: the service's owner allows only {', '.join(sorted(allowed))}, not {spec.architecture}"
         )
 
 
 def _amounts(settings: Settings, spec: TrainSpec | EvaluateSpec) -> Iterator[tuple[str, int, int]]:
-    """Field, what is asked, and what may be."""
+    """Yield each limited field, its value, and its limit."""
     if isinstance(spec, TrainSpec):
         yield "epochs", spec.epochs, settings.max_epochs
         yield "batch_size", spec.batch_size, settings.max_batch_size
@@ -43,9 +43,10 @@ def _amounts(settings: Settings, spec: TrainSpec | EvaluateSpec) -> Iterator[tup
 
 
 def check_priority(sender: Principal, priority: int) -> None:
-    """
+    """Check that the sender may use a priority.
+
     Raises:
-        Forbidden: it would put others back, which only admins decide.
+        Forbidden: it is above 0, and the sender is not an admin.
     """
     if priority > 0 and not sender.may(Scope.ADMIN):
-        raise Forbidden("a priority above 0 puts others' jobs back, which is for admins; leave it at 0, or lower it")
+        raise Forbidden("only admins may set a priority above 0, since it delays others' jobs; set 0 or less")

@@ -1,4 +1,4 @@
-"""Numbers and names in the paths of requests, with the bounds within which they can exist."""
+"""Types of path parameters, with their bounds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one shape in which the API sends errors: problem+json (RFC 9457)."""
+"""The one format of API errors: problem+json (RFC 9457)."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ PROBLEM_RESPONSES: dict[int | str, dict[str, Any]] = {
 _TOO_DEEP = "The body has brackets within brackets, too many levels deep to be read; no request needs so many."
 
 RenderPage = Callable[[Request, int, str, dict[str, str]], Awaitable[Response]]
-"""Makes the HTML page that tells a browser of an error: request, status, detail, headers."""
+"""Makes the HTML page of an error from request, status, detail, headers."""
 
 
 def _responder(render_page: RenderPage) -> Callable[..., Awaitable[Response]]:
@@ -76,7 +76,7 @@ def _responder(render_page: RenderPage) -> Callable[..., Awaitable[Response]]:
 
 
 def no_answer(render_page: RenderPage) -> Callable[[Request], Awaitable[Response]]:
-    """Makes what is answered in place of an application that gives none."""
+    """Makes the 503 answer for an application that does not answer in time."""
     respond = _responder(render_page)
     detail = (
         "A part of the service does not answer at the moment; try again in a few seconds. What was asked for may yet "
@@ -89,7 +89,7 @@ def no_answer(render_page: RenderPage) -> Callable[[Request], Awaitable[Response
 def install_error_handlers(app: FastAPI, render_page: RenderPage) -> None:
     respond = _responder(render_page)
 
-    # None of them in a thread: they also tell that no thread is free.
+    # All of them are async: they must answer even when no thread is free.
     @app.exception_handler(ServiceError)
     async def service_error(request: Request, error: ServiceError) -> Response:
         return await respond(request, error.status, error.code, as_sentence(str(error)), headers=error.headers)
@@ -114,7 +114,7 @@ def install_error_handlers(app: FastAPI, render_page: RenderPage) -> None:
         detail = error.detail if error.detail != phrase else _plain_sentence(request, error.status_code)
         code = phrase.lower().replace(" ", "_")
         if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-            # The router names only those of the first route that has the path.
+            # The router names only the methods of the first route with this path.
             error.headers = {"Allow": ", ".join(_methods_at(request))}
         return await respond(request, error.status_code, code, detail, headers=dict(error.headers or {}))
 
@@ -138,13 +138,13 @@ def install_error_handlers(app: FastAPI, render_page: RenderPage) -> None:
             request,
             HTTPStatus.INTERNAL_SERVER_ERROR,
             "internal",
-            f"The service failed to answer, its log has the cause under request {correlation_id.get()}. Try again, "
-            "and tell its owner that number if it goes on.",
+            f"The service failed to answer; its log has the cause under request {correlation_id.get()}. Try again, "
+            "and if it fails again, tell its owner that number.",
         )
 
 
 def _request_problems(request: Request, errors: Sequence[Any]) -> list[FieldProblem]:
-    """Those of a request, whose locations begin with the part of it that they are in: 'body.epochs', 'query.state'."""
+    """The field problems of a request. Locations begin with the part of the request: 'body.epochs', 'query.state'."""
     problems = []
     for part, group in groupby(errors, key=lambda raw: raw["loc"][0]):
         validated = _body_type(request) if part == "body" else None
@@ -163,7 +163,7 @@ def _told(raw: Any) -> str:
 
 
 def _body_type(request: Request) -> TypeAdapter[Any] | None:
-    """What the route reads its body as."""
+    """The type of the route's body; None if it has none."""
     field = getattr(request.scope.get("route"), "body_field", None)
     return None if field is None else _adapter(field.field_info.annotation, field.field_info.discriminator)
 
@@ -181,17 +181,17 @@ def _methods_at(request: Request) -> list[str]:
 
 def _plain_sentence(request: Request, status: int) -> str:
     if status == HTTPStatus.NOT_FOUND:
-        return f"There is nothing at {request.url.path}; {root_of(request.scope)}/api lists what there is."
+        return f"There is nothing at {request.url.path}; {root_of(request.scope)}/api lists all addresses."
     if status == HTTPStatus.METHOD_NOT_ALLOWED:
-        return f"{request.method} is not possible at {request.url.path}; {root_of(request.scope)}/api lists what is."
+        return f"{request.method} is not allowed at {request.url.path}; {root_of(request.scope)}/api lists what is."
     return HTTPStatus(status).description or HTTPStatus(status).phrase
 
 
 class TooLargeAsProblem:
-    """Gives the body limit's own answer, plain text sent from outside all handlers, the one shape."""
+    """Turns the body limiter's plain-text answer into problem+json."""
 
     def __init__(self, app: ASGIApp, max_body_bytes: int, max_upload_bytes: int, uploads: re.Pattern[str]) -> None:
-        """`uploads`: the paths that take files."""
+        """`uploads`: the paths to which files are sent."""
         self.app = app
         self.max_body_bytes, self.max_upload_bytes, self.uploads = max_body_bytes, max_upload_bytes, uploads
 

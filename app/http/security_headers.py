@@ -1,4 +1,4 @@
-"""What every answer tells the browser it may do with it, and how long a request may take to arrive."""
+"""Security headers of every answer, and a time limit for request bodies."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.core.paths import own_path
 
-# Nothing but this service's own files: no inline script or style, no frame, no plugin, no address of another site.
-# Pictures may stand in a style sheet as data: those of Swagger UI do.
+# Only this service's own files: no inline script or style, no frame, no plugin, nothing from another site.
+# Images may be data URLs: Swagger UI's style sheet has some.
 CONTENT_SECURITY_POLICY = "; ".join(
     (
         "default-src 'none'",
@@ -42,7 +42,7 @@ _YEAR_SECONDS = 365 * 24 * 3600
 
 
 class SecurityHeaders:
-    """On every answer, also those to requests that failed."""
+    """Adds security headers to every answer, also to errors."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -58,7 +58,7 @@ class SecurityHeaders:
                 for name, value in _HEADERS.items():
                     headers.setdefault(name, value)
                 if own_path(scope).startswith("/api/"):
-                    # What one may read another may not.
+                    # Another user may not read the same answer, so shared caches must not store it.
                     headers.setdefault("Cache-Control", "private, no-cache")
                 if scope["scheme"] == "https":
                     headers.setdefault("Strict-Transport-Security", f"max-age={_YEAR_SECONDS}")
@@ -68,7 +68,7 @@ class SecurityHeaders:
 
 
 class BodyTimeout:
-    """Ends a request whose body does not come on: it would hold a place, and what it has sent so far, for ever."""
+    """Ends a request whose body stalls, which would otherwise hold a connection and memory for ever."""
 
     def __init__(self, app: ASGIApp, seconds: float) -> None:
         self.app, self.seconds = app, seconds
@@ -82,17 +82,17 @@ class BodyTimeout:
         async def receive_in_time() -> Message:
             nonlocal is_whole, received_bytes
             if is_whole:
-                # What comes after the body is only that the sender has gone, for which an event stream waits.
+                # After the body only a disconnect can come, and an event stream waits for that without a limit.
                 return await receive()
-            # So that a byte now and then does not hold a place for ever.
+            # So that a client cannot hold a connection for ever with a byte now and then.
             until = begun + _PATIENCE * self.seconds + received_bytes / _LEAST_BYTES_PER_SECOND
             try:
                 message = await asyncio.wait_for(receive(), min(self.seconds, max(0, until - time.monotonic())))
             except TimeoutError:
-                # Within the handler that reads the body, so that the answer has the one shape of errors.
+                # Raised within the handler that reads the body, so that the answer has the usual error format.
                 raise HTTPException(
                     HTTPStatus.REQUEST_TIMEOUT,
-                    f"The request's body stood still for {self.seconds:g} seconds, or came too slowly; send it again.",
+                    f"The request's body stalled for {self.seconds:g} seconds, or came too slowly; send it again.",
                     headers={"Connection": "close"},
                 ) from None
             received_bytes += len(message.get("body", b""))

@@ -1,4 +1,4 @@
-"""What a request handler works with, made once per process."""
+"""The objects that request handlers share, made once per process."""
 
 from __future__ import annotations
 
@@ -35,17 +35,18 @@ class Service:
     rate_limiter: RateLimiter
     job_feeds: JobFeeds
     streams: Counter[str]
-    """How many event streams this process keeps open, by whose they are."""
+    """The number of this process's open event streams, by user."""
     charts: Recent
-    """Of boards, until they change; and their rank bands."""
+    """A cache of the boards' charts and rank bands, until the boards change."""
 
     @classmethod
     def from_settings(cls, settings: Settings, *, is_hasty: bool = False) -> Service:
-        """Does not connect to anything.
+        """Create the service's objects without connecting to anything.
 
         Args:
             settings: of the service.
-            is_hasty: for whoever answers requests: waits for the database and the store end within seconds.
+            is_hasty: whether waits for the database and the store end within seconds, for processes that answer
+                requests.
         """
         database = _open_database(settings, is_hasty)
         return cls(
@@ -60,7 +61,7 @@ class Service:
         )
 
     def publish_pending(self, job_ids: Sequence[int] | None = None) -> None:
-        """What is owed, or what is owed for some jobs. What fails here, the relay does."""
+        """Publish due wake-up messages, optionally only those of some jobs. If this fails, the relay publishes them."""
         try:
             publish_pending(self.database, self.publish, job_ids=job_ids)
         except DATABASE_AWAY as error:

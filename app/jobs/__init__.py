@@ -1,6 +1,6 @@
 """The life of a job: created, claimed by a worker, ended, or cancelled and retried.
 
-Other modules of this room hold what belongs to jobs beside their state: files, logs, the queue's messages, workers.
+The other modules of this package keep what belongs to jobs besides their state: files, logs, queue messages, workers.
 """
 
 from app.jobs.asking import cancel_own, request_cancel, retry, retry_own
@@ -9,7 +9,7 @@ from app.jobs.creating import create, register_all_submitters, submit
 from app.jobs.ending import cancelled, fail, hand_back, succeed
 from app.jobs.reading import count_due, events_after, page, progress, seconds_on_workers
 from app.jobs.reaping import reap
-from app.jobs.state import Claim, get, locked
+from app.jobs.state import Claim, get, get_locked
 
 __all__ = [
     "Claim",
@@ -21,10 +21,10 @@ __all__ = [
     "events_after",
     "fail",
     "get",
+    "get_locked",
     "hand_back",
     "heartbeat",
     "hold",
-    "locked",
     "page",
     "progress",
     "reap",

@@ -1,4 +1,4 @@
-"""What people ask of a job that is there: to be cancelled, to be tried again."""
+"""Cancelling and retrying jobs, as users request it."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _RETRIABLE = (JobState.FAILED, JobState.CANCELLED)
 
 
 def cancel_own(session: Session, sender: Principal, job_id: int) -> Job:
-    """`request_cancel` by somebody, for the record.
+    """Cancel a job on behalf of a user, and write the audit record.
 
     Raises:
-        Forbidden: it is another's job, and they are no admin.
+        Forbidden: the job is another user's, and the sender is not an admin.
         NotFound, Conflict: see `request_cancel`.
     """
     sender.check_owns(get(session, job_id).submitter, f"job {job_id}")
@@ -34,11 +34,11 @@ def cancel_own(session: Session, sender: Principal, job_id: int) -> Job:
 
 
 def retry_own(session: Session, sender: Principal, job_id: int) -> Job:
-    """`retry` by somebody, for the record.
+    """Retry a job on behalf of a user, and write the audit record.
 
     Raises:
-        Forbidden: it is another's job, and they are no admin.
-        TooMany: its submitter has used up what they may.
+        Forbidden: the job is another user's, and the sender is not an admin.
+        TooMany: its submitter has reached a quota.
         NotFound, Conflict, Unprocessable: see `retry`.
     """
     submitter = get(session, job_id).submitter
@@ -49,14 +49,14 @@ def retry_own(session: Session, sender: Principal, job_id: int) -> Job:
 
 
 def request_cancel(session: Session, job_id: int) -> Job:
-    """Cancel a queued job at once; ask the worker of a running one to stop. Twice is as good as once.
+    """Cancel a queued job at once; ask the worker of a running one to stop. A second call changes nothing.
 
-    A shard goes with its whole evaluation. A training that has ended well is past cancelling, the evaluation that
-    followed it may not be: that one is then meant.
+    Cancelling a shard cancels its whole evaluation. Cancelling a training that has succeeded cancels the evaluation
+    that follows it, if that has not ended.
 
     Raises:
         NotFound: there is no such job.
-        Conflict: the job has already ended otherwise, and nothing that follows from it is left to cancel.
+        Conflict: the job has succeeded or failed, and no job that follows it can be cancelled.
     """
     job = get(session, job_id)
     if job.kind is JobKind.SHARD:
@@ -79,14 +79,14 @@ def request_cancel(session: Session, job_id: int) -> Job:
 
 
 def retry(session: Session, job_id: int) -> Job:
-    """Queue a failed or cancelled job again; it goes on from what its last attempt saved.
+    """Queue a failed or cancelled job again; it resumes from what its last attempt saved.
 
-    A shard goes with its whole evaluation, of which the shards that succeeded keep their result.
+    Retrying a shard retries its whole evaluation; shards that succeeded keep their results.
 
     Raises:
         NotFound: there is no such job.
-        Conflict: the job has not ended, or has ended well, or is a shard still stopping.
-        Unprocessable: its weights are not here any more.
+        Conflict: the job has not ended, or has succeeded, or one of its shards is still stopping.
+        Unprocessable: its weights are no longer stored.
     """
     job = get(session, job_id)
     if job.kind is JobKind.SHARD:
@@ -136,7 +136,7 @@ def _again(session: Session, job: Job, *, reason: str, due_at: datetime | None) 
         progress=None,
         worker=None,
         lost_leases=0,
-        # Somebody who asks again gives it the whole time again.
+        # A retried job may use the full time limit again.
         run_seconds=0.0,
     )
     if due_at is not None:

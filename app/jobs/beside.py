@@ -1,4 +1,4 @@
-"""Other trainings whose curves can be laid over a job's own: of the same data set and architecture."""
+"""Other trainings of the same data set and architecture, whose curves can be plotted with a job's own."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from app.db.tables import Job, Model
 from gkl.answers import JobKind
 
 MOST = 4
-"""So many can be told apart."""
+"""More curves than this cannot be told apart."""
 _SUGGESTED = 6
 
 
 def suggested(session: Session, job: Job) -> list[Job]:
-    """The newest others that ended with weights; none for a job that trains nothing."""
+    """The newest comparable trainings that produced weights; an empty list if the job is not a training."""
     if job.kind is not JobKind.TRAIN:
         return []
     trained = (
@@ -36,11 +36,11 @@ def suggested(session: Session, job: Job) -> list[Job]:
 
 
 def chosen(session: Session, job: Job, numbers: Sequence[int]) -> list[Job]:
-    """The jobs with these numbers, each once.
+    """The jobs with these numbers, without duplicates and without the job itself.
 
     Raises:
         NotFound: there is no such job.
-        Unprocessable: one of them does not fit, or they are too many.
+        Unprocessable: one of them has another data set or architecture, or they are too many.
     """
     wanted = [number for number in dict.fromkeys(numbers) if number != job.id]
     if len(wanted) > MOST:

@@ -1,4 +1,4 @@
-"""The way to the workers: a Celery message that carries a job's id and nothing else."""
+"""Messages that wake workers: a Celery message carries a job's id and nothing else."""
 
 from __future__ import annotations
 
@@ -24,30 +24,31 @@ _AWAY_SECONDS = 10.0
 
 
 def make_celery(settings: Settings) -> Celery:
-    """A Celery instance with what sender and worker must agree on. Does not connect."""
+    """A Celery instance with the settings that sender and worker share. Does not connect."""
     celery = Celery("gklbench", broker=settings.broker_url)
     celery.conf.update(
         task_default_queue=_QUEUE,
         # JSON only: a message that could carry a pickle could carry a program.
         task_serializer="json",
         accept_content=["json"],
-        # What was measured goes to the database, in the transaction that ends the job; nothing waits here.
+        # Results go to the database, in the transaction that ends the job; nobody waits for a Celery result.
         task_ignore_result=True,
         broker_connection_retry_on_startup=True,
-        # A broker may be away for a night; by default a worker would end after 100 tries.
+        # The broker may be down for a night; by default a worker would exit after 100 tries.
         broker_connection_max_retries=None,
-        # A sender must learn within seconds that the broker is away, or silent: the outbox keeps the message.
+        # A sender must notice within seconds that the broker is down or silent: the outbox keeps the message.
         broker_transport_options={"socket_connect_timeout": 3, "socket_timeout": 3},
     )
     return celery
 
 
 def publisher(celery: Celery) -> Publish:
+    """A function that sends a job's wake-up message; after a failure it fails at once for ten seconds."""
     away_until = 0.0
 
     def publish(job_id: int) -> None:
         nonlocal away_until
-        # A broker that does not answer costs each try seconds: one try in a while is enough to see it come back.
+        # Each try on a silent broker takes seconds: one try every ten seconds is enough to see it come back.
         if time.monotonic() < away_until:
             raise ConnectionError("it did not answer a moment ago")
         try:
@@ -60,7 +61,7 @@ def publisher(celery: Celery) -> Publish:
 
 
 def broker_problem(settings: Settings) -> str | None:
-    """What keeps messages from being sent; None if nothing does."""
+    """Why the broker cannot be used, in words; None if it answers."""
     try:
         with _client(settings) as client:
             client.ping()
@@ -70,7 +71,7 @@ def broker_problem(settings: Settings) -> str | None:
 
 
 def messages_waiting(settings: Settings) -> int | None:
-    """Wake-ups that no worker has taken yet; None if the broker is away."""
+    """The number of wake-up messages that no worker has taken yet; None if the broker is down."""
     try:
         with _client(settings) as client:
             # Celery's one queue is a list of this name.
@@ -79,20 +80,20 @@ def messages_waiting(settings: Settings) -> int | None:
         return None
 
 
-def tell_of_relay(settings: Settings) -> None:
-    """The relay's sign of life, which ends by itself. Nothing comes of it while the broker is away."""
+def announce_relay(settings: Settings) -> None:
+    """Set the key that says a relay is running; it expires by itself. Does nothing while the broker is down."""
     with suppress(RedisError), _client(settings) as client:
         client.set(_RELAY_KEY, "lives", ex=math.ceil(max(60.0, 3 * settings.relay_seconds)))
 
 
 def forget_relay(settings: Settings) -> None:
-    """It stops in order; another that lives says so with its next round."""
+    """Remove that key when a relay stops; another running relay sets it again in its next round."""
     with suppress(RedisError), _client(settings) as client:
         client.delete(_RELAY_KEY)
 
 
 def hears_relay(settings: Settings) -> bool | None:
-    """Whether a relay gave a sign of life in the last minute or three rounds; None if the broker is away."""
+    """Whether a relay announced itself within the last minute or three rounds; None if the broker is down."""
     try:
         with _client(settings) as client:
             return bool(client.exists(_RELAY_KEY))

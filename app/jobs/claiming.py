@@ -1,4 +1,4 @@
-"""How a worker comes by a job and keeps it: the claim, the heartbeat, the events of its run."""
+"""How a worker gets a job and keeps it: the claim, the heartbeat, the events of its run."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from gkl.outcome import Progress, Resources
 
 
 def claim(session: Session, *, worker: str, lease: timedelta) -> Claim | None:
-    """Take the queued job that is due. None if there is none.
+    """Claim the next due job; None if no job is due.
 
-    Highest priority first; among equals the submitter with the fewest jobs on workers, then the one who was served
-    longest ago; of that submitter's jobs the oldest.
+    The highest priority comes first; among equals the submitter with the fewest jobs on workers, then the submitter
+    whose last job was claimed longest ago; of that submitter's jobs the oldest.
     """
     now = database_now(session)
     in_turn = _submitters_in_turn(session, now)
@@ -30,7 +30,7 @@ def claim(session: Session, *, worker: str, lease: timedelta) -> Claim | None:
     for submitter in in_turn:
         if submitter in limits and not quotas.may_run_another(session, submitter, limits[submitter], now):
             continue
-        # Another worker's candidate is passed over instead of waited for. SQLite has one writer anyway.
+        # Skip a job that another worker is claiming instead of waiting for it. SQLite has one writer anyway.
         job = session.scalars(_next_of(submitter, now).with_for_update(skip_locked=True)).first()
         if job is None:
             continue
@@ -52,7 +52,7 @@ def claim(session: Session, *, worker: str, lease: timedelta) -> Claim | None:
 
 
 def _note_turn(session: Session, submitter: str, now: datetime) -> None:
-    # Left out while another claim of theirs holds the row: a worker frozen there must not keep others waiting.
+    # Skipped while another claim for this submitter locks the row: a worker frozen there must not block the others.
     row = select(Submitter).where(Submitter.name == submitter).with_for_update(skip_locked=True)
     found = session.scalars(row).first()
     if found is not None:
@@ -60,10 +60,11 @@ def _note_turn(session: Session, submitter: str, now: datetime) -> None:
 
 
 def _submitters_in_turn(session: Session, now: datetime) -> list[str]:
-    """Those with a job that is due. One look into an index for each submitter, however long the queue."""
+    """Submitters with a due job, in the order in which they are served. One index lookup for each submitter, however
+    long the queue."""
     first = _next_of(Submitter.name, now).with_only_columns(Job.id).correlate(Submitter).scalar_subquery()
     waiting = [row for row in session.execute(select(Submitter.name, Submitter.last_claimed_at, first)) if row[2]]
-    # Put in order here: joined to the jobs, the planner would rather read them all than look up these few.
+    # Sorted in Python: with a join, the planner would read all jobs instead of looking up these few.
     priority = dict(session.execute(select(Job.id, Job.priority).where(Job.id.in_([row[2] for row in waiting]))).all())
     held = dict(
         session.execute(select(Job.submitter, func.count()).where(Job.state.in_(HELD)).group_by(Job.submitter)).all()
@@ -90,7 +91,7 @@ def heartbeat(
     progress: Progress | None = None,
     resources: Resources | None = None,
 ) -> JobState:
-    """Renew the lease and note where the run is; returns the state, in which a wish to cancel is seen."""
+    """Renew the lease and store the run's progress. Returns the job's state: `cancelling` asks the run to stop."""
     values: dict[str, Any] = {"lease_expires_at": database_now(session) + lease}
     if progress is not None:
         values["progress"] = progress.model_dump(mode="json")
@@ -101,15 +102,15 @@ def heartbeat(
 
 
 def record(session: Session, claim: Claim, event: BaseModel) -> None:
-    """Keep an event of the run."""
-    # Taking the job's row first puts its events in order: their ids rise in the order of their commits.
+    """Store an event of the run."""
+    # Locking the job's row first keeps its events in order: their ids rise in the order of their commits.
     hold(session, claim)
     data = event.model_dump(mode="json")
     add_event(session, claim.job_id, data.pop("type"), data)
 
 
 def hold(session: Session, claim: Claim) -> Job:
-    """Keep the job's row to this transaction, for a write about the job in another table.
+    """Lock the job's row for this transaction, before a write about the job in another table.
 
     Raises:
         StaleAttempt: the claim no longer holds the job.

@@ -35,25 +35,25 @@ def create(
     parent_id: int | None = None,
     warning: str | None = None,
 ) -> Job:
-    """Queue a job, together with the wake-up for it; an evaluation in shards with a job for each shard.
+    """Queue a job with its wake-up message; an evaluation in shards also gets a job for each shard.
 
     Args:
         session: a transaction.
         spec: what to run.
-        submitter: for whom.
-        priority: higher ones are taken first.
+        submitter: the name of the account that the job belongs to.
+        priority: jobs with a higher one are claimed first.
         parent_id: the job that it follows.
-        warning: what its first event is to say besides.
+        warning: a sentence to add to the job's first event.
 
     Raises:
-        Unprocessable: the spec names weights that are not here, or that are of another network.
+        Unprocessable: the spec names weights that are not stored, or that belong to another network.
     """
     if isinstance(spec, EvaluateSpec):
         job_files.check_weights(session, spec)
-    quotas.know(session, submitter)
+    quotas.register_submitter(session, submitter)
     terms: dict[str, Any] = {"submitter": submitter, "priority": priority}
     job = _add(session, spec, kind=JobKind(spec.kind), parent_id=parent_id, **terms)
-    cause = f"sent by {submitter}" if parent_id is None else f"job {parent_id} has left the weights"
+    cause = f"sent by {submitter}" if parent_id is None else f"job {parent_id}'s weights are ready"
     cause += f"; {warning}" if warning else ""
     shards = spec.evaluation.shards if isinstance(spec, EvaluateSpec) else 1
     if shards == 1:
@@ -62,12 +62,12 @@ def create(
     _queue(session, job, due_at=None, reason=f"{cause}, waits for its {shards} shards")
     for index in range(shards):
         shard = _add(session, spec, kind=JobKind.SHARD, parent_id=job.id, shard_index=index, **terms)
-        _queue(session, shard, due_at=shard.created_at, reason=f"a share of job {job.id}")
+        _queue(session, shard, due_at=shard.created_at, reason=f"a shard of job {job.id}")
     return job
 
 
 def register_all_submitters(session: Session) -> None:
-    """Whoever waits for something: one who was forgotten while their job was being sent would wait for ever."""
+    """Register every submitter with a queued job, so that no claim skips one for ever."""
     waiting = select(Job.submitter).where(Job.state == JobState.QUEUED, Job.submitter.not_in(select(Submitter.name)))
     session.execute(insert_into(session, Submitter).from_select(["name"], waiting.distinct()).on_conflict_do_nothing())
 
@@ -103,7 +103,7 @@ def _weights_of(spec: AnySpec) -> str | None:
 
 
 def _queue(session: Session, job: Job, *, due_at: datetime | None, reason: str) -> None:
-    """What a new job begins with."""
+    """Write the first event of a new job, and its wake-up message if it is due."""
     job.due_at = due_at
     session.flush()
     add_event(session, job.id, "state", {"state": JobState.QUEUED, "reason": reason})
@@ -122,11 +122,11 @@ def submit(
     actor: Actor = _NOBODY,
     warning: str | None = None,
 ) -> Job:
-    """Queue a job, once per idempotency key, which is the actor's own. Its first event says the warning too.
+    """Queue a job, once per actor and idempotency key. The job's first event contains the warning.
 
     Raises:
-        Conflict: the key came with another job before.
-        TooMany: the submitter has used up what they may.
+        Conflict: the key was used for another job before.
+        TooMany: the submitter has reached a quota.
         Unprocessable: see `create`.
     """
 
@@ -141,7 +141,7 @@ def submit(
     try:
         return once()
     except IntegrityError:
-        # The same key at the same moment in another transaction, which has committed first.
+        # Another transaction used the same key at the same moment and committed first.
         return once()
 
 
@@ -168,7 +168,7 @@ def _create_once(
     body_sha256 = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
     now = database_now(session)
     session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at < now - remember))
-    # Two people may choose the same one.
+    # Two actors may choose the same key.
     stored_key = hashlib.sha256(f"{actor.name}\0{key}".encode("utf-8", "surrogatepass")).hexdigest()
     known = session.get(IdempotencyKey, stored_key)
     if known is not None:
@@ -185,7 +185,7 @@ def _create_once(
 
 
 def _is_job_of(job: Job, spec: TrainSpec | EvaluateSpec, terms: dict[str, Any]) -> bool:
-    """Whether the same was asked for: an earlier version made the hash without the fields that a spec has since."""
+    """Whether the job has this spec: an earlier version computed the hash without fields that were added since."""
     try:
         earlier = RUN_SPEC.validate_python(job.spec)
     except ValidationError:

@@ -1,4 +1,4 @@
-"""How a run ends for its job: well, with an error, cancelled, or handed back."""
+"""How a run ends its job: succeeded, failed, cancelled, or handed back to the queue."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gkl.errors import FailureCode
 
 
 def succeed(session: Session, claim: Claim) -> Job:
-    """End a job well. Its result belongs into the same transaction, after this call."""
+    """End a job as succeeded. Write its result in the same transaction, after this call."""
     job = hold_with_family(session, claim)
     move(session, job, JobState.SUCCEEDED)
     if job.kind is JobKind.SHARD:
@@ -24,7 +24,7 @@ def succeed(session: Session, claim: Claim) -> Job:
 
 
 def _go_on_after_shards(session: Session, shard: Job) -> None:
-    """The last shard to succeed makes its evaluation due. Their order is that in which they take its row."""
+    """Make the evaluation due when its last shard has succeeded. Its locked row decides which shard is the last."""
     evaluation = shard.parent
     assert evaluation is not None
     undone = session.scalar(
@@ -48,7 +48,7 @@ def fail(session: Session, claim: Claim, code: FailureCode, message: str) -> Job
 
 
 def fail_locked(session: Session, job: Job, code: FailureCode, message: str) -> None:
-    """End a locked job, and with a shard the evaluation that can no longer be completed."""
+    """End a locked job as failed; if it is a shard, also its evaluation, which can no longer be completed."""
     move(session, job, JobState.FAILED, failure_code=code, failure_message=message)
     evaluation = job.parent
     if job.kind is not JobKind.SHARD or evaluation is None or evaluation.state is not JobState.QUEUED:
@@ -69,14 +69,15 @@ def fail_locked(session: Session, job: Job, code: FailureCode, message: str) -> 
 
 
 def cancelled(session: Session, claim: Claim) -> Job:
-    """End a job that was asked to stop and did."""
+    """End a job that was asked to stop and has stopped."""
     job = hold_with_family(session, claim)
     move(session, job, JobState.CANCELLED, reason=f"{job.worker} has stopped the run")
     return job
 
 
 def hand_back(session: Session, claim: Claim, *, reason: str | None = None) -> Job:
-    """Queue a job again, at no cost, and by default because its worker is going away; it goes on from what it saved."""
+    """Queue a job again without counting a lost lease; it resumes from what it saved. The default reason is that its
+    worker is stopping."""
     job = hold_with_family(session, claim)
     if job.state is JobState.CANCELLING:
         return cancelled(session, claim)
@@ -86,7 +87,7 @@ def hand_back(session: Session, claim: Claim, *, reason: str | None = None) -> J
 
 
 def hold_with_family(session: Session, claim: Claim) -> Job:
-    """`hold`, and for a shard its evaluation first: whoever needs both takes them in this order."""
+    """Lock a claimed job; for a shard lock its evaluation first. Every caller locks in this order, against deadlock."""
     job = get(session, claim.job_id)
     if job.kind is JobKind.SHARD:
         assert job.parent is not None

@@ -1,4 +1,6 @@
-"""What a job needs that no worker has: said before it is sent, and while it waits."""
+"""Data sets and published weights that a job needs and no running worker has: shown before it is sent and while it
+waits.
+"""
 
 from __future__ import annotations
 
@@ -16,22 +18,22 @@ from gkl.answers import JobState
 from gkl.catalog import CORRUPTED_DATASETS, DATASETS
 from gkl.spec import PUBLISHED_WEIGHTS
 
-_NONE = "no worker that is running"
+_NONE = "no running worker"
 NO_WORKER = "no worker is running: the job waits until one is started (gklbench worker)"
 
 
 @dataclass(frozen=True)
 class Holdings:
-    """Of the workers that live, what each has told of itself; null from one of an earlier version."""
+    """What each running worker has reported; None for a worker of an earlier version, which reports nothing."""
 
     datasets: Sequence[Sequence[Any] | None]
     published: Sequence[Sequence[Any] | None]
 
     def notes(self, spec: Mapping[str, Any]) -> dict[str, str]:
-        """By the field of a job's spec what no worker has for it, in a sentence each; at '' that no worker lives.
+        """What a job would need and no worker has: a sentence for each field of its spec; under '' if no worker runs.
 
         Args:
-            spec: as JSON, which need not be right.
+            spec: as JSON; it need not be valid.
         """
         if not self.datasets:
             return {"": NO_WORKER}
@@ -49,33 +51,33 @@ class Holdings:
         return found
 
     def missing(self, spec: Mapping[str, Any]) -> str | None:
-        """All notes in one; None where there is none."""
+        """All notes in one sentence; None if there are none."""
         return "; ".join(self.notes(spec).values()) or None
 
 
-def holdings(session: Session, *, lease: timedelta) -> Holdings:
-    """Of all workers that may take a job, now or when what is in their way is mended.
+def of_live_workers(session: Session, *, lease: timedelta) -> Holdings:
+    """What all live workers have, except those that take no more jobs.
 
     Args:
-        session: to look at them with.
-        lease: one that was not heard of for so long does not live.
+        session: a transaction.
+        lease: a worker whose last heartbeat is older than this is not live.
     """
     heard = WorkerRow.heard_at >= database_now(session) - lease
     living = session.scalars(select(WorkerRow).where(heard, WorkerRow.is_draining.is_(False))).all()
     return Holdings([row.datasets for row in living], [row.published for row in living])
 
 
-def missing_of(session: Session, jobs: Iterable[Job], *, lease: timedelta) -> dict[int, str]:
-    """Of the jobs that wait for a worker, by their numbers, what no worker has for them."""
+def missing_by_job(session: Session, jobs: Iterable[Job], *, lease: timedelta) -> dict[int, str]:
+    """What no worker has, by the number of the queued job that needs it."""
     waiting = [job for job in jobs if job.state is JobState.QUEUED and job.due_at is not None]
     if not waiting:
         return {}
-    held = holdings(session, lease=lease)
+    held = of_live_workers(session, lease=lease)
     return {job.id: missing for job in waiting if (missing := held.missing(job.spec)) is not None}
 
 
 def _needed_datasets(spec: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
-    """As workers tell of them, and as people call them."""
+    """The names that workers report, and the titles that people read."""
     dataset, evaluation = str(spec.get("dataset")), spec.get("evaluation")
     if dataset not in DATASETS:
         return
@@ -86,5 +88,5 @@ def _needed_datasets(spec: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
 
 
 def _is_missing(what: str, held: Iterable[Sequence[Any] | None]) -> bool:
-    """Of a worker that has not told nobody knows."""
+    """False while any worker has not reported: it may have it."""
     return all(each is not None and what not in each for each in held)

@@ -1,4 +1,4 @@
-"""What happens to the jobs that people follow: one look at the database for each job, however many follow it."""
+"""Events of the jobs that clients follow: one database query per job and interval, however many clients follow it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _KEPT_EVENTS = 1000
 
 @dataclass
 class _Feed:
-    """Of one job, while somebody follows it."""
+    """The feed of one job, while a client follows it."""
 
     followers: int = 0
     from_id: int = 0
@@ -49,24 +49,24 @@ class _Feed:
 
 
 class JobFeeds:
-    """Of one process of the API; used in its event loop."""
+    """The feeds of one API process; used in its event loop."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._feeds: dict[int, _Feed] = {}
 
     async def follow(self, job_id: int, seen: int, *, until: float) -> AsyncGenerator[JobEvent | dict[str, Any]]:
-        """Events after the one with id `seen`, in order, and between them the progress whenever it is another.
+        """Yield the events after the one with id `seen`, in order, and between them the progress when it has changed.
 
-        Ends after the job's last event, or at the moment `until` of the monotonic clock. A database that is away makes
-        it wait.
+        Ends after the job's last event, or at the moment `until` of the monotonic clock. Waits while the database is
+        down.
         """
         told: dict[str, Any] | None = None
         async with self._feed(job_id) as feed:
             while time.monotonic() < until:
                 changes = feed.changes
                 if seen < feed.from_id:
-                    # Older than what is at hand; one look in a while for each follower that has just come.
+                    # These events are older than the ones in memory: read them once for each new follower.
                     events = await self._patiently(partial(self._read, job_id, seen))
                     events = [event for event in events if event.id <= feed.from_id]
                     if not events:
@@ -106,7 +106,7 @@ class JobFeeds:
     async def _keep_on(self, job_id: int, feed: _Feed) -> None:
         try:
             await self._keep(job_id, feed)
-        except Exception:  # noqa: BLE001 - logged; whoever follows asks again, and is told what is wrong
+        except Exception:  # noqa: BLE001 - logged; a follower asks again and then gets the error
             _log.exception("job %d cannot be followed", job_id)
             feed.has_ended = True
             await feed.tell()
@@ -119,7 +119,7 @@ class JobFeeds:
                 feed.events.extend(events)
                 while len(feed.events) > _KEPT_EVENTS:
                     feed.from_id = feed.events.popleft().id
-                # Not over before all that was said is at hand.
+                # The feed ends only after the last events are in memory.
                 feed.progress, feed.has_ended = progress, has_ended and not events
                 await feed.tell()
             if not events:
@@ -139,6 +139,6 @@ class JobFeeds:
 
     def _look(self, job_id: int, seen: int) -> tuple[bool, dict[str, Any] | None, list[JobEvent]]:
         with self._database.reading() as session:
-            # The job first: if it has ended, all its events are there to be read.
+            # Read the job first: if it has ended, all its events are already stored.
             job = jobs.get(session, job_id)
             return job.state.is_final, jobs.progress(job), jobs.events_after(session, job_id, seen)

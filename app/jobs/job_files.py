@@ -1,4 +1,4 @@
-"""Files that jobs left: points to resume from while they run, results when they are done."""
+"""Files that jobs leave: checkpoints while they run, results when they are done."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _KEEP = 2
 
 
 def add(session: Session, job_id: int, kind: FileKind, *, number: int, file: str, stored: StoredFile) -> None:
-    """Note a file, in place of an earlier one of this number. `app.maintenance.cleanup` removes files without a row."""
+    """Add a file's row, in place of the one with this number. `app.maintenance.cleanup` removes files without a row."""
     _forget(session, JobFile.job_id == job_id, JobFile.kind == kind, JobFile.number == number)
     session.add(
         JobFile(
@@ -37,12 +37,12 @@ def add(session: Session, job_id: int, kind: FileKind, *, number: int, file: str
 
 
 def to_go_on_from(session: Session, job_id: int) -> list[JobFile]:
-    """What an earlier attempt left for the next, newest first; for an evaluation also what its shards left."""
+    """Files that a next attempt resumes from, newest first; for an evaluation also those of its shards."""
     return list(session.scalars(select(JobFile).where(*_to_go_on_from(job_id)).order_by(JobFile.number.desc())))
 
 
 def saved_since(session: Session, job_id: int, moment: datetime) -> bool:
-    """Whether the job left something to go on from after a moment of the database's clock."""
+    """Whether the job saved something to resume from after a moment of the database's clock."""
     saved = select(JobFile.id).where(
         JobFile.job_id == job_id, JobFile.kind.in_(TO_GO_ON_FROM), JobFile.created_at > moment
     )
@@ -50,17 +50,17 @@ def saved_since(session: Session, job_id: int, moment: datetime) -> bool:
 
 
 def has_parts(session: Session, job_id: int) -> bool:
-    """Whether the finished parts of a shard are still here."""
+    """Whether the finished parts of a shard are still stored."""
     parts = select(JobFile.id).where(JobFile.job_id == job_id, JobFile.kind == FileKind.BLOCK)
     return session.scalar(parts.limit(1)) is not None
 
 
 def add_resume_point(session: Session, job_id: int, epoch: int, *, file: str, stored: StoredFile) -> list[str]:
-    """Note a training's checkpoint, and forget the one of this epoch that was there, those of later epochs, which a run
-    that fell back to an earlier one makes again, and all but the newest two.
+    """Add a training's checkpoint, and drop the rows of others: an earlier one of this epoch; those of later epochs,
+    which a run that resumed from an older checkpoint writes again; and all but the newest two.
 
     Returns:
-        sha256 of each that is forgotten.
+        The sha256 of each dropped checkpoint.
     """
     of_job = (JobFile.job_id == job_id, JobFile.kind == FileKind.RESUME)
     gone = _forget(session, *of_job, JobFile.number >= epoch)
@@ -71,14 +71,14 @@ def add_resume_point(session: Session, job_id: int, epoch: int, *, file: str, st
 
 
 def named(session: Session, hashes: Sequence[str]) -> set[str]:
-    """Of some hashes of content those that a row names."""
+    """Those of the given sha256 that a row names."""
     files = session.scalars(select(JobFile.sha256).where(JobFile.sha256.in_(hashes)))
     uploads = session.scalars(select(Upload.sha256).where(Upload.sha256.in_(hashes)))
     return {*files, *uploads}
 
 
 def forget_all_to_go_on_from(session: Session, job_id: int) -> None:
-    """Drop what only an unfinished job needs; with an evaluation's also its shards'."""
+    """Drop the rows of files that only an unfinished job needs; for an evaluation also those of its shards."""
     _forget(session, *_to_go_on_from(job_id))
 
 
@@ -94,9 +94,9 @@ def _forget(session: Session, *which: ColumnElement[bool]) -> list[str]:
 def record_upload(
     session: Session, stored: StoredFile, weights_format: str, submitter: str, *, contents: bytes | None = None
 ) -> Upload:
-    """Note weights that somebody sent; the same file again is the same upload, and as if it had just been sent.
+    """Add uploaded weights; the same file again is the same upload, with a new time.
 
-    `contents`: what `app.jobs.weights_contents.read` says of the file.
+    `contents`: what `app.jobs.weights_contents.read` returned for the file.
     """
     now = database_now(session)
     row = insert_into(session, Upload).values(
@@ -106,7 +106,7 @@ def record_upload(
         created_at=now,
         contents=contents,
     )
-    # Also keeps the cleanup from taking it meanwhile.
+    # Also keeps the cleanup from removing the file meanwhile.
     session.execute(
         row.on_conflict_do_update(index_elements=["sha256"], set_={"created_at": now, "contents": contents})
     )
@@ -123,26 +123,27 @@ def upload(session: Session, sha256: str) -> Upload:
 
 
 def were_trained_here(session: Session, sha256: str) -> bool:
-    """Whether a training of this service made weights with this hash."""
+    """Whether a training of this service produced weights with this hash."""
     made = select(JobFile.id).where(JobFile.sha256 == sha256, JobFile.kind == FileKind.WEIGHTS)
     return session.scalar(made.limit(1)) is not None
 
 
 def check_weights(session: Session, spec: EvaluateSpec, *, is_locking: bool = True) -> None:
-    """
+    """Check that an evaluation's weights are stored and fit its spec.
+
     Args:
         session: a transaction.
-        spec: whose weights.
-        is_locking: False where no job is made: the same is said, and nothing is kept from others.
+        spec: of the evaluation.
+        is_locking: whether to lock the rows of the weights; False for a check without creating a job.
 
     Raises:
-        Unprocessable: the spec names weights that are not here, or that are of another network.
+        Unprocessable: the spec names weights that are not stored, or that belong to another network.
     """
     if spec.weights == PUBLISHED_WEIGHTS:
-        # Their file is looked for by the run, which may be on another host.
+        # The run looks for their file, perhaps on another host.
         return
-    # The locks keep the cleanup from taking them for weights that no job needs, and another job from being made with
-    # them for another architecture, while this one is being made.
+    # Until this job is created, the locks keep the cleanup from removing the weights, and another job from using them
+    # with another architecture.
     uploaded = session.get(Upload, spec.weights, with_for_update=is_locking or None)
     left = select(JobFile.id).where(JobFile.sha256 == spec.weights)
     if is_locking:
@@ -159,8 +160,8 @@ def check_weights(session: Session, spec: EvaluateSpec, *, is_locking: bool = Tr
         .join(JobFile, JobFile.job_id == Job.id)
         .where(JobFile.sha256 == spec.weights, JobFile.kind == FileKind.WEIGHTS)
     ).first()
-    # Another network in the same file is another model, perhaps of another architecture. Without a key the run says
-    # which there are.
+    # Another network in the same file is another model, perhaps of another architecture. Without a key the run lists
+    # the keys that the file has.
     same = (Model.weights_sha256 == spec.weights, Model.weights_key == (spec.weights_key or ""))
     model = session.scalars(select(Model).where(*same)).first()
     if made is not None:
@@ -176,7 +177,7 @@ def check_weights(session: Session, spec: EvaluateSpec, *, is_locking: bool = Tr
             raise Unprocessable(
                 f"{field}: these weights are known{whence} with {field} {known[field]!r}, not {asked!r}"
             )
-    # Files that came as a state dict of torch.save, or to an earlier version, are left to the run.
+    # The run checks files from torch.save, and files that an earlier version received.
     if uploaded is not None and uploaded.contents is not None:
         problem = weights_contents.problem(uploaded.contents, spec)
         if problem is not None:
@@ -184,7 +185,7 @@ def check_weights(session: Session, spec: EvaluateSpec, *, is_locking: bool = Tr
 
 
 def _being_measured(session: Session, spec: EvaluateSpec) -> Job | None:
-    """A job that has not ended and measures the same network of the same file."""
+    """An unfinished job that evaluates the same network of the same file."""
     unfinished = select(Job).where(
         Job.weights_sha256 == spec.weights, Job.kind == JobKind.EVALUATE, Job.state.in_(UNFINISHED)
     )
@@ -192,37 +193,38 @@ def _being_measured(session: Session, spec: EvaluateSpec) -> Job | None:
 
 
 def record_converted(session: Session, job_id: int, weights: str, stored: StoredFile) -> None:
-    """Note what a job's run made of weights with this sha256, for all that are evaluated with them later."""
+    """Add the converted file that a job's run made of weights with this sha256, for later evaluations of them."""
     add(session, job_id, FileKind.CONVERTED, number=0, file=_converted_name(weights), stored=stored)
 
 
 def converted(session: Session, weights: str) -> str | None:
-    """sha256 of what weights with this sha256 were converted to, if they were."""
+    """The sha256 of the file that these weights were converted to; None if they were not."""
     made = select(JobFile.sha256).where(JobFile.kind == FileKind.CONVERTED, JobFile.file == _converted_name(weights))
     return session.scalar(made.order_by(JobFile.id.desc()).limit(1))
 
 
 def forget_converted(session: Session, hashes: Collection[str]) -> None:
-    """Drop what weights with these hashes were converted to."""
+    """Drop the rows of the files that weights with these hashes were converted to."""
     names = [name for weights in hashes for name in (_converted_name(weights), f"{weights}.safetensors")]
     _forget(session, JobFile.kind == FileKind.CONVERTED, JobFile.file.in_(names))
 
 
 def _converted_name(weights: str) -> str:
-    # The first version's conversions, under the name without the number, hold one network, whichever came first.
+    # A conversion by the first version, named without the number, holds only the first network of the file.
     return f"{weights}.2.safetensors"
 
 
 def check_sent(session: Session, job_id: int, kind: FileKind) -> None:
-    """
+    """Check that the file of this kind that the job was to check is still stored.
+
     Raises:
-        Unprocessable: the file of this kind that the job was to check is not here any more.
+        Unprocessable: it is not.
     """
     sent = select(JobFile.id).where(JobFile.job_id == job_id, JobFile.kind == kind)
     if session.scalar(sent) is None:
-        raise Unprocessable(f"the {kind} that job {job_id} was to check is not kept any more; send it again")
+        raise Unprocessable(f"the {kind} that job {job_id} was to check is no longer stored; send it again")
 
 
 def forget_examples(session: Session, job_id: int) -> None:
-    """Drop them once they are checked: those that count are in the merged certificate."""
+    """Drop a job's sent examples once they are checked: the merged certificate has those that count."""
     _forget(session, JobFile.job_id == job_id, JobFile.kind == FileKind.EXAMPLES)

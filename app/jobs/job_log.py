@@ -1,8 +1,8 @@
-"""The log of a job's runs: rows of bytes, followed by offsets, which never grow beyond a bound.
+"""The log of a job's runs: rows of bytes in the database, read by offset, with a bounded total size.
 
-When they would, the older half goes, and a first line says how much went. Offsets count from the first byte that was
-ever written, so that a reader who follows goes on where it was. In the database, so that whoever shows a log needs no
-disk of the worker that wrote it.
+When the log would grow beyond the bound, its older half is dropped, and its first line then says how many bytes were.
+Offsets count from the first byte ever written, so that a reader can continue where it was. The log is in the database
+so that the API can show it without the disk of the worker that wrote it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _PARTS_AT_ONCE = 16
 
 
 def append(session: Session, job_id: int, text: bytes, *, max_bytes: int) -> None:
-    """Add lines, or a piece of one; drops the older half first if it would grow beyond `max_bytes`.
+    """Append bytes to the log; drops the older half if it has grown beyond `max_bytes`.
 
     Only one transaction at a time may add to a job's log.
     """
@@ -46,7 +46,7 @@ def append(session: Session, job_id: int, text: bytes, *, max_bytes: int) -> Non
 
 
 def kept(session: Session, job_id: int) -> range:
-    """The offsets of the bytes that are there."""
+    """The range of offsets whose bytes are stored."""
     first, last = session.execute(
         select(func.min(JobLogPart.start), func.max(JobLogPart.start)).where(JobLogPart.job_id == job_id)
     ).one()
@@ -59,7 +59,7 @@ def kept(session: Session, job_id: int) -> range:
 
 
 def read(database: Database, job_id: int, offset: int, end: int) -> Iterator[bytes]:
-    """From an offset to another; from the oldest byte that is left if that is later, after a line that says so."""
+    """Yield the bytes between two offsets; if the first ones were dropped, a line that says so comes first."""
     with database.reading() as session:
         first = kept(session, job_id).start
     if offset < first:
@@ -71,13 +71,13 @@ def read(database: Database, job_id: int, offset: int, end: int) -> Iterator[byt
         if not parts:
             return
         for start, data in parts:
-            # Later than asked for only where it was dropped meanwhile.
+            # `start` is beyond `offset` only if those bytes were dropped meanwhile.
             yield data[max(0, offset - start) : max(0, end - start)]
             offset = start + len(data)
 
 
 def tail(session: Session, job_id: int, max_bytes: int) -> str:
-    """The end of it, from the start of a line."""
+    """The last `max_bytes` of the log, from the start of a line."""
     there = kept(session, job_id)
     offset = max(there.start, there.stop - max_bytes)
     parts = session.execute(
@@ -91,7 +91,7 @@ def tail(session: Session, job_id: int, max_bytes: int) -> str:
 
 
 def _split(text: bytes, part_bytes: int) -> Iterator[bytes]:
-    """After the end of a line, unless it is one of those that never end."""
+    """Split after the end of a line, or within a line that is longer than a part."""
     while len(text) > part_bytes:
         end = text.rfind(b"\n", 0, part_bytes) + 1 or part_bytes
         yield text[:end]

@@ -1,7 +1,7 @@
-"""Sums of what happened to jobs, kept in rows: a scrape reads only the events since they were last kept.
+"""Counters of what happened to jobs, stored as sums: a scrape reads only the events since they were last updated.
 
-Rows of jobs go back when one is retried, and events are removed some day; a counter may do neither. Whoever removes
-events of states keeps the sums first.
+A counter must never fall, but retrying a job changes its row, and old events are removed. So call
+`count_new_events` before removing events of type 'state'.
 """
 
 from __future__ import annotations
@@ -24,38 +24,38 @@ from gkl.answers import JobKind, JobState
 _log = logging.getLogger(__name__)
 
 LAG = timedelta(minutes=1)
-"""An event gets its number before it is committed, and what commits later than a higher number must not be passed over.
-No transaction is that long."""
+"""Newer events are not counted yet: an event gets its id before it is committed, and one that commits after a higher id
+must not be missed. No transaction takes this long."""
 
 _EVENTS_AT_ONCE = 5000
 _TYPES = ("state", "epoch", "attack")
 
-# What a sum is of. Of `_POSITION` the count is the last event that is counted, and the seconds are until when.
+# Names of sums. The row `_POSITION` holds the id of the last counted event as count, and its time as seconds.
 _POSITION, _ENDS, _RUNS, _STAGES = "position", "ends", "runs", "stages"
 
 
 @dataclass(frozen=True)
 class Sums:
-    """Of all time, until about a minute ago."""
+    """Sums over all time, until about a minute ago."""
 
     ends: Counter[tuple[str, str]]
     """By kind and by state or failure code."""
     run_seconds: defaultdict[str, float]
-    """By kind; with those of jobs that run."""
+    """By kind; includes running jobs."""
     stages: dict[str, tuple[int, float]]
-    """How many were finished, and their seconds."""
+    """By name: the number of finished stages, and their seconds."""
 
 
-def keep(database: Database) -> None:
-    """Add all events that are not counted yet, however many there are."""
+def count_new_events(database: Database) -> None:
+    """Add all events that are not counted yet to the stored sums."""
     has_more = True
     while has_more:
         with database.writing() as session:
             has_more = _add_events(session)[0]
 
 
-def kept(database: Database, *, patience_seconds: float) -> Sums:
-    """The sums, with the events since they were last kept; with a part of those if there are too many for now."""
+def updated_sums(database: Database, *, patience_seconds: float) -> Sums:
+    """The sums, after adding new events for at most about `patience_seconds`."""
     until = time.monotonic() + patience_seconds
     while True:
         with database.writing() as session:
@@ -66,10 +66,10 @@ def kept(database: Database, *, patience_seconds: float) -> Sums:
 
 @dataclass
 class _Found:
-    """What some events add, and who ran before them and runs after them."""
+    """What some events add to the sums, and which jobs run after them."""
 
     running: dict[int, tuple[str, datetime]]
-    """The kind of each job that a worker has, and since when."""
+    """By job: its kind, and when its run began."""
     sums: defaultdict[tuple[str, str, str], list[float]] = field(default_factory=lambda: defaultdict(lambda: [0, 0.0]))
 
     def add(self, name: str, label: str, code: str = "", *, seconds: float = 0.0) -> None:
@@ -81,7 +81,7 @@ class _Found:
         try:
             self._take(job_id, kind, event_type, data, at)
         except (KeyError, ValueError, TypeError) as error:
-            # One event that this version cannot read must not keep all later ones from being counted.
+            # An event that this version cannot read must not stop the counting of later ones.
             _log.warning("an event of job %d is not counted (%s: %s)", job_id, type(error).__name__, error)
 
     def _take(self, job_id: int, kind: JobKind, event_type: str, data: dict[str, Any], at: datetime) -> None:
@@ -103,8 +103,8 @@ class _Found:
 
 
 def _add_events(session: Session) -> tuple[bool, datetime]:
-    """Whether there are more of them, and until when events are counted. Several processes add in turn."""
-    position = _take_turn(session)
+    """Count a batch of events. Returns whether there are more, and until when events are counted."""
+    position = _locked_position(session)
     until = database_now(session) - LAG
     old = select(JobEvent.id).where(JobEvent.id > position.count, JobEvent.created_at <= until)
     end = session.scalar(old.order_by(JobEvent.id.desc()).limit(1))
@@ -113,23 +113,23 @@ def _add_events(session: Session) -> tuple[bool, datetime]:
         events = session.execute(_events(position.count, end)).all()
         has_more = len(events) == _EVENTS_AT_ONCE
         if has_more:
-            # A job whose end is not counted yet must not seem to run until now.
+            # A job whose end is not counted yet must not count as running until now.
             end, until = events[-1].id, events[-1].created_at
-        _keep(session, (tuple(event)[1:] for event in events))
+        _add_to_sums(session, (tuple(event)[1:] for event in events))
         position.count = end
     position.seconds = max(position.seconds, until.timestamp())
     session.flush()
     return has_more, until
 
 
-def _take_turn(session: Session) -> MetricSum:
+def _locked_position(session: Session) -> MetricSum:
     row = {"name": _POSITION, "label": "", "code": "", "count": 0, "seconds": 0.0}
     session.execute(insert_into(session, MetricSum).values(row).on_conflict_do_nothing())
     mine = select(MetricSum).where(MetricSum.name == _POSITION).with_for_update()
     position = session.scalars(mine.execution_options(populate_existing=True)).one()
     newest = session.scalar(select(func.max(JobEvent.id))) or 0
     if newest < position.count:
-        # SQLite gives numbers again once the newest events are removed: what is counted is known by its time then.
+        # SQLite reuses ids once the newest events are removed: then the time says what is counted.
         counted_until = datetime.fromtimestamp(position.seconds, UTC)
         known = select(func.max(JobEvent.id)).where(JobEvent.created_at <= counted_until)
         position.count = session.scalar(known) or 0
@@ -147,7 +147,7 @@ def _events(after_id: int, end: int) -> Any:
 
 
 def _is_repeated() -> Any:
-    """An evaluation that goes on tells again of the attacks that were finished before."""
+    """An evaluation that resumes sends the events of its finished attacks again."""
     earlier = aliased(JobEvent)
     path = ("outcome", "attack")
     return exists().where(
@@ -161,7 +161,7 @@ def _is_repeated() -> Any:
     )
 
 
-def _keep(session: Session, events: Iterable[Any]) -> None:
+def _add_to_sums(session: Session, events: Iterable[Any]) -> None:
     before = {row.job_id: (row.kind, row.since) for row in session.scalars(select(MetricRun))}
     found = _Found(dict(before))
     for event in events:
@@ -193,7 +193,7 @@ def _read(session: Session, until: datetime) -> Sums:
             sums.run_seconds[label] += seconds
         elif name == _STAGES:
             sums.stages[label] = count, seconds
-    # Those that run too, and until the same moment: a job that just ended must be neither counted twice nor left out.
+    # Add running jobs, until the same moment: a job that just ended must be counted exactly once.
     for kind, since in session.execute(select(MetricRun.kind, MetricRun.since)):
         sums.run_seconds[kind] += max(0.0, (until - since).total_seconds())
     return sums

@@ -1,7 +1,7 @@
-"""From committed rows to messages: the wake-ups that workers are owed.
+"""The outbox: wake-up messages that are stored with the job and published after the commit.
 
-A job and its outbox row are committed together; publishing comes after. Whatever is not published then, or
-is published and lost, the relay publishes later: a broker outage delays jobs and loses none.
+A job and its outbox row are committed together; publishing comes after. The relay later publishes each message that
+was not published or was lost: a broker outage delays jobs and loses none.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ Publish = Callable[[int], None]
 """Sends the wake-up for a job id; raises if the broker cannot be reached."""
 
 _BATCH = 100
-# A woken worker goes on until nothing is due: a few messages wake as many workers as there are for any queue.
+# A woken worker claims jobs until none is due: a few messages are enough for a queue of any length.
 _ANNOUNCED_AGAIN = 20
 
 
 def enqueue(session: Session, job: Job) -> None:
-    """Owe the workers a wake-up for this job, from the moment the transaction commits and the job is due."""
+    """Add a wake-up message for this job, to be published once the transaction has committed and the job is due."""
     assert job.due_at is not None
     withdraw(session, job)
     session.add(OutboxMessage(job_id=job.id, created_at=database_now(session), due_at=job.due_at))
 
 
 def withdraw(session: Session, job: Job) -> None:
-    """Owe no wake-up for this job any more."""
+    """Remove this job's wake-up message."""
     session.execute(delete(OutboxMessage).where(OutboxMessage.job_id == job.id))
 
 
 def publish_pending(database: Database, publish: Publish, *, job_ids: Sequence[int] | None = None) -> int:
-    """Publish what is owed and due, oldest first, or only what is owed for some jobs; returns how many.
+    """Publish due messages, oldest first, optionally only those of some jobs. Returns how many were published.
 
-    Stops quietly if the broker is away. A message that is published and not marked, because this process died in
-    between, goes out twice: a worker that finds no queued job does nothing.
+    Logs a warning and stops if the broker is down. If this process dies after publishing a message and before marking
+    it, the message is sent twice: a worker that finds no queued job does nothing.
     """
     total = 0
     while True:
@@ -75,10 +75,10 @@ def publish_pending(database: Database, publish: Publish, *, job_ids: Sequence[i
 
 
 def requeue_unclaimed(session: Session, *, after: timedelta) -> int:
-    """Owe another wake-up for jobs that are still queued so long after their last one; returns how many.
+    """Mark messages for publishing again if their jobs are still queued `after` the last time. Returns how many.
 
-    Of a long queue only the oldest are announced: the workers that they wake take the others too. Also forgets the
-    messages of jobs that are past queueing.
+    In a long queue only the oldest are published again: the workers that they wake claim the others too. Also removes
+    the messages of jobs that are no longer queued.
     """
     is_queued = exists().where(Job.id == OutboxMessage.job_id, Job.state == JobState.QUEUED)
     session.execute(delete(OutboxMessage).where(~is_queued))
@@ -87,10 +87,10 @@ def requeue_unclaimed(session: Session, *, after: timedelta) -> int:
         .where(OutboxMessage.published_at <= database_now(session) - after)
         .order_by(OutboxMessage.published_at, OutboxMessage.id)
         .limit(_ANNOUNCED_AGAIN)
-        # A claim that holds one takes the job, and the message with it.
+        # A claim that locks a message is taking its job and removes the message.
         .with_for_update(skip_locked=True)
     )
-    # Read first: within the update PostgreSQL may run the choice once for each row, and come to others each time.
+    # Selected first: as a subquery of the update, PostgreSQL may run it for each row, with other rows each time.
     chosen = session.scalars(oldest).all()
     again = update(OutboxMessage).where(OutboxMessage.id.in_(chosen)).values(published_at=None)
     return cast("CursorResult[Any]", session.execute(again)).rowcount

@@ -1,4 +1,4 @@
-"""Jobs as they are: a page of them, their events, how far one is."""
+"""Reading jobs: a page of them, their events, their progress."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def page(
 
 
 def count_due(session: Session) -> int:
-    """Jobs that wait for nothing but a worker."""
+    """The number of jobs that wait only for a worker."""
     return (
         session.scalar(select(func.count()).where(Job.state == JobState.QUEUED, Job.due_at <= database_now(session)))
         or 0
@@ -51,7 +51,7 @@ def count_due(session: Session) -> int:
 
 
 def progress(job: Job) -> dict[str, Any] | None:
-    """Where a job is, as a `gkl.outcome.Progress`; of an evaluation that waits for its shards, where they are."""
+    """A job's progress, as a `gkl.outcome.Progress`; for an evaluation that waits for its shards, their progress."""
     if job.state is not JobState.QUEUED or not job.shards or job.due_at is not None:
         return job.progress
     done = [shard.state is JobState.SUCCEEDED for shard in job.shards]

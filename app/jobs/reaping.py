@@ -1,4 +1,4 @@
-"""Jobs whose worker is lost go back into the queue."""
+"""Returning jobs of lost workers to the queue."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _log = logging.getLogger(__name__)
 
 
 def reap(database: Database, *, max_lost_leases: int, backoff: timedelta) -> list[Job]:
-    """Take jobs from workers that were not heard of for a lease, each in a transaction of its own; returns those jobs.
+    """Take jobs from workers whose lease has expired, each in a transaction of its own. Returns those jobs.
 
-    After the first loss a job waits for `backoff`, after each further one twice as long.
+    After the first loss a job waits for `backoff`, after each further one twice as long as before.
     """
     with database.reading() as session:
         expired = session.scalars(select(Job.id).where(_is_expired(database_now(session))).order_by(Job.id)).all()
@@ -32,10 +32,10 @@ def reap(database: Database, *, max_lost_leases: int, backoff: timedelta) -> lis
             with database.writing() as session:
                 job = _take_away(session, job_id, max_lost_leases, backoff)
         except DATABASE_AWAY as error:
-            # Those who live renew their leases first, when it is back.
+            # When the database is back, live workers renew their leases first.
             _log.warning("job %d could not be taken from its lost worker (%s)", job_id, error.orig)
             return reaped
-        except Exception:  # noqa: BLE001 - logged; one job that cannot be taken must not keep the others
+        except Exception:  # noqa: BLE001 - logged; one job that cannot be taken must not block the others
             _log.exception("job %d could not be taken from its lost worker; trying again later", job_id)
             continue
         if job is not None:
@@ -53,17 +53,17 @@ def _take_away(session: Session, job_id: int, max_lost_leases: int, backoff: tim
         assert job.parent is not None
         lock(session, job.parent)
     now = database_now(session)
-    # Whoever holds the row is alive, or is found next time.
+    # If the row is locked, its worker is alive, or the next round finds it.
     is_ours = select(Job.id).where(Job.id == job_id, _is_expired(now)).with_for_update(skip_locked=True)
     if session.scalar(is_ours) is None:
         return None
     session.refresh(job)
-    # What was saved since it was claimed is not lost with it: a run that comes on is not given up.
+    # A job that has saved something since it was claimed makes progress, and must not fail for lost leases.
     if job.claimed_at is not None and job_files.saved_since(session, job_id, job.claimed_at):
         job.lost_leases = 0
     job.lost_leases += 1
     session.flush()
-    lost = f"{job.worker} was not heard of for a lease"
+    lost = f"{job.worker} sent no heartbeat for a whole lease"
     if job.state is JobState.CANCELLING:
         move(session, job, JobState.CANCELLED, reason=lost)
     elif job.lost_leases < max_lost_leases:
@@ -74,6 +74,6 @@ def _take_away(session: Session, job_id: int, max_lost_leases: int, backoff: tim
             job,
             FailureCode.WORKER_LOST,
             f"its worker was lost {job.lost_leases} times, last {job.worker}, and nothing was saved in between; look "
-            "at that host's memory and worker log, then retry the job: it goes on from what it saved",
+            "at that host's memory and worker log, then retry the job: it resumes from what it saved",
         )
     return job

@@ -1,5 +1,5 @@
 """How long each kind of file and row is kept. `app.maintenance.cleanup` applies these rules, and `gklbench storage`
-announces what they are about to remove.
+lists what they are about to remove.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from app.db.tables import (
     Report,
     Transfer,
 )
-from app.jobs.state import get, locked
+from app.jobs.state import get, get_locked
 from gkl.answers import JobKind, JobState
 
 _UNSUCCESSFUL = (JobState.FAILED, JobState.CANCELLED)
@@ -42,13 +42,13 @@ _Parent = aliased(Job)
 
 @dataclass(frozen=True)
 class FileRule:
-    """Files of jobs that go some days after a moment."""
+    """Files of jobs that are removed some days after a moment."""
 
     title: str
     which: ColumnElement[bool]
-    """Of `JobFile` joined to `Job`, and to the job that it is a shard of as `_Parent`."""
+    """A condition on `JobFile` joined to its `Job`, and to the parent of a shard as `_Parent`."""
     since: SQLColumnExpression[Any]
-    """The moment, null while it has not come."""
+    """The moment from which the days count; null while it has not come."""
     days: Callable[[Settings], float]
     setting: str
 
@@ -61,13 +61,13 @@ class FileRule:
         )
 
     def past(self, session: Session, settings: Settings) -> Select[Any]:
-        """The numbers of those whose time is over."""
+        """A query for the ids of the files whose time is over."""
         before = database_now(session) - timedelta(days=self.days(settings))
         return self.files(JobFile.id).where(self.since < before)
 
 
 def _has_no_rank() -> ColumnElement[bool]:
-    """Of a training's weights: no entry stands with them, and no job that has not ended measures them."""
+    """Whether a training's weights have no entry on a board, and no unfinished job uses them."""
     entry = exists().where(Entry.model_id == Model.id, Model.weights_sha256 == JobFile.sha256)
     measured = aliased(Job)
     unfinished = exists().where(measured.weights_sha256 == JobFile.sha256, measured.state.in_(UNFINISHED))
@@ -75,8 +75,8 @@ def _has_no_rank() -> ColumnElement[bool]:
 
 
 def _is_superseded() -> ColumnElement[bool]:
-    """Of a certificate with merged examples: a later one of the same entry holds them, and more. Of a report's: the
-    same submitter's later one of the same network has taken its place.
+    """Whether a certificate was replaced: one with merged examples by a later one of the same entry, a report's by the
+    same submitter's later report on the same network.
     """
     own, later = aliased(ExternalAttack), aliased(ExternalAttack)
     merged_later = exists().where(
@@ -93,7 +93,7 @@ def _is_superseded() -> ColumnElement[bool]:
     return or_(merged_later, replaced)
 
 
-# Of a shard when its whole evaluation ended badly: until then the others' parts are wanted.
+# A shard counts as unsuccessful only when its whole evaluation is: until then its parts are needed.
 _BADLY = or_(and_(Job.kind != JobKind.SHARD, Job.state.in_(_UNSUCCESSFUL)), _Parent.state.in_(_UNSUCCESSFUL))
 _ENDED_AT = case((Job.kind == JobKind.SHARD, _Parent.finished_at), else_=Job.finished_at)
 
@@ -106,14 +106,14 @@ FILE_RULES = (
         "GKLBENCH_CHECKPOINT_RETENTION_DAYS",
     ),
     FileRule(
-        "trained weights that stand on no board",
+        "trained weights without a board entry",
         and_(JobFile.kind == FileKind.WEIGHTS, _has_no_rank()),
         Job.finished_at,
         lambda settings: settings.weights_retention_days,
         "GKLBENCH_WEIGHTS_RETENTION_DAYS",
     ),
     FileRule(
-        "certificates whose place later ones have taken",
+        "certificates that later ones have replaced",
         and_(JobFile.kind == FileKind.CERTIFICATE, _is_superseded()),
         Job.finished_at,
         lambda settings: settings.certificate_retention_days,
@@ -125,8 +125,8 @@ FILE_RULES = (
 def forget_files(session: Session, settings: Settings) -> None:
     for rule in FILE_RULES:
         past = rule.past(session, settings)
-        # Locked first, and then looked at again: a job that was being made with one of them has left it behind.
-        # As many as a statement may name; the others go in the next round.
+        # Locked first, then checked again: a job that was just created may need one of them.
+        # At most as many as a statement may name; the next round removes the others.
         locked = session.scalars(past.limit(_AT_ONCE).with_for_update(of=JobFile, skip_locked=True)).all()
         session.execute(delete(JobFile).where(JobFile.id.in_(locked), JobFile.id.in_(past)))
 
@@ -135,7 +135,8 @@ def forget_files(session: Session, settings: Settings) -> None:
 
 
 def forget_events(session: Session, settings: Settings) -> None:
-    """Of a job that ended badly all but its states after a while; of any job the rest after a longer one."""
+    """Remove old events: of failed and cancelled jobs all but the state changes after `log_retention_days`; of every
+    ended job all events after `event_retention_days`."""
     now = database_now(session)
     badly = select(Job.id).where(
         Job.state.in_(_UNSUCCESSFUL), Job.finished_at < now - timedelta(days=settings.log_retention_days)
@@ -151,7 +152,7 @@ def forget_events(session: Session, settings: Settings) -> None:
 
 
 def without_result() -> ColumnElement[bool]:
-    """Of a job: it has ended, and nothing that is shown stands on it, nor another job."""
+    """A condition on `Job`: it has ended, and no visible result and no other job depends on it."""
     child, weights = aliased(Job), aliased(JobFile)
     model = exists().where(Model.train_job_id == Job.id)
     evaluation = exists().where(Evaluation.job_id == Job.id)
@@ -174,7 +175,8 @@ def without_result() -> ColumnElement[bool]:
 
 
 def forget_jobs(session: Session, settings: Settings) -> int:
-    """With their events, logs and files. Those that others followed go in a later round; returns how many went."""
+    """Remove old jobs without a result, with their events, logs and files. Returns how many. A job that another one
+    followed is removed in a later round."""
     before = database_now(session) - timedelta(days=settings.job_retention_days)
     _forget_models(session)
     old = session.scalars(select(Job.id).where(Job.finished_at < before, without_result()).limit(_AT_ONCE)).all()
@@ -183,41 +185,41 @@ def forget_jobs(session: Session, settings: Settings) -> int:
 
 
 def _forget(session: Session, job_ids: Sequence[int]) -> None:
-    # Of examples that were never found to hold, and of what was not measured or was measured again since.
+    # These rows hold unverified examples, and transfers that were not measured or were measured again since.
     session.execute(delete(ExternalAttack).where(ExternalAttack.job_id.in_(job_ids)))
     session.execute(delete(Transfer).where(Transfer.job_id.in_(job_ids)))
     session.execute(delete(Job).where(Job.id.in_(job_ids)))
 
 
 def _forget_models(session: Session) -> None:
-    """Of trainings whose weights are gone and were never measured: nothing could be done with them."""
+    """Remove models of trainings whose weights are gone and were never evaluated: they are of no use."""
     weights = exists().where(JobFile.sha256 == Model.weights_sha256, JobFile.kind == FileKind.WEIGHTS)
     measured = exists().where(Evaluation.model_id == Model.id)
     session.execute(delete(Model).where(Model.train_job_id.is_not(None), ~weights, ~measured))
 
 
 def remove_own_job(session: Session, sender: Principal, job_id: int) -> None:
-    """`remove_job` by somebody, for the record. Keep the sums of the metrics first.
+    """Remove a job on behalf of a user, and write the audit record. Call `metric_sums.count_new_events` first.
 
     Raises:
-        Forbidden: it is another's job, and they are no admin.
+        Forbidden: the job is another user's, and the sender is not an admin.
         NotFound, Conflict: see `remove_job`.
     """
     sender.check_owns(get(session, job_id).submitter, f"job {job_id}")
     audit.record(session, sender.actor, "job.remove", f"job {job_id}")
-    remove_job(session, locked(session, job_id))
+    remove_job(session, get_locked(session, job_id))
 
 
 def remove_job(session: Session, job: Job) -> None:
-    """A job with its shards, its files, and a model that nobody measured. The job's row is locked.
+    """Remove a job with its shards, its files, and a model without an evaluation. The caller has locked the job's row.
 
     Raises:
-        Conflict: it has not ended, or something stands on it.
+        Conflict: it has not ended, or a result or another job depends on it.
     """
     if not job.state.is_final:
         raise Conflict(f"job {job.id} is {job.state}; cancel it first")
     if job.kind is JobKind.SHARD:
-        raise Conflict(f"job {job.id} is a share of job {job.parent_id}; remove that one")
+        raise Conflict(f"job {job.id} is a shard of job {job.parent_id}; remove that one")
     if job.followers:
         raise Conflict(f"job {job.followers[0].id} followed job {job.id}; remove that one first")
     remove_weights_of(session, job)
@@ -226,20 +228,20 @@ def remove_job(session: Session, job: Job) -> None:
         session.execute(delete(Job).where(Job.id == shard.id))
     session.expire_all()
     if session.scalar(select(Job.id).where(Job.id == job.id, without_result())) is None:
-        raise Conflict(f"a result stands on job {job.id}, so that it stays; an admin can withdraw its entry")
+        raise Conflict(f"job {job.id} cannot be removed: it has a result; an admin can withdraw its entry")
     _forget(session, [job.id])
 
 
 def remove_weights_of(session: Session, job: Job) -> None:
-    """The weights that a training left.
+    """Remove the weights that a training produced.
 
     Raises:
-        Conflict: an entry stands with them, or a job that has not ended needs them.
+        Conflict: a board entry or an unfinished job needs them.
     """
     weights = select(JobFile.id).where(JobFile.job_id == job.id, JobFile.kind == FileKind.WEIGHTS)
-    # A job that is being made with them is waited for.
+    # The lock waits for a job that is just being created with them.
     if session.scalar(weights.with_for_update()) is None:
         return
     if session.scalar(weights.where(_has_no_rank())) is None:
-        raise Conflict("a job or an entry needs these weights, so that they stay")
+        raise Conflict("these weights cannot be removed: a job or an entry needs them")
     session.execute(delete(JobFile).where(JobFile.id.in_(weights)))

@@ -1,4 +1,4 @@
-"""How long a job is going to be on workers, as far as what was measured here tells."""
+"""How long a job will run, estimated from the times of earlier jobs and from its own progress."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from gkl.spec import RUN_SPEC, EvaluateSpec, TrainSpec
 _LOOKED_AT = 10
 _TAKEN = 5
 _EPOCHS = 20
-# Share of a job that has to be done before its own speed tells of the rest.
+# The share of a job that must be done before its own speed is used to estimate the rest.
 _TELLING = 0.05
-# What an epoch does not take longer for.
+# Fields that do not change how long an epoch takes.
 _FREE = {
     *("kind", "name", "epochs", "seed", "schedule", "optimizer", "threat_model", "label_smoothing", "epsilon_ramp"),
     *("evaluation", "publication"),
@@ -33,7 +33,7 @@ _FREE = {
 
 
 def warning(session: Session, spec: TrainSpec | EvaluateSpec, *, max_seconds: float) -> str | None:
-    """A sentence for one that will not fit into the time that a job may be on workers; None if it may fit."""
+    """A sentence if the job is likely to exceed the time limit; None if it may fit."""
     found = next(_alike(session, spec), None)
     if found is None:
         return None
@@ -41,32 +41,33 @@ def warning(session: Session, spec: TrainSpec | EvaluateSpec, *, max_seconds: fl
     if seconds <= max_seconds:
         return None
     return (
-        f"as job {job_id} tells, it will be on workers for about {duration(seconds)}, and a job may be for "
-        f"{duration(max_seconds)}: it will then fail with timed_out, and a retry goes on from what it saved"
+        f"judging by job {job_id}, it will run for about {duration(seconds)}, and the limit is "
+        f"{duration(max_seconds)}: it will then fail with timed_out, and a retry resumes from what it saved"
     )
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """How long a job will be on a worker, by the time that earlier ones took."""
+    """How long a job will run on a worker, estimated from earlier jobs."""
 
     seconds: float
-    """The median, scaled to the epochs or points that are asked for; of an evaluation in shards for each of them."""
+    """The median, scaled to the requested epochs or points; for an evaluation in shards, the time of one shard."""
     jobs: int
-    """How many earlier jobs it is taken from."""
+    """The number of earlier jobs that were used."""
 
     def __str__(self) -> str:
         return f"about {duration(self.seconds)} on a worker here, from {count(self.jobs, 'earlier job')}"
 
 
 def estimate(session: Session, spec: TrainSpec | EvaluateSpec) -> Estimate | None:
-    """By the newest jobs that differ in nothing that the time depends on; None where there are none."""
+    """Estimate the time from the newest comparable jobs (`_alike`); None if there are none."""
     found = [seconds for seconds, _ in islice(_alike(session, spec), _TAKEN)]
     return Estimate(median(found), len(found)) if found else None
 
 
 def _alike(session: Session, spec: TrainSpec | EvaluateSpec) -> Iterator[tuple[float, int]]:
-    """Seconds by earlier jobs that differ in nothing that the time depends on, and their numbers; the newest first."""
+    """Expected seconds and job number for each earlier job with the same values of all fields that the time depends
+    on; the newest first."""
     if isinstance(spec, EvaluateSpec):
         yield from ((seconds, job.id) for job, seconds in _evaluations(session, spec))
         return
@@ -77,12 +78,12 @@ def _alike(session: Session, spec: TrainSpec | EvaluateSpec) -> Iterator[tuple[f
 
 
 def _timed(spec: dict[str, Any]) -> dict[str, Any]:
-    """What an epoch's time depends on."""
+    """The fields that the time of an epoch depends on."""
     return {name: value for name, value in spec.items() if name not in _FREE}
 
 
 def _trainings(session: Session, spec: TrainSpec) -> Iterable[Job]:
-    """The newest that have ended well with the same architecture and data set."""
+    """The newest succeeded trainings with the same architecture and data set."""
     return session.scalars(
         select(Job)
         .join(Model, Model.train_job_id == Job.id)
@@ -99,13 +100,14 @@ def _seconds_of_epoch(session: Session, job: Job) -> float | None:
         .order_by(JobEvent.id.desc())
         .limit(_EPOCHS)
     )
-    # What an earlier version wrote may lack it; a guess must never keep a job from being sent.
+    # Events of an earlier version may lack it; a missing estimate must never prevent a job.
     seconds = [data["seconds"] for data in session.scalars(epochs) if "seconds" in data]
     return median(seconds) if seconds else None
 
 
 def _evaluations(session: Session, spec: EvaluateSpec) -> Iterator[tuple[Job, float]]:
-    """The newest of the same architecture with the same attacks, with the seconds that this one would have taken."""
+    """The newest evaluations of the same architecture with the same attacks, each with the seconds that this one would
+    have taken."""
     asked, threat_model = spec.evaluation, spec.evaluation.threat_model
     measured = (
         select(Evaluation, Job)
@@ -133,18 +135,19 @@ def _evaluations(session: Session, spec: EvaluateSpec) -> Iterator[tuple[Job, fl
 
 @dataclass(frozen=True)
 class Expected:
-    """How long a job will still be on workers."""
+    """How much longer a job will run."""
 
     seconds_left: float
     source: str
-    """What that is estimated from, in words."""
+    """What the estimate is based on, in words."""
 
 
 def expected(session: Session, job: Job, now: datetime) -> Expected | None:
-    """From a running job's own progress; before there is any, from earlier jobs of its kind, data set and architecture.
+    """Estimate from a running job's own progress; before there is any, from earlier jobs of its kind, data set and
+    architecture.
 
-    Of a queued job it is the time that it will take once a worker has it. None where nothing tells, or where the
-    earlier ones were faster and so tell nothing of the rest.
+    For a queued job it is the time that it takes once a worker has it. None if there is nothing to estimate from, or
+    if the job has already taken longer than the earlier ones.
     """
     if job.state not in (JobState.QUEUED, JobState.RUNNING) or job.shards:
         return None
@@ -171,13 +174,13 @@ def _by_progress(job: Job, spent: float) -> float | None:
     if left is not None:
         return float(left)
     fraction = progress.get("fraction", 0.0)
-    # A stage that gives no estimate of its own, late enough for the whole to give one.
+    # The stage gives no estimate of its own: extrapolate from the whole job, once enough of it is done.
     return spent * (1 - fraction) / fraction if _TELLING <= fraction < 1 else None
 
 
 def _earlier(session: Session, job: Job) -> list[tuple[Job, float]]:
-    """With the seconds that this job would have taken like them. Those that differ in nothing that costs time, if any
-    do not."""
+    """Earlier jobs with the seconds that this job would have taken like them. If some have the same values of all
+    fields that the time depends on, only those."""
     try:
         spec = RUN_SPEC.validate_python(job.spec)
     except ValidationError:
@@ -193,5 +196,5 @@ def _earlier(session: Session, job: Job) -> list[tuple[Job, float]]:
 
 
 def _host(job: Job) -> str | None:
-    """A worker's name is its host's and the number of its process."""
+    """The host in the worker's name, which is the host and a process number."""
     return None if job.worker is None else job.worker.rpartition("/")[0]

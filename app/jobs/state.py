@@ -1,16 +1,16 @@
-"""The life of a job. The only place where a job's state changes.
+"""The states of a job. The only module that changes a job's state.
 
     queued -> running -> succeeded | failed | cancelled
                  └-> cancelling -> cancelled
     running -> queued again, when its worker hands it back or is lost
-    failed | cancelled -> queued again, when somebody retries it
+    failed | cancelled -> queued again, when a user retries it
 
-A claim raises `attempt`, which fences: every later write of that worker carries it, and a write with an
-older one, from a worker that lost the job meanwhile, is refused with `StaleAttempt`.
+A claim raises `attempt`, which is a fencing token: every later write of that worker carries it, and a write with an
+older one, from a worker that lost the job meanwhile, raises `StaleAttempt`.
 
-An evaluation in shards is a job that waits, queued and not due, for the shards' jobs. The transaction in which
-the last of them succeeds makes it due; it then finds all its parts done and has only to put them together. Whoever
-changes an evaluation and its shards takes the evaluation's row first.
+An evaluation in shards is a queued job that is not due while its shards run. The transaction in which the last shard
+succeeds makes it due; its run then only merges their parts. To change an evaluation and its shards, lock the
+evaluation's row first.
 """
 
 from __future__ import annotations
@@ -42,11 +42,12 @@ class Claim:
     spec_json: dict[str, Any]
     shard_index: int | None
     run_seconds: float
-    """Time that earlier attempts took."""
+    """Seconds that earlier attempts took."""
 
     @cached_property
     def spec(self) -> AnySpec:
-        """Read only after the claim is committed: a spec of another version must fail its job, not the claim.
+        """The validated spec. Read it only after the claim is committed: a spec of another version must fail its job,
+        not the claim.
 
         Raises:
             ValidationError: this version cannot run it.
@@ -61,15 +62,15 @@ def get(session: Session, job_id: int) -> Job:
     return job
 
 
-def locked(session: Session, job_id: int) -> Job:
-    """A job whose row this transaction keeps to itself."""
+def get_locked(session: Session, job_id: int) -> Job:
+    """Get a job and lock its row for this transaction."""
     job = get(session, job_id)
     lock(session, job)
     return job
 
 
 def cancel_locked(session: Session, job: Job, reason: str) -> None:
-    """Of a locked job, whatever its state."""
+    """Cancel a locked job in any state: a queued one at once, a running one through its worker."""
     if job.state is JobState.QUEUED:
         move(session, job, JobState.CANCELLED, reason=reason)
     elif job.state is JobState.RUNNING:
@@ -77,14 +78,14 @@ def cancel_locked(session: Session, job: Job, reason: str) -> None:
 
 
 def move(session: Session, job: Job, new: JobState, *, reason: str | None = None, **values: Any) -> None:
-    """Compare-and-set on (state, attempt), with the event that tells of it. The row is locked already.
+    """Change the state by compare-and-set on (state, attempt), and add the event. The caller has locked the row.
 
     Raises:
-        StaleAttempt: somebody was faster, which the lock rules out on both databases.
+        StaleAttempt: another transaction changed it first, which the lock rules out on both databases.
     """
     old, now = job.state, database_now(session)
     if old in HELD and new not in HELD:
-        # A lost worker's time counts until its lease ended: after that, it held nothing.
+        # A lost worker's time counts only until its lease ended.
         until = min(now, job.lease_expires_at) if job.lease_expires_at is not None else now
         spent = max(0.0, (until - job.claimed_at).total_seconds()) if job.claimed_at is not None else 0.0
         if job.claimed_at is not None:
@@ -100,7 +101,7 @@ def move(session: Session, job: Job, new: JobState, *, reason: str | None = None
         raise StaleAttempt(f"job {job.id} is no longer {old} in attempt {job.attempt}")
     session.refresh(job)
     if new in (JobState.FAILED, JobState.CANCELLED):
-        # An upper bound stands on a board only while its evaluation can end.
+        # An upper bound stays on a board only while its evaluation can still end.
         withdraw_bound(session, job.id)
     data: dict[str, Any] = {"state": new}
     if reason is not None:
@@ -118,15 +119,15 @@ def requeue(session: Session, job: Job, *, reason: str, due_at: datetime) -> Non
 
 
 def lock(session: Session, job: Job) -> None:
-    """Keep the row to this transaction, and read what it is now."""
+    """Lock the row for this transaction, and read its current values."""
     session.refresh(job, with_for_update=True)
 
 
 def write_held(session: Session, claim: Claim, values: dict[str, Any]) -> None:
-    """Change, and so lock, a row that this claim still holds.
+    """Update, and so lock, the job's row if this claim still holds the job.
 
     Raises:
-        StaleAttempt: it does not.
+        StaleAttempt: the claim no longer holds it.
     """
     held = _execute(
         session,

@@ -1,4 +1,4 @@
-"""What the API answers of jobs and workers."""
+"""Jobs and workers as the API returns them."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ def job_view(
     warning: str | None = None,
     missing: str | None = None,
 ) -> JobView:
-    """
+    """A job as the API returns it.
+
     Args:
         job: the row.
-        model: what the job made or measured.
-        entry_id: of what stands with the certificate that it has checked.
-        warning: why it can hardly succeed.
-        missing: what it needs and no worker has.
+        model: the model that the job trained or evaluated.
+        entry_id: the entry that rests on the certificate that the job has checked.
+        warning: why the job is unlikely to succeed.
+        missing: what the job needs and no worker has.
     """
     failure = None
     if job.failure_code is not None:

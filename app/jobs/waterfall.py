@@ -1,8 +1,8 @@
-"""How many points of an evaluation are left while it runs, and where that leads.
+"""How many points withstand a running evaluation so far, and what to expect at its end.
 
-An evaluation attacks in stages: each attack takes, block by block in the order of the test images, the points that
-all attacks before it have left. So no point is finished before the last attack, and what the finished blocks of the
-running one tell is what that attack will leave; the attacks after it can only take more.
+An evaluation attacks in stages: each attack runs, block by block in the order of the test images, on the points that
+all attacks before it have left. So no point is finished before the last attack. The finished blocks of the running
+attack let us estimate how many points it leaves; later attacks can only break more.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from gkl.statistics.intervals import wilson_interval
 
 @dataclass(frozen=True)
 class Stage:
-    """What is left after a stage, of all points of the run; while it runs, so far."""
+    """The points that are left after a stage; while it runs, so far."""
 
     label: str
     standing: int
     lost: int
     width: float
-    """Share of the points that stand, and of those lost in this stage, both in percent."""
+    """Shares of all points: those left, and those lost in this stage; in percent."""
     lost_width: float
     seconds: float | None
     """Its time, once it has ended."""
@@ -36,18 +36,19 @@ class Waterfall:
     points: int
     stages: list[Stage]
     sentence: str
-    """What is certain, and what the finished blocks let expect."""
+    """What is certain, and what the finished blocks suggest."""
 
 
 def waterfall(
     so_far: PointsSoFar, evaluation: Evaluation, seconds: Mapping[str, float], *, of: str = "points"
 ) -> Waterfall:
-    """
+    """The stages of a running evaluation, from its progress.
+
     Args:
-        so_far: what the run's progress counts.
-        evaluation: what it runs.
-        seconds: time of the attacks that have ended, by their names.
-        of: what the points are called, where they are not all of the evaluation's.
+        so_far: the counts of the run's progress.
+        evaluation: the evaluation that runs.
+        seconds: time of each finished attack, by its name.
+        of: what the points are called, if they are not all points of the evaluation.
     """
     lost = so_far.clean_done - so_far.clean_correct
     standing = so_far.points - lost
@@ -71,7 +72,7 @@ def _stage(so_far: PointsSoFar, label: str, standing: int, lost: int, seconds: f
 
 
 def attacks_after(attack: str, evaluation: Evaluation) -> list[str]:
-    """Those that follow it, by their titles.
+    """The titles of the attacks that follow an attack.
 
     >>> attacks_after("APGD-T", Evaluation(protocol="plus", threat_model={"epsilon": 0.1}))
     ['FAB-T', 'Repair', 'Transfer']
@@ -84,10 +85,10 @@ def attacks_after(attack: str, evaluation: Evaluation) -> list[str]:
 
 
 def left_after(attack: AttackSoFar) -> tuple[float, float]:
-    """How many points an attack will leave: a 95 % interval, from those of its finished blocks.
+    """How many points an attack will leave: a 95 % interval, from its finished blocks.
 
-    The Wilson interval with the correction for a finite population: the finished points are a large share of all that
-    there are, and once all are finished nothing is uncertain.
+    The Wilson interval with the correction for a finite population: the finished points are a large share of all
+    points, and once all are finished nothing is uncertain.
 
     >>> low, high = left_after(AttackSoFar(attack="Square", points=300, done=100, broken=20))
     >>> f"{low:.0f} {high:.0f}"
@@ -100,7 +101,7 @@ def left_after(attack: AttackSoFar) -> tuple[float, float]:
         return float(attack.points - attack.broken), float(attack.points - attack.broken)
     trials = attack.done * (attack.points - 1) / rest
     low, high = wilson_interval(trials * attack.broken / max(1, attack.done), trials)
-    # Whatever becomes of the rest, what is finished is known.
+    # The finished points bound the result from both sides.
     most, least = attack.broken + rest, attack.broken
     return attack.points - min(high * attack.points, most), attack.points - max(low * attack.points, least)
 

@@ -1,4 +1,4 @@
-"""What weights that are sent hold: kept beside them, and compared with the network that a job names."""
+"""Tensor names and shapes of uploaded weights: stored with them, and compared with the network that a job names."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from gkl.errors import InvalidInput
 from gkl.formats.weights_contents import Contents, Described, safetensors_contents
 from gkl.spec import EvaluateSpec
 
-# Real headers take thousands of bytes. A larger one is left to the run.
+# Real headers take thousands of bytes. A larger one is not stored: the run checks the file.
 _MOST_BYTES = 1024 * 1024
 _SUGGESTED = 3
-# Of more tensors than any network of the catalog has, no other architecture is looked for: it would take seconds.
+# With more tensors than any network of the catalog has, no other architecture is suggested: the search takes seconds.
 _MOST_TENSORS = 3_000
 _FILE = "the file"
 
 
 def read(path: Path) -> bytes | None:
-    """The tensors' names, formats and shapes of a safetensors file, to be kept; None where they take too much room.
+    """Names, formats and shapes of a safetensors file's tensors, packed for the database; None if they are too large.
 
     Raises:
-        InvalidInput: it is damaged.
+        InvalidInput: the file is damaged.
     """
     found = safetensors_contents(path, _FILE)
     written = {
@@ -35,7 +35,7 @@ def read(path: Path) -> bytes | None:
 
 
 def problem(packed: bytes, spec: EvaluateSpec) -> str | None:
-    """Why no run would load these weights as the spec says, in a sentence; None where one would, or nobody can tell."""
+    """Why a run could not load these weights as the spec says, in a sentence; None if no reason is known."""
     contents = _unpacked(packed)
     try:
         check_contents(contents, spec.architecture, spec.dataset, spec.weights_key)

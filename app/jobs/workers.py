@@ -1,4 +1,4 @@
-"""The workers that have been heard of, and what they do."""
+"""Workers that have sent heartbeats, and what they do."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from app.db.tables import Job, WorkerLoad, WorkerRow
 from gkl.answers import JobState, LoadView
 
 LOADS_FOR = timedelta(days=1)
-"""For how long is kept how busy the workers were."""
+"""How long the load of workers is kept."""
 _LOAD_EVERY = timedelta(minutes=5)
 State = Literal["idle", "busy", "draining", "stuck", "lost"]
 
@@ -26,9 +26,9 @@ State = Literal["idle", "busy", "draining", "stuck", "lost"]
 class WorkerStatus:
     row: WorkerRow
     job: Job | None
-    """What it runs."""
+    """The job that it runs."""
     is_lost: bool
-    """It was not heard of for a lease."""
+    """It sent no heartbeat for a whole lease."""
 
     @property
     def state(self) -> State:
@@ -43,7 +43,7 @@ class WorkerStatus:
 
 @dataclass(frozen=True)
 class Seen:
-    """What a worker has seen of its host; None where it has not looked yet."""
+    """What a worker has found on its host; None if it has not looked yet."""
 
     datasets: list[str] | None = None
     published: list[str] | None = None
@@ -64,17 +64,17 @@ def beat(
     is_new: bool = False,
     seen: Seen = _NOTHING,
 ) -> None:
-    """Note that a worker lives.
+    """Record a worker's heartbeat.
 
     Args:
         session: a transaction.
-        name: of the worker.
-        host: where it is.
+        name: the worker's name.
+        host: the host's name.
         device: its GPU or processor.
-        is_draining: it takes no job any more.
-        problem: why it takes none at the moment.
-        is_new: its process has just begun, whoever had this name before.
-        seen: what it has and how busy it is.
+        is_draining: whether it takes no more jobs.
+        problem: why it takes no job at the moment.
+        is_new: whether its process has just started; an earlier one may have had this name.
+        seen: its files and its load.
     """
     now = database_now(session)
     row = session.get(WorkerRow, name)
@@ -92,7 +92,7 @@ def beat(
 
 
 def _note_load(session: Session, name: str, load: LoadView, now: datetime) -> None:
-    """Once in a while, and for a day: few rows for each worker."""
+    """Store the load every five minutes and keep it for a day: few rows for each worker."""
     newest = session.scalar(select(func.max(WorkerLoad.taken_at)).where(WorkerLoad.worker == name))
     if newest is not None and now - newest < _LOAD_EVERY:
         return
@@ -102,7 +102,7 @@ def _note_load(session: Session, name: str, load: LoadView, now: datetime) -> No
 
 
 def loads(session: Session) -> dict[str, list[WorkerLoad]]:
-    """By worker, how busy its device was over the last day, oldest first."""
+    """The loads of the last day by worker, oldest first."""
     found: dict[str, list[WorkerLoad]] = {}
     since = database_now(session) - LOADS_FOR
     newer = select(WorkerLoad).where(WorkerLoad.taken_at >= since).order_by(WorkerLoad.taken_at)
@@ -112,7 +112,7 @@ def loads(session: Session) -> dict[str, list[WorkerLoad]]:
 
 
 def leave(session: Session, name: str) -> None:
-    """Forget a worker that has stopped in order."""
+    """Remove a worker that has stopped by itself."""
     session.execute(delete(WorkerRow).where(WorkerRow.name == name))
 
 
@@ -122,12 +122,12 @@ def forget_lost(session: Session, *, after: timedelta) -> None:
 
 
 def count_on(session: Session, host: str, *, lease: timedelta) -> int:
-    """How many living workers share a host."""
+    """How many live workers share a host."""
     living = WorkerRow.heard_at >= database_now(session) - lease
     return session.scalar(select(func.count()).select_from(WorkerRow).where(WorkerRow.host == host, living)) or 0
 
 
-# By host, and there in the order in which they came.
+# By host, then in the order in which they started.
 _ORDER = (
     Key(WorkerRow.host, is_optional=False),
     Key(WorkerRow.started_at, is_optional=False),
@@ -136,17 +136,17 @@ _ORDER = (
 
 
 def all_of_them(session: Session, *, lease: timedelta) -> list[WorkerStatus]:
-    """By host, then by age."""
+    """All workers, by host, then by age."""
     return _statuses(session, session.scalars(_listed()).all(), lease)
 
 
 def page(
     session: Session, *, lease: timedelta, limit: int, cursor: str | None = None
 ) -> tuple[list[WorkerStatus], str | None]:
-    """As many of them, and the cursor with which the next page begins; None on the last one.
+    """A page of workers, and the cursor of the next page; None on the last page.
 
     Raises:
-        Unprocessable: the cursor is none of this list.
+        Unprocessable: the cursor is not one of this list.
     """
     query = _listed().limit(limit + 1)
     if cursor is not None:
@@ -172,7 +172,7 @@ def _statuses(session: Session, rows: Sequence[WorkerRow], lease: timedelta) -> 
 
 @dataclass(frozen=True)
 class Waiting:
-    """How many jobs of a submitter wait for a worker and are on one; the shards of an evaluation each for itself."""
+    """How many jobs of a submitter wait for a worker, and how many run; each shard of an evaluation counts as one."""
 
     submitter: str
     waiting: int
@@ -180,7 +180,7 @@ class Waiting:
 
 
 def queue(session: Session) -> list[Waiting]:
-    """By submitter, those with most on workers first, then those with most waiting."""
+    """The queue by submitter: those with most running jobs first, then those with most waiting."""
     is_waiting = (Job.state == JobState.QUEUED) & Job.due_at.is_not(None)
     is_running = Job.state.in_((JobState.RUNNING, JobState.CANCELLING))
     waiting, running = (func.count().filter(each) for each in (is_waiting, is_running))

@@ -1,1 +1,1 @@
-"""What runs beside requests and jobs: the relay, cleanup, metrics, and what takes room on disk."""
+"""Work besides requests and jobs: the relay, cleanup, metrics, disk usage, upgrades."""

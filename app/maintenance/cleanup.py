@@ -1,4 +1,4 @@
-"""What goes by itself: what is past its time, and files that nothing refers to any more."""
+"""Cleanup: removes rows and files past their retention time, and files that no row names."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _FORGOTTEN_AFTER = timedelta(days=1)
 
 
 def clean(service: Service, *, young_seconds: float | None = None) -> None:
-    """One round. Whatever is interrupted is done by the next one.
+    """Run one round of cleanup. The next round finishes what was interrupted.
 
     Args:
-        service: whose.
-        young_seconds: files that are younger stay: whoever made them may yet write the row that names them.
+        service: the service.
+        young_seconds: younger files are kept, since the row that names them may not be written yet.
     """
     settings, database = service.settings, service.database
     with database.writing() as session:
@@ -57,7 +57,7 @@ def clean(service: Service, *, young_seconds: float | None = None) -> None:
 
     files = service.store.remove_unnamed(is_named, older_than_seconds=young_seconds)
     if files or pieces:
-        _log.info("removed %d files and %d given-up uploads", files, pieces)
+        _log.info("removed %d files and %d abandoned uploads", files, pieces)
 
 
 def _forget_logs(session: Session, after: timedelta) -> None:
@@ -66,12 +66,12 @@ def _forget_logs(session: Session, after: timedelta) -> None:
 
 
 def _forget_submitters(session: Session) -> None:
-    """Those who were not served for long and wait for nothing: each costs every claim a look."""
+    """Remove submitters without recent or queued jobs, since every claim looks at each submitter."""
     waiting = select(Job.submitter).where(Job.state == JobState.QUEUED)
     long_ago = database_now(session) - _FORGOTTEN_AFTER
     idle = or_(Submitter.last_claimed_at < long_ago, Submitter.last_claimed_at.is_(None))
     session.execute(delete(Submitter).where(idle, Submitter.name.not_in(waiting)))
-    # One whose new job is being sent in this moment the relay's next announcement knows again.
+    # If one of them sends a job at this moment, the relay registers them again in its next round.
 
 
 def _ended(states: Sequence[JobState], before: object) -> ColumnElement[bool]:

@@ -1,6 +1,6 @@
-"""What Prometheus is told: this process's requests, and of the service what the database knows.
+"""Metrics for Prometheus: requests of the API's processes, and the state of the service in the database.
 
-The second part is read when somebody asks, so that it is the same whichever process of the API answers.
+The second part is read on each scrape, so it is the same whichever API process answers.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ from gkl.errors import FailureCode
 from gkl.outcome import Resources
 
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
-# Less than an answer may take, see `app.http.deadline`. What is not counted in that time the next scrapes count.
+# Shorter than the deadline of `app.http.deadline`. The next scrape continues what this one could not count in time.
 _COUNTS_SECONDS = 4.0
 _ENDS = (JobState.SUCCEEDED, JobState.CANCELLED, *FailureCode)
 
 
 class Metrics:
-    """Of one application. Connects to nothing until somebody asks."""
+    """The metrics of one application. Connects to nothing before the first scrape."""
 
     def __init__(self, service: Service) -> None:
-        # A third series beside each sum and count, which nobody asks for.
+        # Otherwise the library adds a third, unused series to each sum and count.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
-        # The library's own way for several processes behind one address: each keeps its numbers in files of that
-        # directory, and whichever answers adds them up. The library reads the variable itself when it is imported.
+        # The library's way to support several processes behind one address: each writes its numbers to files in that
+        # directory, and the one that answers adds them up. The library reads the variable when it is imported.
         is_shared = "PROMETHEUS_MULTIPROC_DIR" in os.environ
         if is_shared:
             MultiProcessCollector(self._registry)  # type: ignore[no-untyped-call]
@@ -59,24 +59,24 @@ class Metrics:
         self._registry.register(_ServiceCollector(service))
         self.requests = Histogram(
             "gklbench_http_request_duration_seconds",
-            "Time until an answer begins: a stream then lasts for as long as somebody listens.",
+            "Time until an answer begins; the duration of streams is not included.",
             ("method", "route", "status"),
             registry=None if is_shared else self._registry,
         )
 
     def render(self) -> bytes:
-        """All of them in Prometheus' text format."""
+        """All metrics in Prometheus' text format."""
         return generate_latest(self._registry)
 
 
 class RequestLatency:
-    """Observes each request under its route's template: as many series as there are routes, whatever is asked for."""
+    """Observes each request under its route's template, so that there is one series per route, not per address."""
 
     def __init__(self, app: ASGIApp, requests: Histogram, routes: Sequence[BaseRoute]) -> None:
         self.app, self.requests = app, requests
         self.templates: dict[Any, str] = {}
         for context in iter_route_contexts(routes):
-            # A mount has no endpoint: there the scope names what is mounted.
+            # A mount has no endpoint: then the scope names the mounted application.
             endpoint = context.endpoint or getattr(context.route, "app", None)
             self.templates[endpoint] = context.path_format or "none"
 
@@ -98,12 +98,12 @@ class RequestLatency:
 
 
 class _ServiceCollector(Collector):
-    """Asked by the registry. What is away says so, and takes nothing else with it."""
+    """Collects the service's metrics on each scrape. A part that is down is reported and does not hide the others."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
         self.turn = threading.Lock()
-        """One scrape at a time: a second would only wait for the first's sums."""
+        """One scrape at a time: a second one would only wait for the sums of the first."""
 
     def _can_write(self) -> bool:
         try:
@@ -126,9 +126,9 @@ class _ServiceCollector(Collector):
         yield from found
 
     def _history(self) -> Iterator[Metric]:
-        """Nothing where it cannot be written: what the database holds now can be told all the same."""
+        """The counters; none if the database is read-only, while the gauges are still available."""
         try:
-            return _history(metric_sums.kept(self.service.database, patience_seconds=_COUNTS_SECONDS))
+            return _history(metric_sums.updated_sums(self.service.database, patience_seconds=_COUNTS_SECONDS))
         except SQLAlchemyError:
             return iter(())
 
@@ -139,13 +139,14 @@ class _ServiceCollector(Collector):
         if waiting is not None:
             yield _gauge("gklbench_broker_messages_waiting", "Wake-ups that no worker has taken yet.", waiting)
             heard = bool(hears_relay(settings))
-            yield _gauge("gklbench_relay_up", "Whether a relay was heard of lately.", float(heard))
-        yield _gauge("gklbench_store_up", "Whether artifacts can be kept.", float(self.service.store.problem() is None))
+            yield _gauge("gklbench_relay_up", "Whether a relay is running.", float(heard))
+        up = float(self.service.store.problem() is None)
+        yield _gauge("gklbench_store_up", "Whether artifacts can be stored.", up)
         try:
             free = shutil.disk_usage(settings.data_dir).free
         except OSError:
             return
-        yield _gauge("gklbench_data_directory_free_bytes", "Room left where artifacts are kept.", free)
+        yield _gauge("gklbench_data_directory_free_bytes", "Free disk space of the data directory.", free)
 
     def _jobs(self, session: Session) -> Iterator[Metric]:
         counts = GaugeMetricFamily("gklbench_jobs", "Jobs by kind and state.", labels=("kind", "state"))
@@ -157,10 +158,10 @@ class _ServiceCollector(Collector):
         yield counts
         now = database_now(session)
         first = session.scalar(select(func.min(Job.due_at)).where(Job.state == JobState.QUEUED))
-        yield _gauge("gklbench_queue_jobs", "Jobs that wait for nothing but a worker.", jobs.count_due(session))
+        yield _gauge("gklbench_queue_jobs", "Jobs that wait only for a worker.", jobs.count_due(session))
         yield _gauge(
             "gklbench_queue_oldest_seconds",
-            "For how long the first of them has been due.",
+            "How long the oldest of them has been due.",
             max(0.0, (now - first).total_seconds()) if first is not None else 0.0,
         )
         yield from _resources(session)
@@ -177,10 +178,10 @@ class _ServiceCollector(Collector):
 def _resources(session: Session) -> Iterator[Metric]:
     labels = ("job_id", "device")
     memory = GaugeMetricFamily(
-        "gklbench_running_job_memory_peak_bytes", "Most main memory that a running job has held.", labels=labels
+        "gklbench_running_job_memory_peak_bytes", "Peak main memory of a running job.", labels=labels
     )
     gpu_memory = GaugeMetricFamily(
-        "gklbench_running_job_gpu_memory_peak_bytes", "Most GPU memory that a running job has held.", labels=labels
+        "gklbench_running_job_gpu_memory_peak_bytes", "Peak GPU memory of a running job.", labels=labels
     )
     running = select(Job.id, Job.resources).where(Job.state.in_(HELD), Job.resources.is_not(None))
     for job_id, raw in session.execute(running):
@@ -192,10 +193,10 @@ def _resources(session: Session) -> Iterator[Metric]:
 
 
 def _history(sums: Sums) -> Iterator[Metric]:
-    """Counters of all time: rows of jobs go back when one is retried, these never do."""
+    """Counters over all time, which never fall, also when a job is retried."""
     ends = CounterMetricFamily(
         "gklbench_job_outcomes",
-        "Jobs that ended, by how: succeeded, cancelled, or the code of their failure. A retried one ends again.",
+        "Ended jobs by result: succeeded, cancelled, or the code of the failure. A retried job counts again.",
         labels=("kind", "code"),
     )
     seconds = CounterMetricFamily("gklbench_job_run_seconds", "Time of jobs on workers.", labels=("kind",))

@@ -1,4 +1,4 @@
-"""What takes how much room, and what of it goes when: for `gklbench storage`."""
+"""Disk usage by kind, and when each kind is removed: for `gklbench storage`."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from app.weights import uploads
 
 _TITLES = {
     FileKind.RESUME: "checkpoints of trainings that have not ended",
-    FileKind.WEIGHTS: "trained weights that stand on a board, or are being measured",
+    FileKind.WEIGHTS: "trained weights with a board entry, or being evaluated",
     FileKind.BLOCK: "finished parts of evaluations that have not ended",
     FileKind.CERTIFICATE: "certificates",
     FileKind.EXAMPLES: "examples that are being checked",
-    FileKind.CONVERTED: "weights as they were converted",
+    FileKind.CONVERTED: "converted weights",
 }
 _WHILE = {
     FileKind.RESUME: "with the job's end",
@@ -34,18 +34,18 @@ _FOLDERS = ("artifacts", "incoming", "uploads", "fetched", "runs", "datasets", "
 
 @dataclass(frozen=True)
 class Share:
-    """Some of what is kept."""
+    """A kind of stored data."""
 
     title: str
     number: int
     size_bytes: int | None
-    """None where only their number is known."""
+    """None if only their number is known."""
     goes: str
-    """When, in words; empty for what stays."""
+    """When it is removed, in words; empty if it stays."""
 
 
 def folders(settings: Settings) -> list[tuple[str, int]]:
-    """The parts of the data directory that are there, and the bytes of the files in each."""
+    """The existing parts of the data directory, and the bytes of the files in each."""
     root = settings.data_dir.resolve()
     found = [(name, _size(root / name)) for name in _FOLDERS if (root / name).is_dir()]
     others = sum(path.stat().st_size for path in root.glob("*") if path.is_file())
@@ -64,7 +64,7 @@ def _size(folder: Path) -> int:
 
 
 def shares(session: Session, settings: Settings) -> list[Share]:
-    """By kind. Equal files are counted with each job that names them, though they are stored once."""
+    """Stored data by kind. An equal file counts for each job that names it, although it is stored once."""
     return [
         *_going_files(session, settings),
         *_other_files(session),
@@ -109,7 +109,7 @@ def _sent(session: Session, settings: Settings) -> Iterator[Share]:
 
 
 def _rows(session: Session, settings: Settings) -> Iterator[Share]:
-    """In the database."""
+    """Data in the database."""
     size = func.sum(func.length(JobLogPart.data))
     number, size_bytes = session.execute(select(func.count(JobLogPart.job_id.distinct()), size)).one()
     yield Share(

@@ -1,4 +1,4 @@
-"""Bringing a database of an earlier version to this one: its schema, then what that version did not keep."""
+"""Upgrading a database of an earlier version: its schema, then values that the earlier version did not store."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from gkl.catalog import num_parameters
 
 
 def upgrade(database: Database) -> None:
-    """Does nothing to a database of this version."""
+    """Upgrade the database; does nothing if it is of this version."""
     migrations.upgrade(database)
-    # A newer version's steps are not known here; `gklbench up` says so when it looks at the schema.
+    # Steps of a newer version are unknown here; `gklbench up` says so when it checks the schema.
     if migrations.is_current(database):
         with database.writing() as session:
             add_missing(session)
-        metric_sums.keep(database)
+        metric_sums.count_new_events(database)
 
 
 def add_missing(session: Session) -> None:
-    """Add what earlier versions did not keep: whole entries, and of others some of their figures."""
+    """Add entries and values that earlier versions did not store."""
     _add_entries(session)
     _add_corruption_errors(session)
     _add_parameters(session)
@@ -49,7 +49,7 @@ def _add_entries(session: Session) -> None:
 
 
 def _add_corruption_errors(session: Session) -> None:
-    """RobustBench's mean corruption error (mCE), of what was measured here."""
+    """Add RobustBench's mean corruption error (mCE) to entries that were measured here."""
     is_without = Entry.robustbench_mean_corruption_error.is_(None)
     on_its_board = and_(Entry.dataset == "imagenet", Entry.board == "corruptions")
     for entry in session.scalars(select(Entry).join(Entry.evaluation).where(on_its_board, is_without)):
@@ -58,7 +58,7 @@ def _add_corruption_errors(session: Session) -> None:
 
 
 def _add_parameters(session: Session) -> None:
-    """Of networks that this version knows and the one that wrote the entry did not."""
+    """Add the number of parameters of networks that the earlier version did not know."""
     is_of_known_origin = or_(Entry.source.is_not(None), Entry.model_id.is_not(None))
     query = select(Entry).where(Entry.num_parameters.is_(None), is_of_known_origin).options(joinedload(Entry.model))
     for entry in session.scalars(query):
@@ -69,7 +69,7 @@ def _add_parameters(session: Session) -> None:
 
 
 def _add_figures_in_3d(session: Session) -> None:
-    """Those of imported files on boards of corruptions."""
+    """Add the figures on corruptions in 3D from imported files on boards of corruptions."""
     is_without = and_(Entry.corruptions_3d_accuracy.is_(None), Entry.corruptions_3d_error.is_(None))
     query = select(Entry).where(Entry.source.is_not(None), Entry.board.startswith("corruptions"), is_without)
     for entry in session.scalars(query):

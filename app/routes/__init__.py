@@ -19,7 +19,7 @@ from app.routes import (
 )
 from app.routes import uploads as pieces
 
-# Every route reads at least; those that change something name the scope they need themselves.
+# Every route needs at least the scope 'read'; routes that change something name their own scope.
 api = APIRouter(prefix="/api/v1", responses=PROBLEM_RESPONSES, dependencies=[READS])
 api.include_router(jobs.router)
 api.include_router(leaderboards.router)
@@ -30,7 +30,7 @@ api.include_router(catalog.router)
 api.include_router(audit.router)
 api.include_router(identity.router)
 
-# Apart from the rest: the only requests with large bodies.
+# A router of its own: only these requests have large bodies.
 uploads = APIRouter(prefix="/api/v1", responses=PROBLEM_RESPONSES, dependencies=[READS])
 uploads.include_router(weights.router)
 uploads.include_router(pieces.router)

@@ -47,19 +47,19 @@ async def attack_entry(
     response: Response,
     background: BackgroundTasks,
     entry_id: EntryId,
-    name: Annotated[ModelName, Query(max_length=external.MAX_NAME, description="What the attack is called.")],
+    name: Annotated[ModelName, Query(max_length=external.MAX_NAME, description="Name of the attack.")],
     submitter: Annotated[
         str | None,
-        Query(pattern=tokens.NAME_PATTERN, description="Who found them; by default whose the token is."),
+        Query(pattern=tokens.NAME_PATTERN, description="Who found them; by default the token's owner."),
     ] = None,
     content_length: Annotated[int | None, Header(ge=0, include_in_schema=False)] = None,
 ) -> JobView:
     """The body is a safetensors file: 'adversarial' (K, channels, height, width) float32 in [0, 1], and 'index' (K,),
-    the place of each one's clean image among the test images.
+    the index of each example's clean image among the test images.
 
-    A worker re-checks every example: norm, box, and the model's answer in float32. If one does not hold the job fails
-    with the first such point. If they break points that stand, the entry's `external` accuracy falls, and they
-    become part of its certificate.
+    A worker re-checks every example: norm, box, and the model's answer in float32. If a check fails, the job fails and
+    names the first such point. If examples break points that had withstood all attacks, the entry's `external`
+    accuracy falls, and they become part of its certificate.
     """
     finder = sender.submitter(submitter)
     most = await run_in_threadpool(_check_entry, service, entry_id, finder, content_length)
@@ -73,7 +73,7 @@ async def attack_entry(
 
 
 def _check_entry(service: Service, entry_id: int, finder: str, announced_bytes: int | None) -> int:
-    """Before gigabytes are sent; returns how many bytes as many examples as there are points can have."""
+    """Check the entry before gigabytes are sent. Returns the largest possible size of the file in bytes."""
     with service.database.writing() as session:
         entry, _, _ = external.check_entry(session, entry_id)
         quotas.check_room_for_job(session, finder)
@@ -92,8 +92,8 @@ def _queue(service: Service, sender: Principal, incoming: Incoming, entry_id: in
         job = external.create(session, entry_id, stored, **said)
         audit.record(session, sender.actor, "entry.attack", f"entry {entry_id}", {"job": job.id})
         if time.monotonic() - stored_at > service.settings.young_seconds / 2:
-            # This process was stopped for so long that the file may be taken for one that nobody names.
-            raise Conflict("the service was stopped before it had noted the file, send it again")
+            # This process was stopped for so long that the cleanup may have removed the file, which no row named yet.
+            raise Conflict("the service was interrupted before it had stored the file; send it again")
         job_id = job.id
     with service.database.reading() as session:
         return job_view(jobs.get(session, job_id), None)

@@ -1,4 +1,4 @@
-"""What a spec may name."""
+"""The catalog: architectures, data sets and recipes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def list_datasets() -> list[Dataset]:
 
 @router.get("/recipes", summary="List the recipes")
 def list_recipes() -> dict[str, TrainSpec]:
-    """Full specs by name, ready to be changed and sent as jobs."""
+    """Full specs by name, ready to be edited and sent as jobs."""
     return {name: make() for name, make in recipes.RECIPES.items()}
 
 

@@ -22,16 +22,16 @@ from gkl.answers import EvaluationView, PointView
 
 router = APIRouter(prefix="/evaluations", tags=["evaluations"])
 
-# A point takes a tenth of the time of an entry of a board.
+# Reading a point takes a tenth of the time of reading an entry.
 _POINTS_OF_A_ROW = 10
 
-PointNumber = Annotated[int, Path(ge=0, le=MAX_ID, description="Its place among the test images, from 0.")]
+PointNumber = Annotated[int, Path(ge=0, le=MAX_ID, description="Index among the test images, from 0.")]
 EvaluationId = Annotated[int, Path(ge=1, le=MAX_ID, description="An evaluation's number.")]
 
 
 @dataclass(frozen=True)
 class PointPage:
-    """Which points somebody asks for."""
+    """The requested range of points."""
 
     request: Request
     response: Response
@@ -63,12 +63,12 @@ def get_evaluation(service: ServiceDep, evaluation_id: EvaluationId) -> Evaluati
     },
 )
 def get_certificate(service: ServiceDep, evaluation_id: EvaluationId) -> FileResponse:
-    """The proof: every broken point's adversarial example. `gklbench verify FILE --weights W` re-checks it."""
+    """The proof: an adversarial example for every broken point. `gklbench verify FILE --weights W` re-checks it."""
     return certificate_response(service, _certificate(service, evaluation_id), f"evaluation-{evaluation_id}")
 
 
 def certificate_response(service: Service, sha256: str, name: str) -> FileResponse:
-    """With its digest (RFC 9530), so that whoever downloads it knows whether all of it came."""
+    """The file with its digest (RFC 9530), so that clients can check that they received all of it."""
     digest = base64.b64encode(bytes.fromhex(sha256)).decode()
     return FileResponse(
         service.store.path(sha256),
@@ -78,7 +78,7 @@ def certificate_response(service: Service, sha256: str, name: str) -> FileRespon
     )
 
 
-@router.get("/{evaluation_id}/points", summary="What became of each point")
+@router.get("/{evaluation_id}/points", summary="List the outcome of each point")
 def get_points(
     service: ServiceDep, reader: Reader, evaluation_id: EvaluationId, asked: Annotated[PointPage, Depends()]
 ) -> list[PointView]:
@@ -100,12 +100,12 @@ def get_points(
 def get_picture(
     request: Request, service: ServiceDep, evaluation_id: EvaluationId, point: PointNumber, which: Picture
 ) -> Response:
-    """The clean image, the adversarial one, or their difference: grey where there is none, stretched to the range."""
+    """The clean image, the adversarial one, or their difference: gray means none, stretched to the whole range."""
     return picture_response(request, service, _certificate(service, evaluation_id), point, which)
 
 
 def picture_response(request: Request, service: Service, sha256: str, point: int, which: Picture) -> Response:
-    """With a tag of its own: an entry's certificate may be another one tomorrow."""
+    """The picture with an ETag of the certificate, since an entry's certificate can change."""
     headers = {
         "ETag": f'"{sha256[:32]}-{point}-{which}"',
         "Cache-Control": "no-cache",
@@ -120,6 +120,6 @@ def _certificate(service: Service, evaluation_id: int) -> str:
     with service.database.reading() as session:
         found = results.evaluation(session, evaluation_id)
     if found.certificate_sha256 is None:
-        state = "its verdict is still provisional" if found.is_provisional else "it was measured before there were any"
+        state = "its verdict is still provisional" if found.is_provisional else "an earlier version measured it"
         raise NotFound(f"evaluation {evaluation_id} has no certificate: {state}")
     return found.certificate_sha256

@@ -1,4 +1,4 @@
-"""For load balancers and people: is it alive, and can it work?"""
+"""Health checks for load balancers and people."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _SILENT = f"gave no answer within {_LOOK_SECONDS:g} seconds"
 
 
 class Readiness:
-    """Looks at every part, at all of them at once and at most once a second however many ask: a load balancer has its
-    answer in time even where a part is silent, and nobody keeps the parts busy by asking."""
+    """Checks all parts in parallel, at most once a second for any number of requests: a load balancer gets its answer
+    in time even if a part is silent, and many requests do not load the parts."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        # Threads of its own: requests that wait for a silent part may hold all others.
+        # Its own threads: requests that wait for a silent part may occupy all others.
         self._threads = ThreadPoolExecutor(max_workers=5, thread_name_prefix="readiness")
         self._pending: dict[str, asyncio.Future[str]] = {}
         self._looking: asyncio.Task[ReadinessView] | None = None
@@ -44,7 +44,7 @@ class Readiness:
         looking = self._looking
         if looking is None or (looking.done() and time.monotonic() - self._looked_at > _LOOK_AGAIN_SECONDS):
             looking = self._looking = asyncio.create_task(self._look())
-        # Whoever goes away leaves the look to the others.
+        # If one client disconnects, the check continues for the others.
         return await asyncio.shield(looking)
 
     async def _look(self) -> ReadinessView:
@@ -57,7 +57,7 @@ class Readiness:
             "relay": lambda: _relay(service),
         }
         for name, look in looks.items():
-            # One that still hangs in an earlier look is not asked once more.
+            # A check that still hangs is not started again.
             if name not in self._pending or self._pending[name].done():
                 self._pending[name] = asyncio.wrap_future(self._threads.submit(look))
         await asyncio.wait(self._pending.values(), timeout=_LOOK_SECONDS)
@@ -68,15 +68,15 @@ class Readiness:
         return ReadinessView(ready=ready, parts=parts, workers=found["workers"], relay=found["relay"])
 
 
-# In the event loop: whatever else waits, this answers.
+# Runs in the event loop, so it answers even when all threads wait.
 @router.get("/healthz", summary="Whether the process answers")
 async def healthz() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@router.get("/readyz", summary="Whether every part is there", responses={503: {"model": ReadinessView}})
+@router.get("/readyz", summary="Whether every part works", responses={503: {"model": ReadinessView}})
 async def readyz(request: Request, response: Response) -> ReadinessView:
-    """Not counted against any limit: who asks is a load balancer, and what was seen a second ago holds."""
+    """Not counted against any limit, since load balancers call it often; a result is reused for a second."""
     readiness: Readiness = request.app.state.readiness
     found = await readiness.look()
     if not found.ready:
@@ -87,13 +87,13 @@ async def readyz(request: Request, response: Response) -> ReadinessView:
 
 @router.get(
     "/metrics",
-    summary="What Prometheus asks for",
+    summary="Metrics for Prometheus",
     dependencies=[READS],
     response_class=Response,
     responses={200: {"content": {CONTENT_TYPE_PLAIN_0_0_4: {"schema": {"type": "string"}}}}},
 )
 def metrics(request: Request) -> Response:
-    """In its text format; answers with what there is while the database or the broker is away."""
+    """In Prometheus' text format; while the database or the broker is down, with the metrics that remain."""
     return Response(request.app.state.metrics.render(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
@@ -113,7 +113,7 @@ def _workers(service: Service) -> str:
             lease = timedelta(seconds=service.settings.lease_seconds)
             states = Counter(status.state for status in workers.all_of_them(session, lease=lease))
     except SQLAlchemyError:
-        return "not known: the database cannot be used"
+        return "unknown: the database cannot be used"
     if not set(states) - {"lost"}:
         return "none was heard of: start one with 'gklbench worker'"
     return ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
@@ -122,5 +122,5 @@ def _workers(service: Service) -> str:
 def _relay(service: Service) -> str:
     heard = hears_relay(service.settings)
     if heard is None:
-        return "not known: the broker does not answer"
+        return "unknown: the broker does not answer"
     return "ok" if heard else "none was heard of: start one with 'gklbench relay'"

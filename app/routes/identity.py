@@ -1,4 +1,4 @@
-"""Who asks, what they may use, and what they do."""
+"""The sender of the request: their scope, limits and usage."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gkl.answers import IdentityView, LimitsView, UsedView
 router = APIRouter(prefix="/me", tags=["administration"])
 
 
-@router.get("", summary="See what one may use, and what one does")
+@router.get("", summary="See your scope, limits and usage")
 def get_identity(service: ServiceDep, reader: Reader) -> IdentityView:
     with service.database.reading() as session:
         used = quotas.used(session, reader.name)

@@ -67,8 +67,8 @@ def create_job(
         str | None,
         Query(
             pattern=tokens.NAME_PATTERN,
-            description="For whom it is: workers are shared fairly between submitters. By default whose the token is; "
-            "another only where nobody needs a token, and for admins.",
+            description="Whose job it is: workers are shared fairly between submitters. By default the token's owner; "
+            "admins, and everybody on an open service, may name another.",
         ),
     ] = None,
     priority: Annotated[
@@ -76,7 +76,7 @@ def create_job(
         Query(
             ge=-MAX_PRIORITY,
             le=MAX_PRIORITY,
-            description="Jobs of higher priority are taken first. Above 0 is for admins.",
+            description="Jobs with higher priority run first. Only admins may go above 0.",
         ),
     ] = 0,
     idempotency_key: Annotated[
@@ -84,16 +84,16 @@ def create_job(
         Header(
             min_length=1,
             max_length=255,
-            description="Any text of your own: the same key and body give the same job, so a request whose "
+            description="Any text that you choose: the same key and body give the same job, so a request whose "
             "answer was lost can be sent again.",
         ),
     ] = None,
 ) -> JobView:
-    """Queue a training or an evaluation. `Location` is where to look at it; 409 if the key came with another body.
+    """Queue a training or an evaluation. `Location` is its address; 409 if the key was used with another body.
 
-    Weights that were sent as safetensors are compared with the architecture: 422 names the first tensor that is
-    missing, unexpected or of another shape. A job whose data set or published weights no running worker has is taken
-    all the same, and says so in `missing`.
+    Weights sent as safetensors are compared with the architecture: 422 names the first tensor that is missing,
+    unexpected or of another shape. If no running worker has the job's data set or published weights, the job is
+    accepted anyway, and `missing` says so.
     """
     owner_limits.check_spec(service.settings, spec)
     owner_limits.check_priority(sender, priority)
@@ -113,7 +113,7 @@ def create_job(
     response.headers["Location"] = f"{service.settings.root_path}/api/v1/jobs/{job.id}"
     with service.database.reading() as session:
         view = _view(service, session, jobs.get(session, job.id)).model_copy(update={"warning": warning})
-    # After the answer: a broker that is slow or away delays no one.
+    # After the answer: a broker that is slow or down delays no client.
     background.add_task(service.publish_pending, view.shard_ids or [view.id])
     return view
 
@@ -146,8 +146,8 @@ def get_job(service: ServiceDep, job_id: JobId) -> JobView:
 def cancel_job(service: ServiceDep, sender: Sender, job_id: JobId) -> JobView:
     """A queued job is cancelled at once; a running one is asked to stop and is `cancelling` until it has.
 
-    Of a training that has ended, the evaluation that follows it is cancelled; of a shard, its whole evaluation. Only
-    whose job it is can do that, and admins.
+    For a training that has ended, this cancels the evaluation that follows it; for a shard, its whole evaluation. Only
+    the job's submitter and admins can do that.
     """
     with service.database.writing() as session:
         return _view(service, session, jobs.cancel_own(session, sender, job_id))
@@ -155,9 +155,9 @@ def cancel_job(service: ServiceDep, sender: Sender, job_id: JobId) -> JobView:
 
 @router.post("/{job_id}/retry", status_code=202, summary="Retry a failed or cancelled job")
 def retry_job(service: ServiceDep, sender: Sender, background: BackgroundTasks, job_id: JobId) -> JobView:
-    """Queue it again. It goes on from what it saved, as long as that is kept; else it starts over.
+    """Queue it again. It resumes from what it saved if that is still stored; otherwise it starts over.
 
-    Only whose job it is can do that, and admins.
+    Only the job's submitter and admins can do that.
     """
     with service.database.writing() as session:
         jobs.retry_own(session, sender, job_id)
@@ -168,26 +168,26 @@ def retry_job(service: ServiceDep, sender: Sender, background: BackgroundTasks, 
 
 @router.delete("/{job_id}", status_code=204, summary="Remove an ended job", response_class=Response)
 def remove_job(service: ServiceDep, sender: Sender, job_id: JobId) -> Response:
-    """With its events, its log and its files, if no result stands on it and no job followed it.
+    """Remove a job with its events, its log and its files, if it has no result and no job followed it.
 
-    Only whose job it is can do that, and admins.
+    Only the job's submitter and admins can do that.
     """
-    # With the job its events go, which the sums of the metrics are made of.
-    metric_sums.keep(service.database)
+    # The job's events are removed with it, so count them for the metrics first.
+    metric_sums.count_new_events(service.database)
     with service.database.writing() as session:
         retention.remove_own_job(session, sender, job_id)
     return Response(status_code=204)
 
 
 async def _followed(service: ServiceDep, reader: Reader, job_id: JobId) -> AsyncIterator[None]:
-    """A place for a stream, from before it begins, while the answer can still be another, until it has ended.
+    """Reserve one of the user's event streams, before the stream begins so that an error can still be sent.
 
-    Taken and counted in one step of the event loop: of many who ask at once no more get in.
+    Checks and counts in one step of the event loop, so that parallel requests cannot exceed the limit.
     """
     most, who = service.settings.max_streams, reader.counted_as
     if not reader.is_open and service.streams[who] >= most:
         raise TooMany(
-            f"{most} event streams are open already; close one, or ask for the job now and then",
+            f"{most} event streams are already open, the limit; close one, or poll the job instead",
             retry_after_seconds=60,
         )
     service.streams[who] += 1
@@ -216,15 +216,15 @@ async def follow_job(
     service: ServiceDep,
     job_id: JobId,
     last_event_id: Annotated[
-        int | None, Header(ge=0, le=MAX_ID, description="Go on after this event; browsers send it by themselves.")
+        int | None, Header(ge=0, le=MAX_ID, description="Continue after this event; browsers send it by themselves.")
     ] = None,
 ) -> AsyncIterable[ServerSentEvent]:
     """Server-sent events: `state`, `epoch` and `attack` with an id to resume from, and between them `progress`.
 
-    The stream ends after the job's last state; or after an hour, to go on in another one from the last id.
+    The stream ends after the job's last state, or after an hour; then continue in a new stream from the last id.
     """
     until = time.monotonic() + service.settings.max_stream_seconds
-    # Closed at once when its reader goes: the last who follows a job ends the looks for it.
+    # Closed as soon as the client disconnects: after the last one, the job's feed stops.
     async with aclosing(service.job_feeds.follow(job_id, last_event_id or 0, until=until)) as feed:
         async for news in feed:
             if isinstance(news, JobEvent):
@@ -250,7 +250,7 @@ def get_curves(
     ] = None,
     accept: Annotated[str, Header(include_in_schema=False)] = "",
 ) -> Response:
-    """What each finished epoch measured: loss and its parts, accuracies, epsilon, learning rate, seconds.
+    """Metrics of each finished epoch: loss and its parts, accuracies, epsilon, learning rate, seconds.
 
     As JSON, or as CSV with a line for each epoch. Counts as one request for each 100 epochs.
     """
@@ -267,7 +267,7 @@ def get_curves(
 
 
 def _prefers_csv(accept: str) -> bool:
-    """Whether an `Accept` header names CSV, and JSON not with the same weight."""
+    """Whether an `Accept` header prefers CSV to JSON."""
     weights = {"text/csv": 0.0, "application/json": 0.0}
     for each in accept.lower().split(","):
         name, *options = (part.strip() for part in each.split(";"))
@@ -289,9 +289,9 @@ def get_log(
     job_id: JobId,
     offset: Annotated[int, Query(ge=0, le=MAX_ID, description="Byte to start at, to follow a growing log.")] = 0,
 ) -> StreamingResponse:
-    """Plain text of what the runs of the job wrote; empty before the first. `X-Log-Size` is where to go on.
+    """The output of the job's runs as plain text; empty before the first run. `X-Log-Size` is the next offset.
 
-    Of a very long log the oldest part is dropped; offsets count from the first byte that was ever written.
+    The oldest part of a very long log is dropped; offsets count from the first byte ever written.
     """
     with service.database.reading() as session:
         jobs.get(session, job_id)
@@ -309,6 +309,6 @@ def _view(service: Service, session: Session, job: Job) -> JobView:
 
 def _views(service: Service, session: Session, found: list[Job]) -> list[JobView]:
     numbers = [job.id for job in found]
-    models, stand = results.models_of_jobs(session, numbers), reports.entries_of_jobs(session, numbers)
-    missing = holdings.missing_of(session, found, lease=timedelta(seconds=service.settings.lease_seconds))
+    models, stand = results.models_of_jobs(session, numbers), reports.entry_ids_by_job(session, numbers)
+    missing = holdings.missing_by_job(session, found, lease=timedelta(seconds=service.settings.lease_seconds))
     return [job_view(job, models.get(job.id), entry_id=stand.get(job.id), missing=missing.get(job.id)) for job in found]

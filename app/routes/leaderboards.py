@@ -1,4 +1,4 @@
-"""Leaderboards, the entries on them, and RobustBench's files in and out."""
+"""Leaderboards, their entries, and the import and export of RobustBench's files."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ from gkl.catalog import DATASETS
 router = APIRouter(tags=["leaderboards"])
 ExportFormat = Literal["csv", "json", "robustbench", "bibtex", "latex"]
 
-# As many as four pages of points cost.
+# A comparison costs as much as four pages of points.
 _ROWS_OF_A_COMPARISON = 400
 
 
@@ -67,7 +67,7 @@ class _PageOfView(listing.View):
     """How many entries at most."""
 
     cursor: str | None = Field(default=None, max_length=CURSOR_LENGTH)
-    """`next_cursor` of the page before, with the same order."""
+    """`next_cursor` of the previous page, with the same order."""
 
 
 @router.get(
@@ -86,13 +86,13 @@ def get_leaderboard(
     threat_model: BoardPart,
     query: Annotated[_PageOfView, Query()],
 ) -> BoardDetail | Response:
-    """`threat_model` is the board's name: 'Linf' for the data set's usual budget, 'Linf-0.1' for another.
+    """`threat_model` is the board's name: 'Linf' for the data set's default budget, 'Linf-0.1' for another.
 
-    Filters and order are those of the board's page. Ranks are those of the whole board, on every page of it. More than
-    100 entries count as more than one request; all at once are in an export.
+    Filters and order are those of the board's page. Ranks always refer to the whole board. More than 100 entries count
+    as more than one request; to get all entries at once, use an export.
     """
     with service.database.reading() as session:
-        # Before the rest is read: what changes meanwhile must not be kept under the older tag.
+        # Read before the rest: what changes meanwhile must not be cached under the older tag.
         revision = ranking.revision(session, dataset, threat_model)
         headers = tagged(request, revision)
         board = ranking.board(session, dataset, threat_model)
@@ -137,9 +137,9 @@ def export_leaderboard(
     file_format: ExportFormat,
     view: Annotated[listing.View, Query()],
 ) -> Response:
-    """Exactly the entries that the page shows for the same query string, in its order.
+    """Exactly the entries that the page shows for the same query string, in the same order.
 
-    Counts as one request for each 100 entries; as one where its ETag is still the same.
+    Counts as one request for each 100 entries; as one if its ETag has not changed.
     """
     kind = FORMATS[file_format]
     with service.database.reading() as session:
@@ -158,7 +158,7 @@ def export_leaderboard(
     return StreamingResponse(parts, media_type=kind.media_type, headers=headers)
 
 
-@router.get("/leaderboards/{dataset}/{threat_model}/points", summary="Which images are hard for all")
+@router.get("/leaderboards/{dataset}/{threat_model}/points", summary="List the test images by difficulty")
 def get_board_points(
     *,
     request: Request,
@@ -167,17 +167,17 @@ def get_board_points(
     reader: Reader,
     dataset: BoardPart,
     threat_model: BoardPart,
-    order: Annotated[Order, Query(description="The images first that most networks lose, or that fewest do.")] = (
+    order: Annotated[Order, Query(description="First the images that most networks get wrong, or that fewest do.")] = (
         "hardest"
     ),
-    cursor: Annotated[int, Query(ge=0, le=MAX_ID, description="`next_cursor` of the page before.")] = 0,
+    cursor: Annotated[int, Query(ge=0, le=MAX_ID, description="`next_cursor` of the previous page.")] = 0,
     limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
 ) -> BoardPointsView:
-    """How many of the networks that were measured here and have a rank get each test image wrong."""
+    """How many of the ranked networks that were measured here get each test image wrong."""
     charge(service, reader, rows=_ROWS_OF_A_COMPARISON)
     with service.database.reading() as session:
         board = ranking.board(session, dataset, threat_model)
-        # One more, to know whether there are more.
+        # One more than requested, to know whether another page follows.
         found = board_points(session, board, order, offset=cursor, limit=limit + 1)
     following = cursor + limit if len(found.listed) > limit else None
     link_next(request, response, following)
@@ -197,12 +197,12 @@ def compare_entries(
         list[EntryNumber], Query(alias="entries", min_length=2, max_length=4, description="Numbers of 2 to 4 entries.")
     ],
 ) -> ComparisonView:
-    """Whether one is better than the other, for every two of one board, and in what their specs differ.
+    """For each pair of entries on one board, whether one is better than the other; and how their specs differ.
 
-    What was measured here is compared point by point (McNemar's exact test, Tango's interval); where points are not
-    known, as of imported entries, by the accuracies alone.
+    Entries that were measured here are compared point by point (McNemar's exact test, Tango's interval); entries
+    without points, such as imported ones, by their accuracies alone.
 
-    `transfers` says how many adversarial examples of one break the other, where that was measured.
+    `transfers` says how many adversarial examples of one entry break the other, if that was measured.
     """
     charge(service, reader, rows=_ROWS_OF_A_COMPARISON)
     found = compare.comparison_of(service.database, chosen)
@@ -241,7 +241,7 @@ def get_entry(
     },
 )
 def get_model_info(service: ServiceDep, entry_id: EntryId) -> Response:
-    """An imported file to the letter as it came; what was measured here in the same form."""
+    """An imported file unchanged; results measured here in the same form."""
     with service.database.reading() as session:
         entry = ranking.get(session, entry_id).entry
         if (reason := robustbench_export.why_not_exported(entry)) is not None:
@@ -251,7 +251,7 @@ def get_model_info(service: ServiceDep, entry_id: EntryId) -> Response:
 
 @router.get(
     "/entries/{entry_id}/certificate",
-    summary="Fetch the certificate of all that is known",
+    summary="Fetch an entry's strongest certificate",
     response_class=FileResponse,
     responses={
         200: {
@@ -261,26 +261,26 @@ def get_model_info(service: ServiceDep, entry_id: EntryId) -> Response:
     },
 )
 def get_entry_certificate(service: ServiceDep, entry_id: EntryId) -> FileResponse:
-    """The evaluation's own, or with external attacks merged. `gklbench verify FILE --weights W` re-checks it."""
+    """The evaluation's own, or one with merged external attacks. `gklbench verify FILE --weights W` re-checks it."""
     return certificate_response(service, _certificate(service, entry_id), f"entry-{entry_id}")
 
 
-@router.get("/entries/{entry_id}/points", summary="What became of each point of an entry")
+@router.get("/entries/{entry_id}/points", summary="List the outcome of each point of an entry")
 def get_entry_points(
     service: ServiceDep, reader: Reader, entry_id: EntryId, asked: Annotated[PointPage, Depends()]
 ) -> list[PointView]:
-    """As of an evaluation."""
+    """Like the points of an evaluation."""
     return asked.points_of(service, reader, _certificate(service, entry_id))
 
 
 @router.get("/entries/{entry_id}/classes", summary="How an entry does on each class")
 def get_classes(service: ServiceDep, reader: Reader, entry_id: EntryId) -> list[ClassView]:
-    """The least robust first, with what the attacks had its images taken for."""
+    """The least robust class first, with the classes that its attacked images were mistaken for."""
     charge(service, reader, rows=_ROWS_OF_A_COMPARISON // 4)
     with service.database.reading() as session:
         entry = ranking.get(session, entry_id).entry
     if entry.epsilon is None:
-        raise NotFound(f"entry {entry_id} stands on a board without attacks")
+        raise NotFound(f"entry {entry_id} is on a board without attacks")
     return classes_of(service.store.path(_certificate(service, entry_id)), DATASETS[entry.dataset])
 
 
@@ -298,7 +298,7 @@ def get_classes(service: ServiceDep, reader: Reader, entry_id: EntryId) -> list[
 def get_entry_picture(
     request: Request, service: ServiceDep, entry_id: EntryId, point: PointNumber, which: Picture
 ) -> Response:
-    """As of an evaluation, also of points that an external attack broke."""
+    """Like the pictures of an evaluation, also for points that an external attack broke."""
     return picture_response(request, service, _certificate(service, entry_id), point, which)
 
 
@@ -312,15 +312,15 @@ def _certificate(service: Service, entry_id: int) -> str:
 
 @router.post("/robustbench/imports", summary="Import RobustBench's model_info")
 def import_model_info(service: ServiceDep, admin: Admin, body: ModelInfoFiles) -> robustbench.ImportReport:
-    """All of the files or none. The same file again changes nothing; what is odd in one is kept and reported."""
-    # What is no text in UTF-8 is found, and told, where each file is read.
+    """All of the files or none. The same file again changes nothing; irregularities in a file are kept and reported."""
+    # A text that is not valid UTF-8 is reported when the file is read.
     files = ((name, text.encode("utf-8", "surrogatepass")) for name, text in body.files.items())
     return robustbench.import_files(service.database, files, by=admin.actor)
 
 
 @router.post("/entries/{entry_id}/withdrawal", summary="Withdraw an entry")
 def withdraw_entry(service: ServiceDep, admin: Admin, entry_id: EntryId, body: Withdrawal) -> EntryView:
-    """It loses its rank and stays where all can see it, with the reason. Nothing of what was measured changes."""
+    """The entry loses its rank and stays visible, with the reason. Its results do not change."""
     with service.database.writing() as session:
         placing.withdraw(session, entry_id, body.reason, by=admin.actor)
         return entry_view(ranking.get(session, entry_id))
@@ -333,9 +333,9 @@ def restore_entry(service: ServiceDep, admin: Admin, entry_id: EntryId) -> Entry
         return entry_view(ranking.get(session, entry_id))
 
 
-@router.post("/entries/{entry_id}/rank", summary="Rank an entry in spite of its flags")
+@router.post("/entries/{entry_id}/rank", summary="Rank an entry despite its flags")
 def restore_rank_of_entry(service: ServiceDep, admin: Admin, entry_id: EntryId, body: RankNote) -> EntryView:
-    """For an entry that has no rank because its flags say that its figure cannot be believed; the note is shown."""
+    """For an entry that has no rank because its flags say that its accuracy is not reliable; the note is shown."""
     with service.database.writing() as session:
         placing.restore_rank(session, entry_id, body.note, by=admin.actor)
         return entry_view(ranking.get(session, entry_id))

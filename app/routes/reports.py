@@ -1,4 +1,4 @@
-"""Reports: certificates of networks that only their owners have."""
+"""Reports: certificates of networks that are not uploaded."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ _BODY = {"application/octet-stream": {"schema": {"type": "string", "format": "bi
 
 
 class _Said(Publication):
-    """What a board is to say of a network, as parameters."""
+    """What the board shows about a network, as query parameters."""
 
     name: ModelName
-    """What the network is called."""
+    """Name of the network."""
 
     architecture: Annotated[str, Query(max_length=100, pattern=r"^[^\x00-\x1f]*$")] = ""
     """In its owner's words."""
 
     submitter: Annotated[str | None, Query(pattern=tokens.NAME_PATTERN)] = None
-    """Whose it is; by default whose the token is."""
+    """The network's owner; by default the token's owner."""
 
     @property
     def publication(self) -> Publication:
@@ -64,11 +64,11 @@ async def report_verdict(
     said: Annotated[_Said, Query()],
     content_length: Annotated[int | None, Header(ge=0, include_in_schema=False)] = None,
 ) -> JobView:
-    """For a network that no worker can build. The body is the certificate, as `gkl.evaluate(...).save_certificate()`
-    writes it, about all test images of a data set.
+    """For a network that no worker can build. The body is a certificate written by
+    `gkl.evaluate(...).save_certificate()`, about all test images of a data set.
 
-    A worker re-checks norms, box, labels, clean images and counts. It cannot ask the network, so the entry says
-    'reported', and has no rank. The same network from the same submitter has one entry a board: the newest.
+    A worker re-checks norms, box, labels, clean images and counts. It cannot run the network, so the entry is marked
+    'reported' and has no rank. A submitter has one entry per network and board: the newest.
     """
     submitter = sender.submitter(said.submitter)
     most = await run_in_threadpool(_room, service, submitter, content_length)
@@ -82,11 +82,11 @@ async def report_verdict(
 
 
 def _room(service: Service, submitter: str, announced_bytes: int | None) -> int:
-    """How many bytes may come, before gigabytes are sent."""
+    """The largest accepted size in bytes, checked before gigabytes are sent."""
     most = reports.most_bytes()
     with service.database.writing() as session:
         quotas.check_room_for_job(session, submitter)
-        # One that does not say how long it is is checked as it comes.
+        # A body without an announced length is checked while it arrives.
         expected = min(most, announced_bytes or 0)
         quotas.check_upload_fits(session, submitter, expected)
         uploads.check_room(service, session, expected)
@@ -110,8 +110,8 @@ def _queue(service: Service, sender: Principal, incoming: Incoming, said: _Said,
         )
         audit.record(session, sender.actor, "entry.report", f"job {job.id}", {"certificate": stored.sha256})
         if time.monotonic() - stored_at > service.settings.young_seconds / 2:
-            # This process was stopped for so long that the file may be taken for one that nobody names.
-            raise Conflict("the service was stopped before it had noted the file, send it again")
+            # This process was stopped for so long that the cleanup may have removed the file, which no row named yet.
+            raise Conflict("the service was interrupted before it had stored the file; send it again")
         job_id = job.id
     with service.database.reading() as session:
         return job_view(jobs.get(session, job_id), None)

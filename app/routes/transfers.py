@@ -35,14 +35,15 @@ def measure_transfer(
     entry_id: EntryId,
     body: TransferRequest,
     submitter: Annotated[
-        str | None, Query(pattern=tokens.NAME_PATTERN, description="For whom it is; by default whose the token is.")
+        str | None, Query(pattern=tokens.NAME_PATTERN, description="Whose job it is; by default the token's owner.")
     ] = None,
 ) -> JobView:
-    """Count how many adversarial examples of `source` break this entry's network too: those whose clean image it gets
-    right and whose adversarial image it gets wrong. Forward passes only. The other order is a job of its own.
+    """Count how many adversarial examples of `source` also break this entry's network: it gets the clean image right
+    and the adversarial image wrong. Forward passes only. The reverse direction is a job of its own.
 
-    Both must be of the same data set and norm, and the budget of `source` no larger than this entry's. What breaks
-    points that stood lowers this entry's `external` accuracy, as an external attack does.
+    Both must have the same data set and norm, and the budget of `source` must not be larger than this entry's.
+    Examples that break points which had withstood all attacks lower this entry's `external` accuracy, as an external
+    attack does.
     """
     job_id = transfers.request(
         service.database, body.source, entry_id, submitter=sender.submitter(submitter), by=sender.actor
@@ -53,7 +54,7 @@ def measure_transfer(
         return job_view(jobs.get(session, job_id), None)
 
 
-@router.get("/{entry_id}/transfers", summary="List what was tried on an entry, and what of it on others")
+@router.get("/{entry_id}/transfers", summary="List the transfers from and to an entry")
 def list_transfers(
     *,
     request: Request,
@@ -63,7 +64,7 @@ def list_transfers(
     cursor: NumberedCursor = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> list[TransferView]:
-    """Newest first: those from this entry and those to it. The `Link` header leads to the next, older page."""
+    """Newest first. The `Link` header leads to the next, older page."""
     with service.database.reading() as session:
         ranking.get(session, entry_id)
         found = transfers.page(session, entry_id, before_id=cursor, limit=limit + 1)

@@ -1,7 +1,7 @@
-"""Large files in pieces, by the tus protocol 1.0 with creation, termination and expiration: any tus client can send.
+"""Large files in pieces, by the tus protocol 1.0 with creation, termination and expiration: any tus client can be used.
 
-POST makes an upload, PATCH sends bytes from an offset on, HEAD tells that offset after a connection broke. The PATCH
-that sends the last byte answers with what the file is now: weights, by their sha256.
+POST creates an upload, PATCH sends bytes from an offset on, HEAD returns that offset after a broken connection. The
+PATCH that sends the last byte answers with the stored file: weights, by their sha256.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ _TUS = {"Tus-Resumable": VERSION}
 
 def _plain_digits(text: object) -> object:
     if not isinstance(text, str) or not re.fullmatch(r"[0-9]+", text):
-        raise ValueError("write a whole number in the digits 0 to 9 alone")
+        raise ValueError("write a whole number with the digits 0 to 9 only")
     return text
 
 
-# As the protocol has it; pydantic takes a sign, a fraction of zero and underscores too.
+# As the protocol requires; pydantic would also accept a sign, a fraction of zero and underscores.
 _Digits = BeforeValidator(_plain_digits)
 
-UploadId = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$", description="As `Location` named it.")]
+UploadId = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$", description="The last part of `Location`.")]
 
 
 @router.post("", status_code=201, summary="Begin to send weights in pieces", response_class=Response)
@@ -59,7 +59,7 @@ def begin_upload(
     sender: Sender,
     upload_length: Annotated[int, _Digits, Header(ge=1, le=2**62, description="Bytes of the whole file.")],
 ) -> Response:
-    """`Location` is where the bytes are sent. What is begun and then left alone is removed after some days."""
+    """Send the bytes to `Location`. An upload that is left unfinished is removed after some days."""
     limit = service.settings.max_weights_bytes
     if upload_length > limit:
         raise TooLarge(f"a file of {upload_length} bytes is larger than the {limit} bytes that this service accepts")
@@ -72,7 +72,7 @@ def begin_upload(
     return Response(status_code=201, headers=headers)
 
 
-@router.options("", status_code=204, summary="What of tus there is", response_class=Response)
+@router.options("", status_code=204, summary="See the supported parts of tus", response_class=Response)
 @router.options("/{upload_id}", status_code=204, include_in_schema=False, response_class=Response)
 def options(service: ServiceDep, _: Sender) -> Response:
     extensions = "creation,termination,expiration"
@@ -81,9 +81,9 @@ def options(service: ServiceDep, _: Sender) -> Response:
     return Response(status_code=204, headers=_TUS | said)
 
 
-@router.head("/{upload_id}", summary="Where to go on", response_class=Response)
+@router.head("/{upload_id}", summary="See where to continue", response_class=Response)
 def look_at_upload(service: ServiceDep, sender: Sender, upload_id: UploadId) -> Response:
-    """`Upload-Offset` is how many bytes are here, and where the next piece begins."""
+    """`Upload-Offset` is the number of stored bytes, and where the next piece begins."""
     with service.database.reading() as session:
         upload = uploads.find(session, upload_id, _whose(sender))
     offset = upload.size_bytes if upload.sha256 else uploads.offset(service, upload_id)
@@ -96,8 +96,8 @@ def look_at_upload(service: ServiceDep, sender: Sender, upload_id: UploadId) -> 
     summary="Send a piece",
     response_class=Response,
     responses={
-        200: {"model": UploadView, "description": "The last piece: the file as it is kept."},
-        204: {"description": "More is to come, from `Upload-Offset` on."},
+        200: {"model": UploadView, "description": "After the last piece: the stored file."},
+        204: {"description": "Send more, from `Upload-Offset` on."},
     },
     status_code=204,
     openapi_extra={
@@ -112,36 +112,36 @@ async def send_piece(
     upload_id: UploadId,
     upload_offset: Annotated[int, _Digits, Header(ge=0, le=2**62, description="Where the piece begins.")],
 ) -> Response:
-    """An empty piece at the end of one that is whole answers once more with what it became."""
+    """An empty piece at the end of a complete upload returns the stored file once more."""
     if request.headers.get("content-type") != _PIECE:
-        raise WrongType(f"a piece is sent with Content-Type: {_PIECE}")
+        raise WrongType(f"send a piece with Content-Type: {_PIECE}")
     upload = await run_in_threadpool(_find, service, sender, upload_id)
     if upload.sha256 is not None:
         if upload_offset != upload.size_bytes:
-            raise Conflict(f"this upload is whole; it has {upload.size_bytes} bytes")
+            raise Conflict(f"this upload is already complete; it has {upload.size_bytes} bytes")
         return _became(service, upload, await run_in_threadpool(_kept, service, upload.sha256))
     with uploads.growing(service, upload_id, upload_offset) as file:
         await run_in_threadpool(uploads.check_may_go_on, service, upload)
         try:
             await _write(request, file, upload.size_bytes)
         finally:
-            # An empty piece would otherwise keep it for ever.
+            # An empty piece must not keep an upload alive for ever.
             if file.size_bytes > upload_offset:
                 await run_in_threadpool(uploads.touch, service.database, upload_id)
         if file.size_bytes < upload.size_bytes:
             headers = {"Upload-Offset": str(file.size_bytes), **_state(service, upload)}
             return Response(status_code=204, headers=headers)
-        # Held until it has ended: a piece that is sent again meanwhile has to wait.
+        # The file stays locked until this has ended: a piece that is sent again meanwhile gets 409.
         return _became(service, upload, await run_in_threadpool(_end, service, sender, upload, file))
 
 
 async def _write(request: Request, file: uploads.Growing, size_bytes: int) -> None:
-    """What has come when a connection breaks is kept."""
+    """Write the body to the file; when a connection breaks, the bytes received so far remain."""
     waiting = bytearray()
     try:
         async for chunk in request.stream():
             if file.size_bytes + len(waiting) + len(chunk) > size_bytes:
-                raise Unprocessable(f"these are more bytes than the {size_bytes} that were announced")
+                raise Unprocessable(f"the upload has more bytes than the {size_bytes} that were announced")
             waiting += chunk
             if len(waiting) >= WRITE_BYTES:
                 piece, waiting = bytes(waiting), bytearray()
@@ -150,7 +150,7 @@ async def _write(request: Request, file: uploads.Growing, size_bytes: int) -> No
         await run_in_threadpool(file.write, bytes(waiting))
 
 
-@router.delete("/{upload_id}", status_code=204, summary="Give an upload up", response_class=Response)
+@router.delete("/{upload_id}", status_code=204, summary="Delete an unfinished upload", response_class=Response)
 def give_up_upload(service: ServiceDep, sender: Sender, upload_id: UploadId) -> Response:
     _find(service, sender, upload_id)
     uploads.give_up(service, upload_id)
@@ -172,8 +172,8 @@ def _kept(service: Service, sha256: str) -> UploadView:
 
 
 def _end(service: Service, sender: Principal, upload: PartialUpload, file: uploads.Growing) -> UploadView:
-    """Of a file that is refused nothing is kept: sending it again would not better it. What only passes, as a database
-    that is away, leaves it as it is."""
+    """Check and store a complete file. A refused file is deleted: sending it again would not help. After a temporary
+    error, such as a database that is down, the upload remains."""
     try:
         view = keep(service, sender, file.path, lambda: service.store.adopt(file.path), of=upload)
     except Unprocessable:

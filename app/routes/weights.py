@@ -1,4 +1,4 @@
-"""Weights that are sent to be evaluated."""
+"""Uploading, downloading and removing weights."""
 
 from __future__ import annotations
 
@@ -38,12 +38,11 @@ async def send_weights(
     response: Response,
     content_length: Annotated[int, Header(ge=0, include_in_schema=False)] = 0,
 ) -> UploadView:
-    """The body is the file: safetensors, or a state dict of torch.save. The same file again is the same upload.
+    """The body is the file: safetensors, or a state dict from torch.save. The same file again is the same upload.
 
     `curl --data-binary @model.safetensors -H 'Content-Type: application/octet-stream' URL`; then send a job with its
-    sha256 as `weights`. What can be told without the architecture is checked at once; the names and
-    shapes of safetensors when a job names them with an architecture; the rest by the run. Over a connection that may
-    break, send it in pieces: /api/v1/uploads.
+    sha256 as `weights`. The file's format is checked at once; the names and shapes of safetensors when a job names
+    them with an architecture; the rest by the run. Over an unreliable connection, send it in pieces: /api/v1/uploads.
     """
     # Before gigabytes are sent.
     room = await run_in_threadpool(_room, service, sender.name, content_length)
@@ -56,7 +55,7 @@ async def send_weights(
 
 
 def _room(service: Service, submitter: str, announced_bytes: int) -> int | None:
-    """How many bytes may come."""
+    """The largest accepted size in bytes; None if there is no limit."""
     with service.database.reading() as session:
         uploads.check_room(service, session, announced_bytes)
         quotas.check_upload_fits(session, submitter, announced_bytes)
@@ -76,14 +75,14 @@ def get_weights(service: ServiceDep, sha256: Annotated[str, InPath(pattern=SHA25
     responses={
         200: {
             "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
-            "description": "The file: safetensors, or as it was sent.",
+            "description": "The file: safetensors, or the format that was sent.",
         }
     },
 )
 def fetch_weights(
     service: ServiceDep, reader: Reader, sha256: Annotated[str, InPath(pattern=SHA256_PATTERN)]
 ) -> FileResponse:
-    """Weights that a training made here, for all who may read; what somebody sent, for them and for admins."""
+    """Everybody with the scope 'read' can fetch weights trained here; only their sender and admins uploaded ones."""
     with service.database.reading() as session:
         if not job_files.were_trained_here(session, sha256):
             uploads.check_may_fetch(session, sha256, None if reader.may(Scope.ADMIN) else reader.name)
@@ -101,7 +100,7 @@ def fetch_weights(
 def remove_weights(
     service: ServiceDep, sender: Sender, sha256: Annotated[str, InPath(pattern=SHA256_PATTERN)]
 ) -> Response:
-    """One's own, if no job and no measured model needs them. Admins can remove anyone's."""
+    """Remove your own weights, if no job and no measured model needs them. Admins can remove all."""
     with service.database.writing() as session:
         uploads.remove(session, sha256, None if sender.may(Scope.ADMIN) else sender.name)
         audit.record(session, sender.actor, "weights.remove", f"weights {sha256}")

@@ -1,4 +1,4 @@
-"""The workers: who is there, on what device, doing what."""
+"""The workers, their devices and their jobs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def list_workers(
     cursor: LinkedCursor = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> list[WorkerView]:
-    """By host. One that stops in order is gone from here; one that was lost stays for a day."""
+    """Sorted by host. A worker that stops by itself disappears from here; a lost one stays for a day."""
     with service.database.reading() as session:
         lease = timedelta(seconds=service.settings.lease_seconds)
         found, following = workers.page(session, lease=lease, limit=limit, cursor=cursor)

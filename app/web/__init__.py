@@ -1,1 +1,1 @@
-"""The pages: rendered on the server, readable without JavaScript, the address is the state."""
+"""The pages: rendered on the server, usable without JavaScript, with all state in the address."""

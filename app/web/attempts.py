@@ -24,7 +24,7 @@ class Attempt:
 
 
 def attempts(history: Iterable[JobEvent]) -> list[Attempt]:
-    """Of `state` events in their order."""
+    """The attempts in a job's `state` events, which must be in order."""
     found: list[Attempt] = []
     for event in history:
         state, data = JobState(event.data["state"]), event.data

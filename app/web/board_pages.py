@@ -1,4 +1,4 @@
-"""Pages about boards and what stands on them: board, entry, its points, models, comparison."""
+"""Pages of boards, entries, points, models and comparisons."""
 
 from __future__ import annotations
 
@@ -75,10 +75,10 @@ def board(
     query: Annotated[_PageOfView, Query()],
 ) -> Response:
     with service.database.reading() as session:
-        # Before the rest is read: what changes meanwhile must not be kept under the older tag.
+        # Read before the rest: what changes meanwhile must not be cached under the older tag.
         revision = ranking.revision(session, dataset, name)
         found = ranking.board(session, dataset, name)
-        # A page that was made for somebody else who uses this browser is another one.
+        # Another user of this browser must get a page of their own.
         headers = tagged(request, revision, f"{principal.name} {principal.csrf}")
         if (unchanged := not_modified(request, headers)) is not None:
             return unchanged
@@ -105,7 +105,7 @@ def hard_points(
     offset = (page - 1) * _PICTURES_PER_PAGE
     with service.database.reading() as session:
         on = ranking.board(session, dataset, name)
-        # Of an image that no network loses there is no picture.
+        # Images that no network gets wrong have no picture.
         found = board_points(session, on, order, offset=offset, limit=_PICTURES_PER_PAGE + 1, least=1)
         names = {number: entry.name for number, entry in listing.with_ids(session, found.entry_ids).items()}
     shown = found.listed[:_PICTURES_PER_PAGE]
@@ -163,7 +163,7 @@ def _model_info(entry: Entry) -> str | None:
 
 @router.get("/entries/{entry_id}/badge.svg")
 def badge(request: Request, service: ServiceDep, entry_id: EntryId) -> Response:
-    """For a README on another site, which may show it; it is as new as the board."""
+    """An SVG badge with the current accuracy; other sites may embed it."""
     with service.database.reading() as session:
         drawn = cards.badge(ranking.get(session, entry_id))
     tag = f'"{hashlib.sha256(drawn.encode()).hexdigest()[:32]}"'
@@ -183,12 +183,12 @@ def model_card(request: Request, service: ServiceDep, entry_id: EntryId) -> Resp
 
 
 def _broken(service: Service, session: Session, entry: Entry, **which: Any) -> Broken | None:
-    """None where there is no certificate to show."""
+    """Broken points from the entry's certificate; None if it has none."""
     return _of_certificate(service, session, entry, lambda path: broken_points(path, **which))
 
 
 def _classes(service: Service, session: Session, entry: Entry) -> list[ClassView] | None:
-    """None where nothing is known of its points under attack."""
+    """Accuracies by class; None if the entry has no certificate of an attack."""
     if entry.epsilon is None:
         return None
     return _of_certificate(service, session, entry, lambda path: classes_of(path, DATASETS[entry.dataset]))
@@ -201,7 +201,7 @@ def _of_certificate(service: Service, session: Session, entry: Entry, read: Call
     try:
         return read(service.store.path(sha256))
     except (NotFound, StoreAway, SafetensorError, OSError) as error:
-        # The figures are in the database: they are shown without what the file has.
+        # The accuracies are in the database, so the page is shown without the certificate's contents.
         _log.warning("the certificate of entry %d cannot be read (%s)", entry.id, error)
         return None
 
@@ -306,7 +306,7 @@ def compare(
 async def measure_transfer(
     request: Request, service: ServiceDep, sender: Sender, background: BackgroundTasks, chosen: _Compared
 ) -> Response:
-    """The form under a comparison: try the examples of one of its entries on another."""
+    """The form on a comparison: measure how many examples of one entry break another."""
     sent = await sent_fields(request)
     await run_in_threadpool(_measure_transfer, service, sender, sent)
     background.add_task(service.publish_pending)

@@ -1,4 +1,4 @@
-"""A board's page: its rows as cells, its headings as links, its choices as options."""
+"""The contents of a board's page: cells, headings, filters, charts."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ class Heading:
 class BoardRow:
     ranked: Ranked
     cells: Markup
-    """Those after the name, in one piece: a template takes several times as long for each alone."""
+    """The cells after the name as one piece of HTML: rendering each in the template takes several times as long."""
     summary: str
-    """What a phone shows of the columns it has no room for."""
+    """A summary of the columns that do not fit on a phone."""
     shows_band: bool
 
     @property
     def band(self) -> str:
-        """First and last rank of it, or the one; empty where there is none, or it is not to be shown."""
+        """The first and last rank of the band, or the only one; empty if there is none or it is not shown."""
         band = self.ranked.band if self.shows_band else None
         return "" if band is None else "\N{EN DASH}".join(map(str, dict.fromkeys(band)))
 
@@ -60,7 +60,7 @@ class BoardRow:
 
 
 def own_name(entry: Entry) -> str | None:
-    """The model id, where it says more than the entry's name: a paper often has several models."""
+    """The model id, if it differs from the entry's name, as a paper often has several models; else None."""
     return None if entry.source is None and entry.slug in (entry.name, entry.name.replace(" ", "_")) else entry.slug
 
 
@@ -74,28 +74,28 @@ class Choice:
 
 @dataclass(frozen=True)
 class Charts:
-    """What is the same on all pages of a view, until its board changes."""
+    """Charts and filters, which are the same on all pages of a view until its board changes."""
 
     choices: dict[str, list[Any]]
     count: int
-    """Entries of the view."""
+    """The number of entries in the view."""
     points: list[Point]
-    """Of the chart by accuracy, best first."""
+    """Points of the chart by accuracy, best first."""
     robust_title: str
-    """What their robust accuracy is called."""
+    """The title of the axis of robust accuracy."""
     num_in_scatter: int
-    """How many entries they stand for."""
+    """The number of entries with both accuracies, before thinning out."""
     years: Scatter | None
     num_in_years: int
 
-    # Most views are asked for one of the two.
+    # Computed on demand: most requests need only one of the two.
     @cached_property
     def whole(self) -> Scatter | None:
         return clean_against_robust(self.points, self.robust_title)
 
     @cached_property
     def focused(self) -> Scatter | None:
-        """The part of it where most entries are; None where that is the whole."""
+        """The part of the chart where most entries are; None if that is the whole chart."""
         return clean_against_robust(self.points, self.robust_title, is_focused=True)
 
 
@@ -107,14 +107,14 @@ class BoardPage:
     rows: list[BoardRow]
     choices: list[Choice]
     columns: list[tuple[str, str, bool]]
-    """Name, title and whether it is shown, of each column that this board may have."""
+    """Name, title, and whether it is shown, for each column that this board can have."""
     charts: Charts
     scatter: Scatter | None
     other_scatter: str | None
-    """Where the whole is drawn instead of a part, or the part."""
+    """The query string of the page with the other chart: the whole one instead of the part, or the reverse."""
     is_whole: bool
     first: int
-    """Which row of the view the page begins with, counted from 1."""
+    """The number of the page's first row in the view, from 1."""
     earlier: str | None
     later: str | None
     exports: list[tuple[str, str]]
@@ -133,25 +133,26 @@ def board_page(
     page: int,
     chart: ChosenChart = "focus",
 ) -> BoardPage:
-    """
+    """The contents of a page.
+
     Args:
         session: to read with.
-        recent: where charts are kept.
-        board: whose page it is.
+        recent: where charts are cached.
+        board: the board.
         revision: of the board, read before.
         view: which entries, in which order.
-        page: which one of the view, from 1.
-        chart: the part of it where most entries are, or all of it.
+        page: the number of the page, from 1.
+        chart: the part of the chart where most entries are, or all of it.
     """
     filters = view.model_dump_json(exclude={"sort", "columns"})
     charts = recent.get((board.dataset, board.name, revision, filters), lambda: _charts(session, board, view))
     shown, known = view.columns_on(board), charts.choices
     if known["loss"] and not view.columns:
-        # What this service is about, where it is known.
+        # The loss is what this service compares, so show it if any entry has one.
         shown.insert(shown.index("architecture") + 1, "loss")
     offset = (page - 1) * PAGE_SIZE
     found = listing.search(session, board, view, limit=PAGE_SIZE, offset=offset)
-    # Below the rank, where a phone has room for it too.
+    # The band is shown below the rank, so that it fits on a phone.
     shows_bands, cells = "band" in shown, [name for name in shown if name != "band"]
     if shows_bands:
         found = rank_bands.with_bands(found, rank_bands.of_board(session, recent, board, revision))
@@ -159,7 +160,7 @@ def board_page(
     files = [(kind.title, f"/api/v1{path}/export/{name}{_query(view)}") for name, kind in FORMATS.items()]
     is_whole = chart == "all" or charts.focused is None
     other = {"chart": "all"} if chart == "focus" else {}
-    # Stays as it is on the way to other pages and orders.
+    # Links to other pages and orders keep this choice.
     kept = {"chart": "all"} if chart == "all" else {}
     made = [(Markup(f'<td class="{_classes(name)}">'), _CELLS[name]) for name in cells]
     return BoardPage(
@@ -247,7 +248,7 @@ def _robust(entry: Entry) -> Markup:
     if entry.robust_accuracy is None:
         if entry.reported_accuracy is None:
             return _DASH
-        said = "Said by its owner alone; not measured here, so that it has no rank"
+        said = "Reported by its owner and not measured here, so it has no rank"
         return Markup('<span class="quiet" title="{}">{}</span><span class="interval">reported</span>').format(
             said, formatting.percent(entry.reported_accuracy)
         )
@@ -257,7 +258,7 @@ def _robust(entry: Entry) -> Markup:
             said, formatting.percent(entry.robust_accuracy)
         )
     bounds = formatting.interval(entry.interval_of(entry.robust_accuracy))
-    # Numbers alone: nothing to be escaped, and a template's way takes three times as long for a page of them.
+    # Only numbers, so nothing needs escaping; rendering them in the template takes three times as long.
     figure = formatting.percent(entry.robust_accuracy)
     return Markup(f'<span class="accuracy">{figure}</span><span class="interval">{bounds}</span>')
 
@@ -278,7 +279,7 @@ def _share(value: float | None) -> Markup:
 def _parameters(entry: Entry) -> Markup:
     if entry.num_parameters is None:
         return _DASH
-    # A number alone: nothing to be escaped.
+    # Only a number, so nothing needs escaping.
     return Markup(f'<span title="{entry.num_parameters:,}">{formatting.millions(entry.num_parameters)}</span>')
 
 
@@ -307,7 +308,7 @@ _CELLS: dict[str, Callable[[Entry], Markup]] = {
 
 
 def _choices(view: View, known: dict[str, list[Any]]) -> list[Choice]:
-    """Those with something to choose from; one that is chosen is there even where nothing has it."""
+    """The filters that have options. A chosen value is an option even if no entry has it."""
     labels = {"family": "Architecture", "venue": "Venue", "year": "Year", "epsilon": "Epsilon", "loss": "Loss"}
     data = [("none", "none"), ("extra", "extra real images"), ("synthetic", "generated images")]
     choices = [

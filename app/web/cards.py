@@ -1,4 +1,4 @@
-"""An entry for somebody's own README: a badge, and a model card in Markdown."""
+"""A badge and a model card in Markdown, for the README of an entry's owner."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from gkl.catalog import DATASETS
 from gkl.outcome import Flag
 from gkl.spec import format_epsilon
 
-# Of Verdana at 11 pixels, which badges are drawn in: wide enough for any letter of a figure.
+# Width in pixels of a letter in Verdana at 11 pixels, the font of badges.
 _LETTER = 6.6
 _GREEN, _GREY, _AMBER = "#1a7f4b", "#59636e", "#8a5a00"
 
 
 def badge(row: Ranked) -> str:
-    """SVG: the figure and where it stands, as wide as its text."""
+    """An SVG with the entry's accuracy and rank, as wide as its text."""
     entry = row.entry
     left = "robust accuracy" if entry.epsilon is not None else "corrupted accuracy"
     right, colour = _standing(row)
@@ -43,7 +43,7 @@ def badge(row: Ranked) -> str:
 
 
 def _standing(row: Ranked) -> tuple[str, str]:
-    """What a badge says, and its colour."""
+    """The text of a badge, and its color."""
     entry = row.entry
     figure = entry.robust_accuracy
     if entry.is_withdrawn:
@@ -61,12 +61,12 @@ def _standing(row: Ranked) -> tuple[str, str]:
 
 
 def card(row: Ranked, board: Board, url: str) -> str:
-    """Markdown: what was measured, how far it can be believed, and how to check it.
+    """A model card in Markdown: the results, who measured them, and how to check them.
 
     Args:
-        row: the entry in its place.
-        board: that it is on.
-        url: of the service.
+        row: the entry with its rank.
+        board: the entry's board.
+        url: the service's address.
     """
     return "\n".join(_card(row, board, url)) + "\n"
 
@@ -128,7 +128,7 @@ def _measured_by(entry: Entry, here: str) -> str:
     if entry.is_withdrawn:
         return f"Withdrawn: {_text(entry.withdrawn_reason or '')}"
     if entry.report is not None:
-        return f"Measured by its owner. [Its certificate]({here}) agrees with itself; the network was not asked again."
+        return f"Measured by its owner. [Its certificate]({here}) is consistent; the network was not evaluated again."
     if entry.provenance is Provenance.VERIFIED:
         return f"Measured by [this service]({here}). Its certificate proves each broken image: `gklbench verify`."
     return "Measured by RobustBench." if entry.provenance is Provenance.IMPORTED else "Reported by its authors alone."
@@ -153,6 +153,6 @@ def _board_address(url: str, board: Board) -> str:
 
 
 def _text(text: str) -> str:
-    """To be read as it stands: what Markdown or HTML would make of it is taken from it."""
+    """Escape a text, so that it has no effect as Markdown or HTML."""
     one_line = formatting.visible(plain(text))
     return re.sub(r"([\\`*_{}\[\]<>#|!~])", r"\\\1", one_line)

@@ -1,6 +1,6 @@
-"""The documentation under /docs/: the pages that `make docs` makes, as files; where there are none, how to make them.
+"""The documentation under /docs/: the pages built by `make docs`; if there are none, how to build them.
 
-The folder is looked into at each request, so that pages made while the service runs are served at once.
+Each request looks into the folder, so pages that are built while the service runs are served at once.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from app.core.paths import root_of
 from app.http.access import PUBLIC
 from app.web.rendering import render
 
-# The documentation as written, where the service runs from a checkout.
+# The documentation's sources, if the service runs from a checkout.
 _MARKDOWN = Path(__file__).parents[2] / "docs"
 _HEADING = re.compile(r"## (.+)")
 _ITEM = re.compile(r"- \[([^]]+)\]\(([\w/-]+\.md)\)")
@@ -31,7 +31,7 @@ router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse,
 
 @router.get("/docs")
 def former_api_page(request: Request) -> Response:
-    """The API's page was here. Not for ever: browsers would keep that."""
+    """Redirect to the API's page, which was here. A temporary redirect, since browsers keep permanent ones."""
     return RedirectResponse(f"{root_of(request.scope)}/api", status_code=HTTPStatus.TEMPORARY_REDIRECT)
 
 
@@ -44,12 +44,12 @@ async def index(request: Request) -> Response:
 
 
 class BuiltPages(StaticFiles):
-    """The files of a folder, with ETags; nothing whose name begins with a dot: Sphinx keeps its own there."""
+    """The files of a folder, with ETags. Names that begin with a dot are Sphinx's own files and are not served."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(directory=folder, html=True, check_dir=False)
         self.folder = folder
-        # It would refuse to serve while the folder is not there.
+        # Otherwise it would refuse to serve while the folder does not exist.
         self.config_checked = True
 
     @property
@@ -57,13 +57,14 @@ class BuiltPages(StaticFiles):
         return (self.folder / "index.html").is_file()
 
     async def get_response(self, path: str, scope: Scope) -> Response:
-        """
+        """The answer with a file.
+
         Raises:
             HTTPException: there is no such file.
         """
         if not self.are_built and scope["method"] == "GET":
             request = Request(scope)
-            # Also for addresses of pages that would be there.
+            # Also for addresses of pages that exist once they are built.
             return _markdown(path) or _how_to_make_them(request, self.folder, HTTPStatus.NOT_FOUND)
         if any(part.startswith(".") for part in Path(os.path.normpath(path)).parts if part != "."):
             raise HTTPException(HTTPStatus.NOT_FOUND)
@@ -83,10 +84,7 @@ def _how_to_make_them(request: Request, folder: Path, status: int) -> Response:
 
 
 def _contents() -> list[_Part]:
-    """
-    Returns:
-        The parts of the index; none where no checkout is.
-    """
+    """The parts of the index; empty without a checkout."""
     index = _MARKDOWN / "index.md"
     parts: list[_Part] = []
     if index.is_file():
@@ -99,8 +97,8 @@ def _contents() -> list[_Part]:
 
 
 def _markdown(path: str) -> Response | None:
-    """A page as it is written, where a checkout has it."""
+    """The source of a page, if there is a checkout."""
     if not re.fullmatch(r"([\w-]+/)*[\w-]+\.md", str(PurePosixPath(path))) or not (_MARKDOWN / path).is_file():
         return None
-    # As plain text, which every browser shows.
+    # As plain text, since browsers download other types.
     return FileResponse(_MARKDOWN / path, media_type="text/plain", headers={"Cache-Control": "no-cache"})

@@ -1,4 +1,4 @@
-"""What the form calls the fields of a spec, and which of them it shows before the others."""
+"""Titles of the spec's fields in the form, and which fields are shown first."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ _TITLES = {
     "extra_data": "Trained on additional real images",
     "synthetic_data": "Trained on generated images",
 }
-"""By dotted path, or by the field's own name where it means the same everywhere."""
+"""By dotted path, or by the field's name if it means the same everywhere."""
 
 _BASIC = re.compile(
     r"name|dataset|architecture|weights|epochs|objective|evaluation"
@@ -92,7 +92,8 @@ SHOWN_FIRST = (
 
 
 def title(path: str) -> str:
-    """
+    """The title of a field.
+
     >>> title("evaluation.num_points"), title("objective.ce_weight"), title("optimizer.momentum")
     ('Points to attack', 'Cross-entropy weight (alpha)', 'Momentum')
     """
@@ -101,5 +102,5 @@ def title(path: str) -> str:
 
 
 def is_basic(path: str) -> bool:
-    """Whether it is open from the start; the others are folded."""
+    """Whether the field is shown at once; others are folded."""
     return _BASIC.fullmatch(path) is not None

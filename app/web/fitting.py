@@ -1,4 +1,4 @@
-"""What follows in a form from the choice of a data set or a norm: a budget and an architecture that fit it."""
+"""Adapting a form after the choice of a data set or norm: a budget and an architecture that fit it."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _WITHOUT_CHANGE = {"inner_maximization": InnerMaximization().model_dump(mode="js
 
 @dataclass(frozen=True)
 class Drawn:
-    """What a form was drawn for, as it says itself when it is sent."""
+    """The data set and norms for which a form was rendered; the form sends them back."""
 
     dataset: str
     norms: Mapping[str, str]
-    """By the dotted path of the threat model."""
+    """By the dotted path of each threat model."""
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Drawn:
@@ -40,14 +40,13 @@ class Drawn:
 
 
 def fitting_architectures(dataset: str) -> list[str]:
-    """Those that can be built for it, those of this project first; all where there is no such data set."""
+    """The architectures that fit a data set, this project's own first; all if there is no such data set."""
     names = [each.name for each in ARCHITECTURES.values() if dataset not in DATASETS or dataset in each.datasets]
     return sorted(names, key=lambda name: "/" in name)
 
 
 def grouped(names: Iterable[str]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Architectures under headings: those of this project, then RobustBench's zoo by board; each with what it is called
-    under its heading."""
+    """Architectures under headings: this project's own, then RobustBench's zoo by board; each with its label there."""
     groups: dict[str, list[tuple[str, str]]] = {}
     for name in names:
         if name in ZOO:
@@ -60,9 +59,9 @@ def grouped(names: Iterable[str]) -> list[tuple[str, list[tuple[str, str]]]]:
 
 
 def fitted(values: Mapping[str, Any], drawn: Drawn) -> tuple[dict[str, Any], list[str]]:
-    """The values with the usual budget in place of the one that was usual before, and an architecture that fits.
+    """Replace the old choice's default budget by the new one's, and choose an architecture that fits.
 
-    What somebody has typed stays.
+    Other values that the user typed stay.
 
     Returns:
         The values, and what was changed, in words.
@@ -78,7 +77,7 @@ def fitted(values: Mapping[str, Any], drawn: Drawn) -> tuple[dict[str, Any], lis
             found["epsilon"] = usual
             told.append(f"{path}.epsilon is now {format_epsilon(usual)}, the usual one")
     fitting = fitting_architectures(dataset)
-    # What does not say what it was drawn for is refused beside its field, as anything else that does not fit.
+    # If the form does not say what it was rendered for, a value that does not fit is an error at its field.
     if drawn.dataset not in ("", dataset) and changed.get("architecture") not in fitting:
         of_recipes = [recipe().architecture for recipe in RECIPES.values() if recipe().dataset == dataset]
         changed["architecture"] = next(iter([*of_recipes, *fitting]), "")
@@ -127,9 +126,9 @@ def _threat_models(values: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, A
 
 
 def _number(epsilon: Any) -> float | None:
-    """As a spec reads it."""
+    """The budget as a spec parses it; None if it cannot."""
     try:
-        # Of the norms the one with the widest budgets.
+        # L1 accepts the largest budgets of all norms.
         return ThreatModel(norm="L1", epsilon=epsilon).epsilon
     except ValueError:
         return None

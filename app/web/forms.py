@@ -1,4 +1,4 @@
-"""Forms made from the specs: what a spec has a field for, its form has one for."""
+"""Forms generated from the specs: each field of a spec has a field in its form."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from gkl.field_errors import field_errors
 from gkl.spec import format_epsilon
 
 NONE = "none"
-"""What a choice between variants calls leaving the part out."""
+"""The option of a choice between variants that leaves the part out."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Input:
     """One field, or a part of the spec with fields of its own."""
 
     name: str
-    """Dotted path in the spec, as errors name it."""
+    """Dotted path in the spec, as in error messages."""
     title: str
     kind: Literal["text", "number", "select", "checkbox", "group", "variant"]
     help: str
@@ -37,20 +37,20 @@ class Input:
     inputs: list[Input] = field(default_factory=list)
     is_required: bool = False
     notes: list[str] = field(default_factory=list)
-    """What is to be known before it is sent, such as that no worker has a data set."""
+    """Notes to read before sending, such as that no worker has a data set."""
     is_changed: bool = False
-    """Whether it, or a field in it, is not at its default."""
+    """Whether it, or a field in it, differs from the default."""
     groups: list[tuple[str, list[tuple[str, str]]]] = field(default_factory=list)
-    """The options of a long list under headings, each with what it is called there."""
+    """The options of a long list under headings, each with its label."""
 
     @property
     def basic(self) -> list[Input]:
-        """Of its fields those that are shown open."""
+        """Its fields that are shown at once."""
         return basic(self.inputs)
 
     @property
     def advanced(self) -> list[Input]:
-        """Those that are folded."""
+        """Its fields that are folded."""
         return advanced(self.inputs)
 
     @property
@@ -59,7 +59,7 @@ class Input:
 
 
 def basic(of: Sequence[Input]) -> list[Input]:
-    """Those that most people set, and all of a part that has no others."""
+    """The fields that most users set; all fields if none of them is basic."""
     if not any(field_words.is_basic(each.name) for each in of):
         return list(of)
     found = [each for each in of if field_words.is_basic(each.name)]
@@ -73,17 +73,17 @@ def advanced(of: Sequence[Input]) -> list[Input]:
 
 
 def inputs(model: type[BaseModel], values: Mapping[str, Any], errors: Mapping[str, list[str]]) -> list[Input]:
-    """The fields of a spec, with values as its JSON has them and errors by dotted path."""
+    """The form's fields for a spec, from values as in its JSON and errors by dotted path."""
     return _inputs(model, values, errors, "")
 
 
 def parse(model: type[BaseModel], sent: Mapping[str, str]) -> dict[str, Any]:
-    """What a form sent, as the spec's JSON. What is no number stays text, for the spec to refuse."""
+    """The spec's JSON from a sent form. A text that is not a number stays a text, which the spec then refuses."""
     return _parse(model, sent, "")
 
 
 def errors_of(error: ValidationError, model: type[BaseModel]) -> dict[str, list[str]]:
-    """By dotted path, that of the field for an entry of a list; '' for those about the spec as a whole."""
+    """Error messages by dotted path; for an item of a list, that of the list; '' for errors of the whole spec."""
     found: dict[str, list[str]] = {}
     for path, message in field_errors(error.errors(include_input=False, include_url=False), model):
         positions = [part for part in path if isinstance(part, int)]
@@ -98,10 +98,10 @@ def errors_of(error: ValidationError, model: type[BaseModel]) -> dict[str, list[
 
 @dataclass(frozen=True)
 class _Shape:
-    """An annotation, taken apart."""
+    """The parts of a field's annotation."""
 
     models: dict[str, type[BaseModel]]
-    """By the value that tells them apart, where there are several."""
+    """By the value of the discriminating field, if there are several."""
     literals: list[str]
     plain: set[type]
     is_optional: bool
@@ -169,7 +169,7 @@ def _inputs(
     found = []
     for name, info in model.model_fields.items():
         shape = _shape_of(info)
-        # What tells the variants apart is chosen where there is a choice.
+        # The discriminating field of a variant is not shown: the choice of the variant sets it.
         if name in ("kind", "loss") and len(shape.literals) == 1 and not shape.models:
             continue
         value = values.get(name, _default(info))
@@ -199,7 +199,7 @@ def _input(path: str, info: FieldInfo, shape: _Shape, value: Any, errors: Mappin
         common["is_changed"] = not info.is_required() and _chosen(shape, value) != _chosen(shape, _default(info))
         return _part(path, shape, value if isinstance(value, Mapping) else None, common, errors)
     if shape.literals and not shape.plain - {str} and not shape.is_list:
-        # A long list of names has those of its own making first.
+        # In a long list of names, this project's own come first.
         options = ([""] if shape.is_optional else []) + sorted(shape.literals, key=lambda name: "/" in name)
         return Input(kind="select", value="" if value is None else str(value), options=options, **common)
     if shape.plain == {bool}:
@@ -211,7 +211,7 @@ def _input(path: str, info: FieldInfo, shape: _Shape, value: Any, errors: Mappin
 
 
 def _text(value: Any, path: str) -> str:
-    """So that reading it gives the same value again."""
+    """The value as a text that `_value` parses to the same value."""
     if isinstance(value, float):
         if path.endswith("epsilon"):
             numerator, _, denominator = format_epsilon(value).partition("/")
@@ -222,7 +222,7 @@ def _text(value: Any, path: str) -> str:
 
 
 def _chosen(shape: _Shape, value: Any) -> str | None:
-    """Which of the variants of a part a value is; None where it is left out."""
+    """The variant of a part that a value has; None if the part is left out."""
     tags, tag_field = list(shape.models), _tag_field(shape)
     if not isinstance(value, Mapping):
         return None if shape.is_optional else tags[0]
@@ -261,11 +261,11 @@ def _parse(model: type[BaseModel], sent: Mapping[str, str], prefix: str) -> dict
             chosen = said if said in tags else tags[0]
             values[name] = _parse(shape.models[chosen], sent, f"{path}.")
         elif shape.plain == {bool}:
-            # A box that is not ticked is not sent.
+            # Browsers do not send unticked boxes.
             values[name] = sent.get(path) == "true"
         elif sent.get(path, "").strip() != "":
             values[name] = _value(sent[path].strip(), shape)
-        # Left out: the default, or an error where there is none.
+        # An empty field is left out: the spec uses the default, or reports an error.
     return values
 
 
@@ -288,13 +288,13 @@ def _number(text: str, shape: _Shape) -> Any:
 
 
 async def sent_fields(request: Request) -> dict[str, str]:
-    """What a browser's form says, by the names of its fields.
+    """The fields of a form that a browser sent.
 
     Raises:
-        Unprocessable: it is none that a page here could have sent.
+        Unprocessable: no page of this service could have sent it.
     """
     body = (await request.body()).decode("utf-8", "replace")
     try:
         return dict(parse_qsl(body, keep_blank_values=True, max_num_fields=1000))
     except ValueError as error:
-        raise Unprocessable(f"this is no form of this page ({error}); load it again") from error
+        raise Unprocessable(f"this is not a form of this page ({error}); load the page again") from error

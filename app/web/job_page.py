@@ -35,13 +35,13 @@ _LOG_TAIL_BYTES = 16 * 1024
 
 
 class _View(BaseModel):
-    """What of the page the address chooses."""
+    """Query parameters of the page."""
 
     epoch: Annotated[Annotated[int, Field(ge=1, le=MAX_ID)] | None, Chosen] = None
-    """Where the cursor of the curves stands; by default at the last one."""
+    """The epoch at the cursor of the curves; by default the last one."""
 
     beside: list[Annotated[int, Field(ge=1, le=MAX_ID)]] = Field(default=[], max_length=100)
-    """Jobs whose curves are laid over this one's."""
+    """Jobs whose curves are drawn with this one's."""
 
 
 @router.get("/jobs/{job_id}")
@@ -70,7 +70,7 @@ def job(request: Request, service: ServiceDep, job_id: JobId, view: Annotated[_V
             evaluation=results.evaluation_of_job(session, job_id),
             attack=external.attack_of_job(session, job_id),
             transfer=transfers.of_job(session, job_id),
-            entry_id=reports.entries_of_jobs(session, [job_id]).get(job_id),
+            entry_id=reports.entry_ids_by_job(session, [job_id]).get(job_id),
             curves=panels_of(runs, view.epoch),
             others=others,
             suggested=[*others, *(each for each in suggested if each.id not in view.beside)],
@@ -84,7 +84,7 @@ def job(request: Request, service: ServiceDep, job_id: JobId, view: Annotated[_V
             saved=saved,
             way_out=way_out(found, has_saved=bool(saved)),
             waits_for=quotas.why_waiting(session, found),
-            missing=holdings.missing_of(session, [found], lease=timedelta(seconds=service.settings.lease_seconds)),
+            missing=holdings.missing_by_job(session, [found], lease=timedelta(seconds=service.settings.lease_seconds)),
             log=job_log.tail(session, job_id, _LOG_TAIL_BYTES),
         )
 
@@ -94,7 +94,7 @@ def _later(now: datetime, expected: run_time.Expected) -> datetime:
 
 
 def _announced(job: Job, progress: dict[str, Any] | None, expected: run_time.Expected | None) -> tuple[str, str]:
-    """What a screen reader is to say: a key that changes with the state and with each tenth, and the sentence."""
+    """The text for screen readers, and a key that changes with the state and every 10 % of progress."""
     said = f"Job {job.id} is {job.state}" if job.state in _LASTING else f"Job {job.id} has {job.state}"
     if job.state is JobState.CANCELLED:
         said = f"Job {job.id} was cancelled"
@@ -118,11 +118,11 @@ def _step(progress: dict[str, Any] | None) -> StepMetrics | None:
 
 
 def _waterfall(job: Job, attacks: list[dict[str, Any]]) -> Waterfall | None:
-    """Of an evaluation, or a shard of one, that runs and has told of its points."""
+    """The points left so far, for a running evaluation or shard that has reported them."""
     if job.state is not JobState.RUNNING or job.progress is None or job.kind not in (JobKind.EVALUATE, JobKind.SHARD):
         return None
     try:
-        # What another version's worker has written may be different.
+        # A worker of another version may have written another format.
         spec, progress = RUN_SPEC.validate_python(job.spec), Progress.model_validate(job.progress)
     except ValidationError:
         return None
@@ -134,7 +134,7 @@ def _waterfall(job: Job, attacks: list[dict[str, Any]]) -> Waterfall | None:
 
 
 def _attacks_of_last_attempt(events: list[JobEvent]) -> list[dict[str, Any]]:
-    """An evaluation that was taken up again ran its attacks again."""
+    """The attacks of the last attempt: an evaluation that resumed reports all its attacks again."""
     attacks: list[dict[str, Any]] = []
     for event in events:
         if event.type == "state" and event.data["state"] == JobState.RUNNING:

@@ -45,11 +45,11 @@ def _log_in(request: Request, service: Service, secret: str, wanted: str) -> Res
         with service.database.writing() as session:
             token = tokens.find(session, secret)
             if token is not None:
-                # In place of the one that this browser has.
+                # The new login replaces the one that this browser has.
                 tokens.log_out(session, request.cookies.get(COOKIE, ""))
                 known = tokens.log_in(session, token, timedelta(hours=service.settings.login_hours))
     if known is None:
-        _log.warning("a login was refused: no token that lives")
+        _log.warning("a login was refused: the token is not valid")
         return _page(request, service, wanted, problem="This token is unknown, expired or revoked.", status_code=401)
     value, until = known
     response = RedirectResponse(_here(root_of(request.scope), wanted), status_code=303)
@@ -91,12 +91,12 @@ def _page(
 
 
 def _cookie_path(request: Request) -> str:
-    # What else is under this name is somebody else's.
+    # Other services may share the host, so limit the cookie to this one's path.
     return root_of(request.scope) or "/"
 
 
 def _here(root: str, wanted: str) -> str:
-    """Only to a page of this service: an address may have been made by somebody else.
+    """The address to continue at, limited to pages of this service, since the parameter may come from another site.
 
     >>> _here("", "/jobs?state=failed"), _here("", "//elsewhere.example"), _here("", "https://elsewhere.example")
     ('/jobs?state=failed', '/', '/')

@@ -1,4 +1,4 @@
-"""Home, jobs, workers. No page calls the broker or an engine: each reads rows and renders."""
+"""Home, jobs, workers, identity, audit. Pages only read rows and render them; they call neither broker nor engine."""
 
 from __future__ import annotations
 

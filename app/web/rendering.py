@@ -1,4 +1,4 @@
-"""Templates and what they may use."""
+"""Rendering of templates, with their filters and globals."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from gkl.catalog import ARCHITECTURES, DATASETS, LOSS_TITLES
 from gkl.outcome.metrics import in_order, written
 from gkl.spec import format_epsilon
 
-# A form without JavaScript sends an empty text for a choice that was not made.
+# Without JavaScript, a form sends an empty text for each field without a choice.
 Chosen = BeforeValidator(lambda value: value or None)
 
 
@@ -45,9 +45,9 @@ def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("app.web"),
         autoescape=select_autoescape(),
-        # A name that a template misspells must not turn into an empty cell.
+        # A misspelled name in a template must raise an error, not render as an empty cell.
         undefined=StrictUndefined,
-        # Whatever a template shows: somebody else's names must not turn round what stands beside them.
+        # For every value: characters in user-chosen names must not reverse the text next to them.
         finalize=_visible,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -90,25 +90,25 @@ _templates = Jinja2Templates(env=_environment())
 def render(
     request: Request, template: str, *, status_code: int = 200, headers: dict[str, str] | None = None, **context: Any
 ) -> HTMLResponse:
-    # None where the error came before anybody was asked who they are.
+    # None if an error came before authentication.
     principal: Principal | None = getattr(request.state, "principal", None)
     context |= {
         "principal": principal,
         "csrf": principal.csrf if principal is not None else None,
         "root": root_of(request.scope),
     }
-    # What is shown may depend on who is logged in.
+    # Pages may depend on who is logged in.
     headers = {"Cache-Control": "private, no-cache", "Vary": "Cookie"} | (headers or {})
     return _templates.TemplateResponse(request, template, context, status_code=status_code, headers=headers)
 
 
 def redirect(request: Request, path: str, background: BackgroundTasks | None = None) -> RedirectResponse:
-    """To another page of the service."""
+    """Redirect to another page of the service."""
     return RedirectResponse(root_of(request.scope) + path, status_code=HTTPStatus.SEE_OTHER, background=background)
 
 
 async def error_page(request: Request, status: int, detail: str, headers: dict[str, str]) -> Response:
-    """What went wrong; for a browser that is not logged in, where to do that. What was typed into a form is on it."""
+    """The page of an error, with a link to log in if needed, and with the values that were typed into a form."""
     query = f"?{request.url.query}" if request.url.query else ""
     if status == HTTPStatus.UNAUTHORIZED and request.method == "GET":
         return redirect(request, f"/login?{urlencode({'next': request.url.path + query})}")
@@ -128,17 +128,17 @@ async def error_page(request: Request, status: int, detail: str, headers: dict[s
     )
 
 
-# Of others either the form would come to nothing again, or its body was not read to the end.
+# The statuses after which a form may be sent again. After others it would fail again, or its body was not read fully.
 _SENT_AGAIN = (401, 403, 422, 429, 503)
 
 
 def _is_of_another_site(request: Request, status: int) -> bool:
-    """That is refused before it is asked who sends it. A form of theirs must not come back as one of this service."""
+    """Whether another site's page made the request. Its form must not be shown as a form of this service."""
     return status == HTTPStatus.FORBIDDEN and getattr(request.state, "principal", None) is None
 
 
 async def _typed(request: Request) -> dict[str, str]:
-    """What a form sent that may be sent again; never a token."""
+    """The values of a form that may be sent again; never a token."""
     is_form = request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded")
     if request.method != "POST" or not is_form or own_path(request.scope) in ("/login", "/logout"):
         return {}

@@ -1,4 +1,4 @@
-"""Other people's HTML and LaTeX, as far as a footnote needs it."""
+"""Safe rendering of HTML and LaTeX in imported footnotes."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _MATHML = {"math", "mrow", "mi", "mo", "mn", "mtext", "msub", "msup", "msubsup",
 _TAGS = {"a", "b", "br", "em", "i", "strong", "sub", "sup"} | _MATHML
 
 
-# Longer footnotes are cut; a converter of formulas takes its time.
+# Longer footnotes are cut, since converting formulas is slow.
 _MAX_LENGTH, _MAX_FORMULAS = 10_000, 20
 
 
 @lru_cache(maxsize=1000)
 def rich(text: str) -> Markup:
-    r"""Links, line breaks and simple formulas are shown; all else that HTML can do is taken out.
+    r"""Keep links, line breaks and simple formulas; remove all other HTML.
 
     >>> str(rich(r'a<br>b <script>c</script> & <a href="https://example.org" onclick="d">e</a>'))
     'a<br>b  &amp; <a href="https://example.org" rel="nofollow noopener noreferrer">e</a>'
@@ -28,7 +28,7 @@ def rich(text: str) -> Markup:
     True
     """
     pieces = _FORMULA.split(text[:_MAX_LENGTH], maxsplit=_MAX_FORMULAS)
-    # Every other piece is a formula. The converter escapes nothing, so what it makes is cleaned with the rest.
+    # Every other piece is a formula. The converter does not escape, so its output is cleaned with the rest.
     html = "".join(_formula(piece) if number % 2 else piece for number, piece in enumerate(pieces))
     return Markup(
         nh3.clean(
@@ -44,5 +44,5 @@ def rich(text: str) -> Markup:
 def _formula(latex: str) -> str:
     try:
         return convert(latex)
-    except Exception:  # noqa: BLE001 - the converter raises whatever it meets
+    except Exception:  # noqa: BLE001 - the converter raises errors of many kinds
         return str(escape(rf"\({latex}\)"))

@@ -1,4 +1,4 @@
-"""Pages that send a job: a form from the spec, the commands that say the same, each error beside its field."""
+"""Pages that send a job: a form generated from the spec, equivalent commands, and each error beside its field."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ Kind = Literal["train", "evaluate"]
 Choice = Literal["train", "evaluate", "import"]
 SPECS: dict[Kind, type[TrainSpec] | type[EvaluateSpec]] = {"train": TrainSpec, "evaluate": EvaluateSpec}
 
-# Words that the form itself sends beside the spec's fields.
+# Fields that the form sends besides those of the spec.
 _OWN = ("action", "submitter", "nonce", "drawn_for", CSRF_FIELD)
 _NONCE = re.compile(r"[0-9a-f]{32}")
 
@@ -60,19 +60,19 @@ class Form:
     kind: Kind
     inputs: list[Input]
     errors: list[str]
-    """About the spec as a whole."""
+    """Errors of the spec as a whole."""
     has_errors: bool
     submitter: str
     nonce: str
-    """Of this page: the same form sent twice from it is one job."""
+    """Identifies the page: the same form sent twice from it creates one job."""
     drawn_for: str
-    """What it was drawn for, see `app.web.fitting`."""
+    """What it was rendered for, see `app.web.fitting`."""
     changes: list[str]
-    """What was changed for a choice."""
+    """What was changed to fit a choice."""
     note: str | None
-    """What is to be known of the job as a whole, such as that no worker is running."""
+    """A note on the whole job, such as that no worker is running."""
     body: str | None
-    """The spec as JSON, without what is left at its default; None while it is not valid."""
+    """The spec as JSON, without defaults; None while it is not valid."""
     spec: TrainSpec | EvaluateSpec | None
 
     @property
@@ -85,12 +85,12 @@ class Form:
 
     @property
     def json(self) -> str | None:
-        """The spec, to be read and copied."""
+        """The spec as indented JSON, to read and copy."""
         return None if self.body is None else json.dumps(json.loads(self.body), indent=2)
 
 
 def first_values(kind: Kind) -> dict[str, Any]:
-    """What a form begins with."""
+    """The values of a new form."""
     if kind == "train":
         return next(iter(RECIPES.values()))().model_dump(mode="json")
     evaluation = Evaluation(threat_model=ThreatModel(epsilon=0.2))
@@ -104,9 +104,9 @@ def first_values(kind: Kind) -> dict[str, Any]:
 
 
 def spec_to_measure(entry: Entry) -> EvaluateSpec | None:
-    """An evaluation of the weights that were published with an imported entry, for the board that it is on.
+    """An evaluation of an imported entry's published weights, for the entry's board.
 
-    None if it was not imported, if the zoo has no model of its id, or if the board's attack is none that runs here.
+    None if it was not imported, if the zoo has no model with its id, or if this service cannot run the board's attack.
     """
     architecture = None if entry.source is None else zoo_name(entry.dataset, entry.board, entry.slug)
     if architecture is None:
@@ -128,7 +128,7 @@ def spec_to_measure(entry: Entry) -> EvaluateSpec | None:
 
 
 def _publication(entry: Entry) -> Publication | None:
-    """What the entry says of its paper; of each text as much as is one line of the usual length."""
+    """The entry's publication, with each text cut to one line of the allowed length."""
     link = entry.link if re.fullmatch(r"https?://[!-~]{1,480}", entry.link) else None
     try:
         return Publication(
@@ -141,7 +141,7 @@ def _publication(entry: Entry) -> Publication | None:
             footnote=plain(entry.footnote),
         )
     except ValidationError:
-        # Too long, or with characters that hide something: whoever sends it writes it anew.
+        # Too long, or with hidden characters: the sender has to write it again.
         return None
 
 
@@ -155,9 +155,9 @@ def form_of(
     notes: Mapping[str, str] = MappingProxyType({}),
     refusal: Unprocessable | TooMany | None = None,
 ) -> Form:
-    """The form with these values, which need not be right. Its errors are shown only where somebody asks to send it.
+    """The form with these values, which need not be valid. Errors are shown only after an attempt to send it.
 
-    `notes`: by field, what is to be known before it is sent.
+    `notes`: by field, what to know before sending.
     """
     spec: TrainSpec | EvaluateSpec | None = None
     errors: dict[str, list[str]] = {}
@@ -166,7 +166,7 @@ def form_of(
     except ValidationError as error:
         errors = errors_of(error, SPECS[kind])
     if refusal is not None:
-        # What only the service can know names its field like the rest.
+        # Errors from the service begin with the name of their field, too.
         field, colon, sentence = str(refusal).partition(": ")
         known = bool(colon) and field in SPECS[kind].model_fields
         errors.setdefault(field if known else "", []).append(sentence if known else str(refusal))
@@ -192,7 +192,7 @@ def form_of(
 
 
 def _with_fitting(shown: Input, dataset: str) -> Input:
-    """Of all architectures those that the data set can be given to, and the one that stands there."""
+    """Limit the architectures to those that fit the data set, and the one that is selected."""
     if shown.name != "architecture":
         return shown
     fitting = fitting_architectures(dataset)
@@ -200,21 +200,21 @@ def _with_fitting(shown: Input, dataset: str) -> Input:
     return replace(shown, options=options, groups=grouped(options))
 
 
-# What others follow from.
+# The choices that other fields follow from.
 _CHOICES = ("dataset", "objective")
 
 
 def prefilled(kind: Kind, values: Mapping[str, Any], given: Mapping[str, str]) -> dict[str, Any]:
-    """The values with those that a link names, by the dotted paths of the fields, and others changed to fit them."""
+    """The values with those in a link, by dotted path, and with others changed to fit them."""
     drawn = Drawn.of(values)
     choices = {name: value for name, value in given.items() if name in _CHOICES or name.endswith(".norm")}
-    # First what others follow from: what the link names besides is then kept as it is.
+    # First the choices that others follow from, so that the link's other values are kept.
     fitting, _ = fitted(from_sent(kind, _as_sent(kind, values) | choices), drawn)
     return from_sent(kind, _as_sent(kind, fitting) | dict(given))
 
 
 def _as_sent(kind: Kind, values: Mapping[str, Any]) -> dict[str, str]:
-    """What a browser sends of a form with these values."""
+    """The fields that a browser sends for a form with these values."""
 
     def fields(made: Sequence[Input]) -> dict[str, str]:
         found: dict[str, str] = {}
@@ -234,7 +234,7 @@ def from_sent(kind: Kind, sent: Mapping[str, str]) -> dict[str, Any]:
 
 
 def commands(form: Form, url: str, *, needs_token: bool = False) -> list[tuple[str, str]] | None:
-    """The same job from elsewhere, each with what it is; the token is taken from where `gklbench` looks for it."""
+    """Commands that send the same job, each with its title; they take the token from the variable of `gklbench`."""
     if form.body is None:
         return None
     body = shlex.quote(form.body)
@@ -255,7 +255,7 @@ def _short(spec: TrainSpec | EvaluateSpec) -> dict[str, Any]:
 
 
 def _with_tags(spec: Any, short: dict[str, Any]) -> dict[str, Any]:
-    """A variant is told by its tag, also where that is a default."""
+    """Add the tags of variants, which are needed even if they are defaults."""
     for tag in ("kind", "loss"):
         if tag in type(spec).model_fields:
             short = {tag: getattr(spec, tag)} | short
@@ -274,7 +274,7 @@ def _names(made: list[Input]) -> set[str]:
 
 @router.get("/submit")
 def submit_page(request: Request, kind: Annotated[Choice | None, Chosen] = None) -> Response:
-    """What is to be sent? A link that says so, or that fills fields in, goes to the form at once."""
+    """The choice of what to send. A link that names a kind or fields goes to the form at once."""
     query = [(name, value) for name, value in request.query_params.multi_items() if name != "kind"]
     if kind is None and not query:
         return render(request, "choose.html")
@@ -298,8 +298,8 @@ def submit_form(
     job: Annotated[int | None, Chosen, Query(ge=1, le=MAX_ID)] = None,
     entry: Annotated[int | None, Chosen, Query(ge=1, le=MAX_ID)] = None,
 ) -> Response:
-    """Filled in from a recipe, from the spec of another job, for the published weights of an imported entry, or from
-    fields that the address names."""
+    """The form, filled in from a recipe, another job's spec, an imported entry's published weights, or fields in the
+    address."""
     values = first_values(kind)
     if job is not None:
         with service.database.reading() as session:
@@ -308,7 +308,7 @@ def submit_form(
         with service.database.reading() as session:
             spec = spec_to_measure(ranking.get(session, entry).entry)
         if spec is None:
-            raise NotFound(f"the weights of entry {entry} are none of RobustBench's zoo; send them with this form")
+            raise NotFound(f"the weights of entry {entry} are not in RobustBench's zoo; send them with this form")
         values = spec.model_dump(mode="json")
     elif kind == "train" and recipe is not None:
         if recipe not in RECIPES:
@@ -318,7 +318,7 @@ def submit_form(
     if given:
         values = prefilled(kind, values, given)
     form = _looked_at(service, form_of(kind, values, submitter=given.get("submitter", "")), values)
-    # Of a spec that is right only the service can find fault, such as with weights that a link names.
+    # If the spec is valid, errors come from the service, such as missing weights that a link names.
     is_refused = form.spec is not None and form.has_errors
     return _submit_page(request, service, form, recipe=recipe or next(iter(RECIPES)), show_errors=is_refused)
 
@@ -346,12 +346,12 @@ def _take_form(
     if action != "check":
         values, changes = fitted(values, Drawn.read(sent.get("drawn_for", "")))
     form = form_of(kind, values, submitter=submitter, nonce=nonce, changes=changes)
-    # What was changed for a choice is looked at before it is sent, where no script has shown it.
+    # If values were changed to fit a choice and no script has shown that, show the form again before sending.
     if action == "send" and form.spec is not None and not changes:
         try:
             _check_submitter(submitter)
             owner_limits.check_spec(service.settings, form.spec)
-            # With what is in the form: changed after the browser's way back, it is another job.
+            # Includes the form's contents: after the browser's back button, a changed form is another job.
             content = hashlib.sha256(f"{submitter} {form.spec.model_dump_json()}".encode()).hexdigest()
             with service.database.reading() as session:
                 warning = run_time.warning(session, form.spec, max_seconds=service.settings.max_run_seconds)
@@ -372,17 +372,17 @@ def _take_form(
             return redirect(request, f"/jobs/{job.id}", background)
     if not form.has_errors:
         form = _looked_at(service, form, values)
-    # A script that looks at what is typed shows errors too, but for those of a form that was just redrawn.
+    # A script that checks the form while typing also shows errors, except in a form that was just adapted.
     status = 422 if action == "send" else 200
     return _submit_page(request, service, form, recipe=None, show_errors=action != "update", status_code=status)
 
 
 def _looked_at(service: Service, form: Form, values: Mapping[str, Any]) -> Form:
-    """With what the service knows of the job before it is sent."""
+    """The form with notes and errors that only the service knows."""
     refusal: Unprocessable | None = None
     with service.database.reading() as session:
         lease = timedelta(seconds=service.settings.lease_seconds)
-        notes = holdings.holdings(session, lease=lease).notes(values)
+        notes = holdings.of_live_workers(session, lease=lease).notes(values)
         if isinstance(form.spec, EvaluateSpec):
             try:
                 job_files.check_weights(session, form.spec, is_locking=False)
@@ -396,7 +396,7 @@ def _looked_at(service: Service, form: Form, values: Mapping[str, Any]) -> Form:
 
 def _check_submitter(name: str) -> None:
     if name and not re.fullmatch(tokens.NAME_PATTERN, name):
-        raise Unprocessable("for whom: write letters, digits, spaces and ._@+-, at most 100")
+        raise Unprocessable("submitter: write letters, digits, spaces and ._@+-, at most 100")
 
 
 def _model_title(model: Model) -> str:
@@ -405,7 +405,7 @@ def _model_title(model: Model) -> str:
 
 
 def _estimates(session: Session, spec: TrainSpec | EvaluateSpec) -> list[str]:
-    """How long it will take, as far as earlier jobs tell; of a training also its evaluation."""
+    """Estimates of the job's time from earlier jobs; for a training also of its evaluation."""
     found = []
     own = run_time.estimate(session, spec)
     if own is not None:

@@ -1,4 +1,4 @@
-"""What a failed job's page offers, and in which order: the table of decisions, by the failure's code."""
+"""What the page of a failed job offers, and in which order, by the code of the failure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gkl.answers import JobKind, JobState
 from gkl.errors import FailureCode
 
 Retry = Literal["first", "first_if_saved", "second", "never"]
-"""Where the button 'Retry' stands. 'first_if_saved': a job that saved nothing would take the same way again."""
+"""Where the button 'Retry' is. 'first_if_saved': a job that saved nothing would fail in the same way again."""
 
 
 @dataclass(frozen=True)
@@ -19,36 +19,36 @@ class _Rule:
     """What went wrong, in a sentence."""
     retry: Retry
     why: str
-    """When each of the two helps."""
+    """When a retry helps, and when a change does."""
 
 
 RULES: dict[FailureCode, _Rule] = {
     FailureCode.INVALID_INPUT: _Rule(
         "The spec, the data or the weights cannot be used as they are.",
         "second",
-        "The same spec fails again, unless a file on the server was at fault and has been put right.",
+        "The same spec fails again, unless the cause was a file on the server that has been fixed.",
     ),
     FailureCode.OUT_OF_MEMORY: _Rule(
         "The memory of the device was too small.",
         "second",
-        "Lower batch_size. As it is it can succeed only on a device with more memory.",
+        "Lower batch_size. Without a change it can succeed only on a device with more memory.",
     ),
-    # A resumed run equals one that was never interrupted: it comes to the same step with the same weights.
+    # A resumed run is identical to an uninterrupted one: it reaches the same step with the same weights.
     FailureCode.NON_FINITE_LOSS: _Rule(
         "The training diverged: its loss became NaN or infinite.",
         "never",
         "A retry would repeat the same steps and diverge again: lower the learning rate, or change the seed.",
     ),
     FailureCode.NO_SPACE_LEFT: _Rule(
-        "A disk of the service was full.", "first", "Once there is room, it goes on; nothing in the spec is at fault."
+        "A disk of the service was full.", "first", "Retry once there is room; the spec is not the cause."
     ),
     FailureCode.TIMED_OUT: _Rule(
-        "It took longer than a job may here.",
+        "It exceeded the time limit for jobs.",
         "first_if_saved",
-        "A retry has the whole time again. Without anything saved it needs a smaller spec.",
+        "A retry may use the full time limit again. If nothing was saved, use a smaller spec.",
     ),
     FailureCode.NO_PROGRESS: _Rule(
-        "It gave no sign of life for too long and was stopped.",
+        "It made no progress for too long and was stopped.",
         "first",
         "Look at the log and at the host first.",
     ),
@@ -72,21 +72,21 @@ RULES: dict[FailureCode, _Rule] = {
 
 @dataclass(frozen=True)
 class WayOut:
-    """What the page of a job that ended without a result offers."""
+    """What the page of a job without a result offers."""
 
     what: str | None
-    """What went wrong; None where somebody cancelled it."""
+    """What went wrong; None if it was cancelled."""
     why: str
     change: str | None
-    """Address of the form with the job's spec, within the service; None where there is no form for it."""
+    """Path of the form with the job's spec; None if there is no form for it."""
     retry: bool
     """Whether 'Retry' is shown."""
     change_first: bool
-    """Whether the form stands first."""
+    """Whether the form comes first."""
 
 
 def way_out(job: Job, *, has_saved: bool) -> WayOut | None:
-    """None while a job has not ended, or has ended well."""
+    """What the page offers; None if the job has not ended, or has succeeded."""
     if job.state not in (JobState.FAILED, JobState.CANCELLED):
         return None
     change = _form(job)
@@ -96,7 +96,7 @@ def way_out(job: Job, *, has_saved: bool) -> WayOut | None:
     place: Retry = rule.retry
     if place == "first_if_saved":
         place = "first" if has_saved else "second"
-    # What has no form can only be retried.
+    # A job without a form can only be retried.
     return WayOut(
         rule.what,
         rule.why,
@@ -107,7 +107,7 @@ def way_out(job: Job, *, has_saved: bool) -> WayOut | None:
 
 
 def _form(job: Job) -> str | None:
-    """A shard's spec is that of its whole evaluation."""
+    """The path of the form; a shard has the spec of its whole evaluation."""
     if job.kind is JobKind.SHARD:
         return f"/submit/evaluate?job={job.parent_id}"
     return f"/submit/{job.kind}?job={job.id}" if job.kind in (JobKind.TRAIN, JobKind.EVALUATE) else None

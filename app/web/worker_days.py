@@ -1,4 +1,4 @@
-"""How busy a worker was over the last day, as two lines of a small chart."""
+"""A small chart of a worker's load over the last day."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from app.db.tables import WorkerLoad
 from app.jobs.workers import LOADS_FOR
 
 _WIDTH, _HEIGHT = 288.0, 24.0
-# Two heartbeats' worth of samples: over a longer pause there is no line.
+# A longer pause between samples leaves a gap in the line.
 _GAP = timedelta(minutes=15)
 
 
 @dataclass(frozen=True)
 class Day:
     busy: str
-    """Paths of an SVG, 288 wide and 24 high: the whole day, and from 0 to all."""
+    """Paths in an SVG that is 288 wide (a day) and 24 high (0 to 100 %)."""
     memory: str
     words: str
 
 
 def day_of(loads: Sequence[WorkerLoad], memory_total_bytes: int, now: datetime) -> Day | None:
-    """None before there are two samples."""
+    """The chart; None with fewer than two samples."""
     if len(loads) < 2:
         return None
     shares = [each.busy for each in loads if each.busy is not None]

@@ -1,1 +1,1 @@
-"""Weights that people send, and what is in them."""
+"""Uploads of weights."""

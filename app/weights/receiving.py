@@ -1,4 +1,4 @@
-"""A file of weights on its way in: the body of a request, checked and kept once it is whole."""
+"""Receiving a file of weights in a request's body, and storing it once it is complete and checked."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ WRITE_BYTES = 1024 * 1024
 
 
 async def receive(service: Service, request: Request, incoming: Incoming, *, max_bytes: int | None) -> None:
-    """The request's body, piece by piece.
+    """Write the request's body to a file, piece by piece.
 
     Raises:
-        TooLarge: it is longer than it may be.
+        TooLarge: the body is longer than `max_bytes`.
         NoRoom: the disk has no room for more.
     """
 
     def write(piece: bytes) -> None:
-        # The rest of the disk is for whoever works here already.
+        # Leaves room on the disk for running jobs.
         uploads.check_disk(service, len(piece))
         incoming.write(piece)
 
@@ -42,7 +42,7 @@ async def receive(service: Service, request: Request, incoming: Incoming, *, max
     async for chunk in request.stream():
         waiting += chunk
         if max_bytes is not None and incoming.size_bytes + len(waiting) > max_bytes:
-            raise TooLarge(f"the body is longer than the {max_bytes} bytes that may come here now")
+            raise TooLarge(f"the body is longer than the {max_bytes} bytes that are accepted now")
         if len(waiting) >= WRITE_BYTES:
             await run_in_threadpool(write, bytes(waiting))
             waiting.clear()
@@ -52,18 +52,18 @@ async def receive(service: Service, request: Request, incoming: Incoming, *, max
 def keep(
     service: Service, sender: Principal, path: Path, store: Callable[[], StoredFile], *, of: PartialUpload | None = None
 ) -> UploadView:
-    """A file that has come whole.
+    """Check and store a complete file.
 
     Args:
-        service: that keeps it.
-        sender: who is charged for it, if not whose `of` is.
-        path: where it lies.
-        store: takes it into the store.
-        of: the upload whose pieces it is made of.
+        service: the service.
+        sender: whose quota it counts against, unless `of` is given.
+        path: the file.
+        store: a function that moves it into the store.
+        of: the upload whose pieces it is made of; its submitter's quota counts.
 
     Raises:
-        Unprocessable: it is not one of weights.
-        TooMany: more would be kept of the submitter's than may be.
+        Unprocessable: it is not a file of weights.
+        TooMany: the submitter's quota of stored bytes is exceeded.
     """
     try:
         found = check_weights_file(path, "the file")
@@ -73,14 +73,14 @@ def keep(
     stored, stored_at = store(), time.monotonic()
     submitter = sender.name if of is None else of.submitter
     with service.database.writing() as session:
-        quotas.take_turn(session, submitter)
+        quotas.lock_submitter(session, submitter)
         if of is not None:
             session.get_one(PartialUpload, of.id).sha256 = stored.sha256
         view = upload_view(job_files.record_upload(session, stored, found, submitter, contents=contents))
-        # With them already there: the same file again costs nothing.
+        # Checked after adding it: sending the same file again costs nothing.
         quotas.check_upload_fits(session, submitter, 0)
         audit.record(session, sender.actor, "weights.send", f"weights {stored.sha256}", {"bytes": stored.size_bytes})
         if time.monotonic() - stored_at > service.settings.young_seconds / 2:
-            # This process was stopped for so long that the file may be taken for one that nobody names.
-            raise Conflict("the service was stopped before it had noted the file, send it again")
+            # This process was stopped for so long that the cleanup may have removed the file, which no row named yet.
+            raise Conflict("the service was interrupted before it had stored the file; send it again")
         return view

@@ -1,7 +1,7 @@
-"""Files of weights that somebody sends: whole or in pieces, checked before they are kept, gone when nothing needs them.
+"""Uploaded weights: sent whole or in pieces, checked before they are stored, removed when nothing needs them.
 
-In pieces a file grows under `uploads` in the data directory, and how long it is says where to go on: nothing that was
-sent is sent again after a connection broke, or after this service was restarted.
+A file sent in pieces grows under `uploads` in the data directory, and its length says where to continue: after a broken
+connection, or a restart of this service, nothing is sent twice.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from app.jobs import job_files, retention
 from app.store import disk_now
 from gkl.files import is_disk_full
 
-# Room on the disk is held for an upload that began, or of which a byte came, so lately.
+# Disk space is reserved for an upload if it began, or a byte of it arrived, within this time.
 _LATELY = timedelta(minutes=10)
 _ASK_AGAIN_SECONDS = 60
 
@@ -49,14 +49,14 @@ _ASK_AGAIN_SECONDS = 60
 
 
 def begin(service: Service, submitter: str, size_bytes: int) -> PartialUpload:
-    """Make room for a file that will come in pieces.
+    """Begin an upload in pieces.
 
     Raises:
-        TooLarge, TooMany: more would be kept of the submitter's than may be, or more of theirs is under way.
-        NoRoom: the disk has not enough.
+        TooLarge, TooMany: the submitter's quota of stored bytes or of unfinished uploads is exceeded.
+        NoRoom: the disk has too little space.
     """
     with service.database.writing() as session:
-        quotas.take_turn(session, submitter)
+        quotas.lock_submitter(session, submitter)
         quotas.check_upload_fits(session, submitter, size_bytes)
         _check_may_begin(service, session, submitter, size_bytes)
         check_room(service, session, size_bytes)
@@ -69,10 +69,10 @@ def begin(service: Service, submitter: str, size_bytes: int) -> PartialUpload:
 
 
 def check_may_go_on(service: Service, upload: PartialUpload) -> None:
-    """Before a piece is written: while nothing came, the room may have gone to others.
+    """Check before a piece is written that the rest fits on the disk: while nothing came, others may have filled it.
 
     Raises:
-        NoRoom: what is missing does not fit on the disk now.
+        NoRoom: the rest of the file does not fit on the disk now.
     """
     with service.database.reading() as session:
         missing = upload.size_bytes - offset(service, upload.id)
@@ -80,26 +80,28 @@ def check_may_go_on(service: Service, upload: PartialUpload) -> None:
 
 
 def check_room(service: Service, session: Session, size_bytes: int, *, apart_from: str | None = None) -> None:
-    """
+    """Check that the disk has room for these bytes and for the rest of all unfinished uploads.
+
     Args:
         service: whose disk.
         session: on its database.
-        size_bytes: to be written.
-        apart_from: the upload that they belong to.
+        size_bytes: bytes to be written.
+        apart_from: the upload that they belong to, which is not counted twice.
 
     Raises:
-        NoRoom: it has not enough for them and for what other uploads under way still have to write.
+        NoRoom: it has not.
     """
     check_disk(service, size_bytes, held_bytes=_held(service, session, apart_from=apart_from))
 
 
 def check_disk(service: Service, size_bytes: int, *, held_bytes: int = 0) -> None:
-    """
+    """Check that the disk has room for these bytes.
+
     Raises:
-        NoRoom: it has not enough for so many bytes.
+        NoRoom: it has not.
     """
     if size_bytes > _free_bytes(service) - held_bytes:
-        beside = f" beside the {held_bytes} that are still to come of uploads under way" if held_bytes else ""
+        beside = f" besides the {held_bytes} bytes that unfinished uploads still need" if held_bytes else ""
         raise NoRoom(f"the service's disk has no room for {size_bytes} bytes{beside}; try later, or tell its owner")
 
 
@@ -109,7 +111,7 @@ def _free_bytes(service: Service) -> int:
 
 
 def _held(service: Service, session: Session, *, apart_from: str | None = None) -> int:
-    """Bytes that uploads under way still have to write. Of one that stands still nothing is held."""
+    """Bytes that active uploads still have to write; a stalled upload reserves nothing."""
     begun = session.execute(
         select(PartialUpload.id, PartialUpload.size_bytes, PartialUpload.created_at).where(
             PartialUpload.sha256.is_(None), PartialUpload.id != (apart_from or "")
@@ -124,16 +126,17 @@ def _held(service: Service, session: Session, *, apart_from: str | None = None) 
         except FileNotFoundError:
             held += size_bytes if created_at > lately else 0
             continue
-        # An empty file is one of which no byte has come.
+        # While the file is empty, no byte has come: then only the time of its beginning counts.
         if created_at > lately or (pieces.st_size > 0 and pieces.st_mtime > lately_on_disk):
             held += size_bytes - pieces.st_size
     return held
 
 
 def _check_may_begin(service: Service, session: Session, submitter: str, size_bytes: int) -> None:
-    """
+    """Check the limits on a submitter's unfinished uploads.
+
     Raises:
-        TooMany: more of theirs is under way than may be.
+        TooMany: they have too many, or too many bytes in them.
     """
     settings = service.settings
     open_ones = session.scalars(
@@ -149,27 +152,27 @@ def _check_may_begin(service: Service, session: Session, submitter: str, size_by
         return
     most = f"{settings.max_open_upload_bytes} bytes" if is_too_long else f"{settings.max_open_uploads} files"
     raise TooMany(
-        f"{submitter} has begun to send {count(len(open_ones), 'file')} of {announced} bytes together, and at most "
-        f"{most} may be under way; send them to their end, or give one up, as the one that has waited longest: "
+        f"{submitter} has {count(len(open_ones), 'unfinished upload')} of {announced} bytes together, and the limit is "
+        f"{most}; finish them, or delete one, such as the one that has waited longest: "
         f"DELETE {settings.root_path}/api/v1/uploads/{open_ones[0].id}",
         retry_after_seconds=_ASK_AGAIN_SECONDS,
     )
 
 
 def find(session: Session, upload_id: str, submitter: str | None) -> PartialUpload:
-    """One's own; `submitter` None is an admin, who sees all.
+    """An unfinished upload of a submitter; None as `submitter` finds everybody's, for admins.
 
     Raises:
-        NotFound: there is none of this name, or it is somebody else's.
+        NotFound: there is no such upload, or it is another submitter's.
     """
     found = session.get(PartialUpload, upload_id)
     if found is None or submitter not in (None, found.submitter):
-        raise NotFound(f"there is no upload {upload_id}; it has ended, or was idle for too long: begin another")
+        raise NotFound(f"there is no upload {upload_id}; it is finished, or was idle for too long: begin another")
     return found
 
 
 def offset(service: Service, upload_id: str) -> int:
-    """How many bytes of one that is not whole are here."""
+    """How many bytes of an unfinished upload have arrived."""
     try:
         return _path(service, upload_id).stat().st_size
     except FileNotFoundError:
@@ -184,7 +187,7 @@ class Growing:
         self.size_bytes = os.fstat(file.fileno()).st_size
 
     def write(self, piece: bytes) -> None:
-        """All of it or nothing.
+        """Append a piece, or nothing of it.
 
         Raises:
             NoRoom: the disk is full.
@@ -205,15 +208,15 @@ class Growing:
 
 
 def _full() -> NoRoom:
-    return NoRoom("the service's disk is full; go on with this upload later, or tell its owner")
+    return NoRoom("the service's disk is full; continue this upload later, or tell the service's owner")
 
 
 @contextmanager
 def growing(service: Service, upload_id: str, at: int) -> Iterator[Growing]:
-    """The file, to be written on from `at`, kept from others who would write it.
+    """Open the file of an upload to append at offset `at`, and lock it against other requests.
 
     Raises:
-        Conflict: another request holds it, or it is not `at` bytes long.
+        Conflict: another request has locked it, or it is not `at` bytes long.
     """
     path = _path(service, upload_id)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -224,12 +227,12 @@ def growing(service: Service, upload_id: str, at: int) -> Iterator[Growing]:
             raise Conflict("another request is sending this upload; wait until it has ended") from error
         found = Growing(service, file, path)
         if at != found.size_bytes:
-            raise Conflict(f"this upload has {found.size_bytes} bytes, so that it goes on there, not at {at}")
+            raise Conflict(f"this upload has {found.size_bytes} bytes; continue at that offset, not at {at}")
         yield found
 
 
 def touch(database: Database, upload_id: str) -> None:
-    """It is not idle."""
+    """Note that an upload is not idle."""
     with database.writing() as session:
         found = session.get(PartialUpload, upload_id)
         if found is not None:
@@ -237,14 +240,14 @@ def touch(database: Database, upload_id: str) -> None:
 
 
 def give_up(service: Service, upload_id: str) -> None:
-    """Forget it, with what there is of it."""
+    """Delete an unfinished upload and its file."""
     with service.database.writing() as session:
         session.execute(delete(PartialUpload).where(PartialUpload.id == upload_id))
     forget_pieces(service, upload_id)
 
 
 def forget_pieces(service: Service, upload_id: str) -> None:
-    """Its file, once nothing more will be written."""
+    """Delete the file of an upload that has ended."""
     _path(service, upload_id).unlink(missing_ok=True)
 
 
@@ -260,10 +263,11 @@ def _directory(service: Service) -> Path:
 
 
 def check_may_fetch(session: Session, sha256: str, submitter: str | None) -> None:
-    """
+    """Check that a submitter may download weights: their own, or trained here. None as `submitter` is an admin.
+
     Raises:
-        NotFound: none with this hash were sent, or by others only; `submitter` None is an admin. Nobody is whoever sent
-            them while the service was open.
+        NotFound: they may not, or there are none with this hash. Uploads made while the service was open belong to no
+            account.
     """
     sent_by = select(UploadSender.submitter).where(UploadSender.sha256 == sha256)
     senders = set(session.scalars(sent_by))
@@ -272,11 +276,11 @@ def check_may_fetch(session: Session, sha256: str, submitter: str | None) -> Non
 
 
 def remove(session: Session, sha256: str, submitter: str | None) -> None:
-    """Forget weights that nothing needs, sent or trained; their file goes with the next cleanup. `submitter` None is an
-    admin.
+    """Remove weights that nothing needs, uploaded or trained; the next cleanup removes their file. `submitter` None is
+    an admin.
 
     Raises:
-        NotFound: none of one's own have this hash.
+        NotFound: the submitter has no weights with this hash.
         Conflict: a job or an entry needs them.
     """
     trained = select(Job).join(JobFile).where(JobFile.sha256 == sha256, JobFile.kind == FileKind.WEIGHTS)
@@ -287,34 +291,34 @@ def remove(session: Session, sha256: str, submitter: str | None) -> None:
     senders = set(session.scalars(select(UploadSender.submitter).where(UploadSender.sha256 == sha256)))
     if found is None or submitter not in (None, *senders):
         if own:
-            # What others have sent, even the same, stays theirs.
+            # Other submitters of the same file keep it.
             return
         raise NotFound(
             f"no weights with sha256 {sha256} were sent or trained here" + (f" by {submitter}" if submitter else "")
         )
     others = senders - {submitter} if submitter is not None else set()
     if not others and sha256 in needed(session, [sha256]):
-        raise Conflict("a job or a measured model needs these weights, so that they stay")
+        raise Conflict("these weights cannot be removed: a job or a measured model needs them")
     if others:
-        # Those keep them.
+        # The other submitters keep the file.
         session.execute(delete(UploadSender).where(UploadSender.sha256 == sha256, UploadSender.submitter == submitter))
         return
     _forget(session, {sha256})
 
 
 def needed(session: Session, hashes: list[str]) -> set[str]:
-    """Of some uploads those that a measured model has, or a job that has not ended, or may be retried."""
+    """Which of these uploads are needed: by an evaluated model, an unfinished job, or a job that may be retried."""
     models = session.scalars(select(Model.weights_sha256).where(Model.weights_sha256.in_(hashes)))
-    # A failed job may be retried for as long as it keeps something to go on from.
+    # A failed job may be retried as long as it has something to resume from.
     kept = select(JobFile.id).where(JobFile.job_id == Job.id, JobFile.kind.in_(NEEDED_BY_A_RETRY)).exists()
     of_jobs = select(Job.weights_sha256).where(Job.weights_sha256.in_(hashes), Job.state.in_(UNFINISHED) | kept)
     return {*models, *(sha256 for sha256 in session.scalars(of_jobs) if sha256 is not None)}
 
 
 def forget_old(session: Session, after: timedelta) -> None:
-    """Weights that nothing needs any more, or ever did."""
+    """Remove old uploads that nothing needs."""
     before = database_now(session) - after
-    # Locked: a job that is being made with one of them holds it.
+    # A job that is just being created with one of them has locked it.
     locked = select(Upload.sha256).where(Upload.created_at < before).with_for_update(skip_locked=True)
     old = session.scalars(locked).all()
     unneeded = set(old) - needed(session, list(old))
@@ -323,17 +327,17 @@ def forget_old(session: Session, after: timedelta) -> None:
 
 
 def _forget(session: Session, hashes: set[str]) -> None:
-    """Also what was made of them."""
+    """Remove uploads, and the files that they were converted to."""
     job_files.forget_converted(session, hashes)
     session.execute(delete(Upload).where(Upload.sha256.in_(hashes)))
 
 
 def remove_pieces(service: Service, before: float) -> int:
-    """Files of uploads that have ended or were given up; returns how many.
+    """Remove files of uploads that have ended or were deleted. Returns how many.
 
     Args:
-        service: whose.
-        before: only those that were last written before this moment of the disk's clock.
+        service: the service.
+        before: only files last written before this moment of the disk's clock.
     """
     removed = 0
     for path in _directory(service).glob("*"):

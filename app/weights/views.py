@@ -1,4 +1,4 @@
-"""What the API answers of weights that were sent."""
+"""Uploaded weights as the API returns them."""
 
 from __future__ import annotations
 

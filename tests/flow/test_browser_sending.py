@@ -144,7 +144,7 @@ def test_what_no_worker_has_and_how_long_it_takes_is_told(page: Page, database: 
         seen = workers.Seen(datasets=["digits"], published=[])
         workers.beat(session, "h/1", host="h", device="CPU", seen=seen)
     page.locator("[name=dataset]").select_option("cifar10")
-    expect(page.locator("#n-dataset")).to_contain_text("No worker that is running has the files of CIFAR-10")
+    expect(page.locator("#n-dataset")).to_contain_text("No running worker has the files of CIFAR-10")
     page.goto("/submit/train?job=1")
     expect(page.locator("#outlook")).to_contain_text("from 1 earlier job")
     expect(page.locator("#n-dataset")).to_have_text("")

@@ -165,7 +165,7 @@ def test_ctrl_c_in_training_leaves_no_process_and_a_job_to_go_on_with(tmp_path: 
         processes = psutil.Process(up.pid).children(recursive=True)
         assert len(processes) >= 6
         refused = told(command(tmp_path, "up"))
-        assert "a service is running on the data directory" in refused
+        assert "a service is already running on the data directory" in refused
         os.kill(up.pid, signal.SIGINT)
         assert "Stopped." in up.stdout.read()
     assert up.returncode == 0

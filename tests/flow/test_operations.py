@@ -109,8 +109,8 @@ def test_an_upgrade_costs_a_running_job_nothing(database_url: str, tmp_path: Pat
         for name in ("worker", "relay", "api"):
             cluster.stop(name)
         assert cluster.job(job_id).state is JobState.QUEUED
-        assert "is that of step 0005" in gklbench(cluster.settings, "migrate", "--back-to", "0005")
-        assert "is this version's, step" in gklbench(cluster.settings, "migrate")
+        assert "is at step 0005" in gklbench(cluster.settings, "migrate", "--back-to", "0005")
+        assert "is up to date, at step" in gklbench(cluster.settings, "migrate")
         cluster.start("api", "relay", "worker")
         job = cluster.wait_for(job_id)
         assert (job.attempt, job.lost_leases) == (2, 0)

@@ -186,7 +186,7 @@ def test_two_checks_at_once_are_merged_one_after_the_other(
 def test_where_nothing_can_be_attacked_it_says_why(client: TestClient, database: Database, tmp_path: Path) -> None:
     robustbench.import_files(database, [("cifar10/Linf/A.json", contents(LINF))])
     for path, status, says in (
-        ("/api/v1/entries/1/attacks?name=a", 409, "its weights are not here"),
+        ("/api/v1/entries/1/attacks?name=a", 409, "its weights are not stored here"),
         ("/api/v1/entries/2/attacks?name=a", 404, "There is no entry 2"),
         ("/api/v1/entries/1/attacks", 422, "query.name"),
         ("/api/v1/entries/1/attacks?name=a%0ab", 422, "query.name"),

@@ -92,15 +92,15 @@ def test_it_has_a_row_that_says_who_measured_it_and_no_rank(
     points = client.get(f"/api/v1/entries/{entry['id']}/points").json()
     assert sum(point["broken_by"] is not None for point in points) == 41
     page = client.get(f"/entries/{entry['id']}").text
-    assert "who alone has the network" in page
-    assert "nobody here can build it" in page
+    assert "only they have the network" in page
+    assert "this service does not have the network" in page
     assert f"/entries/{entry['id']}" in client.get(f"/jobs/{job['id']}").text
     assert '0.00 %</span><span class="interval">reported</span>' in client.get("/leaderboards/digits/Linf-0.9").text
     # No attack can be checked against it, and RobustBench's form has no place for it.
     attack = client.post(f"/api/v1/entries/{entry['id']}/attacks?name=a", content=b"", headers=BINARY)
-    assert "its owner's own certificate; its weights are not here" in attack.json()["detail"]
+    assert "its owner's certificate; its weights are not stored here" in attack.json()["detail"]
     info = client.get(f"/api/v1/entries/{entry['id']}/model_info.json")
-    assert (info.status_code, "nobody here has asked the network" in info.text) == (409, True)
+    assert (info.status_code, "the network was not evaluated here" in info.text) == (409, True)
     with database.reading() as session:
         assert robustbench_export.export_to(session, tmp_path / "out") == 1
     table = client.get("/api/v1/leaderboards/digits/Linf-0.9/export/csv").text
@@ -269,16 +269,16 @@ def test_what_its_head_tells_is_refused_when_it_is_sent(
             "names the attacks APGD-CE, and those of protocol 'standard' are APGD-CE, APGD-T, FAB-T, Sq",
         ),
         (with_own_attacks, "names the attacks APGD-CE, "),
-        (with_places_of_attacks, "is no certificate of an evaluation"),
-        (of_long_names, "is no certificate of an evaluation"),
-        (with_freight, "is no certificate of an evaluation"),
-        (with_very_much, "is no certificate of an evaluation"),
-        (with_a_sermon, "is no certificate of an evaluation"),
+        (with_places_of_attacks, "is not a certificate of an evaluation"),
+        (of_long_names, "is not a certificate of an evaluation"),
+        (with_freight, "is not a certificate of an evaluation"),
+        (with_very_much, "is not a certificate of an evaluation"),
+        (with_a_sermon, "is not a certificate of an evaluation"),
         (of_a_budget_of_its_own, "there is no board digits/Linf-0.9123456789; evaluate with the usual budget"),
         (without_images, "lacks the tensor 'clean'"),
         (with_more, "holds an unknown tensor 'freight'"),
         (of_other_type, "'index' is BOOL [41]"),
-        (of_nothing, "is no certificate of an evaluation"),
+        (of_nothing, "is not a certificate of an evaluation"),
     ):
         answer = sent(client, forged(certificate, tmp_path / "forged", change))
         assert (answer.status_code, says in answer.json()["detail"]) == (422, True), answer.text

@@ -197,10 +197,10 @@ def test_what_is_measured_is_counted_shown_and_lowers_the_target(worker: Worker,
     )
     assert there.sentence.startswith(said)
     assert re.search(r"\(\d+\.\d %, 95 % interval \d+\.\d to \d+\.\d\) break weak too\. ", there.sentence)
-    assert f"{lost} of them broke points of weak that had stood" in there.sentence
+    assert f"{lost} of them broke points that weak had withstood" in there.sentence
     assert (there.can_be_measured, again.can_be_measured) == (False, True)
     assert again.sentence is not None
-    assert again.sentence.endswith("weak has other examples since.")
+    assert again.sentence.endswith("weak has got new examples since.")
     page = client.get("/compare?entries=2&entries=1", headers=HTML).text
     assert said.replace("'", "&#39;") in page
     assert page.count(">Measure it again</button>") == 1
@@ -243,7 +243,7 @@ def test_of_two_that_end_at_once_the_second_is_measured_again(
 def test_cancelled_retried_asked_for_twice_and_removed(worker: Worker, database: Database, client: TestClient) -> None:
     job_id = ask(client, 1, 2)
     twice = client.post("/api/v1/entries/2/transfers", json={"source": 1})
-    assert (twice.status_code, f"Job {job_id} measures this already" in twice.json()["detail"]) == (409, True)
+    assert (twice.status_code, f"Job {job_id} is already measuring this" in twice.json()["detail"]) == (409, True)
     assert client.post(f"/api/v1/jobs/{job_id}/cancel").json()["state"] == "cancelled"
     (pair, _) = compared(client, 1, 2).transfers
     assert (pair.can_be_measured, pair.measured, pair.job_id, pair.sentence) == (True, None, None, None)
@@ -251,9 +251,9 @@ def test_cancelled_retried_asked_for_twice_and_removed(worker: Worker, database:
     worker.run_all_due()
     assert look(database, job_id).state is JobState.SUCCEEDED, look(database, job_id).failure_message
     again = client.post("/api/v1/entries/2/transfers", json={"source": 1})
-    assert (again.status_code, "has measured this already" in again.json()["detail"]) == (409, True)
+    assert (again.status_code, "has already measured this" in again.json()["detail"]) == (409, True)
     kept = client.delete(f"/api/v1/jobs/{job_id}")
-    assert (kept.status_code, "A result stands on" in kept.json()["detail"]) == (409, True)
+    assert (kept.status_code, "it has a result" in kept.json()["detail"]) == (409, True)
     # A cancelled one that nothing stands on goes with its row.
     other = ask(client, 2, 1)
     client.post(f"/api/v1/jobs/{other}/cancel")
@@ -274,7 +274,7 @@ def test_an_entry_that_goes_takes_its_transfers_with_it(worker: Worker, database
     worker.run_all_due()
     job = look(database, waiting)
     assert (job.state, job.failure_code) == (JobState.FAILED, FailureCode.INVALID_INPUT)
-    assert "one of the two entries is no longer there" in (job.failure_message or "")
+    assert "one of the two entries was removed" in (job.failure_message or "")
     assert listed(client, 1) == []
     for each in (done, waiting):
         assert client.get(f"/jobs/{each}", headers=HTML).status_code == 200
@@ -306,7 +306,7 @@ def test_of_the_same_two_the_newest_counts(worker: Worker, database: Database, c
     with database.writing() as session:
         session.execute(update(Transfer).values(source_certificate_sha256="0" * 64))
     (pair, _) = compared(client, 1, 2).transfers
-    assert (pair.can_be_measured, (pair.sentence or "").endswith("weak has other examples since.")) == (True, True)
+    assert (pair.can_be_measured, (pair.sentence or "").endswith("weak has got new examples since.")) == (True, True)
     new = ask(client, 1, 2)
     worker.run_all_due()
     (pair, _) = compared(client, 1, 2).transfers

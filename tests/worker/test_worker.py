@@ -26,7 +26,7 @@ from app.db.database import Database, database_now
 from app.db.tables import FileKind, Job, JobFile
 from app.http.service import Service
 from app.jobs import job_files, job_log
-from app.jobs.broker import forget_relay, tell_of_relay
+from app.jobs.broker import announce_relay, forget_relay
 from app.maintenance.cleanup import clean
 from app.store import ArtifactStore, FolderStore, StoredFile
 from gkl.answers import JobKind, JobState
@@ -250,7 +250,7 @@ def test_an_evaluation_goes_on_elsewhere_from_its_last_finished_part(
     points, _ = points_of(store.path(final.certificate_sha256))
     assert sum(point.broken_by is not None for point in points) == final.clean_correct - (final.robust_correct or 0)
     with database.reading() as session:
-        (known,) = robust_points.known(session, [final.certificate_sha256]).values()
+        (known,) = robust_points.stored_points(session, [final.certificate_sha256]).values()
     assert known.tolist() == [point.broken_by is None and point.prediction == point.label for point in points]
 
 
@@ -521,7 +521,7 @@ def test_superseded_checkpoints_go_at_once(worker: Worker, database: Database, s
     aged = replace(worker, store=AgedStore(settings.data_dir))
     kept = []
     for has_relay in (True, False):
-        (tell_of_relay if has_relay else forget_relay)(settings)
+        (announce_relay if has_relay else forget_relay)(settings)
         # Another seed: the same checkpoints would be stored once.
         job_id = send(database, several_epochs().model_copy(update={"seed": int(has_relay)}))
         assert aged.run_next() == job_id

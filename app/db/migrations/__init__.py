@@ -16,7 +16,7 @@ from app.db.database import Database
 
 
 def upgrade(database: Database, revision: str = "head") -> None:
-    """Bring the schema forward; does nothing where it is there already. Who comes second waits for the first."""
+    """Upgrade the schema; does nothing if it is current. A second process waits for the first."""
     config = _config()
     with _alone(database), database.engine.connect() as connection:
         config.attributes["connection"] = connection
@@ -24,7 +24,7 @@ def upgrade(database: Database, revision: str = "head") -> None:
 
 
 def downgrade(database: Database, revision: str) -> None:
-    """Bring the schema back to an older step; `base` removes it."""
+    """Downgrade the schema to an older step; `base` removes it."""
     config = _config()
     with _alone(database), database.engine.connect() as connection:
         config.attributes["connection"] = connection
@@ -33,13 +33,13 @@ def downgrade(database: Database, revision: str) -> None:
 
 @contextmanager
 def _alone(database: Database) -> Iterator[None]:
-    """Keeps other processes from changing a SQLite file's schema meanwhile. PostgreSQL's lock is taken in `env.py`.
+    """Keep other processes from changing a SQLite file's schema meanwhile. `env.py` takes PostgreSQL's lock.
 
-    SQLite's own locks are not enough: a new file's change to write-ahead logging does not wait for another's.
+    SQLite's own locks are not enough: switching a new file to write-ahead logging does not wait for other processes.
     """
     path = database.url.database if database.is_sqlite else None
     with ExitStack() as held:
-        # Where no lock can be had, such as in a folder that is not there, SQLite says what is wrong.
+        # If the lock file cannot be created, such as in a missing folder, SQLite reports what is wrong.
         with suppress(OSError):
             if path:
                 file = held.enter_context(Path(f"{path}.migration-lock").open("ab"))
@@ -62,12 +62,12 @@ def newest() -> str:
 
 
 def knows(revision: str) -> bool:
-    """Whether it is one of the steps."""
+    """Whether this version has a step of this name."""
     return any(step.revision == revision for step in ScriptDirectory.from_config(_config()).walk_revisions())
 
 
 def _config() -> Config:
     config = Config()
-    # In this file format a percent sign stands for something else.
+    # In this file format a percent sign must be doubled.
     config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
     return config

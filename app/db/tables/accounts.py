@@ -1,4 +1,4 @@
-"""Tokens, logins, and the record of what was changed."""
+"""Tokens, login sessions, and audit records."""
 
 from __future__ import annotations
 
@@ -13,40 +13,40 @@ from gkl.answers import Scope
 
 
 class Token(Base):
-    """A secret that lets somebody in, by its hash, and what they may use."""
+    """A token, stored by its hash, with its scope and limits."""
 
     __tablename__ = "tokens"
 
     id: Mapped[int] = mapped_column(Id, primary_key=True)
     name: Mapped[str] = mapped_column(String(100), index=True)
-    """Whose it is: the submitter of what is sent with it."""
+    """The token's owner: the submitter of jobs and files sent with it."""
     hint: Mapped[str] = mapped_column(String(20))
     """The secret's first characters, to tell tokens apart."""
     sha256: Mapped[str] = mapped_column(String(64), unique=True)
-    """Of the secret, which is random: a slow hash would add nothing."""
+    """The secret's SHA-256; the secret is random, so a slow hash would add nothing."""
     scope: Mapped[Scope] = mapped_column(enum(Scope, 20))
     max_queued_jobs: Mapped[int | None]
-    """Of this and the following limits null is none."""
+    """Null means no limit, here and in the following columns."""
     max_running_jobs: Mapped[int | None]
     gpu_hours_per_day: Mapped[float | None]
-    """Hours on workers in a day of UTC."""
+    """Hours on workers per day in UTC."""
     max_upload_bytes: Mapped[int | None] = mapped_column(BigInteger)
-    """Of all files that are kept for them."""
+    """Limit of all bytes stored for the owner."""
     requests_per_minute: Mapped[int | None]
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
     last_used_at: Mapped[datetime | None]
-    """To the minute."""
+    """Accurate to a minute."""
 
 
 class LoginSession(Base):
-    """A browser that somebody logged in with a token."""
+    """A browser's login with a token."""
 
     __tablename__ = "login_sessions"
 
     sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
-    """Of the cookie's value."""
+    """The SHA-256 of the cookie's value."""
     token_id: Mapped[int] = mapped_column(ForeignKey("tokens.id", ondelete="CASCADE"), index=True)
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime]
@@ -55,7 +55,7 @@ class LoginSession(Base):
 
 
 class AuditRecord(Base):
-    """Something that somebody changed. Written in the transaction that changed it."""
+    """A change and who made it. Written in the transaction of the change."""
 
     __tablename__ = "audit"
 

@@ -1,4 +1,4 @@
-"""What the tables share: the types of their columns."""
+"""The base class of the tables, and their column types."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sqlalchemy.orm import DeclarativeBase
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """Aware datetimes in UTC, also from SQLite, which stores none."""
+    """Aware datetimes in UTC, also from SQLite, which stores no time zone."""
 
     impl = DateTime(timezone=True)
     cache_ok = True

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Model(Base):
-    """One network with its weights: an architecture with a file, or with one of several networks in it."""
+    """A network: an architecture, and its weights in a file that may hold several networks."""
 
     __tablename__ = "models"
 
@@ -29,11 +29,11 @@ class Model(Base):
     dataset: Mapped[str] = mapped_column(String(50))
     architecture: Mapped[str] = mapped_column(String(100))
     loss: Mapped[str | None] = mapped_column(String(50))
-    """The objective it was trained with, where this service trained it."""
+    """The loss of its training, if this service trained it."""
     weights_sha256: Mapped[str] = mapped_column(String(64))
-    """Of the file."""
+    """The SHA-256 of the file."""
     weights_key: Mapped[str] = mapped_column(String(200), default="", server_default="")
-    """Which network of the file it is, where that holds several: 'state_dict_ema'; else ''."""
+    """Which network in the file it is, if the file holds several: 'state_dict_ema'; else ''."""
     train_job_id: Mapped[int | None] = mapped_column(ForeignKey("jobs.id"))
     created_at: Mapped[datetime]
 
@@ -44,7 +44,7 @@ class Model(Base):
 
 
 class Evaluation(Base):
-    """One measurement of a model: under a threat model, under corruptions, or on clean images alone."""
+    """One evaluation of a model: under a threat model, under corruptions, or on clean images only."""
 
     __tablename__ = "evaluations"
 
@@ -58,24 +58,24 @@ class Evaluation(Base):
     protocol: Mapped[str] = mapped_column(String(50))
     num_points: Mapped[int]
     is_complete: Mapped[bool]
-    """Whether all test images were taken; only then is it ranked."""
+    """Whether all test images were used; only then is it ranked."""
     is_provisional: Mapped[bool] = mapped_column(default=False)
     """An upper bound from the first attacks, while the others run."""
     clean_correct: Mapped[int]
     robust_correct: Mapped[int | None]
-    """Points that stand after all attacks."""
+    """Points that withstand all attacks."""
     robust_accuracy: Mapped[float | None]
-    """The share of those; for corruptions the mean accuracy; null for clean images alone."""
+    """The share of those points; for corruptions the mean accuracy; null for clean images only."""
     mean_corruption_error: Mapped[float | None]
     """mCE; for ImageNet relative to AlexNet's errors in arXiv 1903.12261."""
     corruptions: Mapped[list[Any]] = mapped_column(Json, default=list)
-    """`gkl.outcome.CorruptionOutcome` for each corruption in each severity."""
+    """`gkl.outcome.CorruptionOutcome` for each corruption at each severity."""
     flags: Mapped[list[Any]] = mapped_column(Json, default=list)
-    """`gkl.outcome.Flag` for each reason not to trust it."""
+    """`gkl.outcome.Flag` for each reason not to trust the result."""
     checks: Mapped[list[Any]] = mapped_column(Json, default=list, server_default="[]")
-    """`gkl.outcome.CheckOutcome` for each check of the network itself; empty in measurements of earlier versions."""
+    """`gkl.outcome.CheckOutcome` for each check of the network itself; empty if an earlier version evaluated it."""
     checks_seed: Mapped[int | None] = mapped_column(BigInteger)
-    """Seed of the points that those checks looked at."""
+    """The seed with which the points of those checks were chosen."""
     certificate_sha256: Mapped[str | None] = mapped_column(String(64))
     seconds: Mapped[float]
     manifest: Mapped[dict[str, Any]]
@@ -99,7 +99,7 @@ class Evaluation(Base):
 
     @property
     def autoattack_accuracy(self) -> float | None:
-        """What the protocol's own attacks left, before those beyond it; None without attacks."""
+        """Accuracy under the protocol's own attacks, without additional ones; None without attacks."""
         if self.robust_correct is None:
             return None
         beyond = broken_beyond_autoattack({each.attack: each.broken for each in self.attacks})
@@ -111,14 +111,15 @@ class Evaluation(Base):
 
     @property
     def robust_interval(self) -> tuple[float, float] | None:
-        """Of a mean over corruptions as if it were one pass over the images: their versions are not independent."""
+        """The 95 % interval. For corruptions as if they were one pass over the images, since versions of an image are
+        not independent."""
         if self.robust_accuracy is None:
             return None
         return wilson_interval(self.robust_accuracy * self.num_points, self.num_points)
 
     @property
     def robustbench_mean_corruption_error(self) -> float | None:
-        """mCE relative to RobustBench's own AlexNet; None but for ImageNet's corruptions."""
+        """mCE relative to RobustBench's own AlexNet; None except for ImageNet's corruptions."""
         outcomes = [CorruptionOutcome.model_validate(each) for each in self.corruptions]
         return robustbench_mean_corruption_error(self.model.dataset, outcomes) if outcomes else None
 
@@ -128,7 +129,7 @@ class Evaluation(Base):
 
 
 class AttackResult(Base):
-    """One attack of an evaluation; it saw the points that all before it left standing."""
+    """One attack of an evaluation, on the points that withstood all earlier attacks."""
 
     __tablename__ = "attack_results"
 
@@ -139,7 +140,7 @@ class AttackResult(Base):
     broken: Mapped[int]
     seconds: Mapped[float]
     discarded: Mapped[int] = mapped_column(default=0)
-    """Misclassified images that it returned from outside the threat model; not counted."""
+    """Misclassified images that it returned outside the threat model; they do not count."""
     loss: Mapped[str | None] = mapped_column(String(20))
     targets: Mapped[int | None]
 
@@ -153,7 +154,7 @@ class AttackResult(Base):
 
 
 class Entry(Base):
-    """A model on one board, in the words and numbers of RobustBench. Shares, not percent; null is not known."""
+    """A model on one board, with the columns of RobustBench. Shares, not percent; null means unknown."""
 
     __tablename__ = "entries"
 
@@ -164,13 +165,13 @@ class Entry(Base):
     """RobustBench's model id: the file's name in an export."""
     provenance: Mapped[Provenance] = mapped_column(enum(Provenance, 20))
     model_id: Mapped[int | None] = mapped_column(ForeignKey("models.id"))
-    """The weights, where they are here."""
+    """The model, if it was evaluated here."""
     evaluation_id: Mapped[int | None] = mapped_column(ForeignKey("evaluations.id"))
-    """The evaluation it stands with, where it was measured here."""
+    """The evaluation whose results it shows, if it was measured here."""
     source: Mapped[str | None] = mapped_column(Text)
-    """The text of the file it was imported from, to the letter."""
+    """The unchanged text of the file that it was imported from."""
     anomalies: Mapped[list[Any]] = mapped_column(Json, default=list)
-    """`app.boards.robustbench.Anomaly` for each thing in that file that is not as it should be."""
+    """`app.boards.robustbench.Anomaly` for each irregularity in that file."""
 
     name: Mapped[str] = mapped_column(Text)
     """The paper's title, or the model's own name."""
@@ -190,37 +191,37 @@ class Entry(Base):
     unreliable: Mapped[bool] = mapped_column(default=False)
     is_provisional: Mapped[bool] = mapped_column(default=False)
     epsilon: Mapped[float | None]
-    """As stated for this entry; a board's entries may differ."""
+    """The budget stated for this entry; entries of one board may differ."""
     num_points: Mapped[int]
     """Test images behind the accuracies."""
     num_parameters: Mapped[int | None] = mapped_column(BigInteger)
-    """Of the network; null where this service does not know the network."""
+    """The network's number of parameters; null if this service does not know the network."""
 
     clean_accuracy: Mapped[float | None] = mapped_column()
     autoattack_accuracy: Mapped[float | None]
     external_accuracy: Mapped[float | None]
-    """What is left after attacks other than AutoAttack, where there were some."""
+    """Robust accuracy under attacks other than AutoAttack, if lower."""
     reported_accuracy: Mapped[float | None]
-    """What the authors say."""
+    """The robust accuracy that the authors report."""
     robust_accuracy: Mapped[float | None] = mapped_column()
-    """Best known, by which it ranks: external, else AutoAttack's; on corruptions their mean."""
+    """The accuracy by which it ranks: external, else AutoAttack's; on corruptions their mean."""
     mean_corruption_error: Mapped[float | None]
-    """As for its evaluation; null for what was imported."""
+    """As in its evaluation; null for imported entries."""
     robustbench_mean_corruption_error: Mapped[float | None]
-    """mCE as RobustBench has it, from its file where it was imported: relative to its own AlexNet."""
+    """mCE relative to RobustBench's own AlexNet; from the file, if it was imported."""
     corruptions_3d_accuracy: Mapped[float | None]
-    """On corruptions in 3D (arXiv 2203.01441), as the imported file has it; RobustBench's `corruptions_acc_3d`."""
+    """Accuracy on corruptions in 3D (arXiv 2203.01441) in the imported file; RobustBench's `corruptions_acc_3d`."""
     corruptions_3d_error: Mapped[float | None]
-    """Its mean error, relative to that of AlexNet; RobustBench's `corruptions_mce_3d`."""
+    """Mean error on corruptions in 3D relative to AlexNet's; RobustBench's `corruptions_mce_3d`."""
     withdrawn_at: Mapped[datetime | None]
-    """Shown, but without a rank and not exported."""
+    """A withdrawn entry is shown, but has no rank and is not exported."""
     withdrawn_reason: Mapped[str | None] = mapped_column(Text)
     unrankable_reason: Mapped[str | None] = mapped_column(Text)
-    """Why its figure cannot be believed, and what its owner can do; such an entry has no rank."""
+    """Why its accuracy is not reliable, and what its owner can do; such an entry has no rank."""
     rank_note: Mapped[str | None] = mapped_column(Text)
-    """Why an admin has restored its rank all the same."""
+    """Why an admin has restored its rank anyway."""
     tier: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
-    """0: it may have a rank; 1: its figure cannot be believed; 2: withdrawn. Follows from those, see `_keep_tier`."""
+    """0: it may have a rank; 1: barred by its flags; 2: withdrawn. Set from the columns above, see `_keep_tier`."""
     created_at: Mapped[datetime]
     changed_at: Mapped[datetime]
 
@@ -234,7 +235,7 @@ class Entry(Base):
     __table_args__ = (
         UniqueConstraint("dataset", "board", "slug"),
         UniqueConstraint("model_id", "board"),
-        # All that ranks, charts and the front page read, so that long boards are not read from their wide rows.
+        # Covers all columns that ranks, charts and the front page read, so that long boards need not read wide rows.
         Index(
             "ix_entries_best",
             *("dataset", "board", "tier", robust_accuracy.desc(), clean_accuracy.desc(), "id"),
@@ -249,7 +250,7 @@ class Entry(Base):
 
     @property
     def is_barred(self) -> bool:
-        """Whether it has no rank because its figure cannot be believed."""
+        """Whether it has no rank because its accuracy is not reliable."""
         return self.unrankable_reason is not None and self.rank_note is None
 
     def interval_of(self, accuracy: float) -> tuple[float, float]:
@@ -260,5 +261,5 @@ class Entry(Base):
 @event.listens_for(Entry, "before_insert")
 @event.listens_for(Entry, "before_update")
 def _keep_tier(_mapper: object, _connection: object, entry: Entry) -> None:
-    """An order by the texts themselves could not be read from an index: they may be longer than one can hold."""
+    """Set `tier` from the texts, which may be too long for an index to sort by them."""
     entry.tier = 2 if entry.is_withdrawn else 1 if entry.is_barred else 0

@@ -1,4 +1,4 @@
-"""What people send against an entry or for one, and what certificates say of it."""
+"""External attacks, reports, transfers, and the points of certificates."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class ExternalAttack(Base):
     name: Mapped[str] = mapped_column(String(100))
     submitter: Mapped[str] = mapped_column(String(100))
     examples: Mapped[int | None]
-    """How many held; null until they are checked, and where they did not hold."""
+    """How many were confirmed; null until they are checked, and if the check failed."""
     broken: Mapped[int | None]
-    """Of points that stood until then."""
+    """How many points they broke that had withstood all attacks before."""
     robust_correct: Mapped[int | None]
-    """Points that stand after it."""
+    """Points that withstand also this attack."""
     certificate_sha256: Mapped[str | None] = mapped_column(String(64))
-    """With these examples merged; null where nothing new was broken."""
+    """The certificate with these examples merged; null if no new point was broken."""
     created_at: Mapped[datetime]
 
     entry: Mapped[Entry] = relationship(back_populates="external_attacks")
@@ -39,19 +39,19 @@ class ExternalAttack(Base):
 
 
 class Report(Base):
-    """The certificate of an entry whose network its submitter alone has."""
+    """The certificate of an entry whose network only its submitter has."""
 
     __tablename__ = "reports"
 
     entry_id: Mapped[int] = mapped_column(ForeignKey("entries.id", ondelete="CASCADE"), primary_key=True)
     job_id: Mapped[int] = mapped_column(ForeignKey("jobs.id"), unique=True)
-    """The job that checked it; an earlier one's certificate is replaced."""
+    """The newest job that checked a certificate of this network."""
     submitter: Mapped[str] = mapped_column(String(100))
     dataset: Mapped[str] = mapped_column(String(50))
     board: Mapped[str] = mapped_column(String(50))
-    """As of its entry."""
+    """The entry's board."""
     weights_sha256: Mapped[str] = mapped_column(String(64))
-    """What it says that the network's weights hash to."""
+    """The hash of the network's weights, as the certificate states it."""
     certificate_sha256: Mapped[str] = mapped_column(String(64), index=True)
     outcome: Mapped[dict[str, Any]]
     """`gkl.outcome.ReportOutcome`."""
@@ -64,7 +64,7 @@ class Report(Base):
 
 
 class RobustPoints(Base):
-    """Of a certificate, which test images its network gets right under every attack: see `app.boards.robust_points`."""
+    """Which test images a certificate's network gets right under every attack: see `app.boards.robust_points`."""
 
     __tablename__ = "robust_points"
 
@@ -89,7 +89,7 @@ class Transfer(Base):
     job_id: Mapped[int] = mapped_column(ForeignKey("jobs.id"), unique=True)
     submitter: Mapped[str] = mapped_column(String(100))
     source_certificate_sha256: Mapped[str] = mapped_column(String(64))
-    """The source's certificate when it was asked for; the target's network stays the same."""
+    """The source's certificate at the time of the request; the target's network never changes."""
     outcome: Mapped[dict[str, Any] | None] = mapped_column(SqlNullJson)
     """`gkl.outcome.TransferOutcome`; null until it is measured."""
     created_at: Mapped[datetime]

@@ -1,4 +1,4 @@
-"""Jobs, who sends them, and what belongs to a job."""
+"""Jobs, their submitters, events, logs, messages and files."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from gkl.answers import JobKind, JobState
 from gkl.errors import FailureCode
 
 ANONYMOUS = "anonymous"
-"""The submitter of jobs that name none."""
+"""The submitter of jobs that do not name one."""
 
 UNFINISHED = (JobState.QUEUED, JobState.RUNNING, JobState.CANCELLING)
 
 
 class Job(Base):
-    """One thing to run. `attempt` fences: a write that carries an older one is refused."""
+    """A job. `attempt` is a fencing token: a write with an older attempt is refused."""
 
     __tablename__ = "jobs"
 
@@ -32,22 +32,22 @@ class Job(Base):
     submitter: Mapped[str] = mapped_column(String(100), default=ANONYMOUS, server_default=ANONYMOUS)
     priority: Mapped[int] = mapped_column(Integer, default=0)
     parent_id: Mapped[int | None] = mapped_column(ForeignKey("jobs.id"), index=True)
-    """The train job whose weights this evaluation attacks; the evaluation of which this is a shard."""
+    """For an evaluation, the train job whose weights it attacks; for a shard, its evaluation."""
     weights_sha256: Mapped[str | None] = mapped_column(String(64), index=True)
-    """Of the file that it measures, as its spec has it: to be looked for."""
+    """The weights in its spec, as a column with an index."""
     shard_index: Mapped[int | None]
-    """Which shard of its parent it is, counted from 0."""
+    """The shard's index in its evaluation, from 0."""
 
     created_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
     """When it was first claimed."""
     finished_at: Mapped[datetime | None]
     due_at: Mapped[datetime | None]
-    """From when on a queued job may be claimed: later after a lost worker; null while it waits for its shards."""
+    """When a queued job may be claimed: later after a lost worker; null while it waits for its shards."""
     claimed_at: Mapped[datetime | None]
-    """When the attempt began that holds it; null while none does."""
+    """When its running attempt began; null if none is running."""
     run_seconds: Mapped[float] = mapped_column(default=0.0, server_default="0")
-    """Time on workers in the attempts that are over, since it was sent or last retried."""
+    """Seconds on workers in ended attempts, since it was sent or last retried."""
 
     attempt: Mapped[int] = mapped_column(Integer, default=0)
     """How many times a worker has claimed it."""
@@ -66,33 +66,33 @@ class Job(Base):
     children: Mapped[list[Job]] = relationship(back_populates="parent", order_by="Job.id")
 
     __table_args__ = (
-        # What a claim looks for of each submitter, in the order in which it takes.
+        # For claims: each submitter's queued jobs in the order in which they are claimed.
         Index("ix_jobs_claim", "state", "submitter", priority.desc(), "id"),
         Index("ix_jobs_state_id", "state", "id"),
         Index("ix_jobs_kind_id", "kind", "id"),
-        # Counted for every scrape of the metrics.
+        # For counting jobs on every scrape of the metrics.
         Index("ix_jobs_kind_state", "kind", "state"),
     )
 
     @property
     def shards(self) -> list[Job]:
-        """The jobs that share its work, in their order; none for most jobs."""
+        """The evaluation's shards in order; empty for most jobs."""
         return [child for child in self.children if child.kind is JobKind.SHARD]
 
     @property
     def followers(self) -> list[Job]:
-        """The jobs that take up its result."""
+        """Jobs that use its result, such as the evaluation after a training."""
         return [child for child in self.children if child.kind is not JobKind.SHARD]
 
 
 class Submitter(Base):
-    """Whoever sends jobs, between whom workers are shared fairly."""
+    """A submitter of jobs; workers are shared fairly between submitters."""
 
     __tablename__ = "submitters"
 
     name: Mapped[str] = mapped_column(String(100), primary_key=True)
     last_claimed_at: Mapped[datetime | None]
-    """When a worker last took up a job of theirs."""
+    """When a worker last claimed one of their jobs."""
 
 
 class JobEvent(Base):
@@ -110,7 +110,7 @@ class JobEvent(Base):
 
 
 class JobLogPart(Base):
-    """A piece of what the runs of a job wrote to their standard error."""
+    """A part of the log of a job's runs, which is their standard error."""
 
     __tablename__ = "job_logs"
 
@@ -121,7 +121,7 @@ class JobLogPart(Base):
 
 
 class OutboxMessage(Base):
-    """A wake-up that workers are owed, written in the transaction that queued the job."""
+    """A wake-up message, written in the transaction that queued the job."""
 
     __tablename__ = "outbox"
 
@@ -129,12 +129,12 @@ class OutboxMessage(Base):
     job_id: Mapped[int] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
     created_at: Mapped[datetime]
     due_at: Mapped[datetime]
-    """Not published before."""
+    """It is not published earlier."""
     published_at: Mapped[datetime | None] = mapped_column(index=True)
 
 
 class IdempotencyKey(Base):
-    """A key that a client sent with a request, and the job which that request made."""
+    """A key that a client sent with a request, and the job that the request created."""
 
     __tablename__ = "idempotency_keys"
 
@@ -146,17 +146,17 @@ class IdempotencyKey(Base):
 
 class FileKind(StrEnum):
     RESUME = "resume"
-    """A training's whole state, to go on from; numbered by epoch."""
+    """A training's whole state, to resume from; numbered by epoch."""
     WEIGHTS = "weights"
-    """The network that a training made; numbered by epoch."""
+    """The network that a training produced; numbered by epoch."""
     BLOCK = "block"
-    """A finished part of an evaluation, to go on from; numbered by part."""
+    """A finished part of an evaluation, to resume from; numbered by part."""
     CERTIFICATE = "certificate"
-    """The proof of an evaluation; of a report, what was sent."""
+    """The certificate of an evaluation, or the one sent as a report."""
     EXAMPLES = "examples"
-    """Adversarial examples that somebody sent, until they are checked."""
+    """Adversarial examples that were sent, until they are checked."""
     CONVERTED = "converted"
-    """Weights that came as a state dict of torch.save, as safetensors; its file is named by the original's sha256."""
+    """A state dict from torch.save, converted to safetensors; its file is named by the original's sha256."""
 
 
 TO_GO_ON_FROM = (FileKind.RESUME, FileKind.BLOCK)

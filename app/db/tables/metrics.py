@@ -12,12 +12,12 @@ from gkl.answers import JobKind
 
 
 class MetricSum(Base):
-    """A counter of the metrics, with all that happened until the event that is counted last."""
+    """A counter of the metrics, up to the last counted event."""
 
     __tablename__ = "metric_sums"
 
     name: Mapped[str] = mapped_column(String(20), primary_key=True)
-    """What it is of, see `app.jobs.metric_sums`."""
+    """What it counts, see `app.jobs.metric_sums`."""
     label: Mapped[str] = mapped_column(String(100), primary_key=True)
     code: Mapped[str] = mapped_column(String(50), primary_key=True)
     count: Mapped[int] = mapped_column(BigInteger)
@@ -25,7 +25,7 @@ class MetricSum(Base):
 
 
 class MetricRun(Base):
-    """A job that a worker has, as of the event that is counted last. It may outlive the job's own row."""
+    """A job that runs, as of the last counted event. This row may outlive the job's own row."""
 
     __tablename__ = "metric_runs"
 

@@ -1,4 +1,4 @@
-"""Weights that people send."""
+"""Uploaded weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from app.db.tables.base import Base
 
 
 class Upload(Base):
-    """Weights that somebody sent."""
+    """Uploaded weights."""
 
     __tablename__ = "uploads"
 
@@ -19,13 +19,13 @@ class Upload(Base):
     format: Mapped[str] = mapped_column(String(20))
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     created_at: Mapped[datetime]
-    """When they were sent last."""
+    """When they were last sent."""
     contents: Mapped[bytes | None] = mapped_column(LargeBinary, deferred=True)
-    """Its tensors' names and shapes, see `app.jobs.weights_contents`; null for what only a run can read."""
+    """Names and shapes of its tensors, see `app.jobs.weights_contents`; null if only a run can read the file."""
 
 
 class UploadSender(Base):
-    """Somebody who has sent some weights, and is charged for them. They go when nobody who sent them wants them."""
+    """A sender of weights, whose quota they count against. Weights are removed when no sender keeps them."""
 
     __tablename__ = "upload_senders"
 
@@ -34,15 +34,16 @@ class UploadSender(Base):
 
 
 class PartialUpload(Base):
-    """A file that is being sent in pieces. How much of it is here its file says."""
+    """A file that is sent in pieces. The size of its file is the number of received bytes."""
 
     __tablename__ = "partial_uploads"
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     submitter: Mapped[str] = mapped_column(String(100), index=True)
     size_bytes: Mapped[int] = mapped_column(BigInteger)
-    """Of the whole file."""
+    """Size of the whole file."""
     sha256: Mapped[str | None] = mapped_column(String(64))
-    """Of the weights that it became; null until it is whole. It stays a while for whoever missed the answer."""
+    """The complete file's SHA-256; null until it is complete. The row is kept for a while, in case the client missed
+    the answer."""
     created_at: Mapped[datetime]
     touched_at: Mapped[datetime] = mapped_column(index=True)

@@ -1,4 +1,4 @@
-"""Workers, how busy they are, and whose jobs took how much of their time."""
+"""Workers, their load, and the time that each submitter's jobs took."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from app.db.tables.base import Base, Json
 
 
 class WorkerRow(Base):
-    """A worker that has been heard of."""
+    """A worker that has sent a heartbeat."""
 
     __tablename__ = "workers"
 
@@ -22,11 +22,11 @@ class WorkerRow(Base):
     """Its GPU or processor."""
     version: Mapped[str] = mapped_column(String(50))
     is_draining: Mapped[bool]
-    """Told to stop: takes no job any more."""
+    """It was told to stop and takes no more jobs."""
     problem: Mapped[str | None] = mapped_column(String(500))
     """Why it takes no job at the moment, in words."""
     datasets: Mapped[list[Any] | None] = mapped_column(Json)
-    """The data sets whose files it has, by name; null until it has told, as one of an earlier version never does."""
+    """The data sets whose files it has, by name; null until it reports them. Earlier versions never do."""
     published: Mapped[list[Any] | None] = mapped_column(Json)
     """The architectures whose published weights it has on its disk."""
     load: Mapped[dict[str, Any] | None]
@@ -43,13 +43,13 @@ class WorkerLoad(Base):
     worker: Mapped[str] = mapped_column(String(200), primary_key=True)
     taken_at: Mapped[datetime] = mapped_column(primary_key=True, index=True)
     busy: Mapped[float | None]
-    """Share of the GPU's time, or of the processor's; null where the driver does not tell."""
+    """Share of the GPU's time, or of the processor's; null if the driver does not report it."""
     memory_bytes: Mapped[int] = mapped_column(BigInteger)
-    """In use, of the GPU or of the host."""
+    """Memory in use, of the GPU or of the host."""
 
 
 class WorkerTime(Base):
-    """How long somebody's jobs were on workers in a day of UTC."""
+    """How long a submitter's jobs were on workers on a day in UTC."""
 
     __tablename__ = "worker_time"
 

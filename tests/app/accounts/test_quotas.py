@@ -51,12 +51,12 @@ def test_so_many_jobs_may_wait(visitor: TestClient, database: Database) -> None:
     ada = bearer(token_of(database, "Ada", limits=Limits(queued_jobs=2)))
     first, _ = (visitor.post("/api/v1/jobs", json=SPEC, headers=ada).json()["id"] for _ in range(2))
     refused = visitor.post("/api/v1/jobs", json=SPEC, headers=ada)
-    assert_problem(refused, 429, "2 jobs of Ada are queued, as many as may be")
+    assert_problem(refused, 429, "Ada has 2 queued jobs, the limit")
     assert int(refused.headers["retry-after"]) > 0
     assert visitor.post(f"/api/v1/jobs/{first}/cancel", headers=ada).status_code == 202
     again = visitor.post("/api/v1/jobs", json=SPEC, headers=ada)
     assert again.status_code == 202
-    assert_problem(visitor.post(f"/api/v1/jobs/{first}/retry", headers=ada), 429, "2 jobs of Ada are queued")
+    assert_problem(visitor.post(f"/api/v1/jobs/{first}/retry", headers=ada), 429, "Ada has 2 queued jobs")
     bob = bearer(token_of(database, "Bob", limits=Limits(queued_jobs=1)))
     assert visitor.post("/api/v1/jobs", json=SPEC, headers=bob).status_code == 202, "each has their own"
 
@@ -68,7 +68,7 @@ def test_so_many_jobs_may_run_and_others_go_first(database: Database) -> None:
     assert [claim(database) for _ in range(3)] == ["Ada", "Bob", None]
     with database.reading() as session:
         waits = quotas.why_waiting(session, jobs.get(session, second))
-        assert waits == "1 jobs of its submitter are running, as many as may at once"
+        assert waits == "its submitter has 1 running job, the limit"
     with database.writing() as session:
         session.execute(update(Job).where(Job.id == first).values(state=JobState.SUCCEEDED))
     assert claim(database) == "Ada"
@@ -97,11 +97,11 @@ def test_hours_of_a_day_are_counted_and_run_out(visitor: TestClient, database: D
         session.execute(update(WorkerTime).where(WorkerTime.day == midnight.date()).values(seconds=3601.0))
     assert claim(database) is None
     with database.reading() as session:
-        assert "it goes on at 00:00 UTC" in (quotas.why_waiting(session, jobs.get(session, waiting)) or "")
+        assert "it continues at 00:00 UTC" in (quotas.why_waiting(session, jobs.get(session, waiting)) or "")
     refused = visitor.post("/api/v1/jobs", json=SPEC, headers=ada)
-    assert_problem(refused, 429, "have had their 1 hours on workers today")
+    assert_problem(refused, 429, "have used their 1 hours on workers today")
     assert 0 < int(refused.headers["retry-after"]) <= 24 * 3600
-    assert "It waits: its submitter has had" in visitor.get(f"/jobs/{waiting}", headers={"Accept": "text/html"}).text
+    assert "It waits: its submitter has used" in visitor.get(f"/jobs/{waiting}", headers={"Accept": "text/html"}).text
     with database.writing() as session:
         tokens.change(session, "Ada", Limits(gpu_hours_per_day=2), by=COMMAND_LINE)
     assert claim(database) == "Ada"
@@ -208,10 +208,10 @@ def test_two_processes_count_together_and_alone_without_a_broker(settings: Setti
 @pytest.mark.parametrize(
     ("settings_change", "spec_change", "says"),
     [
-        ({"max_epochs": 5}, {"epochs": 6}, "epochs: at most 5 here"),
-        ({"max_batch_size": 64}, {"batch_size": 65}, "batch_size: at most 64 here"),
-        ({"max_points": 100}, {}, "evaluation.num_points: at most 100 here"),
-        ({"architectures": "small_cnn, resnet18"}, {}, "this service runs resnet18, small_cnn"),
+        ({"max_epochs": 5}, {"epochs": 6}, "epochs: the service's owner allows at most 5"),
+        ({"max_batch_size": 64}, {"batch_size": 65}, "batch_size: the service's owner allows at most 64"),
+        ({"max_points": 100}, {}, "evaluation.num_points: the service's owner allows at most 100"),
+        ({"architectures": "small_cnn, resnet18"}, {}, "the service's owner allows only resnet18, small_cnn"),
     ],
 )
 def test_the_owners_limits(
@@ -237,7 +237,9 @@ def test_an_evaluations_limits_hold_where_it_is_sent_alone(settings: Settings) -
             "weights": "0" * 64,
             "evaluation": {"threat_model": {"norm": "Linf", "epsilon": 0.1}},
         }
-        assert_problem(client.post("/api/v1/jobs", json=spec), 422, "batch_size: at most 100 here")
+        assert_problem(
+            client.post("/api/v1/jobs", json=spec), 422, "batch_size: the service's owner allows at most 100"
+        )
 
 
 def test_an_admins_token_may_be_without_limits(database: Database) -> None:

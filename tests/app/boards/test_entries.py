@@ -128,12 +128,12 @@ def test_every_column_sorts_both_ways_with_unknowns_last(database: Database, boa
 
 REFUSED = [
     ("sort=best", "must be one of rank, name, clean"),
-    ("columns=colour", "'colour' is no column"),
+    ("columns=colour", "'colour' is not a column"),
     ("year=soon", "query.year"),
     ("unreliable=perhaps", "query.unreliable"),
     ("colour=red", "query.colour"),
-    ("q=%00", "holds no NUL"),
-    ("family=a%00", "holds no NUL"),
+    ("q=%00", "must not contain NUL"),
+    ("family=a%00", "must not contain NUL"),
 ]
 
 

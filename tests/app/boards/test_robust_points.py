@@ -39,7 +39,7 @@ def test_bits_of_certificates_are_those_of_their_files(
 ) -> None:
     with database.reading() as session:
         certificates = strongest_certificates.of_board(session, "digits", "Linf")
-        known = robust_points.known(session, certificates.values())
+        known = robust_points.stored_points(session, certificates.values())
         assert certificates == {
             n: strongest_certificates.of_entry(session, ranking.get(session, n).entry) for n in (1, 2)
         }
@@ -65,7 +65,7 @@ def test_a_file_that_is_gone_is_passed_over_and_keeps_no_other(
     assert not robust_points.record_missing(database, store, unreadable)
     assert not caplog.text
     with database.reading() as session:
-        assert robust_points.known(session, [gone.sha256, here.sha256]).keys() == {here.sha256}
+        assert robust_points.stored_points(session, [gone.sha256, here.sha256]).keys() == {here.sha256}
 
 
 def test_what_no_measurement_names_is_forgotten(database: Database, stands: np.ndarray) -> None:
@@ -117,7 +117,7 @@ def test_a_board_says_which_ranks_an_entry_may_have(client: TestClient, database
     assert "& 2--3 &" in client.get(f"{BOARD}/export/latex?columns=band&columns=robust").text
     page = client.get("/leaderboards/digits/Linf", headers=HTML).text
     assert page.count("2\N{EN DASH}3</span>") == 2
-    assert "2 to 3 not told apart" in client.get("/entries/2", headers=HTML).text
+    assert "band 2 to 3 at 95 %" in client.get("/entries/2", headers=HTML).text
 
 
 def test_bands_are_an_option_of_the_board(client: TestClient, database: Database, stands: np.ndarray) -> None:
@@ -179,7 +179,7 @@ def test_a_board_without_points_says_so(client: TestClient, database: Database) 
     add_published(database, "44.00")
     assert client.get(f"{BOARD}/points").json() == {"entries": [], "counts": [], "points": [], "next_cursor": None}
     page = client.get("/leaderboards/digits/Linf/points", headers=HTML).text
-    assert "No model of this board was measured here yet" in page
+    assert "No model of this board was evaluated here yet" in page
 
 
 def test_the_relay_reads_the_points_of_earlier_certificates(

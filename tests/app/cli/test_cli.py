@@ -134,7 +134,7 @@ def test_which_network_of_a_file_is_asked_and_told(tmp_path: Path) -> None:
     torch.save(swapped, tmp_path / "model.pt")
     assert run("verify", tmp_path / "run" / "certificate.safetensors", *common).returncode == 1
     train = run("submit", "-", "--weights-key", "ema", stdin=tiny_train_spec().model_dump_json())
-    assert "is no evaluation; --weights-key is for one" in train.stderr
+    assert "is not an evaluation; --weights-key is for evaluations only" in train.stderr
 
 
 def test_recipe_prints_a_spec_that_is_one() -> None:
@@ -147,7 +147,7 @@ def test_recipe_prints_a_spec_that_is_one() -> None:
     [
         (["recipe", "digit"], None, "unknown recipe 'digit'; did you mean 'digits'"),
         (["train", "SPEC"], "{", "is not JSON"),
-        (["train", "SPEC"], "[" * 100_000, "too many levels deep for a spec"),
+        (["train", "SPEC"], "[" * 100_000, "nested too deeply for a spec"),
         (["train", "absent.json"], None, "absent.json cannot be read (No such file or directory)"),
         (["train", "SPEC"], '{"kind": "evaluate"}', "weights: field required."),
         (["submit", "SPEC"], "VALID", "no service answers at http://127.0.0.1:1"),
@@ -208,7 +208,7 @@ def test_a_terminal_that_cannot_show_a_letter_gets_a_mark(tmp_path: Path) -> Non
             check=False,
         )
         assert done.returncode == 1
-        assert b"is no valid spec" in done.stderr
+        assert b"is not a valid spec" in done.stderr
     absent = subprocess.run(
         [sys.executable, "-m", "app.cli", "train", tmp_path / "Имя.json"],
         env={"PATH": "/usr/bin:/bin", "PYTHONIOENCODING": "ascii"},

@@ -28,7 +28,7 @@ def gklbench(environment: dict[str, str], *arguments: str) -> tuple[int, str]:
         ),
         ({"GKLBENCH_BROKER_URL": "redis://:changethis@redis:6379/0"}, "BROKER_URL holds the placeholder"),
         ({"GKLBENCH_DATABASE_URL": "postgresql://gklbench:@postgres/gklbench"}, "DATABASE_URL has an empty password"),
-        ({"GKLBENCH_DATABASE_URL": "nonsense"}, "DATABASE_URL is no address"),
+        ({"GKLBENCH_DATABASE_URL": "nonsense"}, "DATABASE_URL is not a valid address"),
         (
             {"GKLBENCH_STORE_URL": "s3://bucket", "AWS_SECRET_ACCESS_KEY": "changethis"},
             "AWS_SECRET_ACCESS_KEY is empty or",
@@ -43,7 +43,7 @@ def gklbench(environment: dict[str, str], *arguments: str) -> tuple[int, str]:
 def test_settings_are_checked_before_anything_starts(environment: dict[str, str], says: str | None) -> None:
     status, said = gklbench(environment, "check-settings")
     if says is None:
-        assert (status, said) == (0, "The settings can be used.")
+        assert (status, said) == (0, "The settings are valid.")
     else:
         assert status == 1
         assert said.startswith("gklbench: GKLBENCH_") or says.startswith("AWS_")
@@ -63,7 +63,7 @@ def test_each_part_says_whether_it_lives(database_url: str, tmp_path: Path) -> N
 
         assert health("api") == (1, "gklbench: the API does not answer (ConnectError)")
         assert health("worker")[1].startswith("gklbench: no worker of ")
-        assert health("relay") == (1, "gklbench: no relay was heard of lately")
+        assert health("relay") == (1, "gklbench: no relay is running")
         cluster.start("api", "relay", "worker")
         for part in ("api", "relay", "worker"):
             until(lambda part=part: health(part) == (0, f"The {part} lives."))  # type: ignore[misc]

@@ -88,7 +88,7 @@ def test_points_that_only_one_loses_tell_two_networks_apart(client: TestClient, 
 
 def test_the_page_says_it_first_and_opens_the_points(client: TestClient, stands: np.ndarray) -> None:
     page = client.get("/compare?entries=1&entries=2", headers=HTML).text
-    assert page.index("told apart") < page.index("Figures") < page.index("Which points each loses")
+    assert page.index("significant") < page.index("Figures") < page.index("Which points each loses")
     a, b = stands
     for which, chosen in (("only_first", a & ~b), ("only_second", ~a & b), ("neither", ~a & ~b)):
         link = f"/compare/points?entries=1&entries=2&which={which}"
@@ -102,7 +102,7 @@ def test_the_page_says_it_first_and_opens_the_points(client: TestClient, stands:
         assert all(client.get(address).status_code == 200 for address in list(pictures)[:4])
     assert "without an attack" in client.get("/compare/points?entries=1&entries=2&which=neither", headers=HTML).text
     last = client.get("/compare/points?entries=1&entries=2&which=neither&page=50", headers=HTML)
-    assert "No point is like that" in last.text
+    assert "There is no such point" in last.text
     assert client.get("/compare/points?entries=1&entries=2&which=all", headers=HTML).status_code == 422
 
 
@@ -125,9 +125,9 @@ def test_what_has_no_points_is_compared_by_its_figure_and_says_so(
     table = [[own, POINTS - own], [published, POINTS - published]]
     assert pair.p_value == pytest.approx(stats.chi2_contingency(table, correction=False).pvalue)
     assert re.match(r"net 1's robust accuracy is \d+\.\d\d points higher than Published's: \+", pair.sentence)
-    assert "Not point by point" in client.get("/compare?entries=1&entries=3", headers=HTML).text
+    assert "Compared by accuracy" in client.get("/compare?entries=1&entries=3", headers=HTML).text
     missing = client.get("/compare/points?entries=1&entries=3", headers=HTML)
-    assert (missing.status_code, "it is not known which points" in missing.text) == (404, True)
+    assert (missing.status_code, "are not stored" in missing.text) == (404, True)
 
 
 def test_figures_that_are_too_close_say_so(client: TestClient, database: Database) -> None:
@@ -136,7 +136,7 @@ def test_figures_that_are_too_close_say_so(client: TestClient, database: Databas
     robustbench.import_files(database, files)
     (pair,) = compared(client, 1, 2).pairs
     assert not pair.is_told_apart
-    assert "0.01 points lower than 57.01's, which is too little to tell them apart: -0.0 points" in pair.sentence
+    assert "0.01 points lower than 57.01's, a difference that is not significant: -0.0 points" in pair.sentence
 
 
 def test_a_board_of_corruptions_has_no_test(
@@ -151,7 +151,7 @@ def test_a_board_of_corruptions_has_no_test(
             row.evaluation.certificate_sha256 = file.sha256
     assert compared(client, 1, 2).pairs == []
     page = client.get("/compare?entries=1&entries=2", headers=HTML).text
-    assert "told apart" not in page
+    assert "significant" not in page
     assert "Which points each loses" not in page
     assert client.get("/compare/points?entries=1&entries=2", headers=HTML).status_code == 404
     assert client.get("/api/v1/entries/1/classes").status_code == 404
@@ -167,7 +167,7 @@ def test_what_is_not_to_be_believed_is_said_beside_the_finding(
         barred.unrankable_reason = "wrong_gradients: at many points"
     (pair,) = compared(client, 1, 2).pairs
     assert pair.sentence.endswith(
-        "net 1 was withdrawn: sent by mistake. net 2 has no rank, since its figure cannot be believed."
+        "net 1 was withdrawn: sent by mistake. net 2 has no rank, since its accuracy is not reliable."
     )
     page = client.get("/compare?entries=1&entries=2", headers=HTML).text
     assert ">withdrawn<" in page

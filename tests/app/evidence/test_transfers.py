@@ -59,11 +59,11 @@ def test_what_cannot_be_measured_says_why(database: Database, client: TestClient
         (one, one, 422, "is the target itself"),
         (999, one, 422, "Source: there is no entry 999"),
         (one, 999, 404, "There is no entry 999"),
-        (numbers["fashion"], one, 422, "of fashion_mnist and entry 1 of digits; name one of the same data set"),
+        (numbers["fashion"], one, 422, "uses fashion_mnist and entry 1 digits; name an entry of the same data set"),
         (numbers["wide"], one, 422, "go up to epsilon 0.3 in Linf, and the other entry was attacked up to 0.2 only"),
         (numbers["L2"], one, 422, "are bounded in L2, and the other entry was attacked in Linf"),
         (imported, one, 409, "has no certificate here"),
-        (one, imported, 409, "its weights are not here"),
+        (one, imported, 409, "its weights are not stored here"),
         (numbers["provisional"], one, 409, "still provisional"),
         (one, numbers["provisional"], 409, "still provisional"),
         (numbers["withdrawn"], one, 409, "is withdrawn (a mistake)"),
@@ -102,12 +102,12 @@ def test_any_submitter_may_ask_for_as_many_as_they_may_queue(visitor: TestClient
     assert (job["kind"], job["name"], job["submitter"]) == ("transfer", "net 1 against net 2", "Ada")
     assert job["spec"]["source"] == "1" * 64
     refused = visitor.post("/api/v1/entries/1/transfers", json={"source": 2}, headers=ada)
-    assert_problem(refused, 429, "1 jobs of Ada are queued, as many as may be")
+    assert_problem(refused, 429, "Ada has 1 queued job, the limit")
     assert_problem(visitor.post("/api/v1/entries/1/transfers", json={"source": 2}, headers=reader), 403, "'submit'")
     assert_problem(visitor.post("/api/v1/entries/1/transfers", json={"source": 2}), 401, "'submit'")
     said = {"submitter": "Ada"}
     spoken_for = visitor.post("/api/v1/entries/1/transfers", json={"source": 2}, params=said, headers=bob)
-    assert_problem(spoken_for, 403, "not of Ada")
+    assert_problem(spoken_for, 403, "not as Ada")
     assert_problem(visitor.post(f"/api/v1/jobs/{job['id']}/cancel", headers=bob), 403, "is Ada's")
     assert visitor.post("/api/v1/entries/1/transfers", json={"source": 2}, headers=bob).status_code == 202
     with database.reading() as session:

@@ -180,7 +180,7 @@ def test_names_that_cannot_be(database: Database) -> None:
     for name in ("Ada", "anonymous", "", " x", "a/b", "<b>", "x" * 101, "Ada\n"):
         with pytest.raises(Unprocessable), database.writing() as session:
             tokens.create(session, name, Scope.READ, lifetime=None, limits=NO_LIMITS, by=COMMAND_LINE)
-    with pytest.raises(NotFound, match="nobody called Eve"), database.writing() as session:
+    with pytest.raises(NotFound, match="no valid token has the name Eve"), database.writing() as session:
         tokens.revoke(session, "Eve", by=COMMAND_LINE)
 
 
@@ -195,11 +195,11 @@ def test_a_job_is_its_tokens_and_nobody_elses(visitor: TestClient, database: Dat
     job = visitor.post("/api/v1/jobs", json=SPEC, headers=ada).json()
     assert job["submitter"] == "Ada"
     forged = visitor.post("/api/v1/jobs?submitter=Ada", json=SPEC, headers=bob)
-    assert_problem(forged, 403, "sends jobs of Bob, not of Ada")
+    assert_problem(forged, 403, "sends jobs as Bob, not as Ada")
     on_behalf = visitor.post("/api/v1/jobs?submitter=Ada", json=SPEC, headers=root)
     assert on_behalf.json()["submitter"] == "Ada"
     pushed = visitor.post("/api/v1/jobs?priority=1", json=SPEC, headers=ada)
-    assert_problem(pushed, 403, "puts others' jobs back")
+    assert_problem(pushed, 403, "nly admins may set a priority above 0")
     assert visitor.post("/api/v1/jobs?priority=-1", json=SPEC, headers=ada).status_code == 202
     assert_problem(visitor.post(f"/api/v1/jobs/{job['id']}/cancel", headers=bob), 403, "is Ada's")
     assert visitor.post(f"/api/v1/jobs/{job['id']}/cancel", headers=ada).json()["state"] == "cancelled"
@@ -352,7 +352,7 @@ def test_so_many_streams_may_be_open(guarded: Settings, database: Database) -> N
         assert +app.state.service.streams == {}, "those that ended are not counted"
         app.state.service.streams["token Ada"] = 2
         refused = client.get(f"/api/v1/jobs/{job}/events", headers=ada)
-        assert_problem(refused, 429, "2 event streams are open already")
+        assert_problem(refused, 429, "2 event streams are already open")
 
 
 def test_of_many_streams_that_are_opened_at_once_no_more_get_in(guarded: Settings, database: Database) -> None:
@@ -484,7 +484,7 @@ def test_tokens_from_the_command_line(tmp_path: Path) -> None:
     code, secret, said = gklbench("create", "--name", "Ada", "--scopes", "read,submit", "--max-running", "2", *here)
     assert code == 0
     assert re.fullmatch(r"gklb_[\w-]{43}\n", secret)
-    assert "shown only now" in said
+    assert "shown only once" in said
     code, listed, _ = gklbench("list", *here)
     assert "Ada" in listed
     assert secret.strip() not in listed
@@ -502,14 +502,14 @@ def test_tokens_from_the_command_line(tmp_path: Path) -> None:
         job_id = jobs.create(session, tiny_train_spec(), submitter="Ada").id
     code, said, _ = gklbench("revoke", "--name", "Ada", *here)
     assert code == 1
-    assert f"What Ada has queued or running goes on: job {job_id}." in said
+    assert f"Unfinished jobs of Ada continue: job {job_id}." in said
     with database.reading() as session:
-        assert len(tokens.living(session)) == 1, "not before somebody has said yes"
+        assert len(tokens.valid(session)) == 1, "not before somebody has said yes"
     code, said, _ = gklbench("revoke", "--name", "Ada", "--yes", *here)
     assert code == 0
     assert "1 token of Ada revoked." in said
     with database.reading() as session:
-        assert tokens.living(session) == []
+        assert tokens.valid(session) == []
     assert gklbench("revoke", "--name", "Ada", "--yes", *here)[0] == 1
     database.close()
 

@@ -304,7 +304,7 @@ def test_a_withdrawn_entry_stays_to_be_seen(client: TestClient, database: Databa
     withdrawn = client.post(address, json={"reason": "Its weights were another model's <b>."}).json()
     assert (withdrawn["rank"], withdrawn["withdrawn"]) == (None, "Its weights were another model's <b>.")
     assert withdrawn["robust"] == best["robust"], "what is known of it stays"
-    assert_problem(client.post(address, json={"reason": "again"}), 409, "is withdrawn already")
+    assert_problem(client.post(address, json={"reason": "again"}), 409, "is already withdrawn")
     shown = [(entry["model_id"], entry["rank"]) for entry in client.get(board).json()["entries"]]
     assert shown == [("Second", 1), ("Best", None)], "last, and without a rank"
     page = client.get("/leaderboards/cifar10/Linf", headers={"Accept": "text/html"}).text

@@ -89,7 +89,7 @@ def test_a_body_that_stands_still_is_not_waited_for(
     answer = answer_to(slow_address, head + b'Content-Length: 1000\r\n\r\n{"kind":')
     assert answer.startswith(b"HTTP/1.1 408"), answer
     assert b"application/problem+json" in answer
-    assert b"stood still for 0.5 seconds, or came too slowly; send it again" in answer
+    assert b"stalled for 0.5 seconds, or came too slowly; send it again" in answer
     assert time.monotonic() - started < 10
     assert list(settings.data_dir.rglob(".incoming-*")) == []
 

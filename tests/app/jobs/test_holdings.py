@@ -54,7 +54,7 @@ def test_a_job_says_what_no_worker_has(client: TestClient, database: Database) -
     said = str(missing(client, PUBLISHED))
     assert "has the files of CIFAR-10: a run fails" in said
     assert "has the published weights of cifar10/Linf/Carmon2019Unlabeled on its disk" in said
-    assert "No worker that is running has the files of CIFAR-10" in words(client, "/jobs/2")
+    assert "No running worker has the files of CIFAR-10" in words(client, "/jobs/2")
     corrupted = PUBLISHED | {"weights": "robustbench", "evaluation": {"protocol": "corruptions"}}
     beat(database, "h/2", Seen(datasets=["cifar10"], published=["cifar10/Linf/Carmon2019Unlabeled"]))
     assert missing(client, PUBLISHED) is None

@@ -199,9 +199,9 @@ def test_what_a_result_stands_on_is_not_removed(client: TestClient, database: Da
     weights = train(database, "Ranked")
     result = measure(database, weights, robust=100)
     trained = min(numbers(database))
-    assert_problem(client.delete(f"/api/v1/jobs/{result}"), 409, "a result stands on job"[1:])
-    assert_problem(client.delete(f"/api/v1/jobs/{trained}"), 409, "needs these weights")
-    assert_problem(client.delete(f"/api/v1/weights/{weights}"), 409, "needs these weights")
+    assert_problem(client.delete(f"/api/v1/jobs/{result}"), 409, "it has a result")
+    assert_problem(client.delete(f"/api/v1/jobs/{trained}"), 409, "a job or an entry needs them")
+    assert_problem(client.delete(f"/api/v1/weights/{weights}"), 409, "a job or an entry needs them")
     unmeasured = train(database, "Unmeasured")
     assert client.delete(f"/api/v1/weights/{unmeasured}").status_code == 204
     assert not kept(database, unmeasured)
@@ -227,7 +227,7 @@ def test_what_another_has_sent_stays_theirs(
     with database.reading() as session:
         assert session.scalars(select(JobFile.id).where(JobFile.kind == FileKind.WEIGHTS)).all() == []
     assert kept(database, weights), "for Bob"
-    assert "the file is not kept any more" in client.get("/models/1").text
+    assert "the file is no longer stored" in client.get("/models/1").text
 
 
 @either_database
@@ -238,7 +238,7 @@ def test_an_evaluation_goes_with_its_shards(client: TestClient, database: Databa
         whole = jobs.create(session, spec)
         shard = whole.shards[0].id
         jobs.request_cancel(session, whole.id)
-    assert_problem(client.delete(f"/api/v1/jobs/{shard}"), 409, f"a share of job {whole.id}")
+    assert_problem(client.delete(f"/api/v1/jobs/{shard}"), 409, f"a shard of job {whole.id}")
     assert client.delete(f"/api/v1/jobs/{whole.id}").status_code == 204
     assert len(numbers(database)) == 1
 
@@ -262,7 +262,7 @@ def test_what_jobs_leave_counts_for_whose_they_are(database: Database) -> None:
         with pytest.raises(TooLarge):
             quotas.check_upload_fits(session, "Ada", 26)
     failed(database)
-    with database.reading() as session, pytest.raises(TooMany, match="30 bytes are kept of Ada, who may keep 25"):
+    with database.reading() as session, pytest.raises(TooMany, match="Ada has 30 bytes stored, and the limit is 25"):
         quotas.check_room_for_job(session, "Ada")
     with database.reading() as session:
         assert quotas.kept_by_all(session) == {"Ada": 30}
@@ -287,14 +287,14 @@ def test_storage_tells_what_the_cleanup_does(service: Service, settings: Setting
         10,
         f"from {day} on (GKLBENCH_CHECKPOINT_RETENTION_DAYS)",
     )
-    assert before["trained weights that stand on no board"][:2] == (1, 10)
+    assert before["trained weights without a board entry"][:2] == (1, 10)
     assert before["sent weights that nothing needs"][:2] == (1, 1000)
     assert before["ended jobs without a result"][0] == 1
     age(database, 8)
     clean(service)
     after = told()
     assert after["what failed and cancelled jobs saved"][:2] == (0, 0)
-    assert after["trained weights that stand on no board"][:2] == (1, 10)
+    assert after["trained weights without a board entry"][:2] == (1, 10)
 
 
 @either_database

@@ -60,7 +60,7 @@ def test_a_training_that_cannot_fit_is_told_when_it_is_sent(client: TestClient, 
         sent = client.post("/api/v1/jobs", json=longer)
         assert sent.status_code == 202
         said = sent.json()["warning"]
-        assert said.startswith(f"as job {first} tells, it will be on workers for about 1 h")
+        assert said.startswith(f"judging by job {first}, it will run for about 1 h")
         assert "timed_out" in said
         number = sent.json()["id"]
         with database.reading() as session:
@@ -83,7 +83,7 @@ def test_an_evaluation_is_told_by_others_of_its_architecture(database: Database)
         with database.reading() as session:
             return run_time.warning(session, spec, max_seconds=seconds)
 
-    assert (said(spec, 1.9) or "").startswith(f"as job {job_id} tells")
+    assert (said(spec, 1.9) or "").startswith(f"judging by job {job_id}, ")
     assert said(spec, 2.1) is None
     shared = spec.model_copy(update={"evaluation": evaluation.model_copy(update={"shards": 2})})
     assert said(shared, 0.9) is not None

@@ -300,7 +300,7 @@ def test_processes_that_are_asked_at_once_count_once(database: Database, no_lag:
 
     def ask(_: int) -> int:
         start.wait()
-        return metric_sums.kept(database, patience_seconds=60).ends["train", "no_progress"]
+        return metric_sums.updated_sums(database, patience_seconds=60).ends["train", "no_progress"]
 
     with ThreadPoolExecutor(4) as threads:
         assert list(threads.map(ask, range(4))) == [5, 5, 5, 5]
@@ -313,7 +313,7 @@ def test_the_step_to_sums_counts_what_happened_before(database: Database, no_lag
     with database.writing() as session:
         session.execute(delete(JobEvent).where(JobEvent.job_id == 1))
         assert session.scalars(select(MetricRun.job_id)).all() == [2]
-    sums = metric_sums.kept(database, patience_seconds=60)
+    sums = metric_sums.updated_sums(database, patience_seconds=60)
     assert sums.ends["train", "no_progress"] == 1
     assert sums.stages == {"training": (2, 10)}
 

@@ -178,7 +178,7 @@ def test_bodies_that_are_no_spec_are_refused(client: TestClient) -> None:
         ("GET", "/api/v1/models/3", 404, "There is no model 3."),
         ("GET", "/api/v1/recipes/digit", 404, "did you mean 'digits'"),
         ("GET", "/api/v1/nothing", 404, "There is nothing at /api/v1/nothing"),
-        ("DELETE", "/api/v1/jobs", 405, "DELETE is not possible at /api/v1/jobs"),
+        ("DELETE", "/api/v1/jobs", 405, "DELETE is not allowed at /api/v1/jobs"),
     ],
 )
 def test_wrong_addresses_have_the_same_shape(
@@ -197,7 +197,7 @@ def test_a_failure_of_the_service_has_it_too(settings: Settings, tmp_path: Path)
         ready = client.get("/readyz")
         assert ready.status_code == 503
         assert "gklbench migrate" in ready.json()["parts"]["database"]
-        assert ready.json()["workers"] == "not known: the database cannot be used"
+        assert ready.json()["workers"] == "unknown: the database cannot be used"
 
 
 @either_database
@@ -290,7 +290,7 @@ def test_readiness_says_which_part_is_missing(settings: Settings) -> None:
             "broker": "does not answer: ConnectionError",
             "store": "ok",
         }
-        assert response.json()["relay"] == "not known: the broker does not answer"
+        assert response.json()["relay"] == "unknown: the broker does not answer"
         # A broker outage loses no job: it is accepted, and announced when the broker is back.
         assert post(client).status_code == 202
 

@@ -101,5 +101,5 @@ def test_the_form_shows_what_it_changed_before_it_is_sent(client: TestClient) ->
     assert "RobustBench&#39;s zoo: CIFAR-10, Linf" in redrawn.text
     # Without scripts nobody has seen it yet.
     unseen = client.post("/submit/train", data=form | {"action": "send"}, headers=FORM)
-    assert (unseen.status_code, "Look at it, and send again" in unseen.text) == (422, True)
+    assert (unseen.status_code, "Check it, and send again" in unseen.text) == (422, True)
     assert client.get("/api/v1/jobs").json()["jobs"] == []

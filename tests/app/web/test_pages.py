@@ -85,7 +85,7 @@ def test_every_page_escapes_what_people_wrote(client: TestClient, database: Data
 def test_empty_pages_say_so(client: TestClient) -> None:
     assert "Nothing has been measured yet" in get(client, "/")
     assert "No job has been sent yet." in get(client, "/jobs")
-    assert "No job is like that." in get(client, "/jobs?state=failed")
+    assert "No job matches." in get(client, "/jobs?state=failed")
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_the_filter_form_works_without_javascript(client: TestClient) -> None:
     # What the form sends when nothing is chosen.
     assert "GKL SmallCNN" in get(client, "/jobs?state=&kind=")
     assert "GKL SmallCNN" in get(client, "/jobs?state=queued&kind=")
-    assert "No job is like that." in get(client, "/jobs?state=queued&kind=evaluate")
+    assert "No job matches." in get(client, "/jobs?state=queued&kind=evaluate")
 
 
 def test_many_jobs_are_on_pages(client: TestClient) -> None:
@@ -236,8 +236,8 @@ def test_a_job_tells_its_whole_story(client: TestClient, database: Database, ser
     jobs.reap(database, max_lost_leases=3, backoff=timedelta(hours=1))
     text = words(client, f"/jobs/{job_id}")
     assert "by Ada · priority 3" in text
-    assert "host-a/1 was not heard of for a lease" in text
-    assert "Its worker was lost (loss 1). Another may take it from" in text
+    assert "host-a/1 sent no heartbeat for a whole lease" in text
+    assert "Its worker was lost (loss 1). Another worker may claim it from" in text
     with database.writing() as session:
         session.execute(update(Job).values(due_at=database_now(session)))
         claim = jobs.claim(session, worker="host-b/2", lease=LEASE)
@@ -257,7 +257,7 @@ def test_a_job_tells_its_whole_story(client: TestClient, database: Database, ser
         "Peak memory 3.4 GB",
         "Peak GPU memory 1 B",
         "Processor time 1 min 15 s",
-        "It goes on from what it saved in epoch 7.",
+        "It resumes from what it saved in epoch 7.",
         "the last words",
     ):
         assert told in text
@@ -281,7 +281,7 @@ def test_an_evaluation_shows_its_shards(client: TestClient, database: Database) 
     assert "waits for its 2 shards" in text
     assert "0 of 2 are done" in text
     assert "25 %" in text, "half of one of two"
-    assert f"A share of the points of job {whole}" in words(client, f"/jobs/{claim.job_id}")
+    assert f"A shard of job {whole}" in words(client, f"/jobs/{claim.job_id}")
     listed = client.get(f"/api/v1/jobs/{whole}").json()
     assert (listed["child_ids"], listed["shard_ids"]) == ([], [whole + 1, whole + 2])
     assert client.get(f"/api/v1/jobs/{whole + 2}").json()["shard"] == 2

@@ -160,7 +160,7 @@ def words_of(text: str) -> str:
 def test_a_repeated_training_differs_in_nothing(client: TestClient, database: Database) -> None:
     spec = tiny_train_spec(evaluation=None)
     job_id, again = trained(database, spec), trained(database, spec.model_copy(update={"name": "Again"}))
-    assert "Nothing but their names" in words(client, f"/jobs/{job_id}?beside={again}")
+    assert "Only their names differ" in words(client, f"/jobs/{job_id}?beside={again}")
 
 
 @either_database

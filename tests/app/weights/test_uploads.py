@@ -88,7 +88,7 @@ def test_a_file_comes_in_pieces(client: TestClient, settings: Settings) -> None:
     assert offset_of(client, address) == len(FILE)
     again = send(client, address, b"", len(FILE))
     assert (again.status_code, again.json()) == (200, last.json())
-    assert_problem(send(client, address, b"x", 3), 409, "this upload is whole"[1:])
+    assert_problem(send(client, address, b"x", 3), 409, "this upload is already complete"[1:])
     assert [path.name for path in files(settings)] == [SHA256]
 
 
@@ -115,7 +115,7 @@ def test_a_service_that_died_before_it_answered_finishes_with_an_empty_piece(
 @pytest.mark.parametrize(
     ("headers", "piece", "status", "says"),
     [
-        ({"Upload-Offset": "1"}, FILE, 409, "has 0 bytes, so that it goes on there, not at 1"),
+        ({"Upload-Offset": "1"}, FILE, 409, "has 0 bytes; continue at that offset, not at 1"),
         ({"Upload-Offset": "0"}, FILE + b"x", 422, "more bytes than the"),
         ({"Upload-Offset": "0", "Content-Type": "application/octet-stream"}, FILE, 415, "application/offset"),
         ({"Upload-Offset": "-1"}, FILE, 422, "digits 0 to 9"),
@@ -189,7 +189,7 @@ def test_so_many_bytes_may_be_kept(visitor: TestClient, database: Database) -> N
     limit = len(FILE) + 1000
     ada = bearer(token_of(database, "Ada", limits=Limits(upload_bytes=limit)))
     address = begin(visitor, **ada).headers["location"]
-    assert_problem(begin(visitor, 2000, **ada), 429, "ay keep ")
+    assert_problem(begin(visitor, 2000, **ada), 429, "may store ")
     assert visitor.delete(address, headers=ada).status_code == 204
     assert send(visitor, begin(visitor, **ada).headers["location"], FILE, 0, **ada).status_code == 200
     other = save({"w": np.zeros(500, dtype=np.float32)})
@@ -197,8 +197,8 @@ def test_so_many_bytes_may_be_kept(visitor: TestClient, database: Database) -> N
     assert visitor.delete(f"/api/v1/weights/{SHA256}", headers=ada).status_code == 204
     assert visitor.post("/api/v1/weights", content=other, headers=ada).status_code == 201
     assert visitor.post("/api/v1/weights", content=other, headers=ada).status_code == 201, "it is there already"
-    assert_problem(begin(visitor, limit + 1, **ada), 413, "and these are")
-    assert_problem(visitor.post("/api/v1/weights", content=bytes(limit + 1), headers=ada), 413, "and these are")
+    assert_problem(begin(visitor, limit + 1, **ada), 413, "and this upload has")
+    assert_problem(visitor.post("/api/v1/weights", content=bytes(limit + 1), headers=ada), 413, "and this upload has")
     endless = (bytes(limit // 50) for _ in range(100))
     assert visitor.post("/api/v1/weights", content=endless, headers=ada).status_code == 413, "stopped on the way"
 
@@ -268,21 +268,23 @@ def test_room_is_held_for_what_is_being_sent(small_disk: TestClient, service: Se
     """And for nothing else: what was announced and never sent keeps nobody out."""
     client, size = small_disk, 700 * 1024**2
     first = begin(client, size).headers["location"]
-    assert_problem(begin(client, size), 507, f"no room for {size} bytes beside the {size} that are still to come")
+    assert_problem(
+        begin(client, size), 507, f"no room for {size} bytes besides the {size} bytes that unfinished uploads"
+    )
     whole = client.post("/api/v1/weights", content=b"", headers={"Content-Length": str(size)})
-    assert_problem(whole, 507, "still to come of uploads under way")
+    assert_problem(whole, 507, "bytes that unfinished uploads still need")
     assert client.post("/api/v1/weights", content=FILE).status_code == 201, "a small one fits beside it"
     age(service, 0.01)
     second = begin(client, size)
     assert second.status_code == 201
-    assert_problem(send(client, first, FILE, 0), 507, "still to come")
+    assert_problem(send(client, first, FILE, 0), 507, "unfinished uploads still need")
     assert send(client, second.headers["location"], FILE, 0).status_code == 204
     assert client.delete(second.headers["location"]).status_code == 204
     assert send(client, first, FILE, 0).status_code == 204, "it goes on when there is room"
     assert send(client, first, b"", len(FILE)).status_code == 204
     age(service, 0.01)
     assert send(client, first, FILE, len(FILE)).status_code == 204
-    assert_problem(begin(client, size), 507, f"beside the {size - 2 * len(FILE)} that are still to come")
+    assert_problem(begin(client, size), 507, f"besides the {size - 2 * len(FILE)} bytes that unfinished")
 
 
 @either_database
@@ -303,12 +305,12 @@ def test_a_submitter_has_so_many_files_under_way(settings: Settings) -> None:
     with serving(changed) as client:
         longest = begin(client, 50_000).headers["location"]
         refused = begin(client, 1)
-        assert_problem(refused, 429, "has begun to send 1 file of 50000 bytes together, and at most 10000 bytes")
+        assert_problem(refused, 429, "has 1 unfinished upload of 50000 bytes together, and the limit is 10000 bytes")
         assert refused.headers["retry-after"]
         assert refused.json()["detail"].rstrip(".").endswith(f"DELETE {longest}")
         assert client.delete(longest).status_code == 204
         kept = [begin(client, 1000).headers["location"] for _ in range(3)]
-        assert_problem(begin(client, 1), 429, "at most 3 files may be under way")
+        assert_problem(begin(client, 1), 429, "the limit is 3 files")
         assert send(client, kept[0], b"<html>" + bytes(994), 0).status_code == 422, "refused, and so ended"
         assert begin(client, 1).status_code == 201
     codes: list[int] = []
@@ -375,7 +377,7 @@ def test_weights_that_a_job_needs_stay(client: TestClient, service: Service) -> 
     age(service, 30)
     clean(service)
     assert client.get(f"/api/v1/weights/{SHA256}").status_code == 200
-    assert_problem(client.delete(f"/api/v1/weights/{SHA256}"), 409, "needs these weights")
+    assert_problem(client.delete(f"/api/v1/weights/{SHA256}"), 409, "a job or a measured model needs them")
     with service.database.writing() as session:
         assert jobs.request_cancel(session, job_id).state is JobState.CANCELLED
     clean(service)

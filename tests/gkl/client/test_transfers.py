@@ -23,7 +23,7 @@ def test_they_are_asked_for_and_listed(client: Client, database: Database) -> No
     assert (first.state, first.counts, first.attacks, first.is_current) == ("queued", None, [], True)
     pair = client.compare(1, 3).transfers[0]
     assert (pair.can_be_measured, pair.measured, pair.sentence) == (True, None, None)
-    with pytest.raises(Conflict, match="measures this already"):
+    with pytest.raises(Conflict, match="is already measuring this"):
         client.transfer(2, source=1)
     with pytest.raises(Invalid, match="is the target itself"):
         client.transfer(2, source=2)

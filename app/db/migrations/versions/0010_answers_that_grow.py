@@ -12,7 +12,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    # `app.jobs.metric_sums.keep` fills them with what happened before.
+    # `app.jobs.metric_sums.count_new_events` fills them with what happened before.
     op.create_table(
         "metric_sums",
         sa.Column("name", sa.String(20), nullable=False),
