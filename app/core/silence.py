@@ -55,18 +55,11 @@ def sign_of_life() -> None:
         call.hear()
 
 
-@contextmanager
-def more_patience(seconds: float) -> Iterator[None]:
-    """Part of a call at which a server may be silent for longer while it works."""
+def be_patient(seconds: float) -> None:
+    """From here on the server may be silent for so long, while it works on this call."""
     call = _current.get()
-    if call is None:
-        yield
-        return
-    before, call.patience_seconds = call.patience_seconds, max(call.patience_seconds, seconds)
-    try:
-        yield
-    finally:
-        call.patience_seconds = before
+    if call is not None:
+        call.patience_seconds = max(call.patience_seconds, seconds)
 
 
 class Watch:

@@ -24,12 +24,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import fsspec.asyn
 import s3fs
+from aiobotocore.session import AioSession
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.model import OperationModel
 
 from app.core.errors import StoreAway
-from app.core.silence import Silent, StillSilent, Watch, more_patience, sign_of_life
+from app.core.silence import Silent, StillSilent, Watch, be_patient, sign_of_life
 from app.store.base import INCOMING, ArtifactStore, StoredFile, absent, checked, copy_whole, damaged, hash_of
 from gkl.files import is_disk_full
 
@@ -44,7 +47,7 @@ _JOINING_SECONDS = 60.0
 # Of the threads of the API, those that may wait for a store that seems to hang.
 _MOST_IN_DOUBT = 12
 _LOOK_AGAIN_SECONDS, _LOOK_AGAIN_WHERE_AWAY_SECONDS = 10.0, 1.0
-_PART_BYTES = 16 * 1024**2
+_PART_BYTES = 8 * 1024**2
 _PARTS_AT_ONCE = 4
 _REMEMBERED = 1000
 _READ_BYTES = 64 * 1024
@@ -188,7 +191,8 @@ class ObjectStore(ArtifactStore):
                 raise absent(sha256)
             _, key = copies[-1]
             try:
-                self._use("get_file", key, str(target))
+                # In one piece: several at once would be held in memory until all have come.
+                self._use("get_file", key, str(target), max_concurrency=1)
             except FileNotFoundError:
                 continue
             with target.open("rb") as file:
@@ -241,7 +245,7 @@ class ObjectStore(ArtifactStore):
         return moment
 
     def _use(self, what: str, *arguments: Any, patience_seconds: float | None = None, **options: Any) -> Any:
-        """One of fsspec's operations.
+        """One of fsspec's operations. As a coroutine, by its documented name: that with an underscore.
 
         Raises:
             FileNotFoundError, StoreAway
@@ -293,19 +297,27 @@ def _note_read(cached: Path) -> None:
     os.utime(cached, ns=(time.time_ns(), cached.stat().st_mtime_ns))
 
 
-class _Files(s3fs.S3FileSystem):  # type: ignore[misc]
-    """Tells of each piece that comes or goes. A socket's own limits are not enough: nothing ends the wait of a request
-    that asks whether to go on (Expect: 100-continue), or whose body the store does not take."""
+def _session() -> AioSession:
+    """Tells of each piece that comes or goes, through botocore's events. A socket's own limits are not enough: nothing
+    ends the wait of a request that asks whether to go on (Expect: 100-continue), or whose body the store does not take.
+    """
+    session = AioSession()
+    session.register("provide-client-params.s3", _hear_what_is_sent)
+    session.register("after-call.s3", _hear_what_comes)
+    return session
 
-    async def _call_s3(self, method: str, *positional: Any, **named: Any) -> Any:
-        if isinstance(named.get("Body"), bytes):
-            named["Body"] = _Sent(named["Body"])
-        with more_patience(_JOINING_SECONDS if method == "complete_multipart_upload" else 0):
-            answer = await super()._call_s3(method, *positional, **named)
-        sign_of_life()
-        if method == "get_object":
-            answer["Body"] = _Received(answer["Body"])
-        return answer
+
+def _hear_what_is_sent(params: dict[str, Any], model: OperationModel, **_: Any) -> None:
+    if isinstance(params.get("Body"), bytes):
+        params["Body"] = _Sent(params["Body"])
+    if model.name == "CompleteMultipartUpload":
+        be_patient(_JOINING_SECONDS)
+
+
+def _hear_what_comes(parsed: dict[str, Any], **_: Any) -> None:
+    sign_of_life()
+    if "Body" in parsed:
+        parsed["Body"] = _Received(parsed["Body"])
 
 
 class _Sent(io.BytesIO):
@@ -348,7 +360,8 @@ def _socket(address: tuple[Any, ...]) -> socket.socket:
 
 
 def _client(silent_seconds: float) -> Any:
-    files = _Files(
+    files = s3fs.S3FileSystem(
+        session=_session(),
         # Others write the same bucket.
         use_listings_cache=False,
         skip_instance_cache=True,
@@ -377,8 +390,8 @@ def _away_recognized() -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise
-    # ValueError: an address that is none.
-    except (OSError, BotoCoreError, ClientError, ValueError) as error:
+    # aiohttp's: a connection that ends within an answer. ValueError: an address that is none.
+    except (OSError, BotoCoreError, ClientError, aiohttp.ClientError, ValueError) as error:
         if isinstance(error, OSError) and is_disk_full(error):
             # Of this host's disk.
             raise

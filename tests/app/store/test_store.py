@@ -7,6 +7,7 @@ import hashlib
 import os
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from app.core.settings import Settings
 from app.store import ArtifactStore, FolderStore, open_store
 from app.store.bucket import ObjectStore
 from tests.cluster import until
-from tests.object_server import ObjectServer, object_server
+from tests.object_server import ObjectServer, object_server, way_to
 
 
 @pytest.fixture(scope="module")
@@ -312,6 +313,20 @@ def test_a_store_that_is_away_is_told_in_one_sentence(tmp_path: Path) -> None:
                 use(stored.sha256)
             assert str(port) not in str(caught.value), "no address in an answer"
     assert [path.name for path in (tmp_path / "incoming").iterdir()] == []
+
+
+def test_a_download_that_is_cut_midway_is_a_store_that_is_away(
+    s3: ObjectServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "source").write_bytes(os.urandom(1024**2))
+    sha256 = bucket(tmp_path).put(tmp_path / "source").sha256
+    with way_to(s3.port, bytes_per_second=1024**2) as way, ThreadPoolExecutor(1) as thread:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{way.port}")
+        fetching = thread.submit(bucket(tmp_path).fetch, sha256, tmp_path / "copy")
+        until(lambda: (tmp_path / "copy").exists() and not fetching.done(), seconds=10)
+        way.cut()
+        with pytest.raises(StoreAway, match="cannot be used at the moment"):
+            fetching.result(timeout=10)
 
 
 def test_under_its_lock_nothing_goes_from_a_folder(tmp_path: Path) -> None:
