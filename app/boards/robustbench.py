@@ -280,7 +280,7 @@ def _epsilon_anomaly(board: str, threat_model: ThreatModel | None, value: Any) -
     if stated is None or not isinstance(value, str):
         return f"{shown} is no budget as text"
     if threat_model is not None and abs(stated - threat_model.epsilon) > 1e-5 * threat_model.epsilon:
-        return f"{shown} stands on the board of {threat_model.norm} {format_epsilon(threat_model.epsilon)}"
+        return f"{shown} is on the board of {threat_model.norm} {format_epsilon(threat_model.epsilon)}"
     return None
 
 
