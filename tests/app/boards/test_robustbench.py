@@ -201,7 +201,7 @@ ODD = {
     "cifar10/Linf/Nan.json": (contents(LINF | {"autoattack_acc": "nan"}), "autoattack_acc", "not a number"),
     "cifar10/Linf/Number.json": (contents(LINF | {"clean_acc": 92.1}), "clean_acc", "not a text with a number"),
     "cifar10/Linf/Html.json": (contents(LINF | {"venue": "GitHub,<br>Sep 2019"}), "venue", "contains HTML"),
-    "cifar10/Linf/Key.json": (contents(LINF | {"accuracy": "1"}), "accuracy", "no key of RobustBench's"),
+    "cifar10/Linf/Key.json": (contents(LINF | {"accuracy": "1"}), "accuracy", "not a key of RobustBench's"),
     "cifar10/Linf/Above.json": (contents(LINF | {"external": "70.00"}), "external", "is above autoattack_acc"),
     "cifar10/Linf/Flag.json": (contents(LINF | {"additional_data": "no"}), "additional_data", "neither true nor"),
     "cifar10/Linf/Passes.json": (contents(LINF | {"number_forward_passes": 0}), "number_forward_passes", "passes"),
