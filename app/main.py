@@ -114,7 +114,7 @@ def create_app(settings: Settings | None = None) -> Application:
 
     @app.get("/api", include_in_schema=False, dependencies=[PUBLIC])
     def api_page(request: Request) -> HTMLResponse:
-        # Not FastAPI's page: its script stands in the page, where none may.
+        # Not FastAPI's page, whose inline script the content security policy forbids.
         return rendering.render(request, "api.html")
 
     return app

@@ -180,10 +180,8 @@ def check_header(tried: Tried, content: bytes) -> None:
     except SafetensorError as error:
         raise AssertionError(f"safetensors refuses it: {error}") from error
     assert theirs.keys() == found.keys()
-    data = content[8 + int.from_bytes(content[:8], "little") :]
     for name, each in found.items():
         assert (each.dtype, list(each.shape)) == (theirs[name]["dtype"], theirs[name]["shape"])
-        assert data[each.begin : each.end] == bytes(theirs[name]["data"])
 
 
 def check_torch(tried: Tried, content: bytes) -> None:

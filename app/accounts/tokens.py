@@ -72,7 +72,7 @@ def allows(given: Scope | None, needed: Scope) -> bool:
 def create(
     session: Session, name: str, scope: Scope, *, lifetime: timedelta | None, limits: Limits, by: Actor
 ) -> tuple[Token, str]:
-    """A new token and its secret, which nobody can read again.
+    """A new token and its secret, which cannot be read again.
 
     Raises:
         Unprocessable: the name is not allowed, or a valid token has it.

@@ -201,5 +201,5 @@ def _unit(image: NDArray[Any]) -> NDArray[np.float64]:
 def standing_points(path: Path) -> NDArray[np.bool_]:
     """(N,): whether the model gets each point right under every attack."""
     with safe_open(path, framework="np") as file:
-        stands: NDArray[np.bool_] = file.get_tensor("broken_by") == STANDS
-        return stands
+        withstands: NDArray[np.bool_] = file.get_tensor("broken_by") == STANDS
+        return withstands

@@ -137,7 +137,7 @@ def _import(session: Session, name: str, contents: bytes, report: ImportReport) 
         found.changed_at = database_now(session)
         session.flush()
         found = None
-    seen = [(key, "is there twice; the last one counts") for key in twice] + _anomalies(dataset, board, info)
+    seen = [(key, "is a duplicate key; the last one counts") for key in twice] + _anomalies(dataset, board, info)
     anomalies = [Anomaly(file=name, field=_text(key)[:100], what=what) for key, what in seen]
     report.anomalies += anomalies
     now = database_now(session)
@@ -245,31 +245,31 @@ def _anomalies(dataset: str, board: str, info: dict[str, Any]) -> list[tuple[str
 def _anomaly(dataset: str, board: str, key: str, value: Any) -> str | None:  # noqa: PLR0911 - one question each
     shown = f'"{_text(value)[:80]}"' if isinstance(value, str) else json.dumps(value)[:80]
     if key not in _ALWAYS + _SOMETIMES:
-        return "is no key of RobustBench's"
+        return "is not a key of RobustBench's"
     if key in _FLAGS:
         return None if isinstance(value, bool) else f"{shown} is neither true nor false"
     if key == "number_forward_passes":
-        return None if type(value) is int and value >= 1 else f"{shown} is no number of passes"
+        return None if type(value) is int and value >= 1 else f"{shown} is not a number of passes"
     if key == "eps":
         return _epsilon_anomaly(board, threat_model_of_board(dataset, board), value)
     if key in _TEXTS:
         if key == "footnote" and value is None:
             return None
         if not isinstance(value, str):
-            return f"{shown} is no text"
+            return f"{shown} is not a text"
         if key == "dataset" and value != dataset:
             return f"names {shown} in the folder of {dataset}"
-        return f"holds HTML: {shown}" if re.search(r"<[A-Za-z/][^<>]*>", value) else None
+        return f"contains HTML: {shown}" if re.search(r"<[A-Za-z/][^<>]*>", value) else None
     # An accuracy or an error, in percent.
     if key == "reported" and value == "":
         return None
     if not isinstance(value, str):
-        return f"{shown} is no text with a number"
+        return f"{shown} is not a text with a number"
     # An error is relative to AlexNet's and may exceed 100.
     number, wanted = (_number(value), "number") if "mce" in key else (_share(value), "number from 0 to 100")
     if "mce" in key and number is not None and 0 < number <= 1:
         return f"{shown} seems to be a fraction; errors are in percent, so that it is not used"
-    return f"{shown} is no {wanted}" if number is None else None
+    return f"{shown} is not a {wanted}" if number is None else None
 
 
 def _epsilon_anomaly(board: str, threat_model: ThreatModel | None, value: Any) -> str | None:
@@ -278,9 +278,9 @@ def _epsilon_anomaly(board: str, threat_model: ThreatModel | None, value: Any) -
         return None
     stated = _epsilon(value)
     if stated is None or not isinstance(value, str):
-        return f"{shown} is no budget as text"
+        return f"{shown} is not a budget as text"
     if threat_model is not None and abs(stated - threat_model.epsilon) > 1e-5 * threat_model.epsilon:
-        return f"{shown} stands on the board of {threat_model.norm} {format_epsilon(threat_model.epsilon)}"
+        return f"{shown} is on the board of {threat_model.norm} {format_epsilon(threat_model.epsilon)}"
     return None
 
 

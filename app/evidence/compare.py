@@ -288,16 +288,16 @@ def _overlap(rows: list[Ranked], known: Mapping[int, Points]) -> tuple[Overlap |
     others = [row.entry.name for row in rows if row not in same]
     if len(same) < 2:
         return None, others
-    stands = np.stack([known[row.entry.id] for row in same])
-    agreement = [[float((a == b).mean()) for b in stands] for a in stands]
-    only = [~stands[i] & np.delete(stands, i, axis=0).all(axis=0) for i in range(len(same))]
+    withstood = np.stack([known[row.entry.id] for row in same])
+    agreement = [[float((a == b).mean()) for b in withstood] for a in withstood]
+    only = [~withstood[i] & np.delete(withstood, i, axis=0).all(axis=0) for i in range(len(same))]
     overlap = Overlap(
         names=[row.entry.name for row in same],
-        num_points=stands.shape[1],
-        lost=[int((~each).sum()) for each in stands],
+        num_points=withstood.shape[1],
+        lost=[int((~each).sum()) for each in withstood],
         only=[int(each.sum()) for each in only],
-        all_lose=int((~stands).all(axis=0).sum()),
-        none_loses=int(stands.all(axis=0).sum()),
+        all_lose=int((~withstood).all(axis=0).sum()),
+        none_loses=int(withstood.all(axis=0).sum()),
         agreement=agreement,
         examples=[each.nonzero()[0][:_EXAMPLES].tolist() for each in only],
         entry_ids=[row.entry.id for row in same],

@@ -117,13 +117,13 @@ def retry(session: Session, job_id: int) -> Job:
             )
         undone.append(shard)
     reason = "retried" if not undone else f"retried, waits for {len(undone)} of its {len(job.shards)} shards"
-    _again(session, job, reason=reason, due_at=None if undone else database_now(session))
+    _queue_again(session, job, reason=reason, due_at=None if undone else database_now(session))
     for shard in undone:
-        _again(session, shard, reason="retried", due_at=database_now(session))
+        _queue_again(session, shard, reason="retried", due_at=database_now(session))
     return job
 
 
-def _again(session: Session, job: Job, *, reason: str, due_at: datetime | None) -> None:
+def _queue_again(session: Session, job: Job, *, reason: str, due_at: datetime | None) -> None:
     move(
         session,
         job,

@@ -31,7 +31,7 @@ def make_celery(settings: Settings) -> Celery:
         # JSON only: a message that could carry a pickle could carry a program.
         task_serializer="json",
         accept_content=["json"],
-        # Results go to the database, in the transaction that ends the job; nobody waits for a Celery result.
+        # Results go to the database, in the transaction that ends the job; Celery's results are not used.
         task_ignore_result=True,
         broker_connection_retry_on_startup=True,
         # The broker may be down for a night; by default a worker would exit after 100 tries.

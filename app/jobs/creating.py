@@ -23,7 +23,7 @@ from app.jobs.state import add_event, get
 from gkl.answers import JobKind, JobState
 from gkl.spec import PUBLISHED_WEIGHTS, RUN_SPEC, AnySpec, EvaluateSpec, ReportSpec, TrainSpec
 
-_NOBODY = Actor(ANONYMOUS)
+_ANONYMOUS_ACTOR = Actor(ANONYMOUS)
 
 
 def create(
@@ -119,7 +119,7 @@ def submit(
     remember: timedelta,
     submitter: str = ANONYMOUS,
     priority: int = 0,
-    actor: Actor = _NOBODY,
+    actor: Actor = _ANONYMOUS_ACTOR,
     warning: str | None = None,
 ) -> Job:
     """Queue a job, once per actor and idempotency key. The job's first event contains the warning.

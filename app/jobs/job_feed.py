@@ -42,7 +42,7 @@ class _Feed:
         async with self.changed:
             await self.changed.wait_for(lambda: self.changes != since)
 
-    async def tell(self) -> None:
+    async def notify(self) -> None:
         self.changes += 1
         async with self.changed:
             self.changed.notify_all()
@@ -61,7 +61,7 @@ class JobFeeds:
         Ends after the job's last event, or at the moment `until` of the monotonic clock. Waits while the database is
         down.
         """
-        told: dict[str, Any] | None = None
+        sent: dict[str, Any] | None = None
         async with self._feed(job_id) as feed:
             while time.monotonic() < until:
                 changes = feed.changes
@@ -77,9 +77,9 @@ class JobFeeds:
                 for event in events:
                     seen = event.id
                     yield event
-                if feed.progress is not None and feed.progress != told and not feed.has_ended:
-                    told = feed.progress
-                    yield told
+                if feed.progress is not None and feed.progress != sent and not feed.has_ended:
+                    sent = feed.progress
+                    yield sent
                 if events:
                     continue
                 if feed.has_ended:
@@ -92,7 +92,7 @@ class JobFeeds:
         feed = self._feeds.get(job_id)
         if feed is None:
             feed = self._feeds[job_id] = _Feed()
-            feed.task = asyncio.create_task(self._keep_on(job_id, feed))
+            feed.task = asyncio.create_task(self._run(job_id, feed))
         feed.followers += 1
         try:
             yield feed
@@ -103,15 +103,15 @@ class JobFeeds:
                 feed.task.cancel()
                 self._feeds.pop(job_id, None)
 
-    async def _keep_on(self, job_id: int, feed: _Feed) -> None:
+    async def _run(self, job_id: int, feed: _Feed) -> None:
         try:
-            await self._keep(job_id, feed)
+            await self._poll(job_id, feed)
         except Exception:  # noqa: BLE001 - logged; a follower asks again and then gets the error
             _log.exception("job %d cannot be followed", job_id)
             feed.has_ended = True
-            await feed.tell()
+            await feed.notify()
 
-    async def _keep(self, job_id: int, feed: _Feed) -> None:
+    async def _poll(self, job_id: int, feed: _Feed) -> None:
         while not feed.has_ended:
             after = feed.events[-1].id if feed.events else feed.from_id
             has_ended, progress, events = await self._patiently(partial(self._look, job_id, after))
@@ -121,7 +121,7 @@ class JobFeeds:
                     feed.from_id = feed.events.popleft().id
                 # The feed ends only after the last events are in memory.
                 feed.progress, feed.has_ended = progress, has_ended and not events
-                await feed.tell()
+                await feed.notify()
             if not events:
                 await asyncio.sleep(_LOOK_SECONDS)
 

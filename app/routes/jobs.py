@@ -309,6 +309,8 @@ def _view(service: Service, session: Session, job: Job) -> JobView:
 
 def _views(service: Service, session: Session, found: list[Job]) -> list[JobView]:
     numbers = [job.id for job in found]
-    models, stand = results.models_of_jobs(session, numbers), reports.entry_ids_by_job(session, numbers)
+    models, entry_ids = results.models_of_jobs(session, numbers), reports.entry_ids_by_job(session, numbers)
     missing = holdings.missing_by_job(session, found, lease=timedelta(seconds=service.settings.lease_seconds))
-    return [job_view(job, models.get(job.id), entry_id=stand.get(job.id), missing=missing.get(job.id)) for job in found]
+    return [
+        job_view(job, models.get(job.id), entry_id=entry_ids.get(job.id), missing=missing.get(job.id)) for job in found
+    ]

@@ -70,19 +70,19 @@ def fitted(values: Mapping[str, Any], drawn: Drawn) -> tuple[dict[str, Any], lis
     dataset = str(changed.get("dataset", ""))
     if dataset not in DATASETS:
         return changed, []
-    told = _fit_adversary(changed, dataset)
+    changes = _fit_adversary(changed, dataset)
     for path, found in _threat_models(changed):
         was, usual = _usual(drawn.dataset, drawn.norms.get(path)), _usual(dataset, str(found.get("norm")))
         if usual is not None and was not in (None, usual) and _number(found.get("epsilon")) == was:
             found["epsilon"] = usual
-            told.append(f"{path}.epsilon is now {format_epsilon(usual)}, the usual one")
+            changes.append(f"{path}.epsilon is now {format_epsilon(usual)}, the default")
     fitting = fitting_architectures(dataset)
     # If the form does not say what it was rendered for, a value that does not fit is an error at its field.
     if drawn.dataset not in ("", dataset) and changed.get("architecture") not in fitting:
         of_recipes = [recipe().architecture for recipe in RECIPES.values() if recipe().dataset == dataset]
         changed["architecture"] = next(iter([*of_recipes, *fitting]), "")
-        told.append(f"architecture is now {changed['architecture']}")
-    return changed, told
+        changes.append(f"architecture is now {changed['architecture']}")
+    return changed, changes
 
 
 def _fit_adversary(changed: dict[str, Any], dataset: str) -> list[str]:

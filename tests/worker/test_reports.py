@@ -283,7 +283,7 @@ def test_what_its_head_tells_is_refused_when_it_is_sent(
         answer = sent(client, forged(certificate, tmp_path / "forged", change))
         assert (answer.status_code, says in answer.json()["detail"]) == (422, True), answer.text
     save_file({"weight": torch.zeros(3)}, tmp_path / "weights")
-    assert "is no certificate" in sent(client, tmp_path / "weights").json()["detail"]
+    assert "is not a certificate" in sent(client, tmp_path / "weights").json()["detail"]
     (tmp_path / "page").write_text("<!doctype html>")
     assert "cannot be read as safetensors" in sent(client, tmp_path / "page").json()["detail"]
     assert sent(client, certificate, link="javascript:alert(1)").status_code == 422

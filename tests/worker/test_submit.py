@@ -30,4 +30,4 @@ def test_a_script_waits_and_reads_what_came_of_it(url: str) -> None:
     queued = run("submit", "-", "--json", "--url", url, stdin=spec.model_dump_json())
     assert (queued.returncode, json.loads(queued.stdout)["state"]) == (0, "queued")
     both = run("submit", "-", "--follow", "--json", "--url", url, stdin=spec.model_dump_json())
-    assert "take --wait" in both.stderr
+    assert "use --wait" in both.stderr

@@ -14,7 +14,7 @@ from app.db.tables.jobs import Job
 
 
 class ExternalAttack(Base):
-    """Adversarial examples that somebody sent against an entry."""
+    """Adversarial examples sent against an entry."""
 
     __tablename__ = "external_attacks"
 

@@ -1,5 +1,5 @@
-// A board as one uses it: searched while one types, entries ticked to be compared, the names of the chart's dots.
-// Without scripts the same is there by Enter, by the ticks alone, and as the dots' titles.
+// Makes a board interactive: search while typing, a bar of the entries chosen to compare, tooltips of the chart's dots.
+// Without JavaScript, Enter searches, the tick boxes still work, and the dots have titles.
 "use strict";
 
 const SEARCH_MS = 250;
@@ -16,7 +16,7 @@ const bar = document.getElementById("compare");
 let timer = null;
 let request = null;
 
-// The address shows the view; the words alone are others, and the first page is meant.
+// The address shows the view; a search changes only its words and begins with the first page.
 function searched() {
   const query = new URLSearchParams(location.search);
   query.delete("page");
@@ -39,15 +39,15 @@ async function find() {
     const response = await fetch(address, { headers: { Accept: "text/html" }, signal: request.signal });
     const page = new DOMParser().parseFromString(await response.text(), "text/html");
     const fresh = page.getElementById("results");
-    // A login that has ended, a view that is refused: Enter leads to the page that says so.
+    // The login has expired, or the view is not valid: Enter loads the page that says so.
     if (!response.ok || !fresh) return;
     results.replaceChildren(...fresh.childNodes);
   } catch {
-    // Other words came, or the service is away; Enter asks it again.
+    // A newer search replaced this one, or the service does not answer; Enter tries again.
     return;
   }
   history.replaceState(null, "", address);
-  // What the form goes back to when this page is left and found again.
+  // The value that the form has when the browser comes back to this page.
   search.defaultValue = words;
   announced.textContent = results.querySelector(".count").dataset.said;
   tickChosen();
@@ -57,7 +57,7 @@ search.addEventListener("input", () => {
   stop();
   timer = setTimeout(find, SEARCH_MS);
 });
-// Leaving the field would load the page that is there already.
+// Otherwise leaving the field would load the page that is already shown.
 search.addEventListener("change", (event) => event.stopPropagation());
 view.addEventListener("submit", stop);
 
@@ -106,7 +106,7 @@ bar.addEventListener("reset", () => {
   chosen.clear();
   tickChosen();
 });
-// Browsers put ticks back when somebody comes back to the page.
+// Browsers restore ticks when the user comes back to the page.
 addEventListener("pageshow", readTicks);
 
 // --- chart ----------------------------------------------------------------------------------------------------------
@@ -115,7 +115,7 @@ function dotOf(event) {
   return event.target.closest?.(".scatter a");
 }
 
-// The browser's own tip comes late, and never for the keyboard: the title becomes the link's name, and this one is shown.
+// The browser's own tooltip is slow and never shown for the keyboard: use the title as the link's name and show our own.
 function nameOf(dot) {
   const title = dot.querySelector("title");
   if (title) {

@@ -1,14 +1,14 @@
-// What scrolls sideways or up and down within the page can be scrolled with the keyboard too: it takes the focus, and has
-// the name of the heading above it. What fits takes none: nobody is to step through it for nothing.
+// Makes scrollable parts of a page usable with the keyboard: they get the focus, and the heading above them as name.
+// Parts that fit without scrolling are not focusable, so that Tab does not stop at them.
 "use strict";
 
-// Of the pages; of the documentation, which takes this file too; and of Swagger UI.
+// Of the pages; of the documentation, which also uses this file; and of Swagger UI.
 const SCROLLERS = ".scroll, pre.code, .table-wrapper, .highlight pre, pre.microlight";
 
 function nameOf(scroller) {
   const above = [...document.querySelectorAll("h1, h2, h3, summary, legend")].filter(
     (heading) => heading.compareDocumentPosition(scroller) & Node.DOCUMENT_POSITION_FOLLOWING);
-  // Without the sign by which a heading of the documentation links to itself.
+  // Without the sign with which a heading of the documentation links to itself.
   return above.at(-1)?.textContent.replace("¶", "").trim() || document.title;
 }
 
@@ -26,7 +26,7 @@ function markScrollers() {
   }
 }
 
-// As the server sends it, for whoever compares.
+// Restores the element as the server sent it, for comparing pages.
 function unmarkScrollers(part) {
   for (const scroller of [part, ...part.querySelectorAll(SCROLLERS)]) {
     if (!scroller.matches(SCROLLERS)) continue;
@@ -41,6 +41,6 @@ function markSoon() {
 
 markScrollers();
 addEventListener("resize", markSoon);
-// What was folded away had no size.
+// Folded parts had no size before they were opened.
 document.addEventListener("toggle", markSoon, true);
 new MutationObserver(markSoon).observe(document.body, { childList: true, subtree: true });

@@ -1,35 +1,34 @@
-// Makes the submit page quicker: a choice redraws the form, the commands follow what is typed, a long list is searched, a
-// file shows how far it is.
-// Without it the page's own buttons do the same.
+// Makes the submit page quicker: a choice updates the form, the commands follow typing, long lists can be searched, and
+// an upload shows its progress. Without JavaScript, the page's buttons do the same.
 "use strict";
 
 const PAUSE = 400;
-// From so many options on a list is searched.
+// Lists with at least this many options get a search box.
 const LONG = 15;
 const form = document.querySelector("form[data-spec]");
 
 async function rendered(action) {
   const body = new URLSearchParams(new FormData(form));
   body.set("action", action);
-  // Not form.action: a button of that name is in its place.
+  // Not form.action: that is the button with this name.
   const response = await fetch(form.getAttribute("action"), { method: "POST", body, headers: { Accept: "text/html" } });
   const page = new DOMParser().parseFromString(await response.text(), "text/html");
   if (!page.querySelector("form[data-spec]")) throw new Refusal(page.querySelector("main .lead")?.textContent);
   return page;
 }
 
-// Such as of a login that has ended. What was typed stays in the form.
+// A refusal by the service, such as after an expired login. The typed values stay in the form.
 class Refusal extends Error {}
 
 function tell(refusal) {
   const notice = document.createElement("div");
   notice.className = "notice bad";
   notice.setAttribute("role", "alert");
-  notice.textContent = refusal.message || "The service cannot look at the form now.";
+  notice.textContent = refusal.message || "The service cannot check the form now.";
   document.querySelector("#problems").replaceChildren(notice);
 }
 
-// Only what nobody types in: the commands and the errors.
+// Replaces only parts without input: the commands and the errors.
 function follow(page) {
   for (const part of document.querySelectorAll("#commands, #problems, #outlook, .errors, .notes")) {
     const fresh = page.getElementById(part.id);
@@ -40,7 +39,7 @@ function follow(page) {
   addCopying();
 }
 
-// A button beside each command, where a page may write to the clipboard: not over plain http from another machine.
+// A copy button beside each command, if the page may use the clipboard: not over plain http from another machine.
 function addCopying() {
   if (!navigator.clipboard) return;
   for (const code of document.querySelectorAll("[data-copy]")) {
@@ -55,7 +54,7 @@ function addCopying() {
         await navigator.clipboard.writeText(code.textContent);
         button.textContent = "Copied";
       } catch {
-        // Where the browser forbids it the text can be selected.
+        // If the browser forbids it, the user can select the text.
         document.getSelection().selectAllChildren(code);
       }
     });
@@ -63,7 +62,7 @@ function addCopying() {
   }
 }
 
-// A box above a long list of options: what is typed there narrows the list, Enter takes the first that is left.
+// A search box above a long list: typing narrows the list, Enter chooses the first match.
 function addSearch() {
   for (const place of form.querySelectorAll(".searched")) {
     const list = place.querySelector("select");
@@ -81,7 +80,7 @@ function addSearch() {
       list.removeAttribute("size");
     };
     box.addEventListener("input", (event) => {
-      // Nothing of the job changes by it.
+      // Searching does not change the job.
       event.stopPropagation();
       const words = box.value.toLowerCase().split(/\s+/).filter(Boolean);
       if (words.length === 0) return close();
@@ -109,7 +108,7 @@ function addSearch() {
       list.dispatchEvent(new Event("input", { bubbles: true }));
     };
     list.addEventListener("change", () => { if (box.value && list.value) choose(list.value); });
-    // Left without a choice, the list has what stood there before.
+    // If the box is left without a choice, the list gets its earlier value back.
     const before = { value: list.value };
     list.addEventListener("input", () => { before.value = list.value || before.value; });
     place.addEventListener("focusout", (event) => {
@@ -120,17 +119,17 @@ function addSearch() {
   }
 }
 
-// What stands in its fields, by their names.
+// The values of the form's fields, by name.
 function entered() {
   const fields = [...form.elements].filter((field) => field.name);
   return new Map(fields.map((field) => [field.name, field.type === "checkbox" ? field.checked : field.value]));
 }
 
-// The form as the service draws it for a choice, with what was typed while it drew.
+// Shows the form as the service renders it for a choice, with the values typed meanwhile.
 function redraw(page, before) {
   const typed = [...entered()].filter(([name, value]) => before.has(name) && before.get(name) !== value);
   const active = document.activeElement;
-  // Where somebody types the field stays the same one, with the place in it at which they are.
+  // Keep the element in which the user types, with the cursor's position.
   const live = form.contains(active) && active.name && !active.matches("[data-choice]") ? active : null;
   const open = [...form.querySelectorAll("details[open]")].map((part) => part.id);
   form.innerHTML = page.querySelector("form[data-spec]").innerHTML;
@@ -155,7 +154,7 @@ if (form) {
       try {
         follow(await rendered("check"));
       } catch (error) {
-        // Where the service is away, sending will say so.
+        // If the service does not answer, sending will say so.
         if (error instanceof Refusal) tell(error);
       }
     }, PAUSE);
@@ -168,7 +167,7 @@ if (form) {
     const before = entered();
     try {
       const page = await rendered("update");
-      // Of several choices in a row the last knows the others.
+      // After several quick choices, only the last answer is used; it includes the others.
       if (choice !== choices) return;
       const focused = (form.contains(document.activeElement) && document.activeElement.name) || name;
       redraw(page, before);
@@ -187,11 +186,11 @@ if (upload) {
   const ours = upload.dataset.csrf ? { "X-CSRF-Token": upload.dataset.csrf } : {};
   const pause = (seconds) => new Promise((resolve) => { setTimeout(resolve, 1000 * seconds); });
 
-  // Below the 100 MB that some proxies take at once; what takes less says so with 413, and gets smaller pieces.
+  // Below 100 MB, the limit of some proxies; a proxy with a lower limit answers 413, and gets smaller pieces.
   const LEAST_PIECE = 64 * 1024;
   let pieceBytes = 64 * 1024 * 1024;
 
-  // An error of the service is JSON with a sentence; what a proxy says is a page of its own, which is not shown.
+  // Errors of the service are JSON with a sentence; a proxy answers with a page of its own, which is not shown.
   const problem = (text) => {
     try {
       const { code, detail } = JSON.parse(text);
@@ -206,7 +205,7 @@ if (upload) {
       : `A proxy in front of the service answered ${status}; try again later, or tell the owner of the service.`,
   });
 
-  // fetch does not tell how much it has sent.
+  // XMLHttpRequest, since fetch does not report upload progress.
   const piece = (address, file, offset) => new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
     const started = performance.now();
@@ -232,7 +231,7 @@ if (upload) {
     return true;
   };
 
-  // The tus protocol: a connection that breaks costs nothing of what has arrived.
+  // The tus protocol: after a broken connection the upload continues with the missing bytes.
   const send = async (file) => {
     const begun = await fetch(upload.dataset.upload, { method: "POST", headers: { ...ours, "Upload-Length": file.size } });
     if (!begun.ok) return problem(await begun.text()) ?? ofProxy(begun.status);
@@ -253,22 +252,22 @@ if (upload) {
           if (smaller(file.size - offset)) continue;
           return ofProxy(413);
         }
-        // The service may not have noticed yet that the piece before broke off, or is being restarted. There will be no
-        // room in a moment, where it says that there is none (507).
+        // The service may not have noticed yet that the last piece broke off, or is restarting, so try again. Not after
+        // 507: there will be no room in a moment either.
         const passes = [409, 429].includes(answer.status) || (answer.status >= 500 && answer.status !== 507);
         if (!passes) return said ?? ofProxy(answer.status);
       } catch (error) {
-        // A page in place of the answer to the last piece.
+        // A page of a proxy instead of the answer to the last piece.
         if (error instanceof SyntaxError) return ofProxy(200);
         cut = true;
       }
       broken += 1;
       if (broken > 10) return { detail: "The connection breaks again and again; choose the file once more." };
-      status.textContent = "The connection broke; going on in a moment.";
+      status.textContent = "The connection broke; continuing in a moment.";
       await pause(broken);
       try {
         const looked = await fetch(address, { method: "HEAD" });
-        if (looked.status === 404) return { detail: "The upload was given up there; choose the file once more." };
+        if (looked.status === 404) return { detail: "The service has deleted the upload; choose the file once more." };
         if (looked.status === 429) await pause(Number(looked.headers.get("Retry-After")) || broken);
         if (!looked.ok) continue;
         const now = Number(looked.headers.get("Upload-Offset"));
@@ -276,7 +275,7 @@ if (upload) {
         if (now > offset || (cut && smaller(file.size - offset))) broken = 0;
         offset = now;
       } catch {
-        // Still away.
+        // Still no connection.
       }
     }
   };

@@ -28,8 +28,8 @@ def test_the_usual_budget_and_an_architecture_follow_the_data_set() -> None:
     assert found["threat_model"]["epsilon"] == found["evaluation"]["threat_model"]["epsilon"] == 8 / 255
     assert found["architecture"] in fitting_architectures("cifar10")
     assert told[:2] == [
-        "threat_model.epsilon is now 8/255, the usual one",
-        "evaluation.threat_model.epsilon is now 8/255, the usual one",
+        "threat_model.epsilon is now 8/255, the default",
+        "evaluation.threat_model.epsilon is now 8/255, the default",
     ]
     assert TrainSpec.model_validate(found).dataset == "cifar10"
 

@@ -18,7 +18,7 @@ TIME = sa.DateTime(timezone=True)
 
 
 def upgrade() -> None:
-    # `app.boards.placing.add_missing` makes the rows of what was measured before.
+    # `app.maintenance.upgrading.add_missing` adds the rows of earlier evaluations.
     op.create_table(
         "entries",
         sa.Column("id", ID, nullable=False),

@@ -16,7 +16,7 @@ JSON = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
 
 
 def upgrade() -> None:
-    # Empty in older rows: nothing was checked of them, and they keep their ranks.
+    # Empty in older rows: their networks were not checked, and they keep their ranks.
     op.add_column("evaluations", sa.Column("checks", JSON, nullable=False, server_default="[]"))
     op.add_column("evaluations", sa.Column("checks_seed", sa.BigInteger(), nullable=True))
     op.add_column("entries", sa.Column("unrankable_reason", sa.Text(), nullable=True))

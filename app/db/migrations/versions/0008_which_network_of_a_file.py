@@ -21,7 +21,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    # The older schema has one model for a file: the first that was measured stays.
+    # The older schema has one model per file: keep the one that was evaluated first.
     gone = "(SELECT id FROM models WHERE id NOT IN (SELECT min(id) FROM models GROUP BY weights_sha256))"
     op.execute(f"DELETE FROM external_attacks WHERE entry_id IN (SELECT id FROM entries WHERE model_id IN {gone})")
     op.execute(f"DELETE FROM entries WHERE model_id IN {gone}")

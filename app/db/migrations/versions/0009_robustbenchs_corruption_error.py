@@ -12,7 +12,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    # `app.maintenance.upgrading` fills it in for what was measured here.
+    # `app.maintenance.upgrading` fills it in for entries that were measured here.
     with op.batch_alter_table("entries") as table:
         table.add_column(sa.Column("robustbench_mean_corruption_error", sa.Double()))
     op.execute(

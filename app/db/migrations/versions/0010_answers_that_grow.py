@@ -12,7 +12,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    # `app.jobs.metric_sums.count_new_events` fills them with what happened before.
+    # `app.jobs.metric_sums.count_new_events` fills them from earlier events.
     op.create_table(
         "metric_sums",
         sa.Column("name", sa.String(20), nullable=False),
@@ -46,7 +46,7 @@ def downgrade() -> None:
     op.drop_index("ix_entries_revision", "entries")
     op.drop_index("ix_entries_best", "entries")
     op.create_index("ix_entries_rank", "entries", ["dataset", "board", "robust_accuracy"])
-    # Not a new table in its place, as alembic makes for SQLite: what refers to the old one would go with it.
+    # In place, not with a copy of the table, as alembic makes for SQLite: rows that refer to it would be deleted.
     op.execute("ALTER TABLE entries DROP COLUMN tier")
     op.drop_table("metric_runs")
     op.drop_table("metric_sums")

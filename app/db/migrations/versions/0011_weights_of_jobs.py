@@ -16,11 +16,11 @@ def upgrade() -> None:
     op.create_index("ix_jobs_weights_sha256", "jobs", ["weights_sha256"])
     is_postgresql = op.get_bind().dialect.name == "postgresql"
     weights = "spec ->> 'weights'" if is_postgresql else "json_extract(spec, '$.weights')"
-    # Published weights are named by a word.
+    # Published weights are named by a word instead of a sha256.
     op.execute(f"UPDATE jobs SET weights_sha256 = {weights} WHERE length({weights}) = 64")
 
 
 def downgrade() -> None:
     op.drop_index("ix_jobs_weights_sha256", "jobs")
-    # Not by making the table anew, as for SQLite otherwise: other tables refer to it.
+    # In place, not with a copy of the table, as alembic makes for SQLite: other tables refer to it.
     op.execute("ALTER TABLE jobs DROP COLUMN weights_sha256")
