@@ -316,7 +316,7 @@ class Cluster:
     def saved(self, job_id: int) -> int:
         """How many files a later attempt could go on from."""
         with self.database.reading() as session:
-            return len(job_files.to_go_on_from(session, job_id))
+            return len(job_files.resume_files(session, job_id))
 
     def wait_for(self, job_id: int, state: JobState = JobState.SUCCEEDED, seconds: float = 150) -> Job:
         deadline = time.monotonic() + seconds

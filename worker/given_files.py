@@ -69,7 +69,7 @@ class GivenFiles:
 
     def _fetch_what_was_left(self) -> None:
         """What earlier attempts saved. A file that is gone is computed again."""
-        left = self.patience.write(lambda session: job_files.to_go_on_from(session, self.claim.job_id))
+        left = self.patience.write(lambda session: job_files.resume_files(session, self.claim.job_id))
         for file in left:
             try:
                 self.store.fetch(file.sha256, self.directory / file.file)

@@ -55,7 +55,7 @@ def announce(
                 _log.warning("no job is taken: %s", found)
             known_problem = found
             with database.writing() as session:
-                workers.beat(
+                workers.record_heartbeat(
                     session,
                     name,
                     host=host,
@@ -74,7 +74,7 @@ def announce(
         (ended if is_draining else stopping).wait(settings.heartbeat_seconds)
     try:
         with database.writing() as session:
-            workers.leave(session, name)
+            workers.remove(session, name)
     except DATABASE_AWAY:
         _log.warning("the database cannot be used; this worker's row is left to the cleanup")
 

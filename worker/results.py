@@ -100,7 +100,7 @@ def save_provisional(
     """
 
     def save(session: Session) -> None:
-        job = jobs.hold(session, claim)
+        job = jobs.lock_claimed(session, claim)
         assert isinstance(claim.spec, EvaluateSpec)
         results.record_evaluation(session, job, claim.spec, outcome, is_provisional=True)
 
@@ -142,15 +142,15 @@ def _save_training(session: Session, claim: jobs.Claim, outcome: TrainOutcome, s
     """Model, weights and the evaluation that is to follow."""
     spec = claim.spec
     assert isinstance(spec, TrainSpec)
-    was_to_be_cancelled = jobs.hold(session, claim).state is JobState.CANCELLING
+    was_to_be_cancelled = jobs.lock_claimed(session, claim).state is JobState.CANCELLING
     job = jobs.succeed(session, claim)
-    job_files.add(session, job.id, FileKind.WEIGHTS, number=outcome.epochs, file=outcome.weights, stored=stored)
+    job_files.add_file(session, job.id, FileKind.WEIGHTS, number=outcome.epochs, file=outcome.weights, stored=stored)
     results.record_model(session, job, spec, stored.sha256)
     follow_up = spec.follow_up(stored.sha256)
     # The wish came too late for the training, but not for what would follow it.
     if follow_up is not None and not was_to_be_cancelled:
         jobs.create(session, follow_up, submitter=job.submitter, priority=job.priority, parent_id=job.id)
-    job_files.forget_all_to_go_on_from(session, job.id)
+    job_files.drop_resume_files(session, job.id)
 
 
 def _save_evaluation(
@@ -161,15 +161,15 @@ def _save_evaluation(
     job = jobs.succeed(session, claim)
     if stored is not None:
         assert outcome.certificate is not None
-        job_files.add(session, job.id, FileKind.CERTIFICATE, number=0, file=outcome.certificate, stored=stored)
+        job_files.add_file(session, job.id, FileKind.CERTIFICATE, number=0, file=outcome.certificate, stored=stored)
     certificate_sha256 = None if stored is None else stored.sha256
     results.record_evaluation(session, job, claim.spec, outcome, certificate_sha256=certificate_sha256)
-    job_files.forget_all_to_go_on_from(session, job.id)
+    job_files.drop_resume_files(session, job.id)
 
 
 def _save_external(session: Session, claim: jobs.Claim, outcome: ExternalOutcome, stored: StoredFile | None) -> None:
     """The entry's accuracy; or another run, if somebody else's examples were merged while these were checked."""
-    jobs.hold(session, claim)
+    jobs.lock_claimed(session, claim)
     if not external.record(session, claim.job_id, outcome, stored):
         jobs.hand_back(session, claim, reason=_MERGED_MEANWHILE)
         return
@@ -178,7 +178,7 @@ def _save_external(session: Session, claim: jobs.Claim, outcome: ExternalOutcome
 
 def _save_transfer(session: Session, claim: jobs.Claim, outcome: TransferOutcome, stored: StoredFile | None) -> None:
     """The counts, and the target's accuracy where points that stood were broken; or another run, as of a check."""
-    if not transfers.record(session, jobs.hold(session, claim), outcome, stored):
+    if not transfers.record(session, jobs.lock_claimed(session, claim), outcome, stored):
         jobs.hand_back(session, claim, reason=_MERGED_MEANWHILE)
         return
     _end_check(session, claim, outcome.merged, stored)
@@ -188,5 +188,5 @@ def _end_check(session: Session, claim: jobs.Claim, outcome: ExternalOutcome, st
     job = jobs.succeed(session, claim)
     if stored is not None:
         assert outcome.certificate is not None
-        job_files.add(session, job.id, FileKind.CERTIFICATE, number=0, file=outcome.certificate, stored=stored)
+        job_files.add_file(session, job.id, FileKind.CERTIFICATE, number=0, file=outcome.certificate, stored=stored)
     job_files.forget_examples(session, job.id)

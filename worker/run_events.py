@@ -13,7 +13,7 @@ from app.core.errors import StoreAway
 from app.core.settings import Settings
 from app.db.tables import FileKind
 from app.jobs import job_files
-from app.jobs.broker import hears_relay
+from app.jobs.broker import relay_is_running
 from app.store import ArtifactStore
 from gkl.outcome import (
     BlockSaved,
@@ -60,7 +60,7 @@ class RunEvents:
         elif isinstance(event, ProvisionalVerdict):
             save_provisional(self.patience.database, self.claim, event.outcome, give_up=self.patience.gives_up)
         else:
-            self.patience.write(lambda session: jobs.record(session, self.claim, event))
+            self.patience.write(lambda session: jobs.record_event(session, self.claim, event))
 
     def _keep(self, kind: FileKind, file: str, number: int) -> None:
         """Store what a later attempt can go on from."""
@@ -71,11 +71,11 @@ class RunEvents:
             return
 
         def keep(session: Session) -> list[str]:
-            jobs.hold(session, self.claim)
+            jobs.lock_claimed(session, self.claim)
             job_id = self.claim.job_id
             if kind is FileKind.RESUME:
                 return job_files.add_resume_point(session, job_id, number, file=file, stored=stored)
-            job_files.add(session, job_id, kind, number=number, file=file, stored=stored)
+            job_files.add_file(session, job_id, kind, number=number, file=file, stored=stored)
             return []
 
         self.superseded.update(self.patience.write(keep))
@@ -86,12 +86,12 @@ class RunEvents:
 
         Nor without a relay: then nothing is ever removed, so that a backup that was begun holds all that its rows name.
         """
-        if not self.superseded or not hears_relay(self.settings):
+        if not self.superseded or not relay_is_running(self.settings):
             return
 
         def is_named(hashes: list[str]) -> set[str]:
             with self.patience.database.reading() as session:
-                return job_files.named(session, hashes)
+                return job_files.named_hashes(session, hashes)
 
         try:
             self.superseded -= self.store.discard(
@@ -106,7 +106,7 @@ class RunEvents:
         stored = self.patience.with_store(lambda: self.store.put(self.directory / file))
 
         def keep(session: Session) -> None:
-            jobs.hold(session, self.claim)
+            jobs.lock_claimed(session, self.claim)
             job_files.record_converted(session, self.claim.job_id, spec.weights, stored)
 
         self.patience.write(keep)

@@ -69,7 +69,7 @@ class RunLog:
                 self._dropped = max(0, lost - len(text))
 
     def _append(self, session: Session, text: bytes, dropped: int) -> None:
-        jobs.hold(session, self._claim)
+        jobs.lock_claimed(session, self._claim)
         if dropped:
             text = b"--- %d bytes of this log were dropped: they came too fast ---\n" % dropped + text
         job_log.append(session, self._claim.job_id, text, max_bytes=self._max_bytes)

@@ -241,9 +241,9 @@ def _worker_problem(settings: Settings) -> str | None:
 
 
 def _relay_problem(settings: Settings) -> str | None:
-    from app.jobs.broker import hears_relay  # noqa: PLC0415
+    from app.jobs.broker import relay_is_running  # noqa: PLC0415
 
-    heard = hears_relay(settings)
+    heard = relay_is_running(settings)
     if heard is None:
         return "the broker does not answer"
     return None if heard else "no relay is running"

@@ -174,7 +174,9 @@ def create(
         )
     quotas.check_room_for_job(session, submitter)
     job = jobs.create(session, spec, submitter=submitter)
-    job_files.add(session, job.id, FileKind.CERTIFICATE, number=0, file="certificate.safetensors", stored=certificate)
+    job_files.add_file(
+        session, job.id, FileKind.CERTIFICATE, number=0, file="certificate.safetensors", stored=certificate
+    )
     return job
 
 

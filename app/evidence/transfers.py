@@ -78,7 +78,7 @@ def create(session: Session, source_id: int, target_id: int, *, submitter: str) 
     quotas.check_room_for_job(session, submitter)
     job = jobs.create(session, spec, submitter=submitter)
     # A row of the job's own keeps the certificate until the job has read it, even if it is replaced meanwhile.
-    job_files.add(
+    job_files.add_file(
         session,
         job.id,
         FileKind.EXAMPLES,

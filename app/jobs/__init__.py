@@ -4,9 +4,9 @@ The other modules of this package keep what belongs to jobs besides their state:
 """
 
 from app.jobs.asking import cancel_own, request_cancel, retry, retry_own
-from app.jobs.claiming import claim, heartbeat, hold, record
+from app.jobs.claiming import claim, heartbeat, lock_claimed, record_event
 from app.jobs.creating import create, register_all_submitters, submit
-from app.jobs.ending import cancelled, fail, hand_back, succeed
+from app.jobs.ending import end_cancelled, fail, hand_back, succeed
 from app.jobs.reading import count_due, events_after, page, progress, seconds_on_workers
 from app.jobs.reaping import reap
 from app.jobs.state import Claim, get, get_locked
@@ -14,21 +14,21 @@ from app.jobs.state import Claim, get, get_locked
 __all__ = [
     "Claim",
     "cancel_own",
-    "cancelled",
     "claim",
     "count_due",
     "create",
+    "end_cancelled",
     "events_after",
     "fail",
     "get",
     "get_locked",
     "hand_back",
     "heartbeat",
-    "hold",
+    "lock_claimed",
     "page",
     "progress",
     "reap",
-    "record",
+    "record_event",
     "register_all_submitters",
     "request_cancel",
     "retry",

@@ -103,9 +103,9 @@ def retry(session: Session, job_id: int) -> Job:
     if isinstance(spec, EvaluateSpec):
         job_files.check_weights(session, spec)
     if isinstance(spec, ExternalSpec | TransferSpec):
-        job_files.check_sent(session, job_id, FileKind.EXAMPLES)
+        job_files.check_sent_file(session, job_id, FileKind.EXAMPLES)
     if isinstance(spec, ReportSpec):
-        job_files.check_sent(session, job_id, FileKind.CERTIFICATE)
+        job_files.check_sent_file(session, job_id, FileKind.CERTIFICATE)
     undone = []
     for shard in job.shards:
         lock(session, shard)

@@ -86,13 +86,13 @@ def announce_relay(settings: Settings) -> None:
         client.set(_RELAY_KEY, "lives", ex=math.ceil(max(60.0, 3 * settings.relay_seconds)))
 
 
-def forget_relay(settings: Settings) -> None:
+def clear_relay(settings: Settings) -> None:
     """Remove that key when a relay stops; another running relay sets it again in its next round."""
     with suppress(RedisError), _client(settings) as client:
         client.delete(_RELAY_KEY)
 
 
-def hears_relay(settings: Settings) -> bool | None:
+def relay_is_running(settings: Settings) -> bool | None:
     """Whether a relay announced itself within the last minute or three rounds; None if the broker is down."""
     try:
         with _client(settings) as client:

@@ -101,15 +101,15 @@ def heartbeat(
     return get(session, claim.job_id).state
 
 
-def record(session: Session, claim: Claim, event: BaseModel) -> None:
+def record_event(session: Session, claim: Claim, event: BaseModel) -> None:
     """Store an event of the run."""
     # Locking the job's row first keeps its events in order: their ids rise in the order of their commits.
-    hold(session, claim)
+    lock_claimed(session, claim)
     data = event.model_dump(mode="json")
     add_event(session, claim.job_id, data.pop("type"), data)
 
 
-def hold(session: Session, claim: Claim) -> Job:
+def lock_claimed(session: Session, claim: Claim) -> Job:
     """Lock the job's row for this transaction, before a write about the job in another table.
 
     Raises:

@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 
 from app.db.database import database_now
 from app.db.tables import Job
-from app.jobs.claiming import hold
+from app.jobs.claiming import lock_claimed
 from app.jobs.outbox import enqueue
 from app.jobs.state import Claim, add_event, cancel_locked, get, lock, move, requeue
 from gkl.answers import JobKind, JobState
@@ -68,7 +68,7 @@ def fail_locked(session: Session, job: Job, code: FailureCode, message: str) -> 
             cancel_locked(session, sibling, f"job {job.id}, another shard, failed")
 
 
-def cancelled(session: Session, claim: Claim) -> Job:
+def end_cancelled(session: Session, claim: Claim) -> Job:
     """End a job that was asked to stop and has stopped."""
     job = hold_with_family(session, claim)
     move(session, job, JobState.CANCELLED, reason=f"{job.worker} has stopped the run")
@@ -80,7 +80,7 @@ def hand_back(session: Session, claim: Claim, *, reason: str | None = None) -> J
     worker is stopping."""
     job = hold_with_family(session, claim)
     if job.state is JobState.CANCELLING:
-        return cancelled(session, claim)
+        return end_cancelled(session, claim)
     reason = reason or f"{job.worker} is stopping and handed it back"
     requeue(session, job, reason=reason, due_at=database_now(session))
     return job
@@ -92,4 +92,4 @@ def hold_with_family(session: Session, claim: Claim) -> Job:
     if job.kind is JobKind.SHARD:
         assert job.parent is not None
         lock(session, job.parent)
-    return hold(session, claim)
+    return lock_claimed(session, claim)

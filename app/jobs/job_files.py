@@ -19,7 +19,7 @@ from gkl.spec import PUBLISHED_WEIGHTS, EvaluateSpec
 _KEEP = 2
 
 
-def add(session: Session, job_id: int, kind: FileKind, *, number: int, file: str, stored: StoredFile) -> None:
+def add_file(session: Session, job_id: int, kind: FileKind, *, number: int, file: str, stored: StoredFile) -> None:
     """Add a file's row, in place of the one with this number. `app.maintenance.cleanup` removes files without a row."""
     _forget(session, JobFile.job_id == job_id, JobFile.kind == kind, JobFile.number == number)
     session.add(
@@ -36,9 +36,9 @@ def add(session: Session, job_id: int, kind: FileKind, *, number: int, file: str
     session.flush()
 
 
-def to_go_on_from(session: Session, job_id: int) -> list[JobFile]:
+def resume_files(session: Session, job_id: int) -> list[JobFile]:
     """Files that a next attempt resumes from, newest first; for an evaluation also those of its shards."""
-    return list(session.scalars(select(JobFile).where(*_to_go_on_from(job_id)).order_by(JobFile.number.desc())))
+    return list(session.scalars(select(JobFile).where(*_is_resume_file(job_id)).order_by(JobFile.number.desc())))
 
 
 def saved_since(session: Session, job_id: int, moment: datetime) -> bool:
@@ -64,25 +64,25 @@ def add_resume_point(session: Session, job_id: int, epoch: int, *, file: str, st
     """
     of_job = (JobFile.job_id == job_id, JobFile.kind == FileKind.RESUME)
     gone = _forget(session, *of_job, JobFile.number >= epoch)
-    add(session, job_id, FileKind.RESUME, number=epoch, file=file, stored=stored)
+    add_file(session, job_id, FileKind.RESUME, number=epoch, file=file, stored=stored)
     newest = select(JobFile.id).where(*of_job).order_by(JobFile.number.desc()).limit(_KEEP)
     gone += _forget(session, *of_job, JobFile.id.not_in(session.scalars(newest).all()))
     return [sha256 for sha256 in gone if sha256 != stored.sha256]
 
 
-def named(session: Session, hashes: Sequence[str]) -> set[str]:
+def named_hashes(session: Session, hashes: Sequence[str]) -> set[str]:
     """Those of the given sha256 that a row names."""
     files = session.scalars(select(JobFile.sha256).where(JobFile.sha256.in_(hashes)))
     uploads = session.scalars(select(Upload.sha256).where(Upload.sha256.in_(hashes)))
     return {*files, *uploads}
 
 
-def forget_all_to_go_on_from(session: Session, job_id: int) -> None:
+def drop_resume_files(session: Session, job_id: int) -> None:
     """Drop the rows of files that only an unfinished job needs; for an evaluation also those of its shards."""
-    _forget(session, *_to_go_on_from(job_id))
+    _forget(session, *_is_resume_file(job_id))
 
 
-def _to_go_on_from(job_id: int) -> tuple[ColumnElement[bool], ...]:
+def _is_resume_file(job_id: int) -> tuple[ColumnElement[bool], ...]:
     shards = select(Job.id).where(Job.parent_id == job_id, Job.kind == JobKind.SHARD)
     return or_(JobFile.job_id == job_id, JobFile.job_id.in_(shards)), JobFile.kind.in_(TO_GO_ON_FROM)
 
@@ -194,7 +194,7 @@ def _being_measured(session: Session, spec: EvaluateSpec) -> Job | None:
 
 def record_converted(session: Session, job_id: int, weights: str, stored: StoredFile) -> None:
     """Add the converted file that a job's run made of weights with this sha256, for later evaluations of them."""
-    add(session, job_id, FileKind.CONVERTED, number=0, file=_converted_name(weights), stored=stored)
+    add_file(session, job_id, FileKind.CONVERTED, number=0, file=_converted_name(weights), stored=stored)
 
 
 def converted(session: Session, weights: str) -> str | None:
@@ -214,7 +214,7 @@ def _converted_name(weights: str) -> str:
     return f"{weights}.2.safetensors"
 
 
-def check_sent(session: Session, job_id: int, kind: FileKind) -> None:
+def check_sent_file(session: Session, job_id: int, kind: FileKind) -> None:
     """Check that the file of this kind that the job was to check is still stored.
 
     Raises:

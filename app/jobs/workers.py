@@ -53,7 +53,7 @@ class Seen:
 _NOTHING = Seen()
 
 
-def beat(
+def record_heartbeat(
     session: Session,
     name: str,
     *,
@@ -111,7 +111,7 @@ def loads(session: Session) -> dict[str, list[WorkerLoad]]:
     return found
 
 
-def leave(session: Session, name: str) -> None:
+def remove(session: Session, name: str) -> None:
     """Remove a worker that has stopped by itself."""
     session.execute(delete(WorkerRow).where(WorkerRow.name == name))
 

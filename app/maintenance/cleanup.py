@@ -53,7 +53,7 @@ def clean(service: Service, *, young_seconds: float | None = None) -> None:
 
     def is_named(hashes: list[str]) -> set[str]:
         with database.reading() as session:
-            return job_files.named(session, hashes)
+            return job_files.named_hashes(session, hashes)
 
     files = service.store.remove_unnamed(is_named, older_than_seconds=young_seconds)
     if files or pieces:

@@ -30,7 +30,7 @@ from app.db.database import database_now
 from app.db.tables import Job
 from app.http.service import Service
 from app.jobs import metric_sums, workers
-from app.jobs.broker import hears_relay, messages_waiting
+from app.jobs.broker import messages_waiting, relay_is_running
 from app.jobs.metric_sums import Sums
 from gkl.answers import HELD, JobKind, JobState
 from gkl.errors import FailureCode
@@ -138,7 +138,7 @@ class _ServiceCollector(Collector):
         yield _gauge("gklbench_broker_up", "Whether the broker answers.", float(waiting is not None))
         if waiting is not None:
             yield _gauge("gklbench_broker_messages_waiting", "Wake-ups that no worker has taken yet.", waiting)
-            heard = bool(hears_relay(settings))
+            heard = bool(relay_is_running(settings))
             yield _gauge("gklbench_relay_up", "Whether a relay is running.", float(heard))
         up = float(self.service.store.problem() is None)
         yield _gauge("gklbench_store_up", "Whether artifacts can be stored.", up)

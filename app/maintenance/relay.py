@@ -13,7 +13,7 @@ from app.core.errors import StoreAway
 from app.db.database import DATABASE_AWAY
 from app.http.service import Service
 from app.jobs import metric_sums
-from app.jobs.broker import announce_relay, forget_relay, messages_waiting
+from app.jobs.broker import announce_relay, clear_relay, messages_waiting
 from app.jobs.outbox import requeue_unclaimed
 from app.maintenance.cleanup import clean
 
@@ -50,7 +50,7 @@ class Relay:
                     except Exception:  # noqa: BLE001 - logged; a failed duty must not stop the others
                         _log.exception("a duty of the relay failed; trying again")
             if stopping.wait(self.settings.relay_seconds):
-                forget_relay(self.settings)
+                clear_relay(self.settings)
                 return
 
     def _database_is_here(self) -> bool:

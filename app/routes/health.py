@@ -18,7 +18,7 @@ from app.http.access import READS
 from app.http.problems import PROBLEM_RESPONSES
 from app.http.service import Service
 from app.jobs import workers
-from app.jobs.broker import broker_problem, hears_relay
+from app.jobs.broker import broker_problem, relay_is_running
 from gkl.answers import Readiness as ReadinessView
 
 router = APIRouter(tags=["health"], responses=PROBLEM_RESPONSES)
@@ -120,7 +120,7 @@ def _workers(service: Service) -> str:
 
 
 def _relay(service: Service) -> str:
-    heard = hears_relay(service.settings)
+    heard = relay_is_running(service.settings)
     if heard is None:
         return "unknown: the broker does not answer"
     return "ok" if heard else "none was heard of: start one with 'gklbench relay'"

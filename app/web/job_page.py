@@ -54,7 +54,7 @@ def job(request: Request, service: ServiceDep, job_id: JobId, view: Annotated[_V
         runs = [Run(found.id, found.name, job_metrics.epochs_of(events))]
         runs += [Run(other.id, other.name, job_metrics.epochs(session, other.id)) for other in others]
         attacks, expected = _attacks_of_last_attempt(events), run_time.expected(session, found, now)
-        saved = job_files.to_go_on_from(session, job_id)
+        saved = job_files.resume_files(session, job_id)
         progress = jobs.progress(found)
         suggested = beside.suggested(session, found)
         return render(

@@ -65,7 +65,7 @@ def trained(database: Database, **changes: object) -> int:
                     "loss_kl": 0.001 * number,
                 },
             )
-            jobs.record(session, claim, epoch)
+            jobs.record_event(session, claim, epoch)
         results.record_model(session, jobs.succeed(session, claim), spec, f"{claim.job_id:064x}")
     return claim.job_id
 
@@ -220,7 +220,7 @@ def test_the_cursor_stays_where_it_is_while_epochs_come(page: Page, database: Da
             },
         )
         with database.writing() as session:
-            jobs.record(session, claim, epoch)
+            jobs.record_event(session, claim, epoch)
 
     tell(1)
     page.goto(f"/jobs/{claim.job_id}")

@@ -142,7 +142,7 @@ def test_what_no_worker_has_and_how_long_it_takes_is_told(page: Page, database: 
     expect(page.locator("#outlook")).to_contain_text("No worker is running")
     with database.writing() as session:
         seen = workers.Seen(datasets=["digits"], published=[])
-        workers.beat(session, "h/1", host="h", device="CPU", seen=seen)
+        workers.record_heartbeat(session, "h/1", host="h", device="CPU", seen=seen)
     page.locator("[name=dataset]").select_option("cifar10")
     expect(page.locator("#n-dataset")).to_contain_text("No running worker has the files of CIFAR-10")
     page.goto("/submit/train?job=1")
@@ -165,7 +165,7 @@ def test_the_workers_page_shows_the_queue_the_load_and_what_each_has(page: Page,
     load = LoadView(is_gpu=True, busy=0.37, memory_bytes=12 * 10**9, memory_total_bytes=144 * 10**9)
     with database.writing() as session:
         seen = workers.Seen(datasets=["digits", "cifar10"], published=["cifar10/Linf/Carmon2019Unlabeled"], load=load)
-        workers.beat(session, "h/1", host="h", device="NVIDIA H200, 143771 MiB", seen=seen)
+        workers.record_heartbeat(session, "h/1", host="h", device="NVIDIA H200, 143771 MiB", seen=seen)
     from app import jobs
 
     with database.writing() as session:

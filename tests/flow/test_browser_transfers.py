@@ -58,7 +58,7 @@ def finish(database: Database) -> None:
             ),
             seconds=1.0,
         )
-        assert transfers.record(session, jobs.hold(session, claim), outcome, None)
+        assert transfers.record(session, jobs.lock_claimed(session, claim), outcome, None)
         jobs.succeed(session, claim)
 
 

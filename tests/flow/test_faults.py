@@ -296,7 +296,7 @@ def test_shards_give_the_verdict_of_one_and_a_lost_one_is_run_again_alone(cluste
         assert one is not None
         assert other is not None
         assert outcome(one) == outcome(other)
-        assert job_files.to_go_on_from(session, sharded) == [], "the parts are put together and gone"
+        assert job_files.resume_files(session, sharded) == [], "the parts are put together and gone"
         events = [e.type for e in jobs.events_after(session, sharded, 0)]
     assert events.count("attack") == 2
 

@@ -34,8 +34,8 @@ def test_the_living_workers_of_a_host_share_its_cores(service: Service, database
     host = socket.gethostname()
     with database.writing() as session:
         for name in ("a", "b", "lost"):
-            workers.beat(session, f"{host}/{name}", host=host, device="CPU")
-        workers.beat(session, "elsewhere/c", host="elsewhere", device="CPU")
+            workers.record_heartbeat(session, f"{host}/{name}", host=host, device="CPU")
+        workers.record_heartbeat(session, "elsewhere/c", host="elsewhere", device="CPU")
         session.execute(text("UPDATE workers SET heard_at = '2026-01-01 00:00:00+00:00' WHERE name LIKE '%lost'"))
         jobs.create(session, digits())
     worker = make_worker(service.settings)

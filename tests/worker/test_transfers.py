@@ -87,11 +87,11 @@ def two(database: Database, store: ArtifactStore, networks: list[Measured]) -> N
         with database.writing() as session:
             jobs.create(session, network.spec)
             trained = jobs.succeed(session, claimed(session))
-            job_files.add(session, trained.id, FileKind.WEIGHTS, number=1, file="w", stored=weights)
+            job_files.add_file(session, trained.id, FileKind.WEIGHTS, number=1, file="w", stored=weights)
             results.record_model(session, trained, network.spec, weights.sha256)
             jobs.create(session, asked)
             job = jobs.succeed(session, claimed(session))
-            job_files.add(session, job.id, FileKind.CERTIFICATE, number=0, file="c", stored=certificate)
+            job_files.add_file(session, job.id, FileKind.CERTIFICATE, number=0, file="c", stored=certificate)
             results.record_evaluation(session, job, asked, network.outcome, certificate_sha256=certificate.sha256)
 
 

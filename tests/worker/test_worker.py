@@ -26,7 +26,7 @@ from app.db.database import Database, database_now
 from app.db.tables import FileKind, Job, JobFile
 from app.http.service import Service
 from app.jobs import job_files, job_log
-from app.jobs.broker import announce_relay, forget_relay
+from app.jobs.broker import announce_relay, clear_relay
 from app.maintenance.cleanup import clean
 from app.store import ArtifactStore, FolderStore, StoredFile
 from gkl.answers import JobKind, JobState
@@ -222,7 +222,7 @@ def test_an_evaluation_goes_on_elsewhere_from_its_last_finished_part(
     running.wait()
     assert look(database, waiting.id).state is JobState.QUEUED
     with database.reading() as session:
-        parts = job_files.to_go_on_from(session, waiting.id)
+        parts = job_files.resume_files(session, waiting.id)
         upper = results.evaluation_of_job(session, waiting.id)
         assert upper is not None
     # The checks, clean images, APGD-CE and APGD-T.
@@ -236,7 +236,7 @@ def test_an_evaluation_goes_on_elsewhere_from_its_last_finished_part(
     with database.reading() as session:
         final = results.evaluation_of_job(session, waiting.id)
         assert final is not None
-        assert job_files.to_go_on_from(session, waiting.id) == []
+        assert job_files.resume_files(session, waiting.id) == []
     assert not final.is_provisional
     assert final.certificate_sha256 is not None
     assert (final.id, final.clean_correct) == (upper.id, upper.clean_correct)
@@ -426,7 +426,7 @@ def several_epochs() -> TrainSpec:
 def points(database: Database, job_id: int) -> list[JobFile]:
     """What a training can go on from, the newest first."""
     with database.reading() as session:
-        return job_files.to_go_on_from(session, job_id)
+        return job_files.resume_files(session, job_id)
 
 
 def epochs_of(database: Database, job_id: int) -> list[int]:
@@ -521,7 +521,7 @@ def test_superseded_checkpoints_go_at_once(worker: Worker, database: Database, s
     aged = replace(worker, store=AgedStore(settings.data_dir))
     kept = []
     for has_relay in (True, False):
-        (announce_relay if has_relay else forget_relay)(settings)
+        (announce_relay if has_relay else clear_relay)(settings)
         # Another seed: the same checkpoints would be stored once.
         job_id = send(database, several_epochs().model_copy(update={"seed": int(has_relay)}))
         assert aged.run_next() == job_id
@@ -630,7 +630,7 @@ def test_a_job_that_runs_too_long_is_stopped_and_a_retry_goes_on(
     assert (job.state, job.failure_code) == (JobState.FAILED, FailureCode.TIMED_OUT)
     assert limit <= job.run_seconds < 1000 + seconds + 1, "it was stopped at the limit, and took its time to save"
     with database.writing() as session:
-        assert job_files.to_go_on_from(session, job_id), "what it had is saved when it is stopped"
+        assert job_files.resume_files(session, job_id), "what it had is saved when it is stopped"
         jobs.retry(session, job_id)
     running = Background(worker)
     until(lambda: look(database, job_id).progress)

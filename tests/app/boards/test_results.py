@@ -55,7 +55,7 @@ def train(database: Database, name: str, dataset: str = "digits") -> str:
         assert claim is not None
         job = jobs.succeed(session, claim)
         stored = StoredFile(sha(name), 10)
-        job_files.add(session, job.id, FileKind.WEIGHTS, number=1, file="w", stored=stored)
+        job_files.add_file(session, job.id, FileKind.WEIGHTS, number=1, file="w", stored=stored)
         leaderboard.record_model(session, job, spec, stored.sha256)
     return stored.sha256
 
@@ -321,7 +321,7 @@ def test_a_bound_goes_when_its_evaluation_cannot_end(database: Database, how: st
         if how == "failed":
             jobs.fail(session, claim, FailureCode.TIMED_OUT, "it took too long")
         else:
-            jobs.cancelled(session, claim)
+            jobs.end_cancelled(session, claim)
     with database.reading() as session:
         assert board_ranking.boards(session) == []
 
@@ -430,7 +430,7 @@ def test_bounds_that_go_at_once_leave_nothing_behind(database: Database) -> None
 
     def end(claim: jobs.Claim) -> None:
         with database.writing() as session:
-            jobs.cancelled(session, claim)
+            jobs.end_cancelled(session, claim)
 
     at_once(*(lambda claim=claim: end(claim) for claim in claims))  # type: ignore[misc]
     with database.reading() as session:

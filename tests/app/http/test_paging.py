@@ -346,7 +346,7 @@ def test_a_page_says_that_its_charts_draw_a_part(client: TestClient, database: D
 def test_workers_in_pages(client: TestClient, database: Database) -> None:
     with database.writing() as session:
         for number in range(7):
-            workers.beat(session, f"h{number % 2}/{number}", host=f"h{number % 2}", device="GPU")
+            workers.record_heartbeat(session, f"h{number % 2}/{number}", host=f"h{number % 2}", device="GPU")
     whole = [worker["name"] for worker in client.get("/api/v1/workers").json()]
     assert len(whole) == 7
     for limit in (1, 2, 3, 7):

@@ -36,7 +36,7 @@ LOAD = LoadView(is_gpu=True, busy=0.25, memory_bytes=10**9, memory_total_bytes=4
 
 def beat(database: Database, name: str, seen: Seen, **changes: Any) -> None:
     with database.writing() as session:
-        workers.beat(session, name, host="h", device="CPU", seen=seen, **changes)
+        workers.record_heartbeat(session, name, host="h", device="CPU", seen=seen, **changes)
 
 
 def missing(client: TestClient, spec: dict[str, Any]) -> str | None:

@@ -61,9 +61,9 @@ def test_many_followers_cost_one_look_and_each_sees_everything(
     def run() -> None:
         for number in range(8):
             with database.writing() as session:
-                jobs.record(session, claim, Progress(stage="train", fraction=number / 8, detail=""))
+                jobs.record_event(session, claim, Progress(stage="train", fraction=number / 8, detail=""))
         with database.writing() as session:
-            jobs.cancelled(session, claim)
+            jobs.end_cancelled(session, claim)
 
     found = asyncio.run(scene())
     everything = ids(database, job_id)

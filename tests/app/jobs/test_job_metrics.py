@@ -41,7 +41,7 @@ def trained(database: Database, *epochs: EpochFinished) -> int:
         claim = jobs.claim(session, worker="host-a/1", lease=LEASE)
         assert claim is not None
         for epoch in epochs:
-            jobs.record(session, claim, epoch)
+            jobs.record_event(session, claim, epoch)
     return job_id
 
 

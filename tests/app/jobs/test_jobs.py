@@ -76,7 +76,7 @@ def test_a_job_is_claimed_run_and_ended(database: Database) -> None:
     progress = Progress(stage="training", fraction=0.5, seconds_left=3.0)
     with database.writing() as session:
         assert jobs.heartbeat(session, claimed, lease=LEASE, progress=progress) is JobState.RUNNING
-        jobs.record(
+        jobs.record_event(
             session, claimed, AttackFinished(outcome=AttackOutcome(attack="FAB-T", points=9, broken=1, seconds=2.0))
         )
     job = look(database, job_id)
@@ -156,11 +156,11 @@ def test_a_stale_attempt_can_write_nothing(database: Database) -> None:
     outcome = AttackFinished(outcome=AttackOutcome(attack="Square", points=1, broken=1, seconds=1.0))
     writes = [
         lambda session: jobs.heartbeat(session, old, lease=LEASE),
-        lambda session: jobs.record(session, old, outcome),
-        lambda session: jobs.hold(session, old),
+        lambda session: jobs.record_event(session, old, outcome),
+        lambda session: jobs.lock_claimed(session, old),
         lambda session: jobs.succeed(session, old),
         lambda session: jobs.fail(session, old, FailureCode.INTERNAL, "no"),
-        lambda session: jobs.cancelled(session, old),
+        lambda session: jobs.end_cancelled(session, old),
         lambda session: jobs.hand_back(session, old),
     ]
     for write in writes:
@@ -200,8 +200,8 @@ def test_what_was_saved_is_no_loss(database: Database) -> None:
     for number in range(5):
         claimed = take(database, "gone")
         with database.writing() as session:
-            jobs.hold(session, claimed)
-            job_files.add(
+            jobs.lock_claimed(session, claimed)
+            job_files.add_file(
                 session, job_id, FileKind.RESUME, number=number, file="c", stored=StoredFile(f"{number:064x}", 1)
             )
         expire(database, job_id)
@@ -280,7 +280,7 @@ def test_a_failed_or_cancelled_job_is_retried(database: Database) -> None:
         jobs.succeed(session, first)
     with database.writing() as session:
         jobs.request_cancel(session, job_id)
-        jobs.cancelled(session, second)
+        jobs.end_cancelled(session, second)
         jobs.retry(session, job_id)
     third = take(database)
     with database.writing() as session:
@@ -313,7 +313,7 @@ def trained(database: Database, shards: int = 1) -> tuple[str, int]:
         assert claimed is not None
         jobs.succeed(session, claimed)
         stored = StoredFile(sha256, 1)
-        job_files.add(session, job.id, FileKind.WEIGHTS, number=1, file="w", stored=stored)
+        job_files.add_file(session, job.id, FileKind.WEIGHTS, number=1, file="w", stored=stored)
         follow_up = spec.follow_up(sha256)
         assert follow_up is not None
         jobs.create(session, follow_up, parent_id=job.id)
@@ -389,7 +389,7 @@ def test_a_shard_that_fails_fails_its_evaluation_and_a_retry_does_what_is_left(d
     first, second = take(database), take(database)
     with database.writing() as session:
         part = StoredFile("b" * 64, 1)
-        job_files.add(session, shards[0], FileKind.BLOCK, number=0, file="part", stored=part)
+        job_files.add_file(session, shards[0], FileKind.BLOCK, number=0, file="part", stored=part)
         jobs.succeed(session, first)
         jobs.fail(session, second, FailureCode.OUT_OF_MEMORY, "too much for this GPU")
     assert states(database, whole, *shards) == ["failed", "succeeded", "failed", "cancelled"]
@@ -409,7 +409,7 @@ def test_a_shard_that_fails_fails_its_evaluation_and_a_retry_does_what_is_left(d
     # Long after, when the parts are past their time, all is run again.
     with database.writing() as session:
         jobs.fail(session, merging, FailureCode.TIMED_OUT, "it took too long")
-        job_files.forget_all_to_go_on_from(session, whole)
+        job_files.drop_resume_files(session, whole)
         jobs.retry(session, whole)
     assert states(database, whole, *shards) == ["queued"] * 4
 

@@ -56,7 +56,7 @@ def failed(database: Database, submitter: str = "Ada") -> int:
         claim = jobs.claim(session, worker="w", lease=LEASE)
         assert claim is not None
         stored = StoredFile(sha(f"checkpoint of {claim.job_id}"), 10)
-        job_files.add(session, claim.job_id, FileKind.RESUME, number=1, file="f", stored=stored)
+        job_files.add_file(session, claim.job_id, FileKind.RESUME, number=1, file="f", stored=stored)
         jobs.fail(session, claim, FailureCode.TIMED_OUT, "it took too long")
         return claim.job_id
 
@@ -68,7 +68,7 @@ def numbers(database: Database) -> set[int]:
 
 def kept(database: Database, sha256: str) -> bool:
     with database.reading() as session:
-        return sha256 in job_files.named(session, [sha256])
+        return sha256 in job_files.named_hashes(session, [sha256])
 
 
 def test_weights_that_stand_on_no_board_go_after_a_year(service: Service) -> None:
@@ -152,7 +152,7 @@ def attack(database: Database, entry: int, number: int, robust: int) -> None:
         claim = jobs.claim(session, worker="w", lease=LEASE)
         assert claim is not None
         jobs.succeed(session, claim)
-        job_files.add(session, job.id, FileKind.CERTIFICATE, number=0, file="c", stored=stored)
+        job_files.add_file(session, job.id, FileKind.CERTIFICATE, number=0, file="c", stored=stored)
         job_files.forget_examples(session, job.id)
         values = {"examples": 5, "broken": 5, "robust_correct": robust, "certificate_sha256": stored.sha256}
         session.execute(update(ExternalAttack).where(ExternalAttack.job_id == job.id).values(**values))

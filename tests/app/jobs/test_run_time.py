@@ -42,7 +42,7 @@ def trained(database: Database, spec: TrainSpec, *seconds: float, worker: str = 
                     "learning_rate": 0.1,
                 },
             )
-            jobs.record(session, claim, epoch)
+            jobs.record_event(session, claim, epoch)
         results.record_model(session, jobs.succeed(session, claim), spec, f"{job.id:064x}")
         return job.id
 

@@ -58,13 +58,13 @@ def run(service: Service, tmp_path: Path, *, ends: JobState, days_ago: float) ->
                 "learning_rate": 0.1,
             },
         )
-        jobs.record(session, claim, epoch)
+        jobs.record_event(session, claim, epoch)
         for kind in (FileKind.RESUME, FileKind.WEIGHTS):
             content = f"{kind} of {job.id}".encode()
             (tmp_path / "source").write_bytes(content)
             stored = service.store.put(tmp_path / "source")
             grow_old(service.store.path(stored.sha256))
-            job_files.add(session, job.id, kind, number=1, file="f", stored=stored)
+            job_files.add_file(session, job.id, kind, number=1, file="f", stored=stored)
         if ends is JobState.SUCCEEDED:
             jobs.succeed(session, claim)
         else:
@@ -120,17 +120,17 @@ def test_parts_of_good_shards_go_with_their_evaluation(service: Service, tmp_pat
         second = jobs.claim(session, worker="b", lease=LEASE)
         assert first is not None
         assert second is not None
-        job_files.add(session, first.job_id, FileKind.BLOCK, number=0, file="block", stored=stored)
+        job_files.add_file(session, first.job_id, FileKind.BLOCK, number=0, file="block", stored=stored)
         jobs.succeed(session, first)
         jobs.fail(session, second, FailureCode.OUT_OF_MEMORY, "too much")
     clean(service)
     with service.database.reading() as session:
-        assert len(job_files.to_go_on_from(session, whole.id)) == 1, "a retry goes on from it"
+        assert len(job_files.resume_files(session, whole.id)) == 1, "a retry goes on from it"
     with service.database.writing() as session:
         session.execute(update(Job).values(finished_at=database_now(session) - timedelta(days=8)))
     clean(service)
     with service.database.reading() as session:
-        assert job_files.to_go_on_from(session, whole.id) == []
+        assert job_files.resume_files(session, whole.id) == []
     assert service.store.path(weights).exists()
 
 
@@ -169,7 +169,7 @@ def test_lost_workers_and_old_keys_are_forgotten(service: Service) -> None:
     remember = timedelta(hours=service.settings.idempotency_hours)
     with service.database.writing() as session:
         for name in ("here", "gone"):
-            workers.beat(session, name, host="h", device="CPU", is_draining=False)
+            workers.record_heartbeat(session, name, host="h", device="CPU", is_draining=False)
         long_ago = database_now(session) - timedelta(days=2)
         session.execute(update(WorkerRow).where(WorkerRow.name == "gone").values(heard_at=long_ago))
     jobs.submit(service.database, digits(), key="old", remember=remember)

@@ -113,8 +113,8 @@ def test_an_unforeseen_error_is_counted_too(settings: Settings) -> None:
 def test_queue_workers_and_what_runs(client: TestClient, database: Database, service: Service) -> None:
     with database.writing() as session:
         ids = [jobs.create(session, digits()).id for _ in range(3)]
-        workers.beat(session, "h/1", host="h", device="GPU")
-        workers.beat(session, "h/2", host="h", device="GPU", problem="its disk is full")
+        workers.record_heartbeat(session, "h/1", host="h", device="GPU")
+        workers.record_heartbeat(session, "h/2", host="h", device="GPU", problem="its disk is full")
     with database.writing() as session:
         claim = jobs.claim(session, worker="h/1", lease=LEASE)
         assert claim is not None
@@ -141,7 +141,7 @@ def test_queue_workers_and_what_runs(client: TestClient, database: Database, ser
     samples = scrape(client)
     assert value(samples, "broker_messages_waiting") == before + 1
     with database.writing() as session:
-        jobs.cancelled(session, claim)
+        jobs.end_cancelled(session, claim)
     assert value(scrape(client), "running_job_memory_peak_bytes", **of_job) is None
 
 
@@ -151,7 +151,7 @@ def test_outcomes_and_seconds_only_grow(client: TestClient, database: Database, 
     def fail(session: Session) -> int:
         claim = jobs.claim(session, worker="h/1", lease=LEASE)
         assert claim is not None
-        jobs.record(session, claim, epoch(claim.attempt, 2.5))
+        jobs.record_event(session, claim, epoch(claim.attempt, 2.5))
         jobs.fail(session, claim, FailureCode.NO_PROGRESS, "it hung")
         return claim.job_id
 
@@ -214,15 +214,15 @@ def test_stages_are_of_all_time_and_each_attack_counts_once(
         jobs.create(session, digits())
         claim = jobs.claim(session, worker="h/1", lease=LEASE)
         assert claim is not None
-        jobs.record(session, claim, epoch(1, 100))
-        jobs.record(session, claim, attack("APGD-CE", 100))
+        jobs.record_event(session, claim, epoch(1, 100))
+        jobs.record_event(session, claim, attack("APGD-CE", 100))
     assert value(scrape(client), "stage_seconds_sum", stage="training") == 100
     with database.writing() as session:
-        jobs.record(session, claim, epoch(2, 3))
+        jobs.record_event(session, claim, epoch(2, 3))
         # A run that goes on tells again of what was finished before.
-        jobs.record(session, claim, attack("APGD-CE", 100))
-        jobs.record(session, claim, attack("Square", 7))
-        jobs.record(session, claim, attack("Square", 7))
+        jobs.record_event(session, claim, attack("APGD-CE", 100))
+        jobs.record_event(session, claim, attack("Square", 7))
+        jobs.record_event(session, claim, attack("Square", 7))
     with serving(settings) as other:
         for samples in (scrape(client), scrape(other)):
             assert value(samples, "stage_seconds_sum", stage="training") == 103
@@ -240,7 +240,7 @@ def some_history(database: Database) -> None:
         claim = jobs.claim(session, worker="h/1", lease=LEASE)
         assert claim is not None
         for number in (1, 2):
-            jobs.record(session, claim, epoch(number, 5))
+            jobs.record_event(session, claim, epoch(number, 5))
         jobs.fail(session, claim, FailureCode.NO_PROGRESS, "it hung")
         assert jobs.claim(session, worker="h/1", lease=LEASE) is not None
 

@@ -24,7 +24,7 @@ from app.db.tables import WorkerRow
 from app.http.problems import PROBLEM_JSON, Problem
 from app.http.service import Service
 from app.jobs import job_log, workers
-from app.jobs.broker import hears_relay
+from app.jobs.broker import relay_is_running
 from app.maintenance.relay import Relay
 from app.routes.health import Readiness
 from app.store import ArtifactStore
@@ -87,9 +87,9 @@ def test_the_workers_are_listed(client: TestClient, database: Database) -> None:
     assert client.get("/api/v1/workers").json() == []
     job_id = post(client).json()["id"]
     with database.writing() as session:
-        workers.beat(session, "h/1", host="h", device="CPU")
-        workers.beat(session, "h/2", host="h", device="GPU", is_draining=True)
-        workers.beat(session, "h/3", host="h", device="GPU", problem="its disk is full")
+        workers.record_heartbeat(session, "h/1", host="h", device="CPU")
+        workers.record_heartbeat(session, "h/2", host="h", device="GPU", is_draining=True)
+        workers.record_heartbeat(session, "h/3", host="h", device="GPU", problem="its disk is full")
         jobs.claim(session, worker="h/1", lease=timedelta(seconds=90))
     first, second, third = client.get("/api/v1/workers").json()
     assert (third["state"], third["problem"]) == ("stuck", "its disk is full")
@@ -255,12 +255,12 @@ def test_readiness_tells_of_workers_and_relay(service: Service, database: Databa
     stopping = Event()
     relay = Thread(target=Relay(service).run, args=(stopping,))
     relay.start()
-    until(lambda: hears_relay(service.settings))
+    until(lambda: relay_is_running(service.settings))
     with database.writing() as session:
-        workers.beat(session, "h/1", host="h", device="CPU")
-        workers.beat(session, "h/2", host="h", device="CPU", is_draining=True)
-        workers.beat(session, "h/3", host="h", device="CPU", problem="its disk is full")
-        workers.beat(session, "h/4", host="h", device="CPU")
+        workers.record_heartbeat(session, "h/1", host="h", device="CPU")
+        workers.record_heartbeat(session, "h/2", host="h", device="CPU", is_draining=True)
+        workers.record_heartbeat(session, "h/3", host="h", device="CPU", problem="its disk is full")
+        workers.record_heartbeat(session, "h/4", host="h", device="CPU")
     with serving(service.settings) as client:
         answer = client.get("/readyz").json()
         assert (answer["workers"], answer["relay"]) == ("1 draining, 2 idle, 1 stuck", "ok")

@@ -190,7 +190,7 @@ def test_a_running_training_shows_its_step(client: TestClient, database: Databas
         assert claim is not None
         progress = Progress(stage="training", fraction=0.04, detail="epoch 1 of 50", metrics=metrics)
         jobs.heartbeat(session, claim, lease=LEASE, progress=progress)
-        jobs.record(session, claim, epoch(1, 0.5, held_out=0.3))
+        jobs.record_event(session, claim, epoch(1, 0.5, held_out=0.3))
     text = re.sub(r"<[^>]*>|\s+", " ", get(client, f"/jobs/{claim.job_id}"))
     text = re.sub(r"\s+", " ", text)
     for figure in ("Step 12 of 300", "Loss 11.250", "CE, soft 2.25", "wMSE 0.0375", "Clean 87.5 %", "Images/s 1234"):
@@ -245,7 +245,7 @@ def test_a_job_tells_its_whole_story(client: TestClient, database: Database, ser
         used = Resources(device="A GPU", peak_memory_bytes=3_400_000_000, peak_gpu_memory_bytes=1, cpu_seconds=75)
         jobs.heartbeat(session, claim, lease=LEASE, resources=used)
         stored = StoredFile("a" * 64, 1)
-        job_files.add(session, job_id, FileKind.RESUME, number=7, file="f", stored=stored)
+        job_files.add_file(session, job_id, FileKind.RESUME, number=7, file="f", stored=stored)
         jobs.fail(session, claim, FailureCode.OUT_OF_MEMORY, "the GPU is too small")
     with service.database.writing() as session:
         job_log.append(session, job_id, b"the last words\n", max_bytes=1000)
@@ -292,9 +292,9 @@ def test_workers_are_shown_with_what_they_do(client: TestClient, database: Datab
     with database.writing() as session:
         for _ in range(2):
             jobs.create(session, digits())
-        workers.beat(session, "host/1", host="host", device="NVIDIA H200, 143771 MiB", is_draining=False)
-        workers.beat(session, "host/2", host="host", device=HOSTILE, is_draining=True)
-        workers.beat(session, "host/3", host="host", device="CPU", is_draining=False)
+        workers.record_heartbeat(session, "host/1", host="host", device="NVIDIA H200, 143771 MiB", is_draining=False)
+        workers.record_heartbeat(session, "host/2", host="host", device=HOSTILE, is_draining=True)
+        workers.record_heartbeat(session, "host/3", host="host", device="CPU", is_draining=False)
         session.execute(
             update(WorkerRow)
             .where(WorkerRow.name == "host/3")

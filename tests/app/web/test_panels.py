@@ -122,7 +122,7 @@ def trained(database: Database, spec: TrainSpec) -> int:
         job_id = jobs.create(session, spec).id
         claim = jobs.claim(session, worker="w", lease=LEASE)
         assert claim is not None
-        jobs.record(session, claim, finished(1))
+        jobs.record_event(session, claim, finished(1))
         results.record_model(session, jobs.succeed(session, claim), spec, f"{job_id:064x}")
     return job_id
 

@@ -26,7 +26,7 @@ def failed(database: Database, code: FailureCode, *, saved: bool = False) -> int
         assert claim is not None
         if saved:
             stored = StoredFile("b" * 64, 1)
-            job_files.add(session, claim.job_id, FileKind.RESUME, number=1, file="f", stored=stored)
+            job_files.add_file(session, claim.job_id, FileKind.RESUME, number=1, file="f", stored=stored)
         jobs.fail(session, claim, code, "it did not work out")
         return claim.job_id
 

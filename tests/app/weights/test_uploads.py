@@ -534,7 +534,7 @@ def test_weights_can_be_fetched_by_who_may(
     with database.writing() as session:
         job = jobs.create(session, tiny_train_spec(), submitter="Bob")
         stored = StoredFile(SHA256, len(FILE))
-        job_files.add(session, job.id, FileKind.WEIGHTS, number=1, file="weights.safetensors", stored=stored)
+        job_files.add_file(session, job.id, FileKind.WEIGHTS, number=1, file="weights.safetensors", stored=stored)
     assert visitor.get(address).content == FILE, "as every certificate can be checked by anybody"
     assert_problem(visitor.get(f"/api/v1/weights/{'0' * 64}/file"), 404, "No weights with sha256")
 

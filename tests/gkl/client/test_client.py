@@ -195,7 +195,7 @@ def test_a_certificate_is_whole_or_absent(url: str, client: Client, measured: Pa
 def test_workers_recipes_and_oneself(client: Client, database: Database) -> None:
     assert client.workers() == []
     with database.writing() as session:
-        workers.beat(session, "h/1", host="h", device="CPU")
+        workers.record_heartbeat(session, "h/1", host="h", device="CPU")
     (worker,) = client.workers()
     assert (worker.name, worker.state) == ("h/1", "idle")
     assert list(client.recipes()) == list(RECIPES)
