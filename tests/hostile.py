@@ -229,7 +229,7 @@ def torch_files(canary: Path) -> dict[str, Hostile]:
             lambda: saved({"weight": __import__("numpy").array([{}, None])}), "holds a pickled numpy"
         ),
         "plain pickle": Hostile(lambda: pickle.dumps({"weight": 1}, 2), "torch.save did not write"),
-        "registered object": Hostile(lambda: b"\x80\x02\x82\x01.", "object of a registry"),
+        "registered object": Hostile(lambda: b"\x80\x02\x82\x01.", "object of the extension registry"),
         "pickle cut off": Hostile(lambda: b"\x80\x02}q\x00(X\x05", "its pickle is damaged"),
         "pickle of unknown steps": Hostile(lambda: b"\x80\x02\xff\xff", "its pickle is damaged"),
         "pickle of a text of 4 GiB": Hostile(lambda: b"\x80\x02X\xff\xff\xff\xff", "its pickle is damaged"),

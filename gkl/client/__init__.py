@@ -1,4 +1,4 @@
-"""The service from Python, over HTTP alone: `from gkl.client import Client`.
+"""A Python client of the service's HTTP API: `from gkl.client import Client`.
 
 >>> from gkl.client import Client
 >>> with Client("http://127.0.0.1:8000") as client:  # doctest: +SKIP

@@ -1,4 +1,4 @@
-"""A leaderboard, as entries and as a frame."""
+"""A leaderboard as a sequence of entries, or as a DataFrame."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 _ACCURACIES = ("clean", "robust", "autoattack", "external")
-# Long, of one entry alone, and on its page.
+# Long texts about one entry, which its page shows.
 _LEFT_OUT = {"anomalies", "footnote"}
 
 
 class Board(Sequence[EntryView]):
-    """The entries of a view of a leaderboard, in its order; ranks are those of the whole board."""
+    """The entries of a leaderboard, or of a filtered view of one, in order. Ranks are those of the whole board."""
 
     def __init__(self, about: BoardSummary, entries: Sequence[EntryView]) -> None:
         self.about = about
-        """Its data set, threat model, title and budget."""
+        """The board's data set, threat model, title and epsilon."""
         self.entries = list(entries)
 
     @overload
@@ -38,13 +38,15 @@ class Board(Sequence[EntryView]):
         return f"Board: {self.about.title}, {len(self)} of {self.about.num_entries} entries"
 
     def to_frame(self) -> DataFrame:
-        """A row for each entry. An accuracy is a share of 1, with the ends of its 95 % interval beside it.
+        """Return a DataFrame with a row for each entry.
+
+        Accuracies are in [0, 1], each with its 95 % interval in the columns '<name>_low' and '<name>_high'.
 
         Raises:
             InvalidInput: pandas is not installed.
         """
         try:
-            import pandas  # noqa: PLC0415 - an extra of whoever wants it  # type: ignore[import-untyped]
+            import pandas  # noqa: PLC0415 - an optional dependency  # type: ignore[import-untyped]
         except ImportError as error:
             raise InvalidInput("a frame needs pandas: pip install pandas") from error
         columns = [column for name in EntryView.model_fields if name not in _LEFT_OUT for column in _columns_of(name)]

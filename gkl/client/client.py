@@ -1,4 +1,4 @@
-"""The REST client: a method for each thing that can be asked of a service."""
+"""The client of the REST API: a method for each operation."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ from gkl.files import atomic_path
 from gkl.progress_bar import progress_bar
 from gkl.spec import EvaluateSpec, Publication, TrainSpec
 
-_JOBS_OF_A_PAGE = 200
-_ENTRIES_OF_A_PAGE = 1000
+_JOBS_PER_PAGE = 200
+_ENTRIES_PER_PAGE = 1000
 _SEND_SECONDS = 600
 # RFC 9530.
 _DIGEST = "Repr-Digest"
@@ -56,25 +56,25 @@ ExportFormat = Literal["csv", "json", "robustbench", "bibtex", "latex"]
 
 
 class Client:
-    """A service, asked with one token.
+    """A client of one service, with one token.
 
     Every method raises a `ClientError` if the service refuses, fails or cannot be reached; `gkl.client.errors` lists
-    the classes. The client retries requests that are safe to send twice, up to three times, if a connection breaks or
-    the service says that it is busy or away. It never retries others.
+    the classes. If a connection breaks, or the service is busy or unavailable, the client retries requests that are
+    safe to send twice, up to three times. It never retries others.
 
     Use it as a context manager, or call `close`.
     """
 
     def __init__(self, url: str, token: str | None = None, *, patience_seconds: float = 60) -> None:
-        """Connects to nothing yet.
+        """Prepare a client; the first request connects.
 
         Args:
             url: address of the service, such as 'http://127.0.0.1:8000'.
-            token: of `gklbench token create`, where the service asks for one.
-            patience_seconds: how long to retry a request at most; 0 for one try.
+            token: a token of `gklbench token create`, if the service asks for one.
+            patience_seconds: longest time in which to retry a request; 0 for no retries.
 
         Raises:
-            Invalid: the address, the token or a proxy of the environment cannot be used.
+            Invalid: the address, the token, or a proxy set in the environment cannot be used.
         """
         self._connection = Connection(url, token, patience_seconds=patience_seconds)
         self._uploader = Uploader(self._connection)
@@ -109,23 +109,23 @@ class Client:
         priority: int | None = None,
         key: str | None = None,
     ) -> JobView:
-        """Send a job.
+        """Submit a job.
 
         Args:
-            spec: what to run, as a model or as the JSON of one.
-            submitter: for whom it is; by default whose the token is.
-            priority: jobs of higher priority are taken first; above 0 is for admins.
-            key: a text of your own; the same key and spec give the same job, also from another process. Without it
-                each call makes a new job.
+            spec: what to run, as a spec object or as its JSON in a dictionary.
+            submitter: whom the job is for; by default the token's owner.
+            priority: workers take jobs with higher priority first; only admins may set it above 0.
+            key: an idempotency key of your choice: calls with the same key and spec return the same job, also from
+                another process. Without a key each call creates a new job.
 
         Returns:
-            The job, queued. Its `warning` says why it can hardly succeed, as far as earlier jobs tell.
+            The queued job. Its `warning` says why the job will probably fail, judging by earlier jobs.
 
         Raises:
-            Invalid: the spec or an option cannot be used; `errors` has each field.
+            Invalid: the spec or an option cannot be used; `errors` lists each field at fault.
             Refused: the token does not allow it.
-            Conflict: the key came with another spec.
-            TooManyRequests: more jobs are queued, or more hours used, than the token may.
+            Conflict: the key was used with another spec.
+            TooManyRequests: the token's limit of queued jobs or of GPU hours is reached.
         """
         body = spec.model_dump(mode="json") if isinstance(spec, TrainSpec | EvaluateSpec) else dict(spec)
         headers = {"Idempotency-Key": key or str(uuid.uuid4())}
@@ -133,20 +133,20 @@ class Client:
         return self._connection.read(JobView, "POST", "/api/v1/jobs", json=body, params=query, headers=headers)
 
     def wait(self, job_id: int, progress: bool = True) -> list[JobView]:
-        """Follow a job, and the jobs that follow from it, until all of them have ended.
+        """Wait until a job has ended, and the jobs that follow it, such as a training's evaluation.
 
-        A job that fails is an answer and no error: look at its `state` and `failure`.
+        A failed job raises no error: look at its `state` and `failure`.
 
         Args:
             job_id: the job's number.
-            progress: whether to show a bar, where tqdm is installed.
+            progress: whether to show a progress bar; needs tqdm.
 
         Returns:
-            The job as it ended, and after it those that followed: of a training its evaluation.
+            The ended job, and after it the ended jobs that followed it.
 
         Raises:
             NotFound: there is no such job.
-            Unreachable: the service was away for two minutes.
+            Unreachable: the service could not be reached for two minutes.
         """
         waiting, ended = [job_id], []
         while waiting:
@@ -161,7 +161,7 @@ class Client:
         return ended
 
     def job(self, job_id: int) -> JobView:
-        """How a job is.
+        """Return a job: its state, progress and results.
 
         Raises:
             NotFound: there is no such job.
@@ -175,20 +175,20 @@ class Client:
         kind: JobKind | str | None = None,
         limit: int | None = None,
     ) -> Iterator[JobView]:
-        """Jobs, the newest first, asked for page by page as they are read.
+        """Iterate over jobs, the newest first. Pages are requested as you iterate.
 
         Args:
-            state: only those in this state, such as 'running'.
-            kind: only those of this kind, such as 'evaluate'.
+            state: only jobs in this state, such as 'running'.
+            kind: only jobs of this kind, such as 'evaluate'.
             limit: how many at most; by default all.
 
         Raises:
-            Invalid: there is no such state or kind. As all errors of this method, when the first job is read.
+            Invalid: there is no such state or kind. Raised, like all errors of this method, while you iterate.
         """
         left = limit
         query = _given(state=state, kind=kind)
         while left is None or left > 0:
-            query["limit"] = _JOBS_OF_A_PAGE if left is None else min(_JOBS_OF_A_PAGE, left)
+            query["limit"] = _JOBS_PER_PAGE if left is None else min(_JOBS_PER_PAGE, left)
             page = self._connection.read(JobPage, "GET", "/api/v1/jobs", params=query)
             yield from page.jobs
             if page.next_cursor is None:
@@ -197,23 +197,24 @@ class Client:
             left = None if left is None else left - len(page.jobs)
 
     def events(self, job_id: int) -> Iterator[StreamEvent]:
-        """The job's events from the first to its last state; reconnects and goes on where it was cut off.
+        """Iterate over a job's events, from the first until the job has ended.
 
-        Of a job that was retried also the states in which it had ended before.
+        If the connection breaks, the client reconnects and continues after the last event. A retried job has the final
+        states of its earlier runs among its events.
 
         Raises:
             NotFound: there is no such job.
-            TooManyRequests: too many streams are open already.
-            Unreachable: the service was away for two minutes.
+            TooManyRequests: too many event streams are open.
+            Unreachable: the service could not be reached for two minutes.
         """
         return follow(self._connection, job_id)
 
     def log(self, job_id: int, offset: int = 0) -> LogPart:
-        """What the runs of a job wrote.
+        """Read a job's log, from a byte on.
 
         Args:
             job_id: the job's number.
-            offset: the byte to begin at, to go on with a log that grows.
+            offset: the byte to begin at; give the last part's `end` to continue with a growing log.
 
         Raises:
             NotFound: there is no such job.
@@ -222,7 +223,7 @@ class Client:
         return LogPart(answer.content, self._connection.number(answer, "X-Log-Size"))
 
     def curves(self, job_id: int) -> JobMetrics:
-        """The points of a training's curves: what each finished epoch measured; none of other jobs.
+        """Return the points of a training's curves: the measurements of each finished epoch. Other jobs have none.
 
         Raises:
             NotFound: there is no such job.
@@ -231,43 +232,43 @@ class Client:
         return self._connection.read(JobMetrics, "GET", f"/api/v1/jobs/{job_id}/metrics", params=query)
 
     def cancel(self, job_id: int) -> JobView:
-        """Cancel a job, and what it is to be followed by. One that runs is `cancelling` until it has stopped.
+        """Cancel a job and the jobs that would follow it. A running job is `cancelling` until it has stopped.
 
         Raises:
             NotFound: there is no such job.
-            Refused: it is somebody else's.
-            Conflict: it has already succeeded or failed, and nothing that follows from it is left to cancel.
+            Refused: the job belongs to somebody else.
+            Conflict: the job has already succeeded or failed, and no job that follows it is left to cancel.
         """
         return self._connection.read(JobView, "POST", f"/api/v1/jobs/{job_id}/cancel")
 
     def retry(self, job_id: int) -> JobView:
-        """Queue a failed or cancelled job again; it goes on from what it saved.
+        """Queue a failed or cancelled job again. It resumes from what it saved.
 
         Raises:
             NotFound: there is no such job.
-            Refused: it is somebody else's.
-            Conflict: it has neither failed nor been cancelled.
-            Invalid: its weights are not there any more.
-            TooManyRequests: more jobs are queued, or more hours used, than the token may.
+            Refused: the job belongs to somebody else.
+            Conflict: the job has neither failed nor been cancelled.
+            Invalid: the job's weights have been removed.
+            TooManyRequests: the token's limit of queued jobs or of GPU hours is reached.
         """
         return self._connection.read(JobView, "POST", f"/api/v1/jobs/{job_id}/retry")
 
     # --- weights and attacks -----------------------------------------------------------------------------------------
 
     def upload(self, path: Path | str, *, on_progress: Callable[[float], None] = lambda _: None) -> UploadView:
-        """Send a file of weights, in pieces, each from where the last one broke off. What is there is not sent again.
+        """Upload a file of weights; resumes after a broken connection. A file that the service has is not sent again.
 
         Args:
-            path: of the file: safetensors, or a state dict of torch.save.
-            on_progress: is called with the share that has been sent.
+            path: a safetensors file, or a state dict of torch.save.
+            on_progress: called with the share that has been sent, in [0, 1].
 
         Returns:
-            The file as it is stored; an evaluation names it by its `sha256`.
+            The stored file. Put its `sha256` into an evaluation's `weights`.
 
         Raises:
-            Invalid: it is no file of weights.
-            TooManyRequests: more would be kept than the token may.
-            ClientError: the file cannot be read, or it is larger than the service accepts.
+            Invalid: it is not a file of weights.
+            TooManyRequests: the token's limit of stored bytes would be exceeded.
+            ClientError: the file cannot be read, or is larger than the service accepts.
         """
         try:
             return self._uploader.send(Path(path), on_progress)
@@ -275,44 +276,44 @@ class Client:
             raise ClientError(f"{path} cannot be read ({error.strerror})") from error
 
     def attack(self, entry_id: int, examples: Path | str, *, name: str, submitter: str | None = None) -> JobView:
-        """Send adversarial examples against an entry; what breaks points that stand lowers its robust accuracy.
+        """Submit adversarial examples against an entry. Each point they break lowers the entry's robust accuracy.
 
         Args:
             entry_id: the entry's number.
             examples: safetensors with 'adversarial' (K, channels, height, width) in [0, 1] and 'index' (K,).
-            name: what the attack is called.
-            submitter: who found them; by default whose the token is.
+            name: name of the attack.
+            submitter: who found the examples; by default the token's owner.
 
         Returns:
-            The job that checks them.
+            The job that checks the examples.
 
         Raises:
             NotFound: there is no such entry.
-            Conflict: the entry takes none: it was not measured here, or its verdict is provisional.
-            Invalid: it is no such file.
+            Conflict: the entry accepts no examples: it was not measured here, or its verdict is provisional.
+            Invalid: the file does not hold such examples.
             ClientError: the file cannot be read.
         """
         return self._send_file(f"/api/v1/entries/{entry_id}/attacks", examples, name=name, submitter=submitter)
 
     def transfer(self, entry_id: int, *, source: int, submitter: str | None = None) -> JobView:
-        """Measure how many adversarial examples of one entry break another. `transfers` has what was found.
+        """Measure how many adversarial examples of one entry break another; `transfers` returns the result.
 
-        What breaks points that stand lowers the entry's robust accuracy, as `attack` does.
+        As with `attack`, each point they break lowers the entry's robust accuracy.
 
         Args:
-            entry_id: the entry on whose network they are tried.
-            source: the entry whose examples they are.
-            submitter: for whom it is; by default whose the token is.
+            entry_id: the entry on whose network the examples are tried.
+            source: the entry whose examples are tried.
+            submitter: whom the job is for; by default the token's owner.
 
         Returns:
-            The job that measures it.
+            The job that measures the transfer.
 
         Raises:
             NotFound: there is no such entry.
-            Conflict: one of them has no weights or no examples here, is provisional or withdrawn; or it is measured
-                already.
-            Invalid: they are of other data sets or threat models.
-            TooManyRequests: more jobs are queued than the token may.
+            Conflict: the target has no weights or the source no examples here, or one of them is provisional or
+                withdrawn; or the transfer has been measured already.
+            Invalid: the two differ in data set or threat model.
+            TooManyRequests: the token's limit of queued jobs is reached.
         """
         return self._connection.read(
             JobView,
@@ -331,25 +332,25 @@ class Client:
         publication: Publication | None = None,
         submitter: str | None = None,
     ) -> JobView:
-        """Send the certificate of a network that the service cannot build, for a row that says *reported*.
+        """Submit the certificate of a network that the service cannot build, for an entry marked *reported*.
 
         Args:
-            certificate: what `gkl.Verdict.save_certificate` wrote, about all test images of a data set.
-            name: what the network is called.
-            architecture: what it is, in your own words.
-            publication: what the board is to say of it.
-            submitter: whose it is; by default whose the token is.
+            certificate: a file of `gkl.Verdict.save_certificate` about all test images of a data set.
+            name: the network's name on the board.
+            architecture: the network's architecture, in your own words.
+            publication: what the board shows about the network.
+            submitter: owner of the entry; by default the token's owner.
 
         Returns:
-            The job that checks it. Its `entry_id` is the row, once it has succeeded.
+            The job that checks the certificate. Once it has succeeded, its `entry_id` is the entry.
 
         Raises:
-            Invalid: it is no such certificate.
+            Invalid: the file is not such a certificate.
             Refused: the token does not allow it.
             ClientError: the file cannot be read.
         """
-        said = {} if publication is None else publication.model_dump(mode="json", exclude_defaults=True)
-        query = {"name": name, "architecture": architecture, "submitter": submitter} | said
+        shown = {} if publication is None else publication.model_dump(mode="json", exclude_defaults=True)
+        query = {"name": name, "architecture": architecture, "submitter": submitter} | shown
         return self._send_file("/api/v1/reports", certificate, **query)
 
     def _send_file(self, address: str, path: Path | str, **query: Any) -> JobView:
@@ -371,15 +372,15 @@ class Client:
     # --- results -----------------------------------------------------------------------------------------------------
 
     def boards(self) -> list[BoardSummary]:
-        """The leaderboards that there are."""
+        """Return all leaderboards, without their entries."""
         return self._connection.read(list[BoardSummary], "GET", "/api/v1/leaderboards")
 
     def board(self, dataset: str, threat_model: str, **view: str | int | None) -> Board:
-        """All entries of a leaderboard, or of a view of one, in its order.
+        """Return all entries of a leaderboard, or of a filtered view of it.
 
         Args:
-            dataset: such as 'cifar10'.
-            threat_model: the board's name: 'Linf' for the usual budget, 'Linf-0.1' for another.
+            dataset: the board's data set, such as 'cifar10'.
+            threat_model: the board's name: 'Linf' for the data set's usual epsilon, 'Linf-0.1' for another.
             view: filters and order, as in the address of the board's page: `q`, `family`, `data`, `epsilon`, `venue`,
                 `year`, `provenance`, `unreliable`, `loss`, `sort`.
 
@@ -387,7 +388,7 @@ class Client:
             NotFound: there is no such board.
             Invalid: there is no such filter or order.
         """
-        query: dict[str, Any] = {"limit": _ENTRIES_OF_A_PAGE} | _given(**view)
+        query: dict[str, Any] = {"limit": _ENTRIES_PER_PAGE} | _given(**view)
         found: list[EntryView] = []
         while True:
             page = self._connection.read(BoardDetail, "GET", _board_address(dataset, threat_model), params=query)
@@ -400,23 +401,23 @@ class Client:
     def export(
         self, dataset: str, threat_model: str, file_format: ExportFormat, **view: str | int | None
     ) -> Iterator[bytes]:
-        """A leaderboard as a file, piece by piece.
+        """Export a leaderboard as a file, and iterate over its pieces.
 
         Args:
-            dataset: as of `board`.
-            threat_model: as of `board`.
-            file_format: how to write it.
-            view: as of `board`.
+            dataset: see `board`.
+            threat_model: see `board`.
+            file_format: the file's format; 'robustbench' has the entries as RobustBench's `model_info` JSON.
+            view: see `board`.
 
         Raises:
-            NotFound: there is no such board. As all errors of this method, when the first piece is read.
+            NotFound: there is no such board. Raised, like all errors of this method, while you iterate.
         """
         path = f"{_board_address(dataset, threat_model)}/export/{file_format}"
         with self._connection.stream(path, _given(**view)) as response:
             yield from response.iter_bytes()
 
     def entry(self, entry_id: int) -> EntryDetail:
-        """An entry of a leaderboard, with all external attacks that held.
+        """Return an entry of a leaderboard, with all external attacks that were confirmed.
 
         Raises:
             NotFound: there is no such entry.
@@ -427,7 +428,7 @@ class Client:
         return first.model_copy(update={"external_attacks": attacks, "next_cursor": None})
 
     def model(self, model_id: int) -> ModelDetail:
-        """A model, with its place on each board and all its evaluations, the newest first.
+        """Return a model with its entries on boards and all its evaluations, the newest first.
 
         Raises:
             NotFound: there is no such model.
@@ -438,20 +439,20 @@ class Client:
         return first.model_copy(update={"evaluations": evaluations, "next_cursor": None})
 
     def points(self, measured: EntryView | EvaluationView) -> Iterator[PointView]:
-        """What became of each point, in the order of the test images, asked for page by page as they are read.
+        """Iterate over the outcome of each point, in the order of the test images. Pages are requested as you iterate.
 
         Args:
-            measured: an entry, with what external attacks broke; or an evaluation alone.
+            measured: an entry, for outcomes that include external attacks; or an evaluation, for those of it alone.
 
         Raises:
-            NotFound: it has no certificate: it was imported, or its verdict is provisional. As all errors of this
-                method, when the first point is read.
+            NotFound: there is no certificate: the entry was imported, or its verdict is provisional. Raised, like all
+                errors of this method, while you iterate.
         """
         for page in self._connection.pages(f"{_address(measured)}/points", {}):
             yield from self._connection.parse(list[PointView], page)
 
     def classes(self, entry_id: int) -> list[ClassView]:
-        """How an entry does on each class, the least robust first.
+        """Return an entry's accuracies on each class, the least robust class first.
 
         Raises:
             NotFound: there is no such entry, or it has no certificate.
@@ -459,20 +460,20 @@ class Client:
         return self._connection.read(list[ClassView], "GET", f"/api/v1/entries/{entry_id}/classes")
 
     def certificate(self, measured: EntryView | EvaluationView, path: Path | str) -> Path:
-        """Download the proof: what each point came to, and the adversarial example of each broken one.
+        """Download a certificate: the outcome of each point, and the adversarial example of each broken one.
 
-        `gklbench verify` re-checks it. A file that is there is replaced once the new one is whole.
+        `gklbench verify` checks it again. An existing file is replaced only once the new one is complete.
 
         Args:
-            measured: an entry, with the examples of external attacks; or an evaluation alone.
+            measured: an entry, for a certificate that includes external attacks; or an evaluation, for its own.
             path: the file to write.
 
         Returns:
             The path.
 
         Raises:
-            NotFound: it has no certificate: it was imported, or its verdict is provisional.
-            ClientError: what came is not what the service has, or the file cannot be written.
+            NotFound: there is no certificate: the entry was imported, or its verdict is provisional.
+            ClientError: the download was damaged on the way, or the file cannot be written.
         """
         path, tries = Path(path), self._connection.tries("GET")
         while True:
@@ -481,7 +482,7 @@ class Client:
             except OSError as error:
                 raise ClientError(f"{path} cannot be written ({error.strerror})") from error
             except Unreachable:
-                # Another try than those of the request: this connection broke while the file came.
+                # The connection broke during the download. The request's own retries do not cover that.
                 if not (self._connection.has_answered and tries.wait()):
                     raise
             else:
@@ -496,42 +497,42 @@ class Client:
             if announced is None:
                 raise self._connection.stranger(response)
             if _write(response, part) != announced[1]:
-                raise ClientError(f"the certificate came damaged, and {path} was not written; try again")
+                raise ClientError(f"the certificate was damaged on the way, and {path} was not written; try again")
 
     def board_points(
         self, dataset: str, threat_model: str, *, order: Literal["hardest", "easiest"] = "hardest"
     ) -> Iterator[BoardPointView]:
-        """The test images of a leaderboard, by how many of the networks that were measured there lose them.
+        """Iterate over a board's test images, ordered by how many of the networks measured here get them wrong.
 
         Args:
-            dataset: of the board.
-            threat_model: its name, such as 'Linf'.
-            order: the images first that most networks lose, or those that fewest do.
+            dataset: the board's data set.
+            threat_model: the board's name, such as 'Linf'.
+            order: 'hardest' for the images first that most networks get wrong, 'easiest' for the reverse.
 
         Raises:
-            NotFound: there is no such board. As all errors of this method, when the first point is read.
+            NotFound: there is no such board. Raised, like all errors of this method, while you iterate.
         """
         path = f"{_board_address(dataset, threat_model)}/points"
         for page in self._connection.pages(path, {"order": order}):
             yield from self._connection.parse(BoardPointsView, page).points
 
     def compare(self, *entry_ids: int) -> ComparisonView:
-        """Whether one of 2 to 4 entries is better than another, and in what their specs differ.
+        """Compare 2 to 4 entries: whether one is better than another, and in which fields their specs differ.
 
         Args:
             entry_ids: the entries' numbers.
 
         Raises:
             NotFound: there is no such entry.
-            Invalid: these are not 2 to 4.
+            Invalid: fewer than 2 or more than 4 entries are given.
         """
         return self._connection.read(ComparisonView, "GET", "/api/v1/compare", params={"entries": list(entry_ids)})
 
     def transfers(self, entry_id: int) -> Iterator[TransferView]:
-        """What adversarial examples of other entries do to an entry, and its own to others, the newest first.
+        """Iterate over the transfers from and to an entry, the newest first: examples of one entry tried on another.
 
         Raises:
-            NotFound: there is no such entry. When the first one is read.
+            NotFound: there is no such entry. Raised, like all errors of this method, while you iterate.
         """
         for page in self._connection.pages(f"/api/v1/entries/{entry_id}/transfers", {}):
             yield from self._connection.parse(list[TransferView], page)
@@ -539,21 +540,21 @@ class Client:
     # --- the service -------------------------------------------------------------------------------------------------
 
     def workers(self) -> list[WorkerView]:
-        """The workers, by host: on what device, doing what."""
+        """Return the workers, ordered by host, with device, state and current job."""
         pages = self._connection.pages("/api/v1/workers", {"limit": 1000})
         return [worker for page in pages for worker in self._connection.parse(list[WorkerView], page)]
 
     def recipes(self) -> dict[str, TrainSpec]:
-        """The service's recipes by name, ready to be changed and sent."""
+        """Return the service's recipes by name, ready to be changed and submitted."""
         return self._connection.read(dict[str, TrainSpec], "GET", "/api/v1/recipes")
 
     def whoami(self) -> IdentityView:
-        """Whose the token is, what it may use, and what it does."""
+        """Return the token's owner, its scope and limits, and how much of them is used."""
         return self._connection.read(IdentityView, "GET", "/api/v1/me")
 
 
 def _given(**options: Any) -> dict[str, Any]:
-    """Those that are not left out."""
+    """The options that are not None."""
     return {name: value for name, value in options.items() if value is not None}
 
 
@@ -566,7 +567,7 @@ def _address(measured: EntryView | EvaluationView) -> str:
 
 
 def _write(response: httpx2.Response, path: Path) -> str:
-    """Returns the sha256 of what came, in base64 as a digest's header has it."""
+    """Write the body to a file and return its sha256 in base64, as in a Repr-Digest header."""
     hasher = hashlib.sha256()
     with path.open("wb") as file:
         for piece in response.iter_bytes():

@@ -1,4 +1,4 @@
-"""How requests are sent, tried again where that is safe, and their answers read."""
+"""Sends requests, retries them where that is safe, and parses the answers."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from gkl.client.errors import ClientError, Invalid, NotTheService, TooManyReques
 
 _TIMEOUT_SECONDS = 30
 _PAUSES = (0.5, 1.0, 2.0)
-"""Before the second, third and fourth try, where the service names no other time."""
-# What a service that is being restarted, or whose database is, answers for a while.
+"""Seconds before the second, third and fourth try, unless the service sends Retry-After."""
+# Statuses while the service or its database is being restarted.
 AWAY = (502, 503, 504)
 _PASSING = (429, *AWAY)
 _BROKEN = (httpx2.NetworkError, httpx2.RemoteProtocolError, httpx2.TimeoutException)
@@ -28,22 +28,22 @@ _Answer = TypeVar("_Answer")
 
 
 class Connection:
-    """To one service, with one token."""
+    """HTTP connections to one service, with one token."""
 
     def __init__(self, url: str, token: str | None, *, patience_seconds: float) -> None:
         """
         Raises:
-            Invalid: the address, the token or a proxy of the environment cannot be used.
+            Invalid: the address, the token, or a proxy set in the environment cannot be used.
         """
         self.url = url.rstrip("/")
         self.patience_seconds = patience_seconds
         self.has_answered = False
-        """Whether the service was reached before."""
+        """Whether any request has been answered."""
         if token is not None and not re.fullmatch(r"[!-~]+", token):
             raise _unusable("token", "the token holds characters that no token has; copy it again")
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         try:
-            # This machine is asked directly, whatever proxy the environment names: that would ask its own machine.
+            # No proxy for loopback addresses: a proxy would connect to its own machine.
             transport = httpx2.HTTPTransport() if is_loopback(_host(self.url)) else None
             self.http = httpx2.Client(base_url=self.url, timeout=_TIMEOUT_SECONDS, headers=headers, transport=transport)
         except httpx2.InvalidURL as error:
@@ -56,19 +56,19 @@ class Connection:
         except ValueError as error:
             raise Invalid(f"a proxy that the environment names cannot be used: {error}") from error
 
-    # --- asking ------------------------------------------------------------------------------------------------------
+    # --- requests ----------------------------------------------------------------------------------------------------
 
     def send(self, method: str, path: str, *, expected: tuple[int, ...] = (), **options: Any) -> httpx2.Response:
-        """Send a request, again where that is safe: a GET, a HEAD, and one with an Idempotency-Key.
+        """Send a request, and retry it if that is safe: a GET, a HEAD, or one with an Idempotency-Key.
 
         Args:
-            method: of the request.
-            path: on the service, or a whole address.
-            expected: statuses that are answers, and no errors.
-            options: of `httpx2.Client.request`.
+            method: the request's method.
+            path: path on the service, or a full address.
+            expected: error statuses to return instead of raising them.
+            options: further arguments of `httpx2.Client.request`.
 
         Raises:
-            ClientError: the answer is an error, or there is none.
+            ClientError: the answer is an error, or there is no answer.
         """
         tries = self.tries(method, options.get("headers"))
         while True:
@@ -85,28 +85,28 @@ class Connection:
                 return self.check(response)
 
     def read(self, kind: type[_Answer], method: str, path: str, **options: Any) -> _Answer:
-        """What a request is answered with, as that type.
+        """Send a request and parse the answer as `kind`.
 
         Raises:
-            ClientError: as `send`.
-            NotTheService: the answer is something else.
+            ClientError: see `send`.
+            NotTheService: the answer is not of this kind.
         """
         return self.parse(kind, self.send(method, path, **options))
 
     def pages(self, path: str, query: Mapping[str, Any]) -> Iterator[httpx2.Response]:
-        """The pages of a list, each as the `Link` header of the one before names it."""
+        """Iterate over the pages of a list, following each page's `Link` header."""
         response = self.send("GET", path, params=query)
         while True:
             yield response
             following = response.links.get("next", {}).get("url")
             if following is None:
                 return
-            # Relative to the request: a proxy may have given the service another name and path.
+            # Relative to the request's address: behind a proxy the service may have another name and path.
             response = self.send("GET", str(response.url.join(following)))
 
     @contextmanager
     def stream(self, path: str, query: Mapping[str, Any]) -> Iterator[httpx2.Response]:
-        """An answer whose body is read piece by piece. The request is sent again only until its head has come."""
+        """Send a GET request whose body is read piece by piece. It is retried only until the headers have arrived."""
         tries = self.tries("GET")
         while True:
             request = self.http.build_request("GET", path, params=query)
@@ -135,7 +135,7 @@ class Connection:
         return Tries(self.patience_seconds if is_safe else 0)
 
     def _may_pass(self, error: Exception) -> bool:
-        """Where nobody listens, only if somebody did before: a wrong address is told at once."""
+        """Whether a retry may help. A refused first connection is not retried: the address is probably wrong."""
         return isinstance(error, _BROKEN) and (self.has_answered or not isinstance(error, _UNHEARD))
 
     # --- reading -----------------------------------------------------------------------------------------------------
@@ -148,7 +148,7 @@ class Connection:
         return answer
 
     def number(self, response: httpx2.Response, header: str) -> int:
-        """What a header says, which every answer of this kind has."""
+        """Parse a header with a whole number, which the service's answer must have."""
         text = response.headers.get(header, "")
         if not re.fullmatch(r"[0-9]{1,19}", text):
             raise self.stranger(response)
@@ -157,7 +157,7 @@ class Connection:
     def check(self, response: httpx2.Response) -> httpx2.Response:
         """
         Raises:
-            ClientError: it is no success.
+            ClientError: the status is an error.
         """
         if response.is_success:
             return response
@@ -194,19 +194,19 @@ class Connection:
     def unreachable(self, error: Exception) -> Unreachable:
         host = httpx2.URL(self.url).host
         is_direct = is_loopback(host) or not getproxies() or proxy_bypass(host)
-        through = "" if is_direct else " through the proxy that the environment names; NO_PROXY lists hosts without one"
+        through = "" if is_direct else " through the proxy that the environment names; NO_PROXY lists hosts to exclude"
         return Unreachable(f"no service answers at {self.url} ({error}){through}")
 
 
 class Tries:
-    """How often one request may be sent, and how long all of that may take."""
+    """Limits how often, and for how long, one request is retried."""
 
     def __init__(self, patience_seconds: float) -> None:
         self._pauses = list(_PAUSES)
         self._until = time.monotonic() + patience_seconds
 
     def wait(self, asked_seconds: float | None = None) -> bool:
-        """Wait for the next try; at once False where there is none, or it would come too late."""
+        """Sleep until the next try; return False at once if none is left or it would come too late."""
         if not self._pauses:
             return False
         seconds = max(self._pauses.pop(0), asked_seconds or 0)
@@ -217,7 +217,7 @@ class Tries:
 
 
 def problem_of(response: httpx2.Response) -> Problem | None:
-    """An error of the service; None where somebody else answered."""
+    """Parse an error of the service; None if something else answered."""
     try:
         return Problem.model_validate_json(response.content)
     except ValidationError:
@@ -225,12 +225,12 @@ def problem_of(response: httpx2.Response) -> Problem | None:
 
 
 def retry_after(response: httpx2.Response) -> float | None:
-    """In seconds. A Retry-After may also be a date, which this service never sends."""
+    """The Retry-After header in seconds. It may also be a date, which this service never sends."""
     text = response.headers.get("Retry-After", "")
     return float(text) if re.fullmatch(r"[0-9]{1,6}", text) else None
 
 
-# Of `list[PointView]` and the like too, which takes longer to make than an answer takes to read.
+# Kept, because making an adapter takes longer than reading an answer.
 _adapters: dict[Any, TypeAdapter[Any]] = {}
 
 
@@ -243,7 +243,7 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 def _host(url: str) -> str:
     """
     Raises:
-        InvalidURL: it is no address of a service.
+        InvalidURL: it is not an http or https address.
     """
     address = httpx2.URL(url)
     if address.scheme not in ("http", "https") or not address.host:

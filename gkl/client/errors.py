@@ -1,16 +1,16 @@
-"""What can go wrong between a client and its service, and what to do.
+"""The errors of the client, each with a sentence that says what to do.
 
     ClientError
     ├── Unreachable           nothing answers at the address
-    ├── NotTheService         something else answers: a proxy in between, or another program
+    ├── NotTheService         something else answers: a proxy, or another program
     ├── Refused          401, 403   the token is missing, unknown, or does not allow it
     ├── NotFound         404
-    ├── Conflict         409   it does not fit the present state: a job that has ended cannot be cancelled
-    ├── Invalid          422   what was sent cannot be used; `errors` has each field at fault
-    ├── TooManyRequests  429   a limit is reached; `retry_after` says when to come back
-    └── Unavailable      5xx   a part of the service is away or has failed; the same request may work later
+    ├── Conflict         409   the current state does not allow it: a job that has ended cannot be cancelled
+    ├── Invalid          422   the request cannot be used; `errors` lists each field at fault
+    ├── TooManyRequests  429   a limit is reached; `retry_after` says when to try again
+    └── Unavailable      5xx   a part of the service is down or has failed; the same request may work later
 
-An answer of any other status, such as 413 or 507, is a `ClientError` itself or the class of its hundred.
+Other 4xx statuses, such as 413, raise `ClientError` itself.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from gkl.answers import FieldProblem
 
 
 class ClientError(Exception):
-    """The service refused, failed, or could not be reached. `str` of it is a sentence that says what to do."""
+    """The service refused, failed, or could not be reached. Its text says what happened and what to do."""
 
     def __init__(
         self,
@@ -34,13 +34,13 @@ class ClientError(Exception):
     ) -> None:
         super().__init__(sentence)
         self.status = status
-        """The HTTP status; None where no service answered."""
+        """The HTTP status; None if no service answered."""
         self.code = code
-        """What went wrong, for programs, such as 'not_found'; None where no service said so."""
+        """What went wrong, for programs, such as 'not_found'; None if the error is not from the service."""
         self.detail = sentence if detail is None else detail
         """The sentence alone, as the service wrote it."""
         self.errors = list(errors)
-        """Each field at fault, with its place and what would be right."""
+        """Each field at fault: where it is, what is wrong, and what would be right."""
 
 
 class Unreachable(ClientError):
@@ -60,26 +60,26 @@ class NotFound(ClientError):
 
 
 class Conflict(ClientError):
-    """It does not fit the present state of what it is about."""
+    """The current state of the job, entry or model does not allow it."""
 
 
 class Invalid(ClientError):
-    """What was sent cannot be used as it is."""
+    """A field, an option or a file of the request cannot be used; `errors` lists each field at fault."""
 
 
 class TooManyRequests(ClientError):
     """A limit of this token or address is reached."""
 
     retry_after: float | None = None
-    """After how many seconds the service lets it in again, where it says so."""
+    """Seconds until the service accepts the request; None if it does not say."""
 
 
 class Unavailable(ClientError):
-    """A part of the service is away, or has failed."""
+    """A part of the service is down, or has failed."""
 
 
 def class_of(status: int) -> type[ClientError]:
-    """The class of errors that a status stands for."""
+    """The error class for an HTTP status."""
     known: dict[int, type[ClientError]] = {
         401: Refused,
         403: Refused,

@@ -1,4 +1,4 @@
-"""A job as it happens, over connections that may break."""
+"""Follows a job's event stream, and reconnects when the connection breaks."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class StreamEvent:
 
     @property
     def of_run(self) -> Event | None:
-        """What the run itself reported, as a bar takes it; None for what happened around it."""
+        """The event as the run reported it, for a progress bar; None for events that a bar does not show."""
         kinds: dict[str, type[Progress | AttackFinished]] = {"progress": Progress, "attack": AttackFinished}
         try:
             return kinds[self.type].model_validate(self.data | {"type": self.type})
@@ -40,7 +40,7 @@ _LAST = [state for state in JobState if state.is_final]
 
 
 def follow(connection: Connection, job_id: int) -> Iterator[StreamEvent]:
-    """The job's events from the first to its last state; reconnects and goes on where it was cut off."""
+    """Iterate over the job's events until it has ended; after a broken connection continue after the last event."""
     last_id: str | None = None
     has_ended = False
     lost_at: float | None = None
@@ -58,7 +58,7 @@ def follow(connection: Connection, job_id: int) -> Iterator[StreamEvent]:
                         raise connection.stranger(stream.response) from error
                     yield StreamEvent(event.event, data)
                     if event.event == "state":
-                        # One that a newer service has is none of the last.
+                        # A state that only a newer service knows does not count as final.
                         has_ended = data.get("state") in _LAST
                 # The service ends the stream when nothing more will come.
                 if has_ended:

@@ -1,4 +1,4 @@
-"""What the runs of a job wrote."""
+"""A job's log."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class LogPart:
-    """A job's log from a byte on."""
+    """A part of a job's log."""
 
     content: bytes
     end: int
-    """The byte to go on from, as the next call's `offset`."""
+    """The byte after this part: the next call's `offset`."""
 
     @property
     def text(self) -> str:
-        """As UTF-8, with a mark for what is none: a part may begin or end within a character."""
+        """The content as UTF-8, with U+FFFD for invalid bytes: a part may begin or end within a character."""
         return self.content.decode("utf-8", errors="replace")

@@ -1,4 +1,4 @@
-"""A file sent in pieces, each from where the last one broke off."""
+"""Uploads a file in pieces, and resumes after a broken connection."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ _RECONNECT_SECONDS = 1.0
 _MOST_SECONDS = 60.0
 _BROKEN_UPLOADS = 5
 _READ_BYTES = 1024 * 1024
-# Below the 100 MB that some proxies take at once; what takes less says so with 413, and gets smaller pieces.
+# Below the 100 MB limit of some proxies. A proxy with a lower limit answers 413 and gets smaller pieces.
 _PIECE_BYTES = 64 * 1024 * 1024
 _LEAST_PIECE_BYTES = 64 * 1024
 
 
 class _PieceTooLarge(Exception):
-    """Something between here and the service refused the size of a piece."""
+    """A proxy refused a piece as too large."""
 
 
 class _Passing(httpx2.TransportError):
-    """An answer that may be another one in a moment."""
+    """An answer that may differ in a moment: the service is busy or restarting."""
 
 
 class Uploader:
-    """Remembers what size of a piece gets through, for the files after the first one."""
+    """Uploads files, and remembers the size of pieces that gets through."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -40,14 +40,14 @@ class Uploader:
     def send(self, path: Path, on_progress: Callable[[float], None]) -> UploadView:
         """
         Raises:
-            ClientError: as `Client.upload`.
+            ClientError: see `Client.upload`.
         """
         connection, sha256, size = self._connection, sha256_of(path), path.stat().st_size
         known = connection.send("GET", f"/api/v1/weights/{sha256}", expected=(404,))
         if known.is_success:
             return connection.parse(UploadView, known)
         begun = connection.send("POST", "/api/v1/uploads", headers={"Upload-Length": str(size)})
-        # Relative to the request, not to the service's address: a path in it is the whole path.
+        # Resolved against the request's address: an absolute path in Location includes a proxy's prefix.
         address = str(begun.url.join(begun.headers.get("Location", "")))
         offset, broken, wait = 0, 0, _RECONNECT_SECONDS
         while True:
@@ -75,20 +75,24 @@ class Uploader:
                 continue
             if not looked.is_success:
                 raise ClientError(
-                    f"the upload was given up there ({looked.status_code}); send the file again",
+                    f"the service has dropped the upload ({looked.status_code}); send the file again",
                     status=looked.status_code,
                 )
             now, wait = connection.number(looked, "Upload-Offset"), _RECONNECT_SECONDS
             if now == offset and is_cut and self._piece_bytes > _LEAST_PIECE_BYTES:
-                # A proxy may end the connection instead of saying that a piece is too large.
+                # Some proxies close the connection instead of answering 413.
                 self._piece_bytes = max(_LEAST_PIECE_BYTES, min(self._piece_bytes, size - offset) // 2)
                 broken = 0
-            # One that gets on may break as often as it likes.
+            # Breaks count only while the upload makes no progress.
             broken = broken if now == offset else 0
             offset = now
 
     def _take_smaller_pieces(self, left: int, error: _PieceTooLarge) -> None:
-        """For the rest of this file and for the files after it."""
+        """Halve the size of pieces, for this file and later ones.
+
+        Raises:
+            NotTheService: even the smallest pieces are refused.
+        """
         tried = min(self._piece_bytes, left)
         if tried <= _LEAST_PIECE_BYTES:
             raise NotTheService(
@@ -120,6 +124,6 @@ class Uploader:
         if response.status_code == 413 and problem_of(response) is None:
             raise _PieceTooLarge("413")
         if response.status_code in (409, 429, *AWAY):
-            # The service has not noticed yet that the piece before broke off, or is being restarted.
+            # The service has not noticed yet that the last piece broke off, is busy, or is being restarted.
             raise _Passing(f"it answered {response.status_code}")
         return self._connection.check(response)

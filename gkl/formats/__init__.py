@@ -1,3 +1,4 @@
-"""Files from strangers: safetensors, archives of torch.save, and where in them a network is. Free of torch but for what
-reads tensors.
+"""Reads untrusted files: safetensors, archives of torch.save, and where in them a network is.
+
+Only the modules that read tensors import torch.
 """

@@ -1,7 +1,8 @@
-"""A process that has lost what it does not need: for reading a file that may have been made to do harm. Linux.
+"""Confines a process before it reads a file that may be malicious. Linux only.
 
-What is left to it: so much memory, time and space on disk, threads, reading files, and writing into one directory. It
-starts no process, opens no connection, touches no other process, and changes no file's rights, owner or time.
+A confined process has limited memory, processor time and file size. It may start threads, read files, and write into
+one directory. It cannot start processes, open connections, reach into other processes, or change a file's mode, owner
+or times.
 """
 
 from __future__ import annotations
@@ -23,21 +24,21 @@ _log = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class Limits:
     memory_bytes: int
-    """Address space that may be taken beyond what the process has."""
+    """Address space beyond what the process already has."""
     cpu_seconds: int
-    """Processor time of the process, that before included."""
+    """Processor time of the process, including the time before."""
     file_bytes: int
-    """Size of a file that it writes."""
+    """Size of each file that it writes."""
 
 
 def confine(limits: Limits, writable: Path) -> None:
-    """For good, and for all that this process does from here on. Import first what it needs.
+    """Confine this process for the rest of its life. Import everything it needs first.
 
-    Where the kernel offers a part of it no longer or not yet, a warning says so, and the rest holds.
+    If the kernel lacks a part of the confinement, a warning says so and the rest still applies.
 
     Args:
-        limits: of memory, time and disk.
-        writable: the directory in which it may make files.
+        limits: limits of memory, time and disk.
+        writable: the only directory in which the process may create files.
     """
     taken = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
     for what, value in (
@@ -49,11 +50,11 @@ def confine(limits: Limits, writable: Path) -> None:
     ):
         hard = resource.getrlimit(what)[1]
         allowed = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        # At the hard limit of time the kernel's signal is that of any killer.
+        # At the soft limit of processor time the kernel sends SIGXCPU, which says why; at the hard limit SIGKILL.
         above = _SECONDS_AFTER_WARNING if what == resource.RLIMIT_CPU and hard == resource.RLIM_INFINITY else 0
         resource.setrlimit(what, (allowed, allowed + above))
     libc = ctypes.CDLL(None, use_errno=True)
-    # Nobody is left to wait for it when who started it is gone.
+    # If the parent process dies, nobody waits for the result.
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
         _warn("PR_SET_NO_NEW_PRIVS")
@@ -68,7 +69,7 @@ _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
 
 def _warn(what: str) -> None:
     _log.warning(
-        "the kernel refuses %s (%s): a file from a stranger is read with less around it",
+        "the kernel refuses %s (%s): an untrusted file is read with less protection",
         what,
         os.strerror(ctypes.get_errno()),
     )
@@ -78,7 +79,7 @@ def _warn(what: str) -> None:
 
 _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
 _EXECUTE, _READ_FILE, _READ_DIR = 1 << 0, 1 << 2, 1 << 3
-# Each version of the kernel's interface knows some more ways to change something.
+# Each version of the interface controls more kinds of changes.
 _FILE_RIGHTS = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1}
 
 
@@ -111,14 +112,14 @@ def _forbid_writing(libc: ctypes.CDLL, writable: Path) -> None:
 @dataclass(frozen=True)
 class _Machine:
     audit: int
-    """The kernel's number of it, in whose sense calls are numbered."""
+    """The kernel's AUDIT_ARCH_* constant of the architecture, which decides what the numbers of system calls mean."""
     seccomp: int
     clone: int
     tgkill: int
     denied: dict[str, int]
 
 
-# io_uring makes connections without any of the calls for them; the others reach into other processes.
+# io_uring opens connections without the system calls for sockets; most others here reach into other processes.
 _EVERYWHERE = {
     **{"pidfd_send_signal": 424, "io_uring_setup": 425, "pidfd_open": 434, "pidfd_getfd": 438},
     **{"process_madvise": 440, "process_mrelease": 448, "fchmodat2": 452},
@@ -132,7 +133,7 @@ _X86_64 = {
     **{"add_key": 248, "request_key": 249, "keyctl": 250, "perf_event_open": 298, "prlimit64": 302},
     **{"rt_tgsigqueueinfo": 297, "setpriority": 141, "ioprio_set": 251, "sched_setparam": 142},
     **{"sched_setscheduler": 144, "sched_setaffinity": 203, "sched_setattr": 314},
-    # What Landlock does not know of, or its first versions did not.
+    # Changes that Landlock, or its first versions, do not control.
     **{"truncate": 76, "chmod": 90, "fchmod": 91, "fchmodat": 268, "chown": 92, "fchown": 93, "lchown": 94},
     **{"fchownat": 260, "utime": 132, "utimes": 235, "futimesat": 261, "utimensat": 280, "setxattr": 188},
     **{"lsetxattr": 189, "fsetxattr": 190, "removexattr": 197, "lremovexattr": 198, "fremovexattr": 199},
@@ -153,10 +154,10 @@ _MACHINES = {
     "aarch64": _Machine(0xC00000B7, seccomp=277, clone=220, tgkill=131, denied=_AARCH64 | _EVERYWHERE),
 }
 
-# Instructions of the classic packet filter: load a word, jump, answer.
+# Instructions of a classic BPF filter: load a word, jump, return.
 _LOAD, _IF_EQUAL, _IF_AT_LEAST, _IF_ANY_BIT, _ANSWER = 0x20, 0x15, 0x35, 0x45, 0x06
 _ALLOW, _REFUSE, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
-# Where the call's number, its machine and its first argument stand.
+# Offsets of the call's number, its architecture and its first argument.
 _NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT = 0, 4, 16
 _X32_CALLS, _CLONE_THREAD = 0x40000000, 0x00010000
 _FOR_ALL_THREADS = 1
@@ -165,7 +166,7 @@ _FOR_ALL_THREADS = 1
 def _forbid_calls(libc: ctypes.CDLL) -> None:
     machine = _MACHINES.get(platform.machine())
     if machine is None:
-        _log.warning("no filter of system calls is known for %s; strangers' files are read without", platform.machine())
+        _log.warning("there is no system call filter for %s: an untrusted file is read without one", platform.machine())
         return
     program = _filter(machine)
     instructions = ctypes.create_string_buffer(program, len(program))
@@ -173,7 +174,7 @@ def _forbid_calls(libc: ctypes.CDLL) -> None:
         struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(instructions)), 16
     )
     if libc.syscall(machine.seccomp, 1, _FOR_ALL_THREADS, described) != 0:
-        _warn("a filter of system calls")
+        _warn("a system call filter")
 
 
 def _filter(machine: _Machine) -> bytes:
@@ -186,22 +187,22 @@ def _filter(machine: _Machine) -> bytes:
         step(_IF_EQUAL, machine.audit, then=1),
         step(_ANSWER, _KILL),
         step(_LOAD, _NUMBER),
-        # On x86_64 the same calls with 32-bit pointers, under other numbers.
+        # The x32 calls of x86_64: the same calls with 32-bit pointers, under other numbers.
         step(_IF_AT_LEAST, _X32_CALLS, otherwise=1),
         refuse,
     ]
     for number in machine.denied.values():
         steps += [step(_IF_EQUAL, number, otherwise=1), refuse]
     steps += [
-        # Its arguments cannot be looked at; told that it does not exist, the C library takes the older one.
+        # A filter cannot read clone3's arguments. At ENOSYS the C library uses the older clone instead.
         step(_IF_EQUAL, _CLONE3, otherwise=1),
         step(_ANSWER, _REFUSE | errno.ENOSYS),
-        # A thread, but no process.
+        # clone may start a thread, but no process.
         step(_IF_EQUAL, machine.clone, otherwise=3),
         step(_LOAD, _FIRST_ARGUMENT),
         step(_IF_ANY_BIT, _CLONE_THREAD, then=1),
         refuse,
-        # A signal to itself, as `abort` sends.
+        # It may send a signal to itself only, as `abort` does.
         step(_LOAD, _NUMBER),
         step(_IF_EQUAL, machine.tgkill, otherwise=3),
         step(_LOAD, _FIRST_ARGUMENT),

@@ -1,10 +1,10 @@
-"""Where in a file of weights a network is: in which dictionary, and behind which prefix of its tensors' names.
+"""Finds a network in a file of weights: its dictionary, and the prefix of its tensors' names.
 
-Scripts put prefixes before names (DataParallel, torch.compile, Lightning, `nn.Sequential(normalization, network)`), and
-keep a network beside an averaged one, an optimizer, a count of epochs. A network is found by its own names: it is
-wherever all of them are. Two places with all of them are a question, never a choice made here.
+Scripts add prefixes to names (DataParallel, torch.compile, Lightning, `nn.Sequential(normalization, network)`), and
+save a network together with an averaged one, an optimizer, a count of epochs. A network is wherever all of its names
+are. If that holds at several places, the user has to choose; this module never does.
 
-Free of torch: a worker asks for the file that it loads, and the API for one that a job names, before it takes the job.
+Free of torch: a worker uses it for the file that it loads, and the API for the file that a new job names.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from gkl.errors import InvalidInput
 from gkl.formats.weights_contents import Contents, Described
 
-# What wrappers put into names, wherever the module that they wrap is.
+# Parts that wrappers insert into names, at any depth.
 _WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
-# Names of the attribute that holds a network; files exist in which only some tensors have them.
+# Common names of the attribute that holds a network. Some files have them before only some of the tensors' names.
 _HOLDERS = {"model", "net", "network", "backbone", "0", "1"}
 _MAX_DEPTH = 12
 _COUNTER = "num_batches_tracked"
-# One number beside the weights that is no part of a network.
+# Single numbers that scripts save beside the weights and that are no part of a network.
 _NOTES = re.compile(
     r"n_averaged|num_updates|decay|epochs?|(global_)?steps?|iter(ation)?s?|lr|loss|(best_?)?(acc|prec)(uracy)?@?\d?|best"
 )
@@ -33,20 +33,20 @@ _MOST_CHANNELS = 4
 
 
 class Expected:
-    """The tensors of a network, as a file must have them."""
+    """The tensors that a file must have to be weights of a network."""
 
     def __init__(self, tensors: Mapping[str, Described], same: Sequence[Sequence[str]]) -> None:
         """
         Args:
-            tensors: by name, in the network's order.
-            same: groups of names that are one tensor, of two names or more.
+            tensors: name -> tensor, in the network's order.
+            same: groups of two or more names that share one tensor.
         """
         self.tensors = tensors
         self.same = [list(names) for names in same]
         in_groups = {name for names in same for name in names}
         self.groups: list[list[str]] = [*self.same, *([name] for name in tensors if name not in in_groups)]
-        """Names of one tensor each, of which a file needs one."""
-        # From before torch counted the batches that BatchNorm has seen; no evaluation uses the count.
+        """Each tensor's names; a file needs at least one of them."""
+        # Files of old torch versions lack BatchNorm's count of batches, which no evaluation uses.
         self.required = [names for names in self.groups if not names[0].endswith(_COUNTER)]
 
     def first_missing(self, present: Collection[str]) -> str | None:
@@ -55,16 +55,16 @@ class Expected:
 
 @dataclass(frozen=True)
 class Place:
-    """Where all names of a network are."""
+    """A place in a file that has all names of a network."""
 
     where: str
-    """Of the dictionary in the file."""
+    """The dictionary's place in the file, such as 'state_dict'; '' for the file itself."""
     prefix: str
-    """Before each name, with the dot at its end; '' where there is none, or where only some names have one."""
+    """Prefix of each name, with its final dot; '' if there is none, or if only some names have it."""
     names: Mapping[str, str]
-    """The network's name -> the file's."""
+    """Name in the network -> name in the file."""
     label: str
-    """What a spec's `weights_key` calls it."""
+    """The place as a spec's `weights_key` names it."""
 
     @property
     def spellings(self) -> set[str]:
@@ -72,15 +72,15 @@ class Place:
 
     @property
     def own_spelling(self) -> str:
-        """Dictionary and prefix."""
+        """Dictionary and prefix, joined by a dot."""
         return ".".join(part for part in (self.where, self.prefix.rstrip(".")) if part)
 
 
 def places(expected: Expected, file: Contents) -> list[Place]:
-    """Everywhere in the file where a network of these names is, whatever the shapes."""
+    """Find every place in the file that has the network's names, whatever the shapes."""
     found = []
     for where, described in file.containers.items():
-        # In an order that is the same in a conversion, which has its names in another.
+        # Sorted, because a converted file has its names in another order.
         here = sorted(_places_in(expected, described), key=lambda each: each[0])
         for prefix, names in here:
             own = ".".join(part for part in (where, prefix.rstrip(".") if len(here) > 1 else "") if part)
@@ -89,19 +89,19 @@ def places(expected: Expected, file: Contents) -> list[Place]:
 
 
 def fitting_places(expected: Expected, file: Contents, weights_key: str | None) -> list[Place]:
-    """Where the network that is meant is in the file, with the shapes that it has; several, where several fit.
+    """Find the places in the file that have the network's names and shapes, of those that `weights_key` names.
 
     Args:
         expected: the network's tensors.
-        file: where to look.
-        weights_key: which network of the file is meant, as a spec has it.
+        file: the file's contents.
+        weights_key: which network of the file is meant, as in a spec; None for any.
 
     Raises:
-        InvalidInput: there is none; says the first difference.
+        InvalidInput: there is no such place; the message says the first difference.
     """
     found = places(expected, file)
     if not found:
-        raise InvalidInput(closest(expected, file))
+        raise InvalidInput(why_nowhere(expected, file))
     meant = found
     if weights_key is not None:
         meant = [place for place in found if weights_key == place.label]
@@ -126,7 +126,7 @@ def _places_in(expected: Expected, names: Collection[str]) -> Iterator[tuple[str
     as_written = {name: name for name in names}
     plain = {_unwrapped(name): name for name in expected.tensors}
     unwrapped = {_unwrapped(name): name for name in names}
-    # What has one name without its wrappers may be two networks.
+    # If two names are equal without their wrappers, they may belong to two networks.
     is_clear = len(unwrapped) == len(names) and len(plain) == len(expected.tensors)
     attempts = [(as_written, {name: name for name in expected.tensors}, False)]
     if is_clear:
@@ -153,7 +153,7 @@ def _places_in(expected: Expected, names: Collection[str]) -> Iterator[tuple[str
 
 
 def _prefixes(given: Iterable[str], wanted: Collection[str]) -> list[str]:
-    """What is before a wanted name in one of the given ones; the most frequent first."""
+    """Prefixes that turn a wanted name into one of the given names; the most frequent first."""
     counts: Counter[str] = Counter()
     for name in given:
         parts = name.split(".", _MAX_DEPTH)
@@ -173,7 +173,7 @@ def _unwrapped(name: str) -> str:
 
 
 def first_difference(expected: Expected, place: Place, described: Mapping[str, Described], file: str) -> str | None:
-    """The first tensor of another shape or kind than the network has there, in a sentence."""
+    """Describe the first tensor whose shape or kind differs from the network's; None if all fit."""
     for name, at in place.names.items():
         wanted, given = expected.tensors[name], described[at]
         if not fits(name, wanted, given):
@@ -189,15 +189,15 @@ def difference(name: str, wanted: Described, given: Described, file: str) -> str
 
 
 def fits(name: str, wanted: Described, given: Described) -> bool:
-    # A count of batches that an averaging script has made a float, or an old one a list of one.
+    # Averaging scripts turn BatchNorm's count of batches into a float, and old scripts save it with shape (1,).
     if wanted.is_whole:
         is_one = name.endswith(_COUNTER) and (wanted.shape, given.shape) == ((), (1,))
         return (given.is_floating or given.is_whole) and (given.shape == wanted.shape or is_one)
     return given[2:] == wanted[2:] and given.shape == wanted.shape
 
 
-def closest(expected: Expected, file: Contents) -> str:
-    """Why no dictionary of the file has the network, told of the one that has most of it."""
+def why_nowhere(expected: Expected, file: Contents) -> str:
+    """Say why no dictionary of the file has the network, for the dictionary that has most of its names."""
     best: tuple[int, str] = (-1, "")
     wanted = {_unwrapped(name) for name in expected.tensors}
     for described in file.containers.values():
@@ -205,17 +205,17 @@ def closest(expected: Expected, file: Contents) -> str:
         for name in described:
             first = seen.setdefault(_unwrapped(name), name)
             if first != name and expected.first_missing(described) is not None and _unwrapped(name) in wanted:
-                said = f"has {first!r:.100} and {name!r:.100}, which are one name without what wrappers put into it"
-                return f"{file.name} {said}; save the network that is meant alone"
+                same = f"has {first!r:.100} and {name!r:.100}, which differ only in what wrappers put into names"
+                return f"{file.name} {same}; save the network that is meant alone"
         for prefix in [*_prefixes(described, expected.tensors)[:1], ""]:
             present = {name for name in expected.tensors if prefix + name in described}
-            said = _first_difference_behind(prefix, expected, described, file.name)
-            best = max(best, (len(present), said), key=lambda each: each[0])
+            sentence = _first_difference_behind(prefix, expected, described, file.name)
+            best = max(best, (len(present), sentence), key=lambda each: each[0])
     return best[1]
 
 
 def _first_difference_behind(prefix: str, expected: Expected, described: Mapping[str, Described], file: str) -> str:
-    """In the order of the network, in which what differs first says most."""
+    """Describe the first difference in the network's order, where the first one says most."""
     missing = expected.first_missing({name for name in expected.tensors if prefix + name in described})
     for name, wanted in expected.tensors.items():
         given = described.get(prefix + name)
@@ -225,19 +225,19 @@ def _first_difference_behind(prefix: str, expected: Expected, described: Mapping
         if given is not None and not fits(name, wanted, given):
             return difference(prefix + name, wanted, given, file)
     return (
-        f"{file} has some of the network's tensors with {prefix!r:.60} before their names and without; save the "
+        f"{file} has some of the network's tensors both with and without {prefix!r:.60} before their names; save the "
         "network that is meant alone"
     )
 
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What a file has around a network, in the same dictionary."""
+    """The other tensors in the dictionary that has a network."""
 
     normalization: tuple[str, str] | None
-    """Names of the mean and the standard deviation of a normalization layer in front."""
+    """Names of mean and standard deviation of a normalization layer in front of the network."""
     surplus: list[str]
-    """Other tensors, which may be parts of the network that the file describes."""
+    """All others; they may be parts of the network that the architecture lacks."""
 
 
 def surroundings(place: Place, others: Sequence[Place], described: Mapping[str, Described]) -> Surroundings:
@@ -257,7 +257,7 @@ def _is_note(name: str, prefix: str, described: Described) -> bool:
 
 
 def _statistics(name: str, prefix: str, described: Mapping[str, Described]) -> tuple[str, str] | None:
-    """Of the mean of a normalization layer in front of the network behind `prefix`: it and its standard deviation."""
+    """If `name` is the mean of a normalization layer in front of the network: its name and the standard deviation's."""
     before, dot, last = name.rpartition(".")
     std = f"{before}{dot}{_STATISTICS.get(last, '')}"
     if last not in _STATISTICS or std not in described:
@@ -277,7 +277,7 @@ def _statistics(name: str, prefix: str, described: Mapping[str, Described]) -> t
 
 
 def unseen_in_front(place: Place, described: Mapping[str, Described]) -> list[str]:
-    """Modules of a sequence before the network that have no tensors, so that nothing says what they do."""
+    """Modules before the network in an `nn.Sequential` that have no tensors, so that what they do is unknown."""
     parent, dot, own = _unwrapped(place.prefix.rstrip(".")).rpartition(".")
     if not own.isdecimal() or len(own) > 3:
         return []
@@ -287,9 +287,9 @@ def unseen_in_front(place: Place, described: Mapping[str, Described]) -> list[st
 
 
 def has_other_networks(place: Place, equals: Sequence[Place], file: Contents) -> bool:
-    """Whether the file has weights of something else too, so that its sha256 does not say which network this is."""
+    """Whether the file has other weights too, so that its sha256 alone does not identify the network."""
     own = {(each.where, at) for each in (place, *equals) for at in each.names.values()}
-    # A vector, in whatever shape, may be the statistics of a normalization layer.
+    # Vectors do not count: they may be the statistics of a normalization layer.
     return any(
         (where, name) not in own and each.is_floating and sum(size > 1 for size in each.shape) > 1
         for where, described in file.containers.items()
@@ -300,21 +300,21 @@ def has_other_networks(place: Place, equals: Sequence[Place], file: Contents) ->
 def refuse_surplus(place: Place, surplus: Sequence[str], file: str) -> None:
     """
     Raises:
-        InvalidInput: there is some.
+        InvalidInput: there is a surplus tensor.
     """
     if surplus:
         key = place.own_spelling
-        advice = f"; if it is no part of the network, say so with weights_key {key!r}" if place.prefix and key else ""
+        advice = f"; if it is no part of the network, set weights_key to {key!r}" if place.prefix and key else ""
         raise InvalidInput(f"{file} has a tensor {surplus[0]!r:.100} that the architecture does not have{advice}")
 
 
 def checked_surroundings(
     expected: Expected, place: Place, file: Contents, weights_key: str | None
 ) -> tuple[Surroundings, list[str]]:
-    """What is around the network that was found at a place, and what is to be said of it, each in a sentence.
+    """Return the other tensors around a network, and notes about them, each a sentence.
 
     Raises:
-        InvalidInput: the file has other tensors there, which the architecture may lack.
+        InvalidInput: the file has other tensors there, which may be parts of the network that the architecture lacks.
     """
     described = file.containers[place.where]
     others = [
@@ -337,12 +337,12 @@ def checked_surroundings(
 
 
 def check_fits(expected: Expected, file: Contents, weights_key: str | None) -> None:
-    """All that can be told of a file and a network without the file's numbers; `load_weights` says the same of them.
+    """Check that a file has the network, by names and shapes alone. `load_weights` raises the same errors.
 
     Raises:
-        InvalidInput: the file has no such network, or more than it; says the first difference.
+        InvalidInput: the file lacks the network, or has tensors beyond it; the message says the first difference.
     """
     found = fitting_places(expected, file, weights_key)
-    # Several may hold the same numbers.
+    # Several are allowed here: they may hold the same numbers.
     if len(found) == 1:
         checked_surroundings(expected, found[0], file, weights_key)

@@ -1,4 +1,4 @@
-"""Tensors that lie in the same memory: one parameter under several names, or views of one another."""
+"""Finds tensors that share memory: one parameter under several names, or views of one another."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _T = TypeVar("_T", bound=Tensor)
 
 
 def sharing(tensors: Mapping[str, Tensor]) -> list[list[str]]:
-    """Groups of names whose tensors lie in one storage, of two names or more; each in the order of `tensors`."""
+    """Groups of two or more names whose tensors share one storage; each in the order of `tensors`."""
     groups: dict[tuple[str, int], list[str]] = {}
     for name, tensor in tensors.items():
         if tensor.numel():
             storage = tensor.untyped_storage()
-            # On the meta device, where networks are built without numbers, no storage has an address.
+            # On the meta device storages have no address.
             at = storage._cdata if tensor.device.type == "meta" else storage.data_ptr()
             groups.setdefault((str(tensor.device), at), []).append(name)
     return [names for names in groups.values() if len(names) > 1]
@@ -36,15 +36,15 @@ def aliases(tensors: Mapping[str, Tensor]) -> list[list[str]]:
 
 
 def once(tensors: Iterable[_T]) -> list[_T]:
-    """Each tensor once, however often it comes; compared as objects, as `nn.Module.parameters` does."""
+    """Each tensor object once, in the order of its first occurrence, as `nn.Module.parameters` does."""
     return list({id(tensor): tensor for tensor in tensors}.values())
 
 
 def overlapping_parameters(model: nn.Module) -> tuple[str, str] | None:
-    """Names of a parameter and another parameter or buffer that are two objects in one memory; None if there are none.
+    """Names of a parameter and of another parameter or buffer that share memory but are two objects; None if none do.
 
-    A parameter under several names is one object, and fine: moving the network to a device or another memory layout
-    keeps it one. Two objects become two memories then.
+    A parameter under several names is one object and does no harm: it stays one when the network is moved to another
+    device or memory layout. Two objects that share memory would be separated then.
     """
     parameters = dict(model.named_parameters())
     found = sharing(parameters | dict(model.named_buffers()))

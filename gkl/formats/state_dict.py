@@ -1,4 +1,4 @@
-"""What torch.save wrote, read by torch's unpickler that builds tensors only, and taken apart into named tensors."""
+"""Reads a file of torch.save with `weights_only=True`, and finds the named tensors in it."""
 
 from __future__ import annotations
 
@@ -12,49 +12,49 @@ from torch import Tensor
 from gkl.device import is_out_of_memory
 from gkl.errors import InvalidInput, OutOfMemory
 
-# Deeper and more often than any training script nests what it saves. A dictionary can be in itself.
+# More than any training script nests; a limit is needed, since a dictionary can contain itself.
 _MAX_DEPTH, _MAX_PARTS = 8, 10_000
-# What every state of torch's optimizers has, under whatever name it is saved.
+# Key that every state dict of torch's optimizers has.
 _OF_AN_OPTIMIZER = "param_groups"
 
 
 def read_containers(path: Path) -> dict[str, dict[str, Tensor]]:
-    """Each dictionary in the file that holds tensors: where it is -> its tensors by name, on the CPU.
+    """Read every dictionary or list in the file that holds tensors: place -> name -> tensor on the CPU.
 
     The outermost one is at ''; one in it under 'state_dict' at 'state_dict', one in that under 'ema' at
-    'state_dict.ema'. What is no tensor is left out, and so are the states of optimizers.
+    'state_dict.ema'. Everything but tensors is left out, and so are the states of optimizers.
 
     Raises:
         InvalidInput: the file is damaged, or holds no network's tensors, or holds tensors that are not plain.
-        OutOfMemory: it takes more memory than there is.
+        OutOfMemory: the file needs more memory than there is.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # A damaged or hostile file can raise anything.
         if isinstance(error, MemoryError | RuntimeError) and is_out_of_memory(error):
-            raise OutOfMemory(f"{path.name} takes more memory to be read than there is") from error
-        # What torch says before is advice on how to run the file's code.
-        said = str(error).rpartition("WeightsUnpickler error: ")[2].strip()
-        reason = said.splitlines()[0] if said else type(error).__name__
+            raise OutOfMemory(f"reading {path.name} takes more memory than there is") from error
+        # The text before is torch's advice on how to run the file's code.
+        fault = str(error).rpartition("WeightsUnpickler error: ")[2].strip()
+        reason = fault.splitlines()[0] if fault else type(error).__name__
         raise InvalidInput(
-            f"{path.name} cannot be read as a state dict ({reason:.300}); a whole model or a script is never loaded: "
-            "save torch.save(model.state_dict(), path), or better safetensors"
+            f"{path.name} cannot be read as a state dict ({reason:.300}); whole models and scripts are never loaded: "
+            "save the weights with torch.save(model.state_dict(), path), or better as safetensors"
         ) from error
     found: dict[str, dict[str, Tensor]] = {}
     is_network = False
     for number, (where, part) in enumerate(_parts(content, "", 0)):
         if number >= _MAX_PARTS:
             raise InvalidInput(
-                f"{path.name} has more than {_MAX_PARTS} dictionaries and lists in one another; save the network "
+                f"{path.name} has more than {_MAX_PARTS} dictionaries and lists inside one another; save the network "
                 "alone, with torch.save(model.state_dict(), path)"
             )
         tensors = {key: value for key, value in part if isinstance(value, Tensor) and isinstance(key, str)}
         if tensors:
             _check_plain(tensors, path.name)
-            # Among other things it may be the best accuracy alone; weights have two dimensions or more.
+            # A tensor among other things may be the best accuracy, say; weights have two dimensions or more.
             is_network |= len(tensors) == len(part) or any(tensor.dim() > 1 for tensor in tensors.values())
-            # Where two dictionaries come to the same place, {'a': {'b': …}, 'a.b': …}, both are kept.
+            # Two dictionaries with the same place, as in {'a': {'b': …}, 'a.b': …}, are both kept.
             found[next(place for place in _places(where) if place not in found)] = tensors
     if not is_network:
         raise InvalidInput(
@@ -64,7 +64,7 @@ def read_containers(path: Path) -> dict[str, dict[str, Tensor]]:
 
 
 def _parts(content: Any, where: str, depth: int) -> Iterator[tuple[str, list[tuple[Any, Any]]]]:
-    """The content and every dictionary and list in it, each with its items."""
+    """Yield the content and every dictionary and list in it: its place and its items."""
     if isinstance(content, Mapping):
         if _OF_AN_OPTIMIZER in content:
             return

@@ -1,4 +1,4 @@
-"""Tensors on disk: safetensors, written whole or not at all, and equal bytes for equal content."""
+"""Saves and loads safetensors files: written whole or not at all, with equal bytes for equal content."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from gkl.formats.shared_memory import sharing
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-    """Write tensors of any device and JSON-compatible metadata.
+    """Write tensors of any device, and JSON-compatible metadata.
 
-    A tensor under several names is written under each of them, so that the file loads wherever names are compared;
-    views of one memory are written as the numbers that each of them shows.
+    A tensor under several names is written under each of them, so that the file has every name of the network. Views of
+    one memory are written as separate tensors.
 
     Raises:
-        NoSpaceLeft: the disk is full; a file that was there before is unharmed.
+        NoSpaceLeft: the disk is full; an earlier file at `path` is unharmed.
     """
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     for names in sharing(on_cpu):
@@ -44,25 +44,24 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors, on the CPU, and the metadata, empty if the file was not written here.
+    """Load the tensors, on the CPU, and the metadata; empty for a file that `save_tensors` did not write.
 
     Raises:
-        InvalidInput: the file is missing, damaged or no safetensors.
+        InvalidInput: the file is missing, damaged or not safetensors.
     """
     metadata = load_metadata(path)
     try:
         with safe_open(path, framework="pt") as file:
-            # Iterated by key: this handle is no mapping.
+            # The handle is not a mapping: it can only be iterated by keys().
             return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise InvalidInput(f"{path.name} cannot be read as safetensors ({error})") from error
 
 
 def load_metadata(path: Path) -> dict[str, Any]:
-    """The metadata alone; empty if the file was not written here.
+    """Load the metadata alone; empty for a file that `save_tensors` did not write. The file may be untrusted.
 
     Raises:
-        InvalidInput: the file is missing, damaged or no safetensors.
+        InvalidInput: the file is missing, damaged or not safetensors.
     """
-    # A stranger's certificate and examples come this way too.
     return read_metadata(path)

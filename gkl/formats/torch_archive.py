@@ -1,9 +1,9 @@
-"""What torch.save wrote, looked at without running any of it. Free of torch.
+"""Checks a file of torch.save without running any of its code. Free of torch.
 
-A file that passes here is an archive of the right form, small enough, that names nothing but what tensors are made of.
-This is for the clear sentence that somebody who sent a wrong file reads at once. It is not what keeps a hostile file
-from doing harm: every scanner of pickles has been led astray so far. That is torch's own unpickler of tensors
-(`weights_only`), which a worker lets run only in `gkl.formats.confinement`.
+A file that passes is an archive of the right form and size whose pickle names only what tensors are made of. The check
+gives somebody who sent a wrong file a clear sentence at once. It does not protect against hostile files: every pickle
+scanner so far has been evaded. The protection is torch's own unpickler of tensors (`weights_only`), which a worker
+runs only in a confined process (`gkl.formats.confinement`).
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from gkl.errors import InvalidInput
 
 MAX_ENTRIES = 20_000
 MAX_PICKLE_BYTES = 16 * 1024**2
-# Twice what so many entries take.
+# Twice what MAX_ENTRIES entries take.
 _MAX_INDEX_BYTES = 4 * 1024**2
 _MAX_OPCODES = 2_000_000
 _ZIP = b"PK\x03\x04"
-# First pickle of the format before torch 1.6, which is not a zip.
+# The first pickle of the format before torch 1.6, which is not a zip archive.
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-# It, a version, sizes of integers, the object, and the names of its storages.
+# That number, a version, sizes of integers, the object, and the names of its storages.
 _LEGACY_PICKLES = 5
 
-# Of what torch's unpickler of tensors accepts, that which plain tensors need (tests compare the two).
+# The names that plain tensors need, a part of what torch's unpickler of tensors accepts (tests compare the two).
 _DTYPES = (
     *("float16", "float32", "float64", "bfloat16", "float8_e4m3fn", "float8_e5m2", "complex64", "complex128", "bool"),
     *("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
@@ -63,13 +63,13 @@ _OTHER_TENSORS = {
 
 _WRITE_AGAIN = "fetch it again, or write it again with torch.save(model.state_dict(), path)"
 _ONLY_TENSORS = (
-    "a whole model or a script is never loaded, nor any other object: save torch.save(model.state_dict(), path), or "
-    "better safetensors"
+    "whole models, scripts and other objects are never loaded: save the weights with "
+    "torch.save(model.state_dict(), path), or better as safetensors"
 )
 
 
 class _Fault(Exception):
-    """What is wrong, after 'cannot be read as a state dict: ', and what to do."""
+    """What is wrong, to follow 'cannot be read as a state dict: ', and what to do."""
 
     def __init__(self, what: str, advice: str = _WRITE_AGAIN) -> None:
         super().__init__(what)
@@ -79,11 +79,11 @@ class _Fault(Exception):
 def check_torch_file(path: Path, name: str | None = None) -> None:
     """
     Args:
-        path: a file that begins as those of torch.save do.
-        name: what a message calls it, if not by its own name.
+        path: a file that begins like one of torch.save.
+        name: the file's name in messages; by default its own.
 
     Raises:
-        InvalidInput: it cannot be a state dict that torch.save wrote, with what it seems to be instead.
+        InvalidInput: the file cannot be a state dict of torch.save; the message says what it seems to be instead.
     """
     try:
         with _Bounded(path) as file:
@@ -98,7 +98,7 @@ def check_torch_file(path: Path, name: str | None = None) -> None:
 
 
 class _Bounded(io.FileIO):
-    """Reads no more at once than is good, whatever the file makes its reader ask for."""
+    """Limits a single read, whatever length a hostile file makes its reader ask for."""
 
     most = _MAX_INDEX_BYTES
 
@@ -106,7 +106,7 @@ class _Bounded(io.FileIO):
         if size is None or size < 0:
             size = os.fstat(self.fileno()).st_size - self.tell()
         if size > self.most:
-            raise _Fault(f"the index of its archive has more than the {self.most} bytes that are read here")
+            raise _Fault(f"the index of its archive is longer than the {self.most} bytes that are read here")
         return super().read(size)
 
 
@@ -124,7 +124,7 @@ def _check_zip(file: _Bounded, file_bytes: int) -> None:
                 raise _Fault(f"its data.pkl has {pickled.file_size} bytes, more than {MAX_PICKLE_BYTES}")
             file.most = MAX_PICKLE_BYTES
             contents = io.BytesIO(archive.read(pickled))
-    # What the standard library raises on archives that no program wrote, or that need a password.
+    # The standard library's errors for malformed archives and for those that need a password.
     except (
         zipfile.BadZipFile,
         NotImplementedError,
@@ -148,13 +148,13 @@ def _check_entries(entries: list[zipfile.ZipInfo], file_bytes: int) -> None:
             raise _Fault(
                 f"its archive has the compressed entry {entry.filename!r:.100}, and torch.save compresses nothing"
             )
-    # Entries that share bytes would be more than the file too.
+    # Also refuses entries that share bytes.
     if sum(entry.file_size for entry in entries) > file_bytes:
-        raise _Fault("its archive is said to hold more than the file")
+        raise _Fault("its archive claims to hold more bytes than the file")
 
 
 def _refuse_other_archives(names: set[str]) -> None:
-    # All names begin with that of the archive.
+    # Every entry is in one folder, named like the archive.
     inner = {name.partition("/")[2] for name in names}
     if "constants.pkl" in inner or any(name.startswith("code/") for name in inner):
         raise _Fault("it is a TorchScript program, which is code", _ONLY_TENSORS)
@@ -186,7 +186,7 @@ def _check_legacy(file: io.BytesIO) -> None:
 
 
 def _scan(file: io.BytesIO, most: int) -> tuple[Any, int]:
-    """Go through one pickle up to its end; returns the first value in it and how many steps it has."""
+    """Go through one pickle to its end; returns its first value and its number of opcodes."""
     first, steps, texts = None, 0, ["", ""]
     for opcode, argument in _opcodes(file):
         steps += 1
@@ -197,10 +197,10 @@ def _scan(file: io.BytesIO, most: int) -> tuple[Any, int]:
         if opcode in ("GLOBAL", "INST"):
             _check_global(argument)
         elif opcode == "STACK_GLOBAL":
-            # Unlike torch.save, which writes the older GLOBAL.
+            # torch.save writes the older GLOBAL instead.
             raise _Fault(f"it holds a pickled {'.'.join(texts)[:100]}, not only tensors", _ONLY_TENSORS)
         elif opcode in ("EXT1", "EXT2", "EXT4"):
-            raise _Fault("it holds a pickled object of a registry, not only tensors", _ONLY_TENSORS)
+            raise _Fault("it holds a pickled object of the extension registry, not only tensors", _ONLY_TENSORS)
         elif isinstance(argument, str):
             texts = [texts[1], argument]
     return first, steps
@@ -210,7 +210,7 @@ def _opcodes(file: io.BytesIO) -> Iterator[tuple[str, Any]]:
     try:
         for opcode, argument, _ in pickletools.genops(file):
             yield opcode.name, argument
-    # Texts that are none and lengths beyond the end; a bare Exception is an unknown opcode in old versions.
+    # Invalid text, a length beyond the end, or an unknown opcode.
     except (ValueError, IndexError, OverflowError, struct.error) as error:
         raise _Fault(f"its pickle is damaged ({str(error) or type(error).__name__:.200})") from error
 

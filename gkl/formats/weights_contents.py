@@ -1,6 +1,6 @@
-"""What a file of weights holds, without its numbers: each tensor's name, number format and shape. Free of torch.
+"""Contents of a file of weights without its numbers: each tensor's name, number format and shape. Free of torch.
 
-The API keeps it beside weights that are sent, and compares it with the network that a job names.
+The API stores them with uploaded weights, and compares them with the network that a job names.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from gkl.errors import InvalidInput
 from gkl.formats.safetensors_header import TensorHeader, read_header, read_metadata
 
 CONVERTED = "gkl-converted-weights-2"
-"""`format` in the metadata of what a state dict of torch.save was converted to."""
+"""`format` in the metadata of a safetensors file that was converted from a state dict of torch.save."""
 
 
 class Described(NamedTuple):
     """A tensor without its numbers."""
 
     dtype: str
-    """In the words of its file: 'torch.float16', 'F16'."""
+    """Number format in the notation of its file: 'torch.float16', 'F16'."""
     shape: tuple[int, ...]
     is_floating: bool
     is_whole: bool
-    """Whether it holds whole numbers."""
+    """Whether its number format is an integer one."""
 
     @classmethod
     def of_torch(cls, dtype: str, shape: tuple[int, ...]) -> Self:
@@ -51,20 +51,20 @@ class Contents:
     """The tensors of a file of weights."""
 
     name: str
-    """What messages call the file."""
+    """The file's name in messages."""
     containers: Mapping[str, Mapping[str, Described]]
-    """Where a dictionary is in the file ('' for the file itself, 'state_dict') -> its tensors by name."""
+    """A dictionary's place in the file ('' for the file itself, 'state_dict') -> its tensors by name."""
 
 
 def safetensors_contents(path: Path, name: str | None = None) -> Contents:
-    """Of a safetensors file, also of a conversion, of which its header alone is read.
+    """Read the contents of a safetensors file, converted or not. Only the header is read.
 
     Args:
         path: the file.
-        name: what messages call it, if not by its own name.
+        name: the file's name in messages; by default its own.
 
     Raises:
-        InvalidInput: it is damaged, or no safetensors.
+        InvalidInput: the file is damaged or not safetensors.
     """
     header, metadata = read_header(path, name), read_metadata(path, name)
     name = name or path.name
@@ -75,18 +75,18 @@ def safetensors_contents(path: Path, name: str | None = None) -> Contents:
 
 @dataclass(frozen=True)
 class Conversion:
-    """How the dictionaries of a state dict lie in the one list of names that safetensors has."""
+    """How a safetensors file, which has one flat list of names, stores the dictionaries of a state dict."""
 
     places: list[str]
     stored: Mapping[str, str]
-    """'<number of the dictionary>/<name>' -> the name of the tensor in the file."""
+    """'<number of the dictionary>/<name>' -> the tensor's name in the file."""
     containers: Mapping[str, Mapping[str, Described]]
 
 
 def conversion(header: Mapping[str, TensorHeader], metadata: Mapping[str, Any], name: str) -> Conversion:
     """
     Raises:
-        InvalidInput: it is not whole.
+        InvalidInput: the conversion's metadata is damaged.
     """
     try:
         places, same = [str(place) for place in metadata["containers"]], dict(metadata["same"])
@@ -96,7 +96,9 @@ def conversion(header: Mapping[str, TensorHeader], metadata: Mapping[str, Any], 
             number, _, own = each.partition("/")
             containers[places[int(number)]][own] = described(header[first])
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-        raise InvalidInput(f"{name} is damaged: it is no whole conversion of a state dict; send it again") from error
+        raise InvalidInput(
+            f"{name} is damaged: it is not a complete conversion of a state dict; send it again"
+        ) from error
     return Conversion(places, stored, containers)
 
 

@@ -1,4 +1,4 @@
-"""A file of weights, opened: what tensors it holds and where, and their numbers when they are asked for."""
+"""Opens a file of weights: lists its tensors, and reads their numbers on demand."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from gkl.formats.weights_format import check_weights_file
 
 @dataclass(frozen=True)
 class WeightsFile(Contents):
-    """With the numbers of its tensors."""
+    """An open file of weights."""
 
     read: Callable[[str, Iterable[str]], dict[str, Tensor]]
-    """Where, and names -> those tensors, on the CPU."""
+    """(place of the dictionary, names) -> these tensors by name, on the CPU."""
 
 
 def describe(tensor: Tensor) -> Described:
@@ -34,8 +34,8 @@ def describe(tensor: Tensor) -> Described:
 def open_weights(path: Path) -> WeightsFile:
     """
     Raises:
-        InvalidInput: it is neither safetensors nor what torch.save wrote, damaged, or holds no tensors.
-        OutOfMemory: it takes more memory than there is.
+        InvalidInput: the file is neither safetensors nor a file of torch.save, is damaged, or holds no tensors.
+        OutOfMemory: the file needs more memory than there is.
     """
     if check_weights_file(path) == "torch":
         return _of_torch(path)
@@ -47,9 +47,9 @@ def open_weights(path: Path) -> WeightsFile:
 
 
 def convert_state_dict(source: Path, target: Path) -> None:
-    """Write everything in a file of torch.save that could be a network as one safetensors file.
+    """Write all tensors of a file of torch.save, with their dictionaries, into one safetensors file.
 
-    Which of several networks an evaluation means is its spec's to say, so that all of them are kept.
+    Several networks are all kept: the spec of an evaluation says which one it means.
 
     Raises:
         InvalidInput, OutOfMemory: see `read_containers`.
@@ -58,12 +58,12 @@ def convert_state_dict(source: Path, target: Path) -> None:
     containers = read_containers(source)
     places = list(containers)
     tensors = {f"{places.index(where)}/{name}": t for where in places for name, t in containers[where].items()}
-    # One tensor under many names is written once: else a small file could become a large one.
+    # A tensor under several names is written once: otherwise a small file could become a large one.
     same = {name: names[0] for names in aliases(tensors) for name in names[1:]}
     for name in same:
         del tensors[name]
     for name, tensor in tensors.items():
-        # Each in a memory of its own, one after the other: a view would keep the whole of what it shows a part of.
+        # Copied one after the other into memory of their own: a view would keep its whole storage.
         tensors[name] = tensor.detach().resolve_conj().resolve_neg().contiguous().clone()
     save_tensors(target, tensors, {"format": CONVERTED, "containers": places, "same": same})
 
@@ -87,7 +87,7 @@ def _of_converted(path: Path, metadata: Mapping[str, Any]) -> WeightsFile:
 
 
 def _read(path: Path, wanted: Mapping[str, str]) -> dict[str, Tensor]:
-    """Names -> tensors, of which each has a name in the file; what has one name there is read once."""
+    """Read tensors by the names that `wanted` maps to names in the file; each stored tensor is read once."""
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {stored: file.get_tensor(stored) for stored in set(wanted.values())}

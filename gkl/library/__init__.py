@@ -1,4 +1,4 @@
-"""The engine for somebody at a prompt or in a notebook: any classifier, any images, one call.
+"""The engine at a prompt or in a notebook: any classifier, any images, one call.
 
-`gkl.evaluate` and the other names of `gkl` itself are defined here. Services use the packages beside this one.
+Defines `gkl.evaluate` and the other names of `gkl` itself. The service uses the packages beside this one directly.
 """

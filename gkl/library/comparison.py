@@ -1,4 +1,4 @@
-"""Two verdicts on the same points, compared point by point."""
+"""Compares two verdicts on the same points, point by point."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _NAMES = 2
 
 @dataclass(frozen=True)
 class _Side:
-    """One of the two, wherever it comes from; N points."""
+    """One of the two compared networks, from a verdict or a certificate; N points."""
 
     name: str
     evaluation: Evaluation
@@ -33,11 +33,11 @@ class _Side:
     dataset_sha256: str
     attacks: tuple[str, ...]
     points: Mapping[str, Tensor]
-    """'label', 'prediction', 'broken_by' (N,) int64 and 'perturbation_norm' (N,) float64, as a certificate has them."""
+    """'label', 'prediction', 'broken_by' (N,) int64 and 'perturbation_norm' (N,) float64, as in a certificate."""
 
     @property
-    def stands(self) -> Tensor:
-        """(N,) bool."""
+    def is_robust(self) -> Tensor:
+        """Whether each point is classified correctly and survived every attack, (N,) bool."""
         return self.points["broken_by"] == STANDS
 
     @property
@@ -53,33 +53,36 @@ class _Side:
 
 
 class Comparison:
-    """What `gkl.compare` found. A point stands if the network classifies it correctly and no attack broke it."""
+    """What `gkl.compare` returns.
+
+    A network withstands a point if it classifies the image correctly and no attack broke it.
+    """
 
     def __init__(self, first: _Side, second: _Side) -> None:
         self._first, self._second = first, second
-        stand_first, stand_second = first.stands, second.stands
+        robust_first, robust_second = first.is_robust, second.is_robust
         self.counts = PairedCounts(
-            both=int((stand_first & stand_second).sum()),
-            only_first=int((stand_first & ~stand_second).sum()),
-            only_second=int((~stand_first & stand_second).sum()),
-            neither=int((~stand_first & ~stand_second).sum()),
+            both=int((robust_first & robust_second).sum()),
+            only_first=int((robust_first & ~robust_second).sum()),
+            only_second=int((~robust_first & robust_second).sum()),
+            neither=int((~robust_first & ~robust_second).sum()),
         )
-        """How many points both, only the first, only the second, and neither of them withstand."""
+        """How many points both networks, only the first, only the second, and neither withstand."""
 
     @property
     def names(self) -> tuple[str, str]:
-        """What the two are called."""
+        """Names of the two networks."""
         return self._first.name, self._second.name
 
     @property
     def num_points(self) -> int:
-        """How many points both were evaluated on."""
+        """Number of points that both networks were evaluated on."""
         return self.counts.num_points
 
     @property
     def difference(self) -> float:
-        """Robust accuracy of the first minus that of the second, as a share of 1; of clean accuracies where nothing
-        was attacked."""
+        """Robust accuracy of the first network minus that of the second, in [-1, 1]; clean accuracies if nothing was
+        attacked."""
         return self.counts.difference
 
     @property
@@ -89,13 +92,13 @@ class Comparison:
 
     @property
     def p_value(self) -> float:
-        """Two-sided p-value of McNemar's exact test (`gkl.statistics.paired.mcnemar_exact`): how often chance alone
-        would make two equally good networks differ at least so much."""
+        """Two-sided p-value of McNemar's exact test (`gkl.statistics.paired.mcnemar_exact`): how often two equally good
+        networks would differ at least this much by chance."""
         return self.counts.p_value
 
     @property
     def protocols(self) -> tuple[str, str]:
-        """What each was evaluated with; where they differ, the one with fewer attacks is flattered."""
+        """Protocol of each evaluation. If they differ, the network that faced fewer attacks looks better than it is."""
         return self._first.protocol, self._second.protocol
 
     def __repr__(self) -> str:
@@ -123,61 +126,62 @@ class Comparison:
         cell = "style='text-align:right;padding:0 1em'"
         return (
             f"<div><p><b>{html.escape(repr(self))}</b></p><table>"
-            f"<tr><th></th><th>{second} stands</th><th>{second} falls</th></tr>"
-            f"<tr><th>{first} stands</th><td {cell}>{counts.both}</td><td {cell}>{counts.only_first}</td></tr>"
-            f"<tr><th>{first} falls</th><td {cell}>{counts.only_second}</td><td {cell}>{counts.neither}</td></tr>"
+            f"<tr><th></th><th>{second} withstands</th><th>{second} fails</th></tr>"
+            f"<tr><th>{first} withstands</th><td {cell}>{counts.both}</td><td {cell}>{counts.only_first}</td></tr>"
+            f"<tr><th>{first} fails</th><td {cell}>{counts.only_second}</td><td {cell}>{counts.neither}</td></tr>"
             "</table></div>"
         )
 
     def to_frame(self) -> DataFrame:
-        """A row for each point on which the two differ, its index named 'point'.
+        """Return a DataFrame with a row for each point on which the two networks differ.
 
-        Columns: 'label' and 'stands', the name of the one that stands; 'prediction_a' and 'prediction_b', the classes
-        of the clean image; 'broken_by_a' and 'broken_by_b', an attack, 'misclassified', or missing for the one that
-        stands; 'norm_a' and 'norm_b', of the perturbations that broke it, in units of the pixel range [0, 1].
+        Its index is named 'point'. Its columns are 'label'; 'stands', the name of the network that withstands the
+        point; 'prediction_a' and 'prediction_b', the predicted classes of the clean image; 'broken_by_a' and
+        'broken_by_b', an attack's name, 'misclassified', or missing for the network that withstands the point; 'norm_a'
+        and 'norm_b', the norms of the perturbations that broke it, in units of the pixel range [0, 1].
 
         Raises:
             InvalidInput: pandas is not installed.
         """
         try:
-            import pandas  # noqa: PLC0415 - an extra of whoever wants it  # type: ignore[import-untyped]
+            import pandas  # noqa: PLC0415 - an optional dependency  # type: ignore[import-untyped]
         except ImportError as error:
             raise InvalidInput("a frame needs pandas: pip install pandas") from error
         sides = {"a": self._first, "b": self._second}
-        differ = (self._first.stands != self._second.stands).nonzero().squeeze(1)
+        differ = (self._first.is_robust != self._second.is_robust).nonzero().squeeze(1)
         columns: dict[str, object] = {
             "label": self._first.points["label"][differ].numpy(),
-            "stands": [self.names[0 if first else 1] for first in self._first.stands[differ].tolist()],
+            "stands": [self.names[0 if first else 1] for first in self._first.is_robust[differ].tolist()],
         }
-        columns |= {f"prediction_{of}": side.points["prediction"][differ].numpy() for of, side in sides.items()}
-        columns |= {f"broken_by_{of}": [side.broken_by(i) for i in differ.tolist()] for of, side in sides.items()}
-        columns |= {f"norm_{of}": side.points["perturbation_norm"][differ].numpy() for of, side in sides.items()}
+        columns |= {f"prediction_{end}": side.points["prediction"][differ].numpy() for end, side in sides.items()}
+        columns |= {f"broken_by_{end}": [side.broken_by(i) for i in differ.tolist()] for end, side in sides.items()}
+        columns |= {f"norm_{end}": side.points["perturbation_norm"][differ].numpy() for end, side in sides.items()}
         return pandas.DataFrame(columns, index=pandas.Index(differ.numpy(), name="point"))
 
 
 def compare(a: Verdict | Path | str, b: Verdict | Path | str, *, names: tuple[str, str] | None = None) -> Comparison:
     """Compare two networks on the same points under the same threat model.
 
-    Both are asked about the same points, so the comparison is paired: only points on which they differ count. That
-    shows differences which two separate intervals hide.
+    The comparison is paired: only the points on which the two networks differ count. It finds differences that are too
+    small for two separate confidence intervals to show.
 
     Args:
-        a: what `gkl.evaluate` returned, or the path of a certificate. A certificate is read, not verified.
+        a: the result of `gkl.evaluate`, or the path of a certificate. The certificate is read, not verified.
         b: the other one.
-        names: what to call the two; by default what the networks are called, or the names of the jobs.
+        names: what to call the two networks; by default the networks' own names, or the names of the jobs.
 
     Returns:
         The 2x2 table, the difference of robust accuracies with Tango's 95 % score interval for paired proportions
         (Statistics in Medicine 17, 1998, p. 891), and the p-value of McNemar's exact test (Psychometrika 12, 1947).
-        Of clean accuracies, where both were evaluated without attacks.
+        If both networks were evaluated without attacks, their clean accuracies are compared.
 
     Raises:
-        InvalidInput: the two are about other images, labels, norms or epsilons; one of them is no certificate, was
-            changed after it was written, or is about common corruptions.
+        InvalidInput: the two differ in images, labels, norm or epsilon; or a file is not a certificate, was changed
+            after it was written, or is about common corruptions.
     """
     first, second = _side(a), _side(b)
     if names is not None and (len(names) != _NAMES or not all(isinstance(name, str) for name in names)):
-        raise InvalidInput("names are two texts, one for each of the compared")
+        raise InvalidInput("names are two texts, one for each network")
     if names is None:
         same = first.name == second.name
         names = (f"the first {first.name}", f"the second {first.name}") if same else (first.name, second.name)
@@ -185,7 +189,7 @@ def compare(a: Verdict | Path | str, b: Verdict | Path | str, *, names: tuple[st
     budgets = [side.evaluation.threat_model for side in (first, second)]
     if budgets[0] != budgets[1]:
         raise InvalidInput(
-            f"the two were measured under {_told(budgets[0])} and under {_told(budgets[1])}; "
+            f"the two were measured under {_in_words(budgets[0])} and under {_in_words(budgets[1])}; "
             "compare them under the same threat model"
         )
     return Comparison(*(replace(side, name=name) for side, name in zip((first, second), names, strict=True)))
@@ -204,12 +208,12 @@ def _check_same_points(first: _Side, second: _Side) -> None:
         raise InvalidInput(f"the labels of {different} of {sizes[0]} points differ; evaluate both on the same data")
     if first.dataset_sha256 != second.dataset_sha256:
         raise InvalidInput(
-            "the two are about other images with the same labels; evaluate both on the same ones, prepared in the same "
-            "way and of the same type"
+            "the two are about different images with the same labels; evaluate both on the same images, prepared in "
+            "the same way and of the same type"
         )
 
 
-def _told(threat_model: ThreatModel | None) -> str:
+def _in_words(threat_model: ThreatModel | None) -> str:
     return "no attack" if threat_model is None else f"{threat_model.norm} {format_epsilon(threat_model.epsilon)}"
 
 
@@ -234,9 +238,12 @@ def _side(given: Verdict | Path | str) -> _Side:
     path = Path(given)
     certificate = read_certificate(path)
     if certificate.actual_sha256 != certificate.contents_sha256:
-        raise InvalidInput(f"{path.name} was changed after it was written; get it again from where it came")
+        raise InvalidInput(f"{path.name} was changed after it was written; download it again")
     if certificate.evaluation.protocol == "corruptions":
-        raise InvalidInput(f"{path.name} is about common corruptions, whose points are many versions of each image")
+        raise InvalidInput(
+            f"{path.name} is about common corruptions, whose points are many versions of each image; give certificates "
+            "of evaluations with attacks, or of clean accuracy"
+        )
     return _Side(
         _name_in(certificate, path),
         certificate.evaluation,
@@ -248,7 +255,7 @@ def _side(given: Verdict | Path | str) -> _Side:
 
 
 def _name_in(certificate: Certificate, path: Path) -> str:
-    """The job's name; the file's, for a network that no registry knows."""
+    """The job's name, or the file's name if the certificate comes from no job."""
     spec = certificate.manifest.get("spec")
     name = spec.get("name") if isinstance(spec, dict) else None
     return name if isinstance(name, str) else path.stem

@@ -52,7 +52,7 @@ def evaluate(
     progress: bool = True,
     datasets_dir: Path | str | None = None,
 ) -> Verdict:
-    """Attack a classifier and say how many points stand, with the example of each that does not.
+    """Attack a classifier and measure its robust accuracy, with an adversarial example for each point that breaks.
 
     >>> import torch
     >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)).eval()
@@ -60,37 +60,41 @@ def evaluate(
     >>> evaluate(model, "digits", protocol="clean", num_points=30, progress=False)
     Verdict: clean 23.33 % (95 % interval 11.8 to 40.9) on 30 points
 
-    The model, its mode and device, the images, and the random streams of Python, NumPy and torch are as before
-    afterwards, also after Ctrl-C, whatever the model does when it is called.
+    The call leaves the model, its mode and device, the images, and the random streams of Python, NumPy and torch
+    unchanged, whatever the model does when it is called, and also after Ctrl-C.
 
     Args:
-        model: images (B, channels, height, width) in [0, 1] -> logits (B, C). An `nn.Module`, or anything that can be
-            called so.
+        model: maps images (B, channels, height, width) in [0, 1] to logits (B, C): an `nn.Module` or any callable.
         data: images and labels as a pair of tensors, arrays or lists; a DataLoader or a Dataset; or a data set's name.
             Images are uint8 or floats in [0, 1], with channels first or last.
-        norm: of the perturbations that an attack may make.
-        epsilon: how large one may be, such as '8/255'; by default the usual budget of a data set that is named.
+        norm: norm that bounds the perturbations.
+        epsilon: largest norm of a perturbation, such as '8/255'; for a named data set its usual budget by default.
         protocol: AutoAttack's 'standard', 'plus' or 'rand', 'custom' with `attacks`, or 'clean'.
-        attacks: for 'custom', such as ['apgd-ce', 'square'].
-        num_points: take the first so many points; by default all.
-        batch_size: points attacked together. Part of the result: each block of so many has its own random stream.
-        seed: of the attacks.
-        device: where to compute; by default where the model is.
-        mean: what the model's images were normalized with, for each channel or one for all, in units of [0, 1]. The
-            normalization is put in front of the model, so that attacks work on the images themselves.
-        std: the other half of it.
-        num_classes: C; by default the model is asked.
+        attacks: attacks of the protocol 'custom', such as ['apgd-ce', 'square'].
+        num_points: number of points to use, from the first on; by default all.
+        batch_size: number of points attacked together. It affects the result: each block of this size has its own
+            random stream.
+        seed: seed of the attacks.
+        device: where to compute; by default the model's device.
+        mean: mean with which the model's images were normalized, one for each channel or one for all, in units of
+            [0, 1]. The normalization is put in front of the model, so that attacks perturb images in [0, 1].
+        std: standard deviation of the same normalization.
+        num_classes: C; by default found by calling the model.
         preprocessing: how the photographs of "imagenet" are resized and cropped, by a name of
-            `gkl.catalog.preprocessing.PREPROCESSINGS`; by default as the model was published, where
-            `gkl.load_model` built it, else 'Res256Crop224'.
-        output: a folder for finished parts of an `nn.Module`. Interrupted, the same call goes on from them.
-        progress: whether to show a bar, where tqdm is installed.
-        datasets_dir: where the files of a named data set are; by default what GKLBENCH_DATASETS_DIR names, else the
+            `gkl.catalog.preprocessing.PREPROCESSINGS`. By default the preprocessing that a model of `gkl.load_model`
+            was published with, else 'Res256Crop224'.
+        output: a folder for finished parts of the evaluation, which needs an `nn.Module`. After an interruption the
+            same call continues from them.
+        progress: whether to show a progress bar; needs tqdm.
+        datasets_dir: the folder with the files of a named data set; by default GKLBENCH_DATASETS_DIR, else the
             service's folder.
 
+    Returns:
+        The accuracies, the outcome of each point, and an adversarial example for each point that an attack broke.
+
     Raises:
-        InvalidInput: the data, the options or the model's answers cannot be used; says what was found.
-        OutOfMemory: not even one image at once fits on the device.
+        InvalidInput: the data, the options or the model's answers cannot be used; the message says what was found.
+        OutOfMemory: not even a single image fits on the device.
     """
     prepared = _preprocessing(model, data, preprocessing)
     images, dataset = image_set(data, num_points=num_points, datasets_dir=datasets_dir, preprocessing=prepared)
@@ -103,8 +107,8 @@ def evaluate(
         batch_size=batch_size,
         seed=seed,
     )
-    # Before the model is asked for anything.
-    images = checked_images(images, max(2, num_classes or _at_least(images)), evaluation)
+    # Checked before the model is called.
+    images = checked_images(images, max(2, num_classes or _classes_seen(images)), evaluation)
     network = _network(model, mean, std, images)
     with undisturbed(network):
         chosen = next((p.device for p in network.parameters()), torch.device("cpu"))
@@ -112,8 +116,8 @@ def evaluate(
             chosen = select_device(str(device))
             network.to(chosen)
         if num_classes is None:
-            num_classes = _asked(network, images, chosen)
-        blocks = None if output is None else _kept_in(Path(output), evaluation, network, images, num_classes)
+            num_classes = _count_classes(network, images, chosen)
+        blocks = None if output is None else _blocks_in(Path(output), evaluation, network, images, num_classes)
         with progress_bar(shown=progress) as report:
             measurement = measure(
                 network, images, evaluation, num_classes=num_classes, blocks=blocks, report=report, device=chosen
@@ -134,9 +138,11 @@ def evaluate(
 def _preprocessing(model: Any, data: Data, given: str | None) -> Preprocessing | None:
     if not isinstance(data, str) or data != "imagenet":
         if given is not None:
-            raise InvalidInput('preprocessing is for the data set "imagenet"; prepare images of your own before')
+            raise InvalidInput(
+                'preprocessing is for the data set "imagenet"; prepare images of your own before the call'
+            )
         return None
-    # Of a loaded model also where another module was put around it.
+    # All modules are searched: a loaded model may be wrapped in another one.
     parts = model.modules() if isinstance(model, nn.Module) else (model,)
     own = (getattr(part, PREPROCESSING_ATTRIBUTE, None) for part in parts)
     return preprocessing_named(given or next(filter(None, own), DEFAULT_PREPROCESSING.name))
@@ -172,8 +178,8 @@ def _evaluation(
         raise InvalidInput(f"{option}: {said[:1].lower()}{said[1:]}" if option else said) from error
 
 
-def _at_least(images: ImageSet) -> int:
-    """How many classes the labels show."""
+def _classes_seen(images: ImageSet) -> int:
+    """The number of classes that the labels need at least."""
     labels = images.labels
     return int(labels.max()) + 1 if len(labels) and not labels.is_floating_point() else 0
 
@@ -194,11 +200,11 @@ class _Normalized(nn.Module):
     def __init__(self, front: Normalization, model: nn.Module) -> None:
         super().__init__()
         self.front, self.model = front.eval(), model
-        # A part in training mode is told of, and this one has no mode of its own.
+        # The evaluation reports modules in training mode. This one has no mode of its own, so it takes the model's.
         self.training = model.training
 
     def forward(self, x: Tensor) -> Any:
-        """In the number format in which the images come."""
+        """Calls the model in the images' number format, whichever the normalization has."""
         return self.model(self.front(x).to(x.dtype))
 
 
@@ -210,7 +216,7 @@ def _network(model: Any, mean: Numbers | None, std: Numbers | None, images: Imag
     if mean is None and std is None:
         return network
     if mean is None or std is None:
-        raise InvalidInput("a normalization has both mean and std; give the other one too")
+        raise InvalidInput("a normalization needs both mean and std; give the other one too")
     channels = images.images.shape[1]
     try:
         front = [torch.as_tensor(given, dtype=torch.float32).reshape(-1) for given in (mean, std)]
@@ -226,8 +232,8 @@ def _network(model: Any, mean: Numbers | None, std: Numbers | None, images: Imag
 
 
 @torch.no_grad()
-def _asked(network: nn.Module, images: ImageSet, device: torch.device) -> int:
-    """How many classes the model tells apart, by its answer to two images."""
+def _count_classes(network: nn.Module, images: ImageSet, device: torch.device) -> int:
+    """The number of logits that the model returns for each of two images."""
     x = unit_range(images.images[:2]).to(device)
     dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
     modes = [(module, module.training) for module in network.modules()]
@@ -242,7 +248,7 @@ def _asked(network: nn.Module, images: ImageSet, device: torch.device) -> int:
             f"the model raised {type(error).__name__} on images of shape {tuple(x.shape)}: {error}"
         ) from error
     finally:
-        # How it came is a part of the verdict.
+        # The verdict records the mode in which the model was given.
         for module, mode in modes:
             module.training = mode
     if not isinstance(answer, Tensor) or answer.dim() != 2 or len(answer) != len(x):
@@ -258,15 +264,15 @@ def _asked(network: nn.Module, images: ImageSet, device: torch.device) -> int:
     return answer.shape[1]
 
 
-def _kept_in(output: Path, evaluation: Evaluation, network: nn.Module, images: ImageSet, num_classes: int) -> Blocks:
+def _blocks_in(output: Path, evaluation: Evaluation, network: nn.Module, images: ImageSet, num_classes: int) -> Blocks:
     """
     Raises:
-        InvalidInput: nothing can be written there, or the parts of two such models could not be told apart.
+        InvalidInput: nothing can be written there, or the model has no parameters that identify it.
     """
     if not network.state_dict():
         raise InvalidInput(
-            "output: a model without parameters cannot be told from another one by its finished parts; leave it out, "
-            "or give the nn.Module itself"
+            "output: a model without parameters cannot be told from another one by its finished parts; leave output "
+            "out, or give the nn.Module itself"
         )
     check_writable(output)
     return Blocks(
@@ -282,7 +288,7 @@ def _kept_in(output: Path, evaluation: Evaluation, network: nn.Module, images: I
 
 
 def state_sha256(model: nn.Module) -> str:
-    """Over the names, shapes and numbers of all its parameters and buffers."""
+    """sha256 of the names, shapes and numbers of all parameters and buffers."""
     digest = hashlib.sha256(type(model).__name__.encode())
     for name, tensor in model.state_dict().items():
         if not isinstance(tensor, Tensor):

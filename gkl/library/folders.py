@@ -1,4 +1,4 @@
-"""Where files are by default: where the service on this machine has them."""
+"""Default folders of data sets and weights: those of the service on this machine."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ DATASETS_DIR_VARIABLE, MODELS_DIR_VARIABLE = "GKLBENCH_DATASETS_DIR", "GKLBENCH_
 
 
 def datasets_folder(given: Path | str | None) -> Path:
-    """Data sets, each in a folder of its name."""
+    """The folder with the data sets, each in a subfolder of its name."""
     return _folder(given, DATASETS_DIR_VARIABLE, "datasets")
 
 
 def models_folder(given: Path | str | None) -> Path:
-    """RobustBench's weights, as <data set>/<threat model>/<model>.pt."""
+    """The folder with RobustBench's weights, as <data set>/<threat model>/<model>.pt."""
     return _folder(given, MODELS_DIR_VARIABLE, "models")
 
 

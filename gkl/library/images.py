@@ -1,4 +1,4 @@
-"""From whatever images and labels come in to a set that attacks can work on."""
+"""Turns the caller's images and labels, in any of several forms, into an `ImageSet`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gkl.errors import InvalidInput
 from gkl.library.folders import datasets_folder
 
 Data: TypeAlias = "str | ImageSet | tuple[Any, Any] | Iterable[Any]"
-"""A data set's name; images and labels; or what yields them: a DataLoader of batches, a Dataset of single images."""
+"""A data set's name; a pair of images and labels; a DataLoader of batches; or a Dataset of single images."""
 
 _CHANNELS = (1, 3, 4)
 
@@ -34,17 +34,17 @@ def image_set(
     Args:
         data: a name of `gkl.catalog.DATASETS`, a pair of arrays, a DataLoader or a Dataset. Images (N, channels,
             height, width) or (N, height, width, channels), as uint8 or as floats in [0, 1]; labels (N,).
-        num_points: take the first so many; None takes all.
-        datasets_dir: where the files of data sets are, each in a folder of its name; by default what the environment
-            variable GKLBENCH_DATASETS_DIR names, else the service's own folder.
-        preprocessing: how ImageNet's photographs are resized and cropped, where it is named.
+        num_points: how many points to take, from the first on; None takes all.
+        datasets_dir: the folder with the data sets, each in a subfolder of its name; by default the environment
+            variable GKLBENCH_DATASETS_DIR, else the service's own folder.
+        preprocessing: how ImageNet's photographs are resized and cropped, if `data` is 'imagenet'.
 
     Returns:
-        A copy of the images with channels first, so that nothing can be written into the caller's; and the data set's
-        name, if it was given by that.
+        A copy of the images with channels first, so that the caller's images are never written to; and the data set's
+        name, if `data` is one.
 
     Raises:
-        InvalidInput: what it is given is none of these, or holds fewer points.
+        InvalidInput: `data` is none of these, or has fewer than `num_points` points.
     """
     if num_points is not None and num_points < 1:
         raise InvalidInput(f"num_points is {num_points}; take at least 1, or leave it out for all")
@@ -65,14 +65,17 @@ def image_set(
 
 
 def channels_first(images: Tensor) -> Tensor:
-    """(N, height, width, channels) -> (N, channels, height, width), where it can only be that; others as they are."""
+    """(N, height, width, channels) -> (N, channels, height, width), if only the last axis can be the channels.
+
+    Returns other images unchanged.
+    """
     if images.dim() == 4 and images.shape[1] not in _CHANNELS and images.shape[3] in _CHANNELS:
         return images.permute(0, 3, 1, 2)
     return images
 
 
 def _tensor(given: Any, what: str) -> Tensor:
-    """A copy on the CPU."""
+    """Copy to the CPU as a tensor; `what` names it in messages."""
     if isinstance(given, Tensor):
         return given.detach().to("cpu", copy=True)
     if isinstance(given, Sequence) and given and isinstance(given[0], Tensor):
@@ -85,7 +88,7 @@ def _tensor(given: Any, what: str) -> Tensor:
     except ValueError as error:
         raise InvalidInput(f"the {what} are a list of several shapes; resize them to one") from error
     try:
-        # A view with negative steps, as flipped images are, is none that torch knows.
+        # torch does not support views with negative strides, such as flipped images.
         return torch.from_numpy(np.ascontiguousarray(array))
     except TypeError as error:
         raise InvalidInput(
@@ -94,18 +97,18 @@ def _tensor(given: Any, what: str) -> Tensor:
 
 
 def _collected(data: Any, num_points: int | None) -> ImageSet:
-    """What a DataLoader or a Dataset yields, as far as it is wanted."""
+    """Collect the first `num_points` points of a DataLoader or a Dataset."""
     if not isinstance(data, Iterable) and not (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
         raise InvalidInput(
             f"the data is a {type(data).__name__}; give images and labels as a pair, a DataLoader, or one of "
             f"{', '.join(DATASETS)}"
         )
     images, labels, count = [], [], 0
-    # A Dataset need not be iterable, and one that is not would be asked beyond its end.
+    # A Dataset may lack __iter__. Iterating it by index would read beyond its end, as it need not raise IndexError.
     items = data if hasattr(data, "__iter__") else (data[i] for i in range(len(data)))
     for item in items:
         if not isinstance(item, tuple | list) or len(item) < 2:
-            raise InvalidInput(f"the data yields {_described(item)}; it has to yield images with their labels")
+            raise InvalidInput(f"the data yields {_described(item)}; it must yield images with their labels")
         batch, wanted = _tensor(item[0], "images"), _tensor(item[1], "labels")
         if batch.dim() == 3:
             batch, wanted = batch[None], wanted.reshape(1)

@@ -1,4 +1,4 @@
-"""Networks with their weights: those that RobustBench publishes, and those in files."""
+"""Loads networks with their weights: those that RobustBench publishes, and those in files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gkl.library.undisturbed import own_streams
 from gkl.models.weights import read_model
 
 PREPROCESSING_ATTRIBUTE = "gkl_preprocessing"
-"""Attribute of a network for ImageNet with the name of the preprocessing that it was published with."""
+"""Attribute of an ImageNet network that holds the name of the preprocessing it was published with."""
 
 
 def load_model(
@@ -28,28 +28,28 @@ def load_model(
     *,
     models_dir: Path | str | None = None,
 ) -> nn.Module:
-    """A model of RobustBench's zoo with its published weights, named as RobustBench's own `load_model` names it.
+    """Load a model of RobustBench's zoo with its published weights, by the names of RobustBench's own `load_model`.
 
-    It takes images (B, channels, height, width) in [0, 1] and returns logits (B, classes); the normalization that a
-    model needs is a part of it. A file that is missing is downloaded by RobustBench's loader, where there is a network.
+    The network takes images (B, channels, height, width) in [0, 1] and returns logits (B, classes); it normalizes its
+    input itself, if it needs to. RobustBench's loader downloads a missing file, if there is an internet connection.
 
-    An ImageNet model was published with a preprocessing: how its photographs are resized and cropped, such as
-    'BicubicRes256Crop224'. Its name is the network's attribute `gkl_preprocessing`, and `gkl.evaluate(model,
-    "imagenet")` prepares the images so. Prepare images of your own in the same way, or the accuracies are others.
+    An ImageNet model was published with a preprocessing such as 'BicubicRes256Crop224': how photographs are resized and
+    cropped for it. The network's attribute `gkl_preprocessing` has its name, and `gkl.evaluate(model, "imagenet")` uses
+    it. Prepare your own images in the same way: another preprocessing gives other accuracies.
 
     Args:
         model_name: RobustBench's model id, such as 'Carmon2019Unlabeled'.
         dataset: 'cifar10', 'cifar100' or 'imagenet'.
-        threat_model: 'Linf', 'L2' or 'corruptions': the leaderboard on which RobustBench lists it.
-        models_dir: where the weights are, as <dataset>/<threat_model>/<model_name>.pt; by default what
-            GKLBENCH_MODELS_DIR names, else the service's folder.
+        threat_model: 'Linf', 'L2' or 'corruptions': the leaderboard on which RobustBench lists the model.
+        models_dir: the folder with the weights, as <dataset>/<threat_model>/<model_name>.pt; by default
+            GKLBENCH_MODELS_DIR, else the service's folder.
 
     Returns:
         The network, on the CPU and in evaluation mode.
 
     Raises:
-        InvalidInput: there is no such model, with the nearest names; its file is missing and cannot be downloaded,
-            with where it belongs; or the file is damaged.
+        InvalidInput: there is no such model (the message lists the nearest names); its file is missing and cannot be
+            downloaded (the message says where to put it); or the file is damaged.
     """
     _check_name(model_name, dataset, threat_model)
     name = f"{dataset}/{threat_model}/{model_name}"
@@ -65,25 +65,25 @@ def load_weights(
     *,
     weights_key: str | None = None,
 ) -> nn.Module:
-    """A network of this project's catalog with the weights of a file.
+    """Build a network of this project's catalog and load its weights from a file.
 
-    What `gkl.train` and the service train says itself which network it is. A file from elsewhere needs the architecture
-    and the data set; prefixes such as DataParallel's are left out, and a normalization layer in front of the network
-    comes with it.
+    A file from `gkl.train` or from the service names its network. For any other file give the architecture and the data
+    set. Prefixes of tensor names, such as DataParallel's 'module.', are ignored. If the file has a normalization layer
+    in front of the network, the returned network has it too.
 
     Args:
-        path: safetensors, or what torch.save wrote.
+        path: a safetensors file, or a state dict of torch.save.
         architecture: a name of `gkl.catalog.ARCHITECTURES`, such as 'wrn_34_10' or 'cifar10/Linf/Carmon2019Unlabeled'.
-        dataset: a name of `gkl.catalog.DATASETS`, for whose images and classes it is built.
-        weights_key: which network of the file, where it holds several, such as 'state_dict_ema'.
+        dataset: a name of `gkl.catalog.DATASETS`; the network is built for its images and classes.
+        weights_key: which network to load from a file that holds several, such as 'state_dict_ema'.
 
     Returns:
         The network, on the CPU and in evaluation mode. It takes images (B, channels, height, width) in [0, 1] and
         returns logits (B, classes).
 
     Raises:
-        InvalidInput: the file is missing, damaged or of another network; it does not say which network it is and
-            neither does the call; or a name is unknown.
+        InvalidInput: the file is missing, damaged or of another network; neither the file nor the call says which
+            network it is; or a name is unknown.
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -107,7 +107,7 @@ def load_weights(
 def preprocessing_named(name: str) -> Preprocessing:
     """
     Raises:
-        InvalidInput: there is none of this name.
+        InvalidInput: there is no preprocessing of this name.
     """
     if name not in PREPROCESSINGS:
         raise InvalidInput(unknown_name_message("preprocessing", name, PREPROCESSINGS))

@@ -1,4 +1,4 @@
-"""Images as a page takes them."""
+"""Images for HTML pages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def data_uri(image: Tensor) -> str:
-    """(channels, height, width) in [0, 1] as a PNG that stands in the page itself; of many channels the first three."""
+    """An image (channels, height, width) in [0, 1] as a PNG in a data: URI; at most its first three channels."""
     pixels = (image[: 3 if image.shape[0] >= 3 else 1] * 255).round().byte().permute(1, 2, 0).numpy()
     drawn = Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels)
     buffer = io.BytesIO()

@@ -1,4 +1,4 @@
-"""From a verdict to a row on a service's board."""
+"""Publishes a verdict as an entry on a service's board."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from gkl.spec import EvaluateSpec, Publication, why_on_no_board
 if TYPE_CHECKING:
     from gkl.library.verdict import Verdict
 
-_Said = TypeVar("_Said", bound=BaseModel)
+_Model = TypeVar("_Model", bound=BaseModel)
 
 
 @dataclass(frozen=True)
-class Said:
-    """What a board is to say of a network."""
+class EntryText:
+    """What the board shows about a network, as its owner describes it."""
 
     name: str
     architecture: str
@@ -35,7 +35,7 @@ def publish(
     verdict: Verdict,
     url: str,
     token: str | None,
-    said: Said,
+    text: EntryText,
     *,
     weights: Path | str | None,
     submitter: str | None,
@@ -45,50 +45,49 @@ def publish(
     dataset = _dataset_of_a_board(verdict)
     with Client(url, token) as client:
         if weights is None:
-            job = _report(verdict, client, said, submitter)
+            job = _report(verdict, client, text, submitter)
         else:
-            spec = _spec(verdict, dataset, said, Path(weights))
+            spec = _spec(verdict, dataset, text, Path(weights))
             client.upload(weights)
             job = client.submit(spec, submitter=submitter)
-        return _row_of(client, client.wait(job.id, progress)[0])
+        return _entry_of(client, client.wait(job.id, progress)[0])
 
 
-def _row_of(client: Client, ended: JobView) -> EntryView:
+def _entry_of(client: Client, ended: JobView) -> EntryView:
     address = f"{client.url}/jobs/{ended.id}"
     if ended.failure is not None:
         raise InvalidInput(f"{address} failed: {ended.failure.message}")
     entry_id = ended.entry_id
     if ended.model_id is not None:
         model = client.model(ended.model_id)
-        # The newest evaluations come first, and this one has just ended.
         board = next((each.threat_model for each in model.evaluations if each.job_id == ended.id), None)
-        entry_id = next((row.id for row in model.entries if row.threat_model == board), None)
+        entry_id = next((entry.id for entry in model.entries if entry.threat_model == board), None)
     if entry_id is None:
-        raise InvalidInput(f"{address} is {ended.state}, and no row stands with it")
+        raise InvalidInput(f"{address} is {ended.state}, and no board has an entry for it")
     return client.entry(entry_id)
 
 
-def _report(verdict: Verdict, client: Client, said: Said, submitter: str | None) -> JobView:
-    publication = _checked(Publication, said.publication)
+def _report(verdict: Verdict, client: Client, text: EntryText, submitter: str | None) -> JobView:
+    publication = _checked(Publication, text.publication)
     with tempfile.TemporaryDirectory() as directory:
         certificate = verdict.save_certificate(Path(directory) / "certificate.safetensors")
-        # What a network calls itself may be as long as it likes.
-        architecture = said.architecture or verdict.model[:100]
+        # Cut to the service's limit: a class's name may be longer.
+        architecture = text.architecture or verdict.model[:100]
         return client.report(
-            certificate, name=said.name, architecture=architecture, publication=publication, submitter=submitter
+            certificate, name=text.name, architecture=architecture, publication=publication, submitter=submitter
         )
 
 
-def _spec(verdict: Verdict, dataset: str, said: Said, weights: Path) -> EvaluateSpec:
+def _spec(verdict: Verdict, dataset: str, text: EntryText, weights: Path) -> EvaluateSpec:
     if not weights.is_file():
         raise InvalidInput(f"there is no file {weights}; name the weights of the network")
     content = {
-        "name": said.name,
+        "name": text.name,
         "dataset": dataset,
-        "architecture": said.architecture,
+        "architecture": text.architecture,
         "weights": sha256_of(weights),
         "evaluation": verdict.evaluation.model_dump(),
-        "publication": said.publication,
+        "publication": text.publication,
     }
     return _checked(EvaluateSpec, content)
 
@@ -96,12 +95,12 @@ def _spec(verdict: Verdict, dataset: str, said: Said, weights: Path) -> Evaluate
 def _dataset_of_a_board(verdict: Verdict) -> str:
     """
     Raises:
-        InvalidInput: no board has a place for it.
+        InvalidInput: no board takes this verdict.
     """
     if verdict.dataset is None:
         raise InvalidInput(
-            "the verdict is about images of your own, and boards are about data sets; evaluate on one by its name, "
-            "such as data='cifar10'"
+            "the verdict is about images of your own, and boards are about data sets; evaluate on a data set by its "
+            "name, such as data='cifar10'"
         )
     reason = why_on_no_board(verdict.dataset, verdict.evaluation.protocol, verdict.num_points)
     if reason is not None:
@@ -109,7 +108,7 @@ def _dataset_of_a_board(verdict: Verdict) -> str:
     return verdict.dataset
 
 
-def _checked(kind: type[_Said], content: dict[str, Any]) -> _Said:
+def _checked(kind: type[_Model], content: dict[str, Any]) -> _Model:
     try:
         return kind.model_validate(content)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""A training from Python or a notebook: a recipe's name or a spec in, a network out."""
+"""Trains a network from Python or a notebook: a recipe's name or a spec in, a network out."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 HISTORY_FILE = "history.jsonl"
-# Networks that train in seconds spend more time on a checkpoint than on an epoch.
+# For a network that trains in seconds, a checkpoint takes longer than an epoch.
 _CHECKPOINT_SECONDS = 10.0
 
 
 class History(Sequence[EpochFinished]):
-    """What each epoch came to, in their order. Accuracies are shares of 1, on the training images."""
+    """The measurements of each epoch, in order. Accuracies are in [0, 1], on the training images."""
 
     def __init__(self, epochs: Sequence[EpochFinished]) -> None:
         self._epochs = tuple(epochs)
@@ -62,7 +62,7 @@ class History(Sequence[EpochFinished]):
         return f"History: {len(self)} epochs, loss {first.loss:.4g} to {last.loss:.4g}"
 
     def to_frame(self) -> DataFrame:
-        """A row for each epoch, the index named 'epoch'.
+        """Return a DataFrame with a row for each epoch; its index is named 'epoch'.
 
         Its columns are the metrics of `gkl.outcome.metrics` by name, and 'seconds'.
 
@@ -70,7 +70,7 @@ class History(Sequence[EpochFinished]):
             InvalidInput: pandas is not installed.
         """
         try:
-            import pandas  # noqa: PLC0415 - an extra of whoever wants it  # type: ignore[import-untyped]
+            import pandas  # noqa: PLC0415 - an optional dependency  # type: ignore[import-untyped]
         except ImportError as error:
             raise InvalidInput("a frame needs pandas: pip install pandas") from error
         names = columns(self._epochs)
@@ -83,7 +83,7 @@ class History(Sequence[EpochFinished]):
 
 
 class Training:
-    """What `gkl.train` came to."""
+    """What `gkl.train` returns."""
 
     def __init__(
         self,
@@ -96,17 +96,17 @@ class Training:
         evaluation: Verdict | None,
     ) -> None:
         self.spec = spec
-        """Everything that the training was asked to do."""
+        """The full spec of the training, with `changes` applied."""
         self.outcome = outcome
-        """What the training reports, with its manifest: versions, device, seed and hashes."""
+        """The training's results and its manifest: versions, device, seed and hashes."""
         self.model = model
         """The trained network, in evaluation mode: images (B, channels, height, width) in [0, 1] -> logits."""
         self.weights = weights
-        """The file of its weights, which `gkl.load_weights` and a service read."""
+        """The file with its weights, for `gkl.load_weights` or for a service."""
         self.history = history
-        """What each epoch came to."""
+        """The measurements of each epoch."""
         self.evaluation = evaluation
-        """The verdict, if the spec asks for an evaluation; else None."""
+        """The verdict; None if the spec asks for no evaluation."""
 
     def __repr__(self) -> str:
         outcome, spec = self.outcome, self.spec
@@ -140,32 +140,32 @@ def train(
     **changes: Any,
 ) -> Training:
     """Train a network, adversarially with the GKL loss or another one or with plain cross-entropy, and evaluate it if
-    the spec says so.
+    the spec asks for that.
 
-    The same call goes on from what is in `output`, and ends with the same network as if it had never stopped. Ctrl-C
-    saves the state at the next step, a second one stops at once. Afterwards the random streams of Python, NumPy and
-    torch are as before, also after Ctrl-C.
+    Repeat the call after an interruption: it continues from the checkpoint in `output` and ends with the same network
+    as an uninterrupted run. Ctrl-C saves a checkpoint at the next step; a second Ctrl-C stops at once. The random
+    streams of Python, NumPy and torch are unchanged afterwards, also after Ctrl-C.
 
     Args:
         spec: a recipe's name, such as 'digits' (`gkl.recipes.RECIPES`), a `gkl.spec.TrainSpec`, or one as a dictionary.
         output: a folder for checkpoints, the weights, the history, and the finished parts of the evaluation.
-        progress: whether to show a bar, where tqdm is installed.
-        device: such as 'cpu' or 'cuda:1'; by default CUDA if there is one.
-        datasets_dir: where the data sets' files are, each in a folder of its name; by default what
-            GKLBENCH_DATASETS_DIR names, else the service's folder.
-        changes: fields of the spec to be replaced, such as `epochs=5`, `evaluation=None` or
+        progress: whether to show a progress bar; needs tqdm.
+        device: such as 'cpu' or 'cuda:1'; by default CUDA if available.
+        datasets_dir: the folder with the data sets, each in a subfolder of its name; by default
+            GKLBENCH_DATASETS_DIR, else the service's folder.
+        changes: fields of the spec to replace, such as `epochs=5`, `evaluation=None` or
             `objective={"loss": "trades"}`.
 
     Returns:
-        The trained network with its weights' file, what each epoch came to, and the verdict.
+        The trained network, the file with its weights, the measurements of each epoch, and the verdict.
 
     Raises:
-        InvalidInput: there is no such recipe; a field is unknown or its value cannot be used, by its name; data is
-            missing; nothing can be written to `output`, or it holds a training by another spec.
+        InvalidInput: there is no such recipe; a field is unknown or its value cannot be used (the message names the
+            field); data is missing; nothing can be written to `output`, or it holds a training with another spec.
         NonFiniteLoss: the loss became NaN or infinite.
-        NoSpaceLeft: the disk is full; what was saved remains.
+        NoSpaceLeft: the disk is full; everything saved before remains.
         OutOfMemory: the batch is too large for the device.
-        KeyboardInterrupt: Ctrl-C was pressed; what was done is in `output`.
+        KeyboardInterrupt: Ctrl-C was pressed; the checkpoint is in `output`.
     """
     asked, folder = _spec(spec, changes), Path(output).expanduser()
     _check_evaluation(asked.evaluation)
@@ -199,7 +199,7 @@ def train(
             asked, asked.evaluation, model, output=folder / "evaluation", datasets_dir=datasets, progress=progress
         )
         verdict.model, verdict.architecture = asked.name, asked.architecture
-        # By which a certificate names them: `gklbench verify` hashes the file.
+        # The file's hash, not the state's: `gklbench verify` compares a certificate with the file.
         verdict.model_sha256 = outcome.manifest.weights_sha256
     return Training(
         asked, outcome, model=model, weights=weights, history=history.first(asked.epochs), evaluation=verdict
@@ -227,7 +227,7 @@ def _verdict(
 
 
 def _check_evaluation(evaluation: Evaluation | None) -> None:
-    """Before hours of training."""
+    """Refuse what `evaluate` would refuse, before hours of training."""
     if evaluation is not None and evaluation.protocol == "corruptions":
         raise InvalidInput(
             "evaluation: corrupted images are files of a data set; leave it out with evaluation=None, and send the "
@@ -261,7 +261,7 @@ def _plain(value: Any) -> Any:
 
 
 class _HistoryFile:
-    """Finished epochs, one a line; those of earlier calls stay, and an epoch that is told again replaces its line."""
+    """Finished epochs, one a line, with those of earlier calls; of an epoch that ran twice the later line counts."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -271,7 +271,7 @@ class _HistoryFile:
                 try:
                     epoch = EpochFinished.model_validate_json(line)
                 except ValidationError:
-                    # The last line of a process that was killed while it wrote.
+                    # The process was killed while it wrote this line.
                     continue
                 self._found[epoch.epoch] = epoch
 
@@ -286,7 +286,7 @@ class _HistoryFile:
         self._found[epoch.epoch] = epoch
         try:
             with self.path.open("a", encoding="utf-8") as file:
-                # A line that was cut off must not take this one with it.
+                # Begins a new line, so that a line that was cut off before does not spoil this one.
                 file.write("\n" * bool(file.tell()) + epoch.model_dump_json() + "\n")
         except OSError as error:
             if not is_disk_full(error):
@@ -296,9 +296,9 @@ class _HistoryFile:
 
 @contextmanager
 def _asked_to_stop() -> Iterator[Callable[[], bool]]:
-    """Whether Ctrl-C was pressed, to be asked between two steps; pressed once more it interrupts as usual.
+    """Yield a function that returns whether Ctrl-C was pressed; a second Ctrl-C interrupts as usual.
 
-    Only where Ctrl-C would interrupt this thread; elsewhere, and where somebody ignores it, nothing changes.
+    In other threads than the main one, and if the caller has its own SIGINT handler, nothing changes.
     """
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or before is not signal.default_int_handler:

@@ -1,4 +1,4 @@
-"""A model that is somebody else's is given back as it was, whatever it does when it is called."""
+"""Gives the caller's model back as it was, whatever it does when it is called."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from gkl.device import set_tensor_float_32
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Within, the model may be moved and called; afterwards it is as before, and so are the random streams.
+    """Restore the model and the random streams when the block ends; within it the model may be moved and called.
 
-    Parameters and buffers keep their numbers, their devices and their objects; modules their modes and attributes.
-    Streams: Python's, NumPy's and torch's, on the CPU and where CUDA was used before. Float32 products are exact
-    within, and as they were afterwards.
+    Restores the numbers, devices and identity of parameters and buffers, and the modes and attributes of modules. The
+    random streams are Python's, NumPy's and torch's, on the CPU and, if CUDA was used before, on the GPUs. Within the
+    block float32 products are exact (no TF32).
     """
-    # Each attribute as it is now; dictionaries of parameters, buffers and hooks as they are filled now.
+    # Each attribute, and a copy of the dictionaries of parameters, buffers and hooks.
     modules = [
         (m, {name: (v, v.copy() if isinstance(v, dict) else None) for name, v in vars(m).items()})
         for m in model.modules()
@@ -46,9 +46,9 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def own_streams() -> Iterator[None]:
-    """Within, anything may draw random numbers and choose the precision of products; afterwards both are as before.
+    """Restore the random streams and the precision of float32 products when the block ends.
 
-    Streams: Python's, NumPy's and torch's, on the CPU and where CUDA was used before.
+    The streams are Python's, NumPy's and torch's, on the CPU and, if CUDA was used before, on the GPUs.
     """
     streams = random.getstate(), np.random.get_state(), torch.get_rng_state()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None

@@ -1,4 +1,4 @@
-"""What an evaluation came to: a line, a table, pictures, a certificate."""
+"""The result of an evaluation: as a line, a table, pictures, a certificate."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gkl.evaluation.certificate import OWN, write_certificate
 from gkl.evaluation.points import MISCLASSIFIED, STANDS, Measurement
 from gkl.files import check_writable
 from gkl.library.pictures import data_uri
-from gkl.library.publishing import Said, publish
+from gkl.library.publishing import EntryText, publish
 from gkl.outcome import AttackOutcome, Flag
 from gkl.provenance import git_commit, make_manifest
 from gkl.spec import Evaluation, format_epsilon
@@ -31,9 +31,9 @@ _SHOWN = 6
 
 
 class Verdict:
-    """What `gkl.evaluate` found. Accuracies are shares of 1.
+    """What `gkl.evaluate` returns. Accuracies are in [0, 1].
 
-    `measurement` has the outcome point by point, `evaluation` the options and `data` the images that were attacked.
+    `measurement` has the outcome of each point, `evaluation` the options, and `data` the images that were attacked.
     """
 
     def __init__(
@@ -51,51 +51,51 @@ class Verdict:
     ) -> None:
         self.measurement, self.evaluation, self.data = measurement, evaluation, data
         self.dataset = dataset
-        """Name of the data set; None for somebody's own images."""
+        """Name of the data set; None for the caller's own images."""
         self.model = model
-        """What the network calls itself."""
+        """The network's name: of its class or function."""
         self.model_sha256 = model_sha256
-        """Over the names, shapes and numbers of its parameters and buffers; after `gkl.train`, that of the file."""
+        """sha256 of the network's parameters and buffers (names, shapes, numbers); after `gkl.train`, of the file."""
         self.num_classes = num_classes
         self.architecture = architecture
-        """Its name in the catalog, by which a certificate can be checked against its weights; 'own' for others."""
+        """The network's name in the catalog, needed to check a certificate against the weights; else 'own'."""
         self.preprocessing = preprocessing
         """How ImageNet's photographs were resized and cropped; None for other images."""
 
     @property
     def num_points(self) -> int:
-        """How many points were attacked."""
+        """Number of points that were evaluated."""
         return self.measurement.num_points
 
     @property
     def clean_accuracy(self) -> float:
-        """Share of the points whose own image is classified correctly."""
+        """Share of the points whose clean image is classified correctly."""
         return self.measurement.clean_correct / self.num_points
 
     @property
     def robust_accuracy(self) -> float | None:
-        """Share of the points that no attack broke; None where nothing was attacked."""
+        """Share of the points that are classified correctly and that no attack broke; None without attacks."""
         return self.measurement.robust_correct / self.num_points if self.attacks else None
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Wilson's 95 % interval of the robust accuracy; of the clean one where nothing was attacked."""
+        """Wilson's 95 % confidence interval of the robust accuracy, or of the clean accuracy without attacks."""
         found = self.measurement.robust_correct if self.attacks else self.measurement.clean_correct
         return wilson_interval(found, self.num_points)
 
     @property
     def attacks(self) -> list[AttackOutcome]:
-        """Each attack with what it broke, in their order."""
+        """The attacks in the order in which they ran, each with the number of points it broke."""
         return self.measurement.attacks
 
     @property
     def flags(self) -> list[Flag]:
-        """Reasons not to trust the figure, found while it was measured."""
+        """Reasons not to trust the robust accuracy, found while it was measured."""
         return self.measurement.flags
 
     @property
     def unrankable(self) -> str | None:
-        """Why the figure cannot be believed, in a sentence or two; None if nothing speaks against it."""
+        """Why the robust accuracy cannot be trusted, in a sentence or two; None if it can."""
         return self.measurement.unrankable
 
     def __repr__(self) -> str:
@@ -122,11 +122,11 @@ class Verdict:
         rows = [
             ("clean", f"{100 * self.clean_accuracy:.2f} %", f"{self.measurement.clean_correct} of {self.num_points}")
         ]
-        standing = self.measurement.clean_correct
+        survivors = self.measurement.clean_correct
         for attack in self.attacks:
-            standing -= attack.broken
+            survivors -= attack.broken
             rows.append(
-                (f"after {attack.attack}", f"{100 * standing / self.num_points:.2f} %", f"{attack.broken} broken")
+                (f"after {attack.attack}", f"{100 * survivors / self.num_points:.2f} %", f"{attack.broken} broken")
             )
         title = f"{html.escape(self.model)}: {self._headline()}, 95 % interval {low} to {high}"
         table = "".join(
@@ -150,7 +150,7 @@ class Verdict:
         for row in self.closest(_SHOWN):
             point = int(self.measurement.index[row])
             clean, adversarial = unit_range(self.data.images[point]), self.measurement.adversarial[row]
-            said = (
+            caption = (
                 f"{int(self.measurement.labels[point])} &rarr; {int(self.measurement.adversarial_prediction[row])} at "
                 f"{float(self.measurement.perturbation_norm[point]):.3g}"
             )
@@ -160,29 +160,31 @@ class Verdict:
             )
             figures.append(
                 f"<figure style='display:inline-block;margin:4px 12px 4px 0'>{pictures}"
-                f"<figcaption style='font-size:smaller'>point {point}: {said}</figcaption></figure>"
+                f"<figcaption style='font-size:smaller'>point {point}: {caption}</figcaption></figure>"
             )
         if not figures:
             return ""
-        return f"<p>Broken by the smallest perturbations, as they are and as they were broken:</p>{''.join(figures)}"
+        return f"<p>Broken by the smallest perturbations, clean and adversarial image:</p>{''.join(figures)}"
 
     def closest(self, count: int) -> list[int]:
-        """Rows of `measurement.adversarial` with the smallest perturbations, the smallest first."""
+        """Return the row numbers in `measurement.adversarial` of the `count` smallest perturbations, smallest first."""
         norms = self.measurement.perturbation_norm[self.measurement.index]
         return norms.argsort(stable=True)[:count].tolist()
 
-    # --- for somebody who goes on with it -------------------------------------------------------------------------
+    # --- to work on with ----------------------------------------------------------------------------------------
 
     def to_frame(self) -> DataFrame:
-        """A row for each point: label, prediction, what broke it, and by how large a perturbation.
+        """Return a DataFrame with a row for each point; its index is named 'point'.
 
-        `broken_by` is an attack's name, 'misclassified' for a point that needed none, and None for one that stands.
+        Its columns are 'label'; 'prediction', the predicted class of the clean image; 'broken_by', the attack that
+        broke the point, 'misclassified' if the clean image is, or None for a robust point; 'norm' of the perturbation;
+        and 'adversarial_prediction', the predicted class of the adversarial example.
 
         Raises:
             InvalidInput: pandas is not installed.
         """
         try:
-            import pandas  # noqa: PLC0415 - an extra of whoever wants it  # type: ignore[import-untyped]
+            import pandas  # noqa: PLC0415 - an optional dependency  # type: ignore[import-untyped]
         except ImportError as error:
             raise InvalidInput("a frame needs pandas: pip install pandas") from error
         found = self.measurement
@@ -209,30 +211,33 @@ class Verdict:
         return "misclassified" if code == MISCLASSIFIED else self.attacks[code].attack
 
     def plot(self, *, examples: int = _SHOWN) -> Figure:
-        """How many points each attack left, and the broken images with the smallest perturbations.
+        """Plot the share of points that survive each attack, and the images broken by the smallest perturbations.
+
+        Args:
+            examples: number of broken images to show.
 
         Raises:
             InvalidInput: matplotlib is not installed.
         """
         try:
-            from matplotlib import pyplot  # noqa: PLC0415 - an extra of whoever wants it
+            from matplotlib import pyplot  # noqa: PLC0415 - an optional dependency
         except ImportError as error:
             raise InvalidInput("a plot needs matplotlib: pip install matplotlib") from error
         rows = self.closest(examples)
         figure = pyplot.figure(figsize=(8, 3.2 + (2.8 if rows else 0)), layout="constrained")
-        # Who shows it does so once: where pyplot kept it too, a notebook would show it twice.
+        # Closed, because a notebook would show a figure that pyplot still holds a second time.
         pyplot.close(figure)
         above, *below = figure.subfigures(1 + bool(rows), 1, squeeze=False).flatten()
         axes = above.subplots()
-        names, standing = ["clean"], [self.measurement.clean_correct]
+        names, survivors = ["clean"], [self.measurement.clean_correct]
         for attack in self.attacks:
             names.append(attack.attack)
-            standing.append(standing[-1] - attack.broken)
-        bars = axes.barh(names, [100 * count / self.num_points for count in standing], color="#3b6ea8")
-        axes.bar_label(bars, [f"{100 * count / self.num_points:.1f} %" for count in standing], padding=3)
+            survivors.append(survivors[-1] - attack.broken)
+        bars = axes.barh(names, [100 * count / self.num_points for count in survivors], color="#3b6ea8")
+        axes.bar_label(bars, [f"{100 * count / self.num_points:.1f} %" for count in survivors], padding=3)
         axes.invert_yaxis()
         axes.set_xlim(0, 112)
-        axes.set_xlabel("points that stand, in %")
+        axes.set_xlabel("surviving points, in %")
         axes.set_title(f"{self.model}: {self._headline()}")
         axes.spines[["top", "right"]].set_visible(False)
         for subfigure in below:
@@ -254,10 +259,16 @@ class Verdict:
                 axes.axis("off")
 
     def save_certificate(self, path: Path | str) -> Path:
-        """Write the proof: what each point came to, and the adversarial example of each broken one.
+        """Write a certificate: the outcome of each point, and the adversarial example of each broken one.
 
-        `gklbench verify` checks norms, box, labels and counts in it, and says that the network was not asked again:
-        nobody else can build that. A broken image in it is one for whoever has the network.
+        `gklbench verify` checks its norms, pixel range, labels and counts. It cannot run a network that is not in the
+        catalog, and says so; anyone who has the network can check the adversarial examples with it.
+
+        Args:
+            path: the file to write.
+
+        Returns:
+            The path.
 
         Raises:
             InvalidInput: nothing can be written there.
@@ -303,30 +314,30 @@ class Verdict:
         progress: bool = True,
         **publication: Any,
     ) -> EntryView:
-        """Put it on a service's board, and wait until it stands there.
+        """Publish the verdict on a service's board, and wait until its entry is there.
 
-        Without `weights` its certificate is sent: the service checks norms, box, labels and counts in it, cannot ask
-        the network, and shows the row as *reported*, without a rank. With them, and an architecture that it knows, the
-        service measures the network itself, as this verdict was measured, for a row that is *verified*.
+        Without `weights` this sends the certificate. The service checks its norms, pixel range, labels and counts, but
+        cannot run the network: the entry is *reported* and gets no rank. With `weights`, and an architecture that the
+        service knows, the service repeats this evaluation itself, and the entry is *verified*.
 
         Args:
             url: address of the service, such as 'http://127.0.0.1:8000'.
-            name: what the network is called.
-            token: of `gklbench token create`, where the service asks for one.
-            submitter: whose it is, where it does not; by default 'anonymous'.
-            architecture: what the network is, in your own words; with `weights` one of the service's names.
-            weights: file of the network's weights: safetensors, or a state dict of torch.save.
-            progress: whether to show a bar, where tqdm is installed.
-            publication: what the board is to say of it: `title`, `authors`, `link`, `venue`, `extra_data`,
+            name: the network's name on the board.
+            token: a token of `gklbench token create`, if the service asks for one.
+            submitter: owner of the entry, if the service asks for no token; by default 'anonymous'.
+            architecture: the network's architecture in your own words; with `weights` one of the service's names.
+            weights: the file with the network's weights: safetensors, or a state dict of torch.save.
+            progress: whether to show a progress bar; needs tqdm.
+            publication: what the board shows about the network: `title`, `authors`, `link`, `venue`, `extra_data`,
                 `synthetic_data`, `footnote`.
 
         Returns:
-            The row. Each call of the same network and submitter gives the same one.
+            The entry. Publishing the same network as the same submitter again returns the same entry.
 
         Raises:
-            InvalidInput: the verdict is about other images than all of a data set's, what is to be said of it cannot
-                be, or the service's job failed; says why.
+            InvalidInput: the verdict is not about all test images of a data set, a field of `publication` cannot be
+                used, or the service's job failed; the message says why.
             gkl.client.ClientError: the service refuses or cannot be reached.
         """
-        said = Said(name, architecture, publication)
-        return publish(self, url, token, said, weights=weights, submitter=submitter, progress=progress)
+        text = EntryText(name, architecture, publication)
+        return publish(self, url, token, text, weights=weights, submitter=submitter, progress=progress)

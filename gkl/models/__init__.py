@@ -1,4 +1,4 @@
-"""Networks behind the names in `gkl.catalog.ARCHITECTURES`. User code is never loaded."""
+"""Builds the networks that `gkl.catalog.ARCHITECTURES` names and loads their weights. User code is never loaded."""
 
 from gkl.models.registry import build_model
 from gkl.models.weights import LoadedModel, load_model, load_weights, read_model, weights_sha256

@@ -1,4 +1,4 @@
-"""From the tensors of a file to those of a network: number formats, counters, one tensor under several names."""
+"""Copies the tensors of a file into a network: number formats, counters, one tensor under several names."""
 
 from __future__ import annotations
 
@@ -15,19 +15,21 @@ from gkl.formats.shared_memory import sharing
 def copy_into(
     model: nn.Module, expected: Expected, place: Place, tensors: Mapping[str, Tensor], file: str
 ) -> list[str]:
-    """
+    """Copy tensors into the network.
+
     Args:
         model: the network.
         expected: its tensors.
-        place: where they are in the file, of the right shapes.
-        tensors: those of the file by the names that they have there.
-        file: what a message calls it.
+        place: where they are in the file, with the right shapes.
+        tensors: the file's tensors, by their names in the file.
+        file: the file's name in messages.
 
     Returns:
-        What was done besides copying, each in a sentence.
+        Notes about everything done besides copying, each a sentence.
 
     Raises:
-        InvalidInput: numbers that no network can have, or two for one tensor of the network.
+        InvalidInput: a tensor has NaN or infinite values, or values that the network's number format cannot hold; or
+            two tensors of the file differ that are one tensor in the network.
     """
     state = model.state_dict()
     given, changes = {}, set()
@@ -48,35 +50,35 @@ def copy_into(
             given[name] = given[present[0]] if present else state[name]
     model.load_state_dict(given)
     for names in sharing(state):
-        # Parts of one memory: what was copied last may have changed what was copied before.
+        # Views of one memory: a later copy may have overwritten an earlier one.
         wrong = next((name for name in names if not torch.equal(state[name], given[name])), None)
         if wrong is not None:
             raise InvalidInput(
-                f"{file} has other numbers in {place.names.get(wrong, wrong)!r:.100} than in a tensor that lies in the "
-                "same memory in the architecture; save the network again"
+                f"{file} has other numbers in {place.names.get(wrong, wrong)!r:.100} than in a tensor that shares its "
+                "memory in the architecture; save the network again"
             )
     return sorted(changes)
 
 
 def _converted(given: Tensor, wanted: Tensor, name: str, file: str) -> Tensor:
     if given.is_floating_point() and given.element_size() == 1:
-        # torch computes nothing in float8.
+        # torch cannot compute in float8.
         given = given.float()
     if given.is_floating_point() and not given.isfinite().all():
         raise InvalidInput(f"tensor {name!r:.100} in {file} has NaN or infinite values; the training diverged")
     if not wanted.is_floating_point() and given.is_floating_point():
-        # Averaging scripts average counters too. torch cuts 6.9999 to 6: the nearest number is what was meant.
+        # Averaging scripts average counters too. Rounded, because torch would truncate 6.9999 to 6.
         whole = given.double().round()
         if not name.endswith("num_batches_tracked") and ((whole - given.double()).abs() > 1e-3).any():
             raise InvalidInput(
                 f"tensor {name!r:.100} in {file} has fractions, but the architecture has whole numbers "
-                f"({wanted.dtype}) there; save it with the numbers that the network had"
+                f"({wanted.dtype}) there; save the network's own numbers"
             )
         given = whole
     converted = given.to(wanted.dtype).reshape(wanted.shape)
     if converted.is_floating_point() and not converted.isfinite().all():
         raise InvalidInput(
-            f"tensor {name!r:.100} in {file} has values beyond {wanted.dtype}, the network's number format, where they "
-            "are NaN or infinite"
+            f"tensor {name!r:.100} in {file} has values beyond {wanted.dtype}, the network's number format, in which "
+            "they become NaN or infinite"
         )
     return converted

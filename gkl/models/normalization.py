@@ -1,4 +1,4 @@
-"""Input normalization: the layer that a file of weights may have in front, and what a network does by itself."""
+"""Input normalization: the layer that a file of weights may have in front of its network, and the network's own."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from gkl.errors import InvalidInput
 
-# Files have their statistics in float32, rounded from decimal numbers.
+# Relative tolerance: files store the statistics in float32, rounded from decimal numbers.
 _ROUNDING = 1e-5
 
 
@@ -18,7 +18,11 @@ class Normalization(nn.Module):
     std: Tensor
 
     def __init__(self, mean: Tensor, std: Tensor) -> None:
-        """`mean` and `std`: (channels,) or (1,), in units of the pixel range [0, 1]."""
+        """
+        Args:
+            mean: (channels,) or (1,), in units of the pixel range [0, 1].
+            std: the same.
+        """
         super().__init__()
         self.register_buffer("mean", mean.float().reshape(1, -1, 1, 1))
         self.register_buffer("std", std.float().reshape(1, -1, 1, 1))
@@ -32,7 +36,7 @@ class Normalization(nn.Module):
         return bool((self.mean == 0).all() and (self.std == 1).all())
 
     def equals(self, other: Normalization) -> bool:
-        """Whether the two do the same, but for rounding."""
+        """Whether the two normalize equally, up to rounding."""
         pairs = ((self.mean, other.mean), (self.std, other.std))
         return all(bool(((a - b).abs() <= _ROUNDING * (1 + b.abs())).all()) for a, b in pairs)
 
@@ -42,18 +46,18 @@ class Normalization(nn.Module):
 
 
 def normalization_in_front(mean: Tensor, std: Tensor, file: str) -> Normalization:
-    """The layer that a file has in front of its network.
+    """Build the layer that a file has in front of its network.
 
     Raises:
-        InvalidInput: it is not for images with values in [0, 1].
+        InvalidInput: the layer is not for images with values in [0, 1].
     """
     found = Normalization(mean.flatten(), std.flatten())
     if not (found.mean.isfinite().all() and found.std.isfinite().all() and (found.std > 0).all()):
         raise InvalidInput(f"{file} has a normalization layer ({found}) that does not divide by positive numbers")
     if float(found.mean.abs().max()) > 1 or float(found.std.max()) > 1:
         raise InvalidInput(
-            f"{file} has a normalization layer ({found}) in front that is not for images with values in [0, 1], which "
-            "all attacks here use; save the network with one that is"
+            f"{file} has a normalization layer ({found}) in front that is not for images with values in [0, 1], as "
+            "all attacks here use; save the network with a layer for such images"
         )
     return found
 
@@ -61,10 +65,13 @@ def normalization_in_front(mean: Tensor, std: Tensor, file: str) -> Normalizatio
 def with_normalization(
     model: nn.Module, front: Normalization, image_shape: tuple[int, int, int]
 ) -> tuple[nn.Module, str]:
-    """The network behind a normalization layer, or alone where it does the same by itself; and which, in a sentence.
+    """Put a normalization layer in front of a network, unless the network itself normalizes equally.
+
+    Returns:
+        The network to use, and a sentence that says which of the two was done.
 
     Raises:
-        InvalidInput: it normalizes in another way by itself, so that nobody can say what was trained.
+        InvalidInput: the network itself normalizes differently, so that it is unclear how it was trained.
     """
     if {front.mean.numel(), front.std.numel()} - {1, image_shape[0]}:
         raise InvalidInput(f"its normalization layer ({front}) is not for images of {image_shape[0]} channels")
@@ -72,10 +79,10 @@ def with_normalization(
     if own is None:
         return nn.Sequential(front, model), f"the file's normalization ({front}) was put in front of the network"
     if own.equals(front):
-        return model, f"the file's normalization ({front}) is what the architecture does by itself"
+        return model, f"the file's normalization ({front}) is already part of the architecture"
     raise InvalidInput(
-        f"the file has a normalization layer ({front}) in front, and the architecture normalizes its images by itself "
-        f"with other numbers ({own}); choose an architecture that leaves it to the file"
+        f"the file has a normalization layer ({front}) in front, and the architecture itself normalizes its images "
+        f"with other numbers ({own}); choose an architecture without a normalization of its own"
     )
 
 
@@ -86,22 +93,22 @@ class _FirstLayerReached(Exception):
 
 @torch.no_grad()
 def own_normalization(model: nn.Module, image_shape: tuple[int, int, int]) -> Normalization | None:
-    """What a network does to an image before its first layer with weights; None for nothing.
+    """Find the normalization that a network applies before its first layer with weights; None if it applies none.
 
-    Found by looking at what reaches that layer, since networks of others have their statistics wherever they like.
+    Compares images with the input of that layer, since networks keep their statistics under many different names.
 
     Args:
         model: the network, on the CPU.
         image_shape: (channels, height, width) of its images.
 
     Raises:
-        InvalidInput: that layer sees something else than a normalized image.
+        InvalidInput: the input of that layer is not a normalized image.
     """
     black, white = torch.zeros(1, *image_shape), torch.ones(1, *image_shape)
     generator = torch.Generator().manual_seed(0)
     noise = torch.rand(1, *image_shape, generator=generator)
     seen_black, seen_white, seen_noise = (_first_input(model, x) for x in (black, white, noise))
-    # Images of one color show scale and shift of each channel, wherever a border was added.
+    # A black and a white image give scale and shift of each channel. The middle pixel, in case a border was added.
     middle = (..., image_shape[1] // 2, image_shape[2] // 2)
     shift = _cropped(seen_black, image_shape)[middle].reshape(1, -1, 1, 1)
     scale = _cropped(seen_white, image_shape)[middle].reshape(1, -1, 1, 1) - shift
@@ -134,7 +141,7 @@ def _first_input(model: nn.Module, x: Tensor) -> Tensor:
 
 
 def _cropped(seen: Tensor, image_shape: tuple[int, int, int]) -> Tensor:
-    """The image in what a layer sees: without a border around it, and not flattened."""
+    """Recover the image from a layer's input: without a border, and not flattened."""
     channels, height, width = image_shape
     if seen.shape == (1, channels * height * width):
         return seen.reshape(1, *image_shape)
@@ -146,6 +153,6 @@ def _cropped(seen: Tensor, image_shape: tuple[int, int, int]) -> Tensor:
 
 def _unknown() -> InvalidInput:
     return InvalidInput(
-        "the file has a normalization layer in front, and it cannot be told whether the architecture normalizes "
-        "its images by itself"
+        "the file has a normalization layer in front, and it is unclear whether the architecture itself normalizes its "
+        "images"
     )

@@ -1,4 +1,4 @@
-"""From a spec's architecture name to a network."""
+"""Builds the network that a spec's architecture names."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ assert _BUILDERS.keys() == ARCHITECTURES.keys(), "the catalog and the code must 
 
 
 def build_model(architecture: str, dataset: str) -> nn.Module:
-    """A freshly initialized network for the images and classes of a data set, on the CPU, in train mode.
+    """Build a freshly initialized network for the images and classes of a data set, on the CPU, in train mode.
 
     Raises:
         InvalidInput: the name is not in the catalog, or the network cannot be built for this data set.

@@ -1,4 +1,4 @@
-"""Networks from RobustBench's own classes, so that a checkpoint trained here loads there unchanged."""
+"""Builds networks from RobustBench's own classes, so that weights trained here load in RobustBench unchanged."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from gkl.catalog.zoo import ZOO
 from gkl.errors import InvalidInput
 from gkl.formats.weights_format import weights_format
 
-# Mean and standard deviation of the training images, which RobustBench has no use for.
+# Mean and standard deviation of the training images; RobustBench has none for this data set.
 _FASHION_MNIST_STATISTICS = (0.2860,), (0.3530,)
 
 
@@ -36,7 +36,7 @@ def preact_resnet_18(num_classes: int, image_shape: tuple[int, int, int]) -> nn.
 
 
 def wide_resnet(depth: int, width: int) -> Callable[[int, tuple[int, int, int]], nn.Module]:
-    """TRADES' WRN with ReLU and without input normalization."""
+    """TRADES' WideResNet with ReLU and without input normalization."""
 
     def build(num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
         network = _robustbench("model_zoo.architectures.wide_resnet").WideResNet
@@ -46,7 +46,7 @@ def wide_resnet(depth: int, width: int) -> Callable[[int, tuple[int, int, int]],
 
 
 def dm_network(kind: str, depth: int, width: int) -> Callable[[int, tuple[int, int, int]], nn.Module]:
-    """A network of arXiv 2010.03593 with SiLU, which normalizes its input; `kind` is its class's name."""
+    """A network of arXiv 2010.03593 with SiLU that normalizes its input; `kind` is the name of its class."""
 
     def build(num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
         module = _robustbench("model_zoo.architectures.dm_wide_resnet")
@@ -65,7 +65,7 @@ def dm_network(kind: str, depth: int, width: int) -> Callable[[int, tuple[int, i
                 activation_fn=nn.SiLU,
                 mean=mean,
                 std=std,
-                # Its pooling is made for 32x32 images.
+                # Pads to 32x32 pixels, the size that its pooling needs.
                 padding=(32 - height) // 2,
                 num_input_channels=channels,
             )
@@ -75,7 +75,7 @@ def dm_network(kind: str, depth: int, width: int) -> Callable[[int, tuple[int, i
 
 
 def zoo_definition(name: str) -> Callable[[int, tuple[int, int, int]], nn.Module]:
-    """A definition of the model zoo, built as `robustbench.load_model` builds it, with random weights."""
+    """A model of RobustBench's zoo, built as `robustbench.load_model` does, with random weights."""
 
     def build(num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
         dataset, threat_model, model_id = ZOO[name]
@@ -91,10 +91,10 @@ def zoo_definition(name: str) -> Callable[[int, tuple[int, int, int]], nn.Module
 
 
 def published_files(name: str, models_dir: Path) -> list[Path]:
-    """Where a zoo model's published weights lie in RobustBench's own cache layout; several for an ensemble.
+    """The files of a zoo model's published weights, in the layout of RobustBench's cache; several for an ensemble.
 
-    The weights of its timm models come from a web address and not from RobustBench's drive: its loader keeps them in
-    torch's cache. They are looked for in the same layout first, then there.
+    RobustBench's timm models are downloaded from a web address into torch's cache. Their file is looked for in
+    RobustBench's layout first, then in torch's cache.
     """
     files = files_in(models_dir, name)
     in_cache = name_in_torch_cache(name)
@@ -105,7 +105,7 @@ def published_files(name: str, models_dir: Path) -> list[Path]:
 
 
 def files_in(models_dir: Path, name: str) -> list[Path]:
-    """Where RobustBench's own cache has them."""
+    """The files of a zoo model's published weights in the layout of RobustBench's cache, whether they exist or not."""
     dataset, threat_model, model_id = ZOO[name]
     zoo, enums = _robustbench("model_zoo"), _robustbench("model_zoo.enums")
     definition = zoo.model_dicts[enums.BenchmarkDataset(dataset)][enums.ThreatModel(threat_model)].get(model_id, {})
@@ -115,16 +115,17 @@ def files_in(models_dir: Path, name: str) -> list[Path]:
 
 
 def name_in_torch_cache(name: str) -> str | None:
-    """What the file of a timm model's published weights is called in torch's cache; None for the zoo's other models."""
+    """The file name of a timm model's published weights in torch's cache; None for the zoo's other models."""
     timm_name = _timm_name(name)
     return None if timm_name is None else Path(urlsplit(_timm_address(timm_name)).path).name
 
 
 def load_published(name: str, models_dir: Path) -> nn.Module:
-    """A zoo model with its published weights, by RobustBench's own loader, which downloads what is missing.
+    """Load a zoo model with its published weights by RobustBench's own loader, which downloads missing files.
 
     Raises:
-        InvalidInput: a file is missing and cannot be downloaded, or is no weights; says which and where it belongs.
+        InvalidInput: a file is missing and cannot be downloaded, or does not hold the weights; the message names the
+            file and says where to put it.
     """
     dataset, threat_model, model_id = ZOO[name]
     files = published_files(name, models_dir)
@@ -151,10 +152,10 @@ def load_published(name: str, models_dir: Path) -> nn.Module:
 
 
 def _load_timm(timm_name: str, file: Path, num_classes: int) -> nn.Module:
-    """As RobustBench's `load_model` does it, but from this file.
+    """Load a timm model as RobustBench's `load_model` does, but from this file.
 
-    Its own argument for a file, `custom_checkpoint`, is of no use: timm downloads the published weights all the same,
-    and then loads the file into the network around which a normalization was put, where no name fits.
+    RobustBench's own argument for a file, `custom_checkpoint`, does not work: timm downloads the published weights
+    anyway, and the file is then loaded into the network with its normalization, where no name fits.
     """
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -165,13 +166,13 @@ def _load_timm(timm_name: str, file: Path, num_classes: int) -> nn.Module:
         timm_name, num_classes=num_classes, pretrained=True, pretrained_cfg_overlay={"state_dict": weights}
     )
     for module in model.modules():
-        # timm would keep the weights a second time.
+        # Otherwise the model would hold the weights twice.
         getattr(module, "pretrained_cfg", {}).pop("state_dict", None)
     return model.eval()
 
 
 def _timm_address(timm_name: str) -> str:
-    """Where RobustBench has timm download its weights from."""
+    """The address from which timm downloads the model's weights."""
     address = import_module("timm.models").get_pretrained_cfg(timm_name).url
     assert isinstance(address, str)
     return address
@@ -179,22 +180,21 @@ def _timm_address(timm_name: str) -> str:
 
 def _timm_name(name: str) -> str | None:
     dataset, threat_model, model_id = ZOO[name]
-    # Importing the zoo is what makes its models known to timm.
+    # Importing the zoo registers its models in timm.
     _robustbench("model_zoo")
     timm_name = f"{model_id.lower().replace('-', '_')}_{dataset}_{threat_model.lower()}"
     return timm_name if import_module("timm").is_model(timm_name) else None
 
 
 def _built(build: Callable[[], nn.Module]) -> nn.Module:
-    # Several definitions print while they are built, or warn of what only their authors could change.
+    # Several definitions print, or give warnings that only their authors could fix.
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return build()
 
 
 def _robustbench(module: str) -> ModuleType:
-    # RobustBench imports AutoAttack by the name of a repository that no package index has; pyautoattack is its
-    # release.
+    # RobustBench imports AutoAttack as `autoattack`, which is not on PyPI; pyautoattack is its release there.
     sys.modules.setdefault("autoattack", pyautoattack)
     try:
         with warnings.catch_warnings():
@@ -202,5 +202,5 @@ def _robustbench(module: str) -> ModuleType:
             return import_module(f"robustbench.{module}")
     except ImportError as error:
         raise InvalidInput(
-            f"this architecture needs the package robustbench, which is not usable here: {error}"
+            f"this architecture needs the package robustbench, which cannot be imported here: {error}"
         ) from error

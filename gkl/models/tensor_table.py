@@ -1,6 +1,6 @@
 """`python -m gkl.models.tensor_table` builds all networks and writes the table of `gkl.catalog.network_tensors`.
 
-To be run again when an architecture is added, or when RobustBench is updated. Takes some minutes.
+Run it again after adding an architecture or updating RobustBench. It takes some minutes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from gkl.models.weights import expected_tensors
 
 
 def built(architecture: str, dataset: str) -> Expected:
-    """Of a network that is built for this; without its numbers, where its definition does not look at them."""
+    """The tensors of a freshly built network; built on the meta device if its definition allows that."""
     try:
         with torch.device("meta"):
             return expected_tensors(build_model(architecture, dataset))
@@ -32,7 +32,7 @@ def built(architecture: str, dataset: str) -> Expected:
 
 
 def lines() -> list[str]:
-    """The table, as `gkl.catalog.network_tensors` reads it."""
+    """The lines of the table, as `gkl.catalog.network_tensors` reads them."""
     numbers: dict[str, int] = {}
     networks = {}
     for architecture, described in ARCHITECTURES.items():
@@ -43,7 +43,7 @@ def lines() -> list[str]:
 
 
 def published() -> dict[str, Any]:
-    """Where the published weights of each model of the zoo are kept, see `gkl.catalog.network_tensors.Published`."""
+    """The files of each zoo model's published weights, as `gkl.catalog.network_tensors.Published` has them."""
     return {
         name: {
             "files": [str(path) for path in files_in(Path(), name)],

@@ -1,4 +1,4 @@
-"""From a file of weights, wherever it comes from, to a network that has them."""
+"""Loads a file of weights into a network, whichever script wrote the file."""
 
 from __future__ import annotations
 
@@ -35,24 +35,24 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A network with its weights, and how they were taken from their file."""
+    """A network with its weights, and notes on how they were loaded."""
 
     network: nn.Module
     weights_key: str | None = None
-    """Which network of the file it is; None where the file holds no other."""
+    """Which network of the file it is; None if the file holds no other weights."""
     notes: tuple[str, ...] = ()
-    """What was done with the file's tensors besides copying them, each in a sentence."""
+    """What was done with the file's tensors besides copying them, each a sentence."""
 
 
 def read_weights(path: Path, weights_key: str | None = None) -> dict[str, Tensor]:
-    """The tensors of a file that holds one network, on the CPU, with the names that they have there.
+    """Read the tensors of a file that holds one network, on the CPU, by their names in the file.
 
     Args:
-        path: safetensors, or what torch.save wrote.
-        weights_key: in which dictionary of the file they are, such as 'state_dict'; needed if there are several.
+        path: a safetensors file, or a state dict of torch.save.
+        weights_key: the dictionary of the file that has them, such as 'state_dict'; needed if there are several.
 
     Raises:
-        InvalidInput: it is another kind of file or damaged, or it holds several networks and the key names none.
+        InvalidInput: the file is damaged or of another kind, or holds several networks and the key names none of them.
     """
     file = open_weights(path)
     found = [where for where, tensors in file.containers.items() if any(len(t.shape) > 1 for t in tensors.values())]
@@ -65,37 +65,37 @@ def read_weights(path: Path, weights_key: str | None = None) -> dict[str, Tensor
 
 
 def load_weights(model: nn.Module, path: Path, weights_key: str | None = None) -> None:
-    """Load a file into a network, which must have exactly these names and shapes.
+    """Load a file's weights into a network; the file must have the network's names and shapes.
 
-    Prefixes such as DataParallel's are left out, dictionaries are looked into, and what is no part of a network, such
-    as an optimizer, is passed over. Weights in another floating format, such as float16, are converted to the
-    network's. Files from before torch counted the batches that BatchNorm has seen may lack that count.
+    Ignores prefixes such as DataParallel's, searches nested dictionaries, and skips everything that is no part of a
+    network, such as an optimizer. Converts other floating-point formats, such as float16, to the network's. BatchNorm's
+    count of batches may be missing, as in files of old torch versions.
 
     Args:
         model: the network.
-        path: safetensors, or what torch.save wrote.
-        weights_key: which network of the file is meant, such as 'state_dict_ema'; needed if several fit.
+        path: a safetensors file, or a state dict of torch.save.
+        weights_key: which network of the file to load, such as 'state_dict_ema'; needed if several fit.
 
     Raises:
-        InvalidInput: with the first difference, if the file is unreadable or of another network; with the names to
-            choose from, if several fit; if it has a normalization layer in front, which `load_model` can add.
+        InvalidInput: the file is unreadable or of another network (the message says the first difference); several
+            networks in it fit (the message lists them); or it has a normalization layer in front of the network, for
+            which there is `load_model`.
     """
-    taken = _take(model, path, weights_key)
-    if taken.normalization is not None and not taken.normalization.is_identity:
+    loaded = _load_into(model, path, weights_key)
+    if loaded.normalization is not None and not loaded.normalization.is_identity:
         raise InvalidInput(
-            f"{path.name} has a normalization layer ({taken.normalization}) in front of the network, which a network "
-            "alone cannot hold; load it with load_model, which puts one there"
+            f"{path.name} has a normalization layer ({loaded.normalization}) in front of the network, for which the "
+            "network has no place; load it with load_model, which adds one"
         )
 
 
 def load_model(
     architecture: str, dataset: str, weights: Path | None, models_dir: Path | None, weights_key: str | None = None
 ) -> nn.Module:
-    """The network with its weights: from a file, or without one those published with RobustBench's zoo.
+    """Build a network and load its weights: from a file, or without one those that RobustBench's zoo publishes.
 
     Raises:
-        InvalidInput: the file is unreadable, of another network, or missing, or it is not clear which network in it
-            is meant.
+        InvalidInput: the file is unreadable, of another network, or missing, or holds several networks that fit.
     """
     return read_model(architecture, dataset, weights, models_dir, weights_key).network
 
@@ -103,30 +103,30 @@ def load_model(
 def read_model(
     architecture: str, dataset: str, weights: Path | None, models_dir: Path | None, weights_key: str | None = None
 ) -> LoadedModel:
-    """Like `load_model`, with what there is to say of it."""
+    """Like `load_model`, but also return notes on how the weights were loaded."""
     if weights is None:
         if architecture not in ZOO:
             raise InvalidInput(f"{architecture} has no published weights; name the file with its weights")
         if models_dir is None:
-            raise InvalidInput("published weights need a directory of models; name one, or give a file of weights")
+            raise InvalidInput("published weights need a folder of models; name one, or give a file of weights")
         return LoadedModel(load_published(architecture, models_dir))
     model = build_model(architecture, dataset)
-    taken = _take(model, weights, weights_key)
-    notes = list(taken.notes)
+    loaded = _load_into(model, weights, weights_key)
+    notes = list(loaded.notes)
     network = model
-    if taken.normalization is not None and not taken.normalization.is_identity:
+    if loaded.normalization is not None and not loaded.normalization.is_identity:
         try:
-            network, note = with_normalization(model, taken.normalization, DATASETS[dataset].image_shape)
+            network, note = with_normalization(model, loaded.normalization, DATASETS[dataset].image_shape)
         except InvalidInput as error:
             raise InvalidInput(f"{weights.name} cannot be loaded into {architecture}: {error}") from error
         notes.append(note)
     for note in notes:
         _log.info("%s: %s", weights.name, note)
-    return LoadedModel(network, taken.weights_key, tuple(notes))
+    return LoadedModel(network, loaded.weights_key, tuple(notes))
 
 
 def weights_sha256(architecture: str, weights: Path | None, models_dir: Path | None) -> str:
-    """sha256 of the file; of the hashes of all its files, one a line, for a published ensemble."""
+    """sha256 of the file; for a published ensemble the sha256 of its files' hashes, one a line."""
     if weights is not None:
         return sha256_of(weights)
     assert models_dir is not None, "load_model comes first"
@@ -138,23 +138,23 @@ def weights_sha256(architecture: str, weights: Path | None, models_dir: Path | N
 
 
 @dataclass(frozen=True)
-class _Taken:
+class _Loaded:
     weights_key: str | None
     normalization: Normalization | None
     notes: Sequence[str]
 
 
-def _take(model: nn.Module, path: Path, weights_key: str | None) -> _Taken:
+def _load_into(model: nn.Module, path: Path, weights_key: str | None) -> _Loaded:
     """Find the network in the file and copy its tensors into the model."""
     expected, file = expected_tensors(model), open_weights(path)
-    place, equals = _chosen(expected, file, weights_key)
+    place, equals = _choose_place(expected, file, weights_key)
     described = file.containers[place.where]
     around, notes = checked_surroundings(expected, place, file, weights_key)
     unseen = unseen_in_front(place, described)
     if unseen:
         notes.append(
-            f"the network is part {place.prefix.rstrip('.')!r} of a sequence; the file holds nothing of "
-            f"{', '.join(map(repr, unseen))} before it, so that whatever it does to images is left out"
+            f"the network is part {place.prefix.rstrip('.')!r} of a sequence; the file has no tensors of "
+            f"{', '.join(map(repr, unseen))} before it, so that whatever that part does to images is left out"
         )
     tensors = file.read(place.where, place.names.values())
     notes += copy_into(model, expected, place, tensors, file.name)
@@ -165,21 +165,21 @@ def _take(model: nn.Module, path: Path, weights_key: str | None) -> _Taken:
         normalization = normalization_in_front(mean, std, file.name)
     key = place.label if has_other_networks(place, equals, file) else None
     if key is not None:
-        notes.insert(0, f"the file's network at {key!r} was taken")
-    return _Taken(key, normalization, notes)
+        notes.insert(0, f"the file's network at {key!r} was loaded")
+    return _Loaded(key, normalization, notes)
 
 
 def expected_tensors(model: nn.Module) -> Expected:
-    """What a file must have to be one of weights of this network."""
+    """The tensors that a file must have to be weights of this network."""
     state = {name: tensor for name, tensor in model.state_dict().items() if isinstance(tensor, Tensor)}
     return Expected({name: describe(tensor) for name, tensor in state.items()}, aliases(state))
 
 
-def _chosen(expected: Expected, file: WeightsFile, weights_key: str | None) -> tuple[Place, list[Place]]:
-    """The one place that is meant, and others that hold the same numbers.
+def _choose_place(expected: Expected, file: WeightsFile, weights_key: str | None) -> tuple[Place, list[Place]]:
+    """Return the place of the network, and other places with the same numbers.
 
     Raises:
-        InvalidInput: there is none, or more than one.
+        InvalidInput: no network in the file fits, or several with different numbers.
     """
     fitting = fitting_places(expected, file, weights_key)
     first, others = fitting[0], fitting[1:]
@@ -187,19 +187,19 @@ def _chosen(expected: Expected, file: WeightsFile, weights_key: str | None) -> t
         return first, others
     held = ", ".join(repr(place.label) for place in fitting)
     raise InvalidInput(
-        f"{file.name} holds {len(fitting)} networks that fit the architecture, at {held:.500}; say in weights_key "
-        "which of them is meant"
+        f"{file.name} holds {len(fitting)} networks that fit the architecture, at {held:.500}; choose one with "
+        "weights_key"
     )
 
 
 def _are_equal(file: WeightsFile, one: Place, other: Place) -> bool:
     if one.names.keys() != other.names.keys():
         return False
-    # One tensor after the other: a file may be as large as the memory.
+    # Tensor by tensor, since a file may be as large as the memory.
     for name in one.names:
         (a,) = file.read(one.where, [one.names[name]]).values()
         (b,) = file.read(other.where, [other.names[name]]).values()
-        # As bytes: torch compares no float8.
+        # As bytes, since torch cannot compare float8.
         if a.dtype != b.dtype or not torch.equal(_bytes(a), _bytes(b)):
             return False
     return True

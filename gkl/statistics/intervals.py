@@ -8,7 +8,7 @@ import math
 def wilson_interval(successes: float, trials: float, z: float = 1.959963984540054) -> tuple[float, float]:
     """Wilson score interval of a proportion; with the default z, at 95 % confidence.
 
-    Both need not be whole: an effective number of trials is no count.
+    Neither number needs to be whole: an effective number of trials is not a count.
 
     >>> low, high = wilson_interval(5709, 10000)
     >>> f"{low:.4f} {high:.4f}"

@@ -1,7 +1,7 @@
-"""Two classifiers on the same points: by how much one is better, how sure that is, and whether it may be chance.
+"""Compares two classifiers on the same points: the difference, its confidence interval, and a test for chance.
 
-Both answer the same points, so that only those on which they differ say anything; two separate intervals would be
-wider than the data deserves. Counts in, numbers out: free of torch, NumPy and SciPy.
+Only the points on which the two differ carry information, so the interval of the difference is narrower than two
+separate intervals suggest. Counts in, numbers out: free of torch, NumPy and SciPy.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import math
 from dataclasses import dataclass
 
 _Z95 = 1.959963984540054
-# Halvings of an interval of width 2: beyond them a double changes no more.
+# Bisection steps on an interval of width 2: more would not change a double.
 _HALVINGS = 60
 
 
 @dataclass(frozen=True)
 class PairedCounts:
-    """N points, by which of two classifiers holds on them: is right, or withstands every attack.
+    """How many of N points both, one or neither of two classifiers hold on: classify correctly, or under every attack.
 
     >>> counts = PairedCounts(both=250, only_first=46, only_second=13, neither=51)
     >>> low, high = counts.interval
@@ -35,7 +35,7 @@ class PairedCounts:
 
     def __post_init__(self) -> None:
         if min(self.both, self.only_first, self.only_second, self.neither) < 0 or self.num_points == 0:
-            raise ValueError(f"counts of points are 0 or more, and together at least 1, not {self}")
+            raise ValueError(f"counts of points must be 0 or more, and together at least 1, not {self}")
 
     @property
     def num_points(self) -> int:
@@ -44,7 +44,7 @@ class PairedCounts:
 
     @property
     def difference(self) -> float:
-        """Share on which the first holds minus that of the second, in [-1, 1]."""
+        """Share of the points on which the first holds minus that of the second, in [-1, 1]."""
         return (self.only_first - self.only_second) / self.num_points
 
     @property
@@ -54,20 +54,21 @@ class PairedCounts:
 
     @property
     def p_value(self) -> float:
-        """Of the hypothesis that neither holds more often than the other: `mcnemar_exact`."""
+        """p-value of the hypothesis that both hold equally often: `mcnemar_exact`."""
         return mcnemar_exact(self.only_first, self.only_second)
 
 
 def mcnemar_exact(only_first: int, only_second: int) -> float:
     """Two-sided p-value of McNemar's exact test (Psychometrika 12, 1947).
 
-    Where two classifiers are equally good, each point on which they differ is a fair coin:
+    If two classifiers are equally good, each point on which they differ is a fair coin toss:
     `min(1, 2 P(X <= min(b, c)))` for X ~ Binomial(b + c, 1/2), with the counts b and c of the points that only one of
-    them gets. At the usual 5 % it rejects at most 5 % of equal pairs, of few differing points fewer.
+    them gets right. At the usual level of 5 % it rejects at most 5 % of equally good pairs, and fewer if few points
+    differ.
 
     Args:
-        only_first: points that only the first gets, 0 or more.
-        only_second: points that only the second gets, 0 or more.
+        only_first: points that only the first gets right, 0 or more.
+        only_second: points that only the second gets right, 0 or more.
 
     >>> mcnemar_exact(0, 0), round(mcnemar_exact(1, 5), 9), mcnemar_exact(4, 4)
     (1.0, 0.21875, 1.0)
@@ -75,7 +76,7 @@ def mcnemar_exact(only_first: int, only_second: int) -> float:
     trials, fewer = only_first + only_second, min(only_first, only_second)
     if 2 * fewer >= trials - 1:
         return 1.0
-    # The largest term, and those below as shares of it: nothing is too large or too small for a double.
+    # Sums the terms relative to the largest one, so that nothing overflows or underflows.
     log_term = math.lgamma(trials + 1) - math.lgamma(fewer + 1) - math.lgamma(trials - fewer + 1)
     total = share = 1.0
     for k in range(fewer, 0, -1):
@@ -89,15 +90,15 @@ def mcnemar_exact(only_first: int, only_second: int) -> float:
 def paired_interval(only_first: int, only_second: int, num_points: int, z: float = _Z95) -> tuple[float, float]:
     """Tango's score interval for the difference of two paired proportions (Statistics in Medicine 17, 1998, p. 891).
 
-    All differences d that the score test does not reject: `|b - c - N d| <= z sqrt(N (2 q + d (1 - d)))`, where q is
-    the most likely share of the points that only the second gets, if d is the true difference. It needs no large
-    counts: its coverage stays near 95 % also where few or no points differ, where Wald's interval has no width at all.
+    It holds all differences d that the score test does not reject: `|b - c - N d| <= z sqrt(N (2 q + d (1 - d)))`, with
+    q the most likely share of the points that only the second gets right, if d is the true difference. It needs no
+    large counts: its coverage stays near 95 % even if few or no points differ, where Wald's interval has no width.
 
     Args:
-        only_first: b, points that only the first gets.
-        only_second: c, points that only the second gets.
+        only_first: b, points that only the first gets right.
+        only_second: c, points that only the second gets right.
         num_points: N, all points.
-        z: quantile of the normal distribution; the default makes it 95 %.
+        z: quantile of the normal distribution; the default is for 95 %.
 
     Returns:
         Lower and upper end, each in [-1, 1].
@@ -111,14 +112,14 @@ def paired_interval(only_first: int, only_second: int, num_points: int, z: float
         a = 2 * num_points
         b = -only_first - only_second + (a - only_first + only_second) * d
         c = -only_second * d * (1 - d)
-        # The restricted estimate; rounding may leave it, or the variance, a hair below 0.
+        # The restricted estimate. Rounding may make it, or the variance, slightly negative.
         q = (math.sqrt(max(0.0, b * b - 4 * a * c)) - b) / (2 * a)
         variance = num_points * (2 * q + d * (1 - d))
         distance = only_first - only_second - num_points * d
         return math.copysign(math.inf, distance) if variance <= 0 else distance / math.sqrt(variance)
 
     def end(outside: float) -> float:
-        """Between the estimate, where the score is 0, and an end of [-1, 1], where it is beyond z."""
+        """Bisect between the estimate, where the score is 0, and an end of [-1, 1], where it is beyond z."""
         inside = estimate
         for _ in range(_HALVINGS):
             middle = (inside + outside) / 2

@@ -1,7 +1,7 @@
-"""Two classifiers of which only the accuracies are known: by how much one is better, as if on different points.
+"""Compares two classifiers by their accuracies alone, as if they were measured on different points.
 
-Where both were measured on the same points this asks more than it has to: what is known point by point is compared by
-`gkl.statistics.paired`. Counts in, numbers out: free of torch, NumPy and SciPy.
+If the outcome of each point is known for both, use `gkl.statistics.paired`, which finds smaller differences. Counts in,
+numbers out: free of torch, NumPy and SciPy.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from gkl.statistics.intervals import wilson_interval
 
 @dataclass(frozen=True)
 class UnpairedCounts:
-    """How many of its points each of two classifiers holds on.
+    """On how many of its points each of two classifiers holds: classifies correctly, or under every attack.
 
     >>> counts = UnpairedCounts(first=5709, num_first=10_000, second=5613, num_second=10_000)
     >>> low, high = counts.interval
@@ -30,19 +30,19 @@ class UnpairedCounts:
 
     def __post_init__(self) -> None:
         if not (0 <= self.first <= self.num_first and 0 <= self.second <= self.num_second):
-            raise ValueError(f"counts are from 0 to the number of points, not {self}")
+            raise ValueError(f"counts must be from 0 to the number of points, not {self}")
         if min(self.num_first, self.num_second) < 1:
-            raise ValueError(f"each holds or fails on at least one point, not {self}")
+            raise ValueError(f"each classifier needs at least one point, not {self}")
 
     @property
     def difference(self) -> float:
-        """Share on which the first holds minus that of the second, in [-1, 1]."""
+        """Share of its points on which the first holds minus that of the second, in [-1, 1]."""
         return self.first / self.num_first - self.second / self.num_second
 
     @property
     def interval(self) -> tuple[float, float]:
         """95 % interval of the difference: Newcombe's hybrid score interval (Statistics in Medicine 17, 1998, p. 873,
-        method 10), made of the Wilson intervals of both."""
+        method 10), computed from the Wilson intervals of both."""
         low_first, high_first = wilson_interval(self.first, self.num_first)
         low_second, high_second = wilson_interval(self.second, self.num_second)
         first, second = self.first / self.num_first, self.second / self.num_second
@@ -52,7 +52,7 @@ class UnpairedCounts:
 
     @property
     def p_value(self) -> float:
-        """Two-sided, of the hypothesis that both shares are equal: the score test with their common share."""
+        """Two-sided p-value of the hypothesis that both shares are equal: the score test with the pooled share."""
         common = (self.first + self.second) / (self.num_first + self.num_second)
         variance = common * (1 - common) * (1 / self.num_first + 1 / self.num_second)
         if variance <= 0:

@@ -340,7 +340,7 @@ def test_two_networks_in_one_file_are_a_question_and_two_models(
             found = results.evaluation_of_job(session, sent[key])
             assert found is not None
             assert (found.model.weights_key, found.manifest["weights_key"]) == (key, key)
-            assert f"the file's network at {key!r} was taken" in found.manifest["weights_notes"]
+            assert f"the file's network at {key!r} was loaded" in found.manifest["weights_notes"]
             model = models[key]
             assert model is not None
             assert (found.model_id, model.weights_sha256) == (model.id, stored.sha256)

@@ -124,7 +124,7 @@ def test_which_network_of_a_file_is_asked_and_told(tmp_path: Path) -> None:
     assert "model.pt holds 2 networks that fit the architecture, at 'state_dict', 'state_dict_ema'" in asked.stderr
     done = run(*arguments, "--weights-key", "state_dict_ema")
     assert done.returncode == 0, done.stderr
-    assert "weights: the file's network at 'state_dict_ema' was taken" in done.stdout
+    assert "weights: the file's network at 'state_dict_ema' was loaded" in done.stdout
     # The parts there are of one network, and the certificate knows which.
     other = run(*arguments, "--weights-key", "state_dict")
     assert "its weights_key is 'state_dict_ema', not 'state_dict'" in other.stderr

@@ -26,7 +26,7 @@ def board(database: Database) -> None:
 
 @pytest.mark.usefixtures("board")
 def test_all_entries_of_a_board_in_its_order(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gkl.client.client._ENTRIES_OF_A_PAGE", 3)
+    monkeypatch.setattr("gkl.client.client._ENTRIES_PER_PAGE", 3)
     board = client.board("cifar10", "Linf")
     assert len(board) == len(ENTRIES) == board.about.num_entries
     ranks = [entry.rank for entry in board if entry.rank is not None]

@@ -65,7 +65,7 @@ def test_a_job_is_sent_as_a_model_or_as_json(client: Client) -> None:
 
 
 def test_jobs_are_read_page_by_page(client: Client, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gkl.client.client._JOBS_OF_A_PAGE", 2)
+    monkeypatch.setattr("gkl.client.client._JOBS_PER_PAGE", 2)
     for number in range(5):
         client.submit(tiny_train_spec(name=f"Job {number}"))
     client.cancel(2)
@@ -172,7 +172,7 @@ def test_a_certificate_is_whole_or_absent(url: str, client: Client, measured: Pa
     target = tmp_path / "kept"
     target.write_bytes(b"before")
     for fault, kind, said in (
-        ({"damages": True}, ClientError, "came damaged"),
+        ({"damages": True}, ClientError, "was damaged on the way"),
         ({"halves": 9}, Unreachable, "no service answers"),
         ({"status": 200}, NotTheService, "is not GKL Bench"),
     ):

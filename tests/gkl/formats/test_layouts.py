@@ -143,14 +143,14 @@ def test_two_networks_are_a_question(layout: str, tmp_path: Path) -> None:
         with pytest.raises(InvalidInput) as refused:
             read(path)
         assert str(refused.value) == (
-            f"{path.name} holds 2 networks that fit the architecture, at {first_key!r}, {second_key!r}; say in "
-            "weights_key which of them is meant"
+            f"{path.name} holds 2 networks that fit the architecture, at {first_key!r}, {second_key!r}; choose one "
+            "with weights_key"
         )
         for network, key in ((first, first_key), (second, second_key)):
             loaded = read(path, key)
             torch.testing.assert_close(loaded.network(PIXELS), network(PIXELS), rtol=2e-2, atol=2e-2)
             assert loaded.weights_key == key
-            assert f"the file's network at {key!r} was taken" in loaded.notes
+            assert f"the file's network at {key!r} was loaded" in loaded.notes
         assert not torch.allclose(first(PIXELS), second(PIXELS), rtol=2e-2, atol=2e-2)
         with pytest.raises(InvalidInput, match=r"no network of this architecture at weights_key 'best'; it holds one"):
             read(path, "best")
@@ -191,7 +191,9 @@ def test_what_may_be_part_of_the_network_is_not_left_out(tmp_path: Path) -> None
             ):
                 read(path)
     for path in saved({**behind("model.", state), "criterion.weight": torch.ones(10)}, tmp_path / "m.pt"):
-        with pytest.raises(InvalidInput, match=r"'criterion\.weight' .*; if it is no part .* weights_key 'model'"):
+        with pytest.raises(
+            InvalidInput, match=r"'criterion\.weight' .*; if it is no part .* set weights_key to 'model'"
+        ):
             read(path)
         assert "'criterion.weight', are no part of the network" in read(path, "model").notes[0]
     path = tmp_path / "n.pt"
@@ -249,7 +251,7 @@ def test_a_smaller_network_within_a_larger_one_is_not_taken_out(
                     "module.features.3.weight": s["features.3.weight"],
                 }
             ),
-            r"has 'features\.0\.weight' and 'features\.module\.0\.weight', which are one name",
+            r"has 'features\.0\.weight' and 'features\.module\.0\.weight', which differ only in what wrappers",
         ),
         (lambda s: dict(s) | {"features.0.weight": torch.full((8, 1, 3, 3), torch.nan)}, "has NaN or infinite values"),
         (
@@ -400,7 +402,7 @@ def test_overlapping_memory_is_loaded_where_the_numbers_agree(tmp_path: Path) ->
     load_weights(other, path)
     assert torch.equal(other(PIXELS), network(PIXELS))
     torch.save(dict(network.state_dict()) | {"head.weight": torch.zeros(10, 64)}, path)
-    with pytest.raises(InvalidInput, match="than in a tensor that lies in the same memory in the architecture"):
+    with pytest.raises(InvalidInput, match="than in a tensor that shares its memory in the architecture"):
         load_weights(InOneMemory(), path)
 
 
@@ -474,11 +476,9 @@ def test_a_network_that_normalizes_by_itself(tmp_path: Path) -> None:
     torch.save({"0.mean": half, "0.std": half} | behind("1.", network.state_dict()), path)
     loaded = read(path)
     assert torch.equal(loaded.network(PIXELS), network(PIXELS))
-    assert loaded.notes == ("the file's normalization (mean 0.5, std 0.5) is what the architecture does by itself",)
+    assert loaded.notes == ("the file's normalization (mean 0.5, std 0.5) is already part of the architecture",)
     torch.save({"0.mean": MEAN, "0.std": STD} | behind("1.", network.state_dict()), path)
-    with pytest.raises(
-        InvalidInput, match=r"normalizes its images by itself with other numbers \(mean 0\.5, std 0\.5\)"
-    ):
+    with pytest.raises(InvalidInput, match=r"itself normalizes its images with other numbers \(mean 0\.5, std 0\.5\)"):
         read(path)
 
 
@@ -508,6 +508,6 @@ def test_a_part_of_a_sequence_tells_what_it_does_not_know(tmp_path: Path) -> Non
     loaded = read(path)
     assert torch.equal(loaded.network(PIXELS), network(PIXELS))
     assert loaded.notes == (
-        "the network is part 'module.1' of a sequence; the file holds nothing of '0' before it, so that whatever it "
-        "does to images is left out",
+        "the network is part 'module.1' of a sequence; the file has no tensors of '0' before it, so that whatever "
+        "that part does to images is left out",
     )

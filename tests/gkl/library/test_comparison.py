@@ -160,7 +160,7 @@ def test_what_is_not_the_same_is_refused(model: nn.Module, data: ImageSet, verdi
     for another, says in [
         (other(num_points=20), "one is about 40 points, the other about 20"),
         (other(ImageSet(data.images, labels)), "the labels of 3 of 40 points differ"),
-        (other(darker), "about other images with the same labels"),
+        (other(darker), "about different images with the same labels"),
         (other(epsilon=0.2), "measured under Linf 0.1 and under Linf 0.2; compare"),
         (other(norm="L2"), "under Linf 0.1 and under L2 0.1"),
         (other(protocol="clean", attacks=None), "under Linf 0.1 and under no attack"),

@@ -192,7 +192,7 @@ def test_parts_of_models_that_look_alike_are_not_mixed_up(model: nn.Module, data
         ({"batch_size": 0}, "batch_size: input should be greater than or equal to 1"),
         ({"num_points": 50}, "num_points is 50, and there are 40 images"),
         ({"num_points": 0}, "num_points is 0; take at least 1"),
-        ({"mean": 0.5}, "a normalization has both mean and std"),
+        ({"mean": 0.5}, "a normalization needs both mean and std"),
         ({"mean": 0.5, "std": 0}, "mean and std are finite, and std above 0"),
         ({"mean": (0.5, 0.5), "std": 1}, "one number, or one for each of the 1 channels"),
         ({"mean": 127.5, "std": 127.5}, "in units of pixels in [0, 1]; divide them by 255"),

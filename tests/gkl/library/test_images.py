@@ -89,7 +89,7 @@ def test_no_more_of_a_loader_is_read_than_is_wanted() -> None:
     [
         ("cifar", "unknown data set 'cifar'; did you mean 'cifar10'"),
         (3, "the data is a int; give images and labels as a pair"),
-        ([IMAGES[:2], IMAGES[:2], IMAGES[:2]], "yields a Tensor; it has to yield images with their labels"),
+        ([IMAGES[:2], IMAGES[:2], IMAGES[:2]], "yields a Tensor; it must yield images with their labels"),
         ([], "holds no image"),
         (({"a": 1}, LABELS), "the images are a dict of object; give a tensor or an array of numbers"),
         ((["a", "b"], LABELS), "the images are a list of"),

@@ -87,7 +87,7 @@ def half_a_zip(path: Path) -> None:
     [
         (
             whole_model,
-            "holds a pickled gkl.models.small_cnn.TinyCNN, not only tensors; a whole model",
+            "holds a pickled gkl.models.small_cnn.TinyCNN, not only tensors; whole models",
         ),
         (hostile, "it holds a pickled .*getattr, not only tensors"),
         (half_a_zip, "cannot be read as a state dict"),
