@@ -105,7 +105,7 @@ class EntryView(Schema):
     corruptions_3d_error: float | None
     """Mean error on 3D corruptions relative to AlexNet's, if the imported file has it."""
     unreliable: bool
-    """Whether it has a flag that makes its robust accuracy doubtful."""
+    """Whether its evaluation has flags, or RobustBench marks it as unreliable."""
     is_provisional: bool
     """Whether the accuracy is an upper bound from the first attacks, while the others run."""
     withdrawn: str | None

@@ -90,7 +90,7 @@ class Problem(BaseModel):
         }
     )
 
-    type: str = Field(default="about:blank", description="Always 'about:blank': `code` tells problems apart.")
+    type: str = Field(default="about:blank", description="Always 'about:blank': `code` distinguishes problems.")
     title: str = Field(description="The status in words.")
     status: int
     code: str = Field(description="What went wrong, for programs.")

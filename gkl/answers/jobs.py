@@ -38,7 +38,7 @@ class JobView(Schema):
     worker: str | None
     """The worker that runs it, or ran it last."""
     lost_leases: int
-    """How many attempts ended because the worker was lost."""
+    """How many attempts in a row lost their worker without saving anything."""
     due_at: datetime | None
     """When a queued job may start: later after a lost worker; null while it waits for its shards."""
     run_seconds: float
