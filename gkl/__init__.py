@@ -1,10 +1,10 @@
-"""The engine: losses, training and evaluation, usable as a library without any server.
+"""The engine: losses, training and evaluation, usable as a library without a server.
 
 >>> import gkl
 >>> gkl.evaluate  # doctest: +ELLIPSIS
 <function evaluate at ...>
 
-Importing this package does not import torch; its names and submodules do where they need it.
+Importing this package does not import torch. Its names and submodules import torch when they are used.
 """
 
 from importlib import import_module
@@ -30,7 +30,7 @@ __all__ = [
     "train",
 ]
 
-# Where each name is, to be loaded when it is asked for.
+# The module of each public name, imported on first use.
 _PLACES = {
     "Comparison": "gkl.library.comparison",
     "Training": "gkl.library.training",

@@ -1,4 +1,4 @@
-"""What an address says of where its machine is."""
+"""Recognizes loopback addresses."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from ipaddress import ip_address
 
 
 def is_loopback(host: str) -> bool:
-    """
+    """Whether a host name or IP address is this machine itself.
+
     >>> is_loopback("127.0.0.1"), is_loopback("localhost"), is_loopback("::1"), is_loopback("0.0.0.0")
     (True, True, True, False)
     """

@@ -1,6 +1,6 @@
-"""A state dict of torch.save from a stranger becomes safetensors, once, in a process that could do no harm.
+"""Converts an untrusted state dict of torch.save to safetensors, in a confined process.
 
-`python -m gkl.conversion SOURCE TARGET` is that process: it imports torch, gives up what it does not need
+`python -m gkl.conversion SOURCE TARGET` is that process: it imports torch, confines itself
 (`gkl.formats.confinement`), and only then opens the file.
 """
 
@@ -27,13 +27,13 @@ from gkl.outcome import Event, Failed, Progress
 
 _log = logging.getLogger(__name__)
 
-# Reading and writing at 10 MB/s at least, after torch was imported on a busy host.
+# Processor time: a minute to import torch on a busy host, then at least 10 MB/s.
 _FIXED_SECONDS, _BYTES_PER_SECOND = 60, 10e6
-# A slow disk takes no processor time.
+# Wall-clock time per second of processor time: waiting for a slow disk uses none.
 _WALL_PER_CPU = 5
-# The tensors as read, as laid out to be written, and as they are written, with room for a fourth.
+# Memory for the tensors as read, as copied, and as serialized, and a fourth time to spare.
 _COPIES, _FIXED_BYTES = 4, 1024**3
-# Half precision is kept as it is, so that only what is stored once and used twice grows.
+# Number formats are kept, so a file grows only by views of one storage, which are written separately.
 _GROWTH, _FIXED_FILE_BYTES = 2, 64 * 1024**2
 _ANSWER_BYTES = 64 * 1024
 _REPORT_SECONDS = 5.0
@@ -48,29 +48,30 @@ def convert(
     should_stop: Callable[[], bool] = lambda: False,
     seconds: float | None = None,
 ) -> None:
-    """Write the tensors of what torch.save wrote as safetensors, with their own names and number formats.
+    """Convert a file of torch.save to safetensors, keeping the tensors' names and number formats.
 
-    All of them: which of several networks in it is meant, the one who reads `target` says (`gkl.formats.weights_file`).
+    All tensors are kept: if the file holds several networks, the reader of `target` chooses one
+    (`gkl.formats.weights_file`).
 
     Args:
-        source: what torch.save wrote.
-        target: the file to be written, in a directory that holds nothing which must not be overwritten.
+        source: a file of torch.save.
+        target: the file to write. The process may overwrite any file in its directory.
         report: called every few seconds.
-        should_stop: asked several times a second; when it says yes the conversion ends with `Stopped`.
-        seconds: how long it may take; by default so long that a slow disk suffices.
+        should_stop: called several times a second; once it returns True, the conversion ends with `Stopped`.
+        seconds: time limit; by default long enough for a slow disk.
 
     Raises:
-        InvalidInput: the file is no plain state dict, or takes more memory or time than one of its size may.
+        InvalidInput: the file is not a plain state dict, or reading it takes too much memory or time for its size.
         NoSpaceLeft: the disk is full.
         OutOfMemory: the process was killed from outside.
-        Stopped: `should_stop` said yes.
+        Stopped: `should_stop` returned True.
     """
     check_torch_file(source)
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "gkl.conversion", str(source), str(target)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
-        # Where it imports from, and one thread: others would keep what this one gives up.
+        # The import paths, and a single thread: Landlock would not confine threads that run already.
         env={
             **{name: os.environ[name] for name in ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH") if name in os.environ},
             **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
@@ -102,38 +103,39 @@ def _wait(
         if should_stop():
             raise Stopped
         if time.monotonic() > deadline:
-            raise InvalidInput(f"{source.name} took more than {seconds:.0f} seconds to be read; {_ADVICE}")
+            raise InvalidInput(f"reading {source.name} took more than {seconds:.0f} seconds; {_ADVICE}")
         if time.monotonic() - last_report > _REPORT_SECONDS:
             last_report = time.monotonic()
             report(Progress(stage="converting the weights", fraction=0.0))
         time.sleep(0.05)
     if should_stop():
-        # Who is told to stop has its children told too.
+        # A signal to a process group stops the child too: that is not the file's fault.
         raise Stopped
 
 
 def _judge(source: Path, target: Path, returncode: int, answer: bytes) -> None:
-    """
+    """Raise the error that explains how the process ended, if it failed.
+
     Raises:
-        InvalidInput, NoSpaceLeft, OutOfMemory: the process did not end as it should, in words.
+        InvalidInput, NoSpaceLeft, OutOfMemory: the process failed.
     """
     name = source.name
     if returncode == 0:
         if target.is_symlink() or not target.is_file():
-            raise InvalidInput(f"{name} left no file when it was read; {_ADVICE}")
+            raise InvalidInput(f"converting {name} wrote no file; {_ADVICE}")
         return
     if returncode == -signal.SIGXCPU:
-        raise InvalidInput(f"{name} took more processor time to be read than a file of its size may; {_ADVICE}")
+        raise InvalidInput(f"reading {name} took too much processor time for a file of its size; {_ADVICE}")
     if returncode == -signal.SIGKILL:
         raise OutOfMemory(
             f"the process that read {name} was killed from outside (SIGKILL), as the kernel does when a host is out of "
-            "memory; retry the job when there is more"
+            "memory; retry the job when more memory is free"
         )
     try:
         failed = Failed.model_validate_json(answer)
     except ValidationError:
         ended = f"signal {-returncode}" if returncode < 0 else f"exit status {returncode}"
-        raise InvalidInput(f"{name} ended the process that read it with {ended}; {_ADVICE}") from None
+        raise InvalidInput(f"the process that read {name} ended with {ended}; {_ADVICE}") from None
     raise (NoSpaceLeft if failed.code is FailureCode.NO_SPACE_LEFT else InvalidInput)(failed.message[:1000])
 
 
@@ -145,7 +147,7 @@ def _cpu_seconds(source: Path) -> int:
 
 
 def _main(source: Path, target: Path) -> NoReturn:
-    # All of it now: later it would count as the file's, and need what is given up.
+    # Imported before the confinement: afterwards the imports would count against its limits, or be refused.
     import torch  # noqa: PLC0415
 
     from gkl.device import is_out_of_memory  # noqa: PLC0415
@@ -167,18 +169,18 @@ def _main(source: Path, target: Path) -> NoReturn:
         convert_state_dict(source, target)
     except (InvalidInput, NoSpaceLeft) as error:
         failed = Failed(code=error.code, message=str(error))
-    except Exception as error:  # noqa: BLE001 - logged, and told to who asked for it
+    except Exception as error:  # noqa: BLE001 - logged, and reported to the parent process
         _log.exception("the conversion failed")
         is_short = isinstance(error, MemoryError | RuntimeError) and is_out_of_memory(error)
-        # safetensors has one error for everything, whose text is the system's.
+        # safetensors raises one class for every error; its text contains the operating system's.
         if is_short or isinstance(error, OutOfMemory) or os.strerror(errno.EFBIG) in str(error):
-            what = f"takes more room to be read than a file of its size may; {_ADVICE}"
+            what = f"needs too much memory or disk space for a file of its size; {_ADVICE}"
         else:
             reason = (str(error) or type(error).__name__).splitlines()[0]
-            what = f"holds what safetensors cannot ({reason:.200}); save the network's tensors alone, as real numbers"
+            what = f"cannot be saved as safetensors ({reason:.200}); save the network's tensors alone, as real numbers"
         failed = Failed(code=FailureCode.INVALID_INPUT, message=f"{source.name} {what}")
     else:
-        # Taking torch down in order takes a second.
+        # A regular exit of torch takes a second.
         os._exit(0)
     os.write(1, failed.model_dump_json().encode())
     os._exit(1)

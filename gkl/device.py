@@ -1,4 +1,4 @@
-"""The processor a run uses: which it is, what it is called, how exact it is, and its random streams."""
+"""The device of a run: its selection, name, float32 precision and random streams."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from gkl.errors import InvalidInput, OutOfMemory
 
 
 def select_device(name: str | None = None) -> torch.device:
-    """The named device, or CUDA if there is one, else the CPU.
+    """Return the named device; without a name CUDA if available, else the CPU.
 
-    A CUDA device becomes the process's current one, since some networks ask for that.
+    A CUDA device becomes the process's current one, because some networks use the current device.
 
     Raises:
         InvalidInput: there is no such device.
@@ -22,26 +22,27 @@ def select_device(name: str | None = None) -> torch.device:
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
         if device.type not in ("cpu", "cuda"):
-            raise InvalidInput(f"the device {name!r} is none that a run can use; take 'cpu' or 'cuda'")
+            raise InvalidInput(f"the device {name!r} is not supported; use 'cpu' or 'cuda'")
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise InvalidInput(f"the device {name!r} cannot be used here; leave it out, or take 'cpu'") from error
+        raise InvalidInput(f"the device {name!r} cannot be used here; leave it out, or use 'cpu'") from error
     if device.type == "cuda":
         torch.cuda.set_device(device)
     return device
 
 
 def set_tensor_float_32(allowed: bool) -> None:
-    """Whether CUDA's float32 convolutions and products may round their factors to 10 bits, as they do by default."""
+    """Allow or forbid TF32: CUDA's float32 convolutions and products with factors rounded to 10 bits of mantissa."""
     torch.backends.cudnn.conv.fp32_precision = "tf32" if allowed else "ieee"  # type: ignore[attr-defined]
     torch.backends.cuda.matmul.fp32_precision = "tf32" if allowed else "ieee"
 
 
 @contextmanager
 def out_of_memory_explained() -> Iterator[None]:
-    """
+    """Turn torch's several out-of-memory errors into one.
+
     Raises:
-        OutOfMemory: in place of the several errors that say so.
+        OutOfMemory: the block ran out of memory.
     """
     try:
         yield
@@ -54,14 +55,14 @@ def out_of_memory_explained() -> Iterator[None]:
 
 
 def is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
-    # torch raises its own error for CUDA and a plain RuntimeError for the CPU's allocator.
-    said = ("can't allocate memory", "STATUS_ALLOC_FAILED")
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(words in str(error) for words in said)
+    # torch raises its own class for CUDA and a plain RuntimeError for the CPU's allocator.
+    texts = ("can't allocate memory", "STATUS_ALLOC_FAILED")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(text in str(error) for text in texts)
 
 
 @contextmanager
 def own_random_stream(generator: torch.Generator) -> Iterator[None]:
-    """Within, torch's global streams are seeded from `generator`; afterwards they are as they were."""
+    """Seed torch's global random streams from `generator` within the block, and restore them afterwards."""
     device = generator.device
     seed = int(torch.randint(0, 2**62, (), generator=generator, device=device))
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):

@@ -1,12 +1,12 @@
-"""What can go wrong in the engine, and what the person who sees it should do.
+"""The errors of the engine.
 
     GklError
     ├── InvalidInput          the spec, the data or the weights cannot be used as given
     ├── NonFiniteLoss         the training diverged
     ├── NoSpaceLeft           the disk is full
-    ├── OutOfMemory           the device's memory is
+    ├── OutOfMemory           the device's memory is full
     └── InvalidVerdict        an attack's result did not survive its own re-check
-    Stopped                   not an error: the run was asked to stop and has saved what it had
+    Stopped                   not an error: the run was asked to stop and has saved a checkpoint
 
 Every message is one or two sentences: what was found, and what to do.
 """
@@ -17,7 +17,7 @@ from enum import StrEnum
 
 
 class FailureCode(StrEnum):
-    """Why a job failed. Typed, so that pages, clients and metrics need not read sentences."""
+    """Why a job failed, so that pages, clients and metrics need not parse sentences."""
 
     INVALID_INPUT = "invalid_input"
     OUT_OF_MEMORY = "out_of_memory"
@@ -31,7 +31,7 @@ class FailureCode(StrEnum):
 
 
 class GklError(Exception):
-    """Base of the engine's errors; `code` is what a failed job carries."""
+    """Base of the engine's errors; `code` becomes the code of a failed job."""
 
     code: FailureCode = FailureCode.INTERNAL
 
@@ -49,19 +49,19 @@ class NonFiniteLoss(GklError):
 
 
 class NoSpaceLeft(GklError):
-    """The disk is full; what was saved remains."""
+    """The disk is full; everything saved before remains."""
 
     code = FailureCode.NO_SPACE_LEFT
 
 
 class OutOfMemory(GklError):
-    """The device's memory does not suffice."""
+    """The device has too little memory."""
 
     code = FailureCode.OUT_OF_MEMORY
 
 
 class InvalidVerdict(GklError):
-    """A result did not survive its own check; none is recorded."""
+    """A result did not survive its own check; it is not recorded."""
 
     code = FailureCode.INTERNAL
 

@@ -1,8 +1,8 @@
-"""What pydantic finds wrong with a spec: at the keys that the sender wrote, in sentences that say what to do.
+"""Turns pydantic's errors into sentences that say what to do, at the keys that the sender wrote. Free of torch.
 
-pydantic puts the chosen member of a union into an error's location, where the sender's JSON has no such key:
-`schedule.piecewise.milestones`. Which parts those are is read from the schema that was validated, so that no union can
-be forgotten, and a field that is called like a member keeps its name. Free of torch.
+pydantic adds the chosen member of a union to an error's location, where the sender's JSON has no such key:
+`schedule.piecewise.milestones`. This module finds these parts in the validated schema, so that no union is forgotten,
+and a field with the same name as a member is kept.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ Path = tuple[str | int, ...]
 
 class FieldError(NamedTuple):
     path: Path
-    """Keys and positions in what was sent; empty for an error about the whole."""
+    """Keys and indices in the sender's JSON; empty for an error about the whole."""
     message: str
     """What is wrong and what would be right, in a sentence that ends with a full stop or a question mark."""
 
 
 def field_errors(errors: Sequence[Any], validated: TypeAdapter[Any] | type[BaseModel] | None) -> list[FieldError]:
-    """Every field at fault, once.
+    """Return each field at fault once.
 
     Args:
-        errors: of a `ValidationError`.
-        validated: what raised it; None where that is not known, and has no unions.
+        errors: `errors()` of a `ValidationError`.
+        validated: the model or adapter that raised it; None if it is unknown, then without unions.
 
     >>> from gkl.spec import JOB_SPEC
     >>> tag = ("train", "schedule", "piecewise", "factor")
@@ -45,7 +45,7 @@ def field_errors(errors: Sequence[Any], validated: TypeAdapter[Any] | type[BaseM
         walked = _walk(schema, tuple(raw["loc"]))
         message = _sentence(raw, walked.fields)
         if walked.union is not None and walked.union == before:
-            # The members of a plain union refuse a value one by one.
+            # Each member of a plain union adds an error of its own.
             found[-1] = FieldError(walked.path, f"{found[-1].message.rstrip('.')}, or {message}")
         else:
             found.append(FieldError(walked.path, message))
@@ -54,7 +54,7 @@ def field_errors(errors: Sequence[Any], validated: TypeAdapter[Any] | type[BaseM
 
 
 def field_problems(errors: Sequence[Any], validated: TypeAdapter[Any] | type[BaseModel]) -> list[FieldProblem]:
-    """`field_errors` as the service tells them, each place as one name: 'schedule.milestones.0'."""
+    """`field_errors` as the service reports them, with dotted locations: 'schedule.milestones.0'."""
     return [
         FieldProblem(location=".".join(map(str, path)), message=message)
         for path, message in field_errors(errors, validated)
@@ -68,18 +68,18 @@ def _sentence(raw: Any, known: Iterable[str]) -> str:
             return f"unknown field; did you mean {' or '.join(near)}?"
         return "unknown field; remove it, or correct its name."
     message = str(raw["msg"]).removeprefix("Value error, ")
-    # A name keeps its capitals.
+    # An abbreviation keeps its capitals.
     first = message[:1] if message[1:2].isupper() else message[:1].lower()
     return first + message[1:].rstrip(".") + ("" if message.endswith("?") else ".")
 
 
 class _Walked(NamedTuple):
     path: Path
-    """The location without what names a union's members."""
+    """The location without the names of union members."""
     fields: tuple[str, ...]
-    """The names of the fields beside the last part of the path."""
+    """Names of the fields on the level of the path's last part."""
     union: Path | None
-    """Path of the plain union whose member speaks; None for another error."""
+    """Path of the plain union whose member raised the error; None for other errors."""
 
 
 def _walk(schema: Any, location: Path) -> _Walked:
@@ -115,21 +115,21 @@ def _walk(schema: Any, location: Path) -> _Walked:
             path.append(rest.pop(0))
             schema = schema.get("values_schema")
         else:
-            # A key of its own, or an error's own addition: as pydantic says it.
+            # A key without a schema, or an addition of the error itself: kept as in pydantic's location.
             path.append(rest.pop(0))
     return _Walked(tuple(path), fields, union)
 
 
 def _inside(schema: Any) -> Any:
-    """What a validator, a default, null or a model is around; None for what is around nothing."""
+    """The schema inside one of a validator, a default, a nullable or a model; None if there is none."""
     if not isinstance(schema, Mapping):
         return None
     return next((schema[key] for key in ("schema", "lax_schema", "python_schema") if key in schema), None)
 
 
 def _member(union: Any, label: str) -> Any:
-    """The model that pydantic means by a plain union's label, such as 'function-after[_check(), Cat]'; None for another
-    member, within which nothing lies."""
+    """The model that a plain union's label means, such as 'function-after[_check(), Cat]'; None for members other than
+    models, which have no fields."""
     words = set(re.findall(r"\w+", label))
     for choice in union["choices"]:
         member = choice[0] if isinstance(choice, tuple) else choice

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, whatever happens while they are written."""
+"""Writes files so that they are whole or absent, whatever happens meanwhile."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from gkl.errors import InvalidInput
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends without an error.
+    """Yield a temporary path beside `path`, and move it to `path` when the block ends without an error.
 
-    The content is on disk before the name appears, so that a crash leaves the old file or the new one.
+    The content is on disk before the move, so that a crash leaves either the old file or the new one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -40,9 +40,10 @@ def _sync_directory(directory: Path) -> None:
 
 
 def check_writable(directory: Path) -> None:
-    """
+    """Check that files can be written to a directory, before hours of work.
+
     Raises:
-        InvalidInput: nothing can be written there. Better known before hours of work than after.
+        InvalidInput: nothing can be written there.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,8 @@
-"""Divergences between two sets of logits, as functions of tensors. No device, no mode, no state.
+"""Divergences between two sets of logits, as functions of tensors without state.
 
-`target_logits` is the side the paper calls natural image or teacher (t), `logits` the adversarial image or
-student (s). The target is not detached for the caller: gradient flows to both sides wherever the loss lets
-it, and a caller that wants a fixed target detaches it. All are O(B * C) in time and memory, and compute in
-float32 or wider whatever the logits' type.
+`target_logits` are the logits of the natural image or the teacher (t in the papers), `logits` those of the adversarial
+image or the student (s). Gradient flows to both sides unless the loss stops it; detach the target if it should be
+fixed. Every loss takes O(B * C) time and memory, and computes in float32 or wider whatever the logits' type.
 
 References: Generalized Kullback-Leibler divergence, arXiv 2503.08038; its predecessor DKL/IKL,
 arXiv 2305.13948; TRADES, arXiv 1901.08573.
@@ -19,9 +18,9 @@ from torch.nn import functional as F
 
 
 def kl_loss(logits: Tensor, target_logits: Tensor) -> Tensor:
-    """KL(softmax(target_logits) || softmax(logits)), mean over the batch; the robust part of TRADES.
+    """KL divergence KL(softmax(target_logits) || softmax(logits)), mean over the batch; the robust part of TRADES.
 
-    Unlike `torch.nn.functional.kl_div` its gradient with respect to the target stays finite when a
+    Unlike `torch.nn.functional.kl_div`, its gradient with respect to the target stays finite when a
     probability underflows to 0.
 
     Args:
@@ -40,12 +39,12 @@ def kl_loss(logits: Tensor, target_logits: Tensor) -> Tensor:
 
 
 def dkl_loss(logits: Tensor, target_logits: Tensor) -> Tensor:
-    """Decoupled form of the KL divergence: equal gradients, another value (arXiv 2305.13948, theorem 1).
+    """Decoupled KL divergence: the gradients of `kl_loss`, but another value (arXiv 2305.13948, theorem 1).
 
         1/(4B) sum_b sum_jk SG(p_bj p_bk) ((t_bj - t_bk) - SG(s_bj - s_bk))^2  -  1/B sum_b sum_j SG(p_bj) log q_bj
 
-    with p = softmax(t), q = softmax(s) and SG the stop-gradient. The first term alone moves t, the second
-    alone moves s.
+    with p = softmax(t), q = softmax(s) and SG the stop-gradient. Only the first term has a gradient with respect to t,
+    only the second with respect to s.
 
     Args:
         logits: (B, C), any real values.
@@ -66,7 +65,7 @@ def dkl_loss(logits: Tensor, target_logits: Tensor) -> Tensor:
 
 
 def ikl_loss(logits: Tensor, target_logits: Tensor, weights: Tensor, *, wmse_weight: float, ce_weight: float) -> Tensor:
-    """Improved KL: DKL with a wMSE term that moves both sides, weighted class-wise (arXiv 2305.13948).
+    """Improved KL: DKL with class-wise weights and a wMSE term whose gradient reaches both sides (arXiv 2305.13948).
 
         wmse_weight/(4B) sum_b sum_jk w_bj w_bk ((t_bj - t_bk) - (s_bj - s_bk))^2
         - ce_weight/B sum_b sum_j SG(p_bj) log q_bj
@@ -74,9 +73,9 @@ def ikl_loss(logits: Tensor, target_logits: Tensor, weights: Tensor, *, wmse_wei
     Args:
         logits: (B, C), adversarial image or student.
         target_logits: (B, C), natural image or teacher.
-        weights: (B, C), the class prior's row of each sample's label, at least 0; receives no gradient.
-        wmse_weight: alpha in the paper's text, `beta` in the authors' code.
-        ce_weight: beta in the paper's text, `alpha` in the authors' code.
+        weights: (B, C), the class prior's row of each sample's label, at least 0; gets no gradient.
+        wmse_weight: weight of the wMSE term; alpha in the paper's text, `beta` in the authors' code.
+        ce_weight: weight of the cross-entropy term; beta in the paper's text, `alpha` in the authors' code.
 
     Returns:
         Scalar; float32 for half-precision input.
@@ -105,17 +104,17 @@ def gkl_loss(
         wMSE = 1/4 sum_b sum_jk w_bj w_bk ((t_bj - t_bk) - (s_bj - s_bk))^2  /  sum_b sum_jk w_bj w_bk
         CE   = - 1/B sum_b sum_j SG(softmax(t / T))_bj log_softmax(s / T)_bj,  without a factor T^2
 
-    With gamma = 1, temperature = 1 and rows of `weights` that sum to 1 it is `ikl_loss`.
+    It equals `ikl_loss` if gamma = 1, temperature = 1 and the rows of `weights` sum to 1.
 
     Args:
         logits: (B, C), adversarial image or student.
-        target_logits: (B, C), natural image or teacher; the wMSE part passes gradient to it.
-        weights: (B, C), the class prior's row of each sample's label, at least 0; receives no gradient. If all
-            are 0, so is wMSE.
-        wmse_weight: weight of the wMSE part (the authors' code calls it beta).
-        ce_weight: weight of the soft-label cross-entropy part (alpha there).
-        gamma: in [0, 1]; the weights are raised to it.
-        temperature: T > 0 of the cross-entropy part; the wMSE part is on the raw logits.
+        target_logits: (B, C), natural image or teacher; only the wMSE part passes gradient to it.
+        weights: (B, C), the class prior's row of each sample's label, at least 0; gets no gradient. If all
+            are 0, wMSE is 0.
+        wmse_weight: weight of the wMSE part (`beta` in the authors' code).
+        ce_weight: weight of the soft-label cross-entropy part (`alpha` in the authors' code).
+        gamma: exponent of the weights, in [0, 1].
+        temperature: T > 0 of the cross-entropy part; the wMSE part uses the raw logits.
 
     Returns:
         Scalar; float32 for half-precision input.
@@ -145,7 +144,7 @@ def gkl_loss_and_parts(
     gamma: float = 1.0,
     temperature: float = 1.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`gkl_loss` with its unweighted parts for the record: (loss, wMSE, CE), scalars; the parts carry no gradient.
+    """`gkl_loss` and its unweighted parts for logging: the scalars (loss, wMSE, CE). The parts carry no gradient.
 
     >>> sides = torch.zeros(1, 4)
     >>> loss, wmse, ce = gkl_loss_and_parts(sides, sides, torch.full((1, 4), 0.25), wmse_weight=1.0, ce_weight=2.0)
@@ -161,7 +160,7 @@ def gkl_loss_and_parts(
 
 
 def _at_least_float32(logits: Tensor) -> Tensor:
-    """Half-precision logits lose the small differences that these losses are made of."""
+    """Widen half-precision logits, which lose the small differences that these losses consist of."""
     return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
 
@@ -171,26 +170,26 @@ def _prepared(logits: Tensor, target_logits: Tensor, weights: Tensor) -> tuple[T
 
 
 class _Form(NamedTuple):
-    """Which of the losses is meant."""
+    """Which of the losses to compute."""
 
     normalizer: Literal["samples", "pairs"]
-    """What wMSE is divided by: B (DKL, IKL), or sum_b S_b^2 (GKL)."""
+    """Divisor of wMSE: B (DKL, IKL), or sum_b S_b^2 (GKL)."""
     temperature: float = 1.0
     decoupled: bool = False
-    """DKL: wMSE moves t alone, and the weights are softmax(t)."""
+    """DKL: wMSE has a gradient with respect to t only, and the weights are softmax(t)."""
 
 
 class _WeightedLoss(torch.autograd.Function):
     """wmse_weight * wMSE + ce_weight * CE of (B, C) logits in one pass, with its gradient in closed form.
 
-    The wMSE term is printed with B * C * C differences. With S_b = sum_j w_bj, d = t - s and
+    The papers write the wMSE term with B * C * C differences. With S_b = sum_j w_bj, d = t - s and
     dbar_b = sum_j w_bj d_bj / S_b it is
 
         1/4 sum_jk w_j w_k (d_j - d_k)^2 = 1/2 S sum_j w_j (d_j - dbar)^2,  with gradient  S w_j (d_j - dbar)
 
-    with respect to d_j. The squares are taken around dbar: expanded, they cancel catastrophically when the
-    logits carry a common offset. Written as tensor operations and left to autograd it costs more than plain KL
-    (`benchmarks/losses.py`): small kernels and fresh (B, C) buffers are all it spends, hence the in-place ones.
+    with respect to d_j. The squares are not expanded: that would cancel catastrophically when the logits have a
+    common offset. Operations are in place and the gradient is explicit because small kernels and new (B, C) buffers
+    are the whole cost: as plain tensor operations under autograd it is slower than KL (`benchmarks/losses.py`).
     """
 
     @staticmethod
@@ -198,11 +197,11 @@ class _WeightedLoss(torch.autograd.Function):
         ctx: Any, s: Tensor, t: Tensor, w: Tensor, wmse_weight: float, ce_weight: float, form: _Form
     ) -> tuple[Tensor, Tensor, Tensor]:
         temperature, batch = form.temperature, len(s)
-        # An all-zero row has no pairs: whatever it is divided by, its terms are 0. Its inverse must stay finite when
-        # it is multiplied by a loss weight.
+        # The terms of an all-zero row are 0, whatever the divisor. The divisor is large enough for its inverse to stay
+        # finite when it is multiplied by a loss weight.
         smallest = torch.finfo(w.dtype).tiny ** 0.5
         row_sum = w.sum(dim=1, keepdim=True).clamp_min_(smallest)
-        # Each side's own offset goes first, and exactly: t and s may be far apart as a whole.
+        # Each side's own offset is removed first, since t and s may have very different offsets.
         centered = (t - t[:, :1]).sub_(s - s[:, :1])
         gradient = w * centered
         centered.sub_(gradient.sum(dim=1, keepdim=True).div_(row_sum))
@@ -214,7 +213,7 @@ class _WeightedLoss(torch.autograd.Function):
         # DKL's weights are its target.
         target = w if form.decoupled else F.softmax(t if temperature == 1.0 else t / temperature, dim=1)
         log_other = F.log_softmax(s if temperature == 1.0 else s / temperature, dim=1)
-        # The buffer of the squares is free again.
+        # Reuses the buffer of the squares.
         ce = torch.mul(target, log_other, out=centered).sum().div_(-batch)
         ctx.save_for_backward(gradient, target, log_other)
         ctx.inverse, ctx.wmse_weight, ctx.scale_s = inverse, wmse_weight, ce_weight / (temperature * batch)
@@ -227,7 +226,7 @@ class _WeightedLoss(torch.autograd.Function):
         ctx: Any, grad_loss: Tensor, *_: Tensor
     ) -> tuple[Tensor | None, Tensor | None, None, None, None, None]:
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            # create_graph=True: what follows would count as a constant, and a second derivative be wrong.
+            # With create_graph=True autograd would take the gradient for a constant: second derivatives would be wrong.
             raise RuntimeError("the DKL, IKL and GKL losses have no second derivative; use create_graph=False")
         gradient, target, log_other = ctx.saved_tensors
         grad_s = grad_t = None

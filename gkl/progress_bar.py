@@ -1,4 +1,4 @@
-"""A bar that shows how far a run is: in a notebook, on a terminal, or nowhere."""
+"""A progress bar of a run, in a notebook or on a terminal."""
 
 from __future__ import annotations
 
@@ -10,31 +10,35 @@ from typing import Any
 from gkl.outcome import AttackFinished, EpochFinished, Event, Progress
 from gkl.outcome.metrics import headlines, written
 
-_TOLD_BY_DETAIL = ("training", "selection")
+# Stages whose `detail` is shown instead of their name.
+_SHOWN_BY_DETAIL = ("training", "selection")
 
 
 @contextmanager
 def progress_bar(*, shown: bool) -> Iterator[Callable[[Event], None]]:
-    """What a run reports to, as a bar with what is being done and what it came to so far."""
+    """Yield a function that takes a run's events and shows its stage and latest result in a bar.
+
+    It ignores the events if `shown` is false or tqdm is not installed.
+    """
     tqdm = _tqdm() if shown else None
     if tqdm is None:
         yield lambda _: None
         return
     with tqdm(total=100, bar_format="{percentage:3.0f} %|{bar}| {desc}", leave=False) as bar:
-        standing = ""
+        latest = ""
 
         def report(event: Event) -> None:
-            nonlocal standing
+            nonlocal latest
             if isinstance(event, Progress):
                 left = "" if event.seconds_left is None else f"at most {tqdm.format_interval(event.seconds_left)} left"
-                stage = event.detail if event.stage in _TOLD_BY_DETAIL else event.stage
-                bar.set_description_str(", ".join(part for part in (stage, standing, left) if part), refresh=False)
+                stage = event.detail if event.stage in _SHOWN_BY_DETAIL else event.stage
+                bar.set_description_str(", ".join(part for part in (stage, latest, left) if part), refresh=False)
                 bar.n = 100 * event.fraction
                 bar.refresh()
             elif isinstance(event, AttackFinished):
-                standing = f"{event.outcome.survivors} points stand"
+                latest = f"{event.outcome.survivors} points survive"
             elif isinstance(event, EpochFinished):
-                standing = ", ".join(
+                latest = ", ".join(
                     f"{metric.label} {written(metric, value)}"
                     for metric, value in headlines(event.metrics, 3)
                     if metric.unit == "share"
@@ -44,12 +48,12 @@ def progress_bar(*, shown: bool) -> Iterator[Callable[[Event], None]]:
 
 
 def _tqdm() -> Any:
-    """None where it is not installed."""
+    """The class `tqdm.auto.tqdm`; None if tqdm is not installed."""
     try:
         with warnings.catch_warnings():
-            # A notebook without ipywidgets gets a bar of letters, and need not be told so.
+            # In a notebook without ipywidgets tqdm warns that it shows a text bar.
             warnings.simplefilter("ignore")
-            from tqdm.auto import tqdm  # noqa: PLC0415 - not every installation has it
+            from tqdm.auto import tqdm  # noqa: PLC0415 - an optional dependency
     except ImportError:
         return None
     return tqdm

@@ -1,4 +1,4 @@
-"""The record of where a result comes from."""
+"""Records where a result comes from: spec, code, versions, device, seed, and hashes of data and weights."""
 
 from __future__ import annotations
 
@@ -29,9 +29,10 @@ def make_manifest(
     batch_size_used: int | None = None,
     preprocessing: str | None = None,
 ) -> Manifest:
-    """`commit` is `git_commit()` of the run's start: a checkout may move on while a run of hours goes on.
+    """Make the manifest of a result.
 
-    The spec is that of a job, or of the evaluation alone where somebody's own network was measured.
+    `spec` is a job's spec, or the evaluation's alone if a user's own network was measured. `commit` is the
+    `git_commit()` at the start of the run, since the checkout may change during a long run.
     """
     return Manifest(
         spec=spec.model_dump(mode="json"),
@@ -52,10 +53,12 @@ def make_manifest(
 
 
 def git_commit() -> str | None:
-    """Commit of the checkout this code runs from, '+changes' appended if its files differ; elsewhere what an image was
-    built from, if that was said."""
+    """Return the commit of the checkout that this code runs from, with '+changes' if files differ from it.
+
+    In a container image return the commit it was built from; None if the commit is unknown.
+    """
     source = Path(gkl.__file__).parent
-    # Installed into an environment inside some other checkout, these files are none of that checkout's.
+    # An installed package may lie inside the checkout of another project.
     if _git(source, "ls-files", "--error-unmatch", gkl.__file__) is None:
         return _built_from(source / "REVISION")
     commit = _git(source, "rev-parse", "HEAD")
@@ -65,7 +68,7 @@ def git_commit() -> str | None:
 
 
 def _built_from(written: Path) -> str | None:
-    """What docker/worker.Dockerfile wrote."""
+    """The commit in the file that docker/worker.Dockerfile writes; None if it is unknown."""
     revision = written.read_text(encoding="ascii").strip() if written.is_file() else "unknown"
     return None if revision == "unknown" else revision
 

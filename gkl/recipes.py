@@ -1,8 +1,8 @@
 """Named runs: functions that return a full spec, so that a run starts from numbers known to work.
 
-The CIFAR recipes are the published ones: GKL (arXiv 2503.08038) and IKL (arXiv 2305.13948) as their authors' code
-trains, and the synthetic-data training of arXiv 2302.04638, which both papers follow there. All of that code ran on
-torch 1.8 with RTX 3090 or A100 cards, where TF32 was on by default: 'tf32' is the precision as published.
+The CIFAR recipes are the published ones: GKL (arXiv 2503.08038) and IKL (arXiv 2305.13948) as in their authors' code,
+and with synthetic data the training of arXiv 2302.04638, which both papers follow. All of that code ran on torch 1.8
+with RTX 3090 or A100 cards, where TF32 was on by default; hence the precision 'tf32'.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def digits() -> TrainSpec:
 
 
 def digits_trades() -> TrainSpec:
-    """The same network and budget with TRADES' own KL divergence, to compare with."""
+    """The network and budget of `digits` with TRADES' own KL divergence, for comparison."""
     return _with(digits(), "TRADES SmallCNN", objective=TradesObjective(loss="trades", kl_weight=6.0))
 
 
@@ -90,11 +90,11 @@ def fashion_mnist() -> TrainSpec:
 def cifar(
     dataset: CifarName, *, ce_weight: float = 4.0, gamma: float = 1.0, prior_temperature: float = 4.0
 ) -> TrainSpec:
-    """WRN-34-10 without extra data, 200 epochs with AWP; 65.76/31.91 is published for CIFAR-100.
+    """WRN-34-10 without extra data, 200 epochs with AWP; published on CIFAR-100: 65.76/31.91 % clean/robust.
 
     Two runs are published for each data set: gamma 1 with temperature 4, and a smoothed prior (gamma 0.4 on
     CIFAR-100, 0.2 on CIFAR-10) with temperature 1. For CIFAR-10's 85.31/57.09 the sources differ in ce_weight: the
-    authors' script says 4, the log and the weights of that run are named for 3.
+    authors' script says 4, while the names of that run's log and weights say 3.
     """
     threat_model = _standard(dataset)
     return TrainSpec(
@@ -108,7 +108,7 @@ def cifar(
             relative_step_size=0.5,
             start_noise=0.001,
             project_start=False,
-            # On CIFAR-10 the authors maximize the cross-entropy part alone.
+            # On CIFAR-10 the authors' attack maximizes the cross-entropy part alone.
             wmse_weight=1.0 if dataset == "cifar100" else 0.0,
         ),
         optimizer=Sgd(learning_rate=0.2, momentum=0.9, weight_decay=5e-4),
@@ -125,10 +125,10 @@ def cifar(
 
 
 def cifar_autoaug(dataset: CifarName, *, robust_weight: float = 0.5) -> TrainSpec:
-    """WRN-34-10 with a second, AutoAugmented view of every image; 65.93/32.52 is published for CIFAR-100.
+    """WRN-34-10 with a second, AutoAugmented view of every image; published on CIFAR-100: 65.93/32.52.
 
-    The authors link the same weights under IKL, whose script weighs the second view with 0.3, and under GKL, whose
-    script weighs it with 0.5. Which of them made the figure is not known.
+    The authors link the same weights under IKL, whose script weights the second view with 0.3, and under GKL, whose
+    script weights it with 0.5. Which script gave the figure is not known.
     """
     augmentation = AutoAugmentation(
         kind="autoaug", padding=4, flip=True, robust_weight=robust_weight, fill=128, shear="bicubic"
@@ -138,9 +138,9 @@ def cifar_autoaug(dataset: CifarName, *, robust_weight: float = 0.5) -> TrainSpe
 
 
 def cifar_trades(dataset: CifarName) -> TrainSpec:
-    """The baseline: TRADES with KL and AWP. The authors weigh KL with 9 on CIFAR-100; 6 is TRADES' own weight.
+    """The baseline: TRADES with KL and AWP. The authors weight KL with 9 on CIFAR-100; 6 is TRADES' own weight.
 
-    Their script for it differs from those for DKL and GKL in its learning rate too, and leaves out the last batch.
+    Their script for it also has another learning rate schedule than those for DKL and GKL, and drops the last batch.
     """
     return _with(
         cifar(dataset),
@@ -155,10 +155,10 @@ def cifar_trades(dataset: CifarName) -> TrainSpec:
 
 
 def cifar_synthetic(dataset: CifarName, images: Literal["1m", "20m", "50m"]) -> TrainSpec:
-    """WRN-28-10 (SiLU) with generated images; 73.65/39.37 is published for CIFAR-100 with 50 million.
+    """WRN-28-10 (SiLU) with generated images; published on CIFAR-100 with 50 million images: 73.65/39.37.
 
-    The loss weights are published for 20 million (CIFAR-10) and 50 million (CIFAR-100); for 1 million they are
-    the same here, while only the figures are published: 90.75/63.54 on CIFAR-10, 68.99/35.89 on CIFAR-100 (IKL).
+    The loss weights are published for 20 million (CIFAR-10) and 50 million images (CIFAR-100). For 1 million only the
+    figures are published, 90.75/63.54 on CIFAR-10 and 68.99/35.89 on CIFAR-100 (IKL); the same weights are used here.
     """
     threat_model = _standard(dataset)
     epochs, batch_size = {"1m": (400, 512), "20m": (2400, 2048), "50m": (1600, 2048)}[images]
@@ -173,7 +173,7 @@ def cifar_synthetic(dataset: CifarName, images: Literal["1m", "20m", "50m"]) -> 
             num_steps=10, relative_step_size=0.25, start_noise="uniform", network_mode="train"
         ),
         optimizer=Sgd(learning_rate=0.2, momentum=0.9, weight_decay=5e-4, nesterov=True, decay_batch_norm=False),
-        # torch's OneCycleLR moves the momentum as well, unless it is told not to.
+        # torch's OneCycleLR cycles the momentum too by default.
         schedule=OneCycleSchedule(
             kind="one_cycle", warmup_fraction=0.025, moves="per_epoch", low_momentum=0.85, high_momentum=0.95
         ),
@@ -214,10 +214,10 @@ RECIPES: dict[str, Callable[[], TrainSpec]] = {
 
 
 def recipe(name: str) -> TrainSpec:
-    """The full spec of a named recipe.
+    """Return the full spec of a named recipe.
 
     Raises:
-        InvalidInput: if there is no recipe of this name; the message offers the nearest ones.
+        InvalidInput: there is no recipe of this name; the message suggests the nearest names.
     """
     if name not in RECIPES:
         raise InvalidInput(unknown_name_message("recipe", name, RECIPES))

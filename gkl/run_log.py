@@ -1,4 +1,4 @@
-"""The log of a run's process: lines on standard error, in UTC as everything else that the service tells of a run."""
+"""Sets up the log of a run's process: lines on standard error with times in UTC, like all times of the service."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import time
 
 
 def configure() -> None:
-    """Log at INFO and above. Called once, by the process that is the run."""
+    """Log at INFO and above. Each run's process calls this once."""
     formatter = logging.Formatter("%(asctime)s UTC %(levelname)s %(name)s: %(message)s", "%Y-%m-%d %H:%M:%S")
-    # Not the time zone of the host, which may be another one on each.
+    # Not in the host's time zone, which may differ between hosts.
     formatter.converter = time.gmtime
     handler = logging.StreamHandler()
     handler.setFormatter(formatter)

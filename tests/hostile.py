@@ -374,10 +374,10 @@ FOR_THE_READER = {
         lambda: b"PK\x03\x04" + saved({"weight": torch.zeros(3)}), "cannot be read as a state dict"
     ),
     "tensor of 4 TB out of one number": Hostile(
-        lambda: saved({"weight": torch.zeros(1).expand(10**12)}), "more room to be read than a file of its size"
+        lambda: saved({"weight": torch.zeros(1).expand(10**12)}), "too much memory or disk space for a file of its size"
     ),
     "tensor of 4 GB out of one number": Hostile(
-        lambda: saved({"weight": torch.zeros(1).expand(10**9)}), "more room to be read than a file of its size"
+        lambda: saved({"weight": torch.zeros(1).expand(10**9)}), "too much memory or disk space for a file of its size"
     ),
     "no tensors": Hostile(lambda: saved({"weight": "text"}), "holds no state dict"),
     "a tensor alone": Hostile(lambda: saved(torch.zeros(3)), "holds no state dict"),

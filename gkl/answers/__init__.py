@@ -1,7 +1,7 @@
-"""What the service answers, as models: the contract that the service and its client share.
+"""Models of the service's answers: the contract between the service and its client.
 
-The service makes them from its rows, `gkl.client` reads them from its answers, and the OpenAPI document describes
-them. Free of torch and of every server package.
+The service builds them from database rows, `gkl.client` parses them, and the OpenAPI document describes them. Free of
+torch and of every server package.
 """
 
 from gkl.answers.accounts import AuditPage, AuditView, IdentityView, LimitsView, UsedView

@@ -1,4 +1,4 @@
-"""Who asks, what they may use, and the record of what was changed."""
+"""Identities, their limits and usage, and the audit log."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from gkl.answers.common import Schema, Scope
 
 
 class LimitsView(Schema):
-    """Null is without limit."""
+    """Limits of a token or address; null means unlimited."""
 
     queued_jobs: int | None
     running_jobs: int | None
     gpu_hours_per_day: float | None
-    """Hours on workers in a day of UTC."""
+    """Hours on workers per day, from 00:00 UTC."""
     upload_bytes: int | None
-    """Of weights that are kept."""
+    """Bytes of stored weights."""
     requests_per_minute: int | None
 
 
@@ -24,17 +24,17 @@ class UsedView(Schema):
     queued_jobs: int
     running_jobs: int
     gpu_hours_today: float
-    """Since 00:00 UTC, with the attempts that go on."""
+    """Hours on workers since 00:00 UTC, including running attempts."""
     upload_bytes: int
 
 
 class IdentityView(Schema):
-    """Whoever asks."""
+    """Who sends the request."""
 
     name: str
-    """'anonymous' without a token."""
+    """The token's owner; 'anonymous' without a token."""
     scope: Scope | None
-    """Null: nothing is allowed without a token."""
+    """What the token allows; null if the service allows nothing without a token."""
     limits: LimitsView
     used: UsedView
 

@@ -22,11 +22,11 @@ class RankNote(Schema):
     model_config = ConfigDict(extra="forbid")
 
     note: Annotated[str, Field(max_length=1000, pattern=r"^[^\x00]{3,}$")]
-    """Why the entry is ranked although its flags bar it; shown on the entry's page."""
+    """Why the entry is ranked in spite of its flags; shown on the entry's page."""
 
 
 class NumberView(Schema):
-    """An accuracy of an entry, as a share."""
+    """An accuracy of an entry, in [0, 1]."""
 
     accuracy: float = Field(ge=0, le=1)
     interval: tuple[float, float]
@@ -34,28 +34,28 @@ class NumberView(Schema):
 
 
 class ExternalAttackView(Schema):
-    """Adversarial examples that somebody sent, and that held."""
+    """Adversarial examples that somebody submitted and that the service confirmed."""
 
     name: str
     submitter: str
     job_id: int
     examples: int
     broken: int
-    """Of points that stood until then."""
+    """Points that had been robust until then and that these examples broke."""
     created_at: datetime
 
 
 class Anomaly(BaseModel):
-    """Something in a file that is not as it should be. It is kept as it is."""
+    """An irregularity in an imported file. The value is kept as it is."""
 
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
     file: str
     """<data set>/<threat model>/<model id>.json"""
     field: str | None
-    """The key it is about; null for the file as a whole."""
+    """The key with the irregularity; null for the file as a whole."""
     what: str
-    """What was found, in words."""
+    """What was found, in a sentence."""
 
 
 class EntryView(Schema):
@@ -63,14 +63,14 @@ class EntryView(Schema):
     dataset: str
     threat_model: str
     model_id: str
-    """RobustBench's model id, the name of the file in an export."""
+    """RobustBench's model id, which names the file in an export."""
     rank: int | None
-    """On the whole board; null if the verdict is provisional, withdrawn, not to be believed, or without a number."""
+    """Rank on the whole board; null if the entry is provisional, withdrawn, unrankable or without an accuracy."""
     rank_band: tuple[int, int] | None = None
-    """First and last of the ranks that it may have at 95 % confidence: those of entries that its points or figures do
-    not tell apart from it. Null without a rank, on boards of corruptions, and outside boards, entries and exports."""
+    """First and last rank that it may have at 95 % confidence: the ranks of the entries whose difference from it is not
+    significant. Null without a rank, on boards of corruptions, and outside boards, entries and exports."""
     provenance: Provenance
-    """'verified': measured here; 'imported': by RobustBench; 'reported': by the authors alone."""
+    """Who measured it. 'verified': this service; 'imported': RobustBench; 'reported': the authors alone."""
     name: str
     authors: str
     link: str
@@ -80,51 +80,53 @@ class EntryView(Schema):
     family: str
     loss: str | None
     footnote: str
-    """May hold HTML and LaTeX, as RobustBench's do."""
+    """May contain HTML and LaTeX, as in RobustBench."""
     extra_data: bool | None
     synthetic_data: bool
     epsilon: float | None
     points: int
     """Test images behind the accuracies."""
     num_parameters: int | None
-    """Of the network; null where this service does not know the network."""
+    """Parameters of the network; null if this service does not know the network."""
     clean: NumberView | None
     robust: NumberView | None
-    """Best known, by which it ranks: external, else AutoAttack's; on corruptions their mean."""
+    """The accuracy that ranks the entry: `external`, else `autoattack`; on corruptions the mean over them."""
     autoattack: NumberView | None
     external: NumberView | None
-    """What is left after attacks other than AutoAttack."""
+    """Robust accuracy after attacks other than AutoAttack too."""
     reported: float | None
-    """What the authors say, as a share."""
+    """The authors' own figure, in [0, 1]."""
     mean_corruption_error: float | None
-    """mCE; for ImageNet relative to AlexNet's errors in arXiv 1903.12261. Null for what was imported."""
+    """mCE; for ImageNet relative to AlexNet's errors in arXiv 1903.12261. Null for imported entries."""
     robustbench_mean_corruption_error: float | None
-    """mCE as RobustBench has it, relative to the errors of its own AlexNet: from its file, or measured here."""
+    """mCE as RobustBench computes it, relative to its own AlexNet's errors: from its file, or measured here."""
     corruptions_3d_accuracy: float | None
-    """On corruptions in 3D, as a share, where the imported file has it beside the common corruptions or alone."""
+    """Accuracy on 3D corruptions, in [0, 1], if the imported file has it."""
     corruptions_3d_error: float | None
-    """Its mean error relative to AlexNet's, from the same file."""
+    """Mean error on 3D corruptions relative to AlexNet's, if the imported file has it."""
     unreliable: bool
+    """Whether its evaluation has flags, or RobustBench marks it as unreliable."""
     is_provisional: bool
+    """Whether the accuracy is an upper bound from the first attacks, while the others run."""
     withdrawn: str | None
-    """Why an admin took its rank; null for most entries."""
+    """Why an admin withdrew its rank; null for most entries."""
     unrankable: str | None
-    """Why its figure cannot be believed and what its owner can do; null for most entries."""
+    """Why its accuracy cannot be trusted and what its owner can do; null for most entries."""
     rank_note: str | None
-    """Why an admin has ranked it all the same."""
+    """Why an admin ranked it in spite of its flags; null for most entries."""
     anomalies: list[Anomaly]
-    """What is not as it should be in the file it was imported from."""
+    """Irregularities in the file it was imported from."""
     weights_id: int | None
-    """The model at /api/v1/models/{id}, where its weights are here."""
+    """The model at /api/v1/models/{id}, if its weights are on this service."""
     evaluation_id: int | None
-    """The evaluation it stands with, where it was measured here."""
+    """The evaluation that this entry shows, if it was measured on this service."""
     created_at: datetime
     changed_at: datetime
 
 
 class EntryDetail(EntryView):
     external_attacks: list[ExternalAttackView]
-    """Those that held, in the order in which they were sent."""
+    """Confirmed external attacks, in the order in which they were submitted."""
     next_cursor: int | None
     """Send it as `cursor` to get the next of those attacks; null if there are no more."""
 
@@ -135,25 +137,25 @@ class ModelDetail(ModelView):
     next_cursor: int | None
     """Send it as `cursor` to get the next, older evaluations; null if there are no more."""
     entries: list[EntryView]
-    """Its place on each board that it is on."""
+    """Its entry on each board that it is on."""
 
 
 class BoardPointView(Schema):
-    """A test image, by how many networks of a board lose it."""
+    """A test image, and how many of a board's networks get it wrong."""
 
     index: int
-    """Its place among the test images, from 0."""
+    """Its index among the test images, from 0."""
     lost_by: int
-    """How many of them get it wrong, with an attack or without."""
+    """How many networks get it wrong, under attack or not."""
 
 
 class BoardPointsView(Schema):
-    """The test images of a board, by how many of its networks lose them: of those that were measured here."""
+    """The test images of a board, by how many of the networks measured on this service get them wrong."""
 
     entries: list[int]
-    """The entries whose points are known and that have a rank, the first rank first."""
+    """The ranked entries whose outcome is known for each point, in the order of their ranks."""
     counts: list[int]
-    """How many images are lost by none of them, by one, ..., by all; empty without such entries."""
+    """How many images are wrong for none of these entries, for one, ..., for all; empty without such entries."""
     points: list[BoardPointView]
     next_cursor: int | None
     """Send it as `cursor` to get the next of them; null if there are no more."""
@@ -170,9 +172,9 @@ class BoardSummary(Schema):
 
 class BoardDetail(BoardSummary):
     count: int
-    """How many entries the view has, on all its pages."""
+    """Number of entries on all pages, after filtering."""
     entries: list[EntryView]
-    """Those of this page of the view, in its order."""
+    """The entries of this page, in order."""
     next_cursor: str | None
     """Send it as `cursor` to get the next page; null on the last one."""
 
@@ -185,4 +187,4 @@ class ModelInfoFiles(Schema):
     files: dict[str, str] = Field(
         max_length=10_000, examples=[{"cifar10/Linf/Carmon2019Unlabeled.json": '{"name": "..."}'}]
     )
-    """<data set>/<threat model>/<model id>.json -> the file's text, to the letter."""
+    """<data set>/<threat model>/<model id>.json -> the file's exact text."""

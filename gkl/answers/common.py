@@ -1,4 +1,4 @@
-"""The words that many answers use, and the form of an error."""
+"""Enumerations that many answers use, and the shape of an error."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ class JobKind(StrEnum):
     TRAIN = "train"
     EVALUATE = "evaluate"
     SHARD = "shard"
-    """A share of an evaluation's points, as a job of its own."""
+    """A part of an evaluation's points, as a job of its own."""
     EXTERNAL = "external"
-    """A check of adversarial examples that somebody sent."""
+    """A check of submitted adversarial examples."""
     REPORT = "report"
-    """A check of somebody's certificate of a network that only they have."""
+    """A check of a certificate whose network this service does not have."""
     TRANSFER = "transfer"
     """Adversarial examples of one entry, tried on the network of another."""
 
 
 class Provenance(StrEnum):
-    """Who measured an entry's number."""
+    """Who measured an entry's robust accuracy."""
 
     VERIFIED = "verified"
     """A worker of this service."""
     IMPORTED = "imported"
-    """RobustBench; taken from a file of its `model_info`."""
+    """RobustBench; imported from a file of its `model_info`."""
     REPORTED = "reported"
-    """Nobody but the model's authors: as RobustBench has it, or with a certificate that agrees with itself."""
+    """Only the model's authors: a figure that RobustBench quotes, or a certificate whose network was not run here."""
 
 
 class Scope(StrEnum):
-    """What a token allows; each allows what those before it do."""
+    """What a token allows. Each scope includes the ones before it."""
 
     READ = "read"
     SUBMIT = "submit"
@@ -65,15 +65,15 @@ class Readiness(Schema):
     parts: dict[str, str]
     """Each part the service needs: 'ok', or what is wrong with it."""
     workers: str
-    """'1 busy, 2 idle', or that none was heard of. Without one, jobs are accepted and wait."""
+    """'1 busy, 2 idle', or a sentence if there is none. Without workers, jobs are accepted and wait."""
     relay: str
-    """'ok', or that none was heard of. Without one, jobs run, and those of a lost worker stay with it."""
+    """'ok', or a sentence if there is none. Without a relay, jobs run, but those of a lost worker stay with it."""
 
 
 class FieldProblem(BaseModel):
-    """One thing that is wrong with a request."""
+    """One error in a request."""
 
-    location: str = Field(description="Where: 'body.threat_model.epsilon', 'query.state'.")
+    location: str = Field(description="The field at fault, such as 'body.threat_model.epsilon' or 'query.state'.")
     message: str = Field(description="What is wrong and what would be right.")
 
 
@@ -94,12 +94,13 @@ class Problem(BaseModel):
         }
     )
 
-    type: str = Field(default="about:blank", description="Always 'about:blank': `code` tells problems apart.")
+    type: str = Field(default="about:blank", description="Always 'about:blank': `code` distinguishes problems.")
     title: str = Field(description="The status in words.")
     status: int
     code: str = Field(description="What went wrong, for programs.")
     detail: str = Field(description="What went wrong and what to do, in a sentence or two.")
     errors: list[FieldProblem] = Field(default=[], description="Each field at fault, for validation errors.")
     request_id: str | None = Field(
-        default=None, description="The request's X-Request-ID, under which the service's log has it; tell it its owner."
+        default=None,
+        description="The request's X-Request-ID, which identifies it in the service's log; report it with a problem.",
     )

@@ -1,4 +1,4 @@
-"""Entries side by side, and examples of one tried on another."""
+"""Comparisons of entries, and adversarial examples of one entry tried on another."""
 
 from __future__ import annotations
 
@@ -17,22 +17,25 @@ class PairView(Schema):
     first_id: int
     second_id: int
     sentence: str
-    """What was found, with the interval and the p-value."""
+    """The result in words, with the interval and the p-value."""
     is_paired: bool
-    """Whether they were compared point by point; else by their accuracies alone, as if on different images."""
+    """Whether they were compared point by point; otherwise by their accuracies alone, as if on different images."""
     points: int
-    """Points of the first; the same ones as the second's where `is_paired`."""
+    """Points of the first entry; if `is_paired`, the second entry has the same ones."""
     both: int | None
-    """Points that withstand every attack on both; null where it is not paired."""
+    """Points that are robust for both entries; null if not paired."""
     only_first: int | None
+    """Points that are robust for the first entry only; null if not paired."""
     only_second: int | None
+    """Points that are robust for the second entry only; null if not paired."""
     neither: int | None
+    """Points that are robust for neither entry; null if not paired."""
     difference: float
-    """Robust accuracy of the first minus that of the second, as a share."""
+    """Robust accuracy of the first minus that of the second, in [-1, 1]."""
     interval: tuple[float, float]
-    """95 % interval of the difference: Tango's score interval, or Newcombe's where it is not paired."""
+    """95 % confidence interval of the difference: Tango's score interval if paired, else Newcombe's."""
     p_value: float
-    """Of McNemar's exact test, or of the score test of two shares."""
+    """Two-sided p-value: of McNemar's exact test if paired, else of the score test of two proportions."""
     is_told_apart: bool
     """Whether the p-value is below 0.05."""
 
@@ -41,13 +44,13 @@ class TransferCountsView(Schema):
     """Adversarial examples of one entry, tried on the network of another."""
 
     examples: int
-    """Examples that were tried."""
+    """Number of examples that were tried."""
     clean_correct: int
-    """Those whose clean image the other network gets right."""
+    """Examples whose clean image the other network classifies correctly."""
     broken: int
-    """Those of `clean_correct` whose adversarial image it gets wrong."""
+    """Those of `clean_correct` whose adversarial image it misclassifies."""
     share: float | None = Field(ge=0, le=1)
-    """`broken` of `clean_correct`; null where that is 0."""
+    """`broken` / `clean_correct`; null if `clean_correct` is 0."""
     interval: tuple[float, float]
     """95 % Wilson interval of the share."""
 
@@ -58,28 +61,28 @@ class TransferByAttackView(TransferCountsView):
 
 
 class TransferView(Schema):
-    """How many adversarial examples of one entry break another: asked for, and, once its job has ended, measured."""
+    """How many adversarial examples of one entry break another: a requested or finished measurement."""
 
     id: int
     source_id: int
-    """The entry whose examples they are."""
+    """The entry that the examples are from."""
     target_id: int
     """The entry on whose network they are tried."""
     job_id: int
     state: JobState
-    """Of the job."""
+    """State of the job."""
     submitter: str
     created_at: datetime
     is_current: bool
-    """Whether the source still stands with the certificate whose examples these are."""
+    """Whether the examples are from the certificate that the source entry shows now."""
     counts: TransferCountsView | None
-    """Null until it is measured."""
+    """The result; null until the job has succeeded."""
     attacks: list[TransferByAttackView]
-    """The same for each attack that found examples for the source."""
+    """The result for each attack that found examples for the source."""
     newly_broken: int = 0
-    """Those that broke points of the target that had stood: they lower its `external` accuracy."""
+    """Points of the target that had been robust and that the examples broke: they lower its `external` accuracy."""
     answers_vary: bool = False
-    """The target answers differently each time, so that the counts are those of this run alone."""
+    """Whether the target's answers are random, so that another run would give other counts."""
 
 
 class PairTransferView(Schema):
@@ -88,41 +91,41 @@ class PairTransferView(Schema):
     source_id: int
     target_id: int
     sentence: str | None
-    """What was found; null while nothing is measured."""
+    """The result in words; null if there is none yet."""
     measured: TransferView | None
-    """The newest."""
+    """The newest measurement."""
     job_id: int | None
-    """The job that measures it now; null if none does."""
+    """The job that measures it now; null if there is none."""
     can_be_measured: bool
-    """Whether `POST /api/v1/entries/{target_id}/transfers` takes it now."""
+    """Whether `POST /api/v1/entries/{target_id}/transfers` accepts it now."""
     why_not: str | None
-    """Why the two cannot be measured as they are; null if they can."""
+    """Why the transfer cannot be measured; null if it can."""
 
 
 class TransferRequest(Schema):
-    """Which examples to try on an entry."""
+    """A request to try one entry's adversarial examples on another entry."""
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     source: int = Field(ge=1, le=2**63 - 1, examples=[3])
-    """Number of the entry whose adversarial examples they are."""
+    """Number of the entry that the examples are from."""
 
 
 class SpecDifference(Schema):
     """A field in which the specs differ."""
 
     field: str
-    """'train.objective.ce_weight', 'evaluate.protocol'."""
+    """Path of the field, such as 'train.objective.ce_weight' or 'evaluate.protocol'."""
     values: list[Any]
-    """Of each entry, in their order; null where it is not known here, or its spec has none."""
+    """Each entry's value, in the order of the entries; null if it is unknown or the spec has none."""
 
 
 class ComparisonView(Schema):
-    """Entries side by side."""
+    """A comparison of 2 to 4 entries."""
 
     entries: list[EntryView]
     pairs: list[PairView]
-    """Every two of one board of attacks of which points or figures are known."""
+    """Every pair of entries of one board of attacks whose accuracies are known."""
     differences: list[SpecDifference]
     transfers: list[PairTransferView]
-    """For each entry on each other, whether its adversarial examples break that one too."""
+    """For each ordered pair of entries, whether the adversarial examples of the first break the second."""

@@ -22,55 +22,57 @@ class JobView(Schema):
     name: str
     state: JobState
     submitter: str
-    """For whom it is: workers are shared fairly between submitters."""
+    """Whom the job is for: workers are shared fairly between submitters."""
     priority: int
+    """Workers take jobs with higher priority first."""
     parent_id: int | None
-    """The train job that this evaluation follows; the evaluation that this is a shard of."""
+    """The train job that this evaluation follows, or the evaluation that this shard belongs to."""
     child_ids: list[int]
     """The jobs that followed this one."""
     shard: int | None
-    """Which shard it is, counted from 1."""
+    """Number of the shard, from 1; null if the job is not a shard."""
     shard_ids: list[int]
     """The jobs that share this evaluation's work."""
     attempt: int
-    """How many times a worker has taken it up."""
+    """How many times a worker has started it."""
     worker: str | None
+    """The worker that runs it, or ran it last."""
     lost_leases: int
-    """How many of those workers were lost."""
+    """How many attempts in a row lost their worker without saving anything."""
     due_at: datetime | None
-    """From when on a queued job can be taken: later after a lost worker; null while it waits for its shards."""
+    """When a queued job may start: later after a lost worker; null while it waits for its shards."""
     run_seconds: float
-    """Time on workers in the attempts that are over, since it was sent or last retried."""
+    """Time on workers in finished attempts, since the job was submitted or last retried."""
     progress: Progress | None
     resources: Resources | None
-    """What its run has used so far, or what its last one did."""
+    """What the current run, or the last one, has used."""
     failure: FailureView | None
     model_id: int | None
-    """The leaderboard's model that the job made or measured, once it has succeeded."""
+    """The model that the job trained or measured, once it has succeeded."""
     weights_sha256: str | None
-    """Of the weights that the job made or measured, once it has succeeded."""
+    """sha256 of the weights that the job trained or measured, once it has succeeded."""
     entry_id: int | None
-    """The entry that stands with the certificate that it has checked."""
+    """The entry that shows the certificate which this job has checked."""
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
     spec: dict[str, Any]
-    """The spec, every default written out."""
+    """The spec, with every default written out."""
     warning: str | None = None
-    """In the answer to one that was sent: why it can hardly succeed, as far as earlier jobs tell."""
+    """In the answer to a submission: why the job will probably fail, judging by earlier jobs."""
     missing: str | None = None
-    """Of a queued job: what it needs and no worker that is running has, such as the files of its data set."""
+    """What a queued job needs and no running worker has, such as the files of its data set."""
 
 
 class LoadView(Schema):
     """How busy the device of a worker is."""
 
     is_gpu: bool
-    """Whether it is a GPU, or the processor and the memory of the host."""
+    """True for a GPU; false for the host's processor and memory."""
     busy: float | None
-    """Share of the time in which it works, 0 to 1; null where the driver does not tell."""
+    """Share of the time in which it is busy, in [0, 1]; null if the driver does not report it."""
     memory_bytes: int
-    """In use, also by others."""
+    """Memory in use, also by other processes."""
     memory_total_bytes: int
 
 
@@ -80,20 +82,20 @@ class WorkerView(Schema):
     device: str
     """Its GPU or processor."""
     state: Literal["idle", "busy", "draining", "stuck", "lost"]
-    """'draining': told to stop, takes no job any more; 'stuck': see `problem`; 'lost': not heard of for a lease."""
+    """'draining': stopping, takes no more jobs; 'stuck': see `problem`; 'lost': no heartbeat for a lease's time."""
     problem: str | None
-    """Why it takes no job at the moment, in words."""
+    """Why it takes no jobs at the moment; null if it does."""
     job_id: int | None
-    """What it runs."""
+    """The job that it runs."""
     datasets: list[str] | None = None
-    """The data sets whose files it has; null until it has told."""
+    """The data sets whose files it has; null until it has reported them."""
     published: list[str] | None = None
-    """The architectures whose published weights it has on its disk."""
+    """The architectures whose published weights it has on its disk; null until it has reported them."""
     load: LoadView | None = None
-    """At its last heartbeat."""
+    """How busy its device was at the last heartbeat."""
     started_at: datetime
     heard_at: datetime
-    """Its last heartbeat."""
+    """When it last sent a heartbeat."""
     version: str
 
 
@@ -102,7 +104,7 @@ class JobMetrics(Schema):
 
     job_id: int
     epochs: list[EpochFinished]
-    """Each finished epoch once, in order; empty for a job that trains nothing."""
+    """Each finished epoch once, in order; empty for jobs that do not train."""
 
 
 class JobPage(Schema):

@@ -1,4 +1,4 @@
-"""Models and what was measured of them."""
+"""Models and their evaluations."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from gkl.outcome import CheckOutcome, CorruptionOutcome, Flag
 class AttackView(Schema):
     attack: str
     points: int
-    """Points that entered: those that all attacks before left standing."""
+    """Points that were attacked: those that survived all attacks before."""
     broken: int
     survivors: int
     seconds: float
     discarded: int
-    """Misclassified images that it returned from outside the threat model; not counted."""
+    """Misclassified images that the attack returned but that violate the threat model; not counted."""
     loss: str | None
     targets: int | None
-    """Classes it aimed at for each point."""
+    """Number of target classes per point, for a targeted attack."""
 
 
 class AccuracyView(Schema):
     accuracy: float = Field(ge=0, le=1)
     correct: int | None
-    """Null for a mean over corruptions."""
+    """Number of correct points; null for a mean over corruptions."""
     points: int
     interval: tuple[float, float]
     """95 % Wilson interval."""
@@ -38,34 +38,35 @@ class EvaluationView(Schema):
     id: int
     job_id: int
     threat_model: str
-    """Name of the board."""
+    """The board's name, such as 'Linf'."""
     norm: str | None
     epsilon: float | None
     protocol: str
     is_complete: bool
-    """Whether all test images were taken; only then is it ranked."""
+    """Whether all test images were evaluated; only then it is ranked."""
     is_provisional: bool
-    """The first attacks' upper bound, while the others run."""
+    """Whether it is the first attacks' upper bound, while the others run."""
     not_ranked: str | None
-    """Why it has no place on a board, in words; null if it has, or will have when it is final."""
+    """Why it has no place on a board; null if it has one, or will have one when it is final."""
     clean: AccuracyView
     robust: AccuracyView | None
-    """Under attack, or the mean over corruptions and severities; null for clean images alone."""
+    """Accuracy under attack, or the mean over corruptions and severities; null for the protocol 'clean'."""
     attacks: list[AttackView]
     corruptions: list[CorruptionOutcome]
     mean_corruption_error: float | None
     """mCE; for ImageNet relative to AlexNet's errors in arXiv 1903.12261."""
     robustbench_mean_corruption_error: float | None
-    """mCE as RobustBench has it, relative to the errors of its own AlexNet; null but for ImageNet."""
+    """mCE as RobustBench computes it, relative to its own AlexNet's errors; null except for ImageNet."""
     unreliable: bool
-    """Whether there is a flag."""
+    """Whether there are flags."""
     flags: list[Flag]
+    """Reasons not to trust the robust accuracy."""
     checks: list[CheckOutcome]
-    """What was checked of the network itself and what could not be; empty for older measurements."""
+    """Checks of the network itself, with those that were not possible; empty for older measurements."""
     checks_seed: int | None
-    """Seed of the points that the checks looked at."""
+    """Seed that chose the points of the checks."""
     certificate_sha256: str | None
-    """Of the file at /api/v1/evaluations/{id}/certificate."""
+    """sha256 of the file at /api/v1/evaluations/{id}/certificate."""
     seconds: float
     created_at: datetime
     manifest: dict[str, Any]
@@ -79,25 +80,25 @@ class ModelView(Schema):
     architecture: str
     loss: str | None
     weights_sha256: str
-    """Of the file of weights."""
+    """sha256 of the file of weights."""
     weights_key: str
-    """Which network of the file it is, where that holds several; else empty."""
+    """Which network of the file it is, if the file holds several; otherwise empty."""
     train_job_id: int | None
     created_at: datetime
 
 
 class PointView(Schema):
     index: int
-    """Its place among the test images."""
+    """Its index among the test images, from 0."""
     label: int
     prediction: int
-    """The class of the clean image."""
+    """The predicted class of the clean image."""
     broken_by: str | None
-    """The attack that broke it; null if it stands, or was misclassified without one."""
+    """The attack that broke it; null if it is robust, or if the clean image is misclassified."""
     adversarial_prediction: int | None
-    """The class of its adversarial example; -1 where the model answered NaN."""
+    """The predicted class of its adversarial example; -1 if the model returned NaN."""
     perturbation_norm: float | None
-    """Distance of that example, in units of the pixel range."""
+    """Norm of the perturbation, in units of the pixel range [0, 1]."""
 
 
 class TakenFor(Schema):
@@ -113,8 +114,8 @@ class ClassView(Schema):
     name: str
     points: int
     clean: float
-    """Share that is classified correctly."""
+    """Clean accuracy, in [0, 1]."""
     robust: float
-    """Share that withstands every attack."""
+    """Robust accuracy, in [0, 1]."""
     taken_for: list[TakenFor]
-    """As what the adversarial examples of the class are classified, the most frequent first."""
+    """The predicted classes of the class's adversarial examples, the most frequent first."""

@@ -1,4 +1,4 @@
-"""Weights that were sent."""
+"""Uploaded weights."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from gkl.answers.common import Schema
 
 class UploadView(Schema):
     sha256: str
-    """What an evaluation's spec says as `weights`."""
+    """Identifies the file: the `weights` of an evaluation's spec."""
     format: str
     """'safetensors', or 'torch' for a state dict of torch.save."""
     size_bytes: int
     created_at: datetime
-    """When they were sent last."""
+    """When the file was last uploaded."""

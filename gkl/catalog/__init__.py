@@ -1,4 +1,4 @@
-"""What a spec may name: the data sets and architectures this engine knows. Free of torch.
+"""The data sets and architectures that a spec may name. Free of torch.
 
 The API and the pages list these records; `gkl.data` and `gkl.models` hold the code behind each name.
 """

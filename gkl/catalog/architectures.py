@@ -13,7 +13,7 @@ from gkl.catalog.preprocessing import DEFAULT_PREPROCESSING, PREPROCESSINGS, Pre
 from gkl.catalog.zoo import ZOO, ZOO_PREPROCESSING
 
 LOSS_TITLES = {"trades": "TRADES", "dkl": "DKL", "ikl": "IKL", "gkl": "GKL", "ce": "CE"}
-"""How a page names the objective of a training, by its name in a spec."""
+"""A training objective's name in a spec -> its name on pages."""
 
 
 class Architecture(BaseModel):
@@ -113,7 +113,7 @@ ARCHITECTURES: dict[str, Architecture] = {
 
 
 def num_parameters(architecture: str, dataset: str) -> int | None:
-    """Of a network of the catalog, built for a data set; None if it is none of them.
+    """The number of parameters of a catalog network built for a data set; None if it is not in the catalog.
 
     >>> num_parameters("wrn_34_10", "cifar10"), num_parameters("wrn_34_10", "digits")
     (46160474, None)
@@ -121,8 +121,8 @@ def num_parameters(architecture: str, dataset: str) -> int | None:
     return PARAMETERS.get(architecture, {}).get(dataset)
 
 
-# A PreActResNet-18 may be one of two networks, of 11.2 and 12.5 million parameters. Of some WideResNets the zoo has a
-# definition with one more block, which no image passes: those are known by their model id alone.
+# Left out: PreActResNet-18, which may be one of two networks (11.2 or 12.5 million parameters), and the zoo's
+# WideResNet definitions with an extra block that no image passes, which only their model id identifies.
 _CALLED: dict[tuple[str, ...], dict[str, str]] = {
     _CIFAR: {
         "ResNet-18": "resnet_18",
@@ -140,7 +140,7 @@ _CALLED: dict[tuple[str, ...], dict[str, str]] = {
 
 
 def named_so(title: str, dataset: str) -> str | None:
-    """The network of the catalog that papers call so; None where there is none, or more than one.
+    """The catalog's network that papers call by this title; None if there is none, or more than one.
 
     >>> named_so("WideResNet-34-10", "cifar100"), named_so("PreActResNet-18", "cifar10")
     ('wrn_34_10', None)
@@ -151,21 +151,21 @@ def named_so(title: str, dataset: str) -> str | None:
 
 
 def preprocessing_for(dataset: str, architecture: str) -> Preprocessing | None:
-    """How a data set's test images are prepared for an architecture; None where they all have one size."""
+    """How a data set's test images are prepared for an architecture; None for data sets whose images have one size."""
     if dataset != "imagenet":
         return None
     return ARCHITECTURES[architecture].preprocessing or DEFAULT_PREPROCESSING
 
 
 def recorded_preprocessing(dataset: str, manifest: Mapping[str, Any]) -> Preprocessing | None:
-    """How the images of an evaluation were prepared, by its manifest; None where they all have one size.
+    """How an evaluation's images were prepared, by its manifest; None for data sets whose images have one size.
 
     Raises:
-        KeyError: it names a preprocessing that is not known here.
+        KeyError: the manifest names an unknown preprocessing.
     """
     if dataset != "imagenet":
         return None
-    # Before manifests named it, every architecture got the same one.
+    # Older manifests name none: then every architecture had the default one.
     name = manifest.get("preprocessing")
     return DEFAULT_PREPROCESSING if name is None else PREPROCESSINGS[str(name)]
 

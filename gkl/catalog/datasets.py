@@ -20,17 +20,17 @@ class Dataset(BaseModel):
     title: str = Field(description="How a page names it.")
     num_classes: int = Field(description="Number of classes C; labels are 0 .. C-1.")
     image_shape: tuple[int, int, int] = Field(
-        description="(channels, height, width) of one image; for ImageNet of one to train on, and an architecture's "
-        "preprocessing tells the size of those that its evaluation attacks."
+        description="(channels, height, width) of one image; for ImageNet of a training image: the size of its test "
+        "images depends on the architecture's preprocessing."
     )
     num_train: int = Field(description="Images to train on.")
     num_test: int = Field(description="Images that an evaluation attacks, in a fixed order.")
     epsilon: dict[Norm, float] = Field(description="The perturbation budget of its main board, per norm.")
     source: str = Field(description="Where the data comes from.")
-    class_names: tuple[str, ...] = Field(default=(), description="Its classes in words, where there are few.")
+    class_names: tuple[str, ...] = Field(default=(), description="Names of its classes; empty if there are many.")
 
     def class_name(self, label: int) -> str:
-        """In words where there are some, else the number."""
+        """The class's name; its number if it has none."""
         return self.class_names[label] if 0 <= label < len(self.class_names) else str(label)
 
 
@@ -119,11 +119,11 @@ CORRUPTIONS: tuple[str, ...] = (
 """The common corruptions of arXiv 1903.12261, each in severities 1 to 5, named like their files."""
 
 CORRUPTED_DATASETS: dict[str, str] = {"cifar10": "CIFAR-10-C", "cifar100": "CIFAR-100-C", "imagenet": "ImageNet-C"}
-"""The data sets that exist in corrupted versions -> the folder of those."""
+"""A data set that has corrupted versions -> the folder with them."""
 
 
 def unknown_name_message(what: str, name: str, known: Iterable[str]) -> str:
-    """One sentence for a mistyped name, with the nearest known ones first."""
+    """One sentence for a mistyped name, with the nearest known names, or with all of them."""
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     if near:

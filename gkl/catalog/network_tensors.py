@@ -1,4 +1,4 @@
-"""The tensors of every architecture of the catalog, known without building it. Free of torch.
+"""The names and shapes of every architecture's tensors, from a table, without building networks. Free of torch.
 
 `python -m gkl.models.tensor_table` writes the table from the networks themselves; a test compares the two.
 """
@@ -20,7 +20,7 @@ TABLE = Path(__file__).with_name("network_tensors.json.xz")
 
 
 def expected_tensors(architecture: str, dataset: str) -> Expected | None:
-    """What a file must have to be one of weights of this network; None where the table does not say."""
+    """The tensors that a file must have to be weights of this network; None if the table lacks the network."""
     number = _table()["networks"].get(f"{architecture} {dataset}")
     return None if number is None else _layout(number)
 
@@ -28,7 +28,7 @@ def expected_tensors(architecture: str, dataset: str) -> Expected | None:
 def check_contents(contents: Contents, architecture: str, dataset: str, weights_key: str | None) -> None:
     """
     Raises:
-        InvalidInput: no run would load this file as weights of this network; says the first difference.
+        InvalidInput: this file cannot be loaded as weights of this network; the message says the first difference.
     """
     expected = expected_tensors(architecture, dataset)
     if expected is not None:
@@ -36,7 +36,7 @@ def check_contents(contents: Contents, architecture: str, dataset: str, weights_
 
 
 def architectures_that_fit(contents: Contents, dataset: str, weights_key: str | None) -> list[str]:
-    """Of the architectures for a data set those whose weights a file may be, in the catalog's order."""
+    """The architectures for a data set whose weights the file may be, in the catalog's order."""
     answers: dict[int, bool] = {}
     found = []
     for name, number in _table()["networks"].items():
@@ -52,16 +52,16 @@ def architectures_that_fit(contents: Contents, dataset: str, weights_key: str | 
 
 @dataclass(frozen=True)
 class Published:
-    """Where RobustBench keeps the weights that are published with a model of its zoo."""
+    """Where RobustBench keeps the published weights of a zoo model."""
 
     files: tuple[str, ...]
-    """In its directory of models; several for an ensemble."""
+    """Paths in its folder of models; several for an ensemble."""
     in_torch_cache: str | None
-    """What the file may be called in torch's cache instead."""
+    """The file's name in torch's cache, where it may be instead; None if it cannot be there."""
 
 
 def published() -> dict[str, Published]:
-    """Architecture -> its published weights, for all of the zoo."""
+    """Architecture -> its published weights, for all models of the zoo."""
     return {
         name: Published(tuple(each["files"]), each["in_torch_cache"]) for name, each in _table()["published"].items()
     }
@@ -77,9 +77,9 @@ def _fits(expected: Expected, contents: Contents, weights_key: str | None) -> bo
 
 @cache
 def _lines() -> list[bytes]:
-    """The first says which network has which tensors; each further one has those of some networks.
+    """The table's lines: the first maps networks to the numbers of the others, which each list a network's tensors.
 
-    Kept as text: all of them as objects would take thirty times as much memory.
+    Kept as text, because parsed objects would take thirty times as much memory.
     """
     return lzma.decompress(TABLE.read_bytes()).splitlines()
 

@@ -1,6 +1,7 @@
-"""Which data sets and published weights a machine has, told by the names of their files. Free of torch.
+"""Finds which data sets and published weights a machine has, by file names alone. Free of torch.
 
-A worker tells the service, which says so to whoever sends a job. Damaged files are found by the run that reads them.
+Workers report this to the service, which warns submitters of jobs that no worker has the files for. Only the run that
+reads a file finds out whether it is damaged.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ CIFAR_FILES = {
     "cifar10": ("cifar-10-python.tar.gz", "cifar-10-batches-py"),
     "cifar100": ("cifar-100-python.tar.gz", "cifar-100-python"),
 }
-"""The archive, and the folder out of it."""
+"""Data set -> its archive, and the folder in the archive."""
 FASHION_MNIST_OF_DEBIAN = Path("/usr/share/datasets/fashion-mnist")
-"""Where Debian's package dataset-fashion-mnist puts it."""
+"""Where Debian's package dataset-fashion-mnist puts the data set."""
 
 
 def _has_cifar(name: str) -> Callable[[Path], bool]:
@@ -41,9 +42,9 @@ _LOOKS: dict[str, Callable[[Path], bool]] = {
 
 
 def datasets_here(datasets_dir: Path) -> list[str]:
-    """Names of the data sets whose files are there, and of their corrupted versions ('CIFAR-10-C').
+    """Names of the data sets whose files are in `datasets_dir`, and of their corrupted versions ('CIFAR-10-C').
 
-    Of a data set that this does not know how to find it says that it is there: digits come with a package.
+    Includes digits, which come with a package and need no files.
     """
     found = [name for name in DATASETS if name not in _LOOKS or _LOOKS[name](datasets_dir / name)]
     return found + [
@@ -52,7 +53,7 @@ def datasets_here(datasets_dir: Path) -> list[str]:
 
 
 def published_here(models_dir: Path) -> list[str]:
-    """The architectures whose published weights are there, as RobustBench keeps them, or in torch's cache."""
+    """The architectures whose published weights are in `models_dir`, in RobustBench's layout, or in torch's cache."""
     cache = _torch_cache()
     return [
         name
@@ -63,7 +64,7 @@ def published_here(models_dir: Path) -> list[str]:
 
 
 def _torch_cache() -> Path:
-    """Where `torch.hub` keeps what it has downloaded."""
+    """The folder for the downloads of `torch.hub`."""
     general = os.environ.get("XDG_CACHE_HOME", "~/.cache")
     home = os.environ.get("TORCH_HOME", os.path.join(general, "torch"))  # noqa: PTH118 - as torch joins them
     return Path(home).expanduser() / "hub" / "checkpoints"

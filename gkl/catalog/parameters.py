@@ -1,4 +1,4 @@
-"""How many parameters each network of the catalog has, with those that no image passes. Free of torch.
+"""The number of parameters of each network of the catalog, including unused ones. Free of torch.
 
 A test compares these numbers with the networks.
 """

@@ -1,8 +1,7 @@
 """How photographs of any size become a network's input: resize, then crop. Free of torch.
 
-RobustBench defines one preprocessing for each of its ImageNet models (`robustbench.data.get_preprocessing`). A model
-that is attacked on other pixels than it was published with has another accuracy, so each architecture of its zoo keeps
-the published one.
+RobustBench defines a preprocessing for each of its ImageNet models (`robustbench.data.get_preprocessing`). With another
+preprocessing a model has another accuracy than the published one, so each architecture of the zoo keeps its own.
 """
 
 from __future__ import annotations
@@ -13,19 +12,21 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Preprocessing(BaseModel):
-    """From a photograph to an image of one size, by torchvision's Resize and CenterCrop on a Pillow image."""
+    """Turns photographs into images of one size, by torchvision's Resize and CenterCrop on a Pillow image."""
 
     model_config = ConfigDict(frozen=True)
 
-    name: str = Field(description="RobustBench's name; one in the same pattern where its zoo takes timm's transform.")
+    name: str = Field(
+        description="RobustBench's name; for models that use timm's transform, which has none, one in the same pattern."
+    )
     resize: int | tuple[int, int] | None = Field(
         description="Pixels of the shorter side after resizing; or (height, width), whatever the photograph's "
         "proportions; null: not resized."
     )
-    interpolation: Literal["bilinear", "bicubic"] = Field(description="How it is resized.")
+    interpolation: Literal["bilinear", "bicubic"] = Field(description="The interpolation of the resizing.")
     crop: int | None = Field(
-        description="Side of the middle square that is kept, padded with black where the photograph is smaller; "
-        "null: nothing is cut off."
+        description="Side of the central square that is kept, padded with black if the photograph is smaller; "
+        "null: not cropped."
     )
 
     @property
@@ -50,7 +51,7 @@ PREPROCESSINGS: dict[str, Preprocessing] = {
         _resized_and_cropped("BicubicRes256Crop224", 256, 224, "bicubic"),
         _resized_and_cropped("Crop288", None, 288),
         Preprocessing(name="Res224", resize=(224, 224), interpolation="bilinear", crop=None),
-        # Those that timm's configuration of a model gives; RobustBench has no name for them.
+        # From timm's configuration of a model; RobustBench has no names for them.
         _resized_and_cropped("Res224Crop224", 224, 224),
         _resized_and_cropped("BicubicRes224Crop224", 224, 224, "bicubic"),
         _resized_and_cropped("BicubicRes248Crop224", 248, 224, "bicubic"),
@@ -59,7 +60,7 @@ PREPROCESSINGS: dict[str, Preprocessing] = {
 """Every preprocessing that a model of RobustBench's zoo is published with."""
 
 DEFAULT_PREPROCESSING = PREPROCESSINGS["Res256Crop224"]
-"""What trainings use, and all evaluations used before architectures had their own."""
+"""The preprocessing of trainings, and of all evaluations from before architectures had their own."""
 
 CORRUPTED_PREPROCESSING = PREPROCESSINGS["Res224"]
-"""What RobustBench does with ImageNet-C for every model: those images have this size already."""
+"""RobustBench's preprocessing of ImageNet-C, for every model: these images have this size already."""

@@ -1,7 +1,7 @@
 """The model definitions of the RobustBench zoo (robustbench 1.1.1) that a spec may name. Free of torch.
 
-A definition is named <data set>/<threat model>/<model>, as RobustBench's `load_model` is called. A test compares
-this list with the package's own.
+A definition is named <data set>/<threat model>/<model>, after the arguments of RobustBench's `load_model`. A test
+compares this list with the package's own.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Data sets behind the names in `gkl.catalog.DATASETS`."""
+"""Loads the data sets that `gkl.catalog.DATASETS` names."""
 
 from gkl.data.corrupted import SEVERITIES, load_corrupted
 from gkl.data.images import Images, ImageSet, unit_range

@@ -1,4 +1,4 @@
-"""Random crops, flips, rotations, squares and AutoAugment on batches of images, on the device they are on."""
+"""Random crops, flips, rotations, cutout and AutoAugment for batches of images, on the images' device."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from gkl.spec import AutoAugmentation, BasicAugmentation, CutoutAugmentation
 def augmented_views(
     images: Tensor, augmentation: BasicAugmentation | None, generator: torch.Generator
 ) -> tuple[Tensor, ...]:
-    """The batch as it is trained on: one view, or two for `autoaug` and `cutout`.
+    """Augment a batch for training: one view, or two for `autoaug` and `cutout`.
 
     Args:
         images: (B, C, H, W), uint8, or float32 in [0, 1].
-        augmentation: what the spec says; None leaves the images as they are.
+        augmentation: the spec's augmentation; None returns the images unchanged.
         generator: random stream on the images' device.
 
     Returns:
@@ -42,12 +42,12 @@ def augmented_views(
 
 def _basic_view(images: Tensor, augmentation: BasicAugmentation, generator: torch.Generator) -> Tensor:
     view = crop_and_flip(images, augmentation.padding, flip=augmentation.flip, generator=generator)
-    # Nothing is drawn without one: other runs keep their random stream.
+    # Without rotation no random number is drawn, so that runs from before rotations existed stay reproducible.
     return rotate(view, augmentation.rotation, generator) if augmentation.rotation else view
 
 
 def crop_and_flip(images: Tensor, padding: int, *, flip: bool, generator: torch.Generator) -> Tensor:
-    """Each image cropped at its own random place out of its zero-padded self, and mirrored with probability 1/2.
+    """Pad each image with zeros, crop it back to its size at a random place, and mirror it with probability 1/2.
 
     One gather for the whole batch: pixel (i, j) of an image comes from row i + top and column j + left, or, if
     it is mirrored, column W - 1 - j + left.
@@ -68,14 +68,14 @@ def crop_and_flip(images: Tensor, padding: int, *, flip: bool, generator: torch.
 
 
 def rotate(images: Tensor, degrees: float, generator: torch.Generator) -> Tensor:
-    """Each image turned about its centre by its own angle, uniform in [-degrees, degrees], as Pillow turns images.
+    """Rotate each image about its center by its own angle, uniform in [-degrees, degrees], as Pillow does.
 
-    Each pixel takes the value of the pixel in which its centre lay before the turn; outside the image that is 0.
+    Each pixel takes the value of the pixel that its center comes from (nearest neighbor), or 0 outside the image.
     """
     batch, channels, height, width = images.shape
     device = images.device
     angle = (2 * torch.rand(batch, generator=generator, device=device) - 1).double() * math.radians(degrees)
-    # Centres of pixels, from the image's centre.
+    # Coordinates of pixel centers, relative to the image's center.
     y = torch.arange(height, device=device).double()[:, None] + 0.5 - height / 2
     x = torch.arange(width, device=device).double() + 0.5 - width / 2
     cos, sin = angle.cos()[:, None, None], angle.sin()[:, None, None]
@@ -89,7 +89,7 @@ def rotate(images: Tensor, degrees: float, generator: torch.Generator) -> Tensor
 
 
 def cutout(images: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    """A square of zeros of `size` pixels around a random pixel of each image (arXiv 1708.04552)."""
+    """Set a square of `size` x `size` pixels around a random pixel of each image to 0 (arXiv 1708.04552)."""
     batch, _, height, width = images.shape
     device = images.device
     center_row = torch.randint(0, height, (batch, 1), generator=generator, device=device)
@@ -102,20 +102,20 @@ def cutout(images: Tensor, size: int, generator: torch.Generator) -> Tensor:
 
 @cache
 def _autoaugment_policy(fill: int, shear: Literal["nearest", "bicubic"]) -> Callable[[Tensor], Tensor]:
-    # Imported here: it takes seconds, which runs without it need not spend.
+    # Imported here: the import takes seconds, and most runs do not need it.
     from torchvision.transforms import v2  # noqa: PLC0415
 
     class WithBicubicShear(v2.AutoAugment):  # type: ignore[misc]
-        """torchvision has one interpolation for shears and rotations, and another kernel than Pillow's."""
+        """Shears with Pillow's bicubic kernel: torchvision's kernel differs, and would apply to rotations too."""
 
         def _apply_image_or_video_transform(
             self, image: Tensor, transform_id: str, magnitude: float, interpolation: Any, fill: Any
         ) -> Any:
             if transform_id in ("ShearX", "ShearY"):
-                return bicubic_shear(image, magnitude, along="x" if transform_id == "ShearX" else "y", fill=grey)
+                return bicubic_shear(image, magnitude, along="x" if transform_id == "ShearX" else "y", fill=gray)
             return super()._apply_image_or_video_transform(image, transform_id, magnitude, interpolation, fill)
 
-    grey = fill
+    gray = fill
     made = WithBicubicShear if shear == "bicubic" else v2.AutoAugment
     policy: Callable[[Tensor], Tensor] = made(v2.AutoAugmentPolicy.CIFAR10, fill=fill or None)
     return policy
@@ -124,13 +124,13 @@ def _autoaugment_policy(fill: int, shear: Literal["nearest", "bicubic"]) -> Call
 def autoaugment(
     images: Tensor, generator: torch.Generator, *, fill: int = 0, shear: Literal["nearest", "bicubic"] = "nearest"
 ) -> Tensor:
-    """A random sub-policy of AutoAugment's for CIFAR-10 on each image (arXiv 1805.09501, torchvision's version).
+    """Apply a random sub-policy of AutoAugment for CIFAR-10 to each image (arXiv 1805.09501, torchvision's version).
 
     Args:
         images: (B, 3, H, W), uint8, or float32 in [0, 1].
         generator: random stream on the images' device.
-        fill: grey level in [0, 255] where a shear, a translation or a rotation leaves no image.
-        shear: how a shear finds a pixel's value.
+        fill: gray level in [0, 255] of pixels that a shear, translation or rotation leaves empty.
+        shear: interpolation of shears.
 
     Returns:
         Images of the same shape and type.
@@ -143,13 +143,15 @@ def autoaugment(
 
 
 def bicubic_shear(image: Tensor, amount: float, *, along: Literal["x", "y"], fill: int) -> Tensor:
-    """Pixel (x, y) of the result comes from (x + amount * y, y), or from (x, y + amount * x): Pillow's cubic.
+    """Shear an image with Pillow's bicubic interpolation.
+
+    Pixel (x, y) of the result comes from (x + amount * y, y), or along y from (x, y + amount * x).
 
     Args:
         image: (3, H, W) uint8.
-        amount: pixels to the side per row or column.
+        amount: shift in pixels per row, or per column along y.
         along: which coordinate the shear changes.
-        fill: grey level in [0, 255] outside the image.
+        fill: gray level in [0, 255] outside the image.
     """
     picture = Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy())
     matrix = (1, amount, 0, 0, 1, 0) if along == "x" else (1, 0, 0, amount, 1, 0)

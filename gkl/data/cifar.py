@@ -1,7 +1,6 @@
-"""CIFAR-10 and CIFAR-100 from the Python version of their archives.
+"""Loads CIFAR-10 and CIFAR-100 from the Python version of their archives.
 
-The archives are pickles, which can run anything when they are loaded; these are read by an unpickler that only
-builds arrays.
+The archives hold pickles, which can run any code when they are loaded. The unpickler here builds arrays only.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from gkl.errors import InvalidInput
 
 @dataclass(frozen=True)
 class _Layout:
-    """How one of the two data sets lies in its archive."""
+    """Layout of one data set's archive."""
 
     title: str
     archive: str
@@ -65,7 +64,7 @@ def cifar10(folder: Path, train: bool) -> ImageSet:
 
 
 def cifar100(folder: Path, train: bool) -> ImageSet:
-    """As `cifar10`, with the fine labels 0 to 99."""
+    """Like `cifar10`, with the fine labels 0 to 99."""
     return _read(folder, _CIFAR100, train)
 
 
@@ -74,7 +73,7 @@ def _read(folder: Path, layout: _Layout, train: bool) -> ImageSet:
     directory, archive = folder / layout.directory, folder / layout.archive
     if not directory.is_dir() and not archive.is_file():
         raise InvalidInput(
-            f"{layout.title} is not here: put {layout.archive}, or the folder {layout.directory} out of it, "
+            f"{layout.title} is not here: put {layout.archive}, or its extracted folder {layout.directory}, "
             f"into {folder}"
         )
     try:
@@ -96,17 +95,17 @@ def _images_and_labels(content: bytes, layout: _Layout) -> tuple[Tensor, Tensor]
     batch = _PlainUnpickler(io.BytesIO(content), encoding="latin1").load()
     images, labels = np.asarray(batch["data"]), np.asarray(batch[layout.label_key])
     if images.dtype != np.uint8 or images.shape != (len(labels), 3072):
-        raise ValueError("a batch has no rows of 3,072 bytes with a label each")
+        raise ValueError("a batch is not rows of 3,072 bytes with a label each")
     if not ((labels >= 0) & (labels < layout.num_classes)).all():
         raise ValueError(f"a batch has labels outside 0 to {layout.num_classes - 1}")
-    # Copied into this machine's byte order, the only one that torch takes.
+    # Copied into this machine's byte order, the only one that torch accepts.
     return torch.from_numpy(images).reshape(-1, 3, 32, 32), torch.from_numpy(labels.astype(np.int64))
 
 
 def _member(tar: tarfile.TarFile, name: str) -> bytes:
     file = tar.extractfile(name)
     if file is None:
-        raise ValueError(f"{name} in the archive is no file")
+        raise ValueError(f"{name} in the archive is not a file")
     with file:
         return file.read()
 
@@ -120,7 +119,7 @@ class _PlainUnpickler(pickle.Unpickler):
         if module == "numpy" and name in ("ndarray", "dtype"):
             return getattr(np, name)
         if (module, name) == ("_codecs", "encode"):
-            # How Python 3 writes bytes in the protocol of Python 2.
+            # Python 3's way of writing bytes in pickle protocol 2.
             return _latin1_bytes
         raise pickle.UnpicklingError(f"it asks for {module}.{name}")
 

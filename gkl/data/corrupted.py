@@ -1,4 +1,4 @@
-"""Corrupted test images: CIFAR-10-C, CIFAR-100-C and ImageNet-C (arXiv 1903.12261), in their published layouts."""
+"""Loads corrupted test images: CIFAR-10-C, CIFAR-100-C and ImageNet-C (arXiv 1903.12261), as published."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ SEVERITIES = (1, 2, 3, 4, 5)
 
 
 def load_corrupted(dataset: str, datasets_dir: Path, corruption: str, severity: int) -> Images:
-    """All test images of a data set under one corruption in a severity of 1 to 5, in the order of the clean ones.
+    """Load a data set's test images with one corruption at a severity of 1 to 5, in the order of the clean images.
 
     Raises:
-        InvalidInput: files are missing or damaged; says what belongs where.
+        InvalidInput: files are missing or damaged; the message says which files to put where.
     """
     folder = datasets_dir / dataset / CORRUPTED_DATASETS[dataset]
     if not folder.is_dir():
@@ -29,14 +29,14 @@ def load_corrupted(dataset: str, datasets_dir: Path, corruption: str, severity: 
             if dataset == "imagenet"
             else f"{folder}/gaussian_noise.npy and its companions"
         )
-        raise InvalidInput(f"{CORRUPTED_DATASETS[dataset]} is not here: put its files to {wanted}")
+        raise InvalidInput(f"{CORRUPTED_DATASETS[dataset]} is not here: put its files at {wanted}")
     if dataset == "imagenet":
         return _imagenet(folder / corruption / str(severity))
     return _cifar(folder, corruption, severity, DATASETS[dataset].num_classes)
 
 
 def _cifar(folder: Path, corruption: str, severity: int, num_classes: int) -> ImageSet:
-    """Each file holds the five severities one after the other; read as it is used, not as a whole."""
+    """Each file holds the five severities one after the other. It is memory-mapped, so that only one is read."""
     path, labels_path = folder / f"{corruption}.npy", folder / "labels.npy"
     try:
         images = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -62,7 +62,7 @@ def _cifar(folder: Path, corruption: str, severity: int, num_classes: int) -> Im
     pixels = images[part].transpose(0, 3, 1, 2)
     if images.dtype != np.uint8 and (pixels.min() < 0 or pixels.max() > 255):
         raise InvalidInput(f"{path} has pixels outside 0 to 255; fetch {folder.name} again")
-    # Copied into this machine's byte order, the only one that torch takes.
+    # Copied into this machine's byte order, the only one that torch accepts.
     return ImageSet(
         torch.from_numpy(np.ascontiguousarray(pixels, dtype=np.uint8)), torch.from_numpy(chosen.astype(np.int64))
     )
@@ -77,5 +77,5 @@ def _imagenet(folder: Path) -> ImageFiles:
         raise InvalidInput(
             f"ImageNet-C is not whole: there is no {missing[0]}, and {len(missing) - 1} more are missing"
         )
-    # RobustBench's `benchmark` does the same for every model, whatever its clean images need.
+    # As RobustBench's `benchmark` does for every model, whatever the preprocessing of its clean images.
     return ImageFiles(paths, labels, decoder(CORRUPTED_PREPROCESSING))

@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits: 1,797 real 8x8 images inside the package, so nothing is downloaded."""
+"""Loads scikit-learn's handwritten digits: 1,797 real 8x8 images inside the package, so nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from gkl.data.images import ImageSet
 def digits(train: bool) -> ImageSet:
     """Images (N, 1, 8, 8) float32 in [0, 1] and labels of the fixed split: 1,437 or 360.
 
-    The file groups its images by writer; every fifth one is a test image, so both parts hold all writers.
+    The file groups its images by writer; every fifth one is a test image, so both parts have images of all writers.
     """
-    # Read without scikit-learn's code, whose import takes longer than a small run: it brings scipy and pandas with it.
+    # Read without importing scikit-learn, which imports scipy and pandas and takes longer than a small run.
     path = distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz")
     with gzip.open(str(path), "rt", encoding="ascii") as file:
         # A row is an image's 64 pixels, then its class.

@@ -1,4 +1,4 @@
-"""Fashion-MNIST from its idx files (arXiv 1708.07747)."""
+"""Loads Fashion-MNIST from its idx files (arXiv 1708.07747)."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _find(folder: Path, name: str) -> Path:
 
 
 def read_idx(path: Path) -> NDArray[np.uint8]:
-    """An idx file of unsigned bytes, gzipped or not.
+    """Read an idx file of unsigned bytes, gzipped or not.
 
     The format: two zero bytes, the type, the number of dimensions, each dimension as a big-endian uint32, then
     the values.

@@ -1,4 +1,4 @@
-"""ImageNet (ILSVRC 2012) from folders of JPEG files, one folder a class."""
+"""Loads ImageNet (ILSVRC 2012) from folders of JPEG files, one folder per class."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from gkl.errors import InvalidInput
 
 
 def imagenet(folder: Path, train: bool, preprocessing: Preprocessing | None = None) -> ImageFiles:
-    """Images (3, height, width) uint8, decoded when they are asked for.
+    """Images (3, height, width) uint8, decoded on demand.
 
-    Training images are all of <folder>/train/<class>/, in a fixed random order, so that the first so many are
-    of all classes. Test images are the 5,000 of <folder>/val/<class>/ that RobustBench evaluates on, in its order.
+    Training images are all of <folder>/train/<class>/, in a fixed random order, so that the first ones are a random
+    sample. Test images are the 5,000 of <folder>/val/<class>/ that RobustBench evaluates on, in its order.
 
     Raises:
         InvalidInput: a class or a test image is missing.
@@ -60,17 +60,17 @@ def evaluated_image_names() -> tuple[list[str], Tensor]:
 
 
 def _robustbench_helper_files() -> Path:
-    # Found without importing the package, which would pull in its whole model zoo.
+    # Located without importing the package, which would import its whole model zoo.
     spec = find_spec("robustbench")
     if spec is None or spec.origin is None:
-        raise InvalidInput("ImageNet's classes and test images are listed by the package robustbench; install it")
+        raise InvalidInput("the package robustbench lists ImageNet's classes and test images; install it")
     return Path(spec.origin).parent / "helper_files"
 
 
 @cache
 def decoder(preprocessing: Preprocessing) -> Callable[[Path], Tensor]:
-    """From an image file to (3, height, width) uint8, resized and cropped as RobustBench does it."""
-    # Imported here: it takes seconds, which runs on other data sets need not spend.
+    """Return a function from an image file to (3, height, width) uint8, resized and cropped as in RobustBench."""
+    # Imported here: the import takes seconds, and other data sets do not need it.
     from torchvision.transforms import InterpolationMode, v2  # noqa: PLC0415
 
     resize, crop = preprocessing.resize, preprocessing.crop

@@ -1,4 +1,4 @@
-"""Images and their labels, in memory or still in their files."""
+"""Images with labels, in memory or in files that are decoded on demand."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ class Images(Protocol):
     def __len__(self) -> int: ...
 
     def take(self, index: Tensor) -> Tensor:
-        """The images at (B,) int64 -> (B, channels, height, width), uint8, or float32 in [0, 1]."""
+        """Indices (B,) int64 -> images (B, channels, height, width), uint8, or float32 in [0, 1]."""
         ...
 
     def sha256(self) -> str:
-        """Tells whether two runs used the same data."""
+        """Equal for two runs on the same data."""
         ...
 
 
 def unit_range(images: Tensor) -> Tensor:
-    """uint8 pixels as float32 in [0, 1]; images that are floats already stay as they are."""
+    """Convert uint8 pixels to float32 in [0, 1]; return floating-point images unchanged."""
     return images.float() / 255 if images.dtype == torch.uint8 else images
 
 
@@ -52,7 +52,7 @@ class ImageSet:
         return self if num_points is None else ImageSet(self.images[:num_points], self.labels[:num_points])
 
     def sha256(self) -> str:
-        """Over shape, pixels and labels."""
+        """sha256 of shape, pixels and labels."""
         digest = hashlib.sha256(repr(tuple(self.images.shape)).encode())
         digest.update(self.images.contiguous().numpy().tobytes())
         digest.update(self.labels.contiguous().numpy().tobytes())
@@ -60,14 +60,14 @@ class ImageSet:
 
 
 class ImageFiles:
-    """In files that are decoded when they are asked for, several at a time."""
+    """Images in files that are decoded on demand, several at a time."""
 
     def __init__(self, paths: list[Path], labels: Tensor, decode: Callable[[Path], Tensor]) -> None:
         """
         Args:
             paths: N image files.
             labels: (N,) int64.
-            decode: a file to (channels, height, width) uint8, of one shape for all.
+            decode: returns a file's image (channels, height, width) uint8, with the same shape for all files.
         """
         self.paths, self._labels, self._decode = paths, labels, decode
         self._pool = ThreadPoolExecutor(thread_name_prefix="decode")
@@ -83,7 +83,7 @@ class ImageFiles:
         return torch.stack(list(self._pool.map(lambda i: self._decode(self.paths[i]), index.tolist())))
 
     def sha256(self) -> str:
-        """Over the files' names, sizes and labels: reading every pixel first would take an hour."""
+        """sha256 of the files' names, sizes and labels: reading every pixel would take an hour."""
         digest = hashlib.sha256()
         for path, label in zip(self.paths, self._labels.tolist(), strict=True):
             digest.update(f"{path.parent.name}/{path.name} {path.stat().st_size} {label}\n".encode())

@@ -1,4 +1,4 @@
-"""From a data set's name to its images and labels."""
+"""Loads a data set by its name."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ assert _LOADERS.keys() == DATASETS.keys(), "the catalog and the code must name t
 
 
 def load_train(dataset: str, datasets_dir: Path) -> Images:
-    """The training images of a data set, whose files are in the folder of its name in `datasets_dir`.
+    """Load the training images of a data set from the folder of its name in `datasets_dir`.
 
     Raises:
-        InvalidInput: files are missing or damaged; says what to put where.
+        InvalidInput: files are missing or damaged; the message says what to put where.
     """
     return _LOADERS[dataset](datasets_dir / dataset, True)
 
@@ -38,17 +38,17 @@ def load_train(dataset: str, datasets_dir: Path) -> Images:
 def load_test(
     dataset: str, datasets_dir: Path, num_points: int | None = None, preprocessing: Preprocessing | None = None
 ) -> ImageSet:
-    """The first `num_points` test images, or all of them, in memory.
+    """Load the first `num_points` test images, or all of them, into memory.
 
     Args:
-        dataset: its name.
-        datasets_dir: where the data sets' files are, each in a folder of its name.
-        num_points: how many to take.
+        dataset: the data set's name.
+        datasets_dir: the folder with the data sets, each in a subfolder of its name.
+        num_points: how many to load; by default all.
         preprocessing: for ImageNet, how its images are resized and cropped (`gkl.catalog.preprocessing_for`); None
-            for those that trainings use. The images of other data sets all have one size.
+            for the preprocessing of trainings. Other data sets ignore it.
 
     Raises:
-        InvalidInput: files are missing or damaged; says what to put where.
+        InvalidInput: files are missing or damaged; the message says what to put where.
     """
     folder = datasets_dir / dataset
     images = imagenet(folder, False, preprocessing) if dataset == "imagenet" else _LOADERS[dataset](folder, False)

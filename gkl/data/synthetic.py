@@ -1,4 +1,4 @@
-"""Generated training images in an .npz that may be far larger than memory (arXiv 2302.04638 uses 154 GB)."""
+"""Reads generated training images from an .npz that may be far larger than memory (154 GB in arXiv 2302.04638)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _LABELS_PER_CHECK = 100_000
 
 @dataclass(frozen=True)
 class _Array:
-    """Where an array stands in the file."""
+    """An array's position and type in the file."""
 
     offset: int
     shape: tuple[int, ...]
@@ -40,16 +40,16 @@ class _Array:
 
 
 class SyntheticImages:
-    """Rows of an .npz with 'image' (N, H, W, C) uint8 and 'label' (N,) integers, read when they are asked for.
+    """The rows of an .npz with 'image' (N, H, W, C) uint8 and 'label' (N,) integers, read on demand.
 
-    An .npz is a zip of arrays. In one written by `numpy.savez` they lie uncompressed, so that any row is a seek
-    and a read. One written by `numpy.savez_compressed` is unpacked once, beside itself.
+    An .npz is a zip of arrays. `numpy.savez` stores them uncompressed, so that any row can be read with one seek. A
+    file of `numpy.savez_compressed` is unpacked once, into the same folder.
     """
 
     def __init__(self, path: Path, *, image_shape: tuple[int, int, int], num_classes: int) -> None:
         """
         Raises:
-            InvalidInput: the file is missing or damaged, or holds other arrays than a training needs.
+            InvalidInput: the file is missing or damaged, or its arrays are not those that a training needs.
         """
         self.path = path
         if not path.is_file():
@@ -63,7 +63,7 @@ class SyntheticImages:
         except InvalidInput:
             raise
         except Exception as error:
-            # zipfile, zlib and numpy's header parser have an error each for every kind of damage.
+            # zipfile, zlib and numpy's header parser raise many different errors for damaged files.
             raise InvalidInput(f"{path} cannot be read as .npz ({error}); fetch or write it again") from error
         self._check(image_shape, num_classes)
 
@@ -71,19 +71,19 @@ class SyntheticImages:
         return self._images.shape[0]
 
     def take(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """(B,) int64 -> images (B, channels, height, width) uint8 and labels (B,) int64."""
+        """Indices (B,) int64 -> images (B, channels, height, width) uint8 and labels (B,) int64."""
         images = self._rows(self._images, index)
         labels = self._rows(self._labels, index)
         return torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(labels.astype(np.int64))
 
     def sha256(self) -> str:
-        """Over the arrays' names, sizes and CRC-32s, which the file keeps: reading it all takes minutes."""
+        """sha256 of the arrays' names, sizes and stored CRC-32s: reading the whole file would take minutes."""
         return self._sha256
 
     def _rows(self, array: _Array, index: Tensor) -> NDArray[Any]:
         out = np.empty((len(index), *array.shape[1:]), array.dtype)
         rows = out.reshape(len(index), -1)
-        # In the order of the file, which is kinder to a disk.
+        # In the order of the file, which disks read faster.
         for place in index.argsort().tolist():
             start = array.offset + int(index[place]) * array.row_bytes
             try:
@@ -132,7 +132,7 @@ def _content_sha256(path: Path) -> str:
 
 
 def _stored(path: Path) -> Path:
-    """The file itself, or, if it is compressed, its unpacked copy, which is made when there is none."""
+    """The file itself, or, if it is compressed, its unpacked copy, made if there is none."""
     with zipfile.ZipFile(path) as archive:
         if all(info.compress_type == zipfile.ZIP_STORED for info in archive.infolist()):
             return path
@@ -162,7 +162,7 @@ def _find_array(path: Path, key: str) -> _Array:
                 f"{path} has no array {key!r}, only {held or 'nothing'}; name its arrays 'image' and 'label'"
             )
         info = archive.getinfo(f"{key}.npy")
-        # The lengths of name and extra field stand in the entry's own header and may differ from the directory's.
+        # The entry's local header has its own lengths of name and extra field; they may differ from the directory's.
         file.seek(info.header_offset)
         header = file.read(_LOCAL_HEADER_BYTES)
         name_length, extra_length = struct.unpack("<HH", header[26:30])
@@ -173,7 +173,7 @@ def _find_array(path: Path, key: str) -> _Array:
         shape, fortran_order, dtype = read_header(file)
         array = _Array(file.tell(), shape, dtype)
         if fortran_order or dtype.hasobject or not shape:
-            raise ValueError(f"{key!r} is no plain array in C order")
+            raise ValueError(f"{key!r} is not a plain array in C order")
         if file.tell() - start + shape[0] * array.row_bytes != info.file_size:
             raise ValueError(f"{key!r} is not as long as its header says")
         return array

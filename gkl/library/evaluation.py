@@ -174,8 +174,8 @@ def _evaluation(
     except ValidationError as error:
         first = error.errors()[0]
         option = next((str(each) for each in reversed(first["loc"]) if isinstance(each, str)), "")
-        said = first["msg"].removeprefix("Value error, ")
-        raise InvalidInput(f"{option}: {said[:1].lower()}{said[1:]}" if option else said) from error
+        text = first["msg"].removeprefix("Value error, ")
+        raise InvalidInput(f"{option}: {text[:1].lower()}{text[1:]}" if option else text) from error
 
 
 def _classes_seen(images: ImageSet) -> int:

@@ -125,9 +125,9 @@ class Training:
         )
 
     def _repr_html_(self) -> str:
-        said, _, _ = repr(self).partition("\n")
+        text, _, _ = repr(self).partition("\n")
         verdict = "" if self.evaluation is None else self.evaluation._repr_html_()
-        return f"<div><p>{html.escape(said)}</p>{verdict}</div>"
+        return f"<div><p>{html.escape(text)}</p>{verdict}</div>"
 
 
 def train(
@@ -190,7 +190,7 @@ def train(
                     least_checkpoint_seconds=_CHECKPOINT_SECONDS,
                 )
             except Stopped as stopped:
-                raise KeyboardInterrupt(f"stopped; the same call goes on from what is in {folder}") from stopped
+                raise KeyboardInterrupt(f"stopped; repeat the call to continue from {folder}") from stopped
         weights = folder / outcome.weights
         model = load_weights(weights).to(select_device(where))
     verdict = None

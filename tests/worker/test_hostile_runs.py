@@ -218,7 +218,7 @@ def test_a_conversion_keeps_names_values_and_formats(tmp_path: Path) -> None:
 def test_a_conversion_that_takes_too_long_or_is_not_wanted_any_more_ends(tmp_path: Path) -> None:
     path, target = tmp_path / "model.pt", tmp_path / "weights.safetensors"
     path.write_bytes(saved(network()))
-    with pytest.raises(InvalidInput, match=r"model\.pt took more than 0 seconds to be read; save the weights with"):
+    with pytest.raises(InvalidInput, match=r"reading model\.pt took more than 0 seconds; save the weights with"):
         convert(path, target, seconds=0.01)
     with pytest.raises(Stopped):
         convert(path, target, should_stop=lambda: True)

@@ -146,7 +146,7 @@ class _Hostile:
     [
         (pickle.dumps({"data": _Hostile(), "labels": []}), "it asks for posix.system"),
         (pickle.dumps({"data": pixels(2, 3072)}), "'labels'"),
-        (pickle.dumps({"data": pixels(2, 100), "labels": [0, 1]}), "no rows of 3,072 bytes"),
+        (pickle.dumps({"data": pixels(2, 100), "labels": [0, 1]}), "not rows of 3,072 bytes"),
         (pickle.dumps({"data": pixels(2, 3072), "labels": [0, 10]}), "labels outside 0 to 9"),
         (pickle.dumps({"data": pixels(2, 3072), "labels": [0, 1]})[:-100], ""),
         (b"<html>quota exceeded</html>", ""),

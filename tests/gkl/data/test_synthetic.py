@@ -63,8 +63,8 @@ def test_a_compressed_file_is_unpacked_once_and_has_the_same_hash(tmp_path: Path
         ({"label": np.zeros(4, int)}, "one integer for each of the 5 images"),
         ({"label": np.array([0, 1, 2, 10, 4])}, "label 10 of image 3 in .* is not one of the classes 0 to 9"),
         ({"label": np.array([0, -1, 2, 3, 4])}, "label -1 of image 1"),
-        ({"label": np.array(["a"] * 5, dtype=object)}, "no plain array"),
-        ({"image": np.asfortranarray(pixels(5, 32, 32, 3))}, "no plain array in C order"),
+        ({"label": np.array(["a"] * 5, dtype=object)}, "not a plain array"),
+        ({"image": np.asfortranarray(pixels(5, 32, 32, 3))}, "not a plain array in C order"),
     ],
 )
 def test_other_arrays_are_refused(changes: dict[str, object], said: str, tmp_path: Path) -> None:

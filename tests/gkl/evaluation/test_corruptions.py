@@ -144,9 +144,9 @@ def test_arrays_of_any_byte_order_and_width(of_images: str, of_labels: str, fort
 
 
 def test_files_that_are_missing_or_other_are_named(datasets_dir: Path, tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match=r"CIFAR-100-C is not here: put its files to .*gaussian_noise.npy"):
+    with pytest.raises(InvalidInput, match=r"CIFAR-100-C is not here: put its files at .*gaussian_noise.npy"):
         load_corrupted("cifar100", tmp_path, "fog", 1)
-    with pytest.raises(InvalidInput, match=r"ImageNet-C is not here: put its files to .*n01440764"):
+    with pytest.raises(InvalidInput, match=r"ImageNet-C is not here: put its files at .*n01440764"):
         load_corrupted("imagenet", tmp_path, "fog", 1)
     folder = tmp_path / "cifar10" / "CIFAR-10-C"
     folder.mkdir(parents=True)

@@ -132,7 +132,7 @@ def test_ctrl_c_saves_and_the_same_call_goes_on(tmp_path: Path) -> None:
     expected = drawn()
     seeded()
     handler = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt, match="the same call goes on from what is in"):
+    with pytest.raises(KeyboardInterrupt, match="stopped; repeat the call to continue from"):
         gkl.train("digits", tmp_path / "part", **SMALL | {"epochs": 4})
     assert drawn() == expected
     assert signal.getsignal(signal.SIGINT) is handler
