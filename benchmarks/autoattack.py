@@ -214,7 +214,7 @@ def main() -> None:
     for title, changes in kinds.items():
         with tempfile.TemporaryDirectory() as directory:
             spec = base.model_copy(update=changes)
-            train(spec, Path(directory), datasets_dir=datasets_dir(), report=lambda _: None, device="cpu")
+            train(spec, RunContext(directory=Path(directory), datasets_dir=datasets_dir(), device="cpu"))
             compare(title, Path(directory) / "weights.safetensors", options)
 
 

@@ -32,6 +32,7 @@ from gkl.data import ImageSet
 from gkl.evaluation import Measurement, measure
 from gkl.models import build_model, load_model, load_weights
 from gkl.outcome import REPAIR, Event, Progress, broken_beyond_autoattack
+from gkl.run_context import RunContext
 from gkl.spec import Evaluation, ThreatModel
 from gkl.training import train
 
@@ -91,7 +92,7 @@ def cost() -> None:
     print("|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         spec = recipes.digits()
-        train(spec, Path(folder), datasets_dir=Path(folder), report=lambda _: None)
+        train(spec, RunContext(directory=Path(folder), datasets_dir=Path(folder)))
         demo = load_model(spec.architecture, spec.dataset, Path(folder) / "weights.safetensors", None).eval()
     resnet, images = _resnet_18(), _cifar10_images()
     few = ImageSet(images.images[:4], images.labels[:4])

@@ -55,7 +55,7 @@ class Table:
         changes = {"name": name, "objective": objective, "seed": seed, "selection": held_out.model_dump(mode="json")}
         spec = TrainSpec.model_validate(recipe.model_dump(mode="json") | changes)
         directory = self.output / name
-        outcome = train(spec, directory, datasets_dir=self.datasets_dir, report=lambda _: None, device=self.device)
+        outcome = train(spec, RunContext(directory=directory, datasets_dir=self.datasets_dir, device=self.device))
         result: dict[str, Any] = {
             "objective": objective,
             "seed": seed,

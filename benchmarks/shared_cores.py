@@ -25,6 +25,7 @@ from joblib import cpu_count
 
 from gkl import recipes
 from gkl.outcome import Event, Progress
+from gkl.run_context import RunContext
 from gkl.training import train as run
 
 
@@ -38,7 +39,7 @@ def train(epochs: int) -> None:
 
     spec = recipes.digits().model_copy(update={"epochs": epochs, "evaluation": None})
     with tempfile.TemporaryDirectory() as folder:
-        run(spec, Path(folder), datasets_dir=Path(folder), report=report)
+        run(spec, RunContext(directory=Path(folder), datasets_dir=Path(folder), report=report))
     times = list(ends.values())
     print(json.dumps([later - earlier for earlier, later in pairwise(times)]))
 

@@ -134,14 +134,7 @@ def _execute(order: RunOrder, context: RunContext) -> Ending:
         with _nothing_to_collect():
             from gkl.training import train  # noqa: PLC0415
 
-        return train(
-            spec,
-            directory,
-            datasets_dir=context.datasets_dir,
-            report=context.report,
-            should_stop=context.should_stop,
-            least_checkpoint_seconds=order.checkpoint_seconds,
-        )
+        return train(spec, context, least_checkpoint_seconds=order.checkpoint_seconds)
     with _nothing_to_collect():
         from gkl.evaluation import Shard, check_report, evaluate, evaluate_shard, measure_transfer, merge_examples  # noqa: PLC0415
 

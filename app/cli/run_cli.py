@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -52,15 +53,14 @@ def train(
     stop = stop_flag()
     try:
         with LocalDisplay(console) as display:
-            outcome = run_training(
-                spec,
-                output,
+            context = RunContext(
+                directory=output,
                 datasets_dir=datasets_dir,
                 report=display.report,
                 should_stop=stop.is_set,
                 device=device,
-                keep_checkpoints=keep_checkpoints,
             )
+            outcome = run_training(spec, context, keep_checkpoints=keep_checkpoints)
             display.trained(output / outcome.weights, outcome)
             follow_up = spec.follow_up(outcome.manifest.weights_sha256)
             if follow_up is not None:
@@ -68,13 +68,7 @@ def train(
                 measured = run_evaluation(
                     follow_up,
                     output / outcome.weights,
-                    RunContext(
-                        directory=directory,
-                        datasets_dir=datasets_dir,
-                        report=display.report,
-                        should_stop=stop.is_set,
-                        device=device,
-                    ),
+                    replace(context, directory=directory),
                 )
                 display.evaluated(measured, directory / str(measured.certificate))
     except Stopped:

@@ -28,6 +28,7 @@ from gkl.outcome import EpochFinished, Event, TrainOutcome
 from gkl.outcome.metrics import columns
 from gkl.progress_bar import progress_bar
 from gkl.recipes import recipe
+from gkl.run_context import RunContext
 from gkl.spec import Evaluation, TrainSpec
 from gkl.training.trainer import train as run_training
 
@@ -182,11 +183,9 @@ def train(
             try:
                 outcome = run_training(
                     asked,
-                    folder,
-                    datasets_dir=datasets,
-                    report=report,
-                    should_stop=should_stop,
-                    device=where,
+                    RunContext(
+                        directory=folder, datasets_dir=datasets, report=report, should_stop=should_stop, device=where
+                    ),
                     least_checkpoint_seconds=_CHECKPOINT_SECONDS,
                 )
             except Stopped as stopped:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 
@@ -21,6 +20,7 @@ from gkl.formats.tensor_files import save_tensors
 from gkl.models import build_model
 from gkl.outcome import CheckpointSaved, EpochFinished, Event, Progress, StepMetrics, TrainOutcome
 from gkl.provenance import git_commit, make_manifest
+from gkl.run_context import RunContext
 from gkl.spec import Selection, TrainSpec
 from gkl.training.averaging import WeightAverage
 from gkl.training.batch_norm import set_momentum
@@ -41,51 +41,40 @@ _REPORT_SECONDS = 0.25
 @out_of_memory_explained()
 def train(
     spec: TrainSpec,
-    directory: Path,
+    context: RunContext,
     *,
-    datasets_dir: Path,
-    report: Callable[[Event], None],
-    should_stop: Callable[[], bool] = lambda: False,
-    device: str | None = None,
     keep_checkpoints: int = 2,
     checkpoint_seconds: float = 600.0,
     least_checkpoint_seconds: float = 0.0,
 ) -> TrainOutcome:
-    """Train a network as the spec says, or go on from the newest checkpoint in `directory`.
+    """Train a network as the spec says, or go on from the newest checkpoint in the context's directory.
 
     Args:
         spec: what to train.
-        directory: where checkpoints and, at the end, the weights are written.
-        datasets_dir: where the data sets' files are, each in a folder of its name.
-        report: called with progress, every finished epoch and every checkpoint.
-        should_stop: asked before every step; when it says yes the state is saved and the run ends with `Stopped`.
-        device: such as 'cpu' or 'cuda:1'; by default CUDA if there is one.
+        context: its directory gets the checkpoints and, at the end, the weights; it is told of progress, of every
+            finished epoch and of every checkpoint, and asked before every step whether to stop.
         keep_checkpoints: how many of the newest checkpoints stay on disk, at least 1.
         checkpoint_seconds: a checkpoint is written after every epoch, and within one after so many seconds.
         least_checkpoint_seconds: none is written after an epoch that ends sooner than this after the last checkpoint,
             but after the last epoch, and when the run is stopped.
 
     Raises:
-        InvalidInput: data is missing, nothing can be written to `directory`, or the checkpoints there are of
+        InvalidInput: data is missing, nothing can be written to the directory, or the checkpoints there are of
             another spec.
         NonFiniteLoss: the loss became NaN or infinite; the last checkpoint remains.
         NoSpaceLeft: the disk is full; the last checkpoint remains.
         OutOfMemory: the batch is too large for the device; the last checkpoint remains.
-        Stopped: `should_stop` said yes; a later call with the same arguments goes on from that step.
+        Stopped: the context asked for it; the state is saved, and a later call with the same arguments resumes.
     """
-    check_writable(directory)
+    check_writable(context.directory)
     run = _Run(
         spec,
-        directory,
-        datasets_dir,
-        select_device(device),
-        report=report,
-        should_stop=should_stop,
+        context,
         keep_checkpoints=keep_checkpoints,
         checkpoint_seconds=checkpoint_seconds,
         least_checkpoint_seconds=least_checkpoint_seconds,
     )
-    for problem in restore_newest(directory, run.state, spec):
+    for problem in restore_newest(context.directory, run.state, spec):
         _log.warning(problem)
     if run.state.epoch or run.state.step:
         _log.info("resumed after epoch %d of %d and %d steps", run.state.epoch, spec.epochs, run.state.step)
@@ -100,22 +89,19 @@ class _Run:
     def __init__(
         self,
         spec: TrainSpec,
-        directory: Path,
-        datasets_dir: Path,
-        device: torch.device,
+        context: RunContext,
         *,
-        report: Callable[[Event], None],
-        should_stop: Callable[[], bool],
         keep_checkpoints: int,
         checkpoint_seconds: float,
         least_checkpoint_seconds: float,
     ) -> None:
-        self.spec, self.directory, self.device = spec, directory, device
-        self.report, self.should_stop = report, should_stop
+        self.spec, self.directory, self.device = spec, context.directory, select_device(context.device)
+        self.report, self.should_stop = context.report, context.should_stop
         self.keep_checkpoints, self.checkpoint_seconds = keep_checkpoints, checkpoint_seconds
         self.least_checkpoint_seconds = least_checkpoint_seconds
         self.commit = git_commit()
         described = DATASETS[spec.dataset]
+        device, datasets_dir = self.device, context.datasets_dir
         data = load_train(spec.dataset, datasets_dir)
         synthetic = None
         if spec.synthetic is not None:
@@ -167,7 +153,7 @@ class _Run:
             },
         )
         self.measured_network = Network(self.state.result, spec.compute, device)
-        self.progress = _ProgressReports(report, self.total_steps)
+        self.progress = _ProgressReports(self.report, self.total_steps)
         self.last_checkpoint = time.perf_counter()
 
     def epoch(self) -> None:

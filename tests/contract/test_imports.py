@@ -224,7 +224,7 @@ from gkl.training import train
 from tests.specs import NO_FILES, tiny_train_spec
 
 directory, spec = Path(sys.argv[1]), tiny_train_spec(epochs=1)
-train(spec, directory, datasets_dir=NO_FILES, report=lambda _: None)
+train(spec, RunContext(directory=directory, datasets_dir=NO_FILES))
 weights = directory / "weights.safetensors"
 kept = spec.model_dump(include={"name", "dataset", "architecture", "evaluation"})
 measured = EvaluateSpec(**kept, weights=sha256_of(weights))

@@ -68,6 +68,7 @@ def make_checkpoint(path: Path) -> None:
     import torch
     from safetensors.torch import load_file
 
+    from gkl.run_context import RunContext
     from gkl.spec import ThreatModel, TrainSpec
     from gkl.training import train
 
@@ -78,5 +79,5 @@ def make_checkpoint(path: Path) -> None:
         threat_model=ThreatModel(epsilon=0.2),
         epochs=2,
     )
-    outcome = train(spec, path.parent / "theirs", datasets_dir=path.parent, report=lambda _: None, device="cpu")
+    outcome = train(spec, RunContext(directory=path.parent / "theirs", datasets_dir=path.parent, device="cpu"))
     torch.save({"state_dict": load_file(path.parent / "theirs" / outcome.weights)}, path)

@@ -288,15 +288,13 @@ def test_a_job_is_sent_with_the_form_watched_and_its_pictures_looked_at(page: Pa
 
 
 def test_a_file_of_weights_is_sent_with_the_page(page: Page, running: EmbeddedService, tmp_path: Path) -> None:
+    from gkl.run_context import RunContext
     from gkl.training import train
     from tests.specs import NO_FILES
 
     train(
         tiny_train_spec(epochs=1, architecture="tiny_cnn"),
-        tmp_path,
-        datasets_dir=NO_FILES,
-        report=lambda _: None,
-        device="cpu",
+        RunContext(directory=tmp_path, datasets_dir=NO_FILES, device="cpu"),
     )
     page.goto("/submit/evaluate")
     (tmp_path / "page.html").write_text("<!doctype html>")

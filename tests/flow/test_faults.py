@@ -79,11 +79,12 @@ def weights_of(cluster: Cluster, job_id: int) -> str:
 
 @cache
 def _undisturbed(spec_json: str) -> str:
+    from gkl.run_context import RunContext
     from gkl.training import train
 
     with tempfile.TemporaryDirectory() as directory:
         spec = TrainSpec.model_validate_json(spec_json)
-        run = train(spec, Path(directory), datasets_dir=NO_FILES, report=lambda _: None, device="cpu")
+        run = train(spec, RunContext(directory=Path(directory), datasets_dir=NO_FILES, device="cpu"))
     return run.manifest.weights_sha256
 
 

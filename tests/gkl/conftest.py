@@ -12,6 +12,7 @@ from torch import nn
 
 from gkl.models import load_model
 from gkl.recipes import digits
+from gkl.run_context import RunContext
 from gkl.training import train
 from tests.gkl.evaluation.short_attacks import attacks_shortened
 from tests.specs import NO_FILES
@@ -26,7 +27,7 @@ def _trained(factory: pytest.TempPathFactory, name: str, **changes: object) -> P
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not weights.exists():
             spec = digits().model_copy(update={"architecture": "tiny_cnn", **changes})
-            train(spec, directory, datasets_dir=NO_FILES, report=lambda _: None, device="cpu")
+            train(spec, RunContext(directory=directory, datasets_dir=NO_FILES, device="cpu"))
     return weights
 
 

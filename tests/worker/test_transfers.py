@@ -62,7 +62,7 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> list[Measured]:
         directory = tmp_path_factory.mktemp(name)
         evaluation = Evaluation(threat_model=ThreatModel(epsilon=0.4), batch_size=360)
         spec = tiny_train_spec(name=name, epochs=6, architecture="tiny_cnn", seed=seed, evaluation=evaluation)
-        made = train_network(spec, directory, datasets_dir=NO_FILES, report=lambda _: None)
+        made = train_network(spec, RunContext(directory=directory, datasets_dir=NO_FILES))
         weights = directory / made.weights
         asked = spec.follow_up(sha256_of(weights))
         assert asked is not None

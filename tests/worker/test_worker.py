@@ -36,6 +36,7 @@ from gkl.evaluation import verify
 from gkl.files import sha256_of
 from gkl.models import build_model
 from gkl.outcome import Resources
+from gkl.run_context import RunContext
 from gkl.spec import EvaluateSpec, Evaluation, InnerMaximization, Sgd, ThreatModel, TrainSpec
 from gkl.training import train
 from tests.cluster import runs_of, until
@@ -194,7 +195,7 @@ def test_a_stopping_worker_hands_its_job_back_and_another_goes_on(
     assert saved + 1 in epochs
     assert epochs.count(saved - 1) == 1, "what was saved is not trained again"
     # The same weights as a run that nobody disturbed.
-    undisturbed = train(spec, tmp_path / "undisturbed", datasets_dir=NO_FILES, report=lambda _: None)
+    undisturbed = train(spec, RunContext(directory=tmp_path / "undisturbed", datasets_dir=NO_FILES))
     assert weights.sha256 == undisturbed.manifest.weights_sha256
     assert files(settings) == [store.path(weights.sha256)]
 

@@ -24,6 +24,7 @@ from gkl.evaluation import verify
 from gkl.formats.tensor_files import load_tensors
 from gkl.library import training as library
 from gkl.recipes import digits
+from gkl.run_context import RunContext
 from gkl.spec import Evaluation, ThreatModel, TrainSpec
 from gkl.training import train as run_training
 from tests.specs import NO_FILES
@@ -55,7 +56,7 @@ def test_what_comes_back(tmp_path: Path) -> None:
     found = gkl.train("digits", tmp_path / "ours", **SMALL)
     assert drawn() == expected
     spec = digits().model_copy(update={"architecture": "tiny_cnn", "epochs": 2, "evaluation": None})
-    run_training(spec, tmp_path / "theirs", datasets_dir=NO_FILES, report=lambda _: None)
+    run_training(spec, RunContext(directory=tmp_path / "theirs", datasets_dir=NO_FILES))
     assert found.spec == spec
     assert found.weights.read_bytes() == (tmp_path / "theirs" / "weights.safetensors").read_bytes()
     tensors, _ = load_tensors(found.weights)

@@ -18,6 +18,7 @@ from gkl.errors import InvalidInput
 from gkl.formats.tensor_files import load_tensors
 from gkl.models import build_model, load_weights
 from gkl.models.robustbench import _robustbench
+from gkl.run_context import RunContext
 from gkl.spec import InnerMaximization, ThreatModel, TrainSpec
 from gkl.training import train
 from tests.data_files import write_cifar10
@@ -154,7 +155,7 @@ def test_a_checkpoint_trained_here_loads_in_robustbench(architecture: str, model
         epochs=1,
         batch_size=20,
     )
-    outcome = train(spec, tmp_path / "run", datasets_dir=tmp_path, report=lambda _: None, device="cpu")
+    outcome = train(spec, RunContext(directory=tmp_path / "run", datasets_dir=tmp_path, device="cpu"))
     weights = tmp_path / "run" / outcome.weights
     _robustbench_checkpoint(tmp_path / "zoo", model_id, weights)
     with warnings.catch_warnings():

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from gkl.models import build_model
 from gkl.recipes import RECIPES, digits, recipe
+from gkl.run_context import RunContext
 from gkl.spec import BatchNormStatistics, TrainSpec
 from gkl.training import train
 from gkl.training.averaging import WeightAverage
@@ -206,9 +207,6 @@ def test_every_recipe_runs_small(name: str, tmp_path: Path) -> None:
         small["selection"] = full["selection"] | {"num_images": 10, "num_steps": 2}
     outcome = train(
         TrainSpec.model_validate(full | small),
-        tmp_path / "run",
-        datasets_dir=tmp_path,
-        report=lambda _: None,
-        device="cpu",
+        RunContext(directory=tmp_path / "run", datasets_dir=tmp_path, device="cpu"),
     )
     assert outcome.epochs == 2

@@ -17,6 +17,7 @@ from gkl.formats.shared_memory import overlapping_parameters
 from gkl.formats.tensor_files import load_tensors, save_tensors
 from gkl.models import build_model, load_weights, registry
 from gkl.recipes import digits
+from gkl.run_context import RunContext
 from gkl.spec import EpochAveraging, Sgd, StepAveraging, TrainSpec
 from gkl.training import train
 from gkl.training.averaging import WeightAverage
@@ -188,7 +189,7 @@ def test_a_training_of_one_equals_itself_after_a_stop_and_exports(architecture: 
             return stop_after is not None and asked > stop_after
 
         outcome = train(
-            spec, directory, datasets_dir=tmp_path, report=lambda _: None, should_stop=should_stop, device="cpu"
+            spec, RunContext(directory=directory, datasets_dir=tmp_path, should_stop=should_stop, device="cpu")
         )
         return directory / outcome.weights
 
@@ -216,7 +217,7 @@ def test_two_parameters_in_one_memory_are_saved_but_not_trained(
     monkeypatch.setitem(registry._BUILDERS, "tiny_cnn", lambda num_classes, image_shape: InOneMemory())
     spec = digits().model_copy(update={"architecture": "tiny_cnn"})
     with pytest.raises(InvalidInput, match=r"has two tensors in one memory, 'first\.weight' and 'head\.weight'"):
-        train(spec, tmp_path / "run", datasets_dir=tmp_path, report=lambda _: None, device="cpu")
+        train(spec, RunContext(directory=tmp_path / "run", datasets_dir=tmp_path, device="cpu"))
 
 
 def test_views_of_every_kind_are_saved(tmp_path: Path) -> None:

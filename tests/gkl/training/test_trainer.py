@@ -24,6 +24,7 @@ from gkl.formats.tensor_files import load_tensors, save_tensors
 from gkl.models import build_model
 from gkl.outcome import CheckpointSaved, EpochFinished, Event, Progress
 from gkl.recipes import digits, digits_ce, digits_trades
+from gkl.run_context import RunContext
 from gkl.spec import Sgd, ThreatModel, TrainSpec
 from gkl.training import train
 from gkl.training.tasks import AdversarialTask, NaturalTask, StepOutcome
@@ -90,8 +91,12 @@ def everything(**changes: object) -> TrainSpec:
 def run(spec: TrainSpec, directory: Path, **options: object) -> tuple[str, list[Event]]:
     """Train; returns the sha256 of the weights and what was reported."""
     events: list[Event] = []
-    options = {"datasets_dir": NO_FILES, "report": events.append, "device": "cpu", **options}
-    outcome = train(spec, directory, **options)  # type: ignore[arg-type]
+    surroundings = {"datasets_dir": NO_FILES, "report": events.append, "device": "cpu"}
+    surroundings |= {
+        name: options.pop(name) for name in ("datasets_dir", "report", "should_stop", "device") if name in options
+    }
+    context = RunContext(directory=directory, **surroundings)  # type: ignore[arg-type]
+    outcome = train(spec, context, **options)  # type: ignore[arg-type]
     return outcome.manifest.weights_sha256, events
 
 
@@ -208,6 +213,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
 KILLED = """
 import os, signal, sys
 from pathlib import Path
+from gkl.run_context import RunContext
 from gkl.spec import TrainSpec
 from gkl.training import train
 calls = 0
@@ -217,8 +223,9 @@ def kill_at_call_30():
     if calls == 30:
         os.kill(os.getpid(), signal.SIGKILL)
     return False
-train(TrainSpec.model_validate_json(sys.argv[1]), Path(sys.argv[2]), datasets_dir=Path("/nonexistent"),
-      report=lambda event: None, should_stop=kill_at_call_30, device="cpu", checkpoint_seconds=float(sys.argv[3]))
+nowhere = Path("/nonexistent")
+context = RunContext(directory=Path(sys.argv[2]), datasets_dir=nowhere, should_stop=kill_at_call_30, device="cpu")
+train(TrainSpec.model_validate_json(sys.argv[1]), context, checkpoint_seconds=float(sys.argv[3]))
 """
 
 
@@ -341,7 +348,9 @@ def test_a_checkpoint_of_the_format_before_is_resumed(steps: int, tmp_path: Path
 
 def test_without_an_adversary_nothing_is_said_of_one_and_clean_images_select(tmp_path: Path) -> None:
     spec = everything(weight_perturbation=None, epochs=4, **NATURAL | {"averaging": None})
-    outcome = train(spec, tmp_path, datasets_dir=NO_FILES, report=(events := []).append, device="cpu")
+    outcome = train(
+        spec, RunContext(directory=tmp_path, datasets_dir=NO_FILES, report=(events := []).append, device="cpu")
+    )
     epochs = [e for e in events if isinstance(e, EpochFinished)]
     assert all(set(e.metrics) == {"loss", "clean_accuracy", "held_out_clean_accuracy", "learning_rate"} for e in epochs)
     held_out = [e.metrics["held_out_clean_accuracy"] for e in epochs]
@@ -512,7 +521,7 @@ spec, directory = TrainSpec.model_validate_json(sys.argv[1]), Path(sys.argv[2])
 # One checkpoint fits, a second one does not.
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=800k", "none", str(directory)], check=True)
 def go():
-    return train(spec, directory, datasets_dir=Path("/nonexistent"), report=lambda e: None, device="cpu")
+    return train(spec, RunContext(directory=directory, datasets_dir=Path("/nonexistent"), device="cpu"))
 try:
     go()
 except NoSpaceLeft as error:
@@ -589,7 +598,7 @@ def test_of_epochs_with_the_same_accuracy_the_spec_says_which_is_kept(ties: str,
         batch_norm={"momentum": 1e-12},
         selection={"num_images": 100, "num_steps": 1, "ties": ties},
     )
-    assert train(spec, tmp_path, datasets_dir=NO_FILES, report=lambda _: None, device="cpu").selected_epoch == kept
+    assert train(spec, RunContext(directory=tmp_path, datasets_dir=NO_FILES, device="cpu")).selected_epoch == kept
 
 
 def test_each_step_has_its_momenta_after_a_resume_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -666,7 +675,7 @@ def test_training_under_l2_perturbs_within_the_ball_and_learns(tmp_path: Path) -
 
 
 def test_the_manifest_names_data_and_weights(tmp_path: Path) -> None:
-    outcome = train(short(), tmp_path, datasets_dir=NO_FILES, report=lambda _: None, device="cpu")
+    outcome = train(short(), RunContext(directory=tmp_path, datasets_dir=NO_FILES, device="cpu"))
     assert outcome.manifest.dataset_sha256 == load_train("digits", NO_FILES).sha256()
     assert outcome.manifest.spec == short().model_dump(mode="json")
     assert outcome.manifest.packages["torch"] == torch.__version__.split("+")[0]
