@@ -54,14 +54,14 @@ def one(**changes: object) -> bytes:
 _WHOLE = save({"weight": torch.zeros(1000)})
 
 SAFETENSORS = {
-    "cut in the length": Hostile(lambda: _WHOLE[:5] + b"   {", "neither safetensors nor|said to have"),
+    "cut in the length": Hostile(lambda: _WHOLE[:5] + b"   {", "neither safetensors nor|header claims"),
     "cut in the header": Hostile(lambda: _WHOLE[:30], "was it cut off"),
     "cut in the tensors": Hostile(lambda: _WHOLE[:-1], "was it cut off"),
     "more than the tensors": Hostile(lambda: _WHOLE + b"x", "was it cut off"),
     "header longer than the file": Hostile(lambda: safetensors({}, length=10**6), "was it cut off"),
-    "header of 2^64 - 1 bytes": Hostile(lambda: safetensors({}, length=2**64 - 1), "more than the 8388608"),
+    "header of 2^64 - 1 bytes": Hostile(lambda: safetensors({}, length=2**64 - 1), "at most 8388608"),
     "header of 9 MiB": Hostile(
-        lambda: safetensors({"__metadata__": {"a": "x" * 9 * 2**20}}), "more than the 8388608 that are read"
+        lambda: safetensors({"__metadata__": {"a": "x" * 9 * 2**20}}), "at most 8388608 are read"
     ),
     "header too short": Hostile(lambda: safetensors({"weight": tensor()}, bytes(8), length=9), "invalid JSON"),
     "no JSON": Hostile(lambda: safetensors(b"{weight: 1}"), "invalid JSON"),
@@ -252,7 +252,7 @@ def torch_files(canary: Path) -> dict[str, Hostile]:
         "empty zip": Hostile(lambda: b"PK\x03\x04" + zipped({}), "begin with an entry|damaged|data.pkl"),
         "zip bomb": Hostile(lambda: zipped(bomb, compress_type=zipfile.ZIP_DEFLATED), "compressed entry"),
         "zip bomb of bzip2": Hostile(lambda: zipped(bomb, compress_type=zipfile.ZIP_BZIP2), "compressed entry"),
-        "zip of a size that is none": Hostile(lying_size, "said to hold more than the file"),
+        "zip of a size that is none": Hostile(lying_size, "claims to hold more bytes than the file"),
         "zip of too many entries": Hostile(
             lambda: zipped(dict.fromkeys(map(str, range(20_001)), b"")), "entries, more"
         ),
@@ -382,14 +382,16 @@ FOR_THE_READER = {
     "no tensors": Hostile(lambda: saved({"weight": "text"}), "holds no state dict"),
     "a tensor alone": Hostile(lambda: saved(torch.zeros(3)), "holds no state dict"),
     "numbers for names": Hostile(lambda: saved({1: torch.zeros(3)}), "holds no state dict"),
-    "dictionary in itself": Hostile(lambda: saved(in_itself()), "holds no state dict|more processor time|took more"),
+    "dictionary in itself": Hostile(
+        lambda: saved(in_itself()), "holds no state dict|too much processor time|took more"
+    ),
     "storage that is none": Hostile(
         lambda: with_pickle(of_storage("weight", "storage", torch.FloatStorage, "../../etc/passwd", "cpu", 10)),
         "cannot be read as a state dict",
     ),
     "storage larger than its file": Hostile(
         lambda: with_pickle(of_storage("weight", "storage", torch.FloatStorage, "0", "cpu", 10**12)),
-        "cannot be read as a state dict|more room",
+        "cannot be read as a state dict|too much memory",
     ),
     "storage in a storage": Hostile(
         lambda: with_pickle(of_storage("weight", ("storage",), torch.FloatStorage, "0", "cpu", 10)),
@@ -404,7 +406,7 @@ FOR_THE_READER = {
     "empty stack": Hostile(lambda: with_pickle(b"\x80\x02R."), "cannot be read as a state dict"),
     "set of bytes": Hostile(
         lambda: with_pickle(b"\x80\x02c__builtin__\nbytearray\nJ\xff\xff\xff\x7f\x85R."),
-        "holds no state dict|more room",
+        "holds no state dict|too much memory",
     ),
     "complex numbers": Hostile(lambda: saved({"weight": torch.zeros(3, dtype=torch.complex128)}), "safetensors cannot"),
 }
