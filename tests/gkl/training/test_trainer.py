@@ -515,6 +515,7 @@ FULL_DISK = """
 import subprocess, sys
 from pathlib import Path
 from gkl.errors import NoSpaceLeft
+from gkl.run_context import RunContext
 from gkl.spec import TrainSpec
 from gkl.training import train
 spec, directory = TrainSpec.model_validate_json(sys.argv[1]), Path(sys.argv[2])
