@@ -328,7 +328,10 @@ def test_two_networks_in_one_file_are_a_question_and_two_models(
         assert worker.run_next() == sent[key]
         ended[key] = look(database, sent[key])
     for key, says in (
-        (None, "holds 2 networks that fit the architecture, at 'state_dict', 'state_dict_ema'; choose one with weights_key"),
+        (
+            None,
+            "holds 2 networks that fit the architecture, at 'state_dict', 'state_dict_ema'; choose one with weights_key",
+        ),
         ("model", "holds no network of this architecture at weights_key 'model'; it holds one at 'state_dict', 'state"),
     ):
         assert ended[key].failure_code is FailureCode.INVALID_INPUT
