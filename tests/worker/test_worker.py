@@ -330,7 +330,7 @@ def test_two_networks_in_one_file_are_a_question_and_two_models(
     for key, says in (
         (
             None,
-            "holds 2 networks that fit the architecture, at 'state_dict', 'state_dict_ema'; choose one with weights_key",
+            "holds 2 networks that fit the architecture, at 'state_dict', 'state_dict_ema'; choose one with",
         ),
         ("model", "holds no network of this architecture at weights_key 'model'; it holds one at 'state_dict', 'state"),
     ):
