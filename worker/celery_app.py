@@ -31,7 +31,7 @@ def make_worker_app(worker: Worker) -> Celery:
     """Celery with the task that wakes the worker. Does not connect."""
     celery = make_celery(worker.settings)
     celery.conf.update(
-        # Whoever waits for messages is in no hurry.
+        # A worker that waits for messages is in no hurry.
         broker_transport_options={"socket_connect_timeout": 3, "socket_timeout": 30},
         # Acknowledge a message before it is worked on. A Redis-protocol broker delivers a message that is not
         # acknowledged again after its visibility timeout, to a second worker, while the first still runs.
@@ -55,7 +55,7 @@ def make_worker_app(worker: Worker) -> Celery:
         # A broker that was away comes back after minutes or a night; the job's row is there meanwhile.
         broker_connection_retry=True,
         worker_hijack_root_logger=False,
-        # Nobody listens to Celery's own events: what is to be known of a worker is its row.
+        # Nothing listens to Celery's own events: a worker's row in the database says all that is known about it.
         worker_send_task_events=False,
     )
 
@@ -74,7 +74,7 @@ def _keep_our_logging(**_: Any) -> None:
 
 
 def run_worker(settings: Settings) -> None:
-    """Work until told to stop. A running job is then asked to checkpoint and is handed back."""
+    """Work until the process is asked to stop. A running job then saves a checkpoint and goes back into the queue."""
     worker = make_worker(settings)
     celery = make_worker_app(worker)
     ended = threading.Event()

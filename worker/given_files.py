@@ -98,7 +98,7 @@ class GivenFiles:
         if not isinstance(spec, EvaluateSpec) or spec.evaluation.protocol not in PROTOCOLS_WITH_MORE:
             return []
         if self.claim.shard_index is not None:
-            # Whoever puts the shards together tries them.
+            # The job that merges the shards tries them.
             return []
         known = self.patience.write(lambda session: strongest_certificates.of_others(session, spec))
         paths = []

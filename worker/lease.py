@@ -82,7 +82,7 @@ class Lease:
                 _log.warning("job %d: the database cannot be used (%s)", self._claim.job_id, error.orig)
                 self._has_news = True
                 continue
-            except Exception:  # noqa: BLE001 - logged; without this thread nobody would renew
+            except Exception:  # noqa: BLE001 - logged; without this thread the lease would not be renewed
                 _log.exception("job %d: its lease could not be renewed; trying again", self._claim.job_id)
                 self._has_news = True
                 continue

@@ -31,7 +31,7 @@ _ORDER_BYTES = 256 * 1024
 _ANSWER_SECONDS = 300.0
 RUN_NAME = "gklbench-run"
 """What a run is called among the host's processes, in at most 15 characters."""
-# What a copy can still be told; all else of the environment is read when libraries are loaded.
+# Variables that take effect in a copy. Libraries read all others while they are loaded.
 _LATER = {"OMP_NUM_THREADS"}
 
 
@@ -160,7 +160,7 @@ def _status_of(pid: int) -> int:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
         return os.waitstatus_to_exitcode(int(fields[-1]))
     except (OSError, ValueError):
-        # Whoever takes the prepared process away, as the kernel does when memory is short, takes its runs' ends along.
+        # If the kernel kills the prepared process when memory is short, the exit statuses of its runs are lost.
         return -signal.SIGKILL
 
 
@@ -171,7 +171,7 @@ _current: tuple[Prepared, dict[str, str]] | None = None
 
 
 def start_run(environment: Mapping[str, str]) -> Run:
-    """Start `worker.runner` in a copy of this worker's prepared process, which is started if there is none.
+    """Start `worker.runner` in a copy of this worker's prepared process, and start that process first if needed.
 
     Args:
         environment: all of the run's.
@@ -252,7 +252,7 @@ def become_run(order: dict[str, Any]) -> None:
 
 
 def serve(become: Callable[[dict[str, Any]], None], connection: socket.socket | None = None) -> None:
-    """Copy this process as often as it is asked, until nobody is left to ask.
+    """Copy this process for each request, until the requesting process is gone.
 
     Args:
         become: what a copy does, given the order; its streams and environment are its own then.
@@ -283,7 +283,7 @@ def _copy(
     if pid:
         for descriptor in (*descriptors, apart):
             os.close(descriptor)
-        # Before that a signal to its group would reach nobody.
+        # Before that, its process group does not exist and a signal to it would be lost.
         os.read(is_apart, 1)
         os.close(is_apart)
         return pid

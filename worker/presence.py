@@ -70,7 +70,7 @@ def announce(
             _log.warning("the database cannot be used (%s); telling of this worker later", error.orig)
         except Exception:  # noqa: BLE001 - logged; this thread must outlive whatever it meets
             _log.exception("this worker could not tell of itself; trying again")
-        # A worker that is told to stop says so at once.
+        # A worker that is stopping says so at once.
         (ended if is_draining else stopping).wait(settings.heartbeat_seconds)
     try:
         with database.writing() as session:
@@ -143,7 +143,7 @@ def parsed_gpu_load(line: str) -> LoadView | None:
     >>> parsed_gpu_load("37, 12034, 143771").busy
     0.37
 
-    A part of a GPU (MIG) has no utilization of its own, and some drivers tell no memory:
+    A part of a GPU (MIG) has no utilization of its own, and some drivers report no memory:
 
     >>> parsed_gpu_load("[N/A], 1024, 20096").busy, parsed_gpu_load("[N/A], [N/A], [N/A]")
     (None, None)
@@ -191,7 +191,7 @@ def _processor_times() -> tuple[int, int]:
 
 
 def _of_gpu(fields: str, *formats: str) -> str | None:
-    """What nvidia-smi says of the GPU that runs will use; None where there is none."""
+    """The output of nvidia-smi for the GPU that runs will use; None without a GPU."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     nvidia_smi = shutil.which("nvidia-smi")
     if nvidia_smi is None or visible in ("", "-1"):

@@ -177,7 +177,8 @@ def _save_external(session: Session, claim: jobs.Claim, outcome: ExternalOutcome
 
 
 def _save_transfer(session: Session, claim: jobs.Claim, outcome: TransferOutcome, stored: StoredFile | None) -> None:
-    """The counts, and the target's accuracy where points that stood were broken; or another run, as of a check."""
+    """Store the counts, and lower the target's accuracy if surviving points were broken. If another check changed the
+    target's certificate meanwhile, queue the job again."""
     if not transfers.record(session, jobs.lock_claimed(session, claim), outcome, stored):
         jobs.hand_back(session, claim, reason=_MERGED_MEANWHILE)
         return

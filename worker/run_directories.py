@@ -27,7 +27,7 @@ def run_directory(settings: Settings, claim: jobs.Claim) -> Path:
 
 
 def remove_left(settings: Settings, database: Database, *, young_seconds: float | None = None) -> None:
-    """Remove those of this data directory whose attempts hold no job any more. Each worker does this for its host.
+    """Remove those of this data directory whose attempts no longer hold a job. Each worker does this for its host.
 
     Args:
         settings: this worker's.

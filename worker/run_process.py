@@ -58,7 +58,7 @@ class RunProcess:
             OSError: no process can be started.
         """
         process = cls(start_run(environment), log, job_id=job_id)
-        # The pipe stays open: its end tells the runner that this process is gone.
+        # The pipe stays open: when it closes, the runner knows that this process is gone.
         try:
             process._run.stdin.write(order.model_dump_json().encode() + b"\n")
             process._run.stdin.flush()
@@ -133,7 +133,7 @@ def run_environment(threads: int) -> dict[str, str]:
     """What a run needs of this process's environment: no address and no secret of the service. A proxy's address is
     among it, with the password if it has one: RobustBench's loader downloads what is missing."""
     given = {name: value for name, value in os.environ.items() if _IS_FOR_RUNS.fullmatch(name)}
-    # Threads that wait for each other in a loop keep whoever else wants their cores from ending, and so each other.
+    # Threads that wait for each other in a busy loop take the cores from threads that could finish, and so delay all.
     return {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"} | given
 
 

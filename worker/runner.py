@@ -68,7 +68,7 @@ class RunOrder(BaseModel):
     """A training saves no checkpoints closer to each other than so."""
 
     def context(self, send: Callable[[BaseModel], None], should_stop: Callable[[], bool]) -> RunContext:
-        """The run's surroundings; `send` is told of every event."""
+        """The context of the run; `send` is called with every event."""
         return RunContext(
             directory=self.directory,
             datasets_dir=self.datasets_dir,
@@ -86,7 +86,7 @@ def main() -> None:
     messages = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)
     run_log.configure()
-    # It tells of every parameter it sets; what a run reports is in its own words.
+    # It would log every parameter that it sets; a run reports its progress itself.
     logging.getLogger("auto-attack").setLevel(logging.WARNING)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
@@ -156,7 +156,7 @@ def _execute(order: RunOrder, context: RunContext) -> Ending:
 
 
 def _converted(weights: Path | None, context: RunContext) -> Path | None:
-    """Convert weights that came as a state dict of torch.save, and tell of it; None if there is nothing to convert."""
+    """Convert weights that came as a state dict of torch.save and report it; None if there is nothing to convert."""
     if weights is None or weights_format(weights) != "torch":
         return None
     converted = context.directory / CONVERTED_FILE
@@ -197,7 +197,7 @@ def _resources() -> Resources:
 
 
 def _die_with_supervisor() -> None:
-    """End at once when nobody is left to report to; a later attempt goes on from the last checkpoint."""
+    """End at once when the supervisor is gone. A later attempt resumes from the last checkpoint."""
     # Not through sys.stdin: its lock would be held here when the interpreter wants to shut down.
     os.read(0, 1)
     os._exit(1)

@@ -128,7 +128,7 @@ class Supervisor:
         self.process = RunProcess.started(order, environment, self.log, job_id=self.claim.job_id)
         ending = self._follow(self.process)
         returncode = self.process.end(within_seconds=self.settings.stop_grace_seconds)
-        # Whoever sees that the job has ended finds the whole log.
+        # A reader who sees that the job has ended finds the whole log.
         self.process.join_log(within_seconds=5)
         self._write_log()
         ending = self._judge(ending, returncode)
@@ -140,7 +140,7 @@ class Supervisor:
     # --- the runner's process ------------------------------------------------------------------------------------
 
     def _threads(self) -> int:
-        """A run's share of the cores that this process may use: those of its control group and affinity."""
+        """A run's share of the cores that this process may use: as many as its control group and affinity allow."""
         sharing = self.patience.write(
             lambda session: workers.count_on(
                 session, socket.gethostname(), lease=timedelta(seconds=self.settings.lease_seconds)

@@ -40,7 +40,7 @@ class Worker:
     store: ArtifactStore
     name: str
     stopping: threading.Event
-    """Set when this process is told to stop."""
+    """Set when this process is asked to stop."""
     busy: threading.Lock = field(default_factory=threading.Lock)
     """Held while jobs are run, by whichever thread does."""
 
@@ -53,7 +53,7 @@ class Worker:
                 self.run_all_due()
 
     def poll(self) -> None:
-        """Look for work now and then while idle, until told to stop.
+        """Look for work now and then while idle, until asked to stop.
 
         No job waits for a message that was lost, nor for a consumer that no longer hears its broker.
         """

@@ -20,7 +20,7 @@ class Classifier(nn.Module):
 
     Casts images to the number format of the weights and logits to float32: in half precision ties make DLR NaN and
     Square's infinities overflow. Splits a batch that does not fit into the device's memory; the attack and its random
-    streams do not notice, so the verdict stays that of the whole block.
+    streams are unaffected, so the verdict equals the verdict of the whole block.
     """
 
     def __init__(
@@ -160,7 +160,7 @@ def margin_and_gradient(
 
 
 def gradient_or_zero(of: Tensor, at: Tensor) -> Tensor:
-    """A number's gradient by images (B, *): zero where there is none, since a network may answer without one.
+    """A number's gradient by images (B, *): zero where the answer does not depend on the images.
 
     The graph stays, for further gradients.
     """

@@ -136,8 +136,8 @@ def _attacked(mended: _Mended, x: Tensor, y: Tensor, format_: torch.dtype, *, lo
 class _Mended:
     """A network whose backward pass loses what is not finite and what flows through constant units.
 
-    A unit whose value is the same for all images of a block and for noise around them tells nothing of an image; it is
-    found once, by a pass over both. Its gradient can only be a lie, or zero.
+    A unit whose value is the same for all images of a block and for noise around them carries no information about an
+    image. One pass over both finds such units. Their gradient can only be a lie, or zero.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""One attack on the points of each block that still stand; the judge sees every image that it returns."""
+"""Runs one attack on the surviving points of each block. The judge checks every image that the attack returns."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def run_attack(run: Run, position: int, mine: list[int]) -> None:
 
 
 def _tell_of(run: Run, position: int, attack: AttackSoFar) -> None:
-    """With every report from now on, in the place of what was said of this attack before."""
+    """Replace what earlier reports said about this attack; every later report contains it."""
     points = run.progress.points
     assert points is not None, "the clean pass comes first"
     run.progress.points = points.model_copy(update={"attacks": (*points.attacks[:position], attack)})

@@ -1,4 +1,4 @@
-"""Whether attacks that follow gradients see a network as it is: checks on points that nobody can prepare for.
+"""Checks whether gradient attacks see a network as it is, on points that its author cannot prepare for.
 
 AutoAttack's figure is near the truth only if the network's gradients, number format and memory are honest. Each check
 compares what the network says in two ways that must agree. The points are drawn with a seed made for the run.
@@ -117,7 +117,7 @@ class Probes:
 def gradient_checks(own: Classifier, precise: Classifier, probes: Probes) -> tuple[list[CheckOutcome], list[Flag]]:
     """Autograd's gradient of the margin against central differences in float64, and both formats' answers.
 
-    A point's margin is the label's logit minus that of the best other class at that point.
+    A point's margin is the label's logit minus the highest logit of any other class at that point.
     """
     x, y = probes.images, probes.labels
     with torch.no_grad():
@@ -229,7 +229,7 @@ def two_faces_check(own: Classifier, fresh: Classifier, x: Tensor) -> tuple[Chec
 
 
 def drift(own: Classifier, fresh: Classifier, x: Tensor, threat_model: ThreatModel, seed: int) -> float:
-    """How far the attacked network's answers to new images near x (B, *) are from those of a copy not attacked."""
+    """How far the attacked network's answers to new images near x (B, *) differ from those of an unattacked copy."""
     generator = torch.Generator().manual_seed(seed)
     # Full size and less: a network that remembers answers by distance must not meet only far images.
     size = torch.rand((len(x), *([1] * (x.dim() - 1))), generator=generator).to(x)
@@ -249,7 +249,7 @@ def remembers(check: CheckOutcome) -> Flag | None:
 
 
 def drift_check(values: list[float | None], dtype: torch.dtype) -> CheckOutcome:
-    """Of what was seen after every attack on every block; None stands for a block in which it was not looked at."""
+    """The value over all attacks and blocks; None for a block in which it was not measured."""
     seen = [value for value in values if value is not None]
     if not seen:
         return CheckOutcome(name="remembers", note="no attack ran, or the network cannot be copied")

@@ -74,7 +74,7 @@ class Certificate:
 
     @property
     def flags(self) -> tuple[Flag, ...]:
-        """What its owner's run had to say of a network that is in no registry; those of others are in their job."""
+        """Flags that the owner's run raised for a network in no registry. Other networks' flags are in their jobs."""
         return tuple(Flag.model_validate(flag) for flag in self.manifest.get("flags", ()))
 
 
@@ -173,7 +173,7 @@ def read_certificate(path: Path) -> Certificate:
 
 
 def _check_shapes(certificate: Certificate) -> None:
-    # Own images are for own networks alone: those of a registry are for data sets that it knows.
+    # A user's own images go with a user's own network only: a registered network is for data sets of the catalog.
     if certificate.dataset not in DATASETS and (certificate.dataset, certificate.architecture) != (OWN, OWN):
         raise TypeError(f"there is no data set {certificate.dataset!r}")
     recorded_preprocessing(certificate.dataset, certificate.manifest)

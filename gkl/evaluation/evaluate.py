@@ -161,7 +161,7 @@ def verify(
 
     The certificate says which network of the file it is about; `weights_key` is for one that does not, as those of
     earlier versions. A network of somebody's own, which `gkl.evaluate` measured, cannot be asked again: what its
-    certificate says of the answers stands, and all else is checked.
+    certificate says about the answers is accepted, and everything else is checked.
 
     Raises:
         InvalidInput: the file is no certificate, or the weights or the data cannot be read.
@@ -329,7 +329,7 @@ def _prepared(spec: EvaluateSpec, weights: Path | None, context: RunContext, con
     origin: Mapping[str, Any] = {
         "dataset": spec.dataset,
         "architecture": spec.architecture,
-        # Before the hashes: a difference is told by the first field that has it.
+        # Before the hashes: a message names the first field that differs.
         # Who shares the work changes nothing.
         **spec.evaluation.model_dump(mode="json", exclude={"shards"}),
         "weights_sha256": sha256,

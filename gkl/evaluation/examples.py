@@ -158,7 +158,7 @@ def merge(
     name: str,
     on_call: Callable[[float], None],
 ) -> Path:
-    """Write the target's certificate with more examples, of points that stood until then, and check it as a whole.
+    """Write the target's certificate with more examples, for points that had survived until then, and check the whole.
 
     Args:
         target: the network.

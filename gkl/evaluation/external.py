@@ -32,7 +32,7 @@ def merge_examples(
     batch_size: int = 200,
     converted: Path | None = None,
 ) -> ExternalOutcome:
-    """Check every example with an independent pass in float32, and add those that break a point which stands.
+    """Check every example with an independent pass in float32, and add those that break a surviving point.
 
     Args:
         spec: whose examples they are, and of which weights.

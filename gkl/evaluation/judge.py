@@ -37,7 +37,7 @@ class Judged:
 
     @classmethod
     def joined(cls, parts: Sequence[Judged]) -> Judged:
-        """All of them in one; without parts those of no example."""
+        """Join the verdicts of several batches; an empty sequence gives verdicts of zero examples."""
         return cls(
             torch.cat([torch.zeros(0, dtype=torch.bool), *(part.allowed for part in parts)]),
             torch.cat([torch.zeros(0, dtype=torch.float64), *(part.size for part in parts)]),

@@ -132,7 +132,7 @@ def run_stages(run: Run, numbers: Iterable[int], provisional: Callable[[Measurem
     names = [attack.name for attack in run.attacks]
     for position, attack in enumerate(run.attacks):
         if attack.name == "transfer" and provisional is None:
-            # A matter of seconds, for whoever puts the shards together and has the other networks' certificates.
+            # It takes seconds, and the job that merges the shards has the other networks' certificates.
             continue
         run_attack(run, position, mine)
         if provisional is None:

@@ -108,7 +108,7 @@ def _flags_of_counts(run: Run, clean: list[Block], points: Points, outcomes: lis
 
 
 def _is_missing(run: Run, position: int) -> bool:
-    """Whether an attack ran nowhere though points stood."""
+    """Whether an attack ran on no block although points had survived until then."""
     records = [run.records[part] for part in run.parts_of(position)]
     return bool(records) and all("not_run" in record for record in records)
 

@@ -36,7 +36,7 @@ class _Believed:
     outcomes: list[CheckOutcome] = field(default_factory=list)
     flags: list[Flag] = field(default_factory=list)
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
-    """Points looked at and the distances of their borders, for what can be said of them after the attacks."""
+    """The checked points and their distances to the decision border, compared with the attacks' results later."""
 
 
 def run_checks(run: Run) -> None:

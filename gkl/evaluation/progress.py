@@ -28,7 +28,7 @@ class EvaluationProgress:
         self.calls = 0
         self.restored = 0.0
         self.points: PointsSoFar | None = None
-        """What has become of the points, to be told with every report."""
+        """How many points have survived so far. Every report contains it."""
         self.started = self.last_report = time.perf_counter()
 
     def restore(self, work: float) -> None:

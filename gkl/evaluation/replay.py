@@ -33,7 +33,7 @@ def measure_transfer(
     batch_size: int = 200,
     converted: Path | None = None,
 ) -> TransferOutcome:
-    """Count how many adversarial examples of one network break another, and merge those that break what stood.
+    """Count how many adversarial examples of one network break another, and merge those that break surviving points.
 
     An example counts as one that breaks the other network if that gets the clean image right and the adversarial one
     wrong, both in float32; NaN is wrong.

@@ -1,4 +1,4 @@
-"""A certificate of a network that only its owner has: what of it can be checked without asking the network."""
+"""Checks the certificate of a network that only its owner has, as far as possible without the network."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gkl.spec import ReportSpec, why_on_no_board
 
 
 def check_report(spec: ReportSpec, certificate: Path, context: RunContext) -> ReportOutcome:
-    """Check norms, box, labels, clean images and counts against the data; the network's answers stand as they are.
+    """Check norms, box, labels, clean images and counts against the data, and trust its answers of the network.
 
     Args:
         spec: whose certificate it is, and of which data set.

@@ -140,7 +140,7 @@ class Run:
         return position + 1 if position < self.num_own_attacks else position + 2
 
     def parts_of(self, position: int) -> list[int]:
-        """An attack's parts; a block in which nothing stood has none."""
+        """The parts of an attack. A block without surviving points has none."""
         parts = (self.part(self.stage(position), number) for number in range(self.num_blocks))
         return [part for part in parts if part in self.records]
 

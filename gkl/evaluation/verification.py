@@ -162,7 +162,7 @@ def verify_certificate(
 
 
 def _shown(certificate: Certificate) -> ImageSet:
-    """What a certificate tells of its data itself: all labels, and the clean images of the broken points.
+    """The data that a certificate contains: all labels, and the clean images of the broken points.
 
     Raises:
         InvalidInput: it shows no clean images, as those of earlier versions.

@@ -1,4 +1,4 @@
-"""What a run tells while it works, and how it ends: the lines that a runner prints."""
+"""Events that a run reports while it works, and the record with which it ends: the lines that a runner prints."""
 
 from __future__ import annotations
 

@@ -10,16 +10,16 @@ from gkl.statistics.intervals import wilson_interval
 
 
 class ExternalOutcome(Record):
-    """Somebody's adversarial examples, each of which holds."""
+    """The result of checking adversarial examples that somebody sent; every example passed the check."""
 
     type: Literal["external"] = "external"
     attack: str
     examples: int
     """Examples that were sent and checked."""
     broken: int
-    """Those of points that stood until then."""
+    """Points that had survived until then and that these examples break."""
     robust_correct: int
-    """Points that still stand."""
+    """Points that survive these examples too."""
     base_sha256: str
     """Of the certificate that they were merged with."""
     certificate: str | None = None
@@ -80,7 +80,7 @@ class TransferOutcome(TransferCounts):
     attacks: tuple[TransferByAttack, ...]
     """The same for each attack that found examples, in their order."""
     answers_vary: bool
-    """The other network answers differently each time, so that the counts are those of this run alone."""
+    """The other network's answers vary, so the counts are valid for this run only."""
     merged: ExternalOutcome
-    """What they add to the other entry's certificate: its `broken` are those of points that stood until then."""
+    """What they add to the other entry's certificate: its `broken` counts points that had survived until then."""
     seconds: float

@@ -33,7 +33,7 @@ _ONCE_FIELDS = (
 
 
 class _Measured(Record):
-    """Has metrics, each of which a property may name."""
+    """Base of records with metrics; properties give the usual ones by name."""
 
     metrics: dict[str, float]
     """By name: `gkl.outcome.metrics` has their titles, units and direction."""
@@ -70,7 +70,7 @@ class _Measured(Record):
 
 
 class StepMetrics(_Measured):
-    """The latest training step; accuracies are those of its batch."""
+    """The latest training step; its accuracies are measured on its batch."""
 
     step: int
     """Steps done, of `steps`, in the whole run."""

@@ -68,7 +68,7 @@ class RobustObjective:
         if isinstance(spec, DklObjective):
             dkl = dkl_loss(adversarial, natural)
             return spec.kl_weight * dkl, {"dkl": dkl}
-        # IKL is GKL with gamma 1: the prior's rows sum to 1, and so the number of pairs is that of samples.
+        # IKL is GKL with gamma 1: the prior's rows sum to 1, so there are as many pairs as samples.
         gamma = spec.gamma if isinstance(spec, GklObjective) else 1.0
         loss, wmse, ce = gkl_loss_and_parts(
             adversarial,
@@ -87,7 +87,7 @@ class RobustObjective:
 class InnerLoss:
     """What the inner maximization increases: soft cross-entropy to the natural prediction, plus wMSE.
 
-    The natural logits are computed once per batch: the model stands still meanwhile, so computing them
+    The natural logits are computed once per batch: the model does not change meanwhile, so computing them
     again at every step would give the same numbers.
     """
 

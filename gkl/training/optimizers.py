@@ -82,7 +82,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, saved:
     for key, tensor in saved.items():
         what, _, name = key.partition(".")
         parameter = parameters[name]
-        # The count of steps stays where AdamW made it, on the CPU.
-        # Of the rest the memory layout is that of the parameter too: an update reads both.
+        # AdamW keeps the count of steps on the CPU. Other tensors take the parameter's memory layout: an update reads
+        # both.
         kept = tensor if what == "step" else torch.empty_like(parameter, requires_grad=False).copy_(tensor)
         optimizer.state[parameter][what] = kept

@@ -208,7 +208,7 @@ class _Run:
         return order
 
     def conclude_epoch(self) -> None:
-        """Measure the epoch that has just ended if the spec has a selection; tell of it; checkpoint if it is time."""
+        """Measure the finished epoch if the spec has a selection, report it, and save a checkpoint if one is due."""
         spec, state, sums = self.spec, self.state, self.state.sums
         check_finite(state)
         held_out = self._select()
@@ -223,7 +223,7 @@ class _Run:
                 "learning_rate": learning_rate(spec, state.epoch * self.steps_per_epoch - 1, self.steps_per_epoch),
             },
         )
-        # Told before it is saved: a run that is killed in between tells of it again, and none is lost.
+        # Reported before it is saved: a run that is killed in between reports the epoch again, and none is lost.
         self.report(finished)
         _log.info(
             "epoch %d of %d: %s",

@@ -27,7 +27,7 @@ class WeightPerturber:
 
     @contextmanager
     def perturbed(self, objective: Tensor) -> Iterator[None]:
-        """Within, the weights stand where `objective`, a scalar computed from them, is higher.
+        """Within the context, the weights are moved to where `objective`, a scalar computed from them, is higher.
 
         An optimizer's step made within stays, as in the paper: only the move is taken back.
         """
