@@ -7,7 +7,7 @@ with `functools.wraps`, which leaves the plain method within reach. The subclass
 
 from __future__ import annotations
 
-import inspect
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,24 +16,28 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from gkl.spec import AdamW, Optimizer, Sgd
 
 
-def _without_compiler(method_of_torch: object) -> object:
-    return torch.no_grad()(inspect.unwrap(method_of_torch))  # type: ignore[arg-type]
+def _without_compiler(method_of_torch: Any) -> Any:
+    plain = method_of_torch
+    # Not `inspect.unwrap`: it refuses the stand-in for torch with which the documentation is built.
+    while "__wrapped__" in vars(plain):
+        plain = plain.__wrapped__
+    return torch.no_grad()(plain)
 
 
 class PlainSgd(torch.optim.SGD):
     """`torch.optim.SGD` that leaves torch's compiler alone."""
 
-    add_param_group = _without_compiler(torch.optim.Optimizer.add_param_group)  # type: ignore[assignment]
-    zero_grad = _without_compiler(torch.optim.Optimizer.zero_grad)  # type: ignore[assignment]
-    step = _without_compiler(torch.optim.SGD.step)  # type: ignore[assignment]
+    add_param_group = _without_compiler(torch.optim.Optimizer.add_param_group)
+    zero_grad = _without_compiler(torch.optim.Optimizer.zero_grad)
+    step = _without_compiler(torch.optim.SGD.step)
 
 
 class PlainAdamW(torch.optim.AdamW):
     """`torch.optim.AdamW` that leaves torch's compiler alone."""
 
-    add_param_group = _without_compiler(torch.optim.Optimizer.add_param_group)  # type: ignore[assignment]
-    zero_grad = _without_compiler(torch.optim.Optimizer.zero_grad)  # type: ignore[assignment]
-    step = _without_compiler(torch.optim.AdamW.step)  # type: ignore[assignment]
+    add_param_group = _without_compiler(torch.optim.Optimizer.add_param_group)
+    zero_grad = _without_compiler(torch.optim.Optimizer.zero_grad)
+    step = _without_compiler(torch.optim.AdamW.step)
 
 
 def make_optimizer(model: nn.Module, spec: Optimizer) -> torch.optim.Optimizer:

@@ -181,10 +181,10 @@ for name in {modules!r}: importlib.import_module(name)
 @pytest.mark.long
 def test_commands_of_each_image_run_with_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GKLBENCH_DATA_DIR", str(tmp_path))
-    assert "can be used" in done("check-settings", extras=("server",))
+    assert "settings are valid" in done("check-settings", extras=("server",))
     assert "Folder" in done("storage", extras=("server",))
     assert "Name" in done("token", "list", extras=("server",))
-    assert "can be used" in done("check-settings", extras=("worker",))
+    assert "settings are valid" in done("check-settings", extras=("worker",))
     assert "no worker of" in run("health", "worker", extras=("worker",)).stderr
 
 
