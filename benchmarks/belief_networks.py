@@ -153,9 +153,8 @@ def trained(
             else:
                 norm, epsilon = adversarial
                 images = projected_gradient_ascent(
-                    net,
+                    lambda perturbed, labels=labels: F.cross_entropy(net(perturbed), labels),  # type: ignore[misc]
                     images,
-                    lambda logits, labels=labels: F.cross_entropy(logits, labels),  # type: ignore[misc]
                     norm=norm,
                     epsilon=epsilon,
                     num_steps=5,

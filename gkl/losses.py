@@ -5,7 +5,7 @@ image or the student (s). Gradient flows to both sides unless the loss stops it;
 fixed. Every loss takes O(B * C) time and memory, and computes in float32 or wider whatever the logits' type.
 
 References: Generalized Kullback-Leibler divergence, arXiv 2503.08038; its predecessor DKL/IKL,
-arXiv 2305.13948; TRADES, arXiv 1901.08573.
+arXiv 2305.13948; TRADES, arXiv 1901.08573; knowledge distillation, arXiv 1503.02531; DKD, arXiv 2203.08679.
 """
 
 from __future__ import annotations
@@ -36,6 +36,73 @@ def kl_loss(logits: Tensor, target_logits: Tensor) -> Tensor:
     log_target = F.log_softmax(_at_least_float32(target_logits), dim=1)
     log_other = F.log_softmax(_at_least_float32(logits), dim=1)
     return (log_target.exp() * (log_target - log_other)).sum(dim=1).mean()
+
+
+def kd_loss(logits: Tensor, target_logits: Tensor, *, temperature: float) -> Tensor:
+    """Knowledge distillation: T^2 * KL(softmax(target_logits / T) || softmax(logits / T)), mean over the batch
+    (Hinton et al., arXiv 1503.02531). The factor T^2 keeps the gradient's size when T changes.
+
+    Args:
+        logits: (B, C), the student's.
+        target_logits: (B, C), the teacher's.
+        temperature: T > 0.
+
+    Returns:
+        Scalar, at least 0; float32 for half-precision input.
+
+    >>> kd_loss(torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 0.0]]), temperature=4.0).item()
+    0.0
+    """
+    other, target = _at_least_float32(logits), _at_least_float32(target_logits)
+    return temperature**2 * kl_loss(other / temperature, target / temperature)
+
+
+def dkd_loss(
+    logits: Tensor,
+    target_logits: Tensor,
+    labels: Tensor,
+    *,
+    target_weight: float,
+    non_target_weight: float,
+    temperature: float,
+) -> Tensor:
+    """Decoupled knowledge distillation: T^2 * (target_weight * TCKD + non_target_weight * NCKD)
+    (DKD, arXiv 2203.08679, equation 7).
+
+    TCKD is the KL divergence between the two-way predictions (p_y, 1 - p_y); NCKD is the one between the predictions
+    among the other classes, p_j / (1 - p_y). Each is averaged over the batch, at temperature T.
+
+    Args:
+        logits: (B, C), the student's.
+        target_logits: (B, C), the teacher's.
+        labels: (B,) int64.
+        target_weight: alpha.
+        non_target_weight: beta.
+        temperature: T > 0.
+
+    Returns:
+        Scalar, at least 0; float32 for half-precision input.
+
+    >>> s, t, y = torch.tensor([[2.0, 0.0, 1.0]]), torch.tensor([[0.0, 0.0, 1.0]]), torch.tensor([0])
+    >>> dkd_loss(s, t, y, target_weight=0.0, non_target_weight=1.0, temperature=1.0).item()  # equal among the others
+    0.0
+    """
+    other = F.log_softmax(_at_least_float32(logits) / temperature, dim=1)
+    target = F.log_softmax(_at_least_float32(target_logits) / temperature, dim=1)
+    is_label = F.one_hot(labels, logits.shape[1]).bool()
+
+    def parts(log_probabilities: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 2) log-probabilities of the label and of all others; (B, C) among the others, 0 at the label."""
+        rest = log_probabilities.masked_fill(is_label, -torch.inf)
+        log_rest = rest.logsumexp(dim=1, keepdim=True)
+        two_way = torch.cat([log_probabilities[is_label][:, None], log_rest], dim=1)
+        return two_way, (log_probabilities - log_rest).masked_fill(is_label, 0.0)
+
+    (two_way, among), (target_two_way, target_among) = parts(other), parts(target)
+    tckd = (target_two_way.exp() * (target_two_way - two_way)).sum(dim=1).mean()
+    # At the label both logarithms are 0, so that its term is too.
+    nckd = (target_among.exp() * (target_among - among)).sum(dim=1).mean()
+    return temperature**2 * (target_weight * tckd + non_target_weight * nckd)
 
 
 def dkl_loss(logits: Tensor, target_logits: Tensor) -> Tensor:

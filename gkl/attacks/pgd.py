@@ -12,9 +12,8 @@ from gkl.errors import InvalidInput
 
 
 def projected_gradient_ascent(
-    model: Callable[[Tensor], Tensor],
+    objective: Callable[[Tensor], Tensor],
     x: Tensor,
-    loss: Callable[[Tensor], Tensor],
     *,
     norm: Norm,
     epsilon: float,
@@ -23,15 +22,14 @@ def projected_gradient_ascent(
     start: Tensor,
     project_start: bool = True,
 ) -> Tensor:
-    """Perturb `x` to increase `loss(model(x_adv))` within the ball and the box (PGD, arXiv 1706.06083).
+    """Perturb `x` to increase `objective(x_adv)` within the ball and the box (PGD, arXiv 1706.06083).
 
-    The model is used as it is: if its batch statistics must not move, put it in eval mode first, or see that it records
-    none.
+    The networks behind the objective are used as they are: if batch statistics must not move, put a network in eval
+    mode first, or see that it records none.
 
     Args:
-        model: images (B, *) -> logits (B, C).
+        objective: perturbed images (B, *) -> scalar to be increased, such as a loss of a network's logits.
         x: (B, *) natural images in [0, 1].
-        loss: logits of the perturbed images (B, C) -> scalar to be increased.
         norm: 'Linf' or 'L2', over all pixels of an image.
         epsilon: radius of the ball, at least 0.
         num_steps: gradient steps, at least 1.
@@ -51,7 +49,7 @@ def projected_gradient_ascent(
     for _ in range(num_steps):
         x_adv.requires_grad_(True)
         # Only the image's gradient: parameter gradients would cost a third of the backward pass.
-        (gradient,) = torch.autograd.grad(loss(model(x_adv)), x_adv)
+        (gradient,) = torch.autograd.grad(objective(x_adv), x_adv)
         with torch.no_grad():
             ascent = gradient.sign() if norm == "Linf" else _unit_l2(gradient)
             x_adv = project(x_adv + step_size * ascent, x, norm=norm, epsilon=epsilon)

@@ -34,7 +34,7 @@ from gkl.outcome.events import (
     WeightsConverted,
 )
 from gkl.outcome.evidence import ExternalOutcome, ReportOutcome, TransferByAttack, TransferCounts, TransferOutcome
-from gkl.outcome.training import EpochFinished, StepMetrics, TrainOutcome
+from gkl.outcome.training import EpochFinished, StepMetrics, TeacherOutcome, TrainOutcome
 
 __all__ = [
     "MESSAGE",
@@ -65,6 +65,7 @@ __all__ = [
     "Resources",
     "ShardOutcome",
     "StepMetrics",
+    "TeacherOutcome",
     "TrainOutcome",
     "TransferByAttack",
     "TransferCounts",

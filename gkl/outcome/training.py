@@ -9,6 +9,19 @@ from pydantic import model_validator
 from gkl.outcome.common import Manifest, Record
 
 
+class TeacherOutcome(Record):
+    """The network that a student learned from."""
+
+    architecture: str
+    weights_sha256: str
+    weights_key: str | None = None
+    """Which network of the file it is, where the file holds several."""
+    clean_accuracy: float
+    """Its accuracy on the data set's test images."""
+    num_points: int
+    """The number of those images."""
+
+
 class TrainOutcome(Record):
     type: Literal["trained"] = "trained"
     weights: str
@@ -20,6 +33,8 @@ class TrainOutcome(Record):
     """Its accuracy on the held-out training images."""
     held_out_robust_accuracy: float | None = None
     """Its accuracy on them under PGD; null where the training has no adversary."""
+    teacher: TeacherOutcome | None = None
+    """Of a distillation."""
     seconds: float
     """Training time of the whole run, resumed parts included."""
     manifest: Manifest

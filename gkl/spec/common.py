@@ -11,6 +11,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from gkl.catalog import ARCHITECTURES, DATASETS, Norm, unknown_name_message
 
 SHA256_PATTERN = r"^[0-9a-f]{64}$"
+PUBLISHED_WEIGHTS = "robustbench"
+"""In the place of a file's sha256: the weights that RobustBench's zoo publishes for the architecture."""
 _EPSILON_PATTERN = r"^[0-9]+(\.[0-9]+)?(/[0-9]+)?$"
 # Beyond it 255ths are not the way in which anybody writes a budget.
 _MOST_STEPS = 10**9

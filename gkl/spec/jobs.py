@@ -1,15 +1,14 @@
-"""What a job runs: a training, an evaluation, or a check of what somebody sent."""
+"""What a job runs: a training, a distillation, an evaluation, or a check of what somebody sent."""
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Literal, Self, TypeAlias
 
-from pydantic import AfterValidator, Field, TypeAdapter, model_validator
+from pydantic import Field, TypeAdapter, model_validator
 
-from gkl.catalog import DATASETS
-from gkl.catalog.zoo import ZOO
+from gkl.catalog import ARCHITECTURES, DATASETS
 from gkl.spec.common import (
+    PUBLISHED_WEIGHTS,
     SHA256_PATTERN,
     ArchitectureName,
     DatasetName,
@@ -20,9 +19,19 @@ from gkl.spec.common import (
     WeightsKey,
     check_architecture_fits,
     check_epsilon_fits,
-    one_printable_line,
+)
+from gkl.spec.distillation import (
+    DistillGklObjective,
+    DistillObjective,
+    IadObjective,
+    RobustDistillationObjective,
+    Teacher,
+    TeacherWeights,
+    check_published,
 )
 from gkl.spec.evaluation import Evaluation, check_evaluation_fits
+from gkl.spec.evidence import ExternalSpec, ReportSpec, TransferSpec
+from gkl.spec.publication import Publication
 from gkl.spec.training import (
     Augmentation,
     AutoAugmentation,
@@ -45,46 +54,10 @@ from gkl.spec.training import (
 )
 
 
-def _web_address(text: str) -> str:
-    if not re.fullmatch(r"https?://[!-~]+", text):
-        raise ValueError("must be an address that begins with http:// or https://, without spaces")
-    return text
+class BaseTrainSpec(Spec):
+    """What every kind of training says: what `TrainSpec` and `DistillSpec` share, and all that the trainer reads."""
 
-
-_OneLine = Annotated[str, Field(max_length=500), AfterValidator(one_printable_line)]
-
-
-class Publication(Spec):
-    """What a leaderboard says of a model besides its numbers, in the terms of RobustBench's `model_info`."""
-
-    title: _OneLine = ""
-    """Of the paper; without one the model's name stands in its place."""
-
-    authors: _OneLine = ""
-    """Separated by commas."""
-
-    link: Annotated[str, Field(max_length=500), AfterValidator(_web_address)] | None = None
-    """Where the paper or the code is."""
-
-    venue: _OneLine = ""
-    """Where it was published, with the year: 'NeurIPS 2025'; 'arXiv, Mar 2025'."""
-
-    extra_data: bool = False
-    """Whether it was trained on real images besides the data set's own."""
-
-    synthetic_data: bool = False
-    """Whether it was trained on generated images."""
-
-    footnote: _OneLine = ""
-
-
-class TrainSpec(Spec):
-    """Train a network, and, if `evaluation` is given, evaluate it afterwards.
-
-    Training is adversarial, except with the objective 'ce', which takes no `threat_model`.
-    """
-
-    kind: Literal["train"] = "train"
+    kind: str
 
     name: ModelName
     """Name of the model on the leaderboard."""
@@ -93,9 +66,11 @@ class TrainSpec(Spec):
     architecture: ArchitectureName
 
     threat_model: ThreatModel | None = None
-    """What the adversary of the training may do; left out with the objective 'ce', which has none."""
+    """What the adversary of the training may do; left out with objectives that have none, such as 'ce'."""
 
-    objective: Objective = Field(default_factory=GklObjective)
+    objective: Spec
+    """What the training minimizes."""
+
     inner_maximization: InnerMaximization = Field(default_factory=InnerMaximization)
     optimizer: Optimizer = Field(default_factory=Sgd)
     schedule: Schedule = Field(default_factory=CosineSchedule)
@@ -170,6 +145,11 @@ class TrainSpec(Spec):
                 f"drop_last_batch leaves nothing to train on, since a batch of {self.batch_size} is more than the "
                 f"{num_used} training images; lower batch_size"
             )
+        if isinstance(self.schedule, CosineSchedule) and self.schedule.warmup_epochs >= self.epochs:
+            raise ValueError(
+                f"schedule.warmup_epochs {self.schedule.warmup_epochs} leaves none of the {self.epochs} epochs for the "
+                "cosine; lower it, or train longer"
+            )
         if isinstance(self.schedule, PiecewiseSchedule) and self.schedule.milestones[-1] > self.epochs:
             raise ValueError(
                 f"the milestone {self.schedule.milestones[-1]} lies behind the last of the {self.epochs} epochs; "
@@ -177,16 +157,26 @@ class TrainSpec(Spec):
             )
         return self
 
+    @property
+    def has_adversary(self) -> bool:
+        """Whether each step makes adversarial images."""
+        raise NotImplementedError
+
+    @property
+    def loss(self) -> str:
+        """The objective's name."""
+        return str(self.objective.loss)  # type: ignore[attr-defined]
+
     def _check_adversary(self) -> None:
         """
         Raises:
             ValueError: the objective needs a threat model that is not given, or has no use for what is given.
         """
-        objective, threat_model = self.objective, self.threat_model
-        if not isinstance(objective, CrossEntropyObjective):
+        threat_model = self.threat_model
+        if self.has_adversary:
             if threat_model is None:
                 raise ValueError(
-                    f"the objective {objective.loss!r} needs a threat_model; give one, such as "
+                    f"the objective {self.loss!r} needs a threat_model; give one, such as "
                     '{"norm": "Linf", "epsilon": "8/255"}, or take the objective \'ce\', which trains without'
                 )
             check_epsilon_fits(self.dataset, DATASETS[self.dataset].image_shape, threat_model)
@@ -195,7 +185,8 @@ class TrainSpec(Spec):
             return
         if threat_model is not None:
             raise ValueError(
-                "the objective 'ce' trains without an adversary; leave out threat_model, or take another objective"
+                f"the objective {self.loss!r} trains without an adversary; leave out threat_model, or take another "
+                "objective"
             )
         without_use = [
             name
@@ -217,8 +208,8 @@ class TrainSpec(Spec):
             ]
         if without_use:
             raise ValueError(
-                f"the objective 'ce' trains without an adversary; leave out {', '.join(without_use)}, or take another "
-                "objective"
+                f"the objective {self.loss!r} trains without an adversary; leave out {', '.join(without_use)}, or take "
+                "another objective"
             )
 
     def follow_up(self, weights_sha256: str) -> EvaluateSpec | None:
@@ -235,7 +226,73 @@ class TrainSpec(Spec):
         )
 
 
-PUBLISHED_WEIGHTS = "robustbench"
+class TrainSpec(BaseTrainSpec):
+    """Train a network, and, if `evaluation` is given, evaluate it afterwards.
+
+    Training is adversarial, except with the objective 'ce', which takes no `threat_model`.
+    """
+
+    kind: Literal["train"] = "train"
+
+    objective: Objective = Field(default_factory=GklObjective)
+
+    @property
+    def has_adversary(self) -> bool:
+        return not isinstance(self.objective, CrossEntropyObjective)
+
+
+class DistillSpec(BaseTrainSpec):
+    """Train a student to predict what a teacher predicts, and, if `evaluation` is given, evaluate it afterwards.
+
+    The objectives 'ard', 'iad', 'rslad', 'adaad' and 'rslad-gkl' are adversarial and need a `threat_model`. The
+    objective 'ce' learns from the labels alone, without a teacher: the baseline of the others.
+    """
+
+    kind: Literal["distill"] = "distill"
+
+    objective: DistillObjective = Field(default_factory=DistillGklObjective)
+
+    teacher: Teacher | None = None
+    """The network to learn from; left out with the objective 'ce'."""
+
+    @property
+    def has_adversary(self) -> bool:
+        return isinstance(self.objective, RobustDistillationObjective)
+
+    @model_validator(mode="after")
+    def _teacher_fits(self) -> Self:
+        needs_one = not isinstance(self.objective, CrossEntropyObjective)
+        if needs_one and self.teacher is None:
+            raise ValueError(
+                f'the objective {self.loss!r} needs a teacher; give one, such as {{"job": 12}} for the network that '
+                "job 12 trains, or take the objective 'ce', which learns from the labels alone"
+            )
+        if not needs_one and self.teacher is not None:
+            raise ValueError(
+                "the objective 'ce' learns from the labels alone; leave out teacher, or take 'kd' or 'gkl'"
+            )
+        if isinstance(self.teacher, TeacherWeights) and self.dataset not in (
+            ARCHITECTURES[self.teacher.architecture].datasets
+        ):
+            raise ValueError(
+                f"teacher.architecture {self.teacher.architecture!r} has other images or classes than {self.dataset}; "
+                f"take a teacher for {self.dataset}"
+            )
+        if self.inner_maximization.wmse_weight:
+            raise ValueError(
+                "inner_maximization.wmse_weight is for trainings without a teacher; leave it out, and choose "
+                "objective.maximizes"
+            )
+        if self.has_adversary and isinstance(self.augmentation, AutoAugmentation | CutoutAugmentation):
+            raise ValueError(
+                f"the objective {self.loss!r} takes one view of each image; choose the augmentation 'basic', or none"
+            )
+        if isinstance(self.objective, IadObjective) and self.objective.first_introspective_epoch > self.epochs:
+            raise ValueError(
+                f"objective.first_introspective_epoch {self.objective.first_introspective_epoch} lies behind the last "
+                f"of the {self.epochs} epochs, which makes it ARD; lower it, or take the objective 'ard'"
+            )
+        return self
 
 
 class EvaluateSpec(Spec):
@@ -266,98 +323,17 @@ class EvaluateSpec(Spec):
     def _parts_agree(self) -> Self:
         check_architecture_fits(self.dataset, self.architecture)
         check_evaluation_fits(self.dataset, self.architecture, self.evaluation)
-        if self.weights == PUBLISHED_WEIGHTS and self.architecture not in ZOO:
-            raise ValueError(
-                f"weights 'robustbench' are those of a model of the zoo, such as 'cifar10/Linf/Carmon2019Unlabeled', "
-                f"not of {self.architecture!r}; give the sha256 of a file"
-            )
-        _check_key_has_file(self.weights, self.weights_key)
+        check_published(self.weights, self.architecture, self.weights_key)
         return self
 
 
-JobSpec = Annotated[TrainSpec | EvaluateSpec, Field(discriminator="kind")]
-JOB_SPEC: TypeAdapter[TrainSpec | EvaluateSpec] = TypeAdapter(JobSpec)
+SentSpec: TypeAlias = TrainSpec | DistillSpec | EvaluateSpec
+"""What people send as a job."""
+JobSpec = Annotated[SentSpec, Field(discriminator="kind")]
+JOB_SPEC: TypeAdapter[SentSpec] = TypeAdapter(JobSpec)
 
 
-class ExternalSpec(Spec):
-    """Check adversarial examples that somebody found. Made by the service, from a request about an entry."""
-
-    kind: Literal["external"] = "external"
-
-    name: ModelName
-    """Name of the attack, and whose it is."""
-
-    dataset: DatasetName
-    architecture: ArchitectureName
-    weights: str = Field(pattern=rf"{SHA256_PATTERN}|^{PUBLISHED_WEIGHTS}$")
-    """As in `EvaluateSpec`."""
-
-    weights_key: WeightsKey | None = None
-    """As in `EvaluateSpec`."""
-
-    examples: str = Field(pattern=SHA256_PATTERN)
-    """sha256 of the file with the examples."""
-
-
-class ReportSpec(Spec):
-    """Check the certificate of a network that its owner alone has. Made by the service, from a request."""
-
-    kind: Literal["report"] = "report"
-
-    name: ModelName
-    """Name of the network on the leaderboard."""
-
-    dataset: DatasetName
-    architecture: str = Field(default="", max_length=100)
-    """In its owner's words."""
-
-    certificate: str = Field(pattern=SHA256_PATTERN)
-    """sha256 of the file."""
-
-    publication: Publication | None = None
-    """What the leaderboard is to say of it."""
-
-
-class TransferSpec(Spec):
-    """Replay the adversarial examples of one entry against the weights of another. Made by the service, from a request
-    about an entry.
-    """
-
-    kind: Literal["transfer"] = "transfer"
-
-    name: ModelName
-    """Names of both networks."""
-
-    source_name: str = Field(max_length=80)
-    """Name of the network that the examples were made for."""
-
-    source: str = Field(pattern=SHA256_PATTERN)
-    """sha256 of the certificate that holds the examples."""
-
-    dataset: DatasetName
-    architecture: ArchitectureName
-    """Of the network that they are tried on."""
-
-    weights: str = Field(pattern=rf"{SHA256_PATTERN}|^{PUBLISHED_WEIGHTS}$")
-    """As in `EvaluateSpec`."""
-
-    weights_key: WeightsKey | None = None
-    """As in `EvaluateSpec`."""
-
-    @property
-    def attack(self) -> str:
-        """What a certificate calls these examples where they break points that stood."""
-        return f"transfer from {self.source_name}"
-
-
-AnySpec: TypeAlias = TrainSpec | EvaluateSpec | ExternalSpec | ReportSpec | TransferSpec
+AnySpec: TypeAlias = SentSpec | ExternalSpec | ReportSpec | TransferSpec
 RunSpec = Annotated[AnySpec, Field(discriminator="kind")]
 RUN_SPEC: TypeAdapter[AnySpec] = TypeAdapter(RunSpec)
 """What a worker runs: what people send as a job, and what the service makes of other requests."""
-
-
-def _check_key_has_file(weights: str, weights_key: str | None) -> None:
-    if weights == PUBLISHED_WEIGHTS and weights_key is not None:
-        raise ValueError(
-            "weights_key is for a file that holds several networks; leave it out with weights 'robustbench'"
-        )

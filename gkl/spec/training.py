@@ -161,6 +161,10 @@ class CosineSchedule(Spec):
     """What t is in epoch e of E, counted from 1: 'epochs' makes it (e - 1) / E, so that the first epoch has the full
     rate; 'epochs_plus_one' makes it e / (E + 1), as in the released code of DKL and GKL."""
 
+    warmup_epochs: int = Field(default=0, ge=0, le=10_000)
+    """In the first W epochs the rate is learning_rate * e / W; then the half cosine spans the others, with e - W and
+    E - W in the place of e and E."""
+
 
 class PiecewiseSchedule(Spec):
     """The learning rate is multiplied by `factor` when each of the milestones is reached."""

@@ -95,18 +95,23 @@ class Batches:
         more, more_labels = self.synthetic.take(generated)
         return torch.cat([images, more.to(self.device)]), torch.cat([labels, more_labels.to(self.device)])
 
-    def iterate(self, order: EpochOrder, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches from number `first` on, each fetched while the one before is trained on."""
+    def iterate(self, order: EpochOrder, first: int = 0) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+        """The batches from number `first` on, each fetched while the one before is trained on.
+
+        Yields:
+            Images and labels as `fetch` returns them, and which training images they are, (B,) int64 on the CPU; None
+            for a batch with generated images.
+        """
         generated: Sequence[Tensor | None] = order.generated or [None] * len(order.real)
         wanted = list(zip(order.real, generated, strict=True))[first:]
         if isinstance(self.data, ImageSet) and self.synthetic is None:
             for index, _ in wanted:
-                yield self.fetch(index)
+                yield *self.fetch(index), index
             return
         with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
             coming = [pool.submit(self.fetch, *batch) for batch in wanted[:1]]
-            for following in [*wanted[1:], None][: len(wanted)]:
-                batch = coming.pop().result()
+            for (index, more), following in zip(wanted, [*wanted[1:], None], strict=True):
+                images, labels = coming.pop().result()
                 if following is not None:
                     coming.append(pool.submit(self.fetch, *following))
-                yield batch
+                yield images, labels, index if more is None else None

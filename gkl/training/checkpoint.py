@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gkl.errors import InvalidInput, NonFiniteLoss
 from gkl.formats.tensor_files import load_tensors, save_tensors
-from gkl.spec import TrainSpec
+from gkl.spec import BaseTrainSpec
 from gkl.training.averaging import WeightAverage
 from gkl.training.optimizers import optimizer_state, restore_optimizer
 from gkl.training.tasks import StepOutcome, Task
@@ -79,7 +79,7 @@ class TrainingState:
         return self.model if self.average is None else self.average.model
 
 
-def save_checkpoint(directory: Path, state: TrainingState, spec: TrainSpec, *, keep: int) -> Path:
+def save_checkpoint(directory: Path, state: TrainingState, spec: BaseTrainSpec, *, keep: int) -> Path:
     """Write the state, then remove all but the newest `keep` checkpoints.
 
     Raises:
@@ -115,7 +115,7 @@ def save_checkpoint(directory: Path, state: TrainingState, spec: TrainSpec, *, k
     return path
 
 
-def restore_newest(directory: Path, state: TrainingState, spec: TrainSpec) -> list[str]:
+def restore_newest(directory: Path, state: TrainingState, spec: BaseTrainSpec) -> list[str]:
     """Bring `state` to the newest readable checkpoint in `directory`, if there is one.
 
     Returns:
@@ -173,8 +173,8 @@ def _newest_first(directory: Path) -> list[Path]:
     return sorted(directory.glob(f"{_PREFIX}*.safetensors"), reverse=True)
 
 
-def _check_same_spec(path: Path, saved: dict[str, Any], spec: TrainSpec) -> None:
-    differing = _differences(_in_todays_form(saved), spec.model_dump(mode="json"))
+def _check_same_spec(path: Path, saved: dict[str, Any], spec: BaseTrainSpec) -> None:
+    differing = _differences(_in_todays_form(saved, type(spec)), spec.model_dump(mode="json"))
     if differing:
         raise InvalidInput(
             f"{path} was made by a spec that differs in {', '.join(differing)}; "
@@ -182,10 +182,10 @@ def _check_same_spec(path: Path, saved: dict[str, Any], spec: TrainSpec) -> None
         )
 
 
-def _in_todays_form(saved: dict[str, Any]) -> dict[str, Any]:
+def _in_todays_form(saved: dict[str, Any], kind: type[BaseTrainSpec]) -> dict[str, Any]:
     """With the fields that are newer than the checkpoint, whose defaults are what earlier versions did."""
     try:
-        return TrainSpec.model_validate(saved).model_dump(mode="json")
+        return kind.model_validate(saved).model_dump(mode="json")
     except ValidationError:
         # Of a version with fields or values that this one does not know: those are what differs.
         return saved

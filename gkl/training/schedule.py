@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-from gkl.spec import CosineSchedule, OneCycleSchedule, PiecewiseSchedule, Sgd, TrainSpec
+from gkl.spec import BaseTrainSpec, CosineSchedule, OneCycleSchedule, PiecewiseSchedule, Sgd
 
 
-def learning_rate(spec: TrainSpec, step: int, steps_per_epoch: int) -> float:
+def learning_rate(spec: BaseTrainSpec, step: int, steps_per_epoch: int) -> float:
     """The rate of a step, counted from 0 over the whole run.
 
     'cosine' and 'piecewise' change from epoch to epoch, 'one_cycle' as torch's `OneCycleLR` that is moved after every
@@ -16,10 +16,13 @@ def learning_rate(spec: TrainSpec, step: int, steps_per_epoch: int) -> float:
     base, schedule = spec.optimizer.learning_rate, spec.schedule
     epoch = step // steps_per_epoch + 1
     if isinstance(schedule, CosineSchedule):
+        warmup = schedule.warmup_epochs
+        if epoch <= warmup:
+            return base * epoch / warmup
         if schedule.span == "epochs":
-            passed, span = epoch - 1, spec.epochs
+            passed, span = epoch - 1 - warmup, spec.epochs - warmup
         else:
-            passed, span = epoch, spec.epochs + 1
+            passed, span = epoch - warmup, spec.epochs + 1 - warmup
         return base * 0.5 * (1 + math.cos(math.pi * passed / span))
     if isinstance(schedule, PiecewiseSchedule):
         return base * schedule.factor ** sum(epoch >= milestone for milestone in schedule.milestones)
@@ -27,7 +30,7 @@ def learning_rate(spec: TrainSpec, step: int, steps_per_epoch: int) -> float:
     return _one_cycle(spec, schedule, step, steps_per_epoch, (start, base, start / schedule.end_divisor))
 
 
-def momentum(spec: TrainSpec, step: int, steps_per_epoch: int) -> float:
+def momentum(spec: BaseTrainSpec, step: int, steps_per_epoch: int) -> float:
     """The momentum of a step, counted from 0 over the whole run: the optimizer's, unless 'one_cycle' moves it.
 
     That of AdamW is its first beta.
@@ -40,7 +43,7 @@ def momentum(spec: TrainSpec, step: int, steps_per_epoch: int) -> float:
 
 
 def _one_cycle(
-    spec: TrainSpec, schedule: OneCycleSchedule, step: int, steps_per_epoch: int, values: tuple[float, float, float]
+    spec: BaseTrainSpec, schedule: OneCycleSchedule, step: int, steps_per_epoch: int, values: tuple[float, float, float]
 ) -> float:
     """Between the values at the start, at the peak of the rate and at the end."""
     start, peak, end = values

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -51,9 +50,8 @@ def held_out_accuracy(
         x = unit_range(stored)
         with frozen(network.model):
             x_adv = projected_gradient_ascent(
-                network,
+                lambda x_adv, y=y: loss(network(x_adv), y),  # type: ignore[misc]
                 x,
-                partial(loss, labels=y),
                 norm=threat_model.norm,
                 epsilon=threat_model.epsilon,
                 num_steps=selection.num_steps,

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
 from gkl.catalog import DATASETS
-from gkl.data import load_train
+from gkl.data import load_test, load_train
 from gkl.data.augmentation import augmented_views
 from gkl.data.synthetic import SyntheticImages
 from gkl.device import device_name, out_of_memory_explained, select_device, set_tensor_float_32
@@ -18,10 +19,18 @@ from gkl.files import check_writable, sha256_of
 from gkl.formats.shared_memory import overlapping_parameters
 from gkl.formats.tensor_files import save_tensors
 from gkl.models import build_model
-from gkl.outcome import CheckpointSaved, EpochFinished, Event, Progress, StepMetrics, TrainOutcome
+from gkl.outcome import (
+    CheckpointSaved,
+    EpochFinished,
+    Event,
+    Progress,
+    StepMetrics,
+    TeacherOutcome,
+    TrainOutcome,
+)
 from gkl.provenance import git_commit, make_manifest
 from gkl.run_context import RunContext
-from gkl.spec import Selection, TrainSpec
+from gkl.spec import BaseTrainSpec, CrossEntropyObjective, DistillSpec, Selection, TeacherWeights
 from gkl.training.averaging import WeightAverage
 from gkl.training.batch_norm import set_momentum
 from gkl.training.batches import Batches, EpochOrder
@@ -30,6 +39,7 @@ from gkl.training.network import Network
 from gkl.training.optimizers import make_optimizer, set_rates
 from gkl.training.schedule import learning_rate, momentum
 from gkl.training.tasks import StepOutcome, make_task
+from gkl.training.teacher import Teacher, load_teacher, measured
 
 _log = logging.getLogger(__name__)
 
@@ -40,9 +50,10 @@ _REPORT_SECONDS = 0.25
 
 @out_of_memory_explained()
 def train(
-    spec: TrainSpec,
+    spec: BaseTrainSpec,
     context: RunContext,
     *,
+    teacher: Path | None = None,
     keep_checkpoints: int = 2,
     checkpoint_seconds: float = 600.0,
     least_checkpoint_seconds: float = 0.0,
@@ -53,23 +64,29 @@ def train(
         spec: what to train.
         context: its directory gets the checkpoints and, at the end, the weights; it is told of progress, of every
             finished epoch and of every checkpoint, and asked before every step whether to stop.
+        teacher: the file with the weights of a distillation's teacher; None for those that RobustBench publishes.
         keep_checkpoints: how many of the newest checkpoints stay on disk, at least 1.
         checkpoint_seconds: a checkpoint is written after every epoch, and within one after so many seconds.
         least_checkpoint_seconds: none is written after an epoch that ends sooner than this after the last checkpoint,
             but after the last epoch, and when the run is stopped.
 
     Raises:
-        InvalidInput: data is missing, nothing can be written to the directory, or the checkpoints there are of
-            another spec.
+        InvalidInput: data or the teacher is missing, or does not fit; nothing can be written to the directory, or the
+            checkpoints there are of another spec.
         NonFiniteLoss: the loss became NaN or infinite; the last checkpoint remains.
         NoSpaceLeft: the disk is full; the last checkpoint remains.
         OutOfMemory: the batch is too large for the device; the last checkpoint remains.
         Stopped: the context asked for it; the state is saved, and a later call with the same arguments resumes.
     """
     check_writable(context.directory)
+    if teacher is not None and teacher.resolve() == (context.directory / WEIGHTS_FILE).resolve():
+        raise InvalidInput(
+            f"the teacher {teacher} is the file that the student is written to; choose another directory"
+        )
     run = _Run(
         spec,
         context,
+        teacher=teacher,
         keep_checkpoints=keep_checkpoints,
         checkpoint_seconds=checkpoint_seconds,
         least_checkpoint_seconds=least_checkpoint_seconds,
@@ -88,9 +105,10 @@ def train(
 class _Run:
     def __init__(
         self,
-        spec: TrainSpec,
+        spec: BaseTrainSpec,
         context: RunContext,
         *,
+        teacher: Path | None,
         keep_checkpoints: int,
         checkpoint_seconds: float,
         least_checkpoint_seconds: float,
@@ -139,7 +157,11 @@ class _Run:
         # Its own stream, saved with the rest: order and noise go on after a resume as if never stopped.
         generator = torch.Generator(device).manual_seed(spec.seed)
         optimizer = make_optimizer(model, spec.optimizer)
-        self.task = make_task(spec, model, optimizer, generator)
+        self.teacher: Teacher | None = None
+        self.teacher_outcome: TeacherOutcome | None = None
+        if isinstance(spec, DistillSpec) and not isinstance(spec.objective, CrossEntropyObjective):
+            self.teacher, self.teacher_outcome = self._prepare_teacher(spec, teacher, context)
+        self.task = make_task(spec, model, optimizer, generator, self.teacher)
         self.state = TrainingState(
             model=model,
             optimizer=optimizer,
@@ -150,11 +172,29 @@ class _Run:
                 "data set": self.dataset_sha256,
                 "generated images": self.synthetic_sha256,
                 "kind of device": device.type,
+                **({} if self.teacher_outcome is None else {"teacher": self.teacher_outcome.weights_sha256}),
             },
         )
         self.measured_network = Network(self.state.result, spec.compute, device)
         self.progress = _ProgressReports(self.report, self.total_steps)
         self.last_checkpoint = time.perf_counter()
+
+    def _prepare_teacher(
+        self, spec: DistillSpec, file: Path | None, context: RunContext
+    ) -> tuple[Teacher, TeacherOutcome]:
+        """Load and measure the teacher; keep its logits where they are the same in every epoch."""
+        context.tell(0.0, "teacher")
+        teacher = load_teacher(spec, file, context, self.device)
+        assert isinstance(spec.teacher, TeacherWeights), "else it was not loaded"
+        test = load_test(spec.dataset, context.datasets_dir)
+        outcome = measured(teacher, spec.teacher, test, file=file, context=context, device=self.device)
+
+        def images_done(number: int) -> None:
+            context.tell(0.0, "teacher")
+
+        if spec.augmentation is None and spec.synthetic is None:
+            teacher.keep(self.batches.data, device=self.device, images_done=images_done)
+        return teacher, outcome
 
     def epoch(self) -> None:
         """Train an epoch, or what is left of one, and checkpoint it if it is time."""
@@ -163,7 +203,7 @@ class _Run:
         resumed_at = state.step
         order = self._order()
         already, started = state.sums.seconds, time.perf_counter()
-        for images, labels in self.batches.iterate(order, first=resumed_at):
+        for images, labels, rows in self.batches.iterate(order, first=resumed_at):
             if self.should_stop():
                 self._checkpoint()
                 raise Stopped
@@ -180,6 +220,7 @@ class _Run:
                 labels,
                 epoch=number,
                 where=f"at step {step + 1} of {self.total_steps} (epoch {number})",
+                rows=rows if spec.augmentation is None else None,
             )
             state.step += 1
             state.sums.add(outcome)
@@ -281,6 +322,7 @@ class _Run:
             selected_epoch=best.epoch if best is not None else None,
             held_out_clean_accuracy=best.metrics.get("held_out_clean_accuracy") if best is not None else None,
             held_out_robust_accuracy=best.metrics.get("held_out_robust_accuracy") if best is not None else None,
+            teacher=self.teacher_outcome,
             seconds=self.state.seconds,
             manifest=make_manifest(
                 spec,

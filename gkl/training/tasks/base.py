@@ -11,9 +11,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from gkl.data import unit_range
 from gkl.device import own_random_stream
 from gkl.errors import NonFiniteLoss
-from gkl.spec import TrainSpec
+from gkl.spec import BaseTrainSpec
 from gkl.training.network import Network
 
 
@@ -44,6 +45,31 @@ class Objective:
     """By the name of an accuracy, how many images were classified correctly."""
 
 
+@dataclass(frozen=True)
+class Batch:
+    """A batch as a step sees it."""
+
+    x: Tensor
+    """(B, C, H, W) in [0, 1]; of two views, all first views and then all second ones."""
+    labels: Tensor
+    """(B,) int64."""
+    own: int
+    """How many of them are first views."""
+    rows: Tensor | None = None
+    """(B,) int64, which training images these are; None where they were augmented or generated."""
+
+    @classmethod
+    def of(cls, views: tuple[Tensor, ...], labels: Tensor, rows: Tensor | None = None) -> Batch:
+        """
+        Args:
+            views: one or two views of the batch, each (B, C, H, W), uint8, or float32 in [0, 1].
+            labels: (B,) int64.
+            rows: as in the batch.
+        """
+        x = unit_range(torch.cat(views) if len(views) > 1 else views[0])
+        return cls(x, labels.repeat(len(views)), len(views[0]), rows)
+
+
 class Task(ABC):
     """What is minimized, what is kept for it between steps, and what is reported of it.
 
@@ -57,12 +83,14 @@ class Task(ABC):
     """The held-out images as they are measured, in words: 'held-out images under PGD'."""
 
     def __init__(
-        self, spec: TrainSpec, model: nn.Module, optimizer: torch.optim.Optimizer, generator: torch.Generator
+        self, spec: BaseTrainSpec, model: nn.Module, optimizer: torch.optim.Optimizer, generator: torch.Generator
     ) -> None:
         self.spec, self.model, self.optimizer, self.generator = spec, model, optimizer, generator
         self.network = Network(model, spec.compute, generator.device)
 
-    def __call__(self, views: tuple[Tensor, ...], labels: Tensor, *, epoch: int, where: str = "") -> StepOutcome:
+    def __call__(
+        self, views: tuple[Tensor, ...], labels: Tensor, *, epoch: int, where: str = "", rows: Tensor | None = None
+    ) -> StepOutcome:
         """Update the model once.
 
         Args:
@@ -70,16 +98,17 @@ class Task(ABC):
             labels: (B,) int64.
             epoch: counted from 1.
             where: names the step in an error.
+            rows: (B,) int64, which training images these are; None where they were augmented or generated.
 
         Raises:
             NonFiniteLoss: the loss is NaN or infinite; no weight has been changed by this step's gradient.
         """
         # Networks with dropout draw from torch's global stream.
         with own_random_stream(self.generator):
-            return self._step(views, labels, epoch=epoch, where=where)
+            return self._step(Batch.of(views, labels, rows), epoch=epoch, where=where)
 
     @abstractmethod
-    def _step(self, views: tuple[Tensor, ...], labels: Tensor, *, epoch: int, where: str) -> StepOutcome: ...
+    def _step(self, batch: Batch, *, epoch: int, where: str) -> StepOutcome: ...
 
     def finish_epoch(self) -> None:  # noqa: B027 - most tasks keep nothing between epochs
         """Called after the last step of each epoch."""

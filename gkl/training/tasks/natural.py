@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from gkl.data import unit_range
 from gkl.training.network import Network
-from gkl.training.tasks.base import Objective, StepOutcome, Task
+from gkl.training.tasks.base import Batch, Objective, StepOutcome, Task
 
 
 class NaturalTask(Task):
@@ -19,17 +19,24 @@ class NaturalTask(Task):
     selects_by = "held_out_clean_accuracy"
     held_out_described = "held-out images"
 
-    def _step(self, views: tuple[Tensor, ...], labels: Tensor, *, epoch: int, where: str) -> StepOutcome:
-        x = unit_range(torch.cat(views) if len(views) > 1 else views[0])
-        labels = labels.repeat(len(views))
+    def _minimized(self, batch: Batch, *, epoch: int) -> Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]:
+        """What the step minimizes: a function from the logits (B, C) to the scalar and its parts. Called once for each
+        batch."""
+        return lambda logits: (self._cross_entropy(logits, batch.labels), {})
+
+    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(logits, labels, label_smoothing=self.spec.label_smoothing)
+
+    def _step(self, batch: Batch, *, epoch: int, where: str) -> StepOutcome:
+        loss = self._minimized(batch, epoch=epoch)
 
         def evaluated() -> Objective:
-            logits = self.network(x)
-            loss = F.cross_entropy(logits, labels, label_smoothing=self.spec.label_smoothing)
-            return Objective(loss, {}, {"clean_accuracy": (logits.detach().argmax(1) == labels).sum()})
+            logits = self.network(batch.x)
+            total, parts = loss(logits)
+            return Objective(total, parts, {"clean_accuracy": (logits.detach().argmax(1) == batch.labels).sum()})
 
         self.model.train()
-        return self._update(evaluated, len(labels), where=where)
+        return self._update(evaluated, len(batch.labels), where=where)
 
     def measure_held_out(
         self, network: Network, images: Tensor, labels: Tensor, *, batch_done: Callable[[int], None]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -14,8 +16,8 @@ def linear(weight: Tensor) -> nn.Module:
     return model
 
 
-def margin(logits: Tensor) -> Tensor:
-    return (logits[:, 1] - logits[:, 0]).sum()
+def margin_of(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    return lambda x: (model(x)[:, 1] - model(x)[:, 0]).sum()
 
 
 def ascend(norm: str, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -24,9 +26,8 @@ def ascend(norm: str, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
     # Far enough from the box's walls for the ball to be whole.
     x = 0.4 + 0.2 * torch.rand(5, 1, 4, 4, generator=generator)
     x_adv = projected_gradient_ascent(
-        linear(weight),
+        margin_of(linear(weight)),
         x,
-        margin,
         norm=norm,  # type: ignore[arg-type]
         epsilon=epsilon,
         num_steps=20,
@@ -50,7 +51,7 @@ def test_a_zero_gradient_moves_nothing_and_gives_no_nan() -> None:
     x = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     for norm in ("Linf", "L2"):
         x_adv = projected_gradient_ascent(
-            linear(torch.zeros(2, 16)), x, margin, norm=norm, epsilon=0.5, num_steps=3, step_size=0.1, start=x
+            margin_of(linear(torch.zeros(2, 16))), x, norm=norm, epsilon=0.5, num_steps=3, step_size=0.1, start=x
         )
         assert torch.equal(x_adv, x)
 
@@ -75,7 +76,7 @@ def test_a_ball_of_no_size_and_a_vanishing_gradient_are_no_nan() -> None:
     weight[0] = 0
     inside = torch.full((1, 1, 4, 4), 0.5)
     x_adv = projected_gradient_ascent(
-        linear(weight), inside, margin, norm="L2", epsilon=0.4, num_steps=1, step_size=0.4, start=inside
+        margin_of(linear(weight)), inside, norm="L2", epsilon=0.4, num_steps=1, step_size=0.4, start=inside
     )
     torch.testing.assert_close((x_adv - inside).norm(), torch.tensor(0.4))
 
@@ -106,9 +107,8 @@ def test_a_start_that_is_not_projected_is_where_the_first_gradient_is_taken() ->
     def step(project_start: bool) -> Tensor:
         asked.clear()
         return projected_gradient_ascent(
-            network,
+            lambda point: network(point).sum(),
             x,
-            torch.sum,
             norm="Linf",
             epsilon=0.1,
             num_steps=1,
