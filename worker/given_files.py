@@ -18,8 +18,8 @@ from gkl.spec import (
     EvaluateSpec,
     ExternalSpec,
     ReportSpec,
-    TrainSpec,
     TransferSpec,
+    named_weights,
 )
 from worker.patience import Patience
 from worker.run_log import RunLog
@@ -43,7 +43,7 @@ class GivenFiles:
         """Bring what the run starts from into its directory.
 
         Returns:
-            The file names of given weights, and of what an earlier run converted them to.
+            The file names of given weights, which may be a teacher's, and of what an earlier run converted them to.
         """
         self._fetch_what_was_left()
         spec = self.claim.spec
@@ -54,11 +54,12 @@ class GivenFiles:
             self._fetch_for_check(spec)
         if isinstance(spec, TransferSpec):
             self._fetch_for_transfer(spec)
-        if isinstance(spec, TrainSpec) or spec.weights == PUBLISHED_WEIGHTS:
+        named = named_weights(spec)
+        if named is None or named.weights == PUBLISHED_WEIGHTS:
             return None, None
         # Converted or not: the run makes sure that these are the weights that its verdict will name.
-        self.store.fetch(spec.weights, self.directory / "weights")
-        known = self.patience.write(lambda session: job_files.converted(session, spec.weights))
+        self.store.fetch(named.weights, self.directory / "weights")
+        known = self.patience.write(lambda session: job_files.converted(session, named.weights))
         if known is None:
             return "weights", None
         try:

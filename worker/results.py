@@ -28,7 +28,7 @@ from gkl.outcome import (
     TrainOutcome,
     TransferOutcome,
 )
-from gkl.spec import EvaluateSpec, ReportSpec, TrainSpec
+from gkl.spec import BaseTrainSpec, EvaluateSpec, ReportSpec
 from worker.runner import CERTIFICATE_FILE
 
 _T = TypeVar("_T")
@@ -141,11 +141,12 @@ def _save(session: Session, claim: jobs.Claim, ending: Ending, stored: StoredFil
 def _save_training(session: Session, claim: jobs.Claim, outcome: TrainOutcome, stored: StoredFile) -> None:
     """Model, weights and the evaluation that is to follow."""
     spec = claim.spec
-    assert isinstance(spec, TrainSpec)
+    assert isinstance(spec, BaseTrainSpec)
     was_to_be_cancelled = jobs.lock_claimed(session, claim).state is JobState.CANCELLING
     job = jobs.succeed(session, claim)
     job_files.add_file(session, job.id, FileKind.WEIGHTS, number=outcome.epochs, file=outcome.weights, stored=stored)
-    results.record_model(session, job, spec, stored.sha256)
+    results.record_model(session, job, spec, outcome, stored.sha256)
+    jobs.release_students(session, job)
     follow_up = spec.follow_up(stored.sha256)
     # The wish came too late for the training, but not for what would follow it.
     if follow_up is not None and not was_to_be_cancelled:

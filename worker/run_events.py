@@ -24,7 +24,7 @@ from gkl.outcome import (
     Resources,
     WeightsConverted,
 )
-from gkl.spec import EvaluateSpec, ExternalSpec, TransferSpec
+from gkl.spec import named_weights
 from worker.patience import Patience
 from worker.results import save_provisional
 
@@ -101,12 +101,12 @@ class RunEvents:
             _log.warning("job %d: superseded checkpoints are left to the cleanup (%s)", self.claim.job_id, error)
 
     def _keep_converted(self, file: str) -> None:
-        spec = self.claim.spec
-        assert isinstance(spec, EvaluateSpec | ExternalSpec | TransferSpec), "only these read weights"
+        named = named_weights(self.claim.spec)
+        assert named is not None, "else there was nothing to convert"
         stored = self.patience.with_store(lambda: self.store.put(self.directory / file))
 
         def keep(session: Session) -> None:
             jobs.lock_claimed(session, self.claim)
-            job_files.record_converted(session, self.claim.job_id, spec.weights, stored)
+            job_files.record_converted(session, self.claim.job_id, named.weights, stored)
 
         self.patience.write(keep)

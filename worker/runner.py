@@ -31,7 +31,7 @@ from gkl.errors import FailureCode, GklError, Stopped
 from gkl.formats.weights_format import weights_format
 from gkl.outcome import Ending, Failed, Interrupted, Resources, ShardOutcome, WeightsConverted
 from gkl.run_context import RunContext
-from gkl.spec import ExternalSpec, ReportSpec, RunSpec, TrainSpec, TransferSpec
+from gkl.spec import BaseTrainSpec, ExternalSpec, ReportSpec, RunSpec, TransferSpec
 
 _log = logging.getLogger("worker.runner")
 
@@ -59,7 +59,8 @@ class RunOrder(BaseModel):
     models_dir: Path | None = None
     """Where RobustBench keeps published weights."""
     weights: str | None = None
-    """File name in the directory; null for published weights, and for a training."""
+    """File name in the directory of the network to evaluate, or of a distillation's teacher; null for published
+    weights, and for a training without a teacher."""
     converted: str | None = None
     """File name in the directory of what an earlier run converted the weights to."""
     others: tuple[Path, ...] = ()
@@ -130,17 +131,23 @@ def _run(told: object, send: Callable[[BaseModel], None], should_stop: Callable[
 def _execute(order: RunOrder, context: RunContext) -> Ending:
     spec, directory = order.spec, order.directory
     # Imported here: torch takes seconds, in which an order could already have been refused.
-    if isinstance(spec, TrainSpec):
+    weights = order.in_directory(order.weights)
+    if isinstance(spec, BaseTrainSpec):
         with _nothing_to_collect():
             from gkl.training import train  # noqa: PLC0415
 
-        return train(spec, context, least_checkpoint_seconds=order.checkpoint_seconds)
+        return train(
+            spec,
+            context,
+            teacher=weights,
+            converted_teacher=order.in_directory(order.converted) or _converted(weights, context),
+            least_checkpoint_seconds=order.checkpoint_seconds,
+        )
     with _nothing_to_collect():
         from gkl.evaluation import Shard, check_report, evaluate, evaluate_shard, measure_transfer, merge_examples  # noqa: PLC0415
 
     if isinstance(spec, ReportSpec):
         return check_report(spec, directory / CERTIFICATE_FILE, context)
-    weights = order.in_directory(order.weights)
     converted = order.in_directory(order.converted) or _converted(weights, context)
     if isinstance(spec, ExternalSpec):
         certificate, examples = directory / CERTIFICATE_FILE, directory / EXAMPLES_FILE

@@ -13,17 +13,32 @@ from app.core.errors import NotFound
 from app.db.database import database_now
 from app.db.tables import AttackResult, Evaluation, FileKind, Job, JobFile, Model
 from gkl.catalog import DATASETS
-from gkl.outcome import EvaluationOutcome
-from gkl.spec import EvaluateSpec, TrainSpec
+from gkl.outcome import EvaluationOutcome, TrainOutcome
+from gkl.spec import BaseTrainSpec, EvaluateSpec
+
+# The weights of a loss's own terms, beside the cross-entropy to the labels.
+_TERMS = {
+    *("kl_weight", "ce_weight", "wmse_weight", "target_weight", "non_target_weight", "teacher_weight"),
+    *("adversarial_weight", "natural_weight"),
+}
 
 
-def record_model(session: Session, job: Job, spec: TrainSpec, weights_sha256: str) -> Model:
-    """Store the model that a training produced. The same weights, spec and seed again are the same model."""
-    robust_weights = spec.objective.model_dump(include={"kl_weight", "ce_weight", "wmse_weight"})
-    # Without any of its robust terms, the loss is plain cross-entropy, whatever its name.
-    is_named = spec.objective.loss == "ce" or any(robust_weights.values())
-    loss = spec.objective.loss if is_named else None
-    return _model(session, spec, weights_sha256, "", loss=loss, train_job_id=job.id)
+def record_model(session: Session, job: Job, spec: BaseTrainSpec, outcome: TrainOutcome, weights_sha256: str) -> Model:
+    """Store the model that a training produced, with the teacher it learned from, if any. The same weights, spec and
+    seed again are the same model."""
+    model = _model(session, spec, weights_sha256, "", loss=_loss_of(spec), train_job_id=job.id)
+    teacher = outcome.teacher
+    if teacher is not None and model.teacher_sha256 is None:
+        model.teacher_architecture, model.teacher_sha256 = teacher.architecture, teacher.weights_sha256
+        model.teacher_key, model.teacher_accuracy = teacher.weights_key or "", teacher.clean_accuracy
+        session.flush()
+    return model
+
+
+def _loss_of(spec: BaseTrainSpec) -> str | None:
+    """The name of the loss; None without any of its terms: then it is plain cross-entropy, whatever its name."""
+    weights = spec.objective.model_dump(include=_TERMS)
+    return spec.loss if any(weights.values()) or not weights else None
 
 
 def record_evaluation(
@@ -82,7 +97,7 @@ def record_evaluation(
 
 def _model(
     session: Session,
-    spec: TrainSpec | EvaluateSpec,
+    spec: BaseTrainSpec | EvaluateSpec,
     weights_sha256: str,
     weights_key: str,
     *,

@@ -19,13 +19,13 @@ from gkl.catalog import ARCHITECTURES, DATASETS, LOSS_TITLES
 from gkl.client import Client, StreamEvent
 from gkl.outcome import AttackFinished, AttackOutcome, EpochFinished, EvaluationOutcome, Event, Progress, TrainOutcome
 from gkl.outcome.metrics import headlines, written
-from gkl.spec import EvaluateSpec, TrainSpec, format_epsilon
+from gkl.spec import SentSpec, format_epsilon
 from gkl.statistics.intervals import wilson_interval
 
 
 def run_and_show(
     url: str,
-    spec: TrainSpec | EvaluateSpec,
+    spec: SentSpec,
     console: Console,
     *,
     token: str | None = None,

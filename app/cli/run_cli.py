@@ -19,7 +19,7 @@ from gkl.errors import InvalidInput, Stopped
 
 if TYPE_CHECKING:
     pass
-from app.cli.specs import SpecFile, Weights, WeightsKey, existing, read_spec
+from app.cli.specs import SpecFile, TeacherFile, Weights, WeightsKey, existing, read_spec
 
 run_cli = typer.Typer()
 
@@ -31,16 +31,19 @@ def train(
     output: Annotated[Path, typer.Option(help="Directory of checkpoints and weights; used again, it resumes.")] = Path(
         "runs/train"
     ),
+    teacher: TeacherFile = None,
     keep_checkpoints: Annotated[int, typer.Option(min=1, help="How many of the newest checkpoints to keep.")] = 2,
     device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:1. Default: CUDA if there is one.")] = None,
 ) -> None:
-    """Train without a service, then evaluate if the spec says so. Ctrl-C stops; the same command resumes.
+    """Train or distill without a service, then evaluate if the spec says so. Ctrl-C stops; the same command resumes.
 
     Example: `gklbench recipe digits > digits.json; gklbench train digits.json --output runs/digits`
+
+    Example: `gklbench train student.json --teacher runs/digits/weights.safetensors --output runs/student`
     """
     # Report errors in the spec before importing torch, which takes seconds.
-    spec = read_spec(spec_file)
-    if spec.kind != "train":
+    spec = read_spec(spec_file, teacher=teacher)
+    if spec.kind == "evaluate":
         raise InvalidInput(f"{spec_file} is a spec of kind {spec.kind!r}; use 'gklbench evaluate' for it")
 
     from app.cli.follow import LocalDisplay  # noqa: PLC0415
@@ -49,18 +52,19 @@ def train(
     from gkl.run_context import RunContext  # noqa: PLC0415
     from gkl.training import train as run_training  # noqa: PLC0415
 
-    datasets_dir = environment_settings().effective_datasets_dir
+    settings = environment_settings()
     stop = stop_flag()
     try:
         with LocalDisplay(console) as display:
             context = RunContext(
                 directory=output,
-                datasets_dir=datasets_dir,
+                datasets_dir=settings.effective_datasets_dir,
+                models_dir=settings.effective_models_dir,
                 report=display.report,
                 should_stop=stop.is_set,
                 device=device,
             )
-            outcome = run_training(spec, context, keep_checkpoints=keep_checkpoints)
+            outcome = run_training(spec, context, teacher=teacher, keep_checkpoints=keep_checkpoints)
             display.trained(output / outcome.weights, outcome)
             follow_up = spec.follow_up(outcome.manifest.weights_sha256)
             if follow_up is not None:

@@ -34,6 +34,10 @@ def submit(
         Path | None, typer.Option(help="Send this file of weights first: safetensors or a state dict of torch.save.")
     ] = None,
     weights_key: WeightsKey = None,
+    teacher: Annotated[
+        Path | None,
+        typer.Option(help="Send this file with the weights of a distillation's teacher first."),
+    ] = None,
     follow: Annotated[
         bool, typer.Option("--follow", help="Show progress until the job and what follows it end.")
     ] = False,
@@ -61,7 +65,10 @@ def submit(
 
     if follow and (as_json or wait):
         raise InvalidInput("--follow shows progress to people; use --wait alone, or --wait with --json")
-    spec = read_spec(spec_file, weights, weights_key)
+    spec = read_spec(spec_file, weights, weights_key, teacher=teacher)
+    if teacher is not None:
+        with Client(url, token) as client:
+            client.upload(teacher)
     if weights is not None:
         if spec.kind != "evaluate":
             raise InvalidInput(f"{spec_file} is a spec of kind {spec.kind!r}; --weights are for an evaluation")

@@ -15,7 +15,7 @@ from gkl.errors import InvalidInput
 from gkl.files import sha256_of
 
 if TYPE_CHECKING:
-    from gkl.spec import EvaluateSpec, TrainSpec
+    from gkl.spec import SentSpec
 
 SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="JSON file with the spec; - reads standard input.")]
 Weights = Annotated[
@@ -34,10 +34,20 @@ def existing(path: Path, what: str) -> Path:
     return path
 
 
-def read_spec(path: Path, weights: Path | None = None, weights_key: str | None = None) -> TrainSpec | EvaluateSpec:
-    """The spec in a file. `weights` and `weights_key` fill in what an evaluation does not name itself."""
+TeacherFile = Annotated[
+    Path | None,
+    typer.Option("--teacher", help="File with the weights of a distillation's teacher: safetensors or a state dict."),
+]
+
+
+def read_spec(
+    path: Path, weights: Path | None = None, weights_key: str | None = None, *, teacher: Path | None = None
+) -> SentSpec:
+    """The spec in a file. `weights` and `weights_key` fill in what an evaluation does not name itself, `teacher` what a
+    distillation does not."""
     from pydantic import ValidationError  # noqa: PLC0415
 
+    from gkl.formats.teacher_file import with_teacher_file  # noqa: PLC0415
     from gkl.spec import JOB_SPEC  # noqa: PLC0415
 
     try:
@@ -56,6 +66,10 @@ def read_spec(path: Path, weights: Path | None = None, weights_key: str | None =
                     "one of them out"
                 )
             content["weights_key"] = weights_key
+        if teacher is not None:
+            if not isinstance(content, dict):
+                raise InvalidInput(f"{path} is no distillation; --teacher is for distillations only")
+            content = with_teacher_file(content, teacher)
         return JOB_SPEC.validate_python(content)
     except OSError as error:
         raise InvalidInput(f"{path} cannot be read ({error.strerror})") from error

@@ -9,10 +9,10 @@ from app.core.errors import Forbidden, Unprocessable
 from app.core.settings import Settings
 from gkl.answers import Scope
 from gkl.catalog import DATASETS
-from gkl.spec import EvaluateSpec, Evaluation, TrainSpec
+from gkl.spec import BaseTrainSpec, Evaluation, SentSpec, named_weights
 
 
-def check_spec(settings: Settings, spec: TrainSpec | EvaluateSpec) -> None:
+def check_spec(settings: Settings, spec: SentSpec) -> None:
     """Check a spec against the owner's limits.
 
     Raises:
@@ -22,15 +22,20 @@ def check_spec(settings: Settings, spec: TrainSpec | EvaluateSpec) -> None:
         if asked > limit:
             raise Unprocessable(f"{field}: the service's owner allows at most {limit}, not {asked}")
     allowed = settings.allowed_architectures
-    if allowed and spec.architecture not in allowed:
-        raise Unprocessable(
-            f"architecture: the service's owner allows only {', '.join(sorted(allowed))}, not {spec.architecture}"
-        )
+    named = named_weights(spec)
+    for field, architecture in (
+        ("architecture", spec.architecture),
+        ("teacher.architecture", spec.architecture if named is None else named.architecture),
+    ):
+        if allowed and architecture not in allowed:
+            raise Unprocessable(
+                f"{field}: the service's owner allows only {', '.join(sorted(allowed))}, not {architecture}"
+            )
 
 
-def _amounts(settings: Settings, spec: TrainSpec | EvaluateSpec) -> Iterator[tuple[str, int, int]]:
+def _amounts(settings: Settings, spec: SentSpec) -> Iterator[tuple[str, int, int]]:
     """Yield each limited field, its value, and its limit."""
-    if isinstance(spec, TrainSpec):
+    if isinstance(spec, BaseTrainSpec):
         yield "epochs", spec.epochs, settings.max_epochs
         yield "batch_size", spec.batch_size, settings.max_batch_size
         if spec.evaluation is None:

@@ -10,6 +10,7 @@ from app.jobs.ending import end_cancelled, fail, hand_back, succeed
 from app.jobs.reading import count_due, events_after, page, progress, seconds_on_workers
 from app.jobs.reaping import reap
 from app.jobs.state import Claim, get, get_locked
+from app.jobs.teachers import release_students
 
 __all__ = [
     "Claim",
@@ -30,6 +31,7 @@ __all__ = [
     "reap",
     "record_event",
     "register_all_submitters",
+    "release_students",
     "request_cancel",
     "retry",
     "retry_own",

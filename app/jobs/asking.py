@@ -12,11 +12,20 @@ from app.accounts.principals import Principal
 from app.core.errors import Conflict, Unprocessable
 from app.db.database import database_now
 from app.db.tables import FileKind, Job
-from app.jobs import job_files
+from app.jobs import job_files, teachers
 from app.jobs.outbox import enqueue
 from app.jobs.state import cancel_locked, get, lock, move
 from gkl.answers import JobKind, JobState
-from gkl.spec import RUN_SPEC, EvaluateSpec, ExternalSpec, ReportSpec, TransferSpec
+from gkl.spec import (
+    PUBLISHED_WEIGHTS,
+    RUN_SPEC,
+    DistillSpec,
+    EvaluateSpec,
+    ExternalSpec,
+    ReportSpec,
+    TransferSpec,
+    named_weights,
+)
 
 _RETRIABLE = (JobState.FAILED, JobState.CANCELLED)
 
@@ -86,7 +95,7 @@ def retry(session: Session, job_id: int) -> Job:
     Raises:
         NotFound: there is no such job.
         Conflict: the job has not ended, or has succeeded, or one of its shards is still stopping.
-        Unprocessable: its weights are no longer stored.
+        Unprocessable: its weights are no longer stored, or its teacher has failed.
     """
     job = get(session, job_id)
     if job.kind is JobKind.SHARD:
@@ -100,8 +109,14 @@ def retry(session: Session, job_id: int) -> Job:
         spec = RUN_SPEC.validate_python(job.spec)
     except ValidationError as error:
         raise Unprocessable(f"this version cannot run the spec of job {job_id}; send a new job") from error
-    if isinstance(spec, EvaluateSpec):
-        job_files.check_weights(session, spec)
+    teacher: Job | None = None
+    if isinstance(spec, DistillSpec):
+        spec, teacher = teachers.looked_up(session, spec)
+        job.spec, job.awaits_id = spec.model_dump(mode="json"), None if teacher is None else teacher.id
+    if isinstance(spec, EvaluateSpec | DistillSpec) and (named := named_weights(spec)) is not None:
+        job_files.check_weights(session, named, within=job_files.field_of_weights(spec))
+        job.weights_sha256 = None if named.weights == PUBLISHED_WEIGHTS else named.weights
+    session.flush()
     if isinstance(spec, ExternalSpec | TransferSpec):
         job_files.check_sent_file(session, job_id, FileKind.EXAMPLES)
     if isinstance(spec, ReportSpec):
@@ -116,6 +131,9 @@ def retry(session: Session, job_id: int) -> Job:
                 f"job {shard.id}, a shard of job {job_id}, is still {shard.state}; retry when it has stopped"
             )
         undone.append(shard)
+    if teacher is not None:
+        _queue_again(session, job, reason=f"retried, waits for its teacher, job {teacher.id}", due_at=None)
+        return job
     reason = "retried" if not undone else f"retried, waits for {len(undone)} of its {len(job.shards)} shards"
     _queue_again(session, job, reason=reason, due_at=None if undone else database_now(session))
     for shard in undone:

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from app import jobs
 from app.core.errors import Unprocessable
 from app.db.tables import Job, Model
-from gkl.answers import JobKind
+from gkl.answers import TRAININGS
 
 MOST = 4
 """More curves than this cannot be told apart."""
@@ -19,7 +19,7 @@ _SUGGESTED = 6
 
 def suggested(session: Session, job: Job) -> list[Job]:
     """The newest comparable trainings that produced weights; an empty list if the job is not a training."""
-    if job.kind is not JobKind.TRAIN:
+    if job.kind not in TRAININGS:
         return []
     trained = (
         select(Job)
@@ -47,7 +47,7 @@ def chosen(session: Session, job: Job, numbers: Sequence[int]) -> list[Job]:
         raise Unprocessable(f"beside: {len(wanted)} trainings are too many to tell apart; choose at most {MOST}")
     found = [jobs.get(session, number) for number in wanted]
     for other in found:
-        if _kind(other) != _kind(job) or job.kind is not JobKind.TRAIN:
+        if _kind(other) != _kind(job) or job.kind not in TRAININGS:
             raise Unprocessable(
                 f"beside: the curves of job {other.id} do not fit beside those of job {job.id}; choose a training of "
                 "the same data set and architecture"
@@ -56,4 +56,4 @@ def chosen(session: Session, job: Job, numbers: Sequence[int]) -> list[Job]:
 
 
 def _kind(job: Job) -> tuple[object, ...]:
-    return job.kind, job.spec.get("dataset"), job.spec.get("architecture")
+    return job.kind in TRAININGS, job.spec.get("dataset"), job.spec.get("architecture")

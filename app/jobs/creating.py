@@ -17,11 +17,11 @@ from app.accounts.audit import Actor
 from app.core.errors import Conflict
 from app.db.database import Database, database_now, insert_into
 from app.db.tables import ANONYMOUS, IdempotencyKey, Job, Submitter
-from app.jobs import job_files
+from app.jobs import job_files, teachers
 from app.jobs.outbox import enqueue
 from app.jobs.state import add_event, get
 from gkl.answers import JobKind, JobState
-from gkl.spec import PUBLISHED_WEIGHTS, RUN_SPEC, AnySpec, EvaluateSpec, ReportSpec, TrainSpec
+from gkl.spec import PUBLISHED_WEIGHTS, RUN_SPEC, AnySpec, DistillSpec, EvaluateSpec, SentSpec, named_weights
 
 _ANONYMOUS_ACTOR = Actor(ANONYMOUS)
 
@@ -46,15 +46,22 @@ def create(
         warning: a sentence to add to the job's first event.
 
     Raises:
-        Unprocessable: the spec names weights that are not stored, or that belong to another network.
+        Unprocessable: the spec names weights or a teacher that are not stored, or that belong to another network.
     """
-    if isinstance(spec, EvaluateSpec):
-        job_files.check_weights(session, spec)
+    teacher: Job | None = None
+    if isinstance(spec, DistillSpec):
+        spec, teacher = teachers.looked_up(session, spec)
+    if isinstance(spec, EvaluateSpec | DistillSpec) and (named := named_weights(spec)) is not None:
+        job_files.check_weights(session, named, within=job_files.field_of_weights(spec))
     quotas.register_submitter(session, submitter)
     terms: dict[str, Any] = {"submitter": submitter, "priority": priority}
     job = _add(session, spec, kind=JobKind(spec.kind), parent_id=parent_id, **terms)
     cause = f"sent by {submitter}" if parent_id is None else f"job {parent_id}'s weights are ready"
     cause += f"; {warning}" if warning else ""
+    if teacher is not None:
+        job.awaits_id = teacher.id
+        _queue(session, job, due_at=None, reason=f"{cause}, waits for its teacher, job {teacher.id}")
+        return job
     shards = spec.evaluation.shards if isinstance(spec, EvaluateSpec) else 1
     if shards == 1:
         _queue(session, job, due_at=job.created_at, reason=cause)
@@ -99,7 +106,8 @@ def _add(
 
 
 def _weights_of(spec: AnySpec) -> str | None:
-    return None if isinstance(spec, TrainSpec | ReportSpec) or spec.weights == PUBLISHED_WEIGHTS else spec.weights
+    named = named_weights(spec)
+    return None if named is None or named.weights == PUBLISHED_WEIGHTS else named.weights
 
 
 def _queue(session: Session, job: Job, *, due_at: datetime | None, reason: str) -> None:
@@ -113,7 +121,7 @@ def _queue(session: Session, job: Job, *, due_at: datetime | None, reason: str) 
 
 def submit(
     database: Database,
-    spec: TrainSpec | EvaluateSpec,
+    spec: SentSpec,
     *,
     key: str | None,
     remember: timedelta,
@@ -145,9 +153,7 @@ def submit(
         return once()
 
 
-def _create_by(
-    session: Session, spec: TrainSpec | EvaluateSpec, actor: Actor, terms: dict[str, Any], warning: str | None
-) -> Job:
+def _create_by(session: Session, spec: SentSpec, actor: Actor, terms: dict[str, Any], warning: str | None) -> Job:
     quotas.check_room_for_job(session, terms["submitter"])
     job = create(session, spec, warning=warning, **terms)
     audit.record(session, actor, "job.create", f"job {job.id}", {"kind": job.kind} | terms)
@@ -156,7 +162,7 @@ def _create_by(
 
 def _create_once(
     session: Session,
-    spec: TrainSpec | EvaluateSpec,
+    spec: SentSpec,
     actor: Actor,
     terms: dict[str, Any],
     *,
@@ -184,7 +190,7 @@ def _create_once(
     return job
 
 
-def _is_job_of(job: Job, spec: TrainSpec | EvaluateSpec, terms: dict[str, Any]) -> bool:
+def _is_job_of(job: Job, spec: SentSpec, terms: dict[str, Any]) -> bool:
     """Whether the job has this spec: an earlier version computed the hash without fields that were added since."""
     try:
         earlier = RUN_SPEC.validate_python(job.spec)

@@ -42,9 +42,11 @@ class Holdings:
             if _is_missing(needed, self.datasets):
                 found["dataset"] = f"{_NONE} has the files of {title}: a run fails until they are there; retry it then"
                 break
-        architecture = str(spec.get("architecture"))
-        if spec.get("weights") == PUBLISHED_WEIGHTS and _is_missing(architecture, self.published):
-            found["weights"] = (
+        teacher = spec.get("teacher")
+        within, named = ("teacher.", teacher) if isinstance(teacher, Mapping) else ("", spec)
+        architecture = str(named.get("architecture"))
+        if named.get("weights") == PUBLISHED_WEIGHTS and _is_missing(architecture, self.published):
+            found[f"{within}weights"] = (
                 f"{_NONE} has the published weights of {architecture} on its disk: the run tries to download them, "
                 "and fails where it cannot"
             )

@@ -14,7 +14,7 @@ from app.db.tables import TO_GO_ON_FROM, UNFINISHED, FileKind, Job, JobFile, Mod
 from app.jobs import weights_contents
 from app.store import StoredFile
 from gkl.answers import JobKind
-from gkl.spec import PUBLISHED_WEIGHTS, EvaluateSpec
+from gkl.spec import PUBLISHED_WEIGHTS, DistillSpec, NamedWeights, SentSpec
 
 _KEEP = 2
 
@@ -128,12 +128,18 @@ def were_trained_here(session: Session, sha256: str) -> bool:
     return session.scalar(made.limit(1)) is not None
 
 
-def check_weights(session: Session, spec: EvaluateSpec, *, is_locking: bool = True) -> None:
-    """Check that an evaluation's weights are stored and fit its spec.
+def field_of_weights(spec: SentSpec) -> str:
+    """The part of a spec that names its weights, as a prefix of their fields: 'teacher.' of a distillation."""
+    return "teacher." if isinstance(spec, DistillSpec) else ""
+
+
+def check_weights(session: Session, spec: NamedWeights, *, within: str = "", is_locking: bool = True) -> None:
+    """Check that the weights which a job is to read are stored, and belong to the network that it names.
 
     Args:
         session: a transaction.
-        spec: of the evaluation.
+        spec: the weights and their network, as the job's spec names them.
+        within: the part of the spec that does, for messages (`field_of_weights`).
         is_locking: whether to lock the rows of the weights; False for a check without creating a job.
 
     Raises:
@@ -150,8 +156,8 @@ def check_weights(session: Session, spec: EvaluateSpec, *, is_locking: bool = Tr
         left = left.with_for_update(read=True)
     if uploaded is None and not session.scalars(left).all():
         raise Unprocessable(
-            f"weights: no weights with sha256 {spec.weights} are stored here; take the value of weights_sha256 from a "
-            "finished train job, or send the file to /api/v1/weights first"
+            f"{within}weights: no weights with sha256 {spec.weights} are stored here; take the value of weights_sha256 "
+            "from a finished train job, or send the file to /api/v1/weights first"
         )
     known: dict[str, str] | None = None
     whence = ""
@@ -174,17 +180,18 @@ def check_weights(session: Session, spec: EvaluateSpec, *, is_locking: bool = Tr
     for field in ("architecture", "dataset"):
         asked = getattr(spec, field)
         if known is not None and asked != known[field]:
+            where = f"{within}{field}" if field == "architecture" else field
             raise Unprocessable(
-                f"{field}: these weights are known{whence} with {field} {known[field]!r}, not {asked!r}"
+                f"{where}: these weights are known{whence} with {field} {known[field]!r}, not {asked!r}"
             )
     # The run checks files from torch.save, and files that an earlier version received.
     if uploaded is not None and uploaded.contents is not None:
         problem = weights_contents.problem(uploaded.contents, spec)
         if problem is not None:
-            raise Unprocessable(f"weights: {problem}")
+            raise Unprocessable(f"{within}weights: {problem}")
 
 
-def _being_measured(session: Session, spec: EvaluateSpec) -> Job | None:
+def _being_measured(session: Session, spec: NamedWeights) -> Job | None:
     """An unfinished job that evaluates the same network of the same file."""
     unfinished = select(Job).where(
         Job.weights_sha256 == spec.weights, Job.kind == JobKind.EVALUATE, Job.state.in_(UNFINISHED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
@@ -18,7 +19,7 @@ from app.core.formatting import count, duration
 from app.db.tables import Evaluation, Job, JobEvent, Model
 from gkl.answers import JobState
 from gkl.catalog import DATASETS
-from gkl.spec import RUN_SPEC, EvaluateSpec, TrainSpec
+from gkl.spec import RUN_SPEC, BaseTrainSpec, EvaluateSpec, SentSpec
 
 _LOOKED_AT = 10
 _TAKEN = 5
@@ -32,7 +33,7 @@ _FREE = {
 }
 
 
-def warning(session: Session, spec: TrainSpec | EvaluateSpec, *, max_seconds: float) -> str | None:
+def warning(session: Session, spec: SentSpec, *, max_seconds: float) -> str | None:
     """A sentence if the job is likely to exceed the time limit; None if it may fit."""
     found = next(_alike(session, spec), None)
     if found is None:
@@ -59,13 +60,13 @@ class Estimate:
         return f"about {duration(self.seconds)} on a worker here, from {count(self.jobs, 'earlier job')}"
 
 
-def estimate(session: Session, spec: TrainSpec | EvaluateSpec) -> Estimate | None:
+def estimate(session: Session, spec: SentSpec) -> Estimate | None:
     """Estimate the time from the newest comparable jobs (`_alike`); None if there are none."""
     found = [seconds for seconds, _ in islice(_alike(session, spec), _TAKEN)]
     return Estimate(median(found), len(found)) if found else None
 
 
-def _alike(session: Session, spec: TrainSpec | EvaluateSpec) -> Iterator[tuple[float, int]]:
+def _alike(session: Session, spec: SentSpec) -> Iterator[tuple[float, int]]:
     """Expected seconds and job number for each earlier job with the same values of all fields that the time depends
     on; the newest first."""
     if isinstance(spec, EvaluateSpec):
@@ -79,10 +80,13 @@ def _alike(session: Session, spec: TrainSpec | EvaluateSpec) -> Iterator[tuple[f
 
 def _timed(spec: dict[str, Any]) -> dict[str, Any]:
     """The fields that the time of an epoch depends on."""
+    with suppress(ValidationError):
+        # With the fields that were added since, whose defaults are what earlier versions did.
+        spec = RUN_SPEC.validate_python(spec).model_dump(mode="json")
     return {name: value for name, value in spec.items() if name not in _FREE}
 
 
-def _trainings(session: Session, spec: TrainSpec) -> Iterable[Job]:
+def _trainings(session: Session, spec: BaseTrainSpec) -> Iterable[Job]:
     """The newest succeeded trainings with the same architecture and data set."""
     return session.scalars(
         select(Job)
@@ -187,7 +191,7 @@ def _earlier(session: Session, job: Job) -> list[tuple[Job, float]]:
         return []
     if isinstance(spec, EvaluateSpec):
         return [(other, seconds) for other, seconds in _evaluations(session, spec) if other.id != job.id]
-    if not isinstance(spec, TrainSpec):
+    if not isinstance(spec, BaseTrainSpec):
         return []
     trained = [other for other in _trainings(session, spec) if other.id != job.id]
     same = [other for other in trained if _timed(other.spec) == _timed(job.spec)]

@@ -8,6 +8,9 @@
 A claim raises `attempt`, which is a fencing token: every later write of that worker carries it, and a write with an
 older one, from a worker that lost the job meanwhile, raises `StaleAttempt`.
 
+A distillation whose teacher is still being trained is a queued job that is not due. The transaction in which the
+teacher succeeds makes it due; if the teacher's job fails or is cancelled, it fails too.
+
 An evaluation in shards is a queued job that is not due while its shards run. The transaction in which the last shard
 succeeds makes it due; its run then only merges their parts. To change an evaluation and its shards, lock the
 evaluation's row first.
@@ -20,7 +23,7 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any, cast
 
-from sqlalchemy import CursorResult, update
+from sqlalchemy import CursorResult, select, update
 from sqlalchemy.orm import Session
 
 from app.accounts import quotas
@@ -30,6 +33,7 @@ from app.db.database import database_now
 from app.db.tables import Job, JobEvent
 from app.jobs.outbox import enqueue
 from gkl.answers import HELD, JobState
+from gkl.errors import FailureCode
 from gkl.spec import RUN_SPEC, AnySpec
 
 
@@ -103,6 +107,7 @@ def move(session: Session, job: Job, new: JobState, *, reason: str | None = None
     if new in (JobState.FAILED, JobState.CANCELLED):
         # An upper bound stays on a board only while its evaluation can still end.
         withdraw_bound(session, job.id)
+        _fail_students(session, job)
     data: dict[str, Any] = {"state": new}
     if reason is not None:
         data["reason"] = reason
@@ -111,6 +116,21 @@ def move(session: Session, job: Job, new: JobState, *, reason: str | None = None
     if new is JobState.FAILED:
         data |= {"code": job.failure_code, "message": job.failure_message}
     add_event(session, job.id, "state", data)
+
+
+def _fail_students(session: Session, teacher: Job) -> None:
+    """Fail the jobs that wait for the network of a training that will leave none."""
+    waiting = select(Job).where(Job.awaits_id == teacher.id, Job.state == JobState.QUEUED, Job.due_at.is_(None))
+    ended = "failed" if teacher.state is JobState.FAILED else "been cancelled"
+    for student in session.scalars(waiting.with_for_update()).all():
+        move(
+            session,
+            student,
+            JobState.FAILED,
+            failure_code=FailureCode.INVALID_INPUT,
+            failure_message=f"its teacher, job {teacher.id}, has {ended}; retry that job, then this one, or choose "
+            "another teacher",
+        )
 
 
 def requeue(session: Session, job: Job, *, reason: str, due_at: datetime) -> None:

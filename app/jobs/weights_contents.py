@@ -9,7 +9,7 @@ from pathlib import Path
 from gkl.catalog.network_tensors import architectures_that_fit, check_contents
 from gkl.errors import InvalidInput
 from gkl.formats.weights_contents import Contents, Described, safetensors_contents
-from gkl.spec import EvaluateSpec
+from gkl.spec import NamedWeights
 
 # Real headers take thousands of bytes. A larger one is not stored: the run checks the file.
 _MOST_BYTES = 1024 * 1024
@@ -34,7 +34,7 @@ def read(path: Path) -> bytes | None:
     return packed if len(packed) <= _MOST_BYTES else None
 
 
-def problem(packed: bytes, spec: EvaluateSpec) -> str | None:
+def problem(packed: bytes, spec: NamedWeights) -> str | None:
     """Why a run could not load these weights as the spec says, in a sentence; None if no reason is known."""
     contents = _unpacked(packed)
     try:
@@ -44,7 +44,7 @@ def problem(packed: bytes, spec: EvaluateSpec) -> str | None:
     return None
 
 
-def _advice(contents: Contents, spec: EvaluateSpec) -> str:
+def _advice(contents: Contents, spec: NamedWeights) -> str:
     if sum(map(len, contents.containers.values())) > _MOST_TENSORS:
         return ""
     fitting = architectures_that_fit(contents, spec.dataset, spec.weights_key)

@@ -8,7 +8,7 @@ from app.core.errors import NotFound
 from gkl import recipes
 from gkl.catalog import ARCHITECTURES, DATASETS, Architecture, Dataset
 from gkl.errors import InvalidInput
-from gkl.spec import TrainSpec
+from gkl.spec import DistillSpec, TrainSpec
 
 router = APIRouter(tags=["catalog"])
 
@@ -24,13 +24,13 @@ def list_datasets() -> list[Dataset]:
 
 
 @router.get("/recipes", summary="List the recipes")
-def list_recipes() -> dict[str, TrainSpec]:
+def list_recipes() -> dict[str, TrainSpec | DistillSpec]:
     """Full specs by name, ready to be edited and sent as jobs."""
     return {name: make() for name, make in recipes.RECIPES.items()}
 
 
 @router.get("/recipes/{name}", summary="Get a recipe")
-def get_recipe(name: str) -> TrainSpec:
+def get_recipe(name: str) -> TrainSpec | DistillSpec:
     try:
         return recipes.recipe(name)
     except InvalidInput as error:

@@ -40,7 +40,15 @@ from app.web.forms import Input, advanced, basic, errors_of, inputs, parse, sent
 from app.web.rendering import Chosen, redirect, render
 from gkl.catalog import unknown_name_message
 from gkl.recipes import RECIPES
-from gkl.spec import PUBLISHED_WEIGHTS, EvaluateSpec, Evaluation, Publication, ThreatModel, TrainSpec
+from gkl.spec import (
+    PUBLISHED_WEIGHTS,
+    EvaluateSpec,
+    Evaluation,
+    Publication,
+    ThreatModel,
+    TrainSpec,
+    named_weights,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -383,9 +391,10 @@ def _looked_at(service: Service, form: Form, values: Mapping[str, Any]) -> Form:
     with service.database.reading() as session:
         lease = timedelta(seconds=service.settings.lease_seconds)
         notes = holdings.of_live_workers(session, lease=lease).notes(values)
-        if isinstance(form.spec, EvaluateSpec):
+        named = named_weights(form.spec) if isinstance(form.spec, EvaluateSpec) else None
+        if named is not None:
             try:
-                job_files.check_weights(session, form.spec, is_locking=False)
+                job_files.check_weights(session, named, is_locking=False)
             except Unprocessable as found:
                 refusal = found
     if not notes and refusal is None:

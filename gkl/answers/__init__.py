@@ -20,7 +20,18 @@ from gkl.answers.boards import (
     RankNote,
     Withdrawal,
 )
-from gkl.answers.common import HELD, FieldProblem, JobKind, JobState, Problem, Provenance, Readiness, Schema, Scope
+from gkl.answers.common import (
+    HELD,
+    TRAININGS,
+    FieldProblem,
+    JobKind,
+    JobState,
+    Problem,
+    Provenance,
+    Readiness,
+    Schema,
+    Scope,
+)
 from gkl.answers.comparison import (
     ComparisonView,
     PairTransferView,
@@ -37,6 +48,7 @@ from gkl.answers.weights import UploadView
 
 __all__ = [
     "HELD",
+    "TRAININGS",
     "AccuracyView",
     "Anomaly",
     "AttackView",

@@ -26,6 +26,8 @@ HELD = (JobState.RUNNING, JobState.CANCELLING)
 
 class JobKind(StrEnum):
     TRAIN = "train"
+    DISTILL = "distill"
+    """A training of a student that learns from a teacher."""
     EVALUATE = "evaluate"
     SHARD = "shard"
     """A part of an evaluation's points, as a job of its own."""
@@ -35,6 +37,10 @@ class JobKind(StrEnum):
     """A check of a certificate whose network this service does not have."""
     TRANSFER = "transfer"
     """Adversarial examples of one entry, tried on the network of another."""
+
+
+TRAININGS = (JobKind.TRAIN, JobKind.DISTILL)
+"""Kinds of jobs that leave a network."""
 
 
 class Provenance(StrEnum):

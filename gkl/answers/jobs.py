@@ -27,6 +27,8 @@ class JobView(Schema):
     """Workers take jobs with higher priority first."""
     parent_id: int | None
     """The train job that this evaluation follows, or the evaluation that this shard belongs to."""
+    awaits_id: int | None
+    """The job that trains this distillation's teacher, if that had not ended when this job was sent."""
     child_ids: list[int]
     """The jobs that followed this one."""
     shard: int | None
@@ -40,7 +42,7 @@ class JobView(Schema):
     lost_leases: int
     """How many attempts in a row lost their worker without saving anything."""
     due_at: datetime | None
-    """When a queued job may start: later after a lost worker; null while it waits for its shards."""
+    """When a queued job may start: later after a lost worker; null while it waits for its shards or its teacher."""
     run_seconds: float
     """Time on workers in finished attempts, since the job was submitted or last retried."""
     progress: Progress | None

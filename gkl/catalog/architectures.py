@@ -12,7 +12,10 @@ from gkl.catalog.parameters import PARAMETERS
 from gkl.catalog.preprocessing import DEFAULT_PREPROCESSING, PREPROCESSINGS, Preprocessing
 from gkl.catalog.zoo import ZOO, ZOO_PREPROCESSING
 
-LOSS_TITLES = {"trades": "TRADES", "dkl": "DKL", "ikl": "IKL", "gkl": "GKL", "ce": "CE"}
+LOSS_TITLES = {"trades": "TRADES", "dkl": "DKL", "ikl": "IKL", "gkl": "GKL", "ce": "CE"} | {
+    **{"kd": "KD", "dkd": "DKD", "ard": "ARD", "iad": "IAD-I"},
+    **{"rslad": "RSLAD", "adaad": "AdaAD", "rslad-gkl": "RSLAD with GKL"},
+}
 """A training objective's name in a spec -> its name on pages."""
 
 

@@ -44,7 +44,7 @@ from gkl.client.logs import LogPart
 from gkl.client.uploads import Uploader
 from gkl.files import atomic_path
 from gkl.progress_bar import progress_bar
-from gkl.spec import EvaluateSpec, Publication, TrainSpec
+from gkl.spec import BaseTrainSpec, DistillSpec, EvaluateSpec, Publication, SentSpec, TrainSpec
 
 _JOBS_PER_PAGE = 200
 _ENTRIES_PER_PAGE = 1000
@@ -103,7 +103,7 @@ class Client:
 
     def submit(
         self,
-        spec: TrainSpec | EvaluateSpec | Mapping[str, Any],
+        spec: SentSpec | Mapping[str, Any],
         *,
         submitter: str | None = None,
         priority: int | None = None,
@@ -127,7 +127,7 @@ class Client:
             Conflict: the key was used with another spec.
             TooManyRequests: the token's limit of queued jobs or of GPU hours is reached.
         """
-        body = spec.model_dump(mode="json") if isinstance(spec, TrainSpec | EvaluateSpec) else dict(spec)
+        body = spec.model_dump(mode="json") if isinstance(spec, BaseTrainSpec | EvaluateSpec) else dict(spec)
         headers = {"Idempotency-Key": key or str(uuid.uuid4())}
         query = _given(submitter=submitter, priority=priority)
         return self._connection.read(JobView, "POST", "/api/v1/jobs", json=body, params=query, headers=headers)
@@ -544,9 +544,9 @@ class Client:
         pages = self._connection.pages("/api/v1/workers", {"limit": 1000})
         return [worker for page in pages for worker in self._connection.parse(list[WorkerView], page)]
 
-    def recipes(self) -> dict[str, TrainSpec]:
+    def recipes(self) -> dict[str, TrainSpec | DistillSpec]:
         """Return the service's recipes by name, ready to be changed and submitted."""
-        return self._connection.read(dict[str, TrainSpec], "GET", "/api/v1/recipes")
+        return self._connection.read(dict[str, TrainSpec | DistillSpec], "GET", "/api/v1/recipes")
 
     def whoami(self) -> IdentityView:
         """Return the token's owner, its scope and limits, and how much of them is used."""

@@ -19,8 +19,9 @@ from gkl.device import select_device
 from gkl.errors import InvalidInput, NoSpaceLeft, Stopped
 from gkl.field_errors import field_errors
 from gkl.files import is_disk_full
+from gkl.formats.teacher_file import with_teacher_file
 from gkl.library.evaluation import evaluate
-from gkl.library.folders import datasets_folder
+from gkl.library.folders import datasets_folder, models_folder
 from gkl.library.networks import load_weights
 from gkl.library.undisturbed import own_streams
 from gkl.library.verdict import Verdict
@@ -29,7 +30,7 @@ from gkl.outcome.metrics import columns
 from gkl.progress_bar import progress_bar
 from gkl.recipes import recipe
 from gkl.run_context import RunContext
-from gkl.spec import Evaluation, TrainSpec
+from gkl.spec import BaseTrainSpec, DistillSpec, Evaluation, TrainSpec
 from gkl.training.trainer import train as run_training
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ class Training:
 
     def __init__(
         self,
-        spec: TrainSpec,
+        spec: TrainSpec | DistillSpec,
         outcome: TrainOutcome,
         *,
         model: nn.Module,
@@ -132,24 +133,28 @@ class Training:
 
 
 def train(
-    spec: str | TrainSpec | Mapping[str, Any],
+    spec: str | TrainSpec | DistillSpec | Mapping[str, Any],
     output: Path | str,
     *,
+    teacher: Path | str | None = None,
     progress: bool = True,
     device: torch.device | str | None = None,
     datasets_dir: Path | str | None = None,
     **changes: Any,
 ) -> Training:
-    """Train a network, adversarially with the GKL loss or another one or with plain cross-entropy, and evaluate it if
-    the spec asks for that.
+    """Train a network, adversarially with the GKL loss or another one, with plain cross-entropy, or from a teacher, and
+    evaluate it if the spec asks for that.
 
     Repeat the call after an interruption: it continues from the checkpoint in `output` and ends with the same network
     as an uninterrupted run. Ctrl-C saves a checkpoint at the next step; a second Ctrl-C stops at once. The random
     streams of Python, NumPy and torch are unchanged afterwards, also after Ctrl-C.
 
     Args:
-        spec: a recipe's name, such as 'digits' (`gkl.recipes.RECIPES`), a `gkl.spec.TrainSpec`, or one as a dictionary.
+        spec: a recipe's name, such as 'digits' (`gkl.recipes.RECIPES`), a `gkl.spec.TrainSpec` or
+            `gkl.spec.DistillSpec`, or one as a dictionary.
         output: a folder for checkpoints, the weights, the history, and the finished parts of the evaluation.
+        teacher: the file with the weights of a distillation's teacher. If the spec leaves open which file that is, it
+            is this one; a file from `gkl.train` or from the service also names the teacher's architecture.
         progress: whether to show a progress bar; needs tqdm.
         device: such as 'cpu' or 'cuda:1'; by default CUDA if available.
         datasets_dir: the folder with the data sets, each in a subfolder of its name; by default
@@ -168,7 +173,8 @@ def train(
         OutOfMemory: the batch is too large for the device.
         KeyboardInterrupt: Ctrl-C was pressed; the checkpoint is in `output`.
     """
-    asked, folder = _spec(spec, changes), Path(output).expanduser()
+    folder, teacher = Path(output).expanduser(), None if teacher is None else Path(teacher).expanduser()
+    asked = _spec(spec, changes, teacher)
     _check_evaluation(asked.evaluation)
     where, datasets = None if device is None else str(device), datasets_folder(datasets_dir)
     with own_streams(), progress_bar(shown=progress) as shown:
@@ -184,8 +190,14 @@ def train(
                 outcome = run_training(
                     asked,
                     RunContext(
-                        directory=folder, datasets_dir=datasets, report=report, should_stop=should_stop, device=where
+                        directory=folder,
+                        datasets_dir=datasets,
+                        models_dir=models_folder(None),
+                        report=report,
+                        should_stop=should_stop,
+                        device=where,
                     ),
+                    teacher=teacher,
                     least_checkpoint_seconds=_CHECKPOINT_SECONDS,
                 )
             except Stopped as stopped:
@@ -206,7 +218,7 @@ def train(
 
 
 def _verdict(
-    spec: TrainSpec, evaluation: Evaluation, model: nn.Module, *, output: Path, datasets_dir: Path, progress: bool
+    spec: BaseTrainSpec, evaluation: Evaluation, model: nn.Module, *, output: Path, datasets_dir: Path, progress: bool
 ) -> Verdict:
     budget = evaluation.threat_model
     return evaluate(
@@ -234,22 +246,25 @@ def _check_evaluation(evaluation: Evaluation | None) -> None:
         )
 
 
-def _spec(given: str | TrainSpec | Mapping[str, Any], changes: Mapping[str, Any]) -> TrainSpec:
-    if isinstance(given, str):
-        given = recipe(given)
-    if isinstance(given, TrainSpec):
-        if not changes:
-            return given
-        given = given.model_dump()
-    if not isinstance(given, Mapping):
+def _spec(
+    given: str | TrainSpec | DistillSpec | Mapping[str, Any], changes: Mapping[str, Any], teacher: Path | None
+) -> TrainSpec | DistillSpec:
+    asked: Any = recipe(given) if isinstance(given, str) else given
+    if isinstance(asked, BaseTrainSpec):
+        asked = asked.model_dump()
+    if not isinstance(asked, Mapping):
         raise InvalidInput(
-            f"the spec is a {type(given).__name__}; give a recipe's name, a TrainSpec, or one as a dictionary"
+            f"the spec is a {type(asked).__name__}; give a recipe's name, a TrainSpec or DistillSpec, or one as a "
+            "dictionary"
         )
-    content = {**given, **changes}
+    content = {name: _plain(value) for name, value in {**asked, **changes}.items()}
+    kind = DistillSpec if content.get("kind") == "distill" else TrainSpec
+    if teacher is not None:
+        content = with_teacher_file(content, teacher)
     try:
-        return TrainSpec.model_validate({name: _plain(value) for name, value in content.items()})
+        return kind.model_validate(content)
     except ValidationError as error:
-        first, *rest = field_errors(error.errors(), TrainSpec)
+        first, *rest = field_errors(error.errors(), kind)
         where = ".".join(map(str, first.path))
         more = f" And {len(rest)} more." if rest else ""
         raise InvalidInput(f"{where}: {first.message}{more}" if where else f"{first.message}{more}") from error

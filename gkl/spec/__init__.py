@@ -54,9 +54,11 @@ from gkl.spec.jobs import (
     DistillSpec,
     EvaluateSpec,
     JobSpec,
+    NamedWeights,
     RunSpec,
     SentSpec,
     TrainSpec,
+    named_weights,
 )
 from gkl.spec.publication import Publication
 from gkl.spec.training import (
@@ -134,6 +136,7 @@ __all__ = [
     "JobSpec",
     "KdObjective",
     "ModelName",
+    "NamedWeights",
     "Objective",
     "OneCycleSchedule",
     "Optimizer",
@@ -164,6 +167,7 @@ __all__ = [
     "WeightPerturbation",
     "WeightsKey",
     "format_epsilon",
+    "named_weights",
     "why_not_within",
     "why_on_no_board",
 ]

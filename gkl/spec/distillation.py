@@ -18,16 +18,17 @@ class TeacherWeights(Spec):
 
     architecture: ArchitectureName
 
-    weights: str = Field(pattern=rf"{SHA256_PATTERN}|^{PUBLISHED_WEIGHTS}$")
+    weights: str | None = Field(default=None, pattern=rf"{SHA256_PATTERN}|^{PUBLISHED_WEIGHTS}$")
     """sha256 of the file with the weights, as a finished train job or an upload reports it; or 'robustbench' for the
-    published weights of an architecture of the zoo."""
+    published weights of an architecture of the zoo. Recipes leave it open; a job must name it."""
 
     weights_key: WeightsKey | None = None
     """Which network of that file, where it holds several, such as 'state_dict_ema'."""
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Self:
-        check_published(self.weights, self.architecture, self.weights_key)
+        if self.weights is not None:
+            check_published(self.weights, self.architecture, self.weights_key)
         return self
 
 

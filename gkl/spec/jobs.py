@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self, TypeAlias
+from typing import Annotated, Literal, NamedTuple, Self, TypeAlias
 
 from pydantic import Field, TypeAdapter, model_validator
 
@@ -334,6 +334,31 @@ JOB_SPEC: TypeAdapter[SentSpec] = TypeAdapter(JobSpec)
 
 
 AnySpec: TypeAlias = SentSpec | ExternalSpec | ReportSpec | TransferSpec
+
+
+class NamedWeights(NamedTuple):
+    """The network that a run reads weights of."""
+
+    architecture: str
+    dataset: str
+    weights: str
+    """sha256 of the file, or 'robustbench'."""
+    weights_key: str | None
+
+
+def named_weights(spec: AnySpec) -> NamedWeights | None:
+    """The network that a run of this spec reads: what is evaluated or checked, or a distillation's teacher; None if it
+    reads none, or if the teacher is a job or an entry that is still to be looked up."""
+    if isinstance(spec, DistillSpec):
+        teacher = spec.teacher
+        if not isinstance(teacher, TeacherWeights) or teacher.weights is None:
+            return None
+        return NamedWeights(teacher.architecture, spec.dataset, teacher.weights, teacher.weights_key)
+    if isinstance(spec, TrainSpec | ReportSpec):
+        return None
+    return NamedWeights(spec.architecture, spec.dataset, spec.weights, spec.weights_key)
+
+
 RunSpec = Annotated[AnySpec, Field(discriminator="kind")]
 RUN_SPEC: TypeAdapter[AnySpec] = TypeAdapter(RunSpec)
 """What a worker runs: what people send as a job, and what the service makes of other requests."""

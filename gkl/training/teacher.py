@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from gkl.catalog import DATASETS
 from gkl.data import Images, ImageSet, unit_range
 from gkl.errors import InvalidInput, Stopped
+from gkl.files import sha256_of
 from gkl.models.weights import read_model, weights_sha256
 from gkl.outcome import TeacherOutcome
 from gkl.run_context import RunContext
@@ -68,7 +69,9 @@ class Teacher:
         self._kept = torch.cat(found)
 
 
-def load_teacher(spec: DistillSpec, file: Path | None, context: RunContext, device: torch.device) -> Teacher:
+def load_teacher(
+    spec: DistillSpec, file: Path | None, context: RunContext, device: torch.device, *, converted: Path | None = None
+) -> Teacher:
     """Load the teacher that a spec names, and check that it is a classifier of the data set's images.
 
     Args:
@@ -76,16 +79,22 @@ def load_teacher(spec: DistillSpec, file: Path | None, context: RunContext, devi
         file: the teacher's weights; None for those that RobustBench publishes.
         context: its `models_dir` has published weights.
         device: where to compute.
+        converted: what an earlier run converted the file to, to be read in its place.
 
     Raises:
-        InvalidInput: the file is missing, is not the one that the spec names, is that of the student itself, or holds
-            another network; or the network's output has not one number for each class.
+        InvalidInput: the file is missing, is not the one that the spec names, or holds another network; or the
+            network's output has not one number for each class.
     """
     teacher = spec.teacher
     if not isinstance(teacher, TeacherWeights):
         what = "none" if teacher is None else f"that of {teacher.kind} {getattr(teacher, teacher.kind)}"
         raise InvalidInput(
             f"the teacher is {what}, which only a service can find; name its architecture and the sha256 of its weights"
+        )
+    if teacher.weights is None:
+        raise InvalidInput(
+            f"the spec leaves open which {teacher.architecture} is the teacher; name the file with its weights "
+            "(--teacher, or teacher=... in Python)"
         )
     if teacher.weights == PUBLISHED_WEIGHTS:
         file = None
@@ -94,8 +103,14 @@ def load_teacher(spec: DistillSpec, file: Path | None, context: RunContext, devi
             f"the teacher's weights are the file with sha256 {teacher.weights}; name where it is (--teacher, or "
             "teacher=... in Python)"
         )
+    elif (sha256 := sha256_of(file)) != teacher.weights:
+        raise InvalidInput(
+            f"the spec names a teacher whose weights have sha256 {teacher.weights}, and {file} has {sha256}; give the "
+            "file that the spec names"
+        )
     described = DATASETS[spec.dataset]
-    found = read_model(teacher.architecture, spec.dataset, file, context.models_dir, teacher.weights_key)
+    read = converted or file
+    found = read_model(teacher.architecture, spec.dataset, read, context.models_dir, teacher.weights_key)
     loaded = Teacher(found.network, spec.compute, device)
     with torch.no_grad():
         logits = loaded(torch.full((2, *described.image_shape), 0.5, device=device))

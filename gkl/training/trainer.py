@@ -54,6 +54,7 @@ def train(
     context: RunContext,
     *,
     teacher: Path | None = None,
+    converted_teacher: Path | None = None,
     keep_checkpoints: int = 2,
     checkpoint_seconds: float = 600.0,
     least_checkpoint_seconds: float = 0.0,
@@ -65,6 +66,7 @@ def train(
         context: its directory gets the checkpoints and, at the end, the weights; it is told of progress, of every
             finished epoch and of every checkpoint, and asked before every step whether to stop.
         teacher: the file with the weights of a distillation's teacher; None for those that RobustBench publishes.
+        converted_teacher: what an earlier run converted that file to; None if it is read itself.
         keep_checkpoints: how many of the newest checkpoints stay on disk, at least 1.
         checkpoint_seconds: a checkpoint is written after every epoch, and within one after so many seconds.
         least_checkpoint_seconds: none is written after an epoch that ends sooner than this after the last checkpoint,
@@ -86,7 +88,7 @@ def train(
     run = _Run(
         spec,
         context,
-        teacher=teacher,
+        teacher=(teacher, converted_teacher),
         keep_checkpoints=keep_checkpoints,
         checkpoint_seconds=checkpoint_seconds,
         least_checkpoint_seconds=least_checkpoint_seconds,
@@ -108,7 +110,7 @@ class _Run:
         spec: BaseTrainSpec,
         context: RunContext,
         *,
-        teacher: Path | None,
+        teacher: tuple[Path | None, Path | None],
         keep_checkpoints: int,
         checkpoint_seconds: float,
         least_checkpoint_seconds: float,
@@ -180,11 +182,12 @@ class _Run:
         self.last_checkpoint = time.perf_counter()
 
     def _prepare_teacher(
-        self, spec: DistillSpec, file: Path | None, context: RunContext
+        self, spec: DistillSpec, files: tuple[Path | None, Path | None], context: RunContext
     ) -> tuple[Teacher, TeacherOutcome]:
         """Load and measure the teacher; keep its logits where they are the same in every epoch."""
         context.tell(0.0, "teacher")
-        teacher = load_teacher(spec, file, context, self.device)
+        file, converted = files
+        teacher = load_teacher(spec, file, context, self.device, converted=converted)
         assert isinstance(spec.teacher, TeacherWeights), "else it was not loaded"
         test = load_test(spec.dataset, context.datasets_dir)
         outcome = measured(teacher, spec.teacher, test, file=file, context=context, device=self.device)

@@ -34,6 +34,14 @@ class Model(Base):
     """The SHA-256 of the file."""
     weights_key: Mapped[str] = mapped_column(String(200), default="", server_default="")
     """Which network in the file it is, if the file holds several: 'state_dict_ema'; else ''."""
+    teacher_architecture: Mapped[str | None] = mapped_column(String(100))
+    """Of the network that it learned from, if this service distilled it."""
+    teacher_sha256: Mapped[str | None] = mapped_column(String(64))
+    """The SHA-256 of the file with that network; of published weights as evaluations record it."""
+    teacher_key: Mapped[str] = mapped_column(String(200), default="", server_default="")
+    """Which network in that file it is, if the file holds several; else ''."""
+    teacher_accuracy: Mapped[float | None]
+    """That network's accuracy on the data set's test images."""
     train_job_id: Mapped[int | None] = mapped_column(ForeignKey("jobs.id"))
     created_at: Mapped[datetime]
 

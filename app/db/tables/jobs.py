@@ -33,8 +33,10 @@ class Job(Base):
     priority: Mapped[int] = mapped_column(Integer, default=0)
     parent_id: Mapped[int | None] = mapped_column(ForeignKey("jobs.id"), index=True)
     """For an evaluation, the train job whose weights it attacks; for a shard, its evaluation."""
+    awaits_id: Mapped[int | None] = mapped_column(ForeignKey("jobs.id", ondelete="SET NULL"), index=True)
+    """For a distillation, the job that trains its teacher, if that had not ended when the distillation was sent."""
     weights_sha256: Mapped[str | None] = mapped_column(String(64), index=True)
-    """The weights in its spec, as a column with an index."""
+    """The weights in its spec, which may be its teacher's, as a column with an index."""
     shard_index: Mapped[int | None]
     """The shard's index in its evaluation, from 0."""
 
@@ -43,7 +45,7 @@ class Job(Base):
     """When it was first claimed."""
     finished_at: Mapped[datetime | None]
     due_at: Mapped[datetime | None]
-    """When a queued job may be claimed: later after a lost worker; null while it waits for its shards."""
+    """When a queued job may be claimed: later after a lost worker; null while it waits for shards or a teacher."""
     claimed_at: Mapped[datetime | None]
     """When its running attempt began; null if none is running."""
     run_seconds: Mapped[float] = mapped_column(default=0.0, server_default="0")
@@ -62,8 +64,10 @@ class Job(Base):
     failure_code: Mapped[FailureCode | None] = mapped_column(enum(FailureCode, 30))
     failure_message: Mapped[str | None]
 
-    parent: Mapped[Job | None] = relationship(remote_side="Job.id", back_populates="children")
-    children: Mapped[list[Job]] = relationship(back_populates="parent", order_by="Job.id")
+    parent: Mapped[Job | None] = relationship(
+        remote_side="Job.id", back_populates="children", foreign_keys="Job.parent_id"
+    )
+    children: Mapped[list[Job]] = relationship(back_populates="parent", order_by="Job.id", foreign_keys="Job.parent_id")
 
     __table_args__ = (
         # For claims: each submitter's queued jobs in the order in which they are claimed.

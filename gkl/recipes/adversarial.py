@@ -1,4 +1,4 @@
-"""Named runs: functions that return a full spec, so that a run starts from numbers known to work.
+"""Adversarial training: recipes for digits, Fashion-MNIST and CIFAR.
 
 The CIFAR recipes are the published ones: GKL (arXiv 2503.08038) and IKL (arXiv 2305.13948) as in their authors' code,
 and with synthetic data the training of arXiv 2302.04638, which both papers follow. All of that code ran on torch 1.8
@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
-from gkl.catalog import DATASETS, unknown_name_message
-from gkl.errors import InvalidInput
+from gkl.catalog import DATASETS
 from gkl.spec import (
     AutoAugmentation,
     BasicAugmentation,
@@ -39,7 +38,7 @@ CifarName = Literal["cifar10", "cifar100"]
 
 def digits() -> TrainSpec:
     """TRADES with the GKL loss on scikit-learn's digits; half a minute on two CPU cores."""
-    threat_model = _standard("digits")
+    threat_model = standard_threat_model("digits")
     return TrainSpec(
         name="GKL SmallCNN",
         dataset="digits",
@@ -56,12 +55,12 @@ def digits() -> TrainSpec:
 
 def digits_trades() -> TrainSpec:
     """The network and budget of `digits` with TRADES' own KL divergence, for comparison."""
-    return _with(digits(), "TRADES SmallCNN", objective=TradesObjective(loss="trades", kl_weight=6.0))
+    return changed(digits(), "TRADES SmallCNN", objective=TradesObjective(loss="trades", kl_weight=6.0))
 
 
 def digits_ce() -> TrainSpec:
     """Plain cross-entropy on the same network, without an adversary: the baseline without robustness."""
-    return _with(
+    return changed(
         digits(),
         "Cross-entropy SmallCNN",
         threat_model=None,
@@ -72,7 +71,7 @@ def digits_ce() -> TrainSpec:
 
 def fashion_mnist() -> TrainSpec:
     """TRADES with the GKL loss on Fashion-MNIST with a tiny network: minutes on a CPU, 1,000 points attacked."""
-    threat_model = _standard("fashion_mnist")
+    threat_model = standard_threat_model("fashion_mnist")
     return TrainSpec(
         name="GKL TinyCNN",
         dataset="fashion_mnist",
@@ -96,7 +95,7 @@ def cifar(
     CIFAR-100, 0.2 on CIFAR-10) with temperature 1. For CIFAR-10's 85.31/57.09 the sources differ in ce_weight: the
     authors' script says 4, while the names of that run's log and weights say 3.
     """
-    threat_model = _standard(dataset)
+    threat_model = standard_threat_model(dataset)
     return TrainSpec(
         name=f"GKL WRN-34-10, gamma {gamma:g}",
         dataset=dataset,
@@ -134,7 +133,7 @@ def cifar_autoaug(dataset: CifarName, *, robust_weight: float = 0.5) -> TrainSpe
         kind="autoaug", padding=4, flip=True, robust_weight=robust_weight, fill=128, shear="bicubic"
     )
     name = "GKL WRN-34-10, AutoAugment" + ("" if robust_weight == 0.5 else f" weighted {robust_weight:g}")
-    return _with(cifar(dataset), name, augmentation=augmentation)
+    return changed(cifar(dataset), name, augmentation=augmentation)
 
 
 def cifar_trades(dataset: CifarName) -> TrainSpec:
@@ -142,7 +141,7 @@ def cifar_trades(dataset: CifarName) -> TrainSpec:
 
     Their script for it also has another learning rate schedule than those for DKL and GKL, and drops the last batch.
     """
-    return _with(
+    return changed(
         cifar(dataset),
         "TRADES WRN-34-10",
         objective=TradesObjective(loss="trades", kl_weight=9.0 if dataset == "cifar100" else 6.0),
@@ -160,7 +159,7 @@ def cifar_synthetic(dataset: CifarName, images: Literal["1m", "20m", "50m"]) -> 
     The loss weights are published for 20 million (CIFAR-10) and 50 million images (CIFAR-100). For 1 million only the
     figures are published, 90.75/63.54 on CIFAR-10 and 68.99/35.89 on CIFAR-100 (IKL); the same weights are used here.
     """
-    threat_model = _standard(dataset)
+    threat_model = standard_threat_model(dataset)
     epochs, batch_size = {"1m": (400, 512), "20m": (2400, 2048), "50m": (1600, 2048)}[images]
     weights = {"cifar10": (3.0, 10.0), "cifar100": (5.0, 12.0)}[dataset]
     return TrainSpec(
@@ -191,13 +190,13 @@ def cifar_synthetic(dataset: CifarName, images: Literal["1m", "20m", "50m"]) -> 
     )
 
 
-RECIPES: dict[str, Callable[[], TrainSpec]] = {
+ADVERSARIAL: dict[str, Callable[[], TrainSpec]] = {
     "digits": digits,
     "digits-trades": digits_trades,
     "digits-ce": digits_ce,
     "fashion-mnist": fashion_mnist,
     "cifar10": lambda: cifar("cifar10"),
-    "cifar10-alpha3": lambda: _with(cifar("cifar10", ce_weight=3.0), "GKL WRN-34-10, gamma 1, alpha 3"),
+    "cifar10-alpha3": lambda: changed(cifar("cifar10", ce_weight=3.0), "GKL WRN-34-10, gamma 1, alpha 3"),
     "cifar10-smooth-prior": lambda: cifar("cifar10", gamma=0.2, prior_temperature=1.0),
     "cifar10-autoaug": lambda: cifar_autoaug("cifar10"),
     "cifar10-trades": lambda: cifar_trades("cifar10"),
@@ -213,20 +212,9 @@ RECIPES: dict[str, Callable[[], TrainSpec]] = {
 }
 
 
-def recipe(name: str) -> TrainSpec:
-    """Return the full spec of a named recipe.
-
-    Raises:
-        InvalidInput: there is no recipe of this name; the message suggests the nearest names.
-    """
-    if name not in RECIPES:
-        raise InvalidInput(unknown_name_message("recipe", name, RECIPES))
-    return RECIPES[name]()
-
-
-def _standard(dataset: str) -> ThreatModel:
+def standard_threat_model(dataset: str) -> ThreatModel:
     return ThreatModel(norm="Linf", epsilon=DATASETS[dataset].epsilon["Linf"])
 
 
-def _with(spec: TrainSpec, name: str, **changes: object) -> TrainSpec:
+def changed(spec: TrainSpec, name: str, **changes: object) -> TrainSpec:
     return spec.model_copy(update={"name": name, **changes})

@@ -1,0 +1,124 @@
+"""Distillation: the teacher that a spec names is looked up, and a student waits while its teacher is trained."""
+
+from __future__ import annotations
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.boards.naming import zoo_name
+from app.core.errors import Unprocessable
+from app.db.database import database_now
+from app.db.tables import Entry, Job, Model
+from app.jobs.outbox import enqueue
+from app.jobs.state import add_event
+from gkl.answers import TRAININGS, JobState
+from gkl.catalog import ARCHITECTURES
+from gkl.spec import PUBLISHED_WEIGHTS, RUN_SPEC, DistillSpec, TeacherEntry, TeacherJob, TeacherWeights
+
+
+def looked_up(session: Session, spec: DistillSpec, *, is_locking: bool = True) -> tuple[DistillSpec, Job | None]:
+    """Put the weights of the job or entry that a spec names as teacher in their place.
+
+    Args:
+        session: a transaction.
+        spec: as it was sent.
+        is_locking: whether to lock the row of a teacher's job, so that it does not end before its student is queued;
+            False for a check without creating a job.
+
+    Returns:
+        The spec with the teacher's weights, and None; or the spec as it is, and the unfinished job that trains them.
+
+    Raises:
+        Unprocessable: the teacher is not there, has failed, or classifies other images.
+    """
+    teacher = spec.teacher
+    if isinstance(teacher, TeacherEntry):
+        return _with_teacher(spec, _of_entry(session, spec, teacher.entry)), None
+    if isinstance(teacher, TeacherWeights) and teacher.weights is None:
+        raise Unprocessable(
+            f"teacher.weights: name the file of the {teacher.architecture} to learn from by its sha256, or give "
+            '{"job": 12} as teacher for the network that job 12 trains'
+        )
+    if not isinstance(teacher, TeacherJob):
+        return spec, None
+    job = session.get(Job, teacher.job, with_for_update={"read": True} if is_locking else None)
+    if job is None or job.kind not in TRAININGS:
+        what = "there is no job" if job is None else f"job {job.id} trains no network: it is of kind {job.kind}; no job"
+        raise Unprocessable(f"teacher.job: {what} {teacher.job}; name a job of kind 'train' or 'distill'")
+    if job.spec.get("dataset") != spec.dataset:
+        raise Unprocessable(
+            f"teacher.job: job {job.id} learns {job.spec.get('dataset')}, and the student {spec.dataset}; choose a "
+            "teacher for the same data set"
+        )
+    if job.state in (JobState.FAILED, JobState.CANCELLED, JobState.CANCELLING):
+        raise Unprocessable(f"teacher.job: job {job.id} is {job.state}; retry it first, or choose another teacher")
+    if job.state is not JobState.SUCCEEDED:
+        return spec, job
+    return _with_teacher(spec, _trained_by(session, job)), None
+
+
+def _trained_by(session: Session, job: Job) -> TeacherWeights:
+    model = session.scalars(select(Model).where(Model.train_job_id == job.id)).first()
+    if model is None:
+        # The same weights were trained by an earlier job, or nothing is left of this one.
+        raise Unprocessable(
+            f"teacher.job: the network that job {job.id} trained is no longer known here; train it again, or name its "
+            "architecture and weights"
+        )
+    return TeacherWeights(architecture=model.architecture, weights=model.weights_sha256)
+
+
+def _of_entry(session: Session, spec: DistillSpec, number: int) -> TeacherWeights:
+    entry = session.get(Entry, number)
+    if entry is None:
+        raise Unprocessable(f"teacher.entry: there is no entry {number}; take the number in its page's address")
+    if entry.dataset != spec.dataset:
+        raise Unprocessable(
+            f"teacher.entry: entry {number} is of {entry.dataset}, and the student learns {spec.dataset}; choose an "
+            "entry of the same data set"
+        )
+    if entry.model is not None:
+        return _of_model(entry.model)
+    published = None if entry.source is None else zoo_name(entry.dataset, entry.board, entry.slug)
+    if published is None:
+        raise Unprocessable(
+            f"teacher.entry: the weights of entry {number} are not here; send them, and name their sha256 and the "
+            "architecture"
+        )
+    return TeacherWeights(architecture=published, weights=PUBLISHED_WEIGHTS)
+
+
+def _of_model(model: Model) -> TeacherWeights:
+    is_published = "/" in model.architecture and model.architecture in ARCHITECTURES and model.train_job_id is None
+    weights = model.weights_sha256
+    if is_published and not any(_is_a_file(evaluation.manifest) for evaluation in model.evaluations):
+        weights = PUBLISHED_WEIGHTS
+    return TeacherWeights(architecture=model.architecture, weights=weights, weights_key=model.weights_key or None)
+
+
+def _is_a_file(manifest: dict[str, object]) -> bool:
+    """Whether an evaluation was of a file that was sent or trained here, rather than of published weights."""
+    spec = manifest.get("spec")
+    return isinstance(spec, dict) and spec.get("weights") != PUBLISHED_WEIGHTS
+
+
+def _with_teacher(spec: DistillSpec, teacher: TeacherWeights) -> DistillSpec:
+    # Validated again: the teacher of a job may have an architecture for other images.
+    return DistillSpec.model_validate(spec.model_dump() | {"teacher": teacher.model_dump()})
+
+
+def release_students(session: Session, job: Job) -> None:
+    """Make the jobs due that waited for the network which this training has just left. Its model is recorded."""
+    waiting = select(Job).where(Job.awaits_id == job.id, Job.state == JobState.QUEUED, Job.due_at.is_(None))
+    for student in session.scalars(waiting.with_for_update()).all():
+        spec = RUN_SPEC.validate_python(student.spec)
+        assert isinstance(spec, DistillSpec), "only a distillation has a teacher"
+        taught = _with_teacher(spec, _trained_by(session, job))
+        student.spec = taught.model_dump(mode="json")
+        assert isinstance(taught.teacher, TeacherWeights)
+        student.weights_sha256 = taught.teacher.weights
+        student.due_at = database_now(session)
+        session.flush()
+        reason = f"its teacher, job {job.id}, has succeeded"
+        add_event(session, student.id, "state", {"state": JobState.QUEUED, "reason": reason})
+        enqueue(session, student)
