@@ -144,6 +144,11 @@ class LocalDisplay(Display):
 
     def trained(self, weights: Path, outcome: TrainOutcome) -> None:
         self._line(f"trained in {duration(outcome.seconds)}: {weights}, sha256 {outcome.manifest.weights_sha256}")
+        teacher = outcome.teacher
+        if teacher is not None:
+            self._line(
+                f"teacher {teacher.architecture}: {percent(teacher.clean_accuracy)} of {teacher.num_points} test images"
+            )
 
     def evaluated(self, outcome: EvaluationOutcome, certificate: Path) -> None:
         accuracies = [("clean", outcome.clean_correct / outcome.num_points)]
