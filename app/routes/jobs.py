@@ -39,6 +39,17 @@ router = APIRouter(prefix="/jobs", tags=["jobs"])
 MAX_PRIORITY = 100
 
 
+# Of the recipes one for each way of training; `/api/v1/recipes` lists all.
+_SHOWN = {
+    "digits": "Train with GKL",
+    "digits-trades": "Train with TRADES",
+    "digits-ce": "Train without an adversary",
+    "digits-distill": "Distill with GKL",
+    "digits-robust-distill": "Distill robustly",
+    "cifar100": "Train with GKL",
+}
+
+
 def _examples() -> dict[str, Any]:
     evaluate = {
         "kind": "evaluate",
@@ -49,8 +60,8 @@ def _examples() -> dict[str, Any]:
         "evaluation": {"threat_model": {"norm": "Linf", "epsilon": 0.2}},
     }
     examples: dict[str, Any] = {
-        name: {"summary": f"Train: the {name} recipe", "value": make().model_dump(mode="json")}
-        for name, make in RECIPES.items()
+        name: {"summary": f"{does}: the {name} recipe", "value": RECIPES[name]().model_dump(mode="json")}
+        for name, does in _SHOWN.items()
     }
     return examples | {"evaluate": {"summary": "Evaluate weights that a train job left", "value": evaluate}}
 
