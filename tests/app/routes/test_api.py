@@ -29,7 +29,7 @@ from app.maintenance.relay import Relay
 from app.routes.health import Readiness
 from app.store import ArtifactStore
 from gkl.catalog import ARCHITECTURES
-from gkl.recipes import digits
+from gkl.recipes.adversarial import digits
 from tests.cluster import until
 from tests.databases import either_database
 from tests.local import serving

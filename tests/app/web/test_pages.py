@@ -19,7 +19,7 @@ from app.store import StoredFile
 from app.web.charts import training_curves
 from gkl.errors import FailureCode
 from gkl.outcome import EpochFinished, Flag, Progress, Resources, StepMetrics
-from gkl.recipes import digits
+from gkl.recipes.adversarial import digits
 from gkl.spec import EvaluateSpec, Evaluation, ThreatModel
 from tests.app.boards.test_results import LEASE, measure, train
 from tests.app.boards.test_results import test_corruptions_have_a_board_of_their_own as corruptions_have_a_board

@@ -14,7 +14,8 @@ from pydantic import ValidationError
 from app.boards.names import board_name, threat_model_of_board
 from gkl.catalog import DATASETS
 from gkl.errors import InvalidInput
-from gkl.recipes import RECIPES, digits, recipe
+from gkl.recipes import RECIPES, recipe
+from gkl.recipes.adversarial import digits
 from gkl.spec import JOB_SPEC, AdamW, EvaluateSpec, Evaluation, Sgd, ThreatModel, TrainSpec, format_epsilon
 
 

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gkl.models import build_model
-from gkl.recipes import RECIPES, digits, recipe
+from gkl.recipes import RECIPES, recipe
+from gkl.recipes.adversarial import digits
 from gkl.run_context import RunContext
 from gkl.spec import BatchNormStatistics, TrainSpec
 from gkl.training import train

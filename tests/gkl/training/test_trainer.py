@@ -23,7 +23,7 @@ from gkl.errors import InvalidInput, NonFiniteLoss, Stopped
 from gkl.formats.tensor_files import load_tensors, save_tensors
 from gkl.models import build_model
 from gkl.outcome import CheckpointSaved, EpochFinished, Event, Progress
-from gkl.recipes import digits, digits_ce, digits_trades
+from gkl.recipes.adversarial import digits, digits_ce, digits_trades
 from gkl.run_context import RunContext
 from gkl.spec import Sgd, ThreatModel, TrainSpec
 from gkl.training import train
