@@ -25,8 +25,8 @@ def projected_gradient_ascent(
 ) -> Tensor:
     """Perturb `x` to increase `loss(model(x_adv))` within the ball and the box (PGD, arXiv 1706.06083).
 
-    The model is used as it is: if its batch statistics must not move, put it in eval mode first, or see that it records
-    none.
+    The model's mode is not changed. If its batch statistics must not change, put it in eval mode first, or turn off
+    their recording.
 
     Args:
         model: images (B, *) -> logits (B, C).
@@ -36,8 +36,8 @@ def projected_gradient_ascent(
         epsilon: radius of the ball, at least 0.
         num_steps: gradient steps, at least 1.
         step_size: length of a step in `norm`.
-        start: (B, *), where to start.
-        project_start: whether the start is projected before the first gradient; the images after a step always are.
+        start: (B, *), the images to start from.
+        project_start: whether the start is projected before the first gradient; after each step images always are.
 
     Returns:
         (B, *) images in [0, 1] at most `epsilon` from `x`, detached.
@@ -50,7 +50,7 @@ def projected_gradient_ascent(
     x_adv = project(start, x, norm=norm, epsilon=epsilon) if project_start else start.detach()
     for _ in range(num_steps):
         x_adv.requires_grad_(True)
-        # Only the image's gradient: parameter gradients would cost a third of the backward pass.
+        # Compute the images' gradient only: those of the parameters would be a third of the backward pass.
         (gradient,) = torch.autograd.grad(loss(model(x_adv)), x_adv)
         with torch.no_grad():
             ascent = gradient.sign() if norm == "Linf" else _unit_l2(gradient)
@@ -74,23 +74,23 @@ def uniform_start(x: Tensor, *, norm: Norm, epsilon: float, generator: torch.Gen
 
 @torch.no_grad()
 def project(x_adv: Tensor, x: Tensor, *, norm: Norm, epsilon: float) -> Tensor:
-    """The point near `x_adv` within `epsilon` of `x` and inside the box [0, 1]; shapes (B, *).
+    """Project `x_adv` to within `epsilon` of `x` and into the box [0, 1]; shapes (B, *).
 
-    For L2 the box is applied after the ball. That cannot leave the ball: clamping to a box that holds `x`
-    never moves a point away from it.
+    For L2 the ball is applied before the box. The result stays in the ball: clamping to a box that contains `x` never
+    moves a point away from `x`.
     """
     difference = x_adv - x
     if norm == "Linf":
         difference = difference.clamp(-epsilon, epsilon)
     else:
         length = _l2_norm(difference)
-        # Not by epsilon alone: it may be 0, and so may the length.
+        # Epsilon and length may both be 0; the smallest positive number prevents a division by zero.
         difference = difference * (epsilon / length.clamp_min(max(epsilon, torch.finfo(x.dtype).tiny)))
     return (x + difference).clamp(0.0, 1.0)
 
 
 def _l2_norm(batch: Tensor) -> Tensor:
-    """(B, *) -> (B, 1, ..., 1), broadcastable."""
+    """The L2 norm of each image: (B, *) -> (B, 1, ..., 1), which broadcasts."""
     length: Tensor = batch.flatten(1).norm(dim=1)
     return length.reshape(-1, *([1] * (batch.dim() - 1)))
 
@@ -98,7 +98,7 @@ def _l2_norm(batch: Tensor) -> Tensor:
 def _unit_l2(gradient: Tensor) -> Tensor:
     """Gradient scaled to length 1 per image; a zero gradient stays zero instead of becoming NaN."""
     tiny = torch.finfo(gradient.dtype).tiny
-    # Scaled first: the squares of a small gradient would underflow.
+    # Divide by the largest entry first: the squares of small entries would underflow.
     largest = gradient.flatten(1).abs().amax(1).reshape(-1, *([1] * (gradient.dim() - 1)))
     scaled = gradient / largest.clamp_min(tiny)
     return scaled / _l2_norm(scaled).clamp_min(tiny)
