@@ -2,7 +2,7 @@
 
 It is a safetensors file with the outcome of each point and the adversarial example of each broken point. Its metadata
 say what was evaluated. The check (`gkl.evaluation.verification`) needs the weights and the data and makes one pass over
-clean and adversarial images; it uses no code of the attacks.
+clean and adversarial images; it runs no attack.
 
 A certificate proves that the accuracies are no higher than it states: every example in it is a failure of the model. It
 cannot prove that no other example exists.

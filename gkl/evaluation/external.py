@@ -32,7 +32,7 @@ def merge_examples(
     batch_size: int = 200,
     converted: Path | None = None,
 ) -> ExternalOutcome:
-    """Check every example with a pass of the network in float32, and add those that break an unbroken point.
+    """Check every example with a pass of the network in float32, and merge those that break further points.
 
     Args:
         spec: names the network, and the attack that found the examples.

@@ -14,8 +14,8 @@ _REPORT_SECONDS = 0.5
 class EvaluationProgress:
     """Counts the model's calls while attacks run, reports progress, and stops the run on request.
 
-    An attack is a loop inside pyautoattack that runs for minutes to hours. Only when it calls the model can this class
-    update the progress and check whether the run should stop.
+    An attack is a closed loop that runs for minutes to hours. Only when it calls the model can this class update the
+    progress and check whether the run should stop.
     """
 
     def __init__(self, report: Callable[[Event], None], should_stop: Callable[[], bool]) -> None:

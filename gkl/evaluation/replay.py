@@ -33,7 +33,7 @@ def measure_transfer(
     batch_size: int = 200,
     converted: Path | None = None,
 ) -> TransferOutcome:
-    """Count how many adversarial examples of one network break another, and merge those that break unbroken points.
+    """Count how many adversarial examples of one network break another, and merge those that break further points.
 
     An example breaks the other network if that network classifies the clean image correctly and the adversarial image
     wrongly, both in float32. NaN counts as wrong.

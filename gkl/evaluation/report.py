@@ -19,7 +19,7 @@ def check_report(spec: ReportSpec, certificate: Path, context: RunContext) -> Re
     """Check norms, box, labels, clean images and counts against the data, and trust the recorded predictions.
 
     Args:
-        spec: names the network's owner and the data set.
+        spec: names the network and the data set.
         certificate: the file.
         context: the folder of the data sets, and the receiver of progress.
 

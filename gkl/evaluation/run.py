@@ -143,7 +143,7 @@ class Run:
         return stage * self.num_blocks + number
 
     def stage(self, position: int) -> int:
-        """The stage of an attack. The attacks after the protocol's own follow the checks, as in earlier versions."""
+        """The stage of an attack. Those after the protocol's own follow the checks: older parts keep their numbers."""
         return position + 1 if position < self.num_own_attacks else position + 2
 
     def parts_of(self, position: int) -> list[int]:

@@ -94,7 +94,7 @@ def verify_certificate(
     corrupted: Callable[[str, int], Images] | None = None,
     on_call: Callable[[], None] = lambda: None,
 ) -> Verification:
-    """Check labels, norms, box and predictions with one pass of the model, without any code of the attacks.
+    """Check labels, norms, box and predictions with one pass of the model, without running an attack.
 
     Args:
         certificate: the certificate to check.
