@@ -1,10 +1,13 @@
-"""Numbers to coordinates; the templates draw them as SVG, so that a chart needs no script."""
+"""The charts of one board: its entries as dots, and its best robust accuracy over the years.
+
+The functions turn numbers into coordinates. The templates draw them as SVG, so that a chart needs no script.
+"""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, pairwise
@@ -13,58 +16,26 @@ from markupsafe import Markup, escape
 
 from app.boards.chart_points import Point
 from app.core import formatting
-from app.db.tables import Evaluation, JobEvent
-from app.jobs.job_metrics import epochs_of, measured
+from app.web import axes
 from gkl.answers import Provenance
-from gkl.outcome import EpochFinished
-from gkl.outcome.metrics import ACCURACY, Metric, best_held_out, selecting
 
-WIDTH, HEIGHT = 640, 240
-# Room for labels, which are drawn larger on a phone.
-_LEFT, _RIGHT, _TOP, _BOTTOM = 70, 16, 16, 34
-
-
-@dataclass(frozen=True)
-class Tick:
-    position: float
-    label: str
-
-
-@dataclass(frozen=True)
-class CurveLine:
-    """One accuracy over the epochs."""
-
-    metric: Metric
-    points: str
-    """SVG's `points`."""
-    last: float | None
-    """In the last epoch; None where that was not measured."""
-
-
-@dataclass(frozen=True)
-class Curve:
-    """Accuracy over epochs: polylines, as SVG's `points`."""
-
-    width: int
-    height: int
-    left: int
-    right: float
-    top: int
-    bottom: float
-    lines: list[CurveLine]
-    """Those that were measured."""
-    x_ticks: list[Tick]
-    y_ticks: list[Tick]
-    last: EpochFinished
-    best_held_out: EpochFinished | None
-    """The first of those with the highest accuracy on the held-out images."""
-    selects_by: Metric | None
-    """That accuracy; None where none was measured."""
+# Class of a dot -> what a legend calls it.
+_KINDS = {
+    "alone": "the data set alone",
+    "synthetic": "generated images too",
+    "extra": "extra real images",
+    "both": "extra real and generated images",
+    "unstated": "training data not stated",
+}
+# Radius of the smallest dots, and of those whose number of parameters is not known.
+_SMALLEST, _UNKNOWN = 3.0, 3.5
+# With fewer entries, quartiles do not say where most of them are.
+_FEWEST_TO_FOCUS = 8
 
 
 @dataclass(frozen=True)
 class Dot:
-    """An entry in a chart, to be followed."""
+    """An entry in a chart, with a link to its page."""
 
     x: float
     y: float
@@ -72,12 +43,12 @@ class Dot:
     id: int
     label: str
     classes: str
-    """What it was trained on, whether it was measured here, whether its size is known."""
+    """CSS classes: what it was trained on, whether it was measured here, whether its number of parameters is known."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """In the legend: a dot beside the number of parameters that it stands for."""
+    """In the legend: a dot of the size that a network with this number of parameters has."""
 
     x: float
     radius: float
@@ -97,20 +68,20 @@ class Scatter:
     bottom: float
     x_title: str
     y_title: str
-    x_ticks: list[Tick]
-    y_ticks: list[Tick]
+    x_ticks: list[axes.Tick]
+    y_ticks: list[axes.Tick]
     dots: list[Dot]
     line: str
     first_id: int
-    """The entry that the keyboard comes to first: the best."""
+    """The best entry, which gets the keyboard's focus first."""
     num_outside: int
-    """Entries that lie below or left of what is drawn."""
+    """How many entries lie below or left of the drawn range."""
     sizes: list[Size]
-    """Empty where no size is known."""
+    """Empty if no drawn entry has a known number of parameters, or if the chart shows no sizes."""
 
     @property
     def kinds(self) -> list[tuple[str, str]]:
-        """Class and words of each colour that is there."""
+        """CSS class and description of each colour in the chart."""
         there = {dot.classes.partition(" ")[0] for dot in self.dots}
         return [(kind, words) for kind, words in _KINDS.items() if kind in there]
 
@@ -131,101 +102,21 @@ class Scatter:
         ]
 
     def drawn_dots(self, root: str) -> Markup:
-        """As SVG that links to the entries; in one piece, since a template takes many times as long for so many."""
+        """The dots as SVG that links to the entries. A template would take many times as long for so many."""
         opened = f'\n<a href="{escape(root)}'
         return Markup(opened + opened.join(self._pieces))
 
 
-@dataclass(frozen=True)
-class Bar:
-    """Points that stand after a stage; `x` is where those lost in it begin, both in percent of all points."""
-
-    label: str
-    standing: int
-    lost: int
-    width: float
-    lost_width: float
-    seconds: float | None
-
-
-def training_curves(epochs: list[EpochFinished]) -> Curve | None:
-    """The accuracies of a training; None before the first epoch has ended."""
-    if not epochs:
-        return None
-    # A resumed run repeats no finished epoch, but a lost worker's last ones may be trained again: the later count.
-    by_epoch = {epoch.epoch: epoch for epoch in epochs}
-    ordered = [by_epoch[number] for number in sorted(by_epoch)]
-    right, bottom = WIDTH - _RIGHT, HEIGHT - _BOTTOM
-    total = max(2, ordered[-1].epochs)
-
-    def x(epoch: int) -> float:
-        return _LEFT + (epoch - 1) / (total - 1) * (right - _LEFT)
-
-    def y(share: float) -> float:
-        return bottom - share * (bottom - _TOP)
-
-    def points(name: str) -> str:
-        known = [(e.epoch, e.metrics[name]) for e in ordered if name in e.metrics]
-        return " ".join(f"{x(epoch):.1f},{y(value):.1f}" for epoch, value in known)
-
-    return Curve(
-        width=WIDTH,
-        height=HEIGHT,
-        left=_LEFT,
-        right=right,
-        top=_TOP,
-        bottom=bottom,
-        lines=[
-            CurveLine(metric, points(metric.name), ordered[-1].metrics.get(metric.name))
-            for metric in measured(ordered)
-            if metric.panel is ACCURACY
-        ],
-        x_ticks=[Tick(x(number), str(number)) for number in sorted({1, (total + 1) // 2, total})],
-        y_ticks=[Tick(y(share), f"{share:.0%}") for share in (0.0, 0.25, 0.5, 0.75, 1.0)],
-        last=ordered[-1],
-        best_held_out=best_held_out(ordered),
-        selects_by=selecting(ordered),
-    )
-
-
-def curve_of(events: Iterable[JobEvent]) -> Curve | None:
-    """The training curve that a job's events tell."""
-    return training_curves(epochs_of(events))
-
-
-def survivor_bars(evaluation: Evaluation) -> list[Bar]:
-    """All points, those classified correctly, then those that stand after each attack."""
-    total = evaluation.num_points
-    stages: list[tuple[str, int, int, float | None]] = [
-        ("clean", evaluation.clean_correct, total - evaluation.clean_correct, None)
-    ]
-    stages += [(a.attack, a.survivors, a.broken, a.seconds) for a in evaluation.attacks]
-    return [
-        Bar(label, standing, lost, 100 * standing / total, 100 * lost / total, seconds)
-        for label, standing, lost, seconds in stages
-    ]
-
-
-# Class of a dot -> what a legend calls it.
-_KINDS = {
-    "alone": "the data set alone",
-    "synthetic": "generated images too",
-    "extra": "extra real images",
-    "both": "extra real and generated images",
-    "unstated": "training data not stated",
-}
-_SMALLEST, _UNKNOWN = 3.0, 3.5
-# Fewer entries have no middle to look at.
-_FEWEST_TO_FOCUS = 8
-
-
 def clean_against_robust(points: Sequence[Point], y_title: str, *, is_focused: bool = False) -> Scatter | None:
-    """Each entry by its two accuracies; the line is the Pareto front: no entry above or right of it.
+    """Draw each entry at its two accuracies. The line is the Pareto front: no entry lies above or right of it.
 
     Args:
         points: the entries, best first.
         y_title: what their robust accuracy is called.
-        is_focused: draw the upper right alone, where most entries are. None if that is all of them.
+        is_focused: draw only the upper right, where most entries are.
+
+    Returns:
+        None if there are no entries, or if `is_focused` would leave none out.
     """
     least_clean, least_robust = _fences(points) if is_focused else (0.0, 0.0)
     drawn = [p for p in points if p.clean_accuracy >= least_clean and p.robust_accuracy >= least_robust]
@@ -234,7 +125,7 @@ def clean_against_robust(points: Sequence[Point], y_title: str, *, is_focused: b
     x, y = [100 * p.clean_accuracy for p in drawn], [100 * p.robust_accuracy for p in drawn]
     frame = _Frame(x, y, titles=("Clean accuracy", y_title), unit=" %")
     front: list[tuple[float, float]] = []
-    # What is left out is worse than all of these in one of the two, and takes none of them from the front.
+    # An entry that is left out is worse than all drawn ones in one accuracy, so it dominates none of them.
     for point in sorted(drawn, key=lambda p: (-p.clean_accuracy, -p.robust_accuracy)):
         if not front or 100 * point.robust_accuracy > front[-1][1]:
             front.append((100 * point.clean_accuracy, 100 * point.robust_accuracy))
@@ -255,7 +146,7 @@ def _fences(points: Sequence[Point]) -> tuple[float, float]:
 
 
 def over_the_years(points: Sequence[Point], y_title: str) -> Scatter | None:
-    """Each entry by its year; the line is the best known until then. None if there is no span of years."""
+    """Draw each entry at its year. The line is the best accuracy up to each year. None with fewer than two years."""
     dated = [(p, p.year) for p in points if p.year is not None]
     years = sorted({year for _, year in dated})
     if len(years) < 2:
@@ -265,7 +156,7 @@ def over_the_years(points: Sequence[Point], y_title: str) -> Scatter | None:
     best = [max(100 * p.robust_accuracy for p, when in dated if when == year) for year in years]
     steps = _steps(list(zip(map(float, years), accumulate(best, max), strict=True)))
     dots = [frame.dot(p, year, 100 * p.robust_accuracy, str(year)) for p, year in dated]
-    # The other chart says which size is which.
+    # The chart of the two accuracies has the legend of sizes.
     return frame.scatter(dots, steps, has_sizes=False)
 
 
@@ -278,12 +169,12 @@ def _kind(point: Point) -> str:
 
 
 def _radius(num_parameters: int) -> float:
-    """In units of the chart; the larger the network, the larger the dot, from ten thousand parameters to a billion."""
+    """The radius of a network's dot, in units of the chart. Its area grows about as the number of parameters."""
     return round(max(_SMALLEST, 2 + 0.45 * math.sqrt(num_parameters / 1e6)), 1)
 
 
 class _Frame:
-    """Axes around some numbers, with round ticks."""
+    """Axes around some values, with ticks at round numbers."""
 
     def __init__(
         self,
@@ -296,13 +187,13 @@ class _Frame:
     ) -> None:
         self.width, self.height = 560, 350
         # Room for the titles, and above for the sizes.
-        self.left, self.top = _LEFT + 18, 36
-        self.right, self.bottom = self.width - _RIGHT, self.height - _BOTTOM - 24
+        self.left, self.top = axes.LEFT + 18, 36
+        self.right, self.bottom = self.width - axes.RIGHT, self.height - axes.BOTTOM - 24
         self.titles = titles
-        self.x_low, self.x_high, x_ticks = _round_range(x, x_step)
-        self.y_low, self.y_high, y_ticks = _round_range(y, None)
-        self.x_ticks = [Tick(self.x(value), f"{value:g}{unit}") for value in x_ticks]
-        self.y_ticks = [Tick(self.y(value), f"{value:g} %") for value in y_ticks]
+        self.x_low, self.x_high, x_ticks = axes.round_range(x, x_step)
+        self.y_low, self.y_high, y_ticks = axes.round_range(y, None)
+        self.x_ticks = [axes.Tick(self.x(value), f"{value:g}{unit}") for value in x_ticks]
+        self.y_ticks = [axes.Tick(self.y(value), f"{value:g} %") for value in y_ticks]
 
     def x(self, value: float) -> float:
         return self.left + (value - self.x_low) / (self.x_high - self.x_low) * (self.right - self.left)
@@ -325,7 +216,7 @@ class _Frame:
         return Dot(round(self.x(x), 1), round(self.y(y), 1), radius, point.id, label, classes)
 
     def staircase(self, front: list[tuple[float, float]]) -> list[tuple[float, float]]:
-        """The border of what some entry of the front beats, from the left edge to the lower one.
+        """The border of the area that the front's entries dominate, from the left edge to the lower one.
 
         Args:
             front: accuracies, from the rightmost to the highest.
@@ -338,11 +229,11 @@ class _Frame:
     def scatter(
         self, dots: list[Dot], line: list[tuple[float, float]], *, num_outside: int = 0, has_sizes: bool = True
     ) -> Scatter:
-        # The first of several in the same place covers the others.
+        # Of several dots in the same place only the first is drawn.
         seen: dict[tuple[float, float], Dot] = {}
         for dot in dots:
             seen.setdefault((round(dot.x), round(dot.y)), dot)
-        # A small one is drawn over a large one, and a better one over another.
+        # Small dots are drawn over large ones, and better entries over worse ones of the same size.
         drawn = list(seen.values())
         drawn.reverse()
         drawn.sort(key=lambda dot: -dot.radius)
@@ -365,7 +256,7 @@ class _Frame:
         )
 
     def _sizes(self) -> list[Size]:
-        # As far apart as the labels need on a phone, where they are drawn larger.
+        # Far enough apart for the labels on a phone, where they are drawn larger.
         places = ((self.right - 240, 10), (self.right - 152, 50), (self.right - 64, 250))
         return [
             Size(x - _radius(number * 1_000_000) - 4, _radius(number * 1_000_000), x, f"{number}M")
@@ -382,11 +273,11 @@ class Record:
     first_year: int
     last_year: int
     first: float
-    """What was best in the first year."""
+    """The best robust accuracy of the first year."""
 
 
 def record(by_year: Mapping[int, float]) -> Record | None:
-    """Of the best of each year; None without a span of years."""
+    """Make it from the best robust accuracy of each year. None with fewer than two years."""
     if len(by_year) < 2:
         return None
     years = sorted(by_year)
@@ -400,24 +291,5 @@ def record(by_year: Mapping[int, float]) -> Record | None:
 
 
 def _steps(places: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """A line that stands until it rises."""
+    """Turn a line into steps: level until the next place, then up to it."""
     return places[:1] + [place for (_, before), (x, y) in pairwise(places) for place in ((x, before), (x, y))]
-
-
-def _round_range(values: Sequence[float], step: float | None) -> tuple[float, float, list[float]]:
-    """A range around some values with about five ticks at round numbers.
-
-    >>> _round_range([41.2, 73.1], None)
-    (40.0, 80.0, [40.0, 50.0, 60.0, 70.0, 80.0])
-    """
-    low, high = min(values), max(values)
-    if step is None:
-        rough = max(high - low, 1.0) / 4
-        scale = 10 ** math.floor(math.log10(rough))
-        step = next(factor * scale for factor in (1, 2, 5, 10) if factor * scale >= rough)
-    first, last = math.floor(low / step), math.ceil(high / step)
-    if first == last:
-        last += 1
-    every = max(1, (last - first) // 6)
-    ticks = [float(number * step) for number in range(first, last + 1, every)]
-    return float(first * step), float(last * step), ticks
