@@ -131,7 +131,7 @@ def test_an_idempotency_key_is_honored(client: TestClient) -> None:
         ({"batch_size": 0}, "body.batch_size", "greater than or equal to 1"),
         ({"objective": {"loss": "gkl", "beta": 1}}, "body.objective.beta", "unknown field"),
         ({"objective": {"loss": "dlr"}}, "body.objective", "'trades', 'dkl', 'ikl', 'gkl'"),
-        ({"kind": "destroy"}, "body", "'train', 'evaluate'"),
+        ({"kind": "destroy"}, "body", "'train', 'distill', 'evaluate'"),
     ],
 )
 def test_bad_specs_say_where_and_what(client: TestClient, change: dict[str, Any], location: str, says: str) -> None:
