@@ -17,7 +17,7 @@ _LAYERS: dict[int, tuple[type[BasicBlock | Bottleneck], list[int]]] = {
 }
 
 
-class ImageNetResNet(ResNet):
+class ImageNetResNet(ResNet):  # type: ignore[misc]
     """ResNet (arXiv 1512.03385) or ResNeXt (arXiv 1611.05431) as torchvision defines it."""
 
     def __init__(self, num_classes: int, image_shape: tuple[int, int, int], *, depth: int, **options: Any) -> None:
