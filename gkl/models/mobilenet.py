@@ -40,7 +40,7 @@ _STAGES = (
 
 
 class MobileNetV1(nn.Module):
-    """The paper's network at width 1: a 3x3 convolution, 13 depthwise separable ones, an average, and a linear layer."""
+    """A 3x3 convolution, 13 depthwise separable convolutions, an average, and a linear layer; width 1."""
 
     def __init__(self, num_classes: int, image_shape: tuple[int, int, int]) -> None:
         """

@@ -104,9 +104,9 @@ def _stage_v1(in_channels: int, out_channels: int, blocks: int, first_groups: in
 
 
 class ShuffleNetV2(nn.Module):
-    """A 1x1 convolution, three stages of 4, 8 and 4 blocks, a 1x1 convolution to 1024 channels, an average, a linear layer.
+    """A 1x1 convolution, three stages of 4, 8 and 4 blocks, another 1x1 convolution, an average, a linear layer.
 
-    The stages have 116, 232 and 464 channels.
+    The stages have 116, 232 and 464 channels, and the second 1x1 convolution has 1024.
     """
 
     def __init__(self, num_classes: int, image_shape: tuple[int, int, int]) -> None:
