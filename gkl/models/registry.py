@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 
 from torch import nn
 
@@ -14,18 +15,23 @@ from gkl.models.cifar_resnet import CifarResNet
 from gkl.models.cifar_resnet_50 import CifarResNet50
 from gkl.models.cifar_vgg import CifarVGG
 from gkl.models.cifar_wide_resnet import CifarWideResNet
-from gkl.models.imagenet_resnet import (
-    imagenet_resnet_18,
-    imagenet_resnet_34,
-    imagenet_resnet_50,
-    imagenet_resnext_101_32x4d,
-)
 from gkl.models.mobilenet import MobileNetV1, MobileNetV2
 from gkl.models.robustbench import dm_network, preact_resnet_18, resnet_18, wide_resnet, zoo_definition
 from gkl.models.shufflenet import ShuffleNetV1, ShuffleNetV2
 from gkl.models.small_cnn import SmallCNN, TinyCNN
 
 Builder = Callable[[int, tuple[int, int, int]], nn.Module]
+
+
+def _torchvisions(name: str) -> Builder:
+    """A function of `gkl.models.imagenet_resnet`, imported when it is called: importing torchvision takes a second."""
+
+    def build(num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
+        builder: Builder = getattr(import_module("gkl.models.imagenet_resnet"), name)
+        return builder(num_classes, image_shape)
+
+    return build
+
 
 # Channels of the first convolution and of the three stages of a distillation ResNet, and of one named x4.
 _WIDTHS, _WIDTHS_X4 = (16, 16, 32, 64), (32, 64, 128, 256)
@@ -55,10 +61,10 @@ _BUILDERS: dict[str, Builder] = {
     "mobilenet_v2": partial(MobileNetV2, 0.5),
     "shufflenet_v1": ShuffleNetV1,
     "shufflenet_v2": ShuffleNetV2,
-    "imagenet_resnet_18": imagenet_resnet_18,
-    "imagenet_resnet_34": imagenet_resnet_34,
-    "imagenet_resnet_50": imagenet_resnet_50,
-    "imagenet_resnext_101_32x4d": imagenet_resnext_101_32x4d,
+    "imagenet_resnet_18": _torchvisions("imagenet_resnet_18"),
+    "imagenet_resnet_34": _torchvisions("imagenet_resnet_34"),
+    "imagenet_resnet_50": _torchvisions("imagenet_resnet_50"),
+    "imagenet_resnext_101_32x4d": _torchvisions("imagenet_resnext_101_32x4d"),
     "mobilenet_v1": MobileNetV1,
     **{name: zoo_definition(name) for name in ZOO},
 }
