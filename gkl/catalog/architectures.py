@@ -40,7 +40,57 @@ class Architecture(BaseModel):
 
 _CIFAR = ("cifar10", "cifar100")
 _SMALL_IMAGES = ("digits", "fashion_mnist", *_CIFAR)
+_FROM_28_PIXELS = ("fashion_mnist", *_CIFAR)
 _IMAGENET = ("imagenet",)
+
+_NORMALIZES = "normalizes its input"
+_CIFAR_RESNET = f"ResNet of distillation papers: three stages of 16, 32 and 64 channels; {_NORMALIZES}."
+_CIFAR_RESNET_X4 = f"ResNet of distillation papers: three stages of 64, 128 and 256 channels; {_NORMALIZES}."
+_CIFAR_WRN = f"Wide ResNet of distillation papers, with ReLU; {_NORMALIZES}."
+_CIFAR_VGG = f"VGG of distillation papers, with BatchNorm and one linear layer; {_NORMALIZES}."
+_CIFAR_SHUFFLENET = f"For small images: begins with a 1x1 convolution, without pooling; {_NORMALIZES}."
+_TORCHVISION = f"torchvision's {{}}; {_NORMALIZES}."
+
+# Name -> (title, description, data sets).
+_DISTILLATION: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "resnet_8": ("ResNet-8", _CIFAR_RESNET, _SMALL_IMAGES),
+    "resnet_20": ("ResNet-20", _CIFAR_RESNET, _SMALL_IMAGES),
+    "resnet_32": ("ResNet-32", _CIFAR_RESNET, _FROM_28_PIXELS),
+    "resnet_56": ("ResNet-56", _CIFAR_RESNET, _FROM_28_PIXELS),
+    "resnet_110": ("ResNet-110", _CIFAR_RESNET, _FROM_28_PIXELS),
+    "resnet_8x4": ("ResNet-8x4", _CIFAR_RESNET_X4, _FROM_28_PIXELS),
+    "resnet_32x4": ("ResNet-32x4", _CIFAR_RESNET_X4, _FROM_28_PIXELS),
+    "resnet_50": (
+        "ResNet-50",
+        f"Bottlenecks with up to 2048 channels after a 3x3 convolution, for small images; {_NORMALIZES}.",
+        _FROM_28_PIXELS,
+    ),
+    "wrn_16_2": ("WRN-16-2", _CIFAR_WRN, _SMALL_IMAGES),
+    "wrn_40_1": ("WRN-40-1", _CIFAR_WRN, _FROM_28_PIXELS),
+    "wrn_40_2": ("WRN-40-2", _CIFAR_WRN, _FROM_28_PIXELS),
+    "vgg_8": ("VGG-8", _CIFAR_VGG, _FROM_28_PIXELS),
+    "vgg_13": ("VGG-13", _CIFAR_VGG, _FROM_28_PIXELS),
+    "mobilenet_v2": (
+        "MobileNetV2 (width 0.5)",
+        f"Half as wide as the paper's, for small images; {_NORMALIZES}.",
+        _FROM_28_PIXELS,
+    ),
+    "shufflenet_v1": ("ShuffleNetV1", _CIFAR_SHUFFLENET, _FROM_28_PIXELS),
+    "shufflenet_v2": ("ShuffleNetV2", _CIFAR_SHUFFLENET, _FROM_28_PIXELS),
+    "imagenet_resnet_18": ("ResNet-18", _TORCHVISION.format("ResNet-18"), _IMAGENET),
+    "imagenet_resnet_34": ("ResNet-34", _TORCHVISION.format("ResNet-34"), _IMAGENET),
+    "imagenet_resnet_50": ("ResNet-50", _TORCHVISION.format("ResNet-50"), _IMAGENET),
+    "imagenet_resnext_101_32x4d": (
+        "ResNeXt-101-32x4d",
+        _TORCHVISION.format("ResNet class with 32 groups of 4 channels"),
+        _IMAGENET,
+    ),
+    "mobilenet_v1": (
+        "MobileNetV1",
+        f"Depthwise separable convolutions, width 1, for 224x224 images; {_NORMALIZES}.",
+        _IMAGENET,
+    ),
+}
 
 ARCHITECTURES: dict[str, Architecture] = {
     architecture.name: architecture
@@ -77,14 +127,14 @@ ARCHITECTURES: dict[str, Architecture] = {
             name="preact_resnet_18_silu",
             title="PreActResNet-18 (SiLU)",
             description="RobustBench's DMPreActResNet with SiLU; normalizes its input, pads 28x28 images to 32x32.",
-            datasets=("fashion_mnist", *_CIFAR),
+            datasets=_FROM_28_PIXELS,
             parameters=PARAMETERS["preact_resnet_18_silu"],
         ),
         Architecture(
             name="wrn_28_10_silu",
             title="WRN-28-10 (SiLU)",
             description="RobustBench's DMWideResNet with SiLU; normalizes its input, pads 28x28 images to 32x32.",
-            datasets=("fashion_mnist", *_CIFAR),
+            datasets=_FROM_28_PIXELS,
             parameters=PARAMETERS["wrn_28_10_silu"],
         ),
         Architecture(
@@ -247,6 +297,12 @@ ARCHITECTURES: dict[str, Architecture] = {
             description="torchvision's ResNet with ResNeXt-101's 32 groups of width 4; normalizes its input.",
             datasets=_IMAGENET,
             parameters=PARAMETERS["imagenet_resnext_101_32x4d"],
+        ),
+        *(
+            Architecture(
+                name=name, title=title, description=description, datasets=datasets, parameters=PARAMETERS[name]
+            )
+            for name, (title, description, datasets) in _DISTILLATION.items()
         ),
         *(
             Architecture(
