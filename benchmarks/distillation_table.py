@@ -11,8 +11,8 @@ once on the 10,000 test images. The table has the mean over seeds, its spread, a
 from KD, seed by seed, with a 95 % interval of Student's t.
 
 `robust`: a SmallCNN trained with TRADES teaches TinyCNNs under Linf 0.1 with ARD, RSLAD, and RSLAD with GKL. A
-TinyCNN is also trained with TRADES itself. The same search of two learning rates and three loss weights for each, by accuracy
-under PGD-20 on held-out images, then three seeds and AutoAttack on the first 1,000 test images.
+TinyCNN is also trained with TRADES itself. The same search of two learning rates and three loss weights for each, by
+accuracy under PGD-20 on held-out images, then three seeds and AutoAttack on the first 1,000 test images.
 
 Every finished run is kept in the output directory: the same command goes on where it was stopped. Prints Markdown.
 Needs Fashion-MNIST, see `gkl.data.fashion_mnist`. On one CPU core the first two take about half an hour each and the
