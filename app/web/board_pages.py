@@ -29,7 +29,9 @@ from app.boards import (
 )
 from app.boards.board_points import Order, board_points, pictured
 from app.boards.certificates import Broken, broken_points, classes_of
+from app.boards.teachers import teacher_of
 from app.core.errors import NotFound, StoreAway, Unprocessable
+from app.core.paths import root_of
 from app.db.tables import Entry
 from app.evidence import external, transfers
 from app.evidence.compare import Outcome, comparison_of, shared_points
@@ -42,11 +44,12 @@ from app.web import cards, submit
 from app.web.boards import ChosenChart, board_page
 from app.web.charts import curve_of, survivor_bars
 from app.web.forms import sent_fields
+from app.web.lessons import lesson_of
 from app.web.rendering import Chosen, redirect, render
 from gkl.answers import ClassView, RankNote, TransferRequest, Withdrawal
 from gkl.catalog import DATASETS
 from gkl.outcome import ReportOutcome
-from gkl.outcome.flags import FLAGS
+from gkl.outcome.flags import FLAGS, ON_CLEAN_BOARDS
 
 router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
 
@@ -85,7 +88,14 @@ def board(
         charge(service, principal, rows=listing.PAGE_SIZE)
         view = listing.View.model_validate(query.model_dump(exclude={"page", "chart"}))
         page = board_page(
-            session, service.charts, found, revision=revision, view=view, page=query.page, chart=query.chart
+            session,
+            service.charts,
+            found,
+            revision=revision,
+            view=view,
+            page=query.page,
+            chart=query.chart,
+            root=root_of(request.scope),
         )
         return render(request, "board.html", headers=headers, page=page)
 
@@ -147,6 +157,7 @@ def entry(request: Request, service: ServiceDep, entry_id: EntryId) -> Response:
             training=model.train_job.spec if model is not None and model.train_job is not None else None,
             model_info=_model_info(found.entry),
             leader=ranking.leader(session, on),
+            lesson=lesson_of(session, found, on),
             can_be_measured=submit.spec_to_measure(found.entry) is not None,
             broken=_broken(service, session, found.entry, limit=6),
             classes=_classes(service, session, found.entry),
@@ -287,7 +298,7 @@ def _restore_rank(service: Service, admin: Principal, entry_id: int, sent: str) 
 
 @router.get("/flags")
 def flags(request: Request) -> Response:
-    return render(request, "flags.html", kinds=FLAGS)
+    return render(request, "flags.html", kinds=FLAGS, on_clean=ON_CLEAN_BOARDS)
 
 
 _Compared = Annotated[list[Annotated[int, Field(ge=1, le=MAX_ID)]], Query(alias="entries", min_length=2, max_length=4)]
@@ -361,6 +372,7 @@ def model(
             request,
             "model.html",
             model=found,
+            teacher=teacher_of(session, found),
             has_file=job_files.were_trained_here(session, found.weights_sha256),
             evaluations=evaluations,
             older=f"?cursor={shown[-1].id}" if len(listed) > len(shown) else None,

@@ -214,7 +214,7 @@ _KINDS = {
     "both": "extra real and generated images",
     "unstated": "training data not stated",
 }
-_SMALLEST, _UNKNOWN = 3.0, 3.5
+_SMALLEST, _UNKNOWN, _UNSCALED = 3.0, 3.5, 4.5
 # Fewer entries have no middle to look at.
 _FEWEST_TO_FOCUS = 8
 
@@ -223,48 +223,107 @@ def clean_against_robust(points: Sequence[Point], y_title: str, *, is_focused: b
     """Each entry by its two accuracies; the line is the Pareto front: no entry above or right of it.
 
     Args:
-        points: the entries, best first.
+        points: the entries, best first; `across` is their clean accuracy.
         y_title: what their robust accuracy is called.
         is_focused: draw the upper right alone, where most entries are. None if that is all of them.
     """
     least_clean, least_robust = _fences(points) if is_focused else (0.0, 0.0)
-    drawn = [p for p in points if p.clean_accuracy >= least_clean and p.robust_accuracy >= least_robust]
+    drawn = [p for p in points if p.across >= least_clean and p.accuracy >= least_robust]
     if not drawn or (is_focused and len(drawn) == len(points)):
         return None
-    x, y = [100 * p.clean_accuracy for p in drawn], [100 * p.robust_accuracy for p in drawn]
+    x, y = [100 * p.across for p in drawn], [100 * p.accuracy for p in drawn]
     frame = _Frame(x, y, titles=("Clean accuracy", y_title), unit=" %")
     front: list[tuple[float, float]] = []
     # What is left out is worse than all of these in one of the two, and takes none of them from the front.
-    for point in sorted(drawn, key=lambda p: (-p.clean_accuracy, -p.robust_accuracy)):
-        if not front or 100 * point.robust_accuracy > front[-1][1]:
-            front.append((100 * point.clean_accuracy, 100 * point.robust_accuracy))
-    dots = [
-        frame.dot(p, 100 * p.clean_accuracy, 100 * p.robust_accuracy, f"{100 * p.clean_accuracy:.2f} % clean")
-        for p in drawn
-    ]
+    for point in sorted(drawn, key=lambda p: (-p.across, -p.accuracy)):
+        if not front or 100 * point.accuracy > front[-1][1]:
+            front.append((100 * point.across, 100 * point.accuracy))
+    dots = [frame.dot(p, 100 * p.across, f"robust, {100 * p.across:.2f} % clean") for p in drawn]
     return frame.scatter(dots, frame.staircase(front), num_outside=len(points) - len(drawn))
 
 
+def accuracy_against_parameters(points: Sequence[Point], y_title: str, *, is_focused: bool = False) -> Scatter | None:
+    """Each entry by its number of parameters, on a logarithmic axis, and its accuracy; the line is the Pareto front: no
+    entry above or left of it.
+
+    Args:
+        points: the entries, best first; `across` is their number of parameters.
+        y_title: what their accuracy is called.
+        is_focused: leave out entries of far lower accuracy than the others. None if there are none.
+    """
+    least = _fence([p.accuracy for p in points]) if is_focused else 0.0
+    drawn = [p for p in points if p.accuracy >= least]
+    if not drawn or (is_focused and len(drawn) == len(points)):
+        return None
+    places = {p.id: math.log10(max(p.across, 1.0)) for p in drawn}
+    ticks = _ticks_of_sizes(places.values())
+    heights = [100 * p.accuracy for p in drawn]
+    frame = _Frame(list(places.values()), heights, titles=("Parameters", y_title), x_known=ticks)
+    front: list[tuple[float, float]] = []
+    for point in sorted(drawn, key=lambda p: (p.across, -p.accuracy)):
+        if not front or 100 * point.accuracy > front[-1][1]:
+            front.append((places[point.id], 100 * point.accuracy))
+    dots = [frame.dot(p, places[p.id], "clean", is_sized=False) for p in drawn]
+    line = _steps([(front[0][0], frame.y_low), *front, (frame.x_high, front[-1][1])])
+    return frame.scatter(dots, line, num_outside=len(points) - len(drawn), has_sizes=False)
+
+
+def _ticks_of_sizes(places: Iterable[float]) -> list[tuple[float, str]]:
+    """Ticks of a logarithmic axis of numbers of parameters that reach around all places (base 10): powers of ten, or
+    within two powers also their double and fivefold.
+
+    >>> [label for _, label in _ticks_of_sizes([math.log10(275_572), math.log10(11_173_962)])]
+    ['100k', '1M', '10M', '100M']
+    >>> [label for _, label in _ticks_of_sizes([math.log10(275_572)])]
+    ['200k', '500k']
+    """
+    known = list(places)
+    low, high = min(known), max(known)
+    factors = (1, 2, 5) if high - low < 1 else (1,)
+    exponents = range(math.floor(low), math.ceil(high) + 1)
+    numbers = [factor * 10**exponent for exponent in exponents for factor in factors]
+    first = max(n for n in numbers if math.log10(n) <= low + 1e-9)
+    last = min((n for n in numbers if math.log10(n) > low + 1e-9 and math.log10(n) >= high), default=numbers[-1])
+    return [(math.log10(n), _short(n)) for n in numbers if first <= n <= last]
+
+
+def _short(number: int) -> str:
+    for unit, name in ((10**9, "G"), (10**6, "M"), (1000, "k")):
+        if number >= unit:
+            return f"{number // unit}{name}"
+    return str(number)
+
+
 def _fences(points: Sequence[Point]) -> tuple[float, float]:
-    """Tukey's lower fences of both accuracies: 1.5 times the quartiles' distance below the lower quartile."""
-    if len(points) < _FEWEST_TO_FOCUS:
-        return 0.0, 0.0
-    clean = statistics.quantiles([p.clean_accuracy for p in points], n=4)
-    robust = statistics.quantiles([p.robust_accuracy for p in points], n=4)
-    return clean[0] - 1.5 * (clean[2] - clean[0]), robust[0] - 1.5 * (robust[2] - robust[0])
+    """The lower fences of both accuracies."""
+    return _fence([p.across for p in points]), _fence([p.accuracy for p in points])
 
 
-def over_the_years(points: Sequence[Point], y_title: str) -> Scatter | None:
-    """Each entry by its year; the line is the best known until then. None if there is no span of years."""
+def _fence(accuracies: Sequence[float]) -> float:
+    """Tukey's lower fence: 1.5 times the quartiles' distance below the lower quartile."""
+    if len(accuracies) < _FEWEST_TO_FOCUS:
+        return 0.0
+    quartiles = statistics.quantiles(accuracies, n=4)
+    return quartiles[0] - 1.5 * (quartiles[2] - quartiles[0])
+
+
+def over_the_years(points: Sequence[Point], y_title: str, *, figure: str = "robust") -> Scatter | None:
+    """Each entry by its year; the line is the best known until then. None if there is no span of years.
+
+    Args:
+        points: the entries, best first.
+        y_title: what their accuracy is called.
+        figure: the same in a word, behind a number.
+    """
     dated = [(p, p.year) for p in points if p.year is not None]
     years = sorted({year for _, year in dated})
     if len(years) < 2:
         return None
-    robust = [100 * p.robust_accuracy for p, _ in dated]
-    frame = _Frame([float(year) for year in years], robust, titles=("Year", y_title), x_step=1)
-    best = [max(100 * p.robust_accuracy for p, when in dated if when == year) for year in years]
+    heights = [100 * p.accuracy for p, _ in dated]
+    frame = _Frame([float(year) for year in years], heights, titles=("Year", y_title), x_step=1)
+    best = [max(100 * p.accuracy for p, when in dated if when == year) for year in years]
     steps = _steps(list(zip(map(float, years), accumulate(best, max), strict=True)))
-    dots = [frame.dot(p, year, 100 * p.robust_accuracy, str(year)) for p, year in dated]
+    dots = [frame.dot(p, year, f"{figure}, {year}") for p, year in dated]
     # The other chart says which size is which.
     return frame.scatter(dots, steps, has_sizes=False)
 
@@ -293,15 +352,20 @@ class _Frame:
         titles: tuple[str, str],
         unit: str = "",
         x_step: float | None = None,
+        x_known: Sequence[tuple[float, str]] | None = None,
     ) -> None:
         self.width, self.height = 560, 350
         # Room for the titles, and above for the sizes.
         self.left, self.top = _LEFT + 18, 36
         self.right, self.bottom = self.width - _RIGHT, self.height - _BOTTOM - 24
         self.titles = titles
-        self.x_low, self.x_high, x_ticks = _round_range(x, x_step)
+        if x_known is None:
+            self.x_low, self.x_high, x_ticks = _round_range(x, x_step)
+            x_known = [(value, f"{value:g}{unit}") for value in x_ticks]
+        else:
+            self.x_low, self.x_high = x_known[0][0], x_known[-1][0]
         self.y_low, self.y_high, y_ticks = _round_range(y, None)
-        self.x_ticks = [Tick(self.x(value), f"{value:g}{unit}") for value in x_ticks]
+        self.x_ticks = [Tick(self.x(value), label) for value, label in x_known]
         self.y_ticks = [Tick(self.y(value), f"{value:g} %") for value in y_ticks]
 
     def x(self, value: float) -> float:
@@ -310,8 +374,10 @@ class _Frame:
     def y(self, value: float) -> float:
         return self.bottom - (value - self.y_low) / (self.y_high - self.y_low) * (self.bottom - self.top)
 
-    def dot(self, point: Point, x: float, y: float, said: str) -> Dot:
-        label = f"{point.name}: {100 * point.robust_accuracy:.2f} % robust, {said}"
+    def dot(self, point: Point, x: float, said: str, *, is_sized: bool = True) -> Dot:
+        """An entry at `x` and its accuracy; `said` follows the accuracy in its label. `is_sized`: whether the dot's
+        size shows the number of parameters."""
+        label = f"{point.name}: {100 * point.accuracy:.2f} % {said}"
         if point.slug != point.name:
             label = f"{point.slug}, {label}"
         classes, radius = _kind(point), _UNKNOWN
@@ -320,9 +386,9 @@ class _Frame:
         if point.num_parameters is None:
             classes += " unsized"
         else:
-            radius = _radius(point.num_parameters)
+            radius = _radius(point.num_parameters) if is_sized else _UNSCALED
             label += f", {formatting.millions(point.num_parameters)} parameters"
-        return Dot(round(self.x(x), 1), round(self.y(y), 1), radius, point.id, label, classes)
+        return Dot(round(self.x(x), 1), round(self.y(100 * point.accuracy), 1), radius, point.id, label, classes)
 
     def staircase(self, front: list[tuple[float, float]]) -> list[tuple[float, float]]:
         """The border of what some entry of the front beats, from the left edge to the lower one.

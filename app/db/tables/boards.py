@@ -18,6 +18,9 @@ from gkl.statistics.intervals import wilson_interval
 if TYPE_CHECKING:
     from app.db.tables.evidence import ExternalAttack, Report
 
+CLEAN_BOARD = "clean"
+"""The name of each data set's board of clean accuracy."""
+
 
 class Model(Base):
     """A network: an architecture, and its weights in a file that may hold several networks."""
@@ -212,7 +215,8 @@ class Entry(Base):
     reported_accuracy: Mapped[float | None]
     """The robust accuracy that the authors report."""
     robust_accuracy: Mapped[float | None] = mapped_column()
-    """The accuracy by which it ranks: external, else AutoAttack's; on corruptions their mean."""
+    """The accuracy by which it ranks: external, else AutoAttack's; on corruptions their mean; null on a board of clean
+    accuracy, where `clean_accuracy` ranks."""
     mean_corruption_error: Mapped[float | None]
     """As in its evaluation; null for imported entries."""
     robustbench_mean_corruption_error: Mapped[float | None]
@@ -251,6 +255,11 @@ class Entry(Base):
         ),
         Index("ix_entries_revision", "dataset", "board", "id", "changed_at"),
     )
+
+    @property
+    def ranked_accuracy(self) -> float | None:
+        """The accuracy by which it ranks on its board."""
+        return self.clean_accuracy if self.board == CLEAN_BOARD else self.robust_accuracy
 
     @property
     def is_withdrawn(self) -> bool:

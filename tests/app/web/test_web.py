@@ -333,7 +333,7 @@ def test_the_front_page_names_models_and_not_only_papers(client: TestClient, dat
 def _point(number: int, clean: float, robust: float, **others: Any) -> Point:
     known: dict[str, Any] = {"slug": f"M{number}", "year": 2020, "provenance": Provenance.IMPORTED}
     known |= {"extra_data": False, "synthetic_data": False, "num_parameters": 36_000_000}
-    return Point(id=number, name=f"M{number}", clean_accuracy=clean, robust_accuracy=robust, **known | others)
+    return Point(id=number, name=f"M{number}", across=clean, accuracy=robust, **known | others)
 
 
 def test_the_front_is_a_staircase_from_the_left_edge_to_the_lower_one() -> None:
