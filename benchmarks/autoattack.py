@@ -32,7 +32,7 @@ from gkl.evaluation import evaluate
 from gkl.files import sha256_of
 from gkl.models import build_model, load_model
 from gkl.outcome import REPAIR, EvaluationOutcome, Event, Progress
-from gkl.recipes import digits
+from gkl.recipes.adversarial import digits
 from gkl.run_context import RunContext
 from gkl.spec import EvaluateSpec, Evaluation, ThreatModel
 from gkl.training import train

@@ -21,7 +21,7 @@ from typing import Any
 
 from gkl.evaluation import evaluate
 from gkl.files import atomic_path
-from gkl.recipes import fashion_mnist
+from gkl.recipes.adversarial import fashion_mnist
 from gkl.run_context import RunContext
 from gkl.spec import Selection, TrainSpec
 from gkl.statistics.intervals import wilson_interval

@@ -41,7 +41,7 @@ from app.db.tables import Entry, Job, JobEvent
 from app.jobs import metric_sums
 from gkl.answers import JobKind, JobState
 from gkl.errors import FailureCode
-from gkl.recipes import digits
+from gkl.recipes.adversarial import digits
 from tests.cluster import PostgresServer, free_port, until
 
 REPEATS = 20

@@ -31,7 +31,7 @@ from sqlalchemy import text
 from app import jobs
 from app.db import migrations
 from app.db.database import Database
-from gkl.recipes import digits
+from gkl.recipes.adversarial import digits
 from tests.cluster import Cluster, PostgresServer, until
 from tests.specs import endless_train_spec
 

@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gkl.catalog import DATASETS
 from gkl.models import build_model
-from gkl.recipes import cifar
+from gkl.recipes.adversarial import cifar
 from gkl.spec import TrainSpec
 from gkl.training.optimizers import make_optimizer
 from gkl.training.tasks import AdversarialTask

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gkl.recipes import digits
+from gkl.recipes.adversarial import digits
 from gkl.spec import Evaluation, ThreatModel, TrainSpec
 
 NO_FILES = Path("/nonexistent")

@@ -8,12 +8,10 @@ Reads take the newest copy and check its hash. S3 shows a new object to every re
 from __future__ import annotations
 
 import errno
-import io
 import logging
 import os
 import secrets
 import shutil
-import socket
 import threading
 import time
 from collections import OrderedDict, defaultdict
@@ -26,14 +24,12 @@ from typing import Any
 
 import aiohttp
 import fsspec.asyn
-import s3fs
-from aiobotocore.session import AioSession
 from botocore.exceptions import BotoCoreError, ClientError
-from botocore.model import OperationModel
 
 from app.core.errors import StoreAway
-from app.core.silence import Silent, StillSilent, Watch, be_patient, sign_of_life
+from app.core.silence import Silent, StillSilent, Watch
 from app.store.base import INCOMING, ArtifactStore, StoredFile, absent, checked, copy_whole, damaged, hash_of
+from app.store.s3_client import open_client
 from gkl.files import is_disk_full
 
 _log = logging.getLogger(__name__)
@@ -42,18 +38,11 @@ _log = logging.getLogger(__name__)
 _PATIENT_SECONDS, _HASTY_SECONDS = 30.0, 6.0
 # For the question whether it is there, which others wait for.
 _LOOK_SECONDS = 4.0
-# While it puts the parts of a large object together, a store is silent for longer than at anything else.
-_JOINING_SECONDS = 60.0
 # Of the threads of the API, those that may wait for a store that seems to hang.
 _MOST_IN_DOUBT = 12
 _LOOK_AGAIN_SECONDS, _LOOK_AGAIN_WHERE_AWAY_SECONDS = 10.0, 1.0
 _PART_BYTES = 8 * 1024**2
-_PARTS_AT_ONCE = 4
 _REMEMBERED = 1000
-_READ_BYTES = 64 * 1024
-_MOST_UNSENT_BYTES = 128 * 1024
-# More than all threads together use: whoever waits for a connection shows no sign of life.
-_MOST_CONNECTIONS = 400
 # A reader may yet open what it has just asked the path of.
 _IN_USE_SECONDS = 600
 # A store may date an object that came in parts by when the first part did.
@@ -171,7 +160,7 @@ class ObjectStore(ArtifactStore):
     @cached_property
     def _files(self) -> Any:
         # Silence is for the watch to end, which notes it.
-        return _client(self._watch.patience_seconds + 5)
+        return open_client(self._watch.patience_seconds + 5)
 
     def _place(self, temporary: Path, stored: StoredFile) -> None:
         key = f"{self._folder(stored.sha256)}/{secrets.token_hex(8)}"
@@ -295,88 +284,6 @@ class ObjectStore(ArtifactStore):
 def _note_read(cached: Path) -> None:
     """The last that was read is the last to go."""
     os.utime(cached, ns=(time.time_ns(), cached.stat().st_mtime_ns))
-
-
-def _session() -> AioSession:
-    """Tells of each piece that comes or goes, through botocore's events. A socket's own limits are not enough: nothing
-    ends the wait of a request that asks whether to go on (Expect: 100-continue), or whose body the store does not take.
-    """
-    session = AioSession()
-    session.register("provide-client-params.s3", _hear_what_is_sent)
-    session.register("after-call.s3", _hear_what_comes)
-    return session
-
-
-def _hear_what_is_sent(params: dict[str, Any], model: OperationModel, **_: Any) -> None:
-    if isinstance(params.get("Body"), bytes):
-        params["Body"] = _Sent(params["Body"])
-    if model.name == "CompleteMultipartUpload":
-        be_patient(_JOINING_SECONDS)
-
-
-def _hear_what_comes(parsed: dict[str, Any], **_: Any) -> None:
-    sign_of_life()
-    if "Body" in parsed:
-        parsed["Body"] = _Received(parsed["Body"])
-
-
-class _Sent(io.BytesIO):
-    """The body of a request."""
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        sign_of_life()
-        return super().read(size)
-
-
-class _Received:
-    """The body of an answer."""
-
-    def __init__(self, body: Any) -> None:
-        self._body = body
-
-    async def read(self, size: int = -1) -> bytes:
-        if size >= 0:
-            return await self._read(size)
-        pieces = []
-        while piece := await self._read(_READ_BYTES):
-            pieces.append(piece)
-        return b"".join(pieces)
-
-    async def _read(self, size: int) -> bytes:
-        piece: bytes = await self._body.read(size)
-        sign_of_life()
-        return piece
-
-    def close(self) -> None:
-        self._body.close()
-
-
-def _socket(address: tuple[Any, ...]) -> socket.socket:
-    """One that takes no more than it can send: else what is sent would seem to be gone minutes before it is."""
-    family, kind, protocol, *_ = address
-    made = socket.socket(family, kind, protocol)
-    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _MOST_UNSENT_BYTES)
-    return made
-
-
-def _client(silent_seconds: float) -> Any:
-    files = s3fs.S3FileSystem(
-        session=_session(),
-        # Others write the same bucket.
-        use_listings_cache=False,
-        skip_instance_cache=True,
-        max_concurrency=_PARTS_AT_ONCE,
-        config_kwargs={
-            "connect_timeout": silent_seconds,
-            "read_timeout": silent_seconds,
-            "max_pool_connections": _MOST_CONNECTIONS,
-            "retries": {"total_max_attempts": 2, "mode": "standard"},
-            "connector_args": {"socket_factory": _socket},
-        },
-    )
-    # Its own come on top of those, and whoever waits here sees nothing else meanwhile.
-    files.retries = 1
-    return files
 
 
 @contextmanager

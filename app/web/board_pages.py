@@ -29,6 +29,7 @@ from app.boards import (
 )
 from app.boards.board_points import Order, board_points, pictured
 from app.boards.certificates import Broken, broken_points, classes_of
+from app.boards.published_weights import spec_to_measure
 from app.boards.teachers import teacher_of
 from app.core.errors import NotFound, StoreAway, Unprocessable
 from app.core.paths import root_of
@@ -40,11 +41,11 @@ from app.http.entity_tags import not_modified, tagged
 from app.http.parameters import MAX_ID, BoardPart, EntryId, JobId
 from app.http.service import Service, ServiceDep
 from app.jobs import job_files
-from app.web import cards, submit
+from app.web import cards
 from app.web.boards import ChosenChart, board_page
-from app.web.charts import curve_of, survivor_bars
 from app.web.forms import sent_fields
 from app.web.lessons import lesson_of
+from app.web.model_charts import curve_of, survivor_bars
 from app.web.rendering import Chosen, redirect, render
 from gkl.answers import ClassView, RankNote, TransferRequest, Withdrawal
 from gkl.catalog import DATASETS
@@ -158,7 +159,7 @@ def entry(request: Request, service: ServiceDep, entry_id: EntryId) -> Response:
             model_info=_model_info(found.entry),
             leader=ranking.leader(session, on),
             lesson=lesson_of(session, found, on),
-            can_be_measured=submit.spec_to_measure(found.entry) is not None,
+            can_be_measured=spec_to_measure(found.entry) is not None,
             broken=_broken(service, session, found.entry, limit=6),
             classes=_classes(service, session, found.entry),
             attacks=external.newest_attacks(session, entry_id, limit=_ATTACKS_SHOWN),

@@ -21,7 +21,7 @@ from app.core import formatting
 from app.core.formatting import plain
 from app.core.recent import Recent
 from app.db.tables import Entry
-from app.web.charts import Scatter, accuracy_against_parameters, clean_against_robust, over_the_years
+from app.web.board_charts import Scatter, accuracy_against_parameters, clean_against_robust, over_the_years
 from gkl.answers import Provenance
 from gkl.spec import format_epsilon
 

@@ -17,7 +17,7 @@ from app.http.parameters import MAX_ID, JobId
 from app.http.service import ServiceDep
 from app.jobs import workers
 from app.web import board_pages, job_page, submit
-from app.web.charts import record
+from app.web.board_charts import record
 from app.web.rendering import Chosen, redirect, render
 from app.web.worker_days import day_of
 from gkl.answers import JobKind, JobState

@@ -14,14 +14,15 @@ from torch import Tensor, nn
 from gkl.catalog import ATTACK_TITLES, AnyAttackName, AttackName
 from gkl.spec import Evaluation
 
-# What it would warn of, batch by batch, is measured once and kept as a flag (`gkl.evaluation.checks`).
+# pyautoattack logs warnings for every batch. `gkl.evaluation.checks` checks the same conditions once and keeps flags,
+# so this logger is silent.
 _SILENT = logging.getLogger("gkl.evaluation.pyautoattack")
 _SILENT.addHandler(logging.NullHandler())
 _SILENT.propagate = False
 
 
-# The difference-of-logits-ratio loss divides by a difference to the third largest logit; its targeted form to the
-# mean of the third and fourth.
+# The difference-of-logits-ratio (DLR) loss divides by the difference between the largest and the third largest logit;
+# its targeted form, by the difference between the largest logit and the mean of the third and fourth.
 _DLR_CLASSES, _TARGETED_DLR_CLASSES = 3, 4
 
 
@@ -31,27 +32,27 @@ class Attack:
 
     name: AnyAttackName
     cost: int
-    """Forward passes it is worth for a point it cannot break (a backward pass counts as two); for estimates."""
+    """Forward passes for one point that it does not break (a backward pass counts as two), to estimate the time."""
     calls: int
-    """Calls of the model it makes for a block it cannot break; for estimates."""
+    """Calls of the model for one block in which it breaks no point, to estimate the time."""
     perturb: Callable[[Tensor, Tensor], Tensor]
     """Images (B, *) in [0, 1] and labels (B,) -> perturbed images (B, *); changes torch's global random state."""
     loss: str | None = None
-    """The loss it increases, where it has a choice."""
+    """The loss that it increases; None for FAB, Square and Transfer."""
     targets: int | None = None
-    """Classes it aims at for each point, if it is targeted."""
+    """How many classes it targets for each point; None for an untargeted attack."""
 
     @property
     def title(self) -> str:
-        """What a verdict calls it."""
+        """Its name in reports, such as 'APGD-T'."""
         return ATTACK_TITLES[self.name]
 
 
 def make_attacks(model: nn.Module, evaluation: Evaluation, *, num_classes: int, device: torch.device) -> list[Attack]:
-    """The protocol's attacks in their order (arXiv 2003.01690; FAB: 1907.02044; Square: 1912.00049).
+    """Build the protocol's attacks in their order (arXiv 2003.01690; FAB: 1907.02044; Square: 1912.00049).
 
-    Every call of an attack starts from the spec's seed, as pyautoattack does for every batch, so that a block's
-    result depends on nothing but the block.
+    Every call of an attack starts from the spec's seed, as pyautoattack does for every batch, so that the result of
+    a block depends on that block alone.
 
     With fewer than 10 classes there are as many targets as other classes. With fewer than 4, targeted APGD increases
     the target's cross-entropy margin instead of the targeted DLR loss, and with 2, APGD-DLR the plain margin, since
@@ -64,7 +65,7 @@ def _attack(
     name: AttackName, model: nn.Module, evaluation: Evaluation, num_classes: int, device: torch.device
 ) -> Attack:
     assert evaluation.threat_model is not None, "only a protocol with attacks has some"
-    # Its constructor holds the published options; a change of the reference's defaults is a change here too.
+    # The constructor sets the published options, so a change of pyautoattack's defaults takes effect here too.
     reference = AutoAttack(
         model,
         norm=evaluation.threat_model.norm,
@@ -103,10 +104,10 @@ def _fab(name: AttackName, reference: Any, *, is_targeted: bool, num_classes: in
     fab = reference.fab
     fab.targeted = is_targeted
     if not is_targeted:
-        # A forward pass, a backward pass per class, and a forward pass to judge.
+        # Each step takes a forward pass, a backward pass per class, and a forward pass to judge the result.
         passes = fab.n_restarts * fab.n_iter
         return Attack(name, (2 + 2 * num_classes) * passes, 2 * passes, fab.perturb)
-    # As in the reference's own run, also where the untargeted one restarts.
+    # pyautoattack runs targeted FAB without restarts, even where untargeted FAB restarts.
     fab.n_restarts = 1
     fab.n_target_classes = targets = min(fab.n_target_classes, num_classes - 1)
     passes = targets * fab.n_iter

@@ -1,4 +1,4 @@
-"""What the attacks see of a model: float32 in, float32 logits out, never more images at once than fit."""
+"""The model as the attacks call it: float32 images in, float32 logits out, in batches that fit into memory."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from gkl.device import is_out_of_memory
 from gkl.errors import GklError, InvalidInput, Stopped
 
 NO_CLASS = -1
-"""The predicted class where a model answers NaN; no label has it, so such an answer is wrong."""
+"""The predicted class where a model returns NaN. It differs from every label, so such an answer is wrong."""
 
 
 class Classifier(nn.Module):
-    """A model at the boundary to the attacks.
+    """A wrapper that adapts a model to the attacks.
 
-    Casts images to the number format of the weights and logits to float32: in half precision ties make DLR NaN and
-    Square's infinities overflow. Splits a batch that does not fit into the device's memory; the attack and its random
-    streams are unaffected, so the verdict equals the verdict of the whole block.
+    It casts images to the number format of the weights, and logits to float32: in half precision, ties make the DLR
+    loss NaN and Square's infinities overflow. It splits a batch that does not fit into the device's memory. This
+    affects neither the attack nor its random streams, so the verdict is that of the whole block.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Classifier(nn.Module):
             model: images (B, channels, height, width) -> logits (B, C).
             num_classes: C.
             on_call: called before every pass.
-            result: number format of the logits that it returns.
+            result: number format of the returned logits.
         """
         super().__init__()
         self.result = result
@@ -49,7 +49,7 @@ class Classifier(nn.Module):
             )
         self.dtype = formats.pop() if formats else torch.float32
         self.largest: int | None = None
-        """Most images the model is given at once; None for as many as come."""
+        """The maximum number of images passed to the model at once; None for no limit."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels, height, width) float32 in [0, 1] -> logits (B, C) float32."""
@@ -58,7 +58,7 @@ class Classifier(nn.Module):
             return self._logits(x)
         parts = x.split(self.largest)
         if torch.is_grad_enabled() and x.requires_grad:
-            # Each part is computed again when its gradient is taken, so that only one part's layers are held.
+            # Recompute each part in the backward pass, so that memory holds the activations of one part only.
             return torch.cat([checkpoint(self._logits, part, use_reentrant=False) for part in parts])
         return torch.cat([self._logits(part) for part in parts])
 
@@ -70,7 +70,7 @@ class Classifier(nn.Module):
         except (GklError, Stopped, MemoryError):
             raise
         except Exception as error:
-            # Computing a part again ends by an exception of torch's own as soon as it has what it needs.
+            # torch.utils.checkpoint raises an exception of its own to end a recomputation early.
             is_torchs_own = type(error).__module__ == "torch.utils.checkpoint"
             if is_torchs_own or (isinstance(error, RuntimeError) and is_out_of_memory(error)):
                 raise
@@ -84,7 +84,7 @@ class Classifier(nn.Module):
     def _checked(self, logits: object, num_images: int) -> Tensor:
         """
         Raises:
-            InvalidInput: what the model returned is no tensor of logits (B, C).
+            InvalidInput: the model did not return a floating-point tensor of shape (B, C).
         """
         wanted = f"it must return a tensor of logits of shape ({num_images}, {self.num_classes})"
         if not isinstance(logits, Tensor):
@@ -99,7 +99,7 @@ class Classifier(nn.Module):
         return logits
 
     def halve(self, block_size: int) -> int | None:
-        """Give the model half as many images at once as before; returns how many, or None if it was one."""
+        """Halve the number of images passed to the model at once; returns the new number, or None if it was 1."""
         before = min(self.largest or block_size, block_size)
         if before <= 1:
             return None
@@ -108,14 +108,14 @@ class Classifier(nn.Module):
 
     @torch.no_grad()
     def first_logits(self, x: Tensor, what: str = "test images") -> Tensor:
-        """Logits (B, C) of clean or merely noisy images, refused where no attack could judge by them.
+        """Logits (B, C) of clean or noisy images, checked for problems that would mislead the attacks.
 
         Raises:
-            InvalidInput: another shape than (B, C), NaN or infinity.
+            InvalidInput: the logits have another shape, are NaN or infinite, or the model changed its input.
         """
         before = x.clone()
         logits: Tensor = self(x)
-        # NumPy may have written there without torch's notice.
+        # A write through NumPy does not change the version that `_logits` compares.
         if not torch.equal(before, x):
             raise InvalidInput("the model writes into the images that it is given; let it work on a copy (x.clone())")
         if not logits.isfinite().all():
@@ -127,28 +127,29 @@ class Classifier(nn.Module):
 
     @torch.no_grad()
     def predict(self, x: Tensor) -> Tensor:
-        """Predicted classes (B,) int64 of allowed images; `NO_CLASS` where the model answers NaN."""
+        """Predicted classes (B,) int64 of images (B, *); `NO_CLASS` where the model returns NaN."""
         return predicted_classes(self(x))
 
 
 def predicted_classes(logits: Tensor) -> Tensor:
-    """Logits (B, C) -> classes (B,) int64; `NO_CLASS` where a logit is NaN: argmax would call that class 0."""
+    """Logits (B, C) -> classes (B,) int64; `NO_CLASS` where a logit is NaN, since argmax would return some class."""
     return logits.argmax(1).masked_fill(logits.isnan().any(1), NO_CLASS)
 
 
 def margin_and_gradient(
     answer: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, other: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """By how much the label's logit is above another class's, where that leads, and which class it is.
+    """The margin between the label's logit and another class's, its gradient by the images, and that class.
 
     Args:
         answer: images -> logits (B, C).
         x: images (B, *).
         y: labels (B,).
-        other: classes (B,); by default the best one beside the label.
+        other: the classes to compare with (B,); by default, the one with the highest logit besides the label.
 
     Returns:
-        The margins (B,), their gradients by the images (B, *), zero where there are none, and the classes (B,).
+        The margins (B,), their gradients by the images (B, *), and the classes (B,). A gradient is zero where the
+        logits do not depend on the image.
     """
     x = x.detach().clone().requires_grad_(True)
     with torch.enable_grad():
@@ -160,9 +161,9 @@ def margin_and_gradient(
 
 
 def gradient_or_zero(of: Tensor, at: Tensor) -> Tensor:
-    """A number's gradient by images (B, *): zero where the answer does not depend on the images.
+    """The gradient of the scalar `of` by the images `at` (B, *); zero if it does not depend on them.
 
-    The graph stays, for further gradients.
+    The graph is kept, so that further gradients can be computed.
     """
     if not of.requires_grad:
         return torch.zeros_like(at)

@@ -1,6 +1,6 @@
-"""Distances and balls: how large a perturbation is, whether it is allowed, and steps inside what is.
+"""Norms of perturbations, the test whether an image lies inside a threat model, and projections into it.
 
-Attacks, certificates and their checks agree on this.
+Attacks, certificates and the checks of certificates all use these functions, so they agree on what is allowed.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ from torch import Tensor
 from gkl.catalog import Norm
 from gkl.spec import ThreatModel
 
-# Attacks add, project and clamp in float32: half a unit in the last place of a pixel near 1, twice.
+# Attacks add, project and clamp in float32. Each rounding of a pixel near 1 is off by at most 3e-8, half a unit in the
+# last place; this allows for two.
 _PIXEL_ROUNDING = 6e-8
-# They also measure norms in float32, sums over thousands of pixels.
+# Attacks also compute norms in float32, as sums over thousands of pixels.
 _NORM_ROUNDING = 1e-5
 
 
 def perturbation_norm(x_adv: Tensor, x: Tensor, norm: Norm) -> Tensor:
-    """Norm of x_adv - x over all pixels, in float64: (B, *), (B, *) -> (B,); NaN where a pixel is."""
+    """Norm of x_adv - x over all pixels, in float64: (B, *), (B, *) -> (B,); NaN where a pixel is NaN."""
     difference = (x_adv.double() - x.double()).flatten(1)
     if norm == "Linf":
         return difference.abs().amax(1)
@@ -28,7 +29,7 @@ def perturbation_norm(x_adv: Tensor, x: Tensor, norm: Norm) -> Tensor:
 
 
 def norm_tolerance(threat_model: ThreatModel, pixels: int) -> float:
-    """How much further than epsilon an image may lie for no other reason than float32's rounding."""
+    """How far beyond epsilon an image may lie because of float32 rounding alone."""
     per_pixel = {"Linf": 1.0, "L2": math.sqrt(pixels), "L1": float(pixels)}[threat_model.norm]
     return _NORM_ROUNDING * threat_model.epsilon + _PIXEL_ROUNDING * per_pixel
 
@@ -41,25 +42,25 @@ def is_allowed(x_adv: Tensor, x: Tensor, threat_model: ThreatModel) -> tuple[Ten
     size = perturbation_norm(x_adv, x, threat_model.norm)
     limit = threat_model.epsilon + norm_tolerance(threat_model, math.prod(x.shape[1:]))
     flat = x_adv.flatten(1)
-    # Comparisons with NaN are false, so it is never allowed.
+    # Comparisons with NaN are false, so an image with NaN is never allowed.
     allowed = (flat.amin(1) >= 0) & (flat.amax(1) <= 1) & (size <= limit)
     return allowed & torch.isfinite(size), size
 
 
 def dual_norm(gradient: Tensor, norm: Norm) -> Tensor:
-    """By how much a perturbation of size 1 can at most raise a linear function: (B, *) -> (B,)."""
+    """The most by which a perturbation of norm 1 can raise a linear function with this gradient: (B, *) -> (B,)."""
     order = {"Linf": 1.0, "L2": 2.0, "L1": math.inf}[norm]
     length: Tensor = torch.linalg.vector_norm(gradient.flatten(1), order, dim=1)
     return length
 
 
 def unit(direction: Tensor, norm: Norm) -> Tensor:
-    """Directions (B, *) as steps of size 1: signs for Linf, scaled to length 1 for L2 and L1. Zero stays zero."""
+    """Directions (B, *) as steps of norm 1: their signs for Linf, scaled for L2 and L1. Zero stays zero."""
     if norm == "Linf":
         return direction.sign()
     flat = direction.flatten(1)
     tiny = torch.finfo(direction.dtype).tiny
-    # Scaled first: the squares of a small direction would underflow.
+    # Divide by the largest entry first: the squares of small entries would underflow.
     flat = flat / flat.abs().amax(1, keepdim=True).clamp_min(tiny)
     length = torch.linalg.vector_norm(flat, 2 if norm == "L2" else 1, dim=1, keepdim=True)
     step: Tensor = flat / length.clamp_min(tiny)
@@ -67,7 +68,7 @@ def unit(direction: Tensor, norm: Norm) -> Tensor:
 
 
 def into_ball(at: Tensor, x: Tensor, threat_model: ThreatModel) -> Tensor:
-    """A point of ball and box near `at`, the nearest one for Linf and L1: (B, *), (B, *) in [0, 1] -> (B, *)."""
+    """Project `at` (B, *) into the ball around x (B, *) and the box [0, 1]; to the nearest point for Linf and L1."""
     epsilon, moved = threat_model.epsilon, at - x
     if threat_model.norm == "Linf":
         return (x + moved.clamp(-epsilon, epsilon)).clamp(0, 1)
@@ -80,10 +81,10 @@ def into_ball(at: Tensor, x: Tensor, threat_model: ThreatModel) -> Tensor:
 
 
 def _into_l1_ball(moved: Tensor, x: Tensor, epsilon: float) -> Tensor:
-    """The perturbation nearest to `moved` of at most epsilon in L1 with x plus it in [0, 1] (arXiv 2103.01208, Eq. 3).
+    """The perturbation nearest to `moved` with an L1 norm of at most epsilon that keeps x plus it in [0, 1].
 
-    It is `moved` drawn towards zero by one amount for all pixels and clamped to the box; the amount is found by
-    bisection.
+    See arXiv 2103.01208, Eq. 3. All pixels of `moved` are shrunk towards zero by the same amount and clamped to the
+    box; bisection finds the amount.
     """
     low, high = -x.flatten(1), 1 - x.flatten(1)
     flat = moved.flatten(1)
@@ -102,7 +103,7 @@ def _into_l1_ball(moved: Tensor, x: Tensor, epsilon: float) -> Tensor:
 
 
 def noise_at_the_border(x: Tensor, threat_model: ThreatModel, generator: torch.Generator | None = None) -> Tensor:
-    """Images (B, *) with random perturbations of full size, inside the box; without a generator always the same."""
+    """Add random noise of norm epsilon to images (B, *) and clamp to [0, 1]; without a generator, always the same."""
     generator = generator or torch.Generator().manual_seed(0)
     noise = torch.randn(x.shape, generator=generator).to(x.device)
     flat = noise.flatten(1)

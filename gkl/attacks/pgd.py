@@ -24,8 +24,8 @@ def projected_gradient_ascent(
 ) -> Tensor:
     """Perturb `x` to increase `objective(x_adv)` within the ball and the box (PGD, arXiv 1706.06083).
 
-    The networks behind the objective are used as they are: if batch statistics must not move, put a network in eval
-    mode first, or see that it records none.
+    The mode of the networks behind the objective is not changed. If batch statistics must not change, put them in eval
+    mode first, or turn off the recording of the statistics.
 
     Args:
         objective: perturbed images (B, *) -> scalar to be increased, such as a loss of a network's logits.
@@ -34,8 +34,8 @@ def projected_gradient_ascent(
         epsilon: radius of the ball, at least 0.
         num_steps: gradient steps, at least 1.
         step_size: length of a step in `norm`.
-        start: (B, *), where to start.
-        project_start: whether the start is projected before the first gradient; the images after a step always are.
+        start: (B, *), the images to start from.
+        project_start: whether the start is projected before the first gradient; after each step images always are.
 
     Returns:
         (B, *) images in [0, 1] at most `epsilon` from `x`, detached.
@@ -48,7 +48,7 @@ def projected_gradient_ascent(
     x_adv = project(start, x, norm=norm, epsilon=epsilon) if project_start else start.detach()
     for _ in range(num_steps):
         x_adv.requires_grad_(True)
-        # Only the image's gradient: parameter gradients would cost a third of the backward pass.
+        # Compute the images' gradient only: those of the parameters would be a third of the backward pass.
         (gradient,) = torch.autograd.grad(objective(x_adv), x_adv)
         with torch.no_grad():
             ascent = gradient.sign() if norm == "Linf" else _unit_l2(gradient)
@@ -72,23 +72,23 @@ def uniform_start(x: Tensor, *, norm: Norm, epsilon: float, generator: torch.Gen
 
 @torch.no_grad()
 def project(x_adv: Tensor, x: Tensor, *, norm: Norm, epsilon: float) -> Tensor:
-    """The point near `x_adv` within `epsilon` of `x` and inside the box [0, 1]; shapes (B, *).
+    """Project `x_adv` to within `epsilon` of `x` and into the box [0, 1]; shapes (B, *).
 
-    For L2 the box is applied after the ball. That cannot leave the ball: clamping to a box that holds `x`
-    never moves a point away from it.
+    For L2 the ball is applied before the box. The result stays in the ball: clamping to a box that contains `x` never
+    moves a point away from `x`.
     """
     difference = x_adv - x
     if norm == "Linf":
         difference = difference.clamp(-epsilon, epsilon)
     else:
         length = _l2_norm(difference)
-        # Not by epsilon alone: it may be 0, and so may the length.
+        # Epsilon and length may both be 0; the smallest positive number prevents a division by zero.
         difference = difference * (epsilon / length.clamp_min(max(epsilon, torch.finfo(x.dtype).tiny)))
     return (x + difference).clamp(0.0, 1.0)
 
 
 def _l2_norm(batch: Tensor) -> Tensor:
-    """(B, *) -> (B, 1, ..., 1), broadcastable."""
+    """The L2 norm of each image: (B, *) -> (B, 1, ..., 1), which broadcasts."""
     length: Tensor = batch.flatten(1).norm(dim=1)
     return length.reshape(-1, *([1] * (batch.dim() - 1)))
 
@@ -96,7 +96,7 @@ def _l2_norm(batch: Tensor) -> Tensor:
 def _unit_l2(gradient: Tensor) -> Tensor:
     """Gradient scaled to length 1 per image; a zero gradient stays zero instead of becoming NaN."""
     tiny = torch.finfo(gradient.dtype).tiny
-    # Scaled first: the squares of a small gradient would underflow.
+    # Divide by the largest entry first: the squares of small entries would underflow.
     largest = gradient.flatten(1).abs().amax(1).reshape(-1, *([1] * (gradient.dim() - 1)))
     scaled = gradient / largest.clamp_min(tiny)
     return scaled / _l2_norm(scaled).clamp_min(tiny)

@@ -1,12 +1,12 @@
-"""The repair attack: projected gradient ascent on a network whose backward pass was mended.
+"""The repair attack: projected gradient ascent on a network whose backward pass was repaired.
 
-Forged weights leave a network's answers as they are and spoil what an attack learns from them: gradients overflow,
-logits move in steps wider than the attack's own. In float64, on standardized logits, and with the spoilt parts of the
-backward pass cut out, the same network is attacked as an honest one would be. What it finds counts only if the network
-itself, in its own format, is fooled by it.
+Weights can be manipulated so that a network's predictions stay the same and its gradients mislead an attack: gradients
+overflow, or logits change in steps wider than the attack's own. The repair attack computes gradients in float64, on
+standardized logits, and cuts the faulty parts out of the backward pass. The network is then attacked as an honest one
+would be. An image that the attack finds counts only if the network itself, in its own number format, misclassifies it.
 
-Float64 is slow where it is not needed. Points at which the network's own format gives the same margin and the same
-mended gradient are attacked in it; where the formats disagree at a run's start or end, in float64.
+Float64 is slow. Points at which the network's own format gives nearly the same margin and repaired gradient as float64
+are attacked in the own format; points at which the formats disagree, at the start or the end of a run, in float64.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ from gkl.spec import ThreatModel
 
 STEPS = 40
 TARGETS = 4
-# A network that this breaks though gradients did not is worth a second, longer look.
+# A second, longer attack follows if the first one breaks many points that gradient attacks did not break.
 _LONGER_STEPS, _MORE_TARGETS = 100, 9
 _SUSPICIOUS_POINTS, _SUSPICIOUS_SHARE = 1, 0.01
-# The network's own format serves where its margin, in standard deviations of the logits, and its gradient's direction
-# are those of float64.
+# The network's own format is used where it agrees with float64: the margins differ by less than this, in standard
+# deviations of the logits, and the cosine between the gradients is above this.
 _SAME_MARGIN, _SAME_DIRECTION = 0.01, 0.9
 _TINY = torch.finfo(torch.float64).tiny
 _MOMENTUM = 0.75
-# Classes among which the nearest are looked for.
+# The nearest classes are searched among this many classes with the highest logits.
 _CANDIDATES = 29
 _COMPANIONS, _FEWEST_COMPANIONS = 16, 4
-# Share of the pixels that a step in L1 moves.
+# Share of the pixels that a step in L1 changes.
 _L1_SHARE = 0.05
 _FORWARD, _WITH_BACKWARD = 1, 3
 
 
 def cost(num_classes: int) -> int:
-    """Forward passes that a point is worth which the attack does not break; a backward pass counts as two."""
+    """Forward passes for one point that the attack does not break; a backward pass counts as two."""
     targets = min(TARGETS, num_classes - 1)
     runs = (1 + targets) * (STEPS * _WITH_BACKWARD + _FORWARD)
     in_both_formats = (2 + targets) * 2 * _WITH_BACKWARD
@@ -52,12 +52,12 @@ def cost(num_classes: int) -> int:
 
 
 def calls(num_classes: int) -> int:
-    """Calls of the network that an attack makes on a block which it does not break."""
+    """Calls of the network for one block in which the attack breaks no point."""
     return (1 + min(TARGETS, num_classes - 1)) * (STEPS + 3) + 4
 
 
 def is_suspicious(broken: int, points: int) -> bool:
-    """Whether so many points broken of those that gradient attacks had left are a reason for a longer look."""
+    """Whether the attack broke so many of the points that gradient attacks had left that a longer one should follow."""
     return broken > max(_SUSPICIOUS_POINTS, _SUSPICIOUS_SHARE * points)
 
 
@@ -71,29 +71,29 @@ def perturb(
     generator: torch.Generator,
     longer: bool = False,
 ) -> Tensor:
-    """Images (B, *) for x (B, *) in [0, 1], each one that fools `own` if any was found, inside ball and box.
+    """Search adversarial examples inside ball and box: (B, *) -> (B, *), with the clean image where none was found.
 
-    One run against whichever other class is best at the moment, then one against each of the nearest by the network's
-    linearization. A run sees the points that all before it left standing.
+    The first run is untargeted: each step moves towards the best class besides the label. Each further run targets one
+    of the nearest classes, by a linearization of the network. A run attacks only points that no earlier run broke.
 
     Args:
-        own: the network as it is, which alone judges.
+        own: the network as it is; only its predictions decide whether an image is adversarial.
         precise: the same network in float64.
-        x: clean images.
+        x: clean images (B, *) in [0, 1].
         y: their labels (B,).
-        threat_model: ball.
-        generator: on the CPU; draws companions and starts.
-        longer: take more steps against more classes, as `is_suspicious` advises.
+        threat_model: norm and radius of the ball.
+        generator: on the CPU; draws noise and starting points.
+        longer: take more steps and target more classes, for use if `is_suspicious`.
 
     Raises:
-        InvalidInput: the network gives no answer in float64.
+        InvalidInput: the network raises an error in float64.
     """
     mended = _Mended(own, precise, x, threat_model, generator)
     found = x.clone()
     standing = torch.ones_like(y, dtype=torch.bool)
     disagree = ~mended.formats_agree(noise_at_the_border(x, threat_model, generator), y)
     for format_ in (x.dtype, torch.float64):
-        # What strays in the first is tried again in the second.
+        # Points at which the formats disagree after the first pass are attacked again in the second.
         rows = (standing & (disagree == (format_ == torch.float64))).nonzero().squeeze(1)
         if len(rows):
             result = _attacked(mended, x[rows], y[rows], format_, longer=longer)
@@ -104,11 +104,11 @@ def perturb(
 @dataclass(frozen=True)
 class _Result:
     images: Tensor
-    """(B, *) float32: for each point one that fools the network, or the clean one."""
+    """(B, *) float32: for each point an image that fools the network, or the clean image."""
     standing: Tensor
-    """(B,) bool: which have none."""
+    """(B,) bool: points for which no such image was found."""
     disagree: Tensor
-    """(B,) bool: where the formats did at the end of a run."""
+    """(B,) bool: points at which the formats disagreed at the end of a run."""
 
 
 def _attacked(mended: _Mended, x: Tensor, y: Tensor, format_: torch.dtype, *, longer: bool) -> _Result:
@@ -134,10 +134,10 @@ def _attacked(mended: _Mended, x: Tensor, y: Tensor, format_: torch.dtype, *, lo
 
 
 class _Mended:
-    """A network whose backward pass loses what is not finite and what flows through constant units.
+    """A network whose backward pass drops gradients that are not finite or that flow through constant units.
 
-    A unit whose value is the same for all images of a block and for noise around them carries no information about an
-    image. One pass over both finds such units. Their gradient can only be a lie, or zero.
+    A unit that has the same value for all images of a block and for noisy copies of them carries no information about
+    an image, so its gradient should be zero. One pass over the images and the copies finds such units.
     """
 
     def __init__(
@@ -149,7 +149,7 @@ class _Mended:
         generator: torch.Generator,
     ) -> None:
         self.own, self.precise, self.threat_model, self.generator = own, precise, threat_model, generator
-        # Few for a few images, so that a device that holds few images at once is asked for little more.
+        # A small batch gets few noisy copies, since the device may not have memory for many more images.
         companions = min(_COMPANIONS, len(x) + _FEWEST_COMPANIONS)
         around = x[torch.arange(companions, device=x.device) % len(x)]
         noisy = noise_at_the_border(around, threat_model, generator)
@@ -160,29 +160,29 @@ class _Mended:
         self.constant = recorder.constant
 
     def __call__(self, at: Tensor) -> Tensor:
-        """Standardized logits (B, C) for images (B, *) whose gradient is wanted: in float64 if those are float64."""
+        """Standardized logits (B, C) of images (B, *) that require a gradient; in float64 if the images are float64."""
         with torch.enable_grad(), _Mender(self.constant, len(at)):
             logits = self.precise(at) if at.dtype == torch.float64 else self.own(at)
         return _standardized(logits)
 
     def formats_agree(self, x: Tensor, y: Tensor) -> Tensor:
-        """Where margin and gradient in the network's own format are those in float64: (B, *), (B,) -> (B,) bool."""
+        """Where margin and gradient in the network's own format agree with float64: (B, *), (B,) -> (B,) bool."""
         exact, exact_gradient, other = margin_and_gradient(self, x.double(), y)
         seen, gradient, _ = margin_and_gradient(self, x, y, other)
         flat = exact_gradient.flatten(1), gradient.double().flatten(1)
         cosine = torch.nn.functional.cosine_similarity(flat[0], flat[1], eps=_TINY)
-        # NaN compares false: it never agrees.
+        # Comparisons with NaN are false, so NaN never agrees.
         same: Tensor = ((exact - seen).abs() < _SAME_MARGIN) & (cosine > _SAME_DIRECTION)
         return same
 
 
 class _OfEveryOperation(TorchFunctionMode, ABC):
-    """Sees each tensor that an operation gives and through which a gradient will flow back."""
+    """Passes to `look` each tensor that an operation returns and through which a gradient will flow back."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = func(*args, **(kwargs or {}))
         if func is Tensor.to:
-            # A change of format does nothing in one of the copies and something in the other.
+            # A cast is an operation in only one of the two copies; counting it would shift all later positions.
             return given
         for tensor in given if isinstance(given, tuple | list) else (given,):
             if isinstance(tensor, Tensor) and tensor.requires_grad and tensor.grad_fn is not None:
@@ -194,11 +194,13 @@ class _OfEveryOperation(TorchFunctionMode, ABC):
 
 
 class _Recorder(_OfEveryOperation):
+    """Records which units are constant over a batch."""
+
     def __init__(self, batch: int) -> None:
         super().__init__()
         self.batch = batch
         self.constant: list[Tensor | None] = []
-        """For each operation, which units of an image never change; None if none, or if it has no images."""
+        """For each operation a mask of the units that never change; None without such units, or without a batch."""
 
     @torch.no_grad()
     def look(self, tensor: Tensor) -> None:
@@ -210,12 +212,14 @@ class _Recorder(_OfEveryOperation):
 
 
 class _Mender(_OfEveryOperation):
+    """Sets gradients that are not finite, and those of the recorded constant units, to zero in the backward pass."""
+
     def __init__(self, constant: list[Tensor | None], batch: int) -> None:
         super().__init__()
         self.constant, self.batch, self.position = constant, batch, 0
 
     def look(self, tensor: Tensor) -> None:
-        # A network that does other operations for other images has no record of them.
+        # A network may run other operations for other images; those were not recorded.
         constant = self.constant[self.position] if self.position < len(self.constant) else None
         self.position += 1
         fits = constant is not None and len(tensor) == self.batch and tensor.shape[1:] == constant.shape
@@ -229,19 +233,19 @@ class _Mender(_OfEveryOperation):
 
 
 def _standardized(logits: Tensor) -> Tensor:
-    """Without mean and scale of each row (B, C): what is left says which class wins, and by how much."""
+    """Logits (B, C) shifted to mean 0 and scaled to standard deviation 1 in each row."""
     shifted = logits - logits.mean(1, keepdim=True)
     tiny = torch.finfo(logits.dtype).tiny
-    # Scaled first: squares of logits near either end of the format would overflow or vanish.
+    # Divide by the largest first: the squares of very large or small logits would overflow or vanish.
     shifted = shifted / shifted.detach().abs().amax(1, keepdim=True).clamp_min(tiny)
-    # No gradient of the scale: two standardized logits are -1 and 1 whatever the image.
+    # The scale is detached: with two classes the result is -1 and 1 for every image, so the full gradient is zero.
     return shifted / shifted.detach().std(1, correction=0, keepdim=True).clamp_min(tiny)
 
 
 def _nearest_classes(mended: _Mended, x: Tensor, y: Tensor) -> Tensor:
-    """(B, T): the few other classes whose border the linearization has nearest, the nearest first.
+    """(B, T): the other classes whose decision border is nearest by linearization, the nearest first.
 
-    By logits alone, decoys just under the best class would take all places.
+    If classes were chosen by logits alone, decoys just below the best class could take all T places.
     """
     at = x.detach().requires_grad_(True)
     logits = mended(at)
@@ -265,7 +269,7 @@ def _ascended(
     *,
     steps: int,
 ) -> Tensor:
-    """The images (B, *) inside ball and box, in the format of x, that were furthest on the wrong side."""
+    """For each image the iterate with the largest margin over the label: (B, *) in ball and box, dtype of x."""
     threat_model, epsilon, norm = mended.threat_model, mended.threat_model.epsilon, mended.threat_model.norm
     at = x
     if target is not None:
@@ -282,7 +286,8 @@ def _ascended(
         wrong_by = (logits[rows, other] - label).detach().nan_to_num(nan=-torch.inf)
         best = torch.where(_per_image(wrong_by > most, x), at.detach(), best)
         most = torch.maximum(most, wrong_by)
-        # Its own word, not the copy's: answers that move in steps need more than to be just across the border.
+        # Stop only if the network itself is fooled: where its logits change in steps, an image just across the border
+        # of the float64 copy need not be across its own.
         if (most > 0).all() and (mended.own.predict(best.float()) != y).all():
             break
         loss = logits[rows, other if target is None else target] - label
@@ -297,7 +302,7 @@ def _ascended(
 
 def _step(velocity: Tensor, at: Tensor, norm: Norm) -> Tensor:
     if norm == "L1":
-        # The steepest step in L1 moves one pixel; a few are nearly as steep and do not take thousands of steps.
+        # The steepest step in L1 changes one pixel and would need thousands of steps; a few pixels are nearly as steep.
         movable = torch.where(velocity > 0, at < 1, at > 0)
         flat = (velocity.abs() * movable).flatten(1)
         chosen = flat.topk(max(1, int(_L1_SHARE * flat.shape[1])), dim=1).indices

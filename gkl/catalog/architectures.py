@@ -40,6 +40,7 @@ class Architecture(BaseModel):
 
 _CIFAR = ("cifar10", "cifar100")
 _SMALL_IMAGES = ("digits", "fashion_mnist", *_CIFAR)
+_IMAGENET = ("imagenet",)
 
 ARCHITECTURES: dict[str, Architecture] = {
     architecture.name: architecture
@@ -99,6 +100,153 @@ ARCHITECTURES: dict[str, Architecture] = {
             description="RobustBench's DMWideResNet with SiLU; normalizes its input.",
             datasets=_CIFAR,
             parameters=PARAMETERS["wrn_70_16_silu"],
+        ),
+        Architecture(
+            name="resnet_8",
+            title="ResNet-8",
+            description="Three stages of one basic block each, 16 to 64 channels; normalizes its input.",
+            datasets=_SMALL_IMAGES,
+            parameters=PARAMETERS["resnet_8"],
+        ),
+        Architecture(
+            name="resnet_20",
+            title="ResNet-20",
+            description="Three stages of three basic blocks each, 16 to 64 channels; normalizes its input.",
+            datasets=_SMALL_IMAGES,
+            parameters=PARAMETERS["resnet_20"],
+        ),
+        Architecture(
+            name="resnet_32",
+            title="ResNet-32",
+            description="Three stages of five basic blocks each, 16 to 64 channels; normalizes its input.",
+            datasets=_CIFAR,
+            parameters=PARAMETERS["resnet_32"],
+        ),
+        Architecture(
+            name="resnet_56",
+            title="ResNet-56",
+            description="Three stages of nine basic blocks each, 16 to 64 channels; normalizes its input.",
+            datasets=_CIFAR,
+            parameters=PARAMETERS["resnet_56"],
+        ),
+        Architecture(
+            name="resnet_110",
+            title="ResNet-110",
+            description="Three stages of 18 basic blocks each, 16 to 64 channels; normalizes its input.",
+            datasets=_CIFAR,
+            parameters=PARAMETERS["resnet_110"],
+        ),
+        Architecture(
+            name="resnet_8x4",
+            title="ResNet-8x4",
+            description="ResNet-8 with 64 to 256 channels; normalizes its input.",
+            datasets=_CIFAR,
+            parameters=PARAMETERS["resnet_8x4"],
+        ),
+        Architecture(
+            name="resnet_32x4",
+            title="ResNet-32x4",
+            description="ResNet-32 with 64 to 256 channels; normalizes its input.",
+            datasets=_CIFAR,
+            parameters=PARAMETERS["resnet_32x4"],
+        ),
+        Architecture(
+            name="resnet_50",
+            title="ResNet-50",
+            description="ResNet-50 for 32x32 images, with a 3x3 first convolution; normalizes its input.",
+            datasets=_CIFAR,
+            parameters=PARAMETERS["resnet_50"],
+        ),
+        Architecture(
+            name="wrn_16_2",
+            title="WRN-16-2",
+            description="A wide ResNet of 16 layers with 32 to 128 channels; normalizes its input.",
+            datasets=_SMALL_IMAGES,
+            parameters=PARAMETERS["wrn_16_2"],
+        ),
+        Architecture(
+            name="wrn_40_1",
+            title="WRN-40-1",
+            description="A wide ResNet of 40 layers with 16 to 64 channels; normalizes its input.",
+            datasets=_CIFAR,
+            parameters=PARAMETERS["wrn_40_1"],
+        ),
+        Architecture(
+            name="wrn_40_2",
+            title="WRN-40-2",
+            description="A wide ResNet of 40 layers with 32 to 128 channels; normalizes its input.",
+            datasets=_CIFAR,
+            parameters=PARAMETERS["wrn_40_2"],
+        ),
+        Architecture(
+            name="vgg_8",
+            title="VGG-8",
+            description="VGG with BatchNorm and one 3x3 convolution in each of five stages; normalizes its input.",
+            datasets=_CIFAR,
+            parameters=PARAMETERS["vgg_8"],
+        ),
+        Architecture(
+            name="vgg_13",
+            title="VGG-13",
+            description="VGG with BatchNorm and two 3x3 convolutions in each of five stages; normalizes its input.",
+            datasets=_CIFAR,
+            parameters=PARAMETERS["vgg_13"],
+        ),
+        Architecture(
+            name="mobilenet_v2",
+            title="MobileNetV2 (width 0.5)",
+            description="MobileNetV2 for 32x32 images at half its width; normalizes its input.",
+            datasets=_CIFAR,
+            parameters=PARAMETERS["mobilenet_v2"],
+        ),
+        Architecture(
+            name="shufflenet_v1",
+            title="ShuffleNetV1",
+            description="ShuffleNetV1 for 32x32 images with three groups; normalizes its input.",
+            datasets=_CIFAR,
+            parameters=PARAMETERS["shufflenet_v1"],
+        ),
+        Architecture(
+            name="shufflenet_v2",
+            title="ShuffleNetV2",
+            description="ShuffleNetV2 for 32x32 images; normalizes its input.",
+            datasets=_CIFAR,
+            parameters=PARAMETERS["shufflenet_v2"],
+        ),
+        Architecture(
+            name="mobilenet_v1",
+            title="MobileNetV1",
+            description="MobileNetV1 for 224x224 images; normalizes its input.",
+            datasets=_IMAGENET,
+            parameters=PARAMETERS["mobilenet_v1"],
+        ),
+        Architecture(
+            name="imagenet_resnet_18",
+            title="ResNet-18",
+            description="torchvision's ResNet-18; normalizes its input.",
+            datasets=_IMAGENET,
+            parameters=PARAMETERS["imagenet_resnet_18"],
+        ),
+        Architecture(
+            name="imagenet_resnet_34",
+            title="ResNet-34",
+            description="torchvision's ResNet-34; normalizes its input.",
+            datasets=_IMAGENET,
+            parameters=PARAMETERS["imagenet_resnet_34"],
+        ),
+        Architecture(
+            name="imagenet_resnet_50",
+            title="ResNet-50",
+            description="torchvision's ResNet-50; normalizes its input.",
+            datasets=_IMAGENET,
+            parameters=PARAMETERS["imagenet_resnet_50"],
+        ),
+        Architecture(
+            name="imagenet_resnext_101_32x4d",
+            title="ResNeXt-101 (32x4d)",
+            description="torchvision's ResNet with ResNeXt-101's 32 groups of width 4; normalizes its input.",
+            datasets=_IMAGENET,
+            parameters=PARAMETERS["imagenet_resnext_101_32x4d"],
         ),
         *(
             Architecture(

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 from urllib.parse import quote
-
-import httpx2
 
 from gkl.answers import (
     BoardDetail,
@@ -37,20 +32,18 @@ from gkl.answers import (
     WorkerView,
 )
 from gkl.client.board import Board
+from gkl.client.certificate_download import download_certificate
 from gkl.client.connection import Connection
-from gkl.client.errors import ClientError, Unreachable
+from gkl.client.errors import ClientError
 from gkl.client.events import StreamEvent, follow
 from gkl.client.logs import LogPart
 from gkl.client.uploads import Uploader
-from gkl.files import atomic_path
 from gkl.progress_bar import progress_bar
 from gkl.spec import BaseTrainSpec, DistillSpec, EvaluateSpec, Publication, SentSpec, TrainSpec
 
 _JOBS_PER_PAGE = 200
 _ENTRIES_PER_PAGE = 1000
 _SEND_SECONDS = 600
-# RFC 9530.
-_DIGEST = "Repr-Digest"
 
 ExportFormat = Literal["csv", "json", "robustbench", "bibtex", "latex"]
 
@@ -475,29 +468,9 @@ class Client:
             NotFound: there is no certificate: the entry was imported, or its verdict is provisional.
             ClientError: the download was damaged on the way, or the file cannot be written.
         """
-        path, tries = Path(path), self._connection.tries("GET")
-        while True:
-            try:
-                self._download(measured, path)
-            except OSError as error:
-                raise ClientError(f"{path} cannot be written ({error.strerror})") from error
-            except Unreachable:
-                # The connection broke during the download. The request's own retries do not cover that.
-                if not (self._connection.has_answered and tries.wait()):
-                    raise
-            else:
-                return path
-
-    def _download(self, measured: EntryView | EvaluationView, path: Path) -> None:
-        with (
-            self._connection.stream(f"{_address(measured)}/certificate", {}) as response,
-            atomic_path(path) as part,
-        ):
-            announced = re.fullmatch(r"sha-256=:([A-Za-z0-9+/=]{44}):", response.headers.get(_DIGEST, ""))
-            if announced is None:
-                raise self._connection.stranger(response)
-            if _write(response, part) != announced[1]:
-                raise ClientError(f"the certificate was damaged on the way, and {path} was not written; try again")
+        path = Path(path)
+        download_certificate(self._connection, f"{_address(measured)}/certificate", path)
+        return path
 
     def board_points(
         self, dataset: str, threat_model: str, *, order: Literal["hardest", "easiest"] = "hardest"
@@ -564,13 +537,3 @@ def _board_address(dataset: str, threat_model: str) -> str:
 
 def _address(measured: EntryView | EvaluationView) -> str:
     return f"/api/v1/{'entries' if isinstance(measured, EntryView) else 'evaluations'}/{measured.id}"
-
-
-def _write(response: httpx2.Response, path: Path) -> str:
-    """Write the body to a file and return its sha256 in base64, as in a Repr-Digest header."""
-    hasher = hashlib.sha256()
-    with path.open("wb") as file:
-        for piece in response.iter_bytes():
-            hasher.update(piece)
-            file.write(piece)
-    return base64.b64encode(hasher.digest()).decode()

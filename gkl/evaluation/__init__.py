@@ -1,4 +1,4 @@
-"""Robust accuracy by AutoAttack: measured in blocks that can be resumed, proven by a certificate.
+"""Robust accuracy by AutoAttack, measured in blocks that can be resumed and proven by a certificate.
 
 `evaluate` and `verify` work on files, as the service does. `measure` takes any classifier and any images.
 """

@@ -25,6 +25,13 @@ _BOX_ROUNDING = 1e-5
 
 
 def run_attack(run: Run, position: int, mine: list[int]) -> None:
+    """Run the attack at this position on the blocks of these numbers, and keep the finished parts.
+
+    Raises:
+        InvalidInput: the model failed under one of the protocol's own attacks. Where an attack after them fails on a
+            block, that part records the reason instead.
+        Stopped: the run was asked to stop.
+    """
     attack = run.attacks[position]
     later = sum(other.cost for other in run.attacks[position + 1 :])
     waiting = list(mine)
@@ -43,7 +50,7 @@ def run_attack(run: Run, position: int, mine: list[int]) -> None:
         earlier: Block | None = None
         known_others = found.record.get("sources", ()) if found is not None and attack.name == "transfer" else None
         if known_others is not None and run.others.files.keys() - set(known_others):
-            # There are certificates now that an interrupted run did not have.
+            # There are certificates now that the interrupted run did not have: try these too.
             found, earlier = None, found
         if found is None:
             detail = f"{run.count(mine)} points left, {run.detail(number, len(mine))}"
@@ -54,7 +61,7 @@ def run_attack(run: Run, position: int, mine: list[int]) -> None:
                 if position < run.num_own_attacks:
                     raise
                 _log.warning("%s did not run on block %d: %s", attack.title, number + 1, error)
-                # What an interrupted run has found stays found.
+                # Keep what an interrupted run has found.
                 found = earlier or not_run(run, attack, number, str(error))
             run.keep(part, found)
             run.progress.finish_part()
@@ -67,14 +74,14 @@ def run_attack(run: Run, position: int, mine: list[int]) -> None:
 
 
 def _tell_of(run: Run, position: int, attack: AttackSoFar) -> None:
-    """Replace what earlier reports said about this attack; every later report contains it."""
+    """Update the counts of this attack, which every later progress report contains."""
     points = run.progress.points
     assert points is not None, "the clean pass comes first"
     run.progress.points = points.model_copy(update={"attacks": (*points.attacks[:position], attack)})
 
 
 def _attack_block(run: Run, attack: Attack, number: int, entering: Tensor, earlier: Block | None) -> Block:
-    """Attack the entering points (n,) of a block; each is judged again from the image that came back."""
+    """Attack these points of a block, given by their rows (n,), and judge every image that the attack returns."""
     started = time.perf_counter()
     x, y = run.points_of(number)
     x, y = x[entering], y[entering]
@@ -82,7 +89,7 @@ def _attack_block(run: Run, attack: Attack, number: int, entering: Tensor, earli
     perturb = _perturb_of(run, attack, index, earlier)
 
     def attempt() -> tuple[Tensor, Tensor]:
-        # An attack seeds the streams itself, but only after it has asked the model once.
+        # An attack seeds torch itself, but only after its first call of the model.
         torch.manual_seed(run.evaluation.seed)
         x_adv = _into_box(perturb(x, y).detach())
         return x_adv, run.classifier.predict(x_adv)
@@ -111,7 +118,7 @@ def _attack_block(run: Run, attack: Attack, number: int, entering: Tensor, earli
 
 
 def _perturb_of(run: Run, attack: Attack, index: Tensor, earlier: Block | None) -> Callable[[Tensor, Tensor], Tensor]:
-    """How an attack perturbs the points of these numbers (n,); `earlier` is what an interrupted run found."""
+    """The function by which an attack perturbs the points `index` (n,); `earlier` is what an interrupted run found."""
     if attack.name == "repair":
         return partial(repaired, run)
     if attack.name == "transfer":
@@ -120,6 +127,6 @@ def _perturb_of(run: Run, attack: Attack, index: Tensor, earlier: Block | None) 
 
 
 def _into_box(x_adv: Tensor) -> Tensor:
-    """L1's projection leaves the box by rounding; more than that is left for the judge."""
+    """Clamp pixels that left the box by rounding, as in L1's projection; larger violations are left to the judge."""
     clamped = x_adv.clamp(0, 1)
     return clamped.where((clamped - x_adv).abs() <= _BOX_ROUNDING, x_adv)

@@ -1,7 +1,8 @@
-"""Checks whether gradient attacks see a network as it is, on points that its author cannot prepare for.
+"""Checks whether gradient attacks see a network as it is, on points that its author cannot know in advance.
 
-AutoAttack's figure is near the truth only if the network's gradients, number format and memory are honest. Each check
-compares what the network says in two ways that must agree. The points are drawn with a seed made for the run.
+AutoAttack's accuracy is reliable only if the network's gradients describe its output, its number format does not hide
+changes, and it keeps no state. Each check computes the same quantity in two ways, which must agree. Every run draws its
+points with a new seed.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from gkl.attacks.perturbation import dual_norm, into_ball, noise_at_the_border, 
 from gkl.outcome import CheckName, CheckOutcome, Flag
 from gkl.spec import ThreatModel
 
-# At the fewest a single point is not yet over the limit of 5 %.
+# With the fewest points, a single one is 5 % of them, which is not above the limit.
 MOST_POINTS, FEWEST_POINTS = 64, 20
 _DIRECTIONS = 4
-# Moves a probe off exact ties, such as those of max-pooling at equal pixels, where no derivative exists.
+# Noise that moves a probe away from exact ties, such as equal pixels under max-pooling, where no derivative exists.
 _OFF_TIES = 1e-3
 _FINE_STEPS = (1e-5, 1e-6)
 _MISLEADING = 0.5
@@ -36,14 +37,14 @@ _SAME_ANSWER = 1e-4
 
 @dataclass(frozen=True)
 class Copies:
-    """The network before anything was asked of it."""
+    """Copies of the network, made before its first call."""
 
     fresh: Classifier | None
-    """In its own number format; None where it cannot be copied."""
+    """In its own number format; None if the network cannot be copied."""
     precise: Classifier | None
-    """In float64, with float64 logits; None where it cannot be made."""
+    """In float64, with float64 logits; None if the network cannot be copied."""
     reason: str
-    """Why one of them is None."""
+    """Why they are None."""
 
 
 def copies_of(model: nn.Module, num_classes: int, on_call: Callable[[], None]) -> Copies:
@@ -64,14 +65,14 @@ def copies_of(model: nn.Module, num_classes: int, on_call: Callable[[], None]) -
 
 
 def number_of_points(points: int) -> int:
-    """How many probes an evaluation of so many points gets: few, so that small evaluations do not double in time."""
+    """How many of an evaluation's points are checked: few, so that small evaluations do not take twice as long."""
     return min(MOST_POINTS, max(FEWEST_POINTS, points // 4), points)
 
 
 def centered(logits: Tensor) -> Tensor:
-    """Logits (B, C) in float64, without their mean over the classes and scaled to length 1.
+    """Logits (B, C) in float64, shifted to mean 0 over the classes and scaled to length 1.
 
-    Without centering a large constant on all logits would hide every difference between two answers.
+    Without the shift, a large constant added to all logits would hide every difference between two answers.
     """
     shifted = logits.double() - logits.double().mean(1, keepdim=True)
     scaled: Tensor = shifted / shifted.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
@@ -79,18 +80,18 @@ def centered(logits: Tensor) -> Tensor:
 
 
 def distance(a: Tensor, b: Tensor) -> float:
-    """Largest distance of two centered answers (B, C) to the same images; infinite where one is not a number."""
+    """The largest distance between two centered answers (B, C) to the same images; infinite if one contains NaN."""
     found = (centered(a) - centered(b)).norm(dim=1)
     return float(found.nan_to_num(nan=torch.inf).max())
 
 
 def same_answer(dtype: torch.dtype) -> float:
-    """Up to which distance two answers count as one: half precision rounds otherwise in another batch."""
+    """The largest distance at which two answers count as equal; half precision rounds differently in other batches."""
     return max(_SAME_ANSWER, 8 * torch.finfo(dtype).eps)
 
 
 class Probes:
-    """P points: in turn a clean one, one with noise of full size, and iterates of a projected ascent on the margin."""
+    """P images for the checks: in turn a clean one, one with noise of norm epsilon, and two iterates of an attack."""
 
     def __init__(
         self, classifier: Classifier, x: Tensor, y: Tensor, threat_model: ThreatModel, generator: torch.Generator
@@ -100,8 +101,8 @@ class Probes:
             classifier: the network in its own format.
             x: P clean images (P, channels, height, width) in [0, 1].
             y: their labels (P,).
-            threat_model: whose epsilon is the size of noise and iterates.
-            generator: on the CPU; draws everything that is random here.
+            threat_model: its norm and epsilon bound the noise and the iterates.
+            generator: on the CPU; all random numbers are drawn from it.
         """
         self.clean, self.labels, self.threat_model, self.generator = x, y, threat_model, generator
         kinds = torch.arange(len(x), device=x.device) % 4
@@ -115,9 +116,9 @@ class Probes:
 
 
 def gradient_checks(own: Classifier, precise: Classifier, probes: Probes) -> tuple[list[CheckOutcome], list[Flag]]:
-    """Autograd's gradient of the margin against central differences in float64, and both formats' answers.
+    """Compare autograd's gradient of the margin with central differences in float64, and the logits of both formats.
 
-    A point's margin is the label's logit minus the highest logit of any other class at that point.
+    The margin of a point is the label's logit minus the highest logit of any other class at that point.
     """
     x, y = probes.images, probes.labels
     with torch.no_grad():
@@ -157,9 +158,9 @@ def gradient_checks(own: Classifier, precise: Classifier, probes: Probes) -> tup
 
 
 def border_distances(precise: Classifier, probes: Probes) -> Tensor:
-    """How far away the network's own linearization says that the border is, in epsilons, at clean points (P,) float64.
+    """Distances of clean points to the decision border, by linearization, in multiples of epsilon: (P,) float64.
 
-    NaN where the network is wrong or the gradient is zero.
+    NaN where the network misclassifies the point or the gradient is zero.
     """
     x, y, threat_model = probes.clean, probes.labels, probes.threat_model
     margin, gradient, _ = margin_and_gradient(precise, x, y)
@@ -170,12 +171,13 @@ def border_distances(precise: Classifier, probes: Probes) -> Tensor:
 
 
 def cliff_check(far: Tensor, pixels: int, threat_model: ThreatModel) -> tuple[CheckOutcome, Flag | None]:
-    """Whether the borders lie further away than images can be, by what `border_distances` gave (P,)."""
+    """Check whether the borders lie farther away than any image can; `far` (P,) comes from `border_distances`."""
     far = far[~far.isnan()]
     if len(far) == 0:
         note = "the network gets none of the points right, or its gradient is zero at all of them"
         return CheckOutcome(name="cliff", note=note), None
-    # A budget may be small, so many budgets alone say nothing; but no image is further away than the box is wide.
+    # Epsilon may be small, so that a border may be many epsilons away. But two images are never farther apart than the
+    # box is wide.
     width = {"Linf": 1.0, "L2": pixels**0.5, "L1": float(pixels)}[threat_model.norm]
     limit = max(_CLIFF, width / threat_model.epsilon)
     found = CheckOutcome(name="cliff", value=min(float(far.median()), 1e300), limit=limit, points=len(far))
@@ -189,11 +191,11 @@ def cliff_check(far: Tensor, pixels: int, threat_model: ThreatModel) -> tuple[Ch
 
 
 def near_cliff_check(far: Tensor, standing: Tensor) -> tuple[CheckOutcome, Flag | None]:
-    """Whether the borders lie far nearer than points that no attack broke allow.
+    """Check whether the borders lie much nearer than they can, given that no attack broke the points.
 
     Args:
-        far: of `border_distances` (P,).
-        standing: which of those points stand after all attacks (P,) bool.
+        far: distances from `border_distances` (P,).
+        standing: which of these points no attack broke (P,) bool.
     """
     far = far[standing & ~far.isnan()]
     if len(far) < _FEWEST_STANDING:
@@ -211,13 +213,13 @@ def near_cliff_check(far: Tensor, standing: Tensor) -> tuple[CheckOutcome, Flag 
 
 
 def two_faces_check(own: Classifier, fresh: Classifier, x: Tensor) -> tuple[CheckOutcome, Flag | None]:
-    """Whether the answers depend on whether somebody wants a gradient."""
+    """Check whether the network's answers depend on whether a gradient is computed."""
     with torch.no_grad():
         plain = own(x)
     with torch.enable_grad():
         wanted = own(x.clone().requires_grad_(True)).detach()
         unasked = own(x).detach()
-    # On the copy: a network may keep what it computed, and autograd refuses tensors made in inference mode.
+    # Use the copy: a network may cache tensors, and autograd refuses those that were made in inference mode.
     with torch.inference_mode():
         served = fresh(x.clone()).clone()
     value = max(distance(plain, other) for other in (wanted, unasked, served))
@@ -231,7 +233,7 @@ def two_faces_check(own: Classifier, fresh: Classifier, x: Tensor) -> tuple[Chec
 def drift(own: Classifier, fresh: Classifier, x: Tensor, threat_model: ThreatModel, seed: int) -> float:
     """How far the attacked network's answers to new images near x (B, *) differ from those of an unattacked copy."""
     generator = torch.Generator().manual_seed(seed)
-    # Full size and less: a network that remembers answers by distance must not meet only far images.
+    # The noise has various sizes: a network may answer from memory only near images that it has seen.
     size = torch.rand((len(x), *([1] * (x.dim() - 1))), generator=generator).to(x)
     new = x + size * (noise_at_the_border(x, threat_model, generator) - x)
     with torch.no_grad():
@@ -239,6 +241,7 @@ def drift(own: Classifier, fresh: Classifier, x: Tensor, threat_model: ThreatMod
 
 
 def remembers(check: CheckOutcome) -> Flag | None:
+    """The flag for the check of `drift_check`, if its value exceeds the limit."""
     if not _exceeds(check):
         return None
     sentence = (
@@ -249,7 +252,7 @@ def remembers(check: CheckOutcome) -> Flag | None:
 
 
 def drift_check(values: list[float | None], dtype: torch.dtype) -> CheckOutcome:
-    """The value over all attacks and blocks; None for a block in which it was not measured."""
+    """The check of the largest drift over all attacks and blocks; a value is None where it was not measured."""
     seen = [value for value in values if value is not None]
     if not seen:
         return CheckOutcome(name="remembers", note="no attack ran, or the network cannot be copied")
@@ -257,6 +260,7 @@ def drift_check(values: list[float | None], dtype: torch.dtype) -> CheckOutcome:
 
 
 def not_run(names: tuple[CheckName, ...], reason: str) -> list[CheckOutcome]:
+    """Outcomes of checks that did not run."""
     return [CheckOutcome(name=name, note=reason) for name in names]
 
 
@@ -269,7 +273,7 @@ def _rows(chosen: Tensor, x: Tensor) -> Tensor:
 
 
 def _ascended(classifier: Classifier, x: Tensor, y: Tensor, threat_model: ThreatModel) -> tuple[Tensor, Tensor]:
-    """The iterates 4 and 10 of steps of a quarter of the budget against the margin, inside ball and box."""
+    """Iterates 4 and 10 of an attack on the margin with steps of a quarter of epsilon, inside ball and box."""
     at, kept = x.clone(), []
     for step in range(1, 11):
         gradient = margin_and_gradient(classifier, at, y)[1].nan_to_num(0.0, 0.0, 0.0)
@@ -282,8 +286,8 @@ def _ascended(classifier: Classifier, x: Tensor, y: Tensor, threat_model: Threat
 def _against_differences(precise: Classifier, gradient: Tensor, probes: Probes, other: Tensor) -> tuple[float, float]:
     """Shares of points with a misleading gradient and with a lost slope.
 
-    A gradient counts as right where it agrees with central differences at one of three scales: a stand-in for the
-    gradient of rounding is right at the budget's scale and at no finer one.
+    A gradient counts as right where it agrees with central differences at one of several step sizes: a surrogate
+    gradient of rounding is right for steps as large as epsilon and wrong for small ones.
     """
     x, y = probes.images.double(), probes.labels
     directions = 2.0 * torch.randint(0, 2, (_DIRECTIONS, *x.shape), generator=probes.generator, dtype=torch.int8) - 1.0
@@ -293,7 +297,7 @@ def _against_differences(precise: Classifier, gradient: Tensor, probes: Probes, 
     budget = probes.threat_model.epsilon / norm
 
     def differences(step: float, rows: Tensor) -> Tensor:
-        """(R, directions)"""
+        """Central differences of the margin along each direction: (R, directions) for R rows."""
         columns = []
         for v in directions:
             moved = step * v[rows.cpu()].to(x)
@@ -309,13 +313,13 @@ def _against_differences(precise: Classifier, gradient: Tensor, probes: Probes, 
     def agrees(found: Tensor, rows: Tensor) -> Tensor:
         own = slopes[rows]
         size = torch.maximum(own.norm(dim=1), found.norm(dim=1))
-        # Where both are flat there is nothing to disagree about. NaN compares false: it never agrees.
+        # Where both are zero, they agree. Comparisons with NaN are false, so NaN never agrees.
         close: Tensor = ((own - found).norm(dim=1) <= _MISLEADING * size) | (size < 1e-30)
         return close
 
     everywhere = torch.arange(len(x), device=x.device)
     nearby = differences(budget / 16, everywhere)
-    # An all-zero gradient is another check's.
+    # A gradient of zeros is counted by another check, zero_gradients.
     is_zero = (gradient.flatten(1) == 0).all(1)
     lost = (slopes.norm(dim=1) < _SLOPE_LEFT * nearby.norm(dim=1)) & ~is_zero
     right = agrees(nearby, everywhere) | is_zero
@@ -337,7 +341,7 @@ def _format_checks(
 
     spread = exact.std(1, correction=0).clamp_min(torch.finfo(torch.float64).tiny)
     off = ((margins(answers) - margins(exact)).abs() / spread).nan_to_num(nan=torch.inf)
-    # Attacks see float32 at the finest.
+    # Attacks see the logits in float32 at best.
     unit = max(torch.finfo(own.dtype).eps, torch.finfo(torch.float32).eps)
     is_half = own.dtype in (torch.float16, torch.bfloat16)
     noise = _OFF_TIES * torch.randn(probes.images.shape, generator=probes.generator).to(probes.images)

@@ -1,4 +1,4 @@
-"""The attacks that follow AutoAttack's: the repair attack, and other networks' examples."""
+"""The attacks that run after AutoAttack: the repair attack, and examples that were found for other networks."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from gkl.evaluation.run import Run
 
 
 def repaired(run: Run, x: Tensor, y: Tensor) -> Tensor:
-    """
+    """Perturb images (B, *) by the repair attack, and attack longer if the first attempt breaks suspiciously many.
+
     Raises:
-        InvalidInput: there is no copy in float64, it gives no answer, or it does not fit into the device's memory.
+        InvalidInput: there is no copy in float64, it raises an error, or it does not fit into the device's memory.
     """
     precise = run.copies.precise
     if precise is None:
@@ -36,7 +37,7 @@ def _repaired_in_parts(
     threat_model, before = run.evaluation.threat_model, precise.largest
     assert threat_model is not None
     at_once = min(run.most_repaired_at_once or len(x), run.classifier.largest or len(x), len(x))
-    # The attack splits its images itself: parts would hide which units are the same for all of them.
+    # Images are split here and not by the copy: the attack finds constant units in the images of one call.
     precise.largest = None
     try:
         while True:
@@ -61,6 +62,7 @@ def _repaired_in_parts(
 
 
 def transferred(run: Run, index: Tensor, earlier: Block | None, x: Tensor, y: Tensor) -> Tensor:
+    """Replace images (B, *) by other networks' examples that fool this one, and by those that `earlier` has found."""
     assert run.evaluation.threat_model is not None
     found = run.others.perturb(run.classifier, x, y, index, run.evaluation.threat_model)
     if earlier is not None:
@@ -71,7 +73,7 @@ def transferred(run: Run, index: Tensor, earlier: Block | None, x: Tensor, y: Te
 
 
 def not_run(run: Run, attack: Attack, number: int, reason: str) -> Block:
-    """What an attack beyond the protocol's leaves where it cannot run: nothing but the reason."""
+    """The part of an attack after the protocol's own that could not run: no points, and the reason."""
     nothing = run.points_of(number)[0][:0].cpu()
     none = torch.empty(0, dtype=torch.int64)
     record = run.record(attack.title, number, 0.0)

@@ -1,8 +1,8 @@
 """Finished parts of an evaluation, kept so that no part is ever run twice.
 
-A part is one stage (the clean pass, an attack, a corruption) on one block of points. Its file is written whole or not
-at all. An evaluation that finds all parts goes straight to its result: that is how an interrupted run is resumed, and
-how parts from several shards are put together.
+A part is one stage (the clean pass, an attack, a corruption) on one block of points. Its file is written completely or
+not at all. An evaluation runs only the parts that it does not find. This is how an interrupted run is resumed, and how
+the parts of several shards are merged.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _FORMAT = "gkl-evaluation-block-1"
 
 @dataclass(frozen=True)
 class Block:
-    """What a finished part left."""
+    """The result of a finished part."""
 
     tensors: Mapping[str, Tensor]
     record: Mapping[str, Any]
@@ -33,24 +33,25 @@ class Block:
 
 
 class Blocks:
-    """The finished parts of one evaluation, by number: in a directory, or in memory without one."""
+    """The finished parts of one evaluation by number, in a directory, or in memory if there is none."""
 
     def __init__(
         self, directory: Path | None, origin: Mapping[str, Any], report: Callable[[Event], None] = lambda _: None
     ) -> None:
         """
         Args:
-            directory: where the files are; they are made by this class, also those found there.
-            origin: what must not change between the runs that leave parts: the spec, hashes of weights and data.
-            report: told of every file.
+            directory: where the files are. This class must have written all of them; None keeps parts in memory.
+            origin: what must not change between runs that share parts: the spec, and hashes of weights and data.
+            report: called with an event for every file that is written.
         """
         self.directory, self.origin, self.report = directory, dict(origin), report
         self._in_memory: dict[int, Block] = {}
 
     def get(self, number: int) -> Block | None:
-        """
+        """The part of this number, or None if it is missing or damaged.
+
         Raises:
-            InvalidInput: the file there is a part of another evaluation.
+            InvalidInput: the file is a part of another evaluation.
         """
         if self.directory is None:
             return self._in_memory.get(number)
@@ -75,9 +76,10 @@ class Blocks:
         return Block(tensors, metadata["record"])
 
     def put(self, number: int, block: Block) -> None:
-        """
+        """Keep a finished part.
+
         Raises:
-            NoSpaceLeft: the disk is full; all parts before are unharmed.
+            NoSpaceLeft: the disk is full; all earlier parts are intact.
         """
         if self.directory is None:
             self._in_memory[number] = block

@@ -1,10 +1,10 @@
-"""The proof of an evaluation, in one file that a stranger can check in seconds.
+"""The proof of an evaluation, in one file that anyone can check in seconds.
 
-A safetensors file with what each point came to and the adversarial example of each broken one, and in its metadata
-what was evaluated. The check (`gkl.evaluation.verification`) needs the weights and the data, one pass over both, and
-nothing of the attacks.
+It is a safetensors file with the outcome of each point and the adversarial example of each broken point. Its metadata
+say what was evaluated. The check (`gkl.evaluation.verification`) needs the weights and the data and makes one pass over
+clean and adversarial images; it runs no attack.
 
-A certificate proves that accuracies are no higher than it says: every example in it is a case where the model fails. It
+A certificate proves that the accuracies are no higher than it states: every example in it is a failure of the model. It
 cannot prove that no other example exists.
 """
 
@@ -32,14 +32,14 @@ from gkl.spec import Evaluation
 
 _FORMAT = "gkl-certificate-1"
 OWN = "own"
-"""The architecture of a network, or the name of images, that no registry knows: somebody's own."""
+"""The architecture of a user's own network and the data set of a user's own images, which no registry contains."""
 _POINT_TENSORS = ("label", "prediction", "broken_by", "perturbation_norm")
 _BROKEN_TENSORS = ("index", "adversarial", "adversarial_prediction")
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """A certificate as read; N points, of which M were broken."""
+    """A certificate that was read from a file, of N points, of which M were broken."""
 
     tensors: Mapping[str, Tensor]
     evaluation: Evaluation
@@ -54,8 +54,9 @@ class Certificate:
     corruptions: tuple[CorruptionOutcome, ...]
     manifest: Mapping[str, Any]
     contents_sha256: str
-    """What the file says that its contents hash to."""
+    """The hash of the contents that the file states."""
     actual_sha256: str
+    """The hash of the contents that was computed on reading."""
 
     @property
     def num_points(self) -> int:
@@ -63,18 +64,18 @@ class Certificate:
 
     @property
     def preprocessing(self) -> Preprocessing | None:
-        """How the images that it is about were prepared; None where they all have one size."""
+        """How its images were resized and cropped; None for data sets whose images all have one size."""
         return recorded_preprocessing(self.dataset, self.manifest)
 
     @property
     def weights_key(self) -> str | None:
-        """Which network of the file of weights it is about; None where there is no other, and in earlier versions."""
+        """Which network in the file of weights was evaluated; None if there is no other, and in earlier versions."""
         key = self.manifest.get("weights_key")
         return key if isinstance(key, str) else None
 
     @property
     def flags(self) -> tuple[Flag, ...]:
-        """Flags that the owner's run raised for a network in no registry. Other networks' flags are in their jobs."""
+        """Flags that the owner's run raised for a network of their own. Other networks' flags are in their jobs."""
         return tuple(Flag.model_validate(flag) for flag in self.manifest.get("flags", ()))
 
 
@@ -93,7 +94,8 @@ def write_certificate(
     corruptions: Sequence[CorruptionOutcome] = (),
     corrupted_prediction: Tensor | None = None,
 ) -> None:
-    """
+    """Write a certificate.
+
     Args:
         path: where it is written.
         points: what became of each point.
@@ -102,11 +104,11 @@ def write_certificate(
         data: the N clean images.
         dataset: name of the data set, or OWN.
         architecture: name of the network's architecture, or OWN.
-        weights_sha256: of the file of weights.
-        dataset_sha256: of images and labels.
-        manifest: what ran it, as JSON.
+        weights_sha256: sha256 of the file of weights.
+        dataset_sha256: sha256 of images and labels.
+        manifest: where the result comes from, as JSON.
         corruptions: outcomes on corrupted images.
-        corrupted_prediction: the network's answers to those, (corruptions, N) int64.
+        corrupted_prediction: the classes that the network predicts for these, (corruptions, N) int64.
 
     Raises:
         NoSpaceLeft: the disk is full.
@@ -119,7 +121,7 @@ def write_certificate(
         "index": points.index,
         "adversarial": points.adversarial,
         "adversarial_prediction": points.adversarial_prediction,
-        # Not needed by a check, which has the data: so that the file alone shows what it says.
+        # A check has the data and does not need these; with them, the file alone shows its examples.
         "clean": data.images[points.index],
     }
     if corrupted_prediction is not None:
@@ -142,7 +144,8 @@ def write_certificate(
 
 
 def read_certificate(path: Path) -> Certificate:
-    """
+    """Read a certificate and check its form, but not what it states.
+
     Raises:
         InvalidInput: the file is missing, damaged, or no certificate.
     """
@@ -173,7 +176,7 @@ def read_certificate(path: Path) -> Certificate:
 
 
 def _check_shapes(certificate: Certificate) -> None:
-    # A user's own images go with a user's own network only: a registered network is for data sets of the catalog.
+    # A user's own images are allowed only with a user's own network: other networks are for data sets of the catalog.
     if certificate.dataset not in DATASETS and (certificate.dataset, certificate.architecture) != (OWN, OWN):
         raise TypeError(f"there is no data set {certificate.dataset!r}")
     recorded_preprocessing(certificate.dataset, certificate.manifest)
@@ -193,7 +196,7 @@ def _check_shapes(certificate: Certificate) -> None:
 
 
 def contents_sha256(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> str:
-    """Over all tensors and all metadata but this hash itself."""
+    """sha256 over all tensors and all metadata except this hash itself."""
     rest = {key: value for key, value in metadata.items() if key != "contents_sha256"}
     digest = hashlib.sha256(json.dumps(rest, sort_keys=True).encode())
     for name in sorted(tensors):

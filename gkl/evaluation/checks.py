@@ -1,8 +1,8 @@
 """Reasons not to trust an evaluation, as data.
 
-The five that AutoAttack warns of, with its conditions, and four more. AutoAttack prints them and goes on; one of them
-it counts in a global variable, so that one model taints all later ones of a process. Here each is a `Flag` of the
-evaluation that it belongs to.
+These are the five conditions of which AutoAttack warns, and four more. AutoAttack prints its warnings and continues.
+One of them depends on a global variable, so that one model affects all later models of a process. Here each reason is
+a `Flag` of the evaluation that it belongs to.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from gkl.attacks.classifier import Classifier
 from gkl.outcome import AttackOutcome, Flag
 
 _PASSES = 5
-# Distance of two answers to one image, each scaled to length 1, from which on they count as different.
+# Two answers to an image, each scaled to length 1, count as different if they are farther apart than this.
 _SAME_ANSWER = 1e-4
 _SUM_TOLERANCE = 1e-5
-# Share of all points by which Square must lower the accuracy.
-# AutoAttack warns from the same share on. One point of a few dozen says nothing: Square is random.
+# Square must lower the accuracy by more than this share of all points, which is AutoAttack's own condition, and break
+# more than this many points: Square is random, so one point of a few dozen means nothing.
 _SQUARE_SHARE, _SQUARE_POINTS = 0.002, 1
 # Share of the correctly classified points whose gradient may be zero.
 _ZERO_SHARE = 0.01
@@ -32,10 +32,10 @@ _ZERO_SHARE = 0.01
 
 @torch.no_grad()
 def answers_differ(classifier: Classifier, x: Tensor, y: Tensor) -> float | None:
-    """Ask five times; returns the largest distance of two answers if they differ, else None.
+    """Call the model five times; returns the largest distance between two answers if they differ, else None.
 
-    AutoAttack's check for randomized models: the number of correct answers changes, or two scaled answers differ by
-    more than 1e-4.
+    This is AutoAttack's check for randomized models: answers differ if the number of correct ones changes, or if two
+    scaled answers are more than 1e-4 apart.
     """
     scaled, correct = [], set()
     for _ in range(_PASSES):
@@ -65,7 +65,7 @@ def randomized_when_perturbed(distance: float) -> Flag:
 
 
 def probabilities(logits: Tensor) -> Flag | None:
-    """Whether rows (B, C) are probabilities, as AutoAttack tests it, or their logarithms."""
+    """Flag logits (B, C) that are probabilities, by AutoAttack's test, or logarithms of probabilities."""
     if (
         logits.max() < 1 + _SUM_TOLERANCE
         and logits.min() > -_SUM_TOLERANCE
@@ -87,9 +87,9 @@ def probabilities(logits: Tensor) -> Flag | None:
 
 @torch.no_grad()
 def batch_dependence(classifier: Classifier, x: Tensor) -> Flag | None:
-    """Whether an image's answer depends on the images beside it."""
+    """Flag a model whose answer to an image depends on the other images in the batch."""
     half = max(1, len(x) // 2)
-    # A single image gets a companion.
+    # A single image is put into a batch with its negative.
     together = _scaled(classifier(x if len(x) > 1 else torch.cat([x, 1 - x])))
     distance = _distance(together[:half], _scaled(classifier(x[:half])))
     # Half precision rounds differently in batches of another size.
@@ -104,7 +104,7 @@ def batch_dependence(classifier: Classifier, x: Tensor) -> Flag | None:
 
 
 def dynamic(classifier: Classifier, x: Tensor) -> Flag | None:
-    """Whether the forward pass itself takes gradients, as a defense that optimizes at test time does."""
+    """Flag a model whose forward pass computes gradients, as a defense that optimizes at test time does."""
     watched = {
         torch.autograd.grad.__code__,
         torch.autograd.backward.__code__,
@@ -119,7 +119,7 @@ def dynamic(classifier: Classifier, x: Tensor) -> Flag | None:
     before = sys.getprofile()
     sys.setprofile(look)
     try:
-        # Not under no_grad, in which such a defense could do nothing.
+        # Not under no_grad, where such a defense could not compute gradients.
         classifier(x)
     finally:
         sys.setprofile(before)
@@ -138,7 +138,7 @@ def zero_gradient_points(classifier: Classifier, x: Tensor, y: Tensor) -> Tensor
     with torch.enable_grad():
         loss = dlr_loss(classifier(x), y).sum()
         if not loss.requires_grad:
-            # Something in the model has cut the graph.
+            # An operation in the model has cut the graph.
             return None
         (gradient,) = torch.autograd.grad(loss, x, allow_unused=True)
     if gradient is None:
@@ -148,7 +148,8 @@ def zero_gradient_points(classifier: Classifier, x: Tensor, y: Tensor) -> Tensor
 
 
 def zero_gradients(points: int, of: int) -> Flag | None:
-    # A single dead point among thousands must not cost a network its rank.
+    """Flag a model whose gradient is zero at `points` of its `of` correctly classified points, if that is over 1 %."""
+    # A single such point among thousands must not cost a network its rank.
     if points <= _ZERO_SHARE * of:
         return None
     return Flag(
@@ -160,7 +161,7 @@ def zero_gradients(points: int, of: int) -> Flag | None:
 
 
 def square_improved(attacks: Sequence[AttackOutcome], num_points: int) -> Flag | None:
-    """Whether Square, which uses no gradients, broke more than a point and more than chance would leave it."""
+    """Flag an evaluation in which Square, which uses no gradients, broke more points than chance explains."""
     for position, attack in enumerate(attacks):
         share = attack.broken / num_points
         if attack.name == "square" and position > 0 and attack.broken > max(_SQUARE_POINTS, _SQUARE_SHARE * num_points):
@@ -187,7 +188,7 @@ def came_in_training_mode() -> Flag:
 
 
 def _scaled(logits: Tensor) -> Tensor:
-    """Centered over the classes and of length 1: a large constant on all logits must not hide a difference."""
+    """Shift to mean 0 and scale to length 1, so that a large constant on all logits does not hide a difference."""
     centered = logits.double() - logits.double().mean(1, keepdim=True)
     length: Tensor = centered.norm(dim=1, keepdim=True)
     return centered / length.clamp_min(torch.finfo(torch.float64).tiny)

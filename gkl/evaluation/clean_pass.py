@@ -1,4 +1,4 @@
-"""The first pass over an evaluation's points: clean images, which say what there is to attack."""
+"""The first pass over an evaluation's points. Attacks run only on points whose clean image is classified correctly."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ _CLEAN_COST = 4
 
 
 def run_clean(run: Run, mine: list[int]) -> None:
+    """Classify the clean images of the blocks of these numbers, and note which points are classified correctly."""
     costs = sum(attack.cost for attack in run.attacks)
     left = float(sum(run.size(b) for b in mine) * (_CLEAN_COST + costs))
     points = sum(run.size(b) for b in mine)
@@ -46,12 +47,12 @@ def run_clean(run: Run, mine: list[int]) -> None:
 
 
 def _clean(run: Run, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None]:
-    # A randomized model's answers too depend on nothing but the block.
+    # With the seed, a randomized model's answers depend on the block alone.
     torch.manual_seed(run.evaluation.seed)
     prediction = run.classifier.first_logits(x).argmax(1)
     if not run.attacks:
         return prediction.cpu(), None
-    # Only where there is something to attack: of a misclassified point DLR may be constant by its own form.
+    # Only points that can be attacked count: at a misclassified point, the DLR loss itself may be constant.
     zero = checks.zero_gradient_points(run.classifier, x, y)
     if zero is None:
         if run.evaluation.attack_names != ("square",):

@@ -1,4 +1,4 @@
-"""Accuracy under common corruptions (arXiv 1903.12261): 15 of them in five severities."""
+"""Accuracy under common corruptions (arXiv 1903.12261): 15 corruptions at five severities."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gkl.evaluation.progress import EvaluationProgress
 from gkl.outcome import CorruptionOutcome, Event
 
 ALL = tuple((corruption, severity) for corruption in CORRUPTIONS for severity in SEVERITIES)
-"""Every corruption in every severity, in the order in which they are run."""
+"""Every corruption at every severity, in the order in which they are run."""
 
 
 def measure_corruptions(
@@ -34,21 +34,25 @@ def measure_corruptions(
     should_stop: Callable[[], bool],
     device: torch.device,
 ) -> tuple[list[CorruptionOutcome], Tensor]:
-    """Ask the model, in evaluation mode, for every corrupted image.
+    """Classify every corrupted image with the model.
 
     Args:
-        model: as it is to be evaluated.
-        load: corruption and severity -> the images, of which the first N are taken.
-        labels: (N,) int64 of the clean images, which the corrupted ones must share.
+        model: the network, in evaluation mode.
+        load: corruption and severity -> the images, of which the first N are used.
+        labels: (N,) int64 of the clean images; those of the corrupted images must be the same.
         num_classes: C.
         batch_size: images at once.
-        seed: of torch's streams before each corruption, for randomized models.
-        blocks: where finished parts are kept, from number `first_part` on.
-        first_part: see there.
+        seed: torch is seeded with it before each corruption, for randomized models.
+        blocks: where finished parts are kept.
+        first_part: number of the first part; the others follow it.
         report, should_stop, device: as for `measure`.
 
     Returns:
-        What came of each corruption in each severity, and the predictions (75, N) int64 in the order of `ALL`.
+        The outcome of each corruption at each severity, and the predictions (75, N) int64, in the order of `ALL`.
+
+    Raises:
+        InvalidInput: the labels of the corrupted images differ.
+        Stopped: `should_stop` said yes.
     """
     progress = EvaluationProgress(report, should_stop)
     progress.restore(1)

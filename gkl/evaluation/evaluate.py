@@ -1,4 +1,4 @@
-"""Measure weights as a spec says, prove the result, and only then report it."""
+"""Evaluate weights as a spec says: measure, write a certificate, check it, and only then report the result."""
 
 from __future__ import annotations
 
@@ -47,25 +47,26 @@ def evaluate(
     converted: Path | None = None,
     others: Sequence[Path] = (),
 ) -> EvaluationOutcome:
-    """Measure the weights, write the certificate, check it, and return what it proves.
+    """Measure the weights, write the certificate, check it, and return the outcome that it proves.
 
-    Finished parts lie in the context's directory. The same call goes on from them, and ends with the same outcome,
-    point by point, as if it had never been interrupted. Parts of `evaluate_shard` count too.
+    Finished parts are kept in the context's directory. After an interruption, the same call continues from them and
+    returns the same outcome for each point as an uninterrupted run. It also uses the parts of `evaluate_shard`.
 
     Args:
         spec: what to evaluate and how.
         weights: safetensors or state dict, whose sha256 must be the spec's; None for RobustBench's published ones.
-        context: where finished parts and the certificate are written, and who is told of progress, every finished part
-            and attack, and the provisional verdict.
-        converted: what `gkl.conversion` made of the weights, to be read in their place; they keep their sha256.
+        context: where finished parts and the certificate are written; its `report` is called with progress, every
+            finished part and attack, and the provisional verdict.
+        converted: a converted copy of the weights from `gkl.conversion`, which is read instead of them; the outcome
+            still names the sha256 of the original.
         others: certificates of other networks on the same data, whose adversarial examples are tried at the end.
 
     Raises:
-        InvalidInput: the weights are other ones, or of another architecture, or their logits are not finite; or the
-            directory holds parts of another evaluation.
-        InvalidVerdict: the certificate did not survive its own check; no result is to be recorded.
+        InvalidInput: the weights are not those of the spec, or of another architecture, or give logits that are not
+            finite; or the directory holds parts of another evaluation.
+        InvalidVerdict: the certificate failed its check, so that no result may be recorded.
         NoSpaceLeft: the disk is full.
-        OutOfMemory: not even one image at once fits on the device.
+        OutOfMemory: the device has too little memory for a single image.
         Stopped: the context's `should_stop` said yes.
     """
     run = _prepared(spec, weights, context, converted)
@@ -78,7 +79,7 @@ def evaluate(
     def report_part(event: Event) -> None:
         if isinstance(event, Progress):
             if evaluation.protocol == "corruptions":
-                # The clean pass is one of 76.
+                # The clean pass is the first of 76 passes.
                 share = 1 / (len(ALL) + 1)
                 event = event.model_copy(update={"fraction": event.fraction * share, "seconds_left": None})
             run.fraction = event.fraction
@@ -107,13 +108,13 @@ def evaluate(
             batch_size=measurement.batch_size_used,
             seed=evaluation.seed,
             blocks=run.blocks,
-            # After the clean pass and the checks.
+            # The clean pass and the checks have the lower numbers.
             first_part=2 * -(-len(run.data) // evaluation.batch_size),
             report=context.report,
             should_stop=context.should_stop,
             device=run.device,
         )
-    # Not the network that was attacked: a fresh one from the file, as a stranger would have it.
+    # Check with a network freshly loaded from the file, as anyone else would, not with the one that was attacked.
     run.model = run.load_model()
     run.checking, run.fraction = "checking the certificate", 1.0
     context.report(Progress(stage=run.checking, fraction=run.fraction))
@@ -129,7 +130,13 @@ def evaluate_shard(
     *,
     converted: Path | None = None,
 ) -> None:
-    """Run one shard's blocks of an evaluation; `evaluate` in the same directory puts them together. Else like it."""
+    """Run one shard's blocks of an evaluation. `evaluate` merges the shards if it is called with the same directory.
+
+    Arguments and errors are those of `evaluate`.
+
+    Raises:
+        InvalidInput: also for an evaluation on corruptions, which has no shards.
+    """
     if spec.evaluation.protocol == "corruptions":
         raise InvalidInput("an evaluation on corruptions has no shards; start it without them")
     run = _prepared(spec, weights, context, converted)
@@ -157,14 +164,14 @@ def verify(
     batch_size: int = 200,
     weights_key: str | None = None,
 ) -> Verification:
-    """Check a certificate against weights and data, as anyone can.
+    """Check a certificate against weights and data.
 
-    The certificate says which network of the file it is about; `weights_key` is for one that does not, as those of
-    earlier versions. A network of somebody's own, which `gkl.evaluate` measured, cannot be asked again: what its
-    certificate says about the answers is accepted, and everything else is checked.
+    The certificate names the network in the file of weights. Certificates of earlier versions do not; for these,
+    `weights_key` names it. A user's own network, which `gkl.evaluate` measured, cannot be loaded here: its recorded
+    answers are accepted, and everything else is checked.
 
     Raises:
-        InvalidInput: the file is no certificate, or the weights or the data cannot be read.
+        InvalidInput: the file is not a certificate, or the weights or the data cannot be read.
     """
     claimed = read_certificate(certificate)
     if claimed.architecture == OWN:
@@ -191,7 +198,7 @@ def verify(
 
 @dataclass
 class _Prepared:
-    """All that an evaluation needs, checked."""
+    """The checked inputs of an evaluation."""
 
     spec: EvaluateSpec
     to_read: Path | None
@@ -204,10 +211,10 @@ class _Prepared:
     blocks: Blocks
     model: nn.Module
     loaded: LoadedModel
-    """How the weights were taken from their file."""
+    """The network and how its weights were read from their file."""
     checking: str = "checking the provisional verdict"
     fraction: float = 0.0
-    """Share of the whole that was done when the check began."""
+    """Share of the whole run that was done when the check began."""
     last_report: float = 0.0
 
     @property
@@ -224,7 +231,7 @@ class _Prepared:
         return model.to(self.device).eval()
 
     def on_check(self) -> None:
-        """At every pass of a check: it stops when asked to, and shows that it lives."""
+        """Called before every pass of a check: stops it on request, and reports progress every few seconds."""
         if self.context.should_stop():
             raise Stopped
         if time.monotonic() - self.last_report >= _REPORT_SECONDS:
@@ -329,12 +336,12 @@ def _prepared(spec: EvaluateSpec, weights: Path | None, context: RunContext, con
     origin: Mapping[str, Any] = {
         "dataset": spec.dataset,
         "architecture": spec.architecture,
-        # Before the hashes: a message names the first field that differs.
-        # Who shares the work changes nothing.
+        # These come before the hashes, since an error message names the first field that differs.
+        # The number of shards does not change the result.
         **spec.evaluation.model_dump(mode="json", exclude={"shards"}),
         "weights_sha256": sha256,
         "dataset_sha256": data.sha256(),
-        # Left out where there is none, as in parts of earlier versions.
+        # Parts of earlier versions have no such field.
         **({} if loaded.weights_key is None else {"weights_key": loaded.weights_key}),
     }
     blocks = Blocks(context.directory, origin, context.report)

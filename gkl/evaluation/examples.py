@@ -1,6 +1,6 @@
-"""Adversarial examples against a network that has a certificate: judged one by one, and merged into it.
+"""Judging adversarial examples against a network that has a certificate, and merging them into the certificate.
 
-What somebody sent, and what was found for another network, is judged and merged by the same steps.
+Examples that a user sent and examples that were found for another network go through the same steps.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Examples:
     """K adversarial examples, in the order of their points."""
 
     index: Tensor
-    """(K,) int64, the places of their clean images among the test images."""
+    """(K,) int64: positions of their clean images among the test images."""
     adversarial: Tensor
     """(K, channels, height, width) float32."""
 
@@ -46,13 +46,13 @@ class Examples:
         return len(self.index)
 
     def chosen(self, which: Tensor) -> Examples:
-        """Those of a mask (K,) or of positions."""
+        """The examples that a mask (K,) or a tensor of positions selects."""
         return Examples(self.index[which], self.adversarial[which])
 
 
 @dataclass(frozen=True)
 class Target:
-    """A network with its certificate and the data that it is about."""
+    """A network with its certificate and the data on which it was evaluated."""
 
     known: Certificate
     model: nn.Module
@@ -68,17 +68,17 @@ class Target:
 
     @torch.no_grad()
     def logits(self, images: Tensor) -> Tensor:
-        """(B, channels, height, width) in [0, 1] -> (B, C) float32, on the CPU."""
+        """Images (B, channels, height, width) in [0, 1] -> logits (B, C) float32, on the CPU."""
         dtype = next((p.dtype for p in self.model.parameters() if p.is_floating_point()), torch.float32)
         found: Tensor = self.model(images.to(self.device, dtype)).float().cpu()
         return found
 
     def judge(self, examples: Examples, on_call: Callable[[float], None]) -> Iterator[tuple[Examples, Judged]]:
-        """Ball, box and the model's answer, for `batch_size` examples at a time.
+        """Judge examples by ball, box and the model's answer, `batch_size` at a time.
 
         Args:
             examples: any number of them.
-            on_call: called with the share that is done before every pass of the model.
+            on_call: called before every pass of the model, with the share of the examples that is done.
         """
         for start in range(0, len(examples), self.batch_size):
             on_call(start / len(examples))
@@ -89,10 +89,10 @@ class Target:
 
 
 def read_attacked(path: Path) -> Certificate:
-    """A certificate of an evaluation under attack.
+    """Read the certificate of an evaluation with attacks.
 
     Raises:
-        InvalidInput: it is none.
+        InvalidInput: the file is not one.
     """
     known = read_certificate(path)
     threat_model_of(known)
@@ -100,9 +100,10 @@ def read_attacked(path: Path) -> Certificate:
 
 
 def threat_model_of(known: Certificate) -> ThreatModel:
-    """
+    """The threat model of a certificate.
+
     Raises:
-        InvalidInput: it is about an evaluation without attacks.
+        InvalidInput: its evaluation had no attacks.
     """
     threat_model = known.evaluation.threat_model
     if threat_model is None or known.robust_correct is None:
@@ -119,18 +120,18 @@ def load_target(
     converted: Path | None,
     batch_size: int,
 ) -> Target:
-    """Load the network that a certificate is about, and its data, for arithmetic in full float32.
+    """Load the network of a certificate and its data; TensorFloat-32 is turned off, for exact float32.
 
     Args:
-        spec: says which network it is.
-        known: its certificate.
+        spec: names the data set and the architecture.
+        known: the certificate.
         weights: safetensors or state dict; None for RobustBench's published ones.
-        context: where data and published weights are, who is told, and which device computes.
-        converted: what `gkl.conversion` made of the weights, to be read in their place; they keep their sha256.
+        context: the folders of data and published weights, the device, and the receiver of progress.
+        converted: a converted copy of the weights from `gkl.conversion`, which is read instead of them.
         batch_size: images at once.
 
     Raises:
-        InvalidInput: the certificate is about other weights; or a file cannot be used.
+        InvalidInput: the certificate is for other weights, or a file cannot be used.
         Stopped: the run was asked to stop.
     """
     selected = select_device(context.device)
@@ -158,18 +159,21 @@ def merge(
     name: str,
     on_call: Callable[[float], None],
 ) -> Path:
-    """Write the target's certificate with more examples, for points that had survived until then, and check the whole.
+    """Add examples to the target's certificate, write it to a new file, and check it as a whole.
 
     Args:
         target: the network.
-        added: examples that break points which stand in its certificate.
-        judged: what was found of each of them.
-        directory: where the certificate is written.
-        name: what it calls the attack that found them.
-        on_call: called with the share that is done before every pass of the model.
+        added: examples that break points which were unbroken in the certificate.
+        judged: the judgement of each of them.
+        directory: where the new certificate is written.
+        name: the title under which the certificate lists the attack that found them.
+        on_call: called before every pass of the model, with the share of the work that is done.
+
+    Returns:
+        The path of the new certificate.
 
     Raises:
-        InvalidVerdict: the new certificate did not survive its own check.
+        InvalidVerdict: the new certificate failed its check.
         NoSpaceLeft: the disk is full.
     """
     known, path = target.known, directory / MERGED_FILE
@@ -204,7 +208,7 @@ def merge(
 
 
 def _merged(known: Certificate, added: Examples, judged: Judged) -> Points:
-    """The certificate's table with the added examples, as what one more attack broke."""
+    """The certificate's table of points, with the added examples as those of one more attack."""
     old = known.tensors
     broken_by, norm = old["broken_by"].clone(), old["perturbation_norm"].clone()
     broken_by[added.index], norm[added.index] = len(known.attacks), judged.size

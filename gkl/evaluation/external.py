@@ -1,4 +1,4 @@
-"""Adversarial examples that somebody else found: checked one by one, and merged into a certificate."""
+"""Checks adversarial examples that a user sent, one by one, and merges them into a certificate."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ def merge_examples(
     batch_size: int = 200,
     converted: Path | None = None,
 ) -> ExternalOutcome:
-    """Check every example with an independent pass in float32, and add those that break a surviving point.
+    """Check every example with a pass of the network in float32, and merge those that break further points.
 
     Args:
-        spec: whose examples they are, and of which weights.
-        certificate: what is known so far of those weights, of N points.
+        spec: names the network, and the attack that found the examples.
+        certificate: the network's certificate so far, of N points.
         examples: safetensors with 'adversarial' (K, channels, height, width) float32 in [0, 1] and 'index' (K,) of
-            whole numbers, the places of their clean images among the test images.
+            integers, the positions of their clean images among the test images.
         weights: safetensors or state dict; None for RobustBench's published ones.
-        context: where the merged certificate is written, if there is something to merge, and who is told of progress.
+        context: where the merged certificate is written, if any example is added; receives progress.
         batch_size: images at once.
-        converted: what `gkl.conversion` made of the weights, to be read in their place; they keep their sha256.
+        converted: a converted copy of the weights from `gkl.conversion`, which is read instead of them.
 
     Raises:
-        InvalidInput: an example is not allowed or does not fool the model, with the first such point; or a file
-            cannot be used.
-        InvalidVerdict: the merged certificate did not survive its own check.
+        InvalidInput: an example is not allowed or does not fool the model (the message names the first such point), or
+            a file cannot be used.
+        InvalidVerdict: the merged certificate failed its check.
         NoSpaceLeft: the disk is full.
         Stopped: the context's `should_stop` said yes.
     """
@@ -107,9 +107,10 @@ def _read_examples(path: Path, known: Certificate) -> Examples:
 
 
 def _judged(sent: Examples, target: Target, on_call: Callable[[float], None]) -> Judged:
-    """
+    """Judge all examples.
+
     Raises:
-        InvalidInput: the first point whose example is not allowed, or that the model gets right.
+        InvalidInput: an example is not allowed, or the model classifies it correctly; names the first such point.
     """
     found = []
     for examples, judged in target.judge(sent, on_call):

@@ -1,4 +1,4 @@
-"""Images and labels that every attack can work on, or a sentence that says why not."""
+"""Checks that every attack of an evaluation can run on the given images and labels."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from gkl.data import ImageSet
 from gkl.errors import InvalidInput
 from gkl.spec import Evaluation
 
-# The five squares of Square's L1 and L2 versions beside each other.
+# Square in L1 and L2 starts from five tiles side by side, each at least a pixel wide.
 _SMALLEST_SIDE = 5
 
 
 def checked_images(data: ImageSet, num_classes: int, evaluation: Evaluation) -> ImageSet:
-    """The data in a form that every attack takes: uint8 or float32, contiguous, labels int64.
+    """The data in a form that every attack accepts: images uint8 or float32, labels int64, contiguous, on the CPU.
 
     Raises:
-        InvalidInput: what no attack could judge, with what was found.
+        InvalidInput: images or labels have a shape, type or range on which an attack of the evaluation cannot run.
     """
     images, labels = data.images, data.labels
     if images.dim() != 4 or 0 in images.shape:
@@ -45,7 +45,7 @@ def checked_images(data: ImageSet, num_classes: int, evaluation: Evaluation) -> 
         if not images.is_floating_point():
             raise InvalidInput(f"the images are {images.dtype}; give uint8 pixels, or floats in [0, 1]")
         low, high = float(images.min()), float(images.max())
-        # The box is [0, 1]; attacks on images outside it give a wrong number without a word.
+        # The attacks clamp to [0, 1]; for images outside it they give wrong results without an error.
         if not (low >= 0.0 and high <= 1.0):
             raise InvalidInput(
                 f"the images have values from {low:g} to {high:g}, but an evaluation needs them in [0, 1]; "
@@ -56,6 +56,6 @@ def checked_images(data: ImageSet, num_classes: int, evaluation: Evaluation) -> 
 
 
 def _tiles_leave_the_image(side: int) -> bool:
-    """Whether Square's first tiles, of a fifth of the side each, reach over its end, as they do at 12 or 14 pixels."""
+    """Whether Square's first tiles, each a fifth of the side wide, exceed the image, as they do at 12 or 14 pixels."""
     tile = side // 5
     return tile > 1 and (side - 5 * tile) // 2 + side // tile * tile > side

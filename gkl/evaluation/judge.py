@@ -1,7 +1,7 @@
-"""One judge of adversarial examples, for evaluations, certificates, sent examples and replayed ones.
+"""The rules for adversarial examples in evaluations and certificates, whether found, sent by users, or replayed.
 
 An example breaks a point if it lies in the threat model's ball around the clean image and in the box [0, 1], and the
-network misclassifies it. Every rule, and every sentence that says which one an example fails, is here.
+network misclassifies it. This module has all these rules, and the messages that say which one an example fails.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from gkl.attacks.perturbation import is_allowed, norm_tolerance
 from gkl.spec import ThreatModel, format_epsilon
 
 IS_RIGHT = "the model gets its adversarial image right"
-# Rounding differs between processors and batch sizes; answers closer than so many of float32's units in the last place
-# of the largest logit may change sides.
+# Rounding differs between processors and batch sizes. If two logits differ by less than 256 of float32's units in the
+# last place, relative to the largest logit, rounding may decide which one is higher.
 _ROUNDING = 256 * 2.0**-23
 
 
 @dataclass(frozen=True)
 class Judged:
-    """What was found of K examples."""
+    """The judgement of K examples."""
 
     allowed: Tensor
     """(K,) bool: inside ball and box."""
     size: Tensor
-    """(K,) float64: distances to the clean images."""
+    """(K,) float64: distances to the clean images, in the threat model's norm."""
     prediction: Tensor
     """(K,) int64; `NO_CLASS` where the model answered NaN."""
     labels: Tensor
@@ -37,7 +37,7 @@ class Judged:
 
     @classmethod
     def joined(cls, parts: Sequence[Judged]) -> Judged:
-        """Join the verdicts of several batches; an empty sequence gives verdicts of zero examples."""
+        """Join the judgements of several batches; an empty sequence gives one of zero examples."""
         return cls(
             torch.cat([torch.zeros(0, dtype=torch.bool), *(part.allowed for part in parts)]),
             torch.cat([torch.zeros(0, dtype=torch.float64), *(part.size for part in parts)]),
@@ -47,7 +47,7 @@ class Judged:
 
     @property
     def fools(self) -> Tensor:
-        """(K,) bool: the model misclassifies it, whether or not it is allowed. NaN is misclassified."""
+        """(K,) bool: the model misclassifies the example, allowed or not. NaN counts as misclassified."""
         return self.prediction != self.labels
 
     @property
@@ -56,15 +56,15 @@ class Judged:
         return self.allowed & self.fools
 
     def chosen(self, which: Tensor) -> Judged:
-        """Those of a mask (K,)."""
+        """The judgements that a mask (K,) selects."""
         return Judged(self.allowed[which], self.size[which], self.prediction[which], self.labels[which])
 
     def faults(self, adversarial: Tensor, threat_model: ThreatModel, *, must_fool: bool) -> list[tuple[int, str]]:
-        """Row and sentence of each example that fails, rising; the sentence goes after 'point 7: '.
+        """Row and message of each example that fails, in order of the rows; the message follows 'point 7: '.
 
         Args:
             adversarial: the examples (K, channels, height, width).
-            threat_model: the one that they were judged by.
+            threat_model: the one by which they were judged.
             must_fool: whether an allowed example that the model classifies correctly fails too.
         """
         fails = ~self.allowed | (~self.fools if must_fool else torch.zeros_like(self.allowed))
@@ -89,7 +89,7 @@ def judge(adversarial: Tensor, clean: Tensor, labels: Tensor, prediction: Tensor
 
 
 def _why_not_allowed(adversarial: Tensor, size: float, threat_model: ThreatModel) -> str:
-    """For an image (channels, height, width) at this distance."""
+    """The reason why an image (channels, height, width) at this distance is not allowed."""
     if not torch.isfinite(adversarial).all():
         return "its adversarial image has values that are no numbers"
     if size <= threat_model.epsilon + norm_tolerance(threat_model, adversarial.numel()):
@@ -102,27 +102,27 @@ def _why_not_allowed(adversarial: Tensor, size: float, threat_model: ThreatModel
 
 @dataclass(frozen=True)
 class Compared:
-    """A model's answers to B images beside those that a certificate has of the same images."""
+    """A model's answers to B images, compared with a certificate's answers to the same images."""
 
     found: Tensor
     """(B,) int64: the predicted classes; `NO_CLASS` where the answer is NaN."""
     recorded: Tensor
-    """(B,) int64."""
+    """(B,) int64: the classes in the certificate."""
     is_close: Tensor
-    """(B,) bool: so close to the recorded class that rounding explains a difference."""
+    """(B,) bool: the logit of the recorded class is so close to the highest that rounding explains a difference."""
 
     @property
     def borderline(self) -> int:
-        """Answers that differ from the record for no other reason than rounding."""
+        """The number of answers that differ from the record because of rounding alone."""
         return int(((self.found != self.recorded) & self.is_close).sum())
 
     @property
     def in_favour(self) -> Tensor:
-        """(B,) int64: the classes, in favour of the record where the difference is rounding."""
+        """(B,) int64: the recorded class where rounding explains a difference, else the predicted one."""
         return self.found.where(~self.is_close, self.recorded)
 
     def differences(self, what: str) -> list[tuple[int, str]]:
-        """Row and sentence of each answer that rounding does not explain; `what` such as 'clean' names the images."""
+        """Row and message of each difference that rounding does not explain; `what` names the images, as 'clean'."""
         return [
             (
                 i,
@@ -134,10 +134,11 @@ class Compared:
 
 
 def compare_with_record(logits: Tensor, recorded: Tensor) -> Compared:
-    """
+    """Compare a model's answers with recorded ones.
+
     Args:
         logits: (B, C) float32.
-        recorded: classes (B,); `NO_CLASS` where the model answered NaN.
+        recorded: classes (B,); `NO_CLASS` where the model returned NaN.
     """
     found = predicted_classes(logits)
     own = logits.gather(1, recorded.clamp(min=0, max=logits.shape[1] - 1)[:, None]).squeeze(1)

@@ -1,9 +1,9 @@
-"""What the attacks of a protocol do to a model on given images, block by block.
+"""Runs the attacks of a protocol against a model on given images, block by block.
 
-The points are cut into fixed blocks of `batch_size` consecutive ones. Attack after attack takes, block by block, the
-points that still stand; a point is broken when an attack returns an image inside the threat model that the model
-misclassifies. Blocks know nothing of each other, so the verdict depends on the evaluation's spec alone: not on
-restarts, and not on which process attacked which block.
+The points are divided into fixed blocks of `batch_size` consecutive points. Each attack runs, block by block, on the
+points that no earlier attack broke. It breaks a point if it returns an image inside the threat model that the model
+misclassifies. Blocks are independent of each other, so the result depends on the evaluation's spec alone, and neither
+on restarts nor on which process attacked which block.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Shard:
-    """A share of the blocks: every `count`-th one, from `index`, counted from 0."""
+    """A share of the blocks: every `count`-th block, starting at `index`, which counts from 0."""
 
     index: int
     count: int
@@ -59,25 +59,25 @@ def measure(
     device: torch.device | None = None,
     others: Sequence[Path] = (),
 ) -> Measurement:
-    """Attack any classifier on any images as the evaluation says; what is in `blocks` already is not run again.
+    """Attack any classifier on any images as the evaluation says. Parts that are already in `blocks` are not run again.
 
-    The model is evaluated in evaluation mode, with parameters that take no gradients; afterwards it is as before.
-    torch's global random streams are left as they were.
+    The model is put into evaluation mode, and its parameters require no gradients; afterwards its state is restored.
+    The state of torch's global random generators is restored, too.
 
     Args:
-        model: images (B, channels, height, width) float32 in [0, 1] -> logits (B, C); of any floating number format.
-        data: N images, uint8 or of any floating format with values in [0, 1], and labels 0 to C - 1.
+        model: images (B, channels, height, width) float32 in [0, 1] -> logits (B, C); of any floating-point format.
+        data: N images, uint8 or floating-point with values in [0, 1], and labels 0 to C - 1.
         evaluation: a protocol with attacks, or 'clean'.
         num_classes: C, at least 2.
         blocks: where finished parts are kept; by default in memory.
         report: called with progress and every finished attack.
-        should_stop: asked at every call of the model; when it says yes the run ends with `Stopped`.
-        provisional: called after APGD-T with what is certain then, if other attacks follow it.
-        device: where to compute; by default where the model is.
+        should_stop: called at every call of the model; if it returns True, the run ends with `Stopped`.
+        provisional: called after APGD-T with the result so far, if other attacks follow it.
+        device: the device to compute on; by default the model's.
         others: certificates of other networks on the same images, whose adversarial examples are tried at the end.
 
     Raises:
-        InvalidInput: images or labels of another kind or range, or the model's answers are no logits of C classes.
+        InvalidInput: images or labels have a wrong type or range, or the model does not return logits of C classes.
         Stopped: `should_stop` said yes.
     """
     run = Run(
@@ -108,7 +108,7 @@ def measure_shard(
     should_stop: Callable[[], bool] = lambda: False,
     device: torch.device | None = None,
 ) -> None:
-    """Run one shard's parts into `blocks`; `measure` puts all shards' parts together. Else like `measure`."""
+    """Run one shard's parts into `blocks`, with the arguments of `measure`, which merges the parts of all shards."""
     run = Run(
         model,
         data,
@@ -124,7 +124,7 @@ def measure_shard(
 
 
 def run_stages(run: Run, numbers: Iterable[int], provisional: Callable[[Measurement], None] | None = None) -> None:
-    """All stages on these blocks. With `provisional` they are all blocks."""
+    """Run all stages on these blocks. With `provisional`, these must be all blocks of the evaluation."""
     mine = list(numbers)
     run_clean(run, mine)
     if provisional is not None or 0 in mine:
@@ -132,7 +132,7 @@ def run_stages(run: Run, numbers: Iterable[int], provisional: Callable[[Measurem
     names = [attack.name for attack in run.attacks]
     for position, attack in enumerate(run.attacks):
         if attack.name == "transfer" and provisional is None:
-            # It takes seconds, and the job that merges the shards has the other networks' certificates.
+            # The job that merges the shards runs this attack: it has the certificates, and the attack takes seconds.
             continue
         run_attack(run, position, mine)
         if provisional is None:

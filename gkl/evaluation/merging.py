@@ -1,4 +1,4 @@
-"""The finished parts of all blocks, put together into a measurement."""
+"""Merges the finished parts of all blocks into a measurement."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gkl.spec import PROTOCOLS_WITH_MORE
 
 
 def measurement(run: Run, num_attacks: int) -> Measurement:
-    """What the parts of all blocks, through the first so many attacks, come to."""
+    """Merge the parts of all blocks, of the clean pass, the checks and the first `num_attacks` attacks."""
     clean = [run.finished(number) for number in range(run.num_blocks)]
     checked = run.finished(run.part(run.num_own_attacks + 1, 0))
     ran = [position for position in range(num_attacks) if not _is_missing(run, position)]
@@ -46,9 +46,9 @@ def _points(run: Run, clean: list[Block], parts: list[tuple[int, int]], *, answe
 
     Args:
         run: the evaluation.
-        clean: the parts of the clean pass, of all blocks.
-        parts: the attacks' parts, each with its attack's place among those that ran.
-        answers_vary: what the checks found.
+        clean: the parts of the clean pass on all blocks.
+        parts: the attacks' parts, each as its attack's position among those that ran, and its number.
+        answers_vary: whether the checks found that the model's answers vary.
     """
     prediction = torch.cat([block.tensors["prediction"] for block in clean])
     broken_by = torch.where(prediction == run.data.labels, STANDS, MISCLASSIFIED)
@@ -58,7 +58,7 @@ def _points(run: Run, clean: list[Block], parts: list[tuple[int, int]], *, answe
         broken_by[tensors["index"]] = place
         norm[tensors["index"]] = tensors["norm"]
     index = (broken_by >= 0).nonzero().squeeze(1)
-    # Read a second time, one part after the other: the images of all of them may be gigabytes.
+    # Each part is read a second time, one after the other, since the images of all parts may take gigabytes.
     adversarial = torch.empty((len(index), *run.data.images.shape[1:]))
     adversarial_prediction = torch.empty(len(index), dtype=torch.int64)
     for _, part in parts:
@@ -80,11 +80,11 @@ def _points(run: Run, clean: list[Block], parts: list[tuple[int, int]], *, answe
 def _checks_and_flags(
     run: Run, checked: Block, points: Points, drifts: list[float | None], *, is_complete: bool
 ) -> tuple[list[CheckOutcome], list[Flag]]:
-    """What was checked of the network before, during and, where all attacks are through, after them."""
+    """The checks of the network before and during the attacks and, if all attacks are finished, after them."""
     flags = [Flag.model_validate(flag) for flag in checked.record["flags"]]
     outcomes = [CheckOutcome.model_validate(check) for check in checked.record["checks"]]
     if run.attacks and not points.answers_vary:
-        # A part of an earlier version has no drift.
+        # Parts of earlier versions have no value for the drift.
         outcomes.append(belief.drift_check(drifts, run.classifier.dtype))
         remembers = belief.remembers(outcomes[-1])
         flags += [] if remembers is None else [remembers]
@@ -97,7 +97,7 @@ def _checks_and_flags(
 
 
 def _flags_of_counts(run: Run, clean: list[Block], points: Points, outcomes: list[AttackOutcome]) -> list[Flag]:
-    """Flags that follow from how many points have zero gradients, and how many each attack broke."""
+    """Flags that depend on the number of points with zero gradients, and on how many points each attack broke."""
     zero = [block.tensors["zero_gradient"] for block in clean if "zero_gradient" in block.tensors]
     flags = (
         checks.zero_gradients(int(torch.cat(zero).sum()), points.clean_correct) if zero else None,
@@ -108,7 +108,7 @@ def _flags_of_counts(run: Run, clean: list[Block], points: Points, outcomes: lis
 
 
 def _is_missing(run: Run, position: int) -> bool:
-    """Whether an attack ran on no block although points had survived until then."""
+    """Whether an attack ran on no block although there were unbroken points."""
     records = [run.records[part] for part in run.parts_of(position)]
     return bool(records) and all("not_run" in record for record in records)
 
@@ -117,14 +117,14 @@ def _near_cliff(run: Run, checked: Block, standing: Tensor) -> tuple[CheckOutcom
     if run.evaluation.protocol not in PROTOCOLS_WITH_MORE:
         reason = f"only after all attacks of the protocols {' and '.join(PROTOCOLS_WITH_MORE)} can it be said"
         return belief.not_run(("near_cliff",), reason)[0], None
-    # Parts of earlier versions have none, nor those of a network without gradients in float64.
+    # Parts of earlier versions have no distances, nor have parts of networks whose float64 checks did not run.
     if "border_distance" not in checked.tensors:
         return belief.not_run(("near_cliff",), "its gradients in float64 were not looked at")[0], None
     return belief.near_cliff_check(checked.tensors["border_distance"], standing[checked.tensors["looked_at"]])
 
 
 def _checks_beyond(run: Run) -> list[CheckOutcome]:
-    """What the attacks beyond the protocol's found, or why they did not run."""
+    """The outcomes of the attacks after the protocol's own, or why they did not run."""
     if run.evaluation.protocol not in PROTOCOLS_WITH_MORE:
         reason = f"only the protocols {' and '.join(PROTOCOLS_WITH_MORE)} run it"
         return belief.not_run(("repair", "transfer"), reason)
@@ -154,6 +154,7 @@ def _check_beyond(run: Run, name: CheckName, position: int) -> CheckOutcome:
 
 
 def attack_outcome(run: Run, position: int) -> AttackOutcome:
+    """The outcome of one attack, over all its blocks."""
     attack = run.attacks[position]
     records = [run.records[part] for part in run.parts_of(position)]
 

@@ -1,4 +1,4 @@
-"""The checks of the network itself: once on the first block, and after each attack on a block."""
+"""Runs the checks of the network itself: once on the first block, and after each attack on a block."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ from gkl.spec import ThreatModel
 
 _log = logging.getLogger(__name__)
 
-# Images of a block that are asked again after each attack on it.
+# Images of a block that the network classifies again, with noise, after each attack on the block.
 _ASKED_AGAIN = 8
 _ON_GRADIENTS: tuple[CheckName, ...] = ("wrong_gradients", "lost_slope", "zero_gradients", "coarse", "ties", "cliff")
 
 
 @dataclass(frozen=True)
 class _Believed:
-    """What the checks of the network itself came to."""
+    """The results of the checks of the network itself."""
 
     seed: int | None
-    """Of the points looked at; None if none were."""
+    """Seed of the checked points; None if the checks did not run."""
     outcomes: list[CheckOutcome] = field(default_factory=list)
     flags: list[Flag] = field(default_factory=list)
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
-    """The checked points and their distances to the decision border, compared with the attacks' results later."""
+    """The checked points and their distances to the decision border, to be compared with the attacks' results."""
 
 
 def run_checks(run: Run) -> None:
-    """What only the first block is asked, once for the whole evaluation."""
+    """Run the checks on the first block, once for the whole evaluation, and keep them as a part."""
     number = run.part(run.num_own_attacks + 1, 0)
     known = run.known(number)
-    # A part of an earlier version lacks the newer checks.
+    # Parts of earlier versions lack the newer checks.
     if known is not None and "checks" in known.record:
         return
     run.progress.start_part("checks", "", work=0, calls=1, left=_left_at_most(run))
@@ -92,7 +92,7 @@ def _checks(run: Run, x: Tensor, y: Tensor) -> tuple[list[Flag], bool]:
 
 
 def _believe(run: Run, *, answers_vary: bool) -> _Believed:
-    """Whether attacks see the network as it is."""
+    """Check whether gradient attacks see the network as it is."""
     threat_model = run.evaluation.threat_model
     if threat_model is None:
         return _Believed(None)
@@ -116,7 +116,7 @@ def _believe(run: Run, *, answers_vary: bool) -> _Believed:
 def _gradient_checks(
     run: Run, probes: belief.Probes, x: Tensor, threat_model: ThreatModel
 ) -> tuple[list[CheckOutcome], list[Flag | None], Tensor | None]:
-    """The checks of gradients against the network in float64; at last the distances of the borders, if they ran."""
+    """The checks of gradients in float64; the last value is the points' distances to the border, or None."""
     precise = run.copies.precise
     if precise is None:
         return belief.not_run(_ON_GRADIENTS, run.copies.reason), [], None
@@ -124,27 +124,27 @@ def _gradient_checks(
         found, raised = run.checking(len(x), lambda: belief.gradient_checks(run.classifier, precise, probes))
         far = run.checking(len(x), lambda: belief.border_distances(precise, probes))
     except InvalidInput as error:
-        # A network may answer once in float64 and not the next time.
+        # A network may return logits in float64 once and fail the next time.
         return belief.not_run(_ON_GRADIENTS, f"in float64: {error}"), [], None
     cliff, flag = belief.cliff_check(far, x[0].numel(), threat_model)
     return [*found, cliff], [*raised, flag], far
 
 
 def _two_faces(run: Run, probes: belief.Probes, num_images: int) -> tuple[list[CheckOutcome], Flag | None]:
-    """Whether the network answers otherwise when a gradient is wanted."""
+    """Check whether the network's answers differ when a gradient is computed."""
     fresh = run.copies.fresh
     if fresh is None:
         return belief.not_run(("two_faces",), run.copies.reason), None
     try:
         found, flag = run.checking(num_images, lambda: belief.two_faces_check(run.classifier, fresh, probes.images))
     except InvalidInput as error:
-        # A network that takes gradients itself cannot do so in inference mode.
+        # A network that computes gradients itself fails in inference mode.
         return belief.not_run(("two_faces",), str(error)), None
     return [found], flag
 
 
 def drift_after(run: Run, number: int, x: Tensor) -> float | None:
-    """After an attack on a block, on images that the network was not asked before."""
+    """The drift after an attack on a block, on new images near x (B, *); None if it could not be measured."""
     assert run.evaluation.threat_model is not None
     fresh, threat_model = run.copies.fresh, run.evaluation.threat_model
     if fresh is None:

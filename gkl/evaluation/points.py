@@ -1,4 +1,4 @@
-"""What became of each point of an evaluation: the table that a certificate proves, and the measurement around it."""
+"""The outcome of each point of an evaluation, which a certificate proves, and the measurement that contains it."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from gkl.outcome import AttackOutcome, CheckOutcome, Flag
 from gkl.outcome.flags import unrankable
 
 STANDS, MISCLASSIFIED = -1, -2
-"""What `Points.broken_by` says of a point that no attack broke, and of one that needed none."""
+"""Values of `Points.broken_by`: no attack broke the point; its clean image is misclassified."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Points:
-    """The outcome point by point. N points, of which M were broken by attacks."""
+    """The outcome of each of N points, of which attacks broke M."""
 
     labels: Tensor
     """(N,) int64."""
     prediction: Tensor
-    """(N,) int64: the class of the clean image."""
+    """(N,) int64: the predicted class of the clean image."""
     broken_by: Tensor
-    """(N,) int64: the attack's position in their order, or STANDS, or MISCLASSIFIED."""
+    """(N,) int64: the position of the attack that broke the point, or STANDS, or MISCLASSIFIED."""
     perturbation_norm: Tensor
-    """(N,) float64: distance of the adversarial example that broke the point, NaN where there is none."""
+    """(N,) float64: distance between the clean image and its adversarial example, NaN where there is none."""
     index: Tensor
-    """(M,) int64: the broken points, rising."""
+    """(M,) int64: the broken points, in rising order."""
     adversarial: Tensor
     """(M, channels, height, width) float32 in [0, 1]: their adversarial examples."""
     adversarial_prediction: Tensor
-    """(M,) int64: the classes of those; -1 where the model answered NaN."""
+    """(M,) int64: the predicted classes of the adversarial examples; -1 where the model returned NaN."""
     answers_vary: bool
-    """The model answers differently each time, or depending on the rest of a batch."""
+    """Whether the model's answers change from call to call, or with the other images of a batch."""
 
     @property
     def num_points(self) -> int:
@@ -49,27 +49,27 @@ class Points:
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement(Points):
-    """The outcome point by point, with what the attacks and the checks of the network found."""
+    """The outcome of each point, and what the attacks and the checks of the network found."""
 
     attacks: list[AttackOutcome]
     flags: list[Flag]
     device: str
-    """Name of the processor or GPU; of all, where parts were run on several."""
+    """Name of the processor or GPU; several, joined by commas, if parts were run on several."""
     batch_size_used: int
-    """Most images that the model was given at once."""
+    """The most images that the model was given at once; if parts differ, the smallest of these."""
     seconds: float
-    """Working time of all parts, also of those before an interruption."""
+    """Working time of all parts, including those finished before an interruption."""
     checks: list[CheckOutcome] = field(default_factory=list)
-    """What was checked of the network itself, and what could not be."""
+    """The checks of the network itself, also those that could not run."""
     checks_seed: int | None = None
-    """Seed of the points that the checks looked at, made for the run; None if they did not run."""
+    """Seed of the points that the checks used, drawn anew in each run; None if they did not run."""
 
     @property
     def attack_titles(self) -> list[str]:
-        """What a certificate calls the attacks, in the order of `broken_by`."""
+        """Titles of the attacks in the certificate, in the order of `broken_by`."""
         return [attack.attack for attack in self.attacks]
 
     @property
     def unrankable(self) -> str | None:
-        """Why the figure cannot be believed, in a sentence or two; None if nothing speaks against it."""
+        """Why the result gets no rank, in a sentence or two; None if no flag bars one."""
         return unrankable(self.flags)

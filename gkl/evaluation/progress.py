@@ -1,4 +1,4 @@
-"""How far an evaluation is, from the calls of the model that its attacks make."""
+"""Progress of an evaluation, estimated from the calls of the model that its attacks make."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _REPORT_SECONDS = 0.5
 
 
 class EvaluationProgress:
-    """Counts the model's calls while attacks run; reports, and stops the run from within when asked to.
+    """Counts the model's calls while attacks run, reports progress, and stops the run on request.
 
-    Attacks are closed loops of minutes to hours: the call of the model is the one place inside them where the count
-    can advance and a request to stop can be seen.
+    An attack is a closed loop that runs for minutes to hours. Only when it calls the model can this class update the
+    progress and check whether the run should stop.
     """
 
     def __init__(self, report: Callable[[Event], None], should_stop: Callable[[], bool]) -> None:
@@ -32,14 +32,15 @@ class EvaluationProgress:
         self.started = self.last_report = time.perf_counter()
 
     def restore(self, work: float) -> None:
-        """Count work that was done before this process began, which says nothing about its speed."""
+        """Count work that was done before this process began, and leave it out of the estimate of the speed."""
         self.done += work
         self.restored += work
 
     def start_part(self, stage: str, detail: str, *, work: float, calls: int, left: float) -> None:
-        """Begin a part that is worth `work` and about `calls` calls; `left` includes it and all after it.
+        """Begin a part of `work` units of work and about `calls` calls of the model.
 
-        Points that break later make the rest cheaper: the estimate is from above.
+        `left` is the work of this part and all later ones. It is an upper estimate: every point that breaks leaves less
+        work for later attacks.
         """
         is_new_stage = stage != self.stage
         self.stage, self.detail, self.part, self.left = stage, detail, work, left
@@ -48,6 +49,7 @@ class EvaluationProgress:
             self._report()
 
     def restart_part(self) -> None:
+        """Count the current part's calls from 0 again."""
         self.calls = 0
 
     def finish_part(self) -> None:
@@ -55,7 +57,7 @@ class EvaluationProgress:
         self.part = 0.0
 
     def on_call(self) -> None:
-        """To be called at every call of the model.
+        """Count a call of the model; must be called at each one.
 
         Raises:
             Stopped: the run was asked to stop.

@@ -1,4 +1,4 @@
-"""Adversarial examples of one network, replayed against another: forward passes only, on a certificate's own images."""
+"""Replays the adversarial examples of one network's certificate against another network, by forward passes only."""
 
 from __future__ import annotations
 
@@ -33,25 +33,25 @@ def measure_transfer(
     batch_size: int = 200,
     converted: Path | None = None,
 ) -> TransferOutcome:
-    """Count how many adversarial examples of one network break another, and merge those that break surviving points.
+    """Count how many adversarial examples of one network break another, and merge those that break further points.
 
-    An example counts as one that breaks the other network if that gets the clean image right and the adversarial one
-    wrong, both in float32; NaN is wrong.
+    An example breaks the other network if that network classifies the clean image correctly and the adversarial image
+    wrongly, both in float32. NaN counts as wrong.
 
     Args:
-        spec: whose examples they are, and the weights that they are tried on.
-        source: the certificate that holds the examples.
-        certificate: what is known so far of the weights that they are tried on.
-        weights: safetensors or state dict; None for RobustBench's published ones.
-        context: where the merged certificate is written, if there is something to merge, and who is told of progress.
+        spec: names the certificate of the examples, and the network on which they are tried.
+        source: the certificate that contains the examples.
+        certificate: the certificate of the network on which they are tried.
+        weights: that network's weights, safetensors or state dict; None for RobustBench's published ones.
+        context: where the merged certificate is written, if any example is added; receives progress.
         batch_size: images at once.
-        converted: what `gkl.conversion` made of the weights, to be read in their place; they keep their sha256.
+        converted: a converted copy of the weights from `gkl.conversion`, which is read instead of them.
 
     Raises:
-        InvalidInput: the two were measured on different images, or the examples lie outside the other's threat model;
-            or a file cannot be used.
-        InvalidVerdict: the network answers otherwise than its certificate says; or the merged certificate did not
-            survive its own check.
+        InvalidInput: the two networks were measured on different images, the examples lie outside the other network's
+            threat model, or a file cannot be used.
+        InvalidVerdict: the network's answers differ from those in its certificate, or the merged certificate failed
+            its check.
         NoSpaceLeft: the disk is full.
         Stopped: the context's `should_stop` said yes.
     """
@@ -91,7 +91,7 @@ def measure_transfer(
 def _check_fits(theirs: Certificate, known: Certificate) -> None:
     """
     Raises:
-        InvalidInput: examples of the one cannot be judged by the other's evaluation.
+        InvalidInput: the examples of `theirs` cannot be judged by the evaluation of `known`.
     """
     ours = (known.dataset, known.dataset_sha256, known.num_points, known.preprocessing)
     if (theirs.dataset, theirs.dataset_sha256, theirs.num_points, theirs.preprocessing) != ours:
@@ -102,10 +102,10 @@ def _check_fits(theirs: Certificate, known: Certificate) -> None:
 
 
 def _clean_right(replayed: Examples, target: Target, on_call: Callable[[float], None]) -> Tensor:
-    """For each example whether the network gets its clean image right: bool (K,).
+    """Whether the network classifies each example's clean image correctly: bool (K,).
 
     Raises:
-        InvalidVerdict: the network answers otherwise than its certificate says, and not for rounding.
+        InvalidVerdict: an answer differs from the one in the certificate by more than rounding explains.
     """
     found = [torch.zeros(0, dtype=torch.bool)]
     for start in range(0, len(replayed), target.batch_size):
@@ -123,9 +123,10 @@ def _clean_right(replayed: Examples, target: Target, on_call: Callable[[float], 
 
 
 def _judged(replayed: Examples, target: Target, on_call: Callable[[float], None]) -> Judged:
-    """
+    """Judge all examples.
+
     Raises:
-        InvalidInput: the first point whose example lies outside ball or box.
+        InvalidInput: an example lies outside ball or box; names the first such point.
     """
     found = []
     for examples, judged in target.judge(replayed, on_call):

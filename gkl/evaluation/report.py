@@ -1,4 +1,4 @@
-"""Checks the certificate of a network that only its owner has, as far as possible without the network."""
+"""Checks the certificate of a network whose weights only its owner has, as far as possible without the network."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from gkl.spec import ReportSpec, why_on_no_board
 
 
 def check_report(spec: ReportSpec, certificate: Path, context: RunContext) -> ReportOutcome:
-    """Check norms, box, labels, clean images and counts against the data, and trust its answers of the network.
+    """Check norms, box, labels, clean images and counts against the data, and trust the recorded predictions.
 
     Args:
-        spec: whose certificate it is, and of which data set.
+        spec: names the network and the data set.
         certificate: the file.
-        context: where the data sets' files are, and who is told of progress.
+        context: the folder of the data sets, and the receiver of progress.
 
     Raises:
-        InvalidInput: it does not hold, with the first such point; or no board has a place for it.
-        Stopped: the context's `should_stop` said yes, before the data is read.
+        InvalidInput: the certificate does not hold (the message names the first problem), or no board accepts it.
+        Stopped: the context's `should_stop` said yes before the data was read.
     """
     started = time.perf_counter()
     known = read_certificate(certificate)
@@ -55,7 +55,7 @@ def check_report(spec: ReportSpec, certificate: Path, context: RunContext) -> Re
 
 
 def _impossible_answers(known: Certificate) -> list[str]:
-    """Classes that the data set does not have; -1 is an answer that is no number."""
+    """Problems with predicted classes that the data set does not have; -1 stands for NaN."""
     num_classes = DATASETS[known.dataset].num_classes
     return [
         f"it holds the class {int(answers[wrong][0])}, and {known.dataset} has {num_classes} classes"

@@ -1,6 +1,6 @@
 """The state of one process's work on an evaluation: its model, its blocks, and which parts are finished.
 
-Points are cut into fixed blocks of `batch_size` consecutive ones; a part is one stage on one block.
+The points are divided into fixed blocks of `batch_size` consecutive points; a part is one stage on one block.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ _T = TypeVar("_T")
 
 
 def _set_later(x: Tensor, _: Tensor) -> Tensor:
-    """In the place of attacks that need more than images and labels (`gkl.evaluation.beyond_autoattack`)."""
+    """A placeholder for attacks that need more than images and labels (`gkl.evaluation.beyond_autoattack`)."""
     return x
 
 
 class Run:
     """One process's work on an evaluation.
 
-    A part's number is its stage times the number of blocks plus its block. Stage 0 is the clean pass, then come the
-    protocol's attacks, the checks, which have one part, and the attacks beyond the protocol.
+    A part's number is its stage times the number of blocks, plus its block. Stage 0 is the clean pass. The protocol's
+    attacks follow, then the checks, which have a single part, then the attacks after the protocol's own.
     """
 
     def __init__(
@@ -83,26 +83,26 @@ class Run:
             self.attacks.append(Attack("transfer", tries, tries, _set_later))
         self.copies = belief.Copies(None, None, "nothing was attacked")
         self.most_repaired_at_once: int | None = None
-        # Of the parts that are done: reading their files again only for these would take the images along.
+        # The records of finished parts, kept here because reading their files again would also read the images.
         self.records: dict[int, Mapping[str, Any]] = {}
-        # (n,) bool for each block of n points, None until its clean pass is known.
+        # For each block of n points (n,) bool: those that nothing has broken so far. None until its clean pass is done.
         self.standing: list[Tensor | None] = [None] * self.num_blocks
 
     @contextmanager
     def prepared(self) -> Iterator[None]:
-        """The model as it is evaluated; afterwards as it came."""
+        """Put the model into the state in which it is evaluated, and restore its own state afterwards."""
         self.came_in_training_mode = checks.training_mode(self.model)
         modes = [(module, module.training) for module in self.model.modules()]
         gradients = [(parameter, parameter.requires_grad) for parameter in self.model.parameters()]
-        # Batch statistics must not move under attack, and gradients are only ever wanted for images.
+        # Batch statistics must not change during attacks, and attacks need the gradients of images only.
         self.model.eval().requires_grad_(False)
-        # The attacks seed torch's global streams; a caller's are left as they were, on the one device that is used.
+        # The attacks seed torch's global generators. Restore those of the caller, on the one device that is used.
         is_cuda = self.device.type == "cuda"
         current = torch.cuda.device(self.device) if is_cuda else nullcontext()
         with current, torch.random.fork_rng(devices=[self.device] if is_cuda else []):
             try:
                 if self.attacks:
-                    # Before anything is asked of the network: it may remember.
+                    # Copy the network before its first call, since it may change its state when it is called.
                     self.copies = belief.copies_of(self.model, self.classifier.num_classes, self.progress.on_call)
                 yield
             finally:
@@ -114,11 +114,12 @@ class Run:
     # --- parts and points -------------------------------------------------------------------------------------------
 
     def known(self, part: int) -> Block | None:
+        """The part of this number if an earlier run has finished it."""
         block = self.blocks.get(part)
         if block is not None:
             self.records[part] = block.record
             if block.record["batch_size"] < self.evaluation.batch_size:
-                # What did not fit before the interruption would not fit now.
+                # A batch that did not fit into memory before the interruption would not fit now.
                 self.classifier.largest = min(self.classifier.largest or len(self.data), block.record["batch_size"])
         return block
 
@@ -127,45 +128,57 @@ class Run:
         self.records[part] = block.record
 
     def finished(self, part: int) -> Block:
+        """The part of this number, which was kept before.
+
+        Raises:
+            InvalidInput: its file is missing or damaged.
+        """
         block = self.blocks.get(part)
         if block is None:
             raise InvalidInput("a part of this evaluation was removed or damaged while it ran; start it again")
         return block
 
     def part(self, stage: int, number: int) -> int:
+        """The number of the part of this stage on this block."""
         return stage * self.num_blocks + number
 
     def stage(self, position: int) -> int:
-        """Of an attack. Those beyond the protocol come after the checks: parts of earlier versions keep their place."""
+        """The stage of an attack. Those after the protocol's own follow the checks: older parts keep their numbers."""
         return position + 1 if position < self.num_own_attacks else position + 2
 
     def parts_of(self, position: int) -> list[int]:
-        """The parts of an attack. A block without surviving points has none."""
+        """The parts of an attack. A block without unbroken points has none."""
         parts = (self.part(self.stage(position), number) for number in range(self.num_blocks))
         return [part for part in parts if part in self.records]
 
     def points_of(self, number: int) -> tuple[Tensor, Tensor]:
+        """Images (n, channels, height, width) in [0, 1] and labels (n,) of a block, on the device."""
         part = self.slices[number]
-        # Converted before it is moved: a GPU divides by 255 in another way, and a stranger's check does it on a CPU.
-        # A copy: what the model does to its input must not reach the caller's images.
+        # Convert on the CPU, as a check of the certificate does: a GPU rounds the division by 255 differently.
+        # Clone the images, so that a model that writes into its input does not change the caller's.
         return unit_range(self.data.images[part].clone()).to(self.device), self.data.labels[part].to(self.device)
 
     def size(self, number: int) -> int:
+        """The number of points in a block."""
         return self.slices[number].stop - self.slices[number].start
 
     def standing_in(self, number: int) -> Tensor:
+        """(n,) bool: the points of a block that are classified correctly and not broken so far."""
         standing = self.standing[number]
         assert standing is not None, "the clean pass comes first"
         return standing
 
     def count(self, numbers: Iterable[int]) -> int:
+        """How many points of these blocks are not broken so far."""
         return sum(int(self.standing_in(number).sum()) for number in numbers)
 
     def detail(self, number: int, of: int) -> str:
+        """The block's position for progress reports, in a run of `of` blocks."""
         place = f"block {number + 1} of {self.num_blocks}"
         return place if of == self.num_blocks else f"{place}, {of} in this shard"
 
     def record(self, stage: str, number: int, seconds: float) -> dict[str, Any]:
+        """The fields that the records of all parts have."""
         return {
             "stage": stage,
             "block": number,
@@ -178,7 +191,7 @@ class Run:
     # --- memory -----------------------------------------------------------------------------------------------------
 
     def fitting(self, num_images: int, attempt: Callable[[], _T]) -> _T:
-        """Try, with half as many images given to the model at once after each time that memory was too small."""
+        """Call `attempt` again after each out-of-memory error, with half as many images given to the model at once."""
         while True:
             try:
                 return attempt()
@@ -188,17 +201,17 @@ class Run:
                 smaller = self.classifier.halve(num_images)
                 if smaller is None:
                     raise
-            # Out of the handler: the error's traceback holds the tensors that were too many.
+            # Outside the handler, because the error's traceback keeps tensors in memory.
             _log.warning("the device is out of memory; the model is now given %d images at once", smaller)
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
             self.progress.restart_part()
 
     def checking(self, num_images: int, attempt: Callable[[], _T]) -> _T:
-        """Like `_fitting` for a check, which also uses copies in wider formats: what follows keeps its batches.
+        """Like `fitting`, for a check that also calls the network's copies. Afterwards all batch sizes are restored.
 
         Raises:
-            InvalidInput: the device's memory is too small for it.
+            InvalidInput: the device has too little memory for the check, even with one image at once.
         """
         asked = [each for each in (self.classifier, self.copies.fresh, self.copies.precise) if each is not None]
         before = [each.largest for each in asked]

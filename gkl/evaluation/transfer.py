@@ -1,7 +1,7 @@
-"""Adversarial examples of other networks, tried on a new one: forward passes only.
+"""Tries adversarial examples of other networks on a new network, by forward passes only.
 
-Whoever hides a network's own gradients does not hide it from examples that were made for others on the same images.
-They lie in the certificates of a leaderboard.
+Masked gradients do not protect a network from examples that were made for other networks on the same images. Such
+examples are in the certificates of a leaderboard.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ _log = logging.getLogger(__name__)
 
 
 class OtherExamples:
-    """Certificates of other networks, whose images are read as they are needed. They are believed in nothing."""
+    """Certificates of other networks. Nothing in them is trusted, and their images are read only when needed."""
 
     def __init__(self, certificates: Sequence[Path], image_shape: tuple[int, ...]) -> None:
         """
         Args:
-            certificates: files of evaluations on the same data; one that cannot be used is left out, with a warning.
-            image_shape: (channels, height, width) of this data.
+            certificates: files of evaluations on the same data. Files that cannot be used are skipped with a warning.
+            image_shape: (channels, height, width) of the data.
         """
         self.files: dict[str, Path] = {}
-        """By their sha256."""
+        """The usable files by their sha256."""
         self.unusable: list[str] = []
-        """Why each of the others is left out."""
+        """Why each of the other files is skipped."""
         self.read: set[str] = set()
-        """sha256 of those that could be read when they were tried: a file may have gone by then."""
+        """sha256 of the files that could be read when they were tried; a file may have been deleted by then."""
         for path in certificates:
             try:
                 _check_fits(path, image_shape)
@@ -49,14 +49,14 @@ class OtherExamples:
                 self.files[sha256_of(path)] = path
 
     def perturb(self, own: Classifier, x: Tensor, y: Tensor, index: Tensor, threat_model: ThreatModel) -> Tensor:
-        """For each of the points the first example that fools the network, inside ball and box, else the clean image.
+        """For each point the first example inside ball and box that fools the network, or else the clean image.
 
         Args:
             own: the network.
             x: clean images (B, *) in [0, 1].
             y: their labels (B,).
-            index: places of these points among the test images (B,), rising, on the CPU.
-            threat_model: ball.
+            index: positions of these points among the test images (B,), in rising order, on the CPU.
+            threat_model: norm and radius of the ball.
         """
         found = x.clone()
         standing = torch.arange(len(x))
@@ -70,7 +70,7 @@ class OtherExamples:
             if len(rows) == 0:
                 continue
             at, images = standing[rows], images.to(x)
-            # A stranger's file: the network is not asked about what is no image.
+            # The file is not trusted: the network gets only images that are inside ball and box.
             allowed = is_allowed(images, x[at], threat_model)[0]
             at, images = at[allowed.cpu()], images[allowed]
             if len(at) == 0:
@@ -94,7 +94,7 @@ def _check_fits(path: Path, image_shape: tuple[int, ...]) -> None:
 
 
 def _examples(path: Path, index: Tensor) -> tuple[Tensor, Tensor]:
-    """Which rows of `index` a certificate has examples for (E,), and these (E, *)."""
+    """The rows of `index` for which a certificate has examples (E,), and these examples (E, *)."""
     with safe_open(path, framework="pt") as file:
         theirs = file.get_tensor("index")
         rows = torch.isin(index, theirs).nonzero().squeeze(1)

@@ -1,4 +1,4 @@
-"""The check of a certificate: labels, norms, box and answers, with one pass of the network over what it shows."""
+"""The check of a certificate: labels, norms, box and predictions, with one pass of the network over its images."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from gkl.evaluation.points import MISCLASSIFIED
 
 @dataclass(frozen=True)
 class Verification:
-    """What a check found."""
+    """The result of a check."""
 
     num_points: int
     clean_correct: int
-    """Clean images that the model got right in this pass."""
+    """Clean images that the model classified correctly in this pass."""
     robust_correct: int | None
     """Those of them that no example in the certificate breaks: no more can be robust. None without attacks."""
     examples: int
-    """Adversarial examples checked."""
+    """How many adversarial examples were checked."""
     borderline: int
-    """Examples and points whose answer lies within rounding of another class; accepted."""
+    """Accepted predictions of clean or adversarial images that differ from the recorded ones by rounding alone."""
     answers_vary: bool
-    """The model is randomized or depends on the batch: the counts are those of this pass alone."""
+    """Whether the model is randomized or depends on the batch; the counts then hold for this pass only."""
     problems: list[str]
-    """What is wrong, the first offending point first; empty if the certificate holds."""
+    """What is wrong, in the order of the points; empty if the certificate holds."""
     network_asked: bool = True
-    """Whether the answers were compared with the network's; else they are those of the certificate."""
+    """Whether the network was run; if not, the predictions are those of the certificate."""
     data_known: bool = True
-    """Whether labels and clean images were compared with a data set's; else they are those of the certificate."""
+    """Whether labels and clean images were compared with a data set; if not, they are those of the certificate."""
 
     @property
     def holds(self) -> bool:
@@ -47,7 +47,7 @@ class Verification:
 
 
 class _Checker:
-    """Collects problems, the first offending points first."""
+    """Runs the network on the certificate's images and collects problems."""
 
     def __init__(
         self,
@@ -62,14 +62,14 @@ class _Checker:
         parameters = () if model is None else model.parameters()
         weight = next((p for p in parameters if p.is_floating_point()), torch.zeros(()))
         self.dtype = weight.dtype
-        # Of recorded answers none can vary.
+        # Without a model there are only the recorded answers, which do not vary.
         self.varies = certificate.answers_vary and model is not None
         self.at_points: list[tuple[int, str]] = []
         self.borderline = 0
 
     @torch.no_grad()
     def answers(self, x: Tensor, recorded: Tensor, points: Tensor, what: str) -> Tensor:
-        """Predictions (B,) for allowed images (B, *), compared with the recorded ones; those without a network."""
+        """Predictions (B,) for images (B, *), compared with the recorded ones; without a network, the recorded ones."""
         if self.model is None:
             return recorded
         self.on_call()
@@ -94,17 +94,21 @@ def verify_certificate(
     corrupted: Callable[[str, int], Images] | None = None,
     on_call: Callable[[], None] = lambda: None,
 ) -> Verification:
-    """Check labels, norms, box and predictions with one pass of the model, which knows nothing of the attacks.
+    """Check labels, norms, box and predictions with one pass of the model, without running an attack.
 
     Args:
-        certificate: what is claimed.
-        model: the network with the weights it is about, in evaluation mode; without it the recorded answers stand.
-        data: the N clean images it is about; without them its own labels stand, and the clean images that it shows.
-        weights_sha256: hash of those weights' file, to be compared where there is one.
+        certificate: the certificate to check.
+        model: the network that it is about, in evaluation mode; without it, the recorded predictions are accepted.
+        data: the N clean images that it is about; without them, its own labels and clean images are accepted.
+        weights_sha256: sha256 of the network's file of weights, which is compared if given.
         batch_size: images at once.
         device: where the model is.
-        corrupted: corruption and severity -> those images, for a certificate about corruptions.
+        corrupted: corruption and severity -> the corrupted images, for a certificate about corruptions.
         on_call: called before every pass of the model; may raise to stop.
+
+    Raises:
+        InvalidInput: the data has another shape or number of points; or there is no data, and the certificate contains
+            no clean images.
     """
     tensors = certificate.tensors
     points = certificate.num_points
@@ -162,10 +166,10 @@ def verify_certificate(
 
 
 def _shown(certificate: Certificate) -> ImageSet:
-    """The data that a certificate contains: all labels, and the clean images of the broken points.
+    """The data that a certificate contains: all labels, and the clean images of the broken points; others are zeros.
 
     Raises:
-        InvalidInput: it shows no clean images, as those of earlier versions.
+        InvalidInput: it contains no clean images, like certificates of earlier versions.
     """
     tensors = certificate.tensors
     if "clean" not in tensors or tensors["clean"].shape != tensors["adversarial"].shape:
@@ -176,7 +180,7 @@ def _shown(certificate: Certificate) -> ImageSet:
 
 
 def _check_clean_images(checker: _Checker, data: ImageSet) -> list[str]:
-    """Those that the file shows beside the adversarial ones, older files none; returns what is wrong with all."""
+    """Compare the clean images in the file, if there are any, with the data; returns what is wrong with all of them."""
     tensors = checker.certificate.tensors
     if "clean" not in tensors:
         return []
@@ -189,11 +193,11 @@ def _check_clean_images(checker: _Checker, data: ImageSet) -> list[str]:
 
 
 def _check_variation(checker: _Checker, data: ImageSet) -> list[str]:
-    """A certificate that says its model's answers vary is checked less strictly, so that has to be true."""
+    """Check a claim that the model's answers vary: such a certificate is checked less strictly, so it must be true."""
     if not checker.certificate.answers_vary or checker.model is None:
         return []
     classifier = Classifier(checker.model, DATASETS[checker.certificate.dataset].num_classes, checker.on_call)
-    # The block on which it was found.
+    # The first block, on which the evaluation found it.
     size = min(checker.certificate.evaluation.batch_size, len(data))
     x, y = unit_range(data.images[:size]).to(checker.device), data.labels[:size].to(checker.device)
     threat_model = checker.certificate.evaluation.threat_model
@@ -206,7 +210,7 @@ def _check_variation(checker: _Checker, data: ImageSet) -> list[str]:
 
 
 def _breaks(checker: _Checker, data: ImageSet, rows: Tensor) -> Tensor:
-    """Which of the examples in these rows are allowed and misclassified; bool (B,)."""
+    """Whether the examples in these rows are allowed and misclassified: bool (B,)."""
     certificate = checker.certificate
     tensors, threat_model = certificate.tensors, certificate.evaluation.threat_model
     index, adversarial = tensors["index"][rows], tensors["adversarial"][rows]
@@ -226,7 +230,7 @@ def _breaks(checker: _Checker, data: ImageSet, rows: Tensor) -> Tensor:
 
 
 def _check_point_table(checker: _Checker, correct: Tensor) -> None:
-    """The table of all points against the examples; a point is broken if and only if it has one."""
+    """Check the table of all points: a point is listed as broken if and only if it has an adversarial example."""
     certificate, tensors = checker.certificate, checker.certificate.tensors
     broken_by = tensors["broken_by"]
     has_example = torch.zeros(certificate.num_points, dtype=torch.bool)
@@ -243,7 +247,7 @@ def _check_point_table(checker: _Checker, correct: Tensor) -> None:
 
 
 def _check_corruptions(checker: _Checker, data: ImageSet, corrupted: Callable[[str, int], Images] | None) -> list[str]:
-    """Every recorded answer to a corrupted image, and the counts; returns what is wrong."""
+    """Check the recorded predictions for corrupted images, and the counts; returns what is wrong."""
     certificate = checker.certificate
     if not certificate.corruptions:
         return []

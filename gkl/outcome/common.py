@@ -31,14 +31,14 @@ class Manifest(Record):
     weights_sha256: str
     """sha256 of the file with the weights, made by a training or attacked by an evaluation."""
     weights_key: str | None = None
-    """Which network of that file was evaluated, where it holds weights of others too; null where it is the only one."""
+    """Which of the networks in that file was evaluated; null if the file holds only one."""
     weights_notes: tuple[str, ...] = ()
-    """What was done with the file's tensors besides copying them, each in a sentence: a conversion to float32."""
+    """What was changed in the file's tensors while they were loaded, a sentence each: a conversion to float32."""
     dtype: str | None = None
     """Number format of the network's weights, for an evaluation: 'float32'."""
     batch_size_used: int | None = None
-    """Most images that an evaluation's model was given at once after the device's memory had its say; smaller than
-    the spec's batch_size where that was too much."""
+    """The most images that an evaluation gave its model at once; smaller than the spec's batch_size if so many did not
+    fit into the device's memory."""
     preprocessing: str | None = None
-    """How an evaluation's images were resized and cropped, for ImageNet: 'BicubicRes256Crop224'. Evaluations of
-    earlier versions name none and used 'Res256Crop224'."""
+    """How an evaluation's images were resized and cropped, for ImageNet: 'BicubicRes256Crop224'. Null in evaluations
+    of earlier versions, which used 'Res256Crop224'."""

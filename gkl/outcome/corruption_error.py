@@ -11,8 +11,8 @@ from statistics import fmean
 from gkl.catalog import CORRUPTIONS
 from gkl.outcome import CorruptionOutcome
 
-# Mean over severities, on all 50,000 images: Table 1 of arXiv 1903.12261 with the digits that its authors published
-# beside it.
+# Mean over severities, on all 50,000 images: Table 1 of arXiv 1903.12261, with the further digits that its authors
+# published.
 _HENDRYCKS_ALEXNET = {
     "gaussian_noise": 0.886428,
     "shot_noise": 0.894468,
@@ -54,16 +54,16 @@ assert _HENDRYCKS_ALEXNET.keys() == _ROBUSTBENCH_ALEXNET.keys() == set(CORRUPTIO
 
 
 def mean_corruption_error(dataset: str, outcomes: Iterable[CorruptionOutcome]) -> float:
-    """mCE of arXiv 1903.12261: the mean over corruptions of the error, itself the mean over severities.
+    """mCE of arXiv 1903.12261: each corruption's error is a mean over severities, and mCE is the mean of these errors.
 
-    For ImageNet each corruption's error is divided by AlexNet's first, so 1 is AlexNet. CIFAR's has no such scale in
-    the literature: there it is the plain mean error.
+    For ImageNet each corruption's error is first divided by AlexNet's, so that AlexNet has mCE 1. For CIFAR the
+    literature has no such scale, and mCE is the plain mean error.
     """
     return _relative_to(_HENDRYCKS_ALEXNET if dataset == "imagenet" else dict.fromkeys(CORRUPTIONS, 1.0), outcomes)
 
 
 def robustbench_mean_corruption_error(dataset: str, outcomes: Iterable[CorruptionOutcome]) -> float | None:
-    """mCE as RobustBench's leaderboard has it, relative to its own AlexNet; None for CIFAR, where it has none."""
+    """mCE as RobustBench's leaderboard computes it, relative to its own AlexNet; None for CIFAR, where it has none."""
     return _relative_to(_ROBUSTBENCH_ALEXNET, outcomes) if dataset == "imagenet" else None
 
 

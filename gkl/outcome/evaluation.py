@@ -13,7 +13,7 @@ from gkl.outcome.flags import FlagName, unrankable
 
 
 class AttackOutcome(Record):
-    """One attack of an evaluation. An attack only sees the points that all before it left standing."""
+    """One attack of an evaluation. An attack only sees the points that no earlier attack broke."""
 
     attack: str
     """Its title, such as 'APGD-T'."""
@@ -22,18 +22,18 @@ class AttackOutcome(Record):
     broken: int
     """Points for which it found an adversarial example."""
     seconds: float
-    """Time of its finished blocks, also of those before an interruption or on another machine."""
+    """Time spent on its finished blocks, including those finished before an interruption or on another machine."""
     discarded: int = 0
     """Images it returned that are misclassified but outside the threat model; not counted as broken."""
     loss: str | None = None
-    """The loss it increases, where it has a choice: 'ce', 'dlr', 'dlr-targeted'; with too few classes for DLR,
-    'margin' or 'ce-targeted'."""
+    """The loss that it increases, for attacks with a choice: 'ce', 'dlr', 'dlr-targeted'; with too few classes for
+    DLR, 'margin' or 'ce-targeted'."""
     targets: int | None = None
-    """Classes it aims at for each point, if it is targeted."""
+    """How many classes it targets for each point; null for an untargeted attack."""
 
     @property
     def name(self) -> AnyAttackName | None:
-        """Which attack it is; None for somebody's own."""
+        """Which attack it is; None for an attack of a user's own."""
         return attack_name(self.attack)
 
     @property
@@ -42,30 +42,30 @@ class AttackOutcome(Record):
 
 
 class Flag(Record):
-    """A reason not to trust a verdict, found while it was measured."""
+    """A reason not to trust a result, found during the evaluation."""
 
     name: FlagName
     sentence: str
     """What was seen and what it means, for a reader of the leaderboard."""
     value: float | None = None
-    """The measured quantity, where there is one: a share, a distance."""
+    """The measured quantity, such as a share or a distance; null if the flag has none."""
 
 
 _GAP_POINTS, _GAP_SHARE = 3, 0.01
 
 
 def gap(attacks: Mapping[str, int], num_points: int, *, external: int = 0) -> Flag | None:
-    """Whether attacks that do not trust the network's gradients broke points that gradient attacks had left.
+    """Flag many points that gradient attacks had left and that attacks which do not trust gradients broke.
 
-    At 10,000 points Square breaks a few of any network after the others, and at a few dozen one or two: only more than
-    three points and more than one in a hundred count.
+    Square breaks a few points of any network after the other attacks: a few of 10,000, and one or two of a few dozen.
+    The flag is raised for more than three points if they are also more than 1 % of all points.
 
     Args:
-        attacks: what each attack of an evaluation broke, by its title, in their order.
-        num_points: all points of the evaluation.
-        external: what examples that somebody sent broke after them.
+        attacks: how many points each attack of an evaluation broke, by its title, in the order of the attacks.
+        num_points: number of all points of the evaluation.
+        external: how many points were broken after the attacks by examples that users sent.
     """
-    # What comes first has nothing before it to contradict.
+    # The first attack follows no other attack whose result it could contradict.
     found = {title: attacks[title] for title in list(attacks)[1:] if attack_name(title) in WITHOUT_GRADIENTS}
     if external:
         found["examples that were sent"] = external
@@ -98,7 +98,7 @@ CheckName = Literal[
 
 
 class CheckOutcome(Record):
-    """One check of whether the attacks saw the network as it is. A check that did not run is not a check passed."""
+    """One check of whether the attacks saw the network as it is. A check that did not run was not passed."""
 
     name: CheckName
     value: float | None = None
@@ -108,7 +108,7 @@ class CheckOutcome(Record):
     points: int = 0
     """Images that it looked at."""
     note: str = ""
-    """Why it did not run, or what its value is."""
+    """Why it did not run, or what its value means."""
     sources: tuple[str, ...] = ()
     """sha256 of the other networks' certificates that it tried, for 'transfer'."""
 
@@ -122,12 +122,12 @@ REPAIR, TRANSFER = ATTACK_TITLES["repair"], ATTACK_TITLES["transfer"]
 
 
 def broken_beyond_autoattack(attacks: Mapping[str, int]) -> int:
-    """Points that only the attacks after AutoAttack's broke, by what each attack broke, by its title."""
+    """How many points only the attacks after AutoAttack broke; `attacks` has each attack's count by its title."""
     return sum(broken for title, broken in attacks.items() if attack_name(title) in BEYOND_AUTOATTACK)
 
 
 class CorruptionOutcome(Record):
-    """One corruption in one severity."""
+    """One corruption at one severity."""
 
     corruption: str
     severity: int
@@ -135,7 +135,7 @@ class CorruptionOutcome(Record):
     correct: int
     seconds: float
     data_sha256: str
-    """Of all its images and labels; over names and sizes for ImageNet's files."""
+    """sha256 over all its images and labels; over names and sizes for ImageNet's files."""
 
 
 class EvaluationOutcome(Record):
@@ -148,23 +148,23 @@ class EvaluationOutcome(Record):
     attacks: list[AttackOutcome] = Field(default_factory=list)
     corruptions: list[CorruptionOutcome] = Field(default_factory=list)
     mean_corruption_error: float | None = None
-    """mCE: for ImageNet relative to AlexNet's errors (arXiv 1903.12261), else the mean error itself; 1 is AlexNet's."""
+    """mCE: for ImageNet relative to AlexNet's errors (arXiv 1903.12261), so that AlexNet has 1; else the mean error."""
     robustbench_mean_corruption_error: float | None = None
-    """mCE as RobustBench's leaderboard has it: for ImageNet relative to the errors of its own AlexNet; null for other
-    data sets, and in outcomes of earlier versions."""
+    """mCE as RobustBench's leaderboard computes it: for ImageNet relative to the errors of its own AlexNet; null for
+    other data sets, and in outcomes of earlier versions."""
     flags: list[Flag] = Field(default_factory=list)
-    """Why not to trust it; empty if nothing was found."""
+    """Reasons not to trust the result; empty if none was found."""
     checks: list[CheckOutcome] = Field(default_factory=list)
-    """What was checked of the network itself, and what could not be; empty in results of versions before 0.2."""
+    """The checks of the network itself, also those that could not run; empty in results of versions before 0.2."""
     checks_seed: int | None = None
-    """Seed of the points that the checks looked at, drawn anew for each run: known points can be prepared for."""
+    """Seed of the points that the checks used. Each run draws a new one, so that no network can be prepared for it."""
     answers_vary: bool = False
-    """The model answers differently each time, or depending on the rest of a batch, so that no number of it can be
-    re-checked exactly."""
+    """Whether the model's answers change from call to call, or with the other images of a batch. Its results can then
+    not be re-checked exactly."""
     certificate: str | None = None
     """File name of the certificate, relative to the run's directory."""
     seconds: float
-    """Working time, also before an interruption."""
+    """Working time, including the time before an interruption."""
     manifest: Manifest
 
     @property
@@ -176,20 +176,20 @@ class EvaluationOutcome(Record):
 
     @property
     def autoattack_correct(self) -> int | None:
-        """Points that the protocol's own attacks left standing; None without attacks."""
+        """Points that the protocol's own attacks did not break; None without attacks."""
         if self.robust_correct is None:
             return None
         return self.robust_correct + broken_beyond_autoattack({each.attack: each.broken for each in self.attacks})
 
     @property
     def unrankable(self) -> str | None:
-        """Why the figure cannot be believed, in a sentence or two; None if nothing speaks against it."""
+        """Why the result gets no rank, in a sentence or two; None if no flag bars one."""
         return unrankable(self.flags)
 
 
 class ShardOutcome(Record):
-    """A shard's parts are all there; the evaluation that puts them together makes the verdict."""
+    """All parts of a shard are finished; the evaluation that merges the shards makes the verdict."""
 
     type: Literal["shard"] = "shard"
     seconds: float
-    """Time that this run took."""
+    """Time of this run."""

@@ -14,15 +14,15 @@ from gkl.outcome.training import EpochFinished, StepMetrics, TrainOutcome
 
 
 class Resources(Record):
-    """What a run has used so far. Replaced by the next one."""
+    """What a run has used so far. Each report replaces the one before it."""
 
     type: Literal["resources"] = "resources"
     device: str
     """Name of the processor or GPU."""
     peak_memory_bytes: int
-    """Most main memory that the run's process held at once."""
+    """The most main memory that the run's process held at once."""
     peak_gpu_memory_bytes: int | None = None
-    """Most memory that its tensors took on the GPU; null on a CPU."""
+    """The most GPU memory that its tensors took at once; null on a CPU."""
     cpu_seconds: float
     """Processor time of its process, over all cores."""
 
@@ -32,7 +32,7 @@ class AttackSoFar(Record):
 
     attack: str
     points: int
-    """Points that enter it, in all blocks."""
+    """Points that it attacks, in all blocks."""
     done: int
     """Those of them in finished blocks: the first ones, in the order of the test images."""
     broken: int
@@ -40,7 +40,7 @@ class AttackSoFar(Record):
 
 
 class PointsSoFar(Record):
-    """What has become of an evaluation's points; of a shard, of its share."""
+    """What has become of the points of an evaluation or of a shard."""
 
     points: int
     """All points of the run."""
@@ -49,11 +49,11 @@ class PointsSoFar(Record):
     clean_correct: int
     """Those of them classified correctly."""
     attacks: tuple[AttackSoFar, ...] = ()
-    """In their order; only the last one has blocks left."""
+    """The attacks that have begun, in their order; only the last one may be unfinished."""
 
 
 class Progress(Record):
-    """Where the run is. Replaced by the next one; nothing is lost if one is dropped."""
+    """How far a run is. Each report replaces the one before it, so that nothing is lost if one is dropped."""
 
     type: Literal["progress"] = "progress"
     stage: str
@@ -63,7 +63,7 @@ class Progress(Record):
     seconds_left: float | None = None
     """Estimated seconds until the run ends; null while there is nothing to estimate from."""
     detail: str = ""
-    """Where in the stage: 'epoch 12 of 40', 'block 2 of 2'."""
+    """The position within the stage: 'epoch 12 of 40', 'block 2 of 2'."""
     metrics: StepMetrics | None = None
     """What the latest step measured, while training."""
     points: PointsSoFar | None = None
@@ -76,7 +76,7 @@ class AttackFinished(Record):
 
 
 class BlockSaved(Record):
-    """A part of an evaluation that need not be run again, in a file."""
+    """A finished part of an evaluation is saved in a file and need not be run again."""
 
     type: Literal["block"] = "block"
     file: str
@@ -86,7 +86,7 @@ class BlockSaved(Record):
 
 
 class WeightsConverted(Record):
-    """The weights that the run was given, as safetensors, so that no later run need read the original."""
+    """The run's weights are saved as safetensors, so that no later run has to read the original file."""
 
     type: Literal["converted"] = "converted"
     file: str
@@ -94,7 +94,7 @@ class WeightsConverted(Record):
 
 
 class ProvisionalVerdict(Record):
-    """What is certain before the last attacks: more can only be lost. Re-checked like a final one."""
+    """The verdict before the last attacks, which can only lower it. It was re-checked like a final one."""
 
     type: Literal["provisional"] = "provisional"
     outcome: EvaluationOutcome
@@ -107,14 +107,14 @@ class CheckpointSaved(Record):
     epoch: int
     """Epochs finished."""
     step: int = 0
-    """Steps done in the epoch after them."""
+    """Steps done in the next epoch."""
 
 
 class Failed(Record):
     type: Literal["failed"] = "failed"
     code: FailureCode
     message: str
-    """What was found and what to do, in a sentence or two."""
+    """What went wrong and what to do, in a sentence or two."""
 
 
 class Interrupted(Record):

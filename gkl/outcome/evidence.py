@@ -1,4 +1,4 @@
-"""What came of adversarial examples and certificates that somebody sent."""
+"""The results of checking adversarial examples and certificates that users sent."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from gkl.statistics.intervals import wilson_interval
 
 
 class ExternalOutcome(Record):
-    """The result of checking adversarial examples that somebody sent; every example passed the check."""
+    """The result of checking adversarial examples that a user sent; every example passed the check."""
 
     type: Literal["external"] = "external"
     attack: str
     examples: int
     """Examples that were sent and checked."""
     broken: int
-    """Points that had survived until then and that these examples break."""
+    """Points that nothing had broken before and that these examples break."""
     robust_correct: int
     """Points that survive these examples too."""
     base_sha256: str
-    """Of the certificate that they were merged with."""
+    """sha256 of the certificate that they were merged into."""
     certificate: str | None = None
     """File name of the merged certificate, relative to the run's directory; null if nothing new was broken."""
     device: str
@@ -29,21 +29,21 @@ class ExternalOutcome(Record):
 
 
 class ReportOutcome(Record):
-    """Somebody's certificate of their own network, which agrees with itself and with the data."""
+    """The result of checking a certificate of a user's own network; it is consistent with itself and with the data."""
 
     type: Literal["report"] = "report"
     evaluation: dict[str, Any]
-    """The spec of the evaluation that it says it is of."""
+    """The spec of the evaluation, as the certificate states it."""
     attacks: tuple[str, ...]
-    """Those that it says were tried."""
+    """Titles of the attacks that were run, as the certificate states them."""
     num_points: int
     clean_correct: int
     robust_correct: int
-    """Points that no example in it breaks, if the network answers as it says."""
+    """Points that no example in the certificate breaks, if the network answers as the certificate states."""
     weights_sha256: str
-    """What it says that its owner's weights hash to."""
+    """sha256 of the owner's weights, as the certificate states it."""
     flags: tuple[Flag, ...] = ()
-    """Reasons not to trust it that its owner's run found."""
+    """Reasons not to trust the result that the owner's run found."""
     seconds: float
 
 
@@ -59,7 +59,7 @@ class TransferCounts(Record):
 
     @property
     def share(self) -> float | None:
-        """Of the examples whose clean image the other network gets right, those that break it; None without any."""
+        """`broken` as a share of `clean_correct`; None if that is 0."""
         return self.broken / self.clean_correct if self.clean_correct else None
 
     @property
@@ -74,13 +74,13 @@ class TransferByAttack(TransferCounts):
 
 
 class TransferOutcome(TransferCounts):
-    """What the adversarial examples of one entry do to another."""
+    """The result of trying the adversarial examples of one entry on another."""
 
     type: Literal["transferred"] = "transferred"
     attacks: tuple[TransferByAttack, ...]
-    """The same for each attack that found examples, in their order."""
+    """The same counts for each attack that found examples, in the order of the attacks."""
     answers_vary: bool
     """The other network's answers vary, so the counts are valid for this run only."""
     merged: ExternalOutcome
-    """What they add to the other entry's certificate: its `broken` counts points that had survived until then."""
+    """What they add to the other entry's certificate; its `broken` counts points that nothing had broken before."""
     seconds: float

@@ -1,4 +1,4 @@
-"""What each flag of an evaluation means, and which of them take a verdict's rank. Free of torch.
+"""What each flag of an evaluation means, and which of them bar a result from a rank. Free of torch.
 
 `gkl.evaluation` raises the flags; boards, pages and exports read this table.
 """
@@ -51,16 +51,17 @@ _SEND_EXAMPLES = "send adversarial examples that an attack made for this network
 FLAGS: dict[FlagName, FlagKind] = {
     "wrong_gradients": FlagKind(
         "Wrong gradients",
-        "At some points autograd's gradient differs from what the network's answers do when its input moves. The "
-        "attacks follow the gradient, so they were sent in wrong directions.",
-        "Networks whose backward pass is a stand-in on purpose, such as activations in 4 bits with a "
-        "straight-through gradient.",
-        "replace what changes the backward pass, or scale the weights so that it neither overflows nor underflows",
+        "At some points autograd's gradient differs from how the network's output changes when its input changes. "
+        "Attacks follow the gradient, so they searched in wrong directions.",
+        "Networks that replace a gradient on purpose, such as networks with 4-bit activations and a straight-through "
+        "gradient.",
+        "remove what changes the backward pass, or scale the weights so that it neither overflows nor underflows",
         bars_rank=True,
     ),
     "lost_slope": FlagKind(
         "Lost slope",
-        "The answers change over a sixteenth of the budget, and the gradient at the same points is nearly flat.",
+        "The network's output changes within a sixteenth of epsilon, but the gradient at the same points is nearly "
+        "zero.",
         "Networks with piecewise constant parts, such as k-winners-take-all or rounding with a weak surrogate.",
         "use a smooth activation in place of the discontinuous one, or " + _SEND_EXAMPLES,
         bars_rank=True,
@@ -74,47 +75,49 @@ FLAGS: dict[FlagName, FlagKind] = {
     ),
     "coarse": FlagKind(
         "Coarse answers",
-        "The answers move in steps far wider than the number format needs: in float64 the same network answers "
-        "otherwise, or nearby images get identical answers. Small moves of an attack are then invisible to it.",
-        "Networks that compute in a narrower format than their weights have, and networks with a very large "
-        "constant added to all logits.",
-        "remove the common offset from the last layer, or store the weights in the format that the network computes in",
+        "The logits change in steps far larger than the number format requires: in float64 the same network returns "
+        "other logits, or nearby images get identical ones. An attack then cannot see the effect of a small step.",
+        "Networks that compute in a lower precision than that of their weights, and networks that add a very large "
+        "constant to all logits.",
+        "remove the constant from the last layer, or store the weights in the format in which the network computes",
         bars_rank=True,
     ),
     "remembers": FlagKind(
         "Remembers",
-        "After the attacks the network answers new images otherwise than a copy that was not attacked. Its answers "
-        "depend on what it was asked before.",
-        "None that we know: evaluation mode keeps no state.",
+        "After the attacks, the network's answers to new images differ from those of a copy that was not attacked. "
+        "Its answers depend on earlier inputs.",
+        "None that we know: in evaluation mode, a network keeps no state.",
         "remove the state that a forward pass changes",
         bars_rank=True,
     ),
     "two_faces": FlagKind(
         "Two faces",
-        "The network answers otherwise when a gradient is wanted, so the attacks saw another network than users do.",
+        "The network's answers differ when a gradient is computed, so the attacks saw another network than users do.",
         "None that we know.",
-        "remove what depends on requires_grad or on the gradient mode",
+        "remove code that depends on requires_grad or on the gradient mode",
         bars_rank=True,
     ),
     "cliff": FlagKind(
         "Cliff",
-        "By its own gradients the network's decisions lie further away than any image, or far closer than points "
-        "that no attack broke. Its gradients do not describe its decisions.",
+        "According to the network's gradients, its decision border is farther away than any image can be, or so near "
+        "that the attacks should have broken points that they did not break. The gradients do not describe the "
+        "decisions.",
         "None in our measurements.",
-        "return the logits themselves, without rounding them towards the winner or a saturating function",
+        "return the logits themselves, neither rounded nor passed through a saturating function",
         bars_rank=True,
     ),
     "gap": FlagKind(
         "Gap",
         "Attacks that do not trust the network's gradients broke points that gradient attacks had left: Square, the "
-        "repair attack, examples made for other networks, or examples that somebody sent.",
-        "None in our measurements; a stronger attack that somebody publishes may raise it on any network.",
-        "have the gradients checked, and " + _SEND_EXAMPLES,
+        "repair attack, examples made for other networks, or examples that a user sent.",
+        "None in our measurements; if a stronger attack is published, its examples may raise it on any network.",
+        "check the gradients, and " + _SEND_EXAMPLES,
         bars_rank=True,
     ),
     "randomized": FlagKind(
         "Randomized",
-        "The network answers the same images differently each time, so one run of the attacks says little.",
+        "The network answers the same images differently each time, so the result of one run of the attacks is not "
+        "reliable.",
         "Networks that add noise at inference on purpose.",
         "evaluate it with the protocol 'rand', which averages over the noise",
         bars_rank=True,
@@ -128,7 +131,7 @@ FLAGS: dict[FlagName, FlagKind] = {
     ),
     "batch_dependent": FlagKind(
         "Depends on the batch",
-        "The answer to an image depends on the images beside it.",
+        "The answer to an image depends on the other images in its batch.",
         "Networks that normalize with the statistics of the batch.",
         "normalize with fixed statistics",
         bars_rank=True,
@@ -136,22 +139,22 @@ FLAGS: dict[FlagName, FlagKind] = {
     "dynamic": FlagKind(
         "Dynamic",
         "The network computes gradients while it answers. AutoAttack is not made for defenses that optimize at test "
-        "time and overestimates them.",
+        "time and overestimates their robustness.",
         "Purification and other test-time defenses.",
         _SEND_EXAMPLES,
         bars_rank=True,
     ),
     "probabilities_as_logits": FlagKind(
         "Probabilities as logits",
-        "The network returns probabilities, whose gradients vanish where it is sure.",
+        "The network returns probabilities, whose gradients vanish where the network is confident.",
         "Networks that end in a softmax.",
         "leave out the softmax",
         bars_rank=True,
     ),
     "log_probabilities_as_logits": FlagKind(
         "Log-probabilities as logits",
-        "The network returns logarithms of probabilities; what the softmax rounded to zero is lost to the attacks.",
-        "Networks that end in a log-softmax; their figure was right in our measurements.",
+        "The network returns logarithms of probabilities; the attacks cannot use what the softmax rounded to zero.",
+        "Networks that end in a log-softmax; their accuracies were right in our measurements.",
         "leave out the log-softmax",
         bars_rank=False,
     ),
@@ -159,13 +162,13 @@ FLAGS: dict[FlagName, FlagKind] = {
         "Square improved",
         "Square, which uses no gradients, broke more than one point and more than 0.2 % of all after the other "
         "attacks.",
-        "Now and then any network, by two or three points.",
-        "nothing is needed for a few points; beyond that see the flag 'gap'",
+        "Occasionally any network, by two or three points.",
+        "do nothing for a few points; for more, see the flag 'gap'",
         bars_rank=False,
     ),
     "training_mode": FlagKind(
         "Training mode",
-        "The network came in training mode; it was put into evaluation mode before it was measured.",
+        "The network was in training mode; it was put into evaluation mode before the evaluation.",
         "Any network whose owner forgot to call eval().",
         "call eval() before the evaluation",
         bars_rank=False,
@@ -181,10 +184,13 @@ ON_CLEAN_BOARDS: dict[FlagName, str] = {
 
 
 def unrankable(flags: Iterable[Flag], *, is_clean: bool = False) -> str | None:
-    """Why a verdict with these flags cannot be believed, and what its owner can do; None if it can.
+    """Why a result with these flags gets no rank, and what its owner can do; None if no flag bars one.
 
-    The first flag that takes the rank decides, in the order of `FLAGS`. `is_clean`: the verdict is a clean accuracy,
-    which only the flags of `ON_CLEAN_BOARDS` concern.
+    If several flags bar a rank, the sentence is about the first of them in the order of `FLAGS`.
+
+    Args:
+        flags: the result's flags.
+        is_clean: whether the result is a clean accuracy, which only the flags of `ON_CLEAN_BOARDS` concern.
     """
     raised = {flag.name: flag for flag in flags}
     for name, kind in FLAGS.items():

@@ -1,6 +1,7 @@
 """What a training can measure: each metric's name, title, unit, direction, and how it is drawn.
 
-Charts, files, the terminal and the pages read this table. A new metric is a line here, and what measures it.
+Charts, files, the terminal and the pages read this table. To add a metric, add a line here and the code that measures
+it.
 """
 
 from __future__ import annotations
@@ -17,16 +18,16 @@ Unit = Literal["share", "number", "epsilon"]
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
-    """A chart, which shows one metric or several of the same unit."""
+    """A chart of one metric, or of several with the same unit."""
 
     title: str
     low: float | None = None
-    """Its lower edge; None leaves that to the values."""
+    """The lower end of the value axis; None to choose it from the values."""
     high: float | None = None
     ticks: tuple[float, ...] = ()
-    """Where further lines go across."""
+    """Values at which additional horizontal lines are drawn."""
     place: int = 1
-    """Charts with a lower one come first."""
+    """Charts are sorted by this, the lowest first."""
 
 
 ACCURACY = Panel(title="Accuracy", low=0.0, high=1.0, ticks=(0.25, 0.5, 0.75), place=0)
@@ -34,21 +35,21 @@ ACCURACY = Panel(title="Accuracy", low=0.0, high=1.0, ticks=(0.25, 0.5, 0.75), p
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """One number of a step or of an epoch."""
+    """One number that is measured in a step or an epoch."""
 
     name: str
     """Its key in `metrics`, and its column in a file."""
     title: str
-    """Over a figure by itself."""
+    """The heading above a value that is shown alone."""
     label: str
-    """Within a sentence, and beside a line that shares its chart with others."""
+    """The name within a sentence, and beside the metric's line in a chart of several."""
     description: str
     unit: Unit
-    """'share' is a share of 1, written in percent; 'epsilon' is a radius, written as a fraction where it is one."""
+    """'share' is a share of 1, shown in percent; 'epsilon' is a radius, shown as a fraction such as 8/255."""
     figure: str = ".3g"
-    """How one figure of it is written, as Python's format specification; of a share after multiplication by 100."""
+    """Python's format specification for a value; for a share, after multiplication by 100."""
     higher_is_better: bool | None = None
-    """None where neither is better."""
+    """None if neither higher nor lower is better."""
     panel: Panel
     line: str = "single"
     """The CSS class of its line."""
@@ -140,20 +141,20 @@ METRICS: dict[str, Metric] = {
             name="learning_rate",
             title="Learning rate",
             label="learning rate",
-            description="That of the epoch's last step",
+            description="Learning rate of the epoch's last step",
             unit="number",
             panel=Panel(title="Learning rate", low=0.0),
         ),
     )
 }
-"""By name, in the order of a file's columns."""
+"""All metrics by name, in the order of a file's columns."""
 
 _SELECTING = ("held_out_robust_accuracy", "held_out_clean_accuracy")
 _HEADLINES = ("loss", "clean_accuracy", "adversarial_accuracy", *_SELECTING, "epsilon", "learning_rate")
 
 
 def metric_of(name: str) -> Metric:
-    """The metric of a name; one that a later version measures is a plain number with a chart of its own."""
+    """The metric with this name. An unknown one, from a later version, is a plain number with a chart of its own."""
     known = METRICS.get(name)
     if known is not None:
         return known
@@ -169,25 +170,25 @@ def metric_of(name: str) -> Metric:
 
 
 def in_order(names: Iterable[str]) -> list[Metric]:
-    """Each metric once, as the table has them; those that it does not know come last."""
+    """Each metric once, in the order of the table; unknown ones come last."""
     places = {name: place for place, name in enumerate(METRICS)}
     return [metric_of(name) for name in sorted(dict.fromkeys(names), key=lambda name: places.get(name, len(places)))]
 
 
 def columns(epochs: Iterable[EpochFinished]) -> list[str]:
-    """The names that a table of epochs has a column for: the usual ones, and what any epoch measured."""
+    """The column names of a table of epochs: the usual metrics, and those that any epoch measured."""
     always = [metric.name for metric in METRICS.values() if metric.is_always_a_column]
     return [metric.name for metric in in_order([*always, *(name for epoch in epochs for name in epoch.metrics)])]
 
 
 def headlines(measured: Mapping[str, float], most: int) -> list[tuple[Metric, float]]:
-    """The metrics that say most of a training, at most so many."""
+    """The most important of the measured metrics with their values, at most `most`."""
     found = [(METRICS[name], measured[name]) for name in _HEADLINES if name in measured]
     return found[:most]
 
 
 def written(metric: Metric, value: float) -> str:
-    """One figure.
+    """A value as text.
 
     >>> written(METRICS["clean_accuracy"], 0.875), written(METRICS["loss"], 11.25), written(METRICS["epsilon"], 0.1)
     ('87.5 %', '11.250', '0.1')
@@ -204,7 +205,7 @@ def selecting(epochs: Iterable[EpochFinished]) -> Metric | None:
 
 
 def best_held_out(epochs: Sequence[EpochFinished]) -> EpochFinished | None:
-    """The first epoch with the highest value of that metric."""
+    """The first epoch with the highest value of the metric of `selecting`; None where none was measured."""
     by = selecting(epochs)
     if by is None:
         return None

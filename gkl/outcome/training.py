@@ -1,4 +1,4 @@
-"""What a training reports of its steps and epochs, and what it leaves."""
+"""What a training reports about its steps and epochs, and its outcome."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ class TrainOutcome(Record):
     selected_epoch: int | None = None
     """The epoch whose weights these are, where the spec has a selection."""
     held_out_clean_accuracy: float | None = None
-    """Its accuracy on the held-out training images."""
+    """The selected epoch's accuracy on the held-out training images."""
     held_out_robust_accuracy: float | None = None
-    """Its accuracy on them under PGD; null where the training has no adversary."""
+    """The selected epoch's accuracy on these images under PGD; null if the training has no adversary."""
     teacher: TeacherOutcome | None = None
-    """Of a distillation."""
+    """The network that a distillation's student learned from."""
     seconds: float
-    """Training time of the whole run, resumed parts included."""
+    """Training time of the whole run, including the time before interruptions."""
     manifest: Manifest
 
 
-# What earlier versions stored as fields beside one another, and the loss's parts in a mapping of their own.
+# Metrics that earlier versions stored as separate fields, with the parts of the loss in a field 'parts'.
 _ONCE_FIELDS = (
     *("loss", "clean_accuracy", "adversarial_accuracy", "held_out_clean_accuracy", "held_out_robust_accuracy"),
     *("epsilon", "learning_rate"),
@@ -48,10 +48,10 @@ _ONCE_FIELDS = (
 
 
 class _Measured(Record):
-    """Base of records with metrics; properties give the usual ones by name."""
+    """Base class of records with metrics; properties return the usual ones."""
 
     metrics: dict[str, float]
-    """By name: `gkl.outcome.metrics` has their titles, units and direction."""
+    """Values by the metrics' names; `gkl.outcome.metrics` has their titles, units and direction."""
 
     @model_validator(mode="before")
     @classmethod
@@ -91,7 +91,7 @@ class StepMetrics(_Measured):
     """Steps done, of `steps`, in the whole run."""
     steps: int
     images_per_second: float | None = None
-    """Natural images trained on per second, since the report before; null in the first."""
+    """Natural images per second since the previous report; null in the first report."""
 
 
 class EpochFinished(_Measured):
@@ -109,7 +109,7 @@ class EpochFinished(_Measured):
 
     @property
     def learning_rate(self) -> float:
-        """That of the epoch's last step."""
+        """Learning rate of the epoch's last step."""
         return self.metrics["learning_rate"]
 
     @property
@@ -119,5 +119,5 @@ class EpochFinished(_Measured):
 
     @property
     def held_out_robust_accuracy(self) -> float | None:
-        """Accuracy on them under PGD; the epoch with the highest is the result."""
+        """Accuracy on these images under PGD; the weights of the epoch with the highest one are the result."""
         return self.metrics.get("held_out_robust_accuracy")

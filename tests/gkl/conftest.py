@@ -11,7 +11,7 @@ import pytest
 from torch import nn
 
 from gkl.models import load_model
-from gkl.recipes import digits
+from gkl.recipes.adversarial import digits
 from gkl.run_context import RunContext
 from gkl.training import train
 from tests.gkl.evaluation.short_attacks import attacks_shortened

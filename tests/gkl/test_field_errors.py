@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from gkl.field_errors import FieldError, field_errors
-from gkl.recipes import digits
+from gkl.recipes.adversarial import digits
 from gkl.spec import JOB_SPEC, EvaluateSpec, TrainSpec
 
 BASE: dict[type[BaseModel], dict[str, Any]] = {

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from gkl.errors import Stopped
-from gkl.recipes import digits
+from gkl.recipes.adversarial import digits
 from gkl.spec import ExternalSpec, ReportSpec, RunSpec, TransferSpec
 from worker.runner import RunOrder
 

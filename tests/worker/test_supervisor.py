@@ -14,7 +14,7 @@ from app import jobs
 from app.db.database import Database
 from app.http.service import Service
 from app.jobs import workers
-from gkl.recipes import digits
+from gkl.recipes.adversarial import digits
 from worker.celery_app import make_worker
 from worker.run_process import run_environment
 from worker.supervisor import Supervisor

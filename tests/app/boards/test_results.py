@@ -27,7 +27,7 @@ from app.store import StoredFile
 from gkl.catalog import CORRUPTIONS
 from gkl.errors import FailureCode
 from gkl.outcome import REPAIR, AttackOutcome, CorruptionOutcome, EvaluationOutcome, Manifest
-from gkl.recipes import digits
+from gkl.recipes.adversarial import digits
 from gkl.spec import (
     CrossEntropyObjective,
     EvaluateSpec,

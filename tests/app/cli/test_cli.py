@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from app.cli.main import cli, main
 from gkl.files import sha256_of
 from gkl.models import build_model
-from gkl.recipes import digits_ce
+from gkl.recipes.adversarial import digits_ce
 from gkl.spec import EvaluateSpec
 from tests.commands import run
 from tests.specs import tiny_train_spec

@@ -26,7 +26,7 @@ from app.http.service import Service
 import pytest
 
 from app.core.settings import Settings
-from gkl.recipes import digits
+from gkl.recipes.adversarial import digits
 from worker.tasks import Worker
 
 kept = InMemorySpanExporter()

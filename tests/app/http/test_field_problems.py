@@ -11,11 +11,11 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app.web.forms import inputs
-from app.web.submit import first_values
+from app.web.submit_form import first_values
 from gkl.spec import TrainSpec
 from tests.app.routes.test_api import SPEC, post
 from tests.app.routes.test_api import assert_problem as problem_of
-from tests.app.web.test_web import FORM, sent
+from tests.app.web.test_forms import FORM, sent
 from tests.commands import run
 
 CASES: list[tuple[dict[str, Any], str, str]] = [

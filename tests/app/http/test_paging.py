@@ -39,7 +39,7 @@ from app.http import access
 from app.jobs import workers
 from app.store import open_store
 from gkl.answers import JobKind
-from gkl.recipes import digits
+from gkl.recipes.adversarial import digits
 from tests.app.boards.test_entries import BOARD, ENTRIES
 from tests.app.boards.test_results import measure, train
 from tests.app.boards.test_robustbench import LINF, contents

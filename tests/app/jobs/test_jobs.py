@@ -19,7 +19,7 @@ from app.store import StoredFile
 from gkl.answers import JobState
 from gkl.errors import FailureCode
 from gkl.outcome import AttackFinished, AttackOutcome, Progress
-from gkl.recipes import digits, digits_trades
+from gkl.recipes.adversarial import digits, digits_trades
 from gkl.spec import EvaluateSpec, Evaluation, ThreatModel
 
 LEASE = timedelta(seconds=90)

@@ -17,12 +17,12 @@ from app.db.database import Database
 from app.db.tables import Upload
 from app.jobs import weights_contents
 from app.web.forms import inputs
-from app.web.submit import first_values
+from app.web.submit_form import first_values
 from gkl.models import build_model
 from gkl.spec import EvaluateSpec
 from tests.app.boards.test_robustbench import on_one
 from tests.app.routes.test_api import assert_problem
-from tests.app.web.test_web import FORM, sent
+from tests.app.web.test_forms import FORM, sent
 from tests.weights import weights_of
 
 SMALL = weights_of("small_cnn", "digits")

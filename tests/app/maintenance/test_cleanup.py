@@ -21,7 +21,7 @@ from app.maintenance.cleanup import clean
 from gkl.answers import JobState
 from gkl.errors import FailureCode
 from gkl.outcome import EpochFinished
-from gkl.recipes import digits
+from gkl.recipes.adversarial import digits
 from gkl.spec import EvaluateSpec, Evaluation, ThreatModel
 
 LEASE = timedelta(seconds=90)

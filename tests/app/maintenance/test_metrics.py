@@ -30,7 +30,7 @@ from app.maintenance import metrics, upgrading
 from app.maintenance.relay import Relay
 from gkl.errors import FailureCode
 from gkl.outcome import AttackFinished, AttackOutcome, EpochFinished, Resources
-from gkl.recipes import digits
+from gkl.recipes.adversarial import digits
 from tests.app.routes.test_api import SPEC
 from tests.local import local_client, serving
 

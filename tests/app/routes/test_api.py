@@ -29,7 +29,7 @@ from app.maintenance.relay import Relay
 from app.routes.health import Readiness
 from app.store import ArtifactStore
 from gkl.catalog import ARCHITECTURES
-from gkl.recipes import digits
+from gkl.recipes.adversarial import digits
 from tests.cluster import until
 from tests.databases import either_database
 from tests.local import serving
@@ -131,7 +131,7 @@ def test_an_idempotency_key_is_honored(client: TestClient) -> None:
         ({"batch_size": 0}, "body.batch_size", "greater than or equal to 1"),
         ({"objective": {"loss": "gkl", "beta": 1}}, "body.objective.beta", "unknown field"),
         ({"objective": {"loss": "dlr"}}, "body.objective", "'trades', 'dkl', 'ikl', 'gkl'"),
-        ({"kind": "destroy"}, "body", "'train', 'evaluate'"),
+        ({"kind": "destroy"}, "body", "'train', 'distill', 'evaluate'"),
     ],
 )
 def test_bad_specs_say_where_and_what(client: TestClient, change: dict[str, Any], location: str, says: str) -> None:

@@ -10,11 +10,11 @@ from fastapi.testclient import TestClient
 
 from app.web.fitting import Drawn, fitted, fitting_architectures
 from app.web.forms import inputs
-from app.web.submit import first_values
+from app.web.submit_form import first_values
 from gkl.spec import TrainSpec
 from tests.app.boards.test_robustbench import on_one
+from tests.app.web.test_forms import FORM, sent
 from tests.app.web.test_pages import get
-from tests.app.web.test_web import FORM, sent
 
 DIGITS = Drawn.of(first_values("train"))
 

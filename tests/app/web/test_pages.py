@@ -16,13 +16,13 @@ from app.db.tables import FileKind, Job, WorkerRow
 from app.http.service import Service
 from app.jobs import job_files, job_log, workers
 from app.store import StoredFile
-from app.web.charts import training_curves
 from gkl.errors import FailureCode
-from gkl.outcome import EpochFinished, Flag, Progress, Resources, StepMetrics
-from gkl.recipes import digits
+from gkl.outcome import Flag, Progress, Resources, StepMetrics
+from gkl.recipes.adversarial import digits
 from gkl.spec import EvaluateSpec, Evaluation, ThreatModel
 from tests.app.boards.test_results import LEASE, measure, train
 from tests.app.boards.test_results import test_corruptions_have_a_board_of_their_own as corruptions_have_a_board
+from tests.app.web.test_model_charts import epoch
 
 HTML = {"Accept": "text/html,application/xhtml+xml"}
 VOID = {"meta", "link", "img", "br", "input", "hr", "line", "rect", "polyline", "path", "circle"}
@@ -126,48 +126,6 @@ def test_files_of_the_pages_are_served(client: TestClient) -> None:
     for name in ("style.css", "live.js", "icon.svg"):
         assert client.get(f"/static/{name}").status_code == 200
     assert client.get("/static/../pages.py").status_code == 404
-
-
-def epoch(number: int, clean: float, held_out: float | None = None) -> EpochFinished:
-    return EpochFinished(
-        epoch=number,
-        epochs=3,
-        seconds=1.0,
-        metrics={
-            "loss": 1.0,
-            "clean_accuracy": clean,
-            "adversarial_accuracy": 0.0,
-            "epsilon": 0.1,
-            "learning_rate": 0.1,
-        }
-        | ({} if held_out is None else {"held_out_robust_accuracy": held_out}),
-    )
-
-
-def test_a_curve_goes_from_the_first_to_the_last_epoch() -> None:
-    assert training_curves([]) is None
-    # Epoch 2 was trained again after its worker was lost.
-    curve = training_curves([epoch(1, 0.0), epoch(2, 0.9), epoch(2, 0.5), epoch(3, 1.0)])
-    assert curve is not None
-    assert curve.best_held_out is None
-    assert [line.metric.name for line in curve.lines] == ["clean_accuracy", "adversarial_accuracy"]
-    middle = (curve.left + curve.right) / 2
-    assert curve.lines[0].points == (
-        f"{curve.left:.1f},{curve.bottom:.1f} {middle:.1f},{(curve.top + curve.bottom) / 2:.1f} "
-        f"{curve.right:.1f},{curve.top:.1f}"
-    )
-
-
-def test_the_curve_shows_held_out_accuracy_where_it_was_measured() -> None:
-    best = epoch(2, 0.5, held_out=0.5)
-    curve = training_curves([epoch(1, 0.0), best, epoch(3, 1.0, held_out=0.25)])
-    assert curve is not None
-    assert curve.best_held_out == best
-    height = curve.bottom - curve.top
-    middle = (curve.left + curve.right) / 2
-    assert curve.lines[2].points == (
-        f"{middle:.1f},{curve.bottom - height / 2:.1f} {curve.right:.1f},{curve.bottom - height / 4:.1f}"
-    )
 
 
 def test_a_running_training_shows_its_step(client: TestClient, database: Database) -> None:

@@ -3,48 +3,23 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
-import json
 from datetime import timedelta
 from pathlib import Path
 
-import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
 from app import jobs
 from app.db.database import Database
 from app.jobs import job_log, workers
-from app.store import ArtifactStore
 from gkl.answers import JobKind, JobState
-from gkl.client import Client, ClientError, Conflict, NotFound, NotTheService, Unreachable
+from gkl.client import Client, ClientError, Conflict, NotFound
 from gkl.recipes import RECIPES
 from tests.app.boards.test_results import measure, train
 from tests.app.jobs.test_job_metrics import finished, trained
-from tests.servers import limited_proxy
 from tests.specs import tiny_train_spec
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-
-
-@pytest.fixture
-def measured(database: Database, store: ArtifactStore, tmp_path: Path) -> Path:
-    """The certificate of evaluation 1, of five points of which one was misclassified and one broken."""
-    path = tmp_path / "stored.safetensors"
-    tensors = {
-        "label": np.array([0, 1, 2, 3, 4]),
-        "prediction": np.array([0, 1, 2, 3, 9]),
-        "broken_by": np.array([-1, 0, -1, -1, -2]),
-        "perturbation_norm": np.array([np.nan, 0.1, np.nan, np.nan, np.nan], np.float32),
-        "index": np.array([1]),
-        "adversarial_prediction": np.array([7]),
-    }
-    save_file(tensors, path, {"gklbench": json.dumps({"attacks": ["APGD-CE"]})})
-    stored = store.put(path)
-    weights = train(database, "Measured")
-    measure(database, weights, robust=200, certificate_sha256=stored.sha256)
-    return path
 
 
 # --- jobs --------------------------------------------------------------------------------------------------------
@@ -159,34 +134,6 @@ def test_points_of_entries_and_evaluations(
     (without,) = client.board("digits", "Linf-0.1")
     with pytest.raises(NotFound, match="has no certificate"):
         next(client.points(without))
-
-
-def test_a_certificate_is_whole_or_absent(url: str, client: Client, measured: Path, tmp_path: Path) -> None:
-    (entry,) = client.board("digits", "Linf")
-    assert entry.weights_id is not None
-    (evaluation,) = client.model(entry.weights_id).evaluations
-    for name, of in (("entry", entry), ("evaluation", evaluation)):
-        path = client.certificate(of, tmp_path / "new folder" / name)
-        assert path.read_bytes() == measured.read_bytes()
-        assert hashlib.sha256(path.read_bytes()).hexdigest() == evaluation.certificate_sha256
-    target = tmp_path / "kept"
-    target.write_bytes(b"before")
-    for fault, kind, said in (
-        ({"damages": True}, ClientError, "was damaged on the way"),
-        ({"halves": 9}, Unreachable, "no service answers"),
-        ({"status": 200}, NotTheService, "is not GKL Bench"),
-    ):
-        with limited_proxy(url, **fault) as proxy, Client(proxy.url, patience_seconds=0) as through:  # noqa: SIM117
-            with pytest.raises(kind, match=said):
-                through.certificate(entry, target)
-    assert target.read_bytes() == b"before"
-    with limited_proxy(url, halves=1) as proxy, Client(proxy.url) as through:
-        through.boards()
-        proxy.halves = 1
-        assert through.certificate(entry, target).read_bytes() == measured.read_bytes()
-    with pytest.raises(ClientError, match="cannot be written"):
-        client.certificate(entry, tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir() if path.name.endswith(".part")) == []
 
 
 # --- the service -------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from gkl.errors import InvalidInput
 from gkl.evaluation import verify
 from gkl.formats.tensor_files import load_tensors
 from gkl.library import training as library
-from gkl.recipes import digits
+from gkl.recipes.adversarial import digits
 from gkl.run_context import RunContext
 from gkl.spec import Evaluation, ThreatModel, TrainSpec
 from gkl.training import train as run_training

@@ -14,7 +14,8 @@ from pydantic import ValidationError
 from app.boards.names import board_name, threat_model_of_board
 from gkl.catalog import DATASETS
 from gkl.errors import InvalidInput
-from gkl.recipes import RECIPES, digits, recipe
+from gkl.recipes import RECIPES, recipe
+from gkl.recipes.adversarial import digits
 from gkl.spec import JOB_SPEC, AdamW, EvaluateSpec, Evaluation, Sgd, ThreatModel, TrainSpec, format_epsilon
 
 
@@ -64,7 +65,7 @@ def test_recipes_survive_json(name: str) -> None:
         ("name", "", "at least 1"),
         ("name", "two\nlines", "printable line"),
         ("name", "x" * 101, "at most 100"),
-        ("kind", "destroy", "'train', 'evaluate'"),
+        ("kind", "destroy", "'train', 'distill', 'evaluate'"),
         ("architecture", "wrn_34_10", "cannot be built for digits; take one of tiny_cnn, small_cnn"),
         ("augmentation", {"kind": "autoaug"}, "policy for colour images, which digits has not"),
         ("augmentation", {"kind": "mixup"}, "'basic', 'autoaug', 'cutout'"),

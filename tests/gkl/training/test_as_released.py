@@ -13,10 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gkl.files import sha256_of
+from gkl.formats.tensor_files import save_tensors
 from gkl.models import build_model
-from gkl.recipes import RECIPES, digits, recipe
+from gkl.recipes import RECIPES, recipe
+from gkl.recipes.adversarial import digits
 from gkl.run_context import RunContext
-from gkl.spec import BatchNormStatistics, TrainSpec
+from gkl.spec import BatchNormStatistics, DistillSpec, TrainSpec
 from gkl.training import train
 from gkl.training.averaging import WeightAverage
 from gkl.training.batch_norm import set_momentum
@@ -192,13 +195,28 @@ def test_a_first_momentum_of_one_starts_from_the_first_batch() -> None:
     assert state["0.running_var"].item() == pytest.approx(0.75 * 8 + 0.25 * 50)
 
 
-@pytest.mark.parametrize("name", sorted(name for name in RECIPES if name.startswith("cifar")))
+def untrained(file: Path) -> Path:
+    """The weights of a network for CIFAR-10."""
+    torch.manual_seed(7)
+    save_tensors(file, build_model("tiny_cnn", "cifar10").state_dict(), {"architecture": "tiny_cnn"})
+    return file
+
+
+@pytest.mark.parametrize("name", sorted(name for name, make in RECIPES.items() if make().dataset.startswith("cifar")))
 def test_every_recipe_runs_small(name: str, tmp_path: Path) -> None:
     """Two epochs of two steps each on 40 images; the recipe is otherwise as it is, also for CIFAR-100."""
     write_cifar10(tmp_path, per_batch=8)
     full = recipe(name).model_dump(mode="json")
     small: dict[str, Any] = {"dataset": "cifar10", "architecture": "tiny_cnn", "epochs": 2, "batch_size": 20}
-    small["inner_maximization"] = full["inner_maximization"] | {"num_steps": 1}
+    small["schedule"] = {"kind": "cosine"} if full["schedule"]["kind"] == "piecewise" else full["schedule"]
+    if full["threat_model"] is not None:
+        small["inner_maximization"] = full["inner_maximization"] | {"num_steps": 1}
+    teacher = None
+    if full["kind"] == "distill":
+        teacher = untrained(tmp_path / "teacher.safetensors")
+        small["teacher"] = {"architecture": "tiny_cnn", "weights": sha256_of(teacher)}
+    if full["objective"]["loss"] == "iad":
+        small["objective"] = full["objective"] | {"first_introspective_epoch": 2}
     small["evaluation"] = None
     if full["weight_perturbation"] is not None:
         small["weight_perturbation"] = full["weight_perturbation"] | {"first_epoch": 2}
@@ -206,7 +224,8 @@ def test_every_recipe_runs_small(name: str, tmp_path: Path) -> None:
         write_npz(tmp_path / "cifar10" / "synthetic" / f"{full['synthetic']['file']}.npz", 30)
         small["selection"] = full["selection"] | {"num_images": 10, "num_steps": 2}
     outcome = train(
-        TrainSpec.model_validate(full | small),
+        (DistillSpec if full["kind"] == "distill" else TrainSpec).model_validate(full | small),
         RunContext(directory=tmp_path / "run", datasets_dir=tmp_path, device="cpu"),
+        teacher=teacher,
     )
     assert outcome.epochs == 2

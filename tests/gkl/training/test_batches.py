@@ -47,7 +47,8 @@ def test_every_batch_has_its_share_of_generated_images(tmp_path: Path) -> None:
     # As many batches as a pass over the data set would have, held-out images included.
     assert batches.per_epoch == len(order.real) == 5
     fetched = list(batches.iterate(order))
-    for (images, labels), index, drawn in zip(fetched, order.real, order.generated or [], strict=True):
+    for (images, labels, rows), index, drawn in zip(fetched, order.real, order.generated or [], strict=True):
+        assert rows is None
         assert images.shape == (10, 3, 32, 32)
         assert len(index) == 3
         assert index.min() >= 5
@@ -69,7 +70,8 @@ def test_images_in_files_come_as_those_in_memory_and_from_any_batch_on(first: in
         batches = Batches(data, batch_size=6, device=CPU)
         order = batches.order(generator())
         fetched = list(batches.iterate(order, first))
-        assert [images[:, 0, 0, 0].tolist() for images, _ in fetched] == [i.tolist() for i in order.real[first:]]
+        assert [rows.tolist() for _, _, rows in fetched] == [i.tolist() for i in order.real[first:]]
+        assert [images[:, 0, 0, 0].tolist() for images, _, _ in fetched] == [i.tolist() for i in order.real[first:]]
 
 
 def test_an_image_that_cannot_be_decoded_is_an_error_of_the_run(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gkl.errors import InvalidInput
+from gkl.errors import InvalidInput, Stopped
 from gkl.files import sha256_of
 from gkl.models import build_model
 from gkl.outcome import CheckpointSaved, EpochFinished, Event, TrainOutcome
@@ -108,15 +108,11 @@ LOSSES: dict[str, tuple[dict[str, Any], Loss]] = {
     ),
     "gkl": (
         {"loss": "gkl", "ramp_epochs": 20, "ce_weight": 3.0, "wmse_weight": 12.0, "gamma": 0.1, "temperature": 2.0},
-        lambda s, t, y: (
-            F.cross_entropy(s, y) + 3 / 20 * (12 * pairs(s, t, UNIFORM**0.1) + 3 * soft_ce(s, t, 2.0))
-        ),
+        lambda s, t, y: F.cross_entropy(s, y) + 3 / 20 * (12 * pairs(s, t, UNIFORM**0.1) + 3 * soft_ce(s, t, 2.0)),
     ),
     "gkl without class-wise information": (
         {"loss": "gkl", "ramp_epochs": 0, "class_wise": False, "gamma": 0.3, "prior_temperature": 4.0},
-        lambda s, t, y: (
-            F.cross_entropy(s, y) + 4 * pairs(s, t, F.softmax(t / 4, 1) ** 0.3) + soft_ce(s, t, 4.0)
-        ),
+        lambda s, t, y: F.cross_entropy(s, y) + 4 * pairs(s, t, F.softmax(t / 4, 1) ** 0.3) + soft_ce(s, t, 4.0),
     ),
     "gkl with gamma 0": (
         {"loss": "gkl", "ramp_epochs": 0, "class_wise": True, "gamma": 0.0},
@@ -157,7 +153,7 @@ def test_a_student_that_equals_its_teacher_has_no_wmse() -> None:
     batch_norms = [module for module in student.modules() if isinstance(module, nn.BatchNorm2d)]
     assert not batch_norms
     outcome = task_of(s, student, teacher)((x,), y, epoch=1)
-    assert outcome.metrics["loss_wmse"] == 0.0
+    assert outcome.metrics["loss_wmse"] == pytest.approx(0.0, abs=1e-30)
 
 
 def test_the_first_epoch_has_a_twentieth_of_the_divergence() -> None:
@@ -212,8 +208,8 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / outcome.weights
 
 
-def of(teacher: Path, **changes: Any) -> DistillSpec:
-    named = {"architecture": "tiny_cnn", "weights": sha256_of(teacher)}
+def of(file: Path, **changes: Any) -> DistillSpec:
+    named = {"architecture": "tiny_cnn", "weights": sha256_of(file)}
     return spec(**{"teacher": named, "epochs": 3, "evaluation": None} | changes)
 
 
@@ -234,7 +230,7 @@ def ran(
 def test_a_resumed_run_equals_an_uninterrupted_one(taught: Path, tmp_path: Path, augmentation: Any) -> None:
     s = of(taught, augmentation=augmentation, averaging={"kind": "epoch"}, selection={"num_images": 100})
     whole, _ = ran(s, tmp_path / "whole", taught)
-    with pytest.raises(Exception, match="^$"):
+    with pytest.raises(Stopped):
         ran(s, tmp_path / "parts", taught, stop_after=1)
     parts, events = ran(s, tmp_path / "parts", taught)
     assert [event.epoch for event in events if isinstance(event, EpochFinished)] == [2, 3]
@@ -276,5 +272,5 @@ def test_a_student_is_not_written_over_its_teacher(taught: Path) -> None:
 
 def test_a_file_of_another_network_is_refused(taught: Path, tmp_path: Path) -> None:
     named = {"architecture": "small_cnn", "weights": sha256_of(taught)}
-    with pytest.raises(InvalidInput, match="small_cnn|weights"):
+    with pytest.raises(InvalidInput, match="into small_cnn"):
         ran(of(taught, teacher=named), tmp_path, taught)

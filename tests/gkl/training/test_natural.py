@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from gkl.errors import NonFiniteLoss
 from gkl.models import build_model
-from gkl.recipes import digits_ce
+from gkl.recipes.adversarial import digits_ce
 from gkl.spec import TrainSpec
 from gkl.training.network import Network
 from gkl.training.optimizers import make_optimizer, set_rates

@@ -27,7 +27,9 @@ Parts = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 def spec(**changes: Any) -> DistillSpec:
     base = recipe("digits-robust-distill").model_dump(mode="json")
     inner = {"num_steps": 3, "relative_step_size": 0.5}
-    return DistillSpec.model_validate(base | {"inner_maximization": inner, "epochs": 2, "epsilon_ramp": False} | changes)
+    return DistillSpec.model_validate(
+        base | {"inner_maximization": inner, "epochs": 2, "epsilon_ramp": False} | changes
+    )
 
 
 def networks() -> tuple[nn.Module, nn.Module]:
@@ -49,7 +51,7 @@ def drawn() -> tuple[Tensor, Tensor]:
 def kl_elements(target: Tensor, other: Tensor, temperature: float = 1.0) -> Tensor:
     """Released code: torch's element-wise KL, then the mean over images *and* classes."""
     p = F.softmax(target / temperature, dim=1)
-    return F.kl_div(F.log_softmax(other / temperature, dim=1), p, reduction="mean")
+    return F.kl_div(F.log_softmax(other / temperature, dim=1), p, reduction="none").mean()
 
 
 def wmse_and_ce(s: Tensor, t: Tensor) -> Tensor:
@@ -85,7 +87,11 @@ def rslad_gkl(sx: Tensor, sa: Tensor, tx: Tensor, ta: Tensor, y: Tensor) -> Tens
 METHODS: dict[str, tuple[dict[str, Any], str, Callable[..., Tensor]]] = {
     "ard": ({"loss": "ard", "teacher_weight": 0.8}, "cross_entropy", ard),
     "iad": ({"loss": "iad", "first_introspective_epoch": 2}, "cross_entropy", iad),
-    "iad before": ({"loss": "iad", "first_introspective_epoch": 2}, "before", lambda sx, sa, tx, ta, y: kl_elements(tx, sa)),
+    "iad before": (
+        {"loss": "iad", "first_introspective_epoch": 2},
+        "before",
+        lambda sx, sa, tx, ta, y: kl_elements(tx, sa),
+    ),
     "rslad": ({"loss": "rslad"}, "divergence", rslad),
     "adaad": ({"loss": "adaad"}, "adaptive", adaad),
     "rslad-gkl": ({"loss": "rslad-gkl", "ce_weight": 4.0, "wmse_weight": 4.0}, "divergence", rslad_gkl),

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR, OneCycleLR
 
-from gkl.recipes import digits
+from gkl.recipes.adversarial import digits
 from gkl.spec import TrainSpec
 from gkl.training.schedule import learning_rate, momentum
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from gkl.errors import InvalidInput
 from gkl.losses import gkl_loss
 from gkl.models import build_model
-from gkl.recipes import digits
+from gkl.recipes.adversarial import digits
 from gkl.spec import Compute, Selection, Sgd, ThreatModel, TrainSpec
 from gkl.training.network import Network
 from gkl.training.objective import RobustObjective

@@ -16,7 +16,7 @@ from gkl.errors import InvalidInput, Stopped
 from gkl.formats.shared_memory import overlapping_parameters
 from gkl.formats.tensor_files import load_tensors, save_tensors
 from gkl.models import build_model, load_weights, registry
-from gkl.recipes import digits
+from gkl.recipes.adversarial import digits
 from gkl.run_context import RunContext
 from gkl.spec import EpochAveraging, Sgd, StepAveraging, TrainSpec
 from gkl.training import train

@@ -23,12 +23,12 @@ from gkl.errors import InvalidInput, NonFiniteLoss, Stopped
 from gkl.formats.tensor_files import load_tensors, save_tensors
 from gkl.models import build_model
 from gkl.outcome import CheckpointSaved, EpochFinished, Event, Progress
-from gkl.recipes import digits, digits_ce, digits_trades
+from gkl.recipes.adversarial import digits, digits_ce, digits_trades
 from gkl.run_context import RunContext
 from gkl.spec import Sgd, ThreatModel, TrainSpec
 from gkl.training import train
 from gkl.training.tasks import AdversarialTask, NaturalTask, StepOutcome
-from gkl.training.tasks.base import Objective
+from gkl.training.tasks.base import Batch, Objective
 from tests.data_files import write_cifar10, write_npz
 from tests.specs import NO_FILES
 
@@ -363,11 +363,13 @@ class TowardsClassMeans(NaturalTask):
     """Draws each image's logits to the mean of its class in the epoch before; the means are state of its own."""
 
     def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
+        *common, teacher = args
+        assert teacher is None
+        super().__init__(*common)
         self.means, self.sums, self.counts = torch.zeros(10, 10), torch.zeros(10, 10), torch.zeros(10)
 
-    def _step(self, views: tuple[Tensor, ...], labels: Tensor, *, epoch: int, where: str) -> StepOutcome:
-        (x,) = views
+    def _step(self, batch: Batch, *, epoch: int, where: str) -> StepOutcome:
+        x, labels = batch.x, batch.labels
 
         def evaluated() -> Objective:
             logits = self.network(x)

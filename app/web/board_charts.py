@@ -1,10 +1,13 @@
-"""Numbers to coordinates; the templates draw them as SVG, so that a chart needs no script."""
+"""The charts of one board: its entries as dots, and its best robust accuracy over the years.
+
+The functions turn numbers into coordinates. The templates draw them as SVG, so that a chart needs no script.
+"""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, pairwise
@@ -13,58 +16,26 @@ from markupsafe import Markup, escape
 
 from app.boards.chart_points import Point
 from app.core import formatting
-from app.db.tables import Evaluation, JobEvent
-from app.jobs.job_metrics import epochs_of, measured
+from app.web import axes
 from gkl.answers import Provenance
-from gkl.outcome import EpochFinished
-from gkl.outcome.metrics import ACCURACY, Metric, best_held_out, selecting
 
-WIDTH, HEIGHT = 640, 240
-# Room for labels, which are drawn larger on a phone.
-_LEFT, _RIGHT, _TOP, _BOTTOM = 70, 16, 16, 34
-
-
-@dataclass(frozen=True)
-class Tick:
-    position: float
-    label: str
-
-
-@dataclass(frozen=True)
-class CurveLine:
-    """One accuracy over the epochs."""
-
-    metric: Metric
-    points: str
-    """SVG's `points`."""
-    last: float | None
-    """In the last epoch; None where that was not measured."""
-
-
-@dataclass(frozen=True)
-class Curve:
-    """Accuracy over epochs: polylines, as SVG's `points`."""
-
-    width: int
-    height: int
-    left: int
-    right: float
-    top: int
-    bottom: float
-    lines: list[CurveLine]
-    """Those that were measured."""
-    x_ticks: list[Tick]
-    y_ticks: list[Tick]
-    last: EpochFinished
-    best_held_out: EpochFinished | None
-    """The first of those with the highest accuracy on the held-out images."""
-    selects_by: Metric | None
-    """That accuracy; None where none was measured."""
+# Class of a dot -> what a legend calls it.
+_KINDS = {
+    "alone": "the data set alone",
+    "synthetic": "generated images too",
+    "extra": "extra real images",
+    "both": "extra real and generated images",
+    "unstated": "training data not stated",
+}
+# Radius of the smallest dots, of those whose number of parameters is not known, and of all in a chart without sizes.
+_SMALLEST, _UNKNOWN, _UNSCALED = 3.0, 3.5, 4.5
+# With fewer entries, quartiles do not say where most of them are.
+_FEWEST_TO_FOCUS = 8
 
 
 @dataclass(frozen=True)
 class Dot:
-    """An entry in a chart, to be followed."""
+    """An entry in a chart, with a link to its page."""
 
     x: float
     y: float
@@ -72,12 +43,12 @@ class Dot:
     id: int
     label: str
     classes: str
-    """What it was trained on, whether it was measured here, whether its size is known."""
+    """CSS classes: what it was trained on, whether it was measured here, whether its number of parameters is known."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """In the legend: a dot beside the number of parameters that it stands for."""
+    """In the legend: a dot of the size that a network with this number of parameters has."""
 
     x: float
     radius: float
@@ -97,20 +68,20 @@ class Scatter:
     bottom: float
     x_title: str
     y_title: str
-    x_ticks: list[Tick]
-    y_ticks: list[Tick]
+    x_ticks: list[axes.Tick]
+    y_ticks: list[axes.Tick]
     dots: list[Dot]
     line: str
     first_id: int
-    """The entry that the keyboard comes to first: the best."""
+    """The best entry, which gets the keyboard's focus first."""
     num_outside: int
-    """Entries that lie below or left of what is drawn."""
+    """How many entries lie below or left of the drawn range."""
     sizes: list[Size]
-    """Empty where no size is known."""
+    """Empty if no drawn entry has a known number of parameters, or if the chart shows no sizes."""
 
     @property
     def kinds(self) -> list[tuple[str, str]]:
-        """Class and words of each colour that is there."""
+        """CSS class and description of each colour in the chart."""
         there = {dot.classes.partition(" ")[0] for dot in self.dots}
         return [(kind, words) for kind, words in _KINDS.items() if kind in there]
 
@@ -131,101 +102,21 @@ class Scatter:
         ]
 
     def drawn_dots(self, root: str) -> Markup:
-        """As SVG that links to the entries; in one piece, since a template takes many times as long for so many."""
+        """The dots as SVG that links to the entries. A template would take many times as long for so many."""
         opened = f'\n<a href="{escape(root)}'
         return Markup(opened + opened.join(self._pieces))
 
 
-@dataclass(frozen=True)
-class Bar:
-    """Points that stand after a stage; `x` is where those lost in it begin, both in percent of all points."""
-
-    label: str
-    standing: int
-    lost: int
-    width: float
-    lost_width: float
-    seconds: float | None
-
-
-def training_curves(epochs: list[EpochFinished]) -> Curve | None:
-    """The accuracies of a training; None before the first epoch has ended."""
-    if not epochs:
-        return None
-    # A resumed run repeats no finished epoch, but a lost worker's last ones may be trained again: the later count.
-    by_epoch = {epoch.epoch: epoch for epoch in epochs}
-    ordered = [by_epoch[number] for number in sorted(by_epoch)]
-    right, bottom = WIDTH - _RIGHT, HEIGHT - _BOTTOM
-    total = max(2, ordered[-1].epochs)
-
-    def x(epoch: int) -> float:
-        return _LEFT + (epoch - 1) / (total - 1) * (right - _LEFT)
-
-    def y(share: float) -> float:
-        return bottom - share * (bottom - _TOP)
-
-    def points(name: str) -> str:
-        known = [(e.epoch, e.metrics[name]) for e in ordered if name in e.metrics]
-        return " ".join(f"{x(epoch):.1f},{y(value):.1f}" for epoch, value in known)
-
-    return Curve(
-        width=WIDTH,
-        height=HEIGHT,
-        left=_LEFT,
-        right=right,
-        top=_TOP,
-        bottom=bottom,
-        lines=[
-            CurveLine(metric, points(metric.name), ordered[-1].metrics.get(metric.name))
-            for metric in measured(ordered)
-            if metric.panel is ACCURACY
-        ],
-        x_ticks=[Tick(x(number), str(number)) for number in sorted({1, (total + 1) // 2, total})],
-        y_ticks=[Tick(y(share), f"{share:.0%}") for share in (0.0, 0.25, 0.5, 0.75, 1.0)],
-        last=ordered[-1],
-        best_held_out=best_held_out(ordered),
-        selects_by=selecting(ordered),
-    )
-
-
-def curve_of(events: Iterable[JobEvent]) -> Curve | None:
-    """The training curve that a job's events tell."""
-    return training_curves(epochs_of(events))
-
-
-def survivor_bars(evaluation: Evaluation) -> list[Bar]:
-    """All points, those classified correctly, then those that stand after each attack."""
-    total = evaluation.num_points
-    stages: list[tuple[str, int, int, float | None]] = [
-        ("clean", evaluation.clean_correct, total - evaluation.clean_correct, None)
-    ]
-    stages += [(a.attack, a.survivors, a.broken, a.seconds) for a in evaluation.attacks]
-    return [
-        Bar(label, standing, lost, 100 * standing / total, 100 * lost / total, seconds)
-        for label, standing, lost, seconds in stages
-    ]
-
-
-# Class of a dot -> what a legend calls it.
-_KINDS = {
-    "alone": "the data set alone",
-    "synthetic": "generated images too",
-    "extra": "extra real images",
-    "both": "extra real and generated images",
-    "unstated": "training data not stated",
-}
-_SMALLEST, _UNKNOWN, _UNSCALED = 3.0, 3.5, 4.5
-# Fewer entries have no middle to look at.
-_FEWEST_TO_FOCUS = 8
-
-
 def clean_against_robust(points: Sequence[Point], y_title: str, *, is_focused: bool = False) -> Scatter | None:
-    """Each entry by its two accuracies; the line is the Pareto front: no entry above or right of it.
+    """Draw each entry at its two accuracies. The line is the Pareto front: no entry lies above or right of it.
 
     Args:
         points: the entries, best first; `across` is their clean accuracy.
         y_title: what their robust accuracy is called.
-        is_focused: draw the upper right alone, where most entries are. None if that is all of them.
+        is_focused: draw only the upper right, where most entries are.
+
+    Returns:
+        None if there are no entries, or if `is_focused` would leave none out.
     """
     least_clean, least_robust = _fences(points) if is_focused else (0.0, 0.0)
     drawn = [p for p in points if p.across >= least_clean and p.accuracy >= least_robust]
@@ -234,7 +125,7 @@ def clean_against_robust(points: Sequence[Point], y_title: str, *, is_focused: b
     x, y = [100 * p.across for p in drawn], [100 * p.accuracy for p in drawn]
     frame = _Frame(x, y, titles=("Clean accuracy", y_title), unit=" %")
     front: list[tuple[float, float]] = []
-    # What is left out is worse than all of these in one of the two, and takes none of them from the front.
+    # An entry that is left out is worse than all drawn ones in one accuracy, so it dominates none of them.
     for point in sorted(drawn, key=lambda p: (-p.across, -p.accuracy)):
         if not front or 100 * point.accuracy > front[-1][1]:
             front.append((100 * point.across, 100 * point.accuracy))
@@ -243,21 +134,24 @@ def clean_against_robust(points: Sequence[Point], y_title: str, *, is_focused: b
 
 
 def accuracy_against_parameters(points: Sequence[Point], y_title: str, *, is_focused: bool = False) -> Scatter | None:
-    """Each entry by its number of parameters, on a logarithmic axis, and its accuracy; the line is the Pareto front: no
-    entry above or left of it.
+    """Draw each entry at its number of parameters, on a logarithmic axis, and its accuracy. The line is the Pareto
+    front: no entry lies above or left of it.
 
     Args:
         points: the entries, best first; `across` is their number of parameters.
         y_title: what their accuracy is called.
-        is_focused: leave out entries of far lower accuracy than the others. None if there are none.
+        is_focused: leave out entries whose accuracy is far lower than that of most.
+
+    Returns:
+        None if there are no entries, or if `is_focused` would leave none out.
     """
     least = _fence([p.accuracy for p in points]) if is_focused else 0.0
     drawn = [p for p in points if p.accuracy >= least]
     if not drawn or (is_focused and len(drawn) == len(points)):
         return None
     places = {p.id: math.log10(max(p.across, 1.0)) for p in drawn}
-    ticks = _ticks_of_sizes(places.values())
     heights = [100 * p.accuracy for p in drawn]
+    ticks = axes.ticks_of_counts([p.across for p in drawn])
     frame = _Frame(list(places.values()), heights, titles=("Parameters", y_title), x_known=ticks)
     front: list[tuple[float, float]] = []
     for point in sorted(drawn, key=lambda p: (p.across, -p.accuracy)):
@@ -266,32 +160,6 @@ def accuracy_against_parameters(points: Sequence[Point], y_title: str, *, is_foc
     dots = [frame.dot(p, places[p.id], "clean", is_sized=False) for p in drawn]
     line = _steps([(front[0][0], frame.y_low), *front, (frame.x_high, front[-1][1])])
     return frame.scatter(dots, line, num_outside=len(points) - len(drawn), has_sizes=False)
-
-
-def _ticks_of_sizes(places: Iterable[float]) -> list[tuple[float, str]]:
-    """Ticks of a logarithmic axis of numbers of parameters that reach around all places (base 10): powers of ten, or
-    within two powers also their double and fivefold.
-
-    >>> [label for _, label in _ticks_of_sizes([math.log10(275_572), math.log10(11_173_962)])]
-    ['100k', '1M', '10M', '100M']
-    >>> [label for _, label in _ticks_of_sizes([math.log10(275_572)])]
-    ['200k', '500k']
-    """
-    known = list(places)
-    low, high = min(known), max(known)
-    factors = (1, 2, 5) if high - low < 1 else (1,)
-    exponents = range(math.floor(low), math.ceil(high) + 1)
-    numbers = [factor * 10**exponent for exponent in exponents for factor in factors]
-    first = max(n for n in numbers if math.log10(n) <= low + 1e-9)
-    last = min((n for n in numbers if math.log10(n) > low + 1e-9 and math.log10(n) >= high), default=numbers[-1])
-    return [(math.log10(n), _short(n)) for n in numbers if first <= n <= last]
-
-
-def _short(number: int) -> str:
-    for unit, name in ((10**9, "G"), (10**6, "M"), (1000, "k")):
-        if number >= unit:
-            return f"{number // unit}{name}"
-    return str(number)
 
 
 def _fences(points: Sequence[Point]) -> tuple[float, float]:
@@ -308,12 +176,12 @@ def _fence(accuracies: Sequence[float]) -> float:
 
 
 def over_the_years(points: Sequence[Point], y_title: str, *, figure: str = "robust") -> Scatter | None:
-    """Each entry by its year; the line is the best known until then. None if there is no span of years.
+    """Draw each entry at its year. The line is the best accuracy up to each year. None with fewer than two years.
 
     Args:
         points: the entries, best first.
         y_title: what their accuracy is called.
-        figure: the same in a word, behind a number.
+        figure: the word for it after a number: 'robust' or 'clean'.
     """
     dated = [(p, p.year) for p in points if p.year is not None]
     years = sorted({year for _, year in dated})
@@ -324,7 +192,7 @@ def over_the_years(points: Sequence[Point], y_title: str, *, figure: str = "robu
     best = [max(100 * p.accuracy for p, when in dated if when == year) for year in years]
     steps = _steps(list(zip(map(float, years), accumulate(best, max), strict=True)))
     dots = [frame.dot(p, year, f"{figure}, {year}") for p, year in dated]
-    # The other chart says which size is which.
+    # The chart of the two accuracies has the legend of sizes.
     return frame.scatter(dots, steps, has_sizes=False)
 
 
@@ -337,12 +205,12 @@ def _kind(point: Point) -> str:
 
 
 def _radius(num_parameters: int) -> float:
-    """In units of the chart; the larger the network, the larger the dot, from ten thousand parameters to a billion."""
+    """The radius of a network's dot, in units of the chart. Its area grows about as the number of parameters."""
     return round(max(_SMALLEST, 2 + 0.45 * math.sqrt(num_parameters / 1e6)), 1)
 
 
 class _Frame:
-    """Axes around some numbers, with round ticks."""
+    """Axes around some values, with ticks at round numbers."""
 
     def __init__(
         self,
@@ -354,19 +222,28 @@ class _Frame:
         x_step: float | None = None,
         x_known: Sequence[tuple[float, str]] | None = None,
     ) -> None:
+        """
+        Args:
+            x: values across.
+            y: accuracies in percent.
+            titles: of the two axes.
+            unit: after each number across.
+            x_step: distance of two ticks across; None chooses it.
+            x_known: the ticks across with their labels, from the left edge to the right one; None makes them.
+        """
         self.width, self.height = 560, 350
         # Room for the titles, and above for the sizes.
-        self.left, self.top = _LEFT + 18, 36
-        self.right, self.bottom = self.width - _RIGHT, self.height - _BOTTOM - 24
+        self.left, self.top = axes.LEFT + 18, 36
+        self.right, self.bottom = self.width - axes.RIGHT, self.height - axes.BOTTOM - 24
         self.titles = titles
         if x_known is None:
-            self.x_low, self.x_high, x_ticks = _round_range(x, x_step)
+            self.x_low, self.x_high, x_ticks = axes.round_range(x, x_step)
             x_known = [(value, f"{value:g}{unit}") for value in x_ticks]
         else:
             self.x_low, self.x_high = x_known[0][0], x_known[-1][0]
-        self.y_low, self.y_high, y_ticks = _round_range(y, None)
-        self.x_ticks = [Tick(self.x(value), label) for value, label in x_known]
-        self.y_ticks = [Tick(self.y(value), f"{value:g} %") for value in y_ticks]
+        self.y_low, self.y_high, y_ticks = axes.round_range(y, None)
+        self.x_ticks = [axes.Tick(self.x(value), label) for value, label in x_known]
+        self.y_ticks = [axes.Tick(self.y(value), f"{value:g} %") for value in y_ticks]
 
     def x(self, value: float) -> float:
         return self.left + (value - self.x_low) / (self.x_high - self.x_low) * (self.right - self.left)
@@ -375,8 +252,14 @@ class _Frame:
         return self.bottom - (value - self.y_low) / (self.y_high - self.y_low) * (self.bottom - self.top)
 
     def dot(self, point: Point, x: float, said: str, *, is_sized: bool = True) -> Dot:
-        """An entry at `x` and its accuracy; `said` follows the accuracy in its label. `is_sized`: whether the dot's
-        size shows the number of parameters."""
+        """An entry at `x` and its accuracy.
+
+        Args:
+            point: the entry.
+            x: its place across.
+            said: what follows the accuracy in the dot's label.
+            is_sized: whether the dot's size shows the number of parameters.
+        """
         label = f"{point.name}: {100 * point.accuracy:.2f} % {said}"
         if point.slug != point.name:
             label = f"{point.slug}, {label}"
@@ -391,7 +274,7 @@ class _Frame:
         return Dot(round(self.x(x), 1), round(self.y(100 * point.accuracy), 1), radius, point.id, label, classes)
 
     def staircase(self, front: list[tuple[float, float]]) -> list[tuple[float, float]]:
-        """The border of what some entry of the front beats, from the left edge to the lower one.
+        """The border of the area that the front's entries dominate, from the left edge to the lower one.
 
         Args:
             front: accuracies, from the rightmost to the highest.
@@ -404,11 +287,11 @@ class _Frame:
     def scatter(
         self, dots: list[Dot], line: list[tuple[float, float]], *, num_outside: int = 0, has_sizes: bool = True
     ) -> Scatter:
-        # The first of several in the same place covers the others.
+        # Of several dots in the same place only the first is drawn.
         seen: dict[tuple[float, float], Dot] = {}
         for dot in dots:
             seen.setdefault((round(dot.x), round(dot.y)), dot)
-        # A small one is drawn over a large one, and a better one over another.
+        # Small dots are drawn over large ones, and better entries over worse ones of the same size.
         drawn = list(seen.values())
         drawn.reverse()
         drawn.sort(key=lambda dot: -dot.radius)
@@ -431,7 +314,7 @@ class _Frame:
         )
 
     def _sizes(self) -> list[Size]:
-        # As far apart as the labels need on a phone, where they are drawn larger.
+        # Far enough apart for the labels on a phone, where they are drawn larger.
         places = ((self.right - 240, 10), (self.right - 152, 50), (self.right - 64, 250))
         return [
             Size(x - _radius(number * 1_000_000) - 4, _radius(number * 1_000_000), x, f"{number}M")
@@ -441,18 +324,18 @@ class _Frame:
 
 @dataclass(frozen=True)
 class Record:
-    """How the best known robust accuracy of a board rose."""
+    """How the best known accuracy of a board rose."""
 
     line: str
     """SVG's `points` in a box of 100 x 24."""
     first_year: int
     last_year: int
     first: float
-    """What was best in the first year."""
+    """The best accuracy of the first year."""
 
 
 def record(by_year: Mapping[int, float]) -> Record | None:
-    """Of the best of each year; None without a span of years."""
+    """Make it from the best accuracy of each year. None with fewer than two years."""
     if len(by_year) < 2:
         return None
     years = sorted(by_year)
@@ -466,24 +349,5 @@ def record(by_year: Mapping[int, float]) -> Record | None:
 
 
 def _steps(places: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """A line that stands until it rises."""
+    """Turn a line into steps: level until the next place, then up to it."""
     return places[:1] + [place for (_, before), (x, y) in pairwise(places) for place in ((x, before), (x, y))]
-
-
-def _round_range(values: Sequence[float], step: float | None) -> tuple[float, float, list[float]]:
-    """A range around some values with about five ticks at round numbers.
-
-    >>> _round_range([41.2, 73.1], None)
-    (40.0, 80.0, [40.0, 50.0, 60.0, 70.0, 80.0])
-    """
-    low, high = min(values), max(values)
-    if step is None:
-        rough = max(high - low, 1.0) / 4
-        scale = 10 ** math.floor(math.log10(rough))
-        step = next(factor * scale for factor in (1, 2, 5, 10) if factor * scale >= rough)
-    first, last = math.floor(low / step), math.ceil(high / step)
-    if first == last:
-        last += 1
-    every = max(1, (last - first) // 6)
-    ticks = [float(number * step) for number in range(first, last + 1, every)]
-    return float(first * step), float(last * step), ticks
