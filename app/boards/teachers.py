@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Select, and_, select, update
+from sqlalchemy import and_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from app.db.database import database_now
@@ -64,7 +64,7 @@ def teachers_of(session: Session, entries: Iterable[Entry]) -> dict[int, Teacher
         _TeacherEntry.dataset == Entry.dataset,
         _TeacherEntry.board == Entry.board,
     )
-    query: Select[Any] = (
+    query = (
         select(Entry.id, *_COLUMNS, _TeacherEntry.id)
         .join(Model, Entry.model_id == Model.id)
         .outerjoin(_Teacher, _IS_TEACHER)
@@ -73,7 +73,7 @@ def teachers_of(session: Session, entries: Iterable[Entry]) -> dict[int, Teacher
     )
     for start in range(0, len(chosen), _AT_ONCE):
         for entry_id, *values in session.execute(query.where(Entry.id.in_(chosen[start : start + _AT_ONCE]))):
-            found[entry_id] = Teacher(*values)
+            found[entry_id] = _made(values)
     return found
 
 
@@ -81,8 +81,12 @@ def teacher_of(session: Session, model: Model) -> Teacher | None:
     """The teacher of a model; None if it had none."""
     if model.teacher_sha256 is None:
         return None
-    query: Select[Any] = select(*_COLUMNS).outerjoin(_Teacher, _IS_TEACHER).where(Model.id == model.id)
-    return Teacher(*session.execute(query).one())
+    query = select(*_COLUMNS).outerjoin(_Teacher, _IS_TEACHER).where(Model.id == model.id)
+    return _made(session.execute(query).one())
+
+
+def _made(values: Sequence[Any]) -> Teacher:
+    return Teacher(*values)
 
 
 def note_new_model(session: Session, model: Model) -> None:

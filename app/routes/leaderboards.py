@@ -149,7 +149,7 @@ def export_leaderboard(
         headers = tagged(request, revision)
         board = ranking.board(session, dataset, threat_model)
         if kind not in formats_of(board).values():
-            raise Conflict(f"{dataset}/{threat_model} {robustbench_export.NO_CLEAN_FORMAT}; take csv or json")
+            raise Conflict(f"the board {dataset}/{threat_model} {robustbench_export.NO_CLEAN_FORMAT}; take csv or json")
         if (unchanged := not_modified(request, headers)) is not None:
             return unchanged
         charge(service, reader, rows=listing.count(session, board, view))

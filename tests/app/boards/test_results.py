@@ -26,7 +26,14 @@ from app.jobs import job_files
 from app.store import StoredFile
 from gkl.catalog import CORRUPTIONS
 from gkl.errors import FailureCode
-from gkl.outcome import REPAIR, AttackOutcome, CorruptionOutcome, EvaluationOutcome, Manifest
+from gkl.outcome import (
+    REPAIR,
+    AttackOutcome,
+    CorruptionOutcome,
+    EvaluationOutcome,
+    Manifest,
+    TeacherOutcome,
+)
 from gkl.recipes.adversarial import digits
 from gkl.spec import (
     CrossEntropyObjective,
@@ -38,6 +45,7 @@ from gkl.spec import (
     TradesObjective,
 )
 from gkl.statistics.intervals import wilson_interval
+from tests.specs import trained_outcome
 
 LEASE = timedelta(seconds=90)
 
@@ -46,8 +54,15 @@ def sha(name: str) -> str:
     return hashlib.sha256(name.encode()).hexdigest()
 
 
-def train(database: Database, name: str, dataset: str = "digits") -> str:
-    """A finished training; returns the sha256 of its weights."""
+def train(
+    database: Database,
+    name: str,
+    dataset: str = "digits",
+    *,
+    teacher: str | None = None,
+    teacher_accuracy: float = 0.99,
+) -> str:
+    """A finished training, perhaps from a teacher with these weights; returns the sha256 of its weights."""
     spec = digits().model_copy(update={"name": name, "evaluation": None, "dataset": dataset})
     with database.writing() as session:
         jobs.create(session, spec)
@@ -56,7 +71,12 @@ def train(database: Database, name: str, dataset: str = "digits") -> str:
         job = jobs.succeed(session, claim)
         stored = StoredFile(sha(name), 10)
         job_files.add_file(session, job.id, FileKind.WEIGHTS, number=1, file="w", stored=stored)
-        leaderboard.record_model(session, job, spec, stored.sha256)
+        learned_from = None
+        if teacher is not None:
+            learned_from = TeacherOutcome(
+                architecture="small_cnn", weights_sha256=teacher, clean_accuracy=teacher_accuracy, num_points=360
+            )
+        leaderboard.record_model(session, job, spec, trained_outcome(spec, learned_from), stored.sha256)
     return stored.sha256
 
 
@@ -163,7 +183,7 @@ def test_the_same_weights_are_the_same_model(database: Database) -> None:
     again = digits().model_copy(update={"name": "second"})
     with database.writing() as session:
         job = jobs.create(session, again)
-        model = leaderboard.record_model(session, job, again, weights)
+        model = leaderboard.record_model(session, job, again, trained_outcome(again), weights)
         assert model.name == "first"
 
 
@@ -252,7 +272,6 @@ def test_a_final_verdict_stands_before_a_provisional_one_of_the_same_model(datab
 @pytest.mark.parametrize(
     ("evaluation", "robust", "why"),
     [
-        (Evaluation(protocol="clean"), None, "clean images only"),
         (Evaluation(protocol="rand", threat_model=ThreatModel(epsilon=0.2)), 300, "protocol rand: not ranked"),
         (
             Evaluation(protocol="custom", attacks=("apgd-ce",), threat_model=ThreatModel(epsilon=0.2)),
@@ -262,7 +281,7 @@ def test_a_final_verdict_stands_before_a_provisional_one_of_the_same_model(datab
     ],
 )
 def test_a_weaker_protocol_is_kept_but_not_ranked(
-    database: Database, evaluation: Evaluation, robust: int | None, why: str
+    database: Database, evaluation: Evaluation, robust: int, why: str
 ) -> None:
     weights = train(database, "a")
     job_id = measure(database, weights, robust=robust, evaluation=evaluation)
@@ -464,4 +483,5 @@ def test_plain_training_is_not_called_by_the_loss_whose_robust_part_it_leaves_ou
         spec = digits().model_copy(update={"objective": objective})
         with database.writing() as session:
             job = jobs.create(session, spec)
-            assert leaderboard.record_model(session, job, spec, sha(f"weights {number}")).loss == loss
+            model = leaderboard.record_model(session, job, spec, trained_outcome(spec), sha(f"weights {number}"))
+            assert model.loss == loss
