@@ -120,6 +120,8 @@ def hard_points(
         found = board_points(session, on, order, offset=offset, limit=_PICTURES_PER_PAGE + 1, least=1)
         names = {number: entry.name for number, entry in listing.with_ids(session, found.entry_ids).items()}
     shown = found.listed[:_PICTURES_PER_PAGE]
+    # A certificate has pictures of the images that an attack broke, so there are none without attacks.
+    with_pictures = [point.index for point in shown] if on.kind == "attacks" else []
     turn = request.url.include_query_params
     return render(
         request,
@@ -129,7 +131,7 @@ def hard_points(
         names=names,
         order=order,
         shown=shown,
-        pictures=pictured(service.store, found, [point.index for point in shown]),
+        pictures=pictured(service.store, found, with_pictures),
         earlier=f"?{turn(page=page - 1).query}" if page > 1 else None,
         later=f"?{turn(page=page + 1).query}" if len(found.listed) > len(shown) else None,
     )
