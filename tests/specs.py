@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gkl.outcome import Manifest, TeacherOutcome, TrainOutcome
 from gkl.recipes.adversarial import digits
-from gkl.spec import BaseTrainSpec, Evaluation, ThreatModel, TrainSpec
+from gkl.spec import Evaluation, ThreatModel, TrainSpec
 
 NO_FILES = Path("/nonexistent")
 """A directory of data sets for runs on digits, which need none."""
@@ -22,18 +21,3 @@ def tiny_train_spec(**changes: object) -> TrainSpec:
 def endless_train_spec() -> TrainSpec:
     """Would run for hours."""
     return tiny_train_spec(name="Endless", epochs=10_000, evaluation=None)
-
-
-def trained_outcome(spec: BaseTrainSpec, teacher: TeacherOutcome | None = None) -> TrainOutcome:
-    """What a training reports when it ends."""
-    manifest = Manifest(
-        spec=spec.model_dump(mode="json"),
-        git_commit=None,
-        packages={},
-        python="3",
-        device="CPU",
-        seed=0,
-        dataset_sha256="0" * 64,
-        weights_sha256="0" * 64,
-    )
-    return TrainOutcome(weights="weights.safetensors", epochs=1, teacher=teacher, seconds=1.0, manifest=manifest)

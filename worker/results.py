@@ -145,7 +145,7 @@ def _save_training(session: Session, claim: jobs.Claim, outcome: TrainOutcome, s
     was_to_be_cancelled = jobs.lock_claimed(session, claim).state is JobState.CANCELLING
     job = jobs.succeed(session, claim)
     job_files.add_file(session, job.id, FileKind.WEIGHTS, number=outcome.epochs, file=outcome.weights, stored=stored)
-    results.record_model(session, job, spec, outcome, stored.sha256)
+    results.record_model(session, job, spec, stored.sha256, teacher=outcome.teacher)
     jobs.release_students(session, job)
     follow_up = spec.follow_up(stored.sha256)
     # The wish came too late for the training, but not for what would follow it.

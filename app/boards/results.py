@@ -14,7 +14,7 @@ from app.core.errors import NotFound
 from app.db.database import database_now
 from app.db.tables import AttackResult, Evaluation, FileKind, Job, JobFile, Model
 from gkl.catalog import DATASETS
-from gkl.outcome import EvaluationOutcome, TrainOutcome
+from gkl.outcome import EvaluationOutcome, TeacherOutcome
 from gkl.spec import BaseTrainSpec, EvaluateSpec
 
 # The weights of a loss's own terms, beside the cross-entropy to the labels.
@@ -24,11 +24,12 @@ _TERMS = {
 }
 
 
-def record_model(session: Session, job: Job, spec: BaseTrainSpec, outcome: TrainOutcome, weights_sha256: str) -> Model:
+def record_model(
+    session: Session, job: Job, spec: BaseTrainSpec, weights_sha256: str, *, teacher: TeacherOutcome | None = None
+) -> Model:
     """Store the model that a training produced, with the teacher it learned from, if any. The same weights, spec and
     seed again are the same model."""
     model = _model(session, spec, weights_sha256, "", loss=_loss_of(spec), train_job_id=job.id)
-    teacher = outcome.teacher
     if teacher is not None and model.teacher_sha256 is None:
         model.teacher_architecture, model.teacher_sha256 = teacher.architecture, teacher.weights_sha256
         model.teacher_key, model.teacher_accuracy = teacher.weights_key or "", teacher.clean_accuracy

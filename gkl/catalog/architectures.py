@@ -40,7 +40,57 @@ class Architecture(BaseModel):
 
 _CIFAR = ("cifar10", "cifar100")
 _SMALL_IMAGES = ("digits", "fashion_mnist", *_CIFAR)
+_FROM_28_PIXELS = ("fashion_mnist", *_CIFAR)
 _IMAGENET = ("imagenet",)
+
+_NORMALIZES = "normalizes its input"
+_CIFAR_RESNET = f"ResNet of distillation papers: three stages of 16, 32 and 64 channels; {_NORMALIZES}."
+_CIFAR_RESNET_X4 = f"ResNet of distillation papers: three stages of 64, 128 and 256 channels; {_NORMALIZES}."
+_CIFAR_WRN = f"Wide ResNet of distillation papers, with ReLU; {_NORMALIZES}."
+_CIFAR_VGG = f"VGG of distillation papers, with BatchNorm and one linear layer; {_NORMALIZES}."
+_CIFAR_SHUFFLENET = f"For small images: begins with a 1x1 convolution, without pooling; {_NORMALIZES}."
+_TORCHVISION = f"torchvision's {{}}; {_NORMALIZES}."
+
+# Name -> (title, description, data sets).
+_DISTILLATION: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "resnet_8": ("ResNet-8", _CIFAR_RESNET, _SMALL_IMAGES),
+    "resnet_20": ("ResNet-20", _CIFAR_RESNET, _SMALL_IMAGES),
+    "resnet_32": ("ResNet-32", _CIFAR_RESNET, _FROM_28_PIXELS),
+    "resnet_56": ("ResNet-56", _CIFAR_RESNET, _FROM_28_PIXELS),
+    "resnet_110": ("ResNet-110", _CIFAR_RESNET, _FROM_28_PIXELS),
+    "resnet_8x4": ("ResNet-8x4", _CIFAR_RESNET_X4, _FROM_28_PIXELS),
+    "resnet_32x4": ("ResNet-32x4", _CIFAR_RESNET_X4, _FROM_28_PIXELS),
+    "resnet_50": (
+        "ResNet-50",
+        f"Bottlenecks with up to 2048 channels after a 3x3 convolution, for small images; {_NORMALIZES}.",
+        _FROM_28_PIXELS,
+    ),
+    "wrn_16_2": ("WRN-16-2", _CIFAR_WRN, _SMALL_IMAGES),
+    "wrn_40_1": ("WRN-40-1", _CIFAR_WRN, _FROM_28_PIXELS),
+    "wrn_40_2": ("WRN-40-2", _CIFAR_WRN, _FROM_28_PIXELS),
+    "vgg_8": ("VGG-8", _CIFAR_VGG, _FROM_28_PIXELS),
+    "vgg_13": ("VGG-13", _CIFAR_VGG, _FROM_28_PIXELS),
+    "mobilenet_v2": (
+        "MobileNetV2 (width 0.5)",
+        f"Half as wide as the paper's, for small images; {_NORMALIZES}.",
+        _FROM_28_PIXELS,
+    ),
+    "shufflenet_v1": ("ShuffleNetV1", _CIFAR_SHUFFLENET, _FROM_28_PIXELS),
+    "shufflenet_v2": ("ShuffleNetV2", _CIFAR_SHUFFLENET, _FROM_28_PIXELS),
+    "imagenet_resnet_18": ("ResNet-18", _TORCHVISION.format("ResNet-18"), _IMAGENET),
+    "imagenet_resnet_34": ("ResNet-34", _TORCHVISION.format("ResNet-34"), _IMAGENET),
+    "imagenet_resnet_50": ("ResNet-50", _TORCHVISION.format("ResNet-50"), _IMAGENET),
+    "imagenet_resnext_101_32x4d": (
+        "ResNeXt-101-32x4d",
+        _TORCHVISION.format("ResNet class with 32 groups of 4 channels"),
+        _IMAGENET,
+    ),
+    "mobilenet_v1": (
+        "MobileNetV1",
+        f"Depthwise separable convolutions, width 1, for 224x224 images; {_NORMALIZES}.",
+        _IMAGENET,
+    ),
+}
 
 ARCHITECTURES: dict[str, Architecture] = {
     architecture.name: architecture
@@ -77,14 +127,14 @@ ARCHITECTURES: dict[str, Architecture] = {
             name="preact_resnet_18_silu",
             title="PreActResNet-18 (SiLU)",
             description="RobustBench's DMPreActResNet with SiLU; normalizes its input, pads 28x28 images to 32x32.",
-            datasets=("fashion_mnist", *_CIFAR),
+            datasets=_FROM_28_PIXELS,
             parameters=PARAMETERS["preact_resnet_18_silu"],
         ),
         Architecture(
             name="wrn_28_10_silu",
             title="WRN-28-10 (SiLU)",
             description="RobustBench's DMWideResNet with SiLU; normalizes its input, pads 28x28 images to 32x32.",
-            datasets=("fashion_mnist", *_CIFAR),
+            datasets=_FROM_28_PIXELS,
             parameters=PARAMETERS["wrn_28_10_silu"],
         ),
         Architecture(
@@ -101,152 +151,11 @@ ARCHITECTURES: dict[str, Architecture] = {
             datasets=_CIFAR,
             parameters=PARAMETERS["wrn_70_16_silu"],
         ),
-        Architecture(
-            name="resnet_8",
-            title="ResNet-8",
-            description="Three stages of one basic block each, 16 to 64 channels; normalizes its input.",
-            datasets=_SMALL_IMAGES,
-            parameters=PARAMETERS["resnet_8"],
-        ),
-        Architecture(
-            name="resnet_20",
-            title="ResNet-20",
-            description="Three stages of three basic blocks each, 16 to 64 channels; normalizes its input.",
-            datasets=_SMALL_IMAGES,
-            parameters=PARAMETERS["resnet_20"],
-        ),
-        Architecture(
-            name="resnet_32",
-            title="ResNet-32",
-            description="Three stages of five basic blocks each, 16 to 64 channels; normalizes its input.",
-            datasets=_CIFAR,
-            parameters=PARAMETERS["resnet_32"],
-        ),
-        Architecture(
-            name="resnet_56",
-            title="ResNet-56",
-            description="Three stages of nine basic blocks each, 16 to 64 channels; normalizes its input.",
-            datasets=_CIFAR,
-            parameters=PARAMETERS["resnet_56"],
-        ),
-        Architecture(
-            name="resnet_110",
-            title="ResNet-110",
-            description="Three stages of 18 basic blocks each, 16 to 64 channels; normalizes its input.",
-            datasets=_CIFAR,
-            parameters=PARAMETERS["resnet_110"],
-        ),
-        Architecture(
-            name="resnet_8x4",
-            title="ResNet-8x4",
-            description="ResNet-8 with 64 to 256 channels; normalizes its input.",
-            datasets=_CIFAR,
-            parameters=PARAMETERS["resnet_8x4"],
-        ),
-        Architecture(
-            name="resnet_32x4",
-            title="ResNet-32x4",
-            description="ResNet-32 with 64 to 256 channels; normalizes its input.",
-            datasets=_CIFAR,
-            parameters=PARAMETERS["resnet_32x4"],
-        ),
-        Architecture(
-            name="resnet_50",
-            title="ResNet-50",
-            description="ResNet-50 for 32x32 images, with a 3x3 first convolution; normalizes its input.",
-            datasets=_CIFAR,
-            parameters=PARAMETERS["resnet_50"],
-        ),
-        Architecture(
-            name="wrn_16_2",
-            title="WRN-16-2",
-            description="A wide ResNet of 16 layers with 32 to 128 channels; normalizes its input.",
-            datasets=_SMALL_IMAGES,
-            parameters=PARAMETERS["wrn_16_2"],
-        ),
-        Architecture(
-            name="wrn_40_1",
-            title="WRN-40-1",
-            description="A wide ResNet of 40 layers with 16 to 64 channels; normalizes its input.",
-            datasets=_CIFAR,
-            parameters=PARAMETERS["wrn_40_1"],
-        ),
-        Architecture(
-            name="wrn_40_2",
-            title="WRN-40-2",
-            description="A wide ResNet of 40 layers with 32 to 128 channels; normalizes its input.",
-            datasets=_CIFAR,
-            parameters=PARAMETERS["wrn_40_2"],
-        ),
-        Architecture(
-            name="vgg_8",
-            title="VGG-8",
-            description="VGG with BatchNorm and one 3x3 convolution in each of five stages; normalizes its input.",
-            datasets=_CIFAR,
-            parameters=PARAMETERS["vgg_8"],
-        ),
-        Architecture(
-            name="vgg_13",
-            title="VGG-13",
-            description="VGG with BatchNorm and two 3x3 convolutions in each of five stages; normalizes its input.",
-            datasets=_CIFAR,
-            parameters=PARAMETERS["vgg_13"],
-        ),
-        Architecture(
-            name="mobilenet_v2",
-            title="MobileNetV2 (width 0.5)",
-            description="MobileNetV2 for 32x32 images at half its width; normalizes its input.",
-            datasets=_CIFAR,
-            parameters=PARAMETERS["mobilenet_v2"],
-        ),
-        Architecture(
-            name="shufflenet_v1",
-            title="ShuffleNetV1",
-            description="ShuffleNetV1 for 32x32 images with three groups; normalizes its input.",
-            datasets=_CIFAR,
-            parameters=PARAMETERS["shufflenet_v1"],
-        ),
-        Architecture(
-            name="shufflenet_v2",
-            title="ShuffleNetV2",
-            description="ShuffleNetV2 for 32x32 images; normalizes its input.",
-            datasets=_CIFAR,
-            parameters=PARAMETERS["shufflenet_v2"],
-        ),
-        Architecture(
-            name="mobilenet_v1",
-            title="MobileNetV1",
-            description="MobileNetV1 for 224x224 images; normalizes its input.",
-            datasets=_IMAGENET,
-            parameters=PARAMETERS["mobilenet_v1"],
-        ),
-        Architecture(
-            name="imagenet_resnet_18",
-            title="ResNet-18",
-            description="torchvision's ResNet-18; normalizes its input.",
-            datasets=_IMAGENET,
-            parameters=PARAMETERS["imagenet_resnet_18"],
-        ),
-        Architecture(
-            name="imagenet_resnet_34",
-            title="ResNet-34",
-            description="torchvision's ResNet-34; normalizes its input.",
-            datasets=_IMAGENET,
-            parameters=PARAMETERS["imagenet_resnet_34"],
-        ),
-        Architecture(
-            name="imagenet_resnet_50",
-            title="ResNet-50",
-            description="torchvision's ResNet-50; normalizes its input.",
-            datasets=_IMAGENET,
-            parameters=PARAMETERS["imagenet_resnet_50"],
-        ),
-        Architecture(
-            name="imagenet_resnext_101_32x4d",
-            title="ResNeXt-101 (32x4d)",
-            description="torchvision's ResNet with ResNeXt-101's 32 groups of width 4; normalizes its input.",
-            datasets=_IMAGENET,
-            parameters=PARAMETERS["imagenet_resnext_101_32x4d"],
+        *(
+            Architecture(
+                name=name, title=title, description=description, datasets=datasets, parameters=PARAMETERS[name]
+            )
+            for name, (title, description, datasets) in _DISTILLATION.items()
         ),
         *(
             Architecture(

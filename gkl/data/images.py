@@ -25,6 +25,10 @@ class Images(Protocol):
         """Indices (B,) int64 -> images (B, channels, height, width), uint8, or float32 in [0, 1]."""
         ...
 
+    def subset(self, index: Tensor) -> Images:
+        """The images with indices (M,) int64, in that order."""
+        ...
+
     def sha256(self) -> str:
         """Equal for two runs on the same data."""
         ...
@@ -47,6 +51,9 @@ class ImageSet:
 
     def take(self, index: Tensor) -> Tensor:
         return self.images[index.to(self.images.device)]
+
+    def subset(self, index: Tensor) -> ImageSet:
+        return ImageSet(self.images[index], self.labels[index])
 
     def first(self, num_points: int | None) -> ImageSet:
         return self if num_points is None else ImageSet(self.images[:num_points], self.labels[:num_points])
@@ -81,6 +88,9 @@ class ImageFiles:
 
     def take(self, index: Tensor) -> Tensor:
         return torch.stack(list(self._pool.map(lambda i: self._decode(self.paths[i]), index.tolist())))
+
+    def subset(self, index: Tensor) -> ImageFiles:
+        return ImageFiles([self.paths[i] for i in index.tolist()], self._labels[index], self._decode)
 
     def sha256(self) -> str:
         """sha256 of the files' names, sizes and labels: reading every pixel would take an hour."""

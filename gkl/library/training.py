@@ -250,7 +250,9 @@ def _spec(
     given: str | TrainSpec | DistillSpec | Mapping[str, Any], changes: Mapping[str, Any], teacher: Path | None
 ) -> TrainSpec | DistillSpec:
     asked: Any = recipe(given) if isinstance(given, str) else given
-    if isinstance(asked, BaseTrainSpec):
+    if isinstance(asked, TrainSpec | DistillSpec):
+        if not changes and teacher is None:
+            return asked
         asked = asked.model_dump()
     if not isinstance(asked, Mapping):
         raise InvalidInput(

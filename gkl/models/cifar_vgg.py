@@ -1,45 +1,56 @@
-"""VGG networks with BatchNorm for 32x32 images (arXiv 1409.1556), with the tensor names of CIFAR distillation."""
+"""VGG networks with BatchNorm for 32x32 images (arXiv 1409.1556), as distillation uses them.
+
+The names of the state dict are those of the public repositories RepDistiller and mdistiller, so that their checkpoints
+load.
+"""
 
 from __future__ import annotations
 
 from typing import cast
 
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from gkl.models.input_statistics import initialize_by_fan_out, normalized, register_statistics
-
-_WIDTHS = (64, 128, 256, 512, 512)
+from gkl.models.input_normalization import small_image_normalization
+from gkl.models.layers import average, initialize_convolutions, initialize_linear
 
 
-class CifarVgg(nn.Module):
-    """VGG-8 and VGG-13: five stages of 3x3 convolutions, max pooling after the first three, average, linear layer."""
+class CifarVGG(nn.Module):
+    """Five stages of 3x3 convolutions, an average over the image, and one linear layer.
 
-    def __init__(self, num_classes: int, image_shape: tuple[int, int, int], *, convolutions: int) -> None:
+    Max-pooling halves the size after each of the first three stages. Networks for ImageNet also pool after the fourth.
+    """
+
+    def __init__(self, convolutions: int, num_classes: int, image_shape: tuple[int, int, int]) -> None:
         """
         Args:
+            convolutions: how many each stage has: 1 in VGG-8, 2 in VGG-13.
             num_classes: C.
             image_shape: (channels, height, width) of an image.
-            convolutions: in each stage: 1 for VGG-8, 2 for VGG-13.
         """
         super().__init__()
-        register_statistics(self, num_classes, image_shape)
-        channels_in = image_shape[0]
-        for number, channels in enumerate(_WIDTHS):
-            layers: list[nn.Module] = []
-            for _ in range(convolutions):
-                layers += [nn.Conv2d(channels_in, channels, 3, padding=1), nn.BatchNorm2d(channels), nn.ReLU()]
-                channels_in = channels
-            # The last ReLU of a stage is applied outside: the numbers of published tensors end before it.
-            self.add_module(f"block{number}", nn.Sequential(*layers[:-1]))
-        self.classifier = nn.Linear(channels_in, num_classes)
-        initialize_by_fan_out(self, linear_std=0.01)
+        self.normalization = small_image_normalization(num_classes, image_shape)
+        self.block0 = _stage(image_shape[0], 64, convolutions)
+        self.block1 = _stage(64, 128, convolutions)
+        self.block2 = _stage(128, 256, convolutions)
+        self.block3 = _stage(256, 512, convolutions)
+        self.block4 = _stage(512, 512, convolutions)
+        self.classifier = nn.Linear(512, num_classes)
+        initialize_convolutions(self)
+        initialize_linear(self.classifier)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, channels, height, width) in [0, 1] -> logits (B, C)."""
-        out = normalized(self, x)
-        for number in range(len(_WIDTHS)):
-            out = F.relu(self.get_submodule(f"block{number}")(out))
-            if number < 3:
-                out = F.max_pool2d(out, 2)
-        return cast(Tensor, self.classifier(out.mean(dim=(2, 3))))
+        """(B, channels, height, width) in [0, 1] -> logits (B, C). Images need 8 pixels a side or more."""
+        x = self.normalization(x)
+        for stage in (self.block0, self.block1, self.block2):
+            x = F.max_pool2d(stage(x), 2)
+        return cast(Tensor, self.classifier(average(self.block4(self.block3(x)))))
+
+
+def _stage(in_channels: int, out_channels: int, convolutions: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for i in range(convolutions):
+        # With a bias, although BatchNorm takes it away again: the published checkpoints have one.
+        layer = nn.Conv2d(in_channels if i == 0 else out_channels, out_channels, 3, padding=1)
+        layers += [layer, nn.BatchNorm2d(out_channels), nn.ReLU()]
+    return nn.Sequential(*layers)

@@ -17,15 +17,17 @@ class Normalization(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, mean: Tensor, std: Tensor) -> None:
+    def __init__(self, mean: Tensor, std: Tensor, *, in_state_dict: bool = True) -> None:
         """
         Args:
             mean: (channels,) or (1,), in units of the pixel range [0, 1].
             std: the same.
+            in_state_dict: whether the statistics are entries of the state dict. False for a network whose published
+                checkpoints lack them.
         """
         super().__init__()
-        self.register_buffer("mean", mean.float().reshape(1, -1, 1, 1))
-        self.register_buffer("std", std.float().reshape(1, -1, 1, 1))
+        self.register_buffer("mean", mean.float().reshape(1, -1, 1, 1), persistent=in_state_dict)
+        self.register_buffer("std", std.float().reshape(1, -1, 1, 1), persistent=in_state_dict)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels, height, width) -> the same."""

@@ -1,136 +1,189 @@
-"""ShuffleNets for 32x32 images, with the tensor names of CIFAR distillation."""
+"""ShuffleNetV1 (arXiv 1707.01083) and ShuffleNetV2 (arXiv 1807.11164) for 32x32 images.
+
+Both begin with a 1x1 convolution with stride 1, where the papers' networks for ImageNet have a 3x3 convolution with
+stride 2 and max-pooling. The names of the state dicts are those of the public repositories RepDistiller and
+mdistiller, so that their checkpoints load.
+"""
 
 from __future__ import annotations
 
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from gkl.models.input_statistics import normalized, register_statistics
+from gkl.models.input_normalization import small_image_normalization
+from gkl.models.layers import average, convolution
 
-
-def _conv1x1(channels_in: int, channels: int, groups: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(channels_in, channels, 1, groups=groups, bias=False)
-
-
-def _depthwise(channels: int, stride: int) -> nn.Conv2d:
-    return nn.Conv2d(channels, channels, 3, stride=stride, padding=1, groups=channels, bias=False)
+_STEM = 24
+_BLOCKS = (4, 8, 4)
+_GROUPS = 3
 
 
-class _GroupedBlock(nn.Module):
-    """Grouped 1x1 convolution, shuffle of the channels, 3x3 on each channel, grouped 1x1 (arXiv 1707.01083, figure 2).
+def shuffle(x: Tensor, groups: int) -> Tensor:
+    """Interleave groups of channels: the first of each group, then the second of each, and so on.
 
-    With stride 2 the shortcut is an average pooling whose channels are added to the others.
+    Args:
+        x: (B, channels, height, width).
+        groups: how many groups the channels are divided into; must divide their number.
+    """
+    batch, channels, height, width = x.shape
+    return x.reshape(batch, groups, channels // groups, height, width).transpose(1, 2).reshape(x.shape)
+
+
+class ShuffleNetV1(nn.Module):
+    """A 1x1 convolution, three stages of 4, 8 and 4 blocks, an average, and a linear layer.
+
+    The stages have 240, 480 and 960 channels; their 1x1 convolutions have 3 groups.
     """
 
-    def __init__(self, channels_in: int, channels: int, *, stride: int, groups: int) -> None:
-        super().__init__()
-        self.stride = stride
-        narrow = channels // 4
-        # The 24 channels of the first convolution are too few to be divided.
-        self.groups = 1 if channels_in == 24 else groups
-        self.conv1 = _conv1x1(channels_in, narrow, self.groups)
-        self.bn1 = nn.BatchNorm2d(narrow)
-        self.conv2 = _depthwise(narrow, stride)
-        self.bn2 = nn.BatchNorm2d(narrow)
-        self.conv3 = _conv1x1(narrow, channels, groups)
-        self.bn3 = nn.BatchNorm2d(channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = F.channel_shuffle(F.relu(self.bn1(self.conv1(x))), self.groups)
-        out = F.relu(self.bn2(self.conv2(out)))
-        out = self.bn3(self.conv3(out))
-        if self.stride == 1:
-            return F.relu(out + x)
-        return F.relu(torch.cat([out, F.avg_pool2d(x, 3, stride=2, padding=1)], dim=1))
-
-
-class CifarShuffleNetV1(nn.Module):
-    """ShuffleNetV1 with three groups (arXiv 1707.01083). The first convolution is 1x1, without stride or pooling."""
-
     def __init__(self, num_classes: int, image_shape: tuple[int, int, int]) -> None:
+        """
+        Args:
+            num_classes: C.
+            image_shape: (channels, height, width) of an image.
+        """
         super().__init__()
-        register_statistics(self, num_classes, image_shape)
-        self.conv1 = _conv1x1(image_shape[0], 24)
-        self.bn1 = nn.BatchNorm2d(24)
-        self.layer1 = self._stage(24, 240, blocks=4)
-        self.layer2 = self._stage(240, 480, blocks=8)
-        self.layer3 = self._stage(480, 960, blocks=4)
+        self.normalization = small_image_normalization(num_classes, image_shape)
+        self.conv1 = convolution(image_shape[0], _STEM, 1)
+        self.bn1 = nn.BatchNorm2d(_STEM)
+        # The first block has too few channels for groups.
+        self.layer1 = _stage_v1(_STEM, 240, _BLOCKS[0], first_groups=1)
+        self.layer2 = _stage_v1(240, 480, _BLOCKS[1])
+        self.layer3 = _stage_v1(480, 960, _BLOCKS[2])
         self.linear = nn.Linear(960, num_classes)
-
-    @staticmethod
-    def _stage(channels_in: int, channels: int, *, blocks: int) -> nn.Sequential:
-        first = _GroupedBlock(channels_in, channels - channels_in, stride=2, groups=3)
-        rest = (_GroupedBlock(channels, channels, stride=1, groups=3) for _ in range(blocks - 1))
-        return nn.Sequential(first, *rest)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels, height, width) in [0, 1] -> logits (B, C)."""
-        out = F.relu(self.bn1(self.conv1(normalized(self, x))))
-        out = self.layer3(self.layer2(self.layer1(out)))
-        return cast(Tensor, self.linear(out.mean(dim=(2, 3))))
+        x = F.relu(self.bn1(self.conv1(self.normalization(x))))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        return cast(Tensor, self.linear(average(x)))
 
 
-class _HalfBlock(nn.Module):
-    """Half of the channels pass unchanged, the others through 1x1, 3x3 and 1x1 (arXiv 1807.11164, figure 3c)."""
+class _GroupedBlock(nn.Module):
+    """A grouped 1x1, a depthwise 3x3 and a grouped 1x1 convolution, and a shortcut; ReLU at the end.
+
+    At stride 1 the shortcut is the input, which is added. At stride 2 it is the input after average pooling, which is
+    appended as more channels.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, groups: int) -> None:
+        """
+        Args:
+            in_channels: channels of the input.
+            out_channels: channels of the output, at stride 2 including those of the input.
+            stride: 1 or 2.
+            groups: of the first convolution.
+        """
+        super().__init__()
+        self.stride, self.groups = stride, groups
+        new_channels = out_channels if stride == 1 else out_channels - in_channels
+        middle = new_channels // 4
+        self.conv1 = convolution(in_channels, middle, 1, groups=groups)
+        self.bn1 = nn.BatchNorm2d(middle)
+        self.conv2 = convolution(middle, middle, 3, stride, groups=middle)
+        self.bn2 = nn.BatchNorm2d(middle)
+        self.conv3 = convolution(middle, new_channels, 1, groups=_GROUPS)
+        self.bn3 = nn.BatchNorm2d(new_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, height, width) -> (B, out_channels, height / stride, width / stride), rounded up."""
+        new = shuffle(F.relu(self.bn1(self.conv1(x))), self.groups)
+        # The paper has no ReLU after the depthwise convolution; the published checkpoints were trained with one.
+        new = F.relu(self.bn2(self.conv2(new)))
+        new = self.bn3(self.conv3(new))
+        if self.stride == 1:
+            return F.relu(new + x)
+        return F.relu(torch.cat([new, F.avg_pool2d(x, 3, stride=2, padding=1)], dim=1))
+
+
+def _stage_v1(in_channels: int, out_channels: int, blocks: int, first_groups: int = _GROUPS) -> nn.Sequential:
+    first = _GroupedBlock(in_channels, out_channels, 2, first_groups)
+    return nn.Sequential(first, *(_GroupedBlock(out_channels, out_channels, 1, _GROUPS) for _ in range(blocks - 1)))
+
+
+class ShuffleNetV2(nn.Module):
+    """A 1x1 convolution, three stages of 4, 8 and 4 blocks, another 1x1 convolution, an average, a linear layer.
+
+    The stages have 116, 232 and 464 channels, and the second 1x1 convolution has 1024.
+    """
+
+    def __init__(self, num_classes: int, image_shape: tuple[int, int, int]) -> None:
+        """
+        Args:
+            num_classes: C.
+            image_shape: (channels, height, width) of an image.
+        """
+        super().__init__()
+        self.normalization = small_image_normalization(num_classes, image_shape)
+        self.conv1 = convolution(image_shape[0], _STEM, 1)
+        self.bn1 = nn.BatchNorm2d(_STEM)
+        self.layer1 = _stage_v2(_STEM, 116, _BLOCKS[0])
+        self.layer2 = _stage_v2(116, 232, _BLOCKS[1])
+        self.layer3 = _stage_v2(232, 464, _BLOCKS[2])
+        self.conv2 = convolution(464, 1024, 1)
+        self.bn2 = nn.BatchNorm2d(1024)
+        self.linear = nn.Linear(1024, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, height, width) in [0, 1] -> logits (B, C)."""
+        x = F.relu(self.bn1(self.conv1(self.normalization(x))))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        x = F.relu(self.bn2(self.conv2(x)))
+        return cast(Tensor, self.linear(average(x)))
+
+
+class _SplitBlock(nn.Module):
+    """Keeps the first half of the channels, puts the other through convolutions, and shuffles the two halves."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         half = channels // 2
-        self.conv1, self.bn1 = _conv1x1(half, half), nn.BatchNorm2d(half)
-        self.conv2, self.bn2 = _depthwise(half, 1), nn.BatchNorm2d(half)
-        self.conv3, self.bn3 = _conv1x1(half, half), nn.BatchNorm2d(half)
+        self.conv1 = convolution(half, half, 1)
+        self.bn1 = nn.BatchNorm2d(half)
+        self.conv2 = convolution(half, half, 3, groups=half)
+        self.bn2 = nn.BatchNorm2d(half)
+        self.conv3 = convolution(half, half, 1)
+        self.bn3 = nn.BatchNorm2d(half)
 
     def forward(self, x: Tensor) -> Tensor:
-        unchanged, other = x.chunk(2, dim=1)
-        out = F.relu(self.bn1(self.conv1(other)))
-        out = F.relu(self.bn3(self.conv3(self.bn2(self.conv2(out)))))
-        return F.channel_shuffle(torch.cat([unchanged, out], dim=1), 2)
+        """(B, channels, height, width) -> the same."""
+        kept, changed = x.chunk(2, dim=1)
+        changed = F.relu(self.bn1(self.conv1(changed)))
+        changed = self.bn2(self.conv2(changed))
+        changed = F.relu(self.bn3(self.conv3(changed)))
+        return shuffle(torch.cat([kept, changed], dim=1), 2)
 
 
-class _DownBlock(nn.Module):
-    """Two branches with stride 2, each with half of the channels that come out (arXiv 1807.11164, figure 3d)."""
+class _HalvingBlock(nn.Module):
+    """Two branches of convolutions with stride 2, each with half of the output's channels, shuffled."""
 
-    def __init__(self, channels_in: int, channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        half = channels // 2
-        self.conv1, self.bn1 = _depthwise(channels_in, 2), nn.BatchNorm2d(channels_in)
-        self.conv2, self.bn2 = _conv1x1(channels_in, half), nn.BatchNorm2d(half)
-        self.conv3, self.bn3 = _conv1x1(channels_in, half), nn.BatchNorm2d(half)
-        self.conv4, self.bn4 = _depthwise(half, 2), nn.BatchNorm2d(half)
-        self.conv5, self.bn5 = _conv1x1(half, half), nn.BatchNorm2d(half)
+        half = out_channels // 2
+        self.conv1 = convolution(in_channels, in_channels, 3, stride=2, groups=in_channels)
+        self.bn1 = nn.BatchNorm2d(in_channels)
+        self.conv2 = convolution(in_channels, half, 1)
+        self.bn2 = nn.BatchNorm2d(half)
+        self.conv3 = convolution(in_channels, half, 1)
+        self.bn3 = nn.BatchNorm2d(half)
+        self.conv4 = convolution(half, half, 3, stride=2, groups=half)
+        self.bn4 = nn.BatchNorm2d(half)
+        self.conv5 = convolution(half, half, 1)
+        self.bn5 = nn.BatchNorm2d(half)
 
     def forward(self, x: Tensor) -> Tensor:
-        one = F.relu(self.bn2(self.conv2(self.bn1(self.conv1(x)))))
-        other = F.relu(self.bn3(self.conv3(x)))
-        other = F.relu(self.bn5(self.conv5(self.bn4(self.conv4(other)))))
-        return F.channel_shuffle(torch.cat([one, other], dim=1), 2)
+        """(B, in_channels, height, width) -> (B, out_channels, height / 2, width / 2), rounded up."""
+        left = self.bn1(self.conv1(x))
+        left = F.relu(self.bn2(self.conv2(left)))
+        right = F.relu(self.bn3(self.conv3(x)))
+        right = self.bn4(self.conv4(right))
+        right = F.relu(self.bn5(self.conv5(right)))
+        return shuffle(torch.cat([left, right], dim=1), 2)
 
 
-class CifarShuffleNetV2(nn.Module):
-    """ShuffleNetV2 at its full width (arXiv 1807.11164). The first convolution is 1x1, without stride or pooling."""
-
-    def __init__(self, num_classes: int, image_shape: tuple[int, int, int]) -> None:
-        super().__init__()
-        register_statistics(self, num_classes, image_shape)
-        self.conv1 = _conv1x1(image_shape[0], 24)
-        self.bn1 = nn.BatchNorm2d(24)
-        self.layer1 = self._stage(24, 116, blocks=4)
-        self.layer2 = self._stage(116, 232, blocks=8)
-        self.layer3 = self._stage(232, 464, blocks=4)
-        self.conv2 = _conv1x1(464, 1024)
-        self.bn2 = nn.BatchNorm2d(1024)
-        self.linear = nn.Linear(1024, num_classes)
-
-    @staticmethod
-    def _stage(channels_in: int, channels: int, *, blocks: int) -> nn.Sequential:
-        return nn.Sequential(_DownBlock(channels_in, channels), *(_HalfBlock(channels) for _ in range(blocks - 1)))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, channels, height, width) in [0, 1] -> logits (B, C)."""
-        out = F.relu(self.bn1(self.conv1(normalized(self, x))))
-        out = self.layer3(self.layer2(self.layer1(out)))
-        out = F.relu(self.bn2(self.conv2(out)))
-        return cast(Tensor, self.linear(out.mean(dim=(2, 3))))
+def _stage_v2(in_channels: int, out_channels: int, blocks: int) -> nn.Sequential:
+    return nn.Sequential(
+        _HalvingBlock(in_channels, out_channels), *(_SplitBlock(out_channels) for _ in range(blocks - 1))
+    )

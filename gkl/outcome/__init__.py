@@ -34,7 +34,7 @@ from gkl.outcome.events import (
     WeightsConverted,
 )
 from gkl.outcome.evidence import ExternalOutcome, ReportOutcome, TransferByAttack, TransferCounts, TransferOutcome
-from gkl.outcome.training import EpochFinished, StepMetrics, TeacherOutcome, TrainOutcome
+from gkl.outcome.training import EpochFinished, ShotAccuracies, StepMetrics, TeacherOutcome, TrainOutcome
 
 __all__ = [
     "MESSAGE",
@@ -64,6 +64,7 @@ __all__ = [
     "ReportOutcome",
     "Resources",
     "ShardOutcome",
+    "ShotAccuracies",
     "StepMetrics",
     "TeacherOutcome",
     "TrainOutcome",

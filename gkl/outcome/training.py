@@ -22,6 +22,20 @@ class TeacherOutcome(Record):
     """The number of those images."""
 
 
+class ShotAccuracies(Record):
+    """Accuracy on the test images, and its means over classes by the number of their *training* images (as for
+    ImageNet-LT, arXiv 1904.05160)."""
+
+    top1: float
+    """Share of all test images that are classified correctly."""
+    many: float | None
+    """Mean over the classes with more than 100 training images; null if there is none."""
+    medium: float | None
+    """Mean over those with 20 to 100."""
+    few: float | None
+    """Mean over those with fewer than 20."""
+
+
 class TrainOutcome(Record):
     type: Literal["trained"] = "trained"
     weights: str
@@ -35,6 +49,10 @@ class TrainOutcome(Record):
     """The selected epoch's accuracy on these images under PGD; null if the training has no adversary."""
     teacher: TeacherOutcome | None = None
     """The network that a distillation's student learned from."""
+    class_counts: tuple[int, ...] | None = None
+    """How many training images each class kept, where the spec has an imbalance."""
+    shots: ShotAccuracies | None = None
+    """The result's accuracies on the test images by the size of the class, where the spec has an imbalance."""
     seconds: float
     """Training time of the whole run, including the time before interruptions."""
     manifest: Manifest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal, NamedTuple, Self, TypeAlias
 
 from pydantic import Field, TypeAdapter, model_validator
@@ -42,6 +43,7 @@ from gkl.spec.training import (
     CrossEntropyObjective,
     CutoutAugmentation,
     GklObjective,
+    Imbalance,
     InnerMaximization,
     Objective,
     Optimizer,
@@ -91,6 +93,9 @@ class BaseTrainSpec(Spec):
     """Share of the natural cross-entropy's target that is spread over all classes."""
 
     augmentation: Augmentation | None = None
+    imbalance: Imbalance | None = None
+    """Keep fewer images of the later classes; the held-out images stay as they are."""
+
     synthetic: SyntheticData | None = None
     averaging: Averaging | None = None
     """The averaged weights are the result, if averaging is given."""
@@ -139,6 +144,8 @@ class BaseTrainSpec(Spec):
                 )
             if self.drop_last_batch:
                 raise ValueError("every batch with generated images is whole; leave drop_last_batch out")
+        if self.imbalance is not None:
+            self._check_imbalance(self.imbalance)
         num_used = num_train - (0 if self.selection is None else self.selection.num_images)
         if self.drop_last_batch and self.batch_size > num_used:
             raise ValueError(
@@ -156,6 +163,23 @@ class BaseTrainSpec(Spec):
                 "leave it out, or train longer"
             )
         return self
+
+    def _check_imbalance(self, imbalance: Imbalance) -> None:
+        """
+        Raises:
+            ValueError: a class is sure to lose all its images, or generated images are to be mixed in.
+        """
+        if self.synthetic is not None:
+            raise ValueError("imbalance is for real images; leave out synthetic, or imbalance")
+        described = DATASETS[self.dataset]
+        # The largest class has at least the mean. The data sets here are nearly balanced.
+        largest = math.ceil(1.5 * described.num_train / described.num_classes)
+        if int(largest / imbalance.factor) == 0:
+            raise ValueError(
+                f"imbalance.factor {imbalance.factor:g} leaves the last class of {self.dataset} without an image: "
+                f"its {described.num_classes} classes have about {described.num_train // described.num_classes} "
+                "training images each; lower the factor"
+            )
 
     @property
     def has_adversary(self) -> bool:

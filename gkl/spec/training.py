@@ -278,6 +278,16 @@ class SyntheticData(Spec):
     """Share of each batch that is generated, drawn with replacement."""
 
 
+class Imbalance(Spec):
+    """A long tail: class c of C keeps n_max * factor^(-c / (C - 1)) of its training images, rounded down."""
+
+    factor: float = Field(gt=1, le=1e6)
+    """How many times more images the first class keeps than the last; n_max is the size of the largest class."""
+
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    """Seed of the choice of the images that are kept."""
+
+
 BufferAveraging = Literal["averaged", "copied"]
 
 

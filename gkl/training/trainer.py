@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from gkl.catalog import DATASETS
 from gkl.data import load_test, load_train
 from gkl.data.augmentation import augmented_views
+from gkl.data.imbalance import class_counts, long_tailed_rows
 from gkl.data.synthetic import SyntheticImages
 from gkl.device import device_name, out_of_memory_explained, select_device, set_tensor_float_32
 from gkl.errors import InvalidInput, Stopped
@@ -24,6 +27,7 @@ from gkl.outcome import (
     EpochFinished,
     Event,
     Progress,
+    ShotAccuracies,
     StepMetrics,
     TeacherOutcome,
     TrainOutcome,
@@ -38,6 +42,7 @@ from gkl.training.checkpoint import Best, EpochSums, TrainingState, check_finite
 from gkl.training.network import Network
 from gkl.training.optimizers import make_optimizer, set_rates
 from gkl.training.schedule import learning_rate, momentum
+from gkl.training.shots import shot_accuracies
 from gkl.training.tasks import StepOutcome, make_task
 from gkl.training.teacher import Teacher, load_teacher, measured
 
@@ -122,6 +127,7 @@ class _Run:
         self.commit = git_commit()
         described = DATASETS[spec.dataset]
         device, datasets_dir = self.device, context.datasets_dir
+        self.datasets_dir = datasets_dir
         data = load_train(spec.dataset, datasets_dir)
         synthetic = None
         if spec.synthetic is not None:
@@ -131,13 +137,20 @@ class _Run:
                 num_classes=described.num_classes,
             )
         self.dataset_sha256 = data.sha256()
+        self.class_counts: Tensor | None = None
+        num_held_out = spec.selection.num_images if spec.selection is not None else 0
+        if spec.imbalance is not None:
+            classes = described.num_classes
+            kept = long_tailed_rows(data.labels[num_held_out:], spec.imbalance, num_classes=classes) + num_held_out
+            self.class_counts = class_counts(data.labels[kept], classes)
+            data = data.subset(torch.cat([torch.arange(num_held_out), kept]))
         self.synthetic_sha256 = None if synthetic is None else synthetic.sha256()
         set_tensor_float_32(spec.compute.precision == "tf32")
         self.batches = Batches(
             data,
             batch_size=spec.batch_size,
             device=device,
-            num_held_out=spec.selection.num_images if spec.selection is not None else 0,
+            num_held_out=num_held_out,
             synthetic=synthetic,
             synthetic_fraction=spec.synthetic.fraction if spec.synthetic is not None else 0.0,
             drop_last=spec.drop_last_batch,
@@ -326,6 +339,8 @@ class _Run:
             held_out_clean_accuracy=best.metrics.get("held_out_clean_accuracy") if best is not None else None,
             held_out_robust_accuracy=best.metrics.get("held_out_robust_accuracy") if best is not None else None,
             teacher=self.teacher_outcome,
+            class_counts=None if self.class_counts is None else tuple(self.class_counts.tolist()),
+            shots=self._shots(tensors),
             seconds=self.state.seconds,
             manifest=make_manifest(
                 spec,
@@ -337,6 +352,15 @@ class _Run:
                 weights_sha256=sha256_of(path),
             ),
         )
+
+    def _shots(self, weights: Mapping[str, Tensor]) -> ShotAccuracies | None:
+        """The accuracies by the size of the class; None where all classes have their images."""
+        if self.class_counts is None:
+            return None
+        network = Network(copy.deepcopy(self.state.model), self.spec.compute, self.device)
+        network.model.load_state_dict(weights)
+        test = load_test(self.spec.dataset, self.datasets_dir)
+        return shot_accuracies(network, test, self.class_counts, batch_size=self.spec.batch_size, device=self.device)
 
 
 class _ProgressReports:

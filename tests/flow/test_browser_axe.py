@@ -38,8 +38,8 @@ from tests.specs import tiny_train_spec
 browser = _browser_fixture
 ROOT = Path(__file__).parents[2]
 NUM_ENTRIES = len(ENTRIES)
-# By the route that answers: addresses of pages of it. The last four entries are the ones measured here: two networks under
-# attack, then a teacher and its student on clean images.
+# By the route that answers: addresses of pages of it. The last four entries are the ones measured here: two networks
+# under attack, then a teacher and its student on clean images.
 PAGES: dict[str, list[str]] = {
     "/": ["/"],
     "/api": ["/api"],

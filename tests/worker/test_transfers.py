@@ -35,7 +35,7 @@ from gkl.spec import Evaluation, ThreatModel, TrainSpec
 from gkl.training import train as train_network
 from tests.databases import either_database
 from tests.examples import weakened
-from tests.specs import NO_FILES, tiny_train_spec, trained_outcome
+from tests.specs import NO_FILES, tiny_train_spec
 from tests.worker.test_worker import files, look
 from tests.worker.test_worker import worker as _worker_fixture
 from worker.tasks import Worker
@@ -88,7 +88,7 @@ def two(database: Database, store: ArtifactStore, networks: list[Measured]) -> N
             jobs.create(session, network.spec)
             trained = jobs.succeed(session, claimed(session))
             job_files.add_file(session, trained.id, FileKind.WEIGHTS, number=1, file="w", stored=weights)
-            results.record_model(session, trained, network.spec, trained_outcome(network.spec), weights.sha256)
+            results.record_model(session, trained, network.spec, weights.sha256)
             jobs.create(session, asked)
             job = jobs.succeed(session, claimed(session))
             job_files.add_file(session, job.id, FileKind.CERTIFICATE, number=0, file="c", stored=certificate)

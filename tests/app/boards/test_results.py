@@ -45,7 +45,6 @@ from gkl.spec import (
     TradesObjective,
 )
 from gkl.statistics.intervals import wilson_interval
-from tests.specs import trained_outcome
 
 LEASE = timedelta(seconds=90)
 
@@ -76,7 +75,7 @@ def train(
             learned_from = TeacherOutcome(
                 architecture="small_cnn", weights_sha256=teacher, clean_accuracy=teacher_accuracy, num_points=360
             )
-        leaderboard.record_model(session, job, spec, trained_outcome(spec, learned_from), stored.sha256)
+        leaderboard.record_model(session, job, spec, stored.sha256, teacher=learned_from)
     return stored.sha256
 
 
@@ -183,7 +182,7 @@ def test_the_same_weights_are_the_same_model(database: Database) -> None:
     again = digits().model_copy(update={"name": "second"})
     with database.writing() as session:
         job = jobs.create(session, again)
-        model = leaderboard.record_model(session, job, again, trained_outcome(again), weights)
+        model = leaderboard.record_model(session, job, again, weights)
         assert model.name == "first"
 
 
@@ -483,5 +482,4 @@ def test_plain_training_is_not_called_by_the_loss_whose_robust_part_it_leaves_ou
         spec = digits().model_copy(update={"objective": objective})
         with database.writing() as session:
             job = jobs.create(session, spec)
-            model = leaderboard.record_model(session, job, spec, trained_outcome(spec), sha(f"weights {number}"))
-            assert model.loss == loss
+            assert leaderboard.record_model(session, job, spec, sha(f"weights {number}")).loss == loss

@@ -18,7 +18,7 @@ from gkl.spec import EvaluateSpec, Evaluation, ThreatModel, TrainSpec
 from tests.app.boards.test_results import LEASE, measure, train
 from tests.databases import either_database
 from tests.local import local_client
-from tests.specs import tiny_train_spec, trained_outcome
+from tests.specs import tiny_train_spec
 
 pytestmark = either_database
 
@@ -43,7 +43,7 @@ def trained(database: Database, spec: TrainSpec, *seconds: float, worker: str = 
                 },
             )
             jobs.record_event(session, claim, epoch)
-        results.record_model(session, jobs.succeed(session, claim), spec, trained_outcome(spec), f"{job.id:064x}")
+        results.record_model(session, jobs.succeed(session, claim), spec, f"{job.id:064x}")
         return job.id
 
 

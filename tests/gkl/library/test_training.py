@@ -43,7 +43,7 @@ def seeded() -> None:
 
 @pytest.mark.parametrize("spec", ["digits", digits(), digits().model_dump(), digits().model_dump(mode="json")])
 def test_a_recipe_a_spec_and_a_dictionary_are_the_same(spec: Any, tmp_path: Path) -> None:
-    asked = library._spec(spec, {"epochs": 3, "evaluation": Evaluation(threat_model=ThreatModel(epsilon=0.1))})
+    asked = library._spec(spec, {"epochs": 3, "evaluation": Evaluation(threat_model=ThreatModel(epsilon=0.1))}, None)
     assert asked == digits().model_copy(
         update={"epochs": 3, "evaluation": Evaluation(threat_model=ThreatModel(epsilon=0.1))}
     )
@@ -222,7 +222,7 @@ def test_a_bar_shows_how_far_it_is(tmp_path: Path, capsys: pytest.CaptureFixture
         ("digits", {"threat_model": {"epsilon": 8}}, "threat_model: epsilon 8 is wider than the pixel range"),
         ("digits", {"kind": "evaluate"}, "kind: input should be 'train'."),
         ({"name": "x"}, {}, "dataset: field required. And 2 more."),
-        (7, {}, "the spec is a int; give a recipe's name, a TrainSpec, or one as a dictionary"),
+        (7, {}, "the spec is a int; give a recipe's name, a TrainSpec or DistillSpec, or one as a dictionary"),
         ("cifar10", {"evaluation": {"protocol": "corruptions"}}, "evaluation: corrupted images are files"),
         ("cifar10", {"datasets_dir": NO_FILES}, str(NO_FILES / "cifar10")),
         ("digits", {"device": "tpu"}, "tpu"),
@@ -252,6 +252,6 @@ def test_without_pandas_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_a_spec_that_is_changed_is_a_new_one() -> None:
     spec: TrainSpec = digits()
-    assert library._spec(spec, {}) is spec
-    assert library._spec(spec, {"epochs": 1}).epochs == 1
+    assert library._spec(spec, {}, None) is spec
+    assert library._spec(spec, {"epochs": 1}, None).epochs == 1
     assert spec.epochs == 50
