@@ -82,17 +82,17 @@ def test_an_entry_says_what_it_learned_from(client: TestClient, database: Databa
     text = words(client, "/entries/2")
     big, little = (100 * each.mean() for each in right)
     difference = f"\N{MINUS SIGN}{big - little:.2f}"
-    assert f"Clean accuracy {big:.2f} % {little:.2f} % {difference} percentage points" in text
+    assert f"Clean accuracy {big:.2f} % {little:.2f} % {difference}" in text
     assert "The teacher\N{RIGHT SINGLE QUOTATION MARK}s figures are those of its entry on this board" in text
     # On a board where the teacher has no entry, its clean accuracy is the one of the training.
     measure(database, sha("Little"), robust=90)
     text = words(client, "/entries/3")
-    assert "Clean accuracy 99.00 % 97.22 % \N{MINUS SIGN}1.78 percentage points" in text
+    assert "Clean accuracy 99.00 % 97.22 % \N{MINUS SIGN}1.78" in text
     assert "it has no entry on this board" in text
     measure(database, sha("Big"), robust=180, repaired=2)
     text = words(client, "/entries/3")
-    assert "Robust accuracy 50.00 % 25.00 % \N{MINUS SIGN}25.00 percentage points" in text
-    assert "AutoAttack 50.56 % 25.00 % \N{MINUS SIGN}25.56 percentage points" in text
+    assert "Robust accuracy 50.00 % 25.00 % \N{MINUS SIGN}25.00" in text
+    assert "AutoAttack 50.56 % 25.00 % \N{MINUS SIGN}25.56" in text
     assert "It learned from SmallCNN , which gets 99.00 % of the test images right." in words(client, "/models/2")
 
 
