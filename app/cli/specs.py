@@ -47,7 +47,6 @@ def read_spec(
     distillation does not."""
     from pydantic import ValidationError  # noqa: PLC0415
 
-    from gkl.formats.teacher_file import with_teacher_file  # noqa: PLC0415
     from gkl.spec import JOB_SPEC  # noqa: PLC0415
 
     try:
@@ -69,6 +68,8 @@ def read_spec(
         if teacher is not None:
             if not isinstance(content, dict):
                 raise InvalidInput(f"{path} is no distillation; --teacher is for distillations only")
+            from gkl.formats.teacher_file import with_teacher_file  # noqa: PLC0415 - needs safetensors
+
             content = with_teacher_file(content, teacher)
         return JOB_SPEC.validate_python(content)
     except OSError as error:

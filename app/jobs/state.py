@@ -122,7 +122,7 @@ def _fail_students(session: Session, teacher: Job) -> None:
     """Fail the jobs that wait for the network of a training that will leave none."""
     waiting = select(Job).where(Job.awaits_id == teacher.id, Job.state == JobState.QUEUED, Job.due_at.is_(None))
     ended = "failed" if teacher.state is JobState.FAILED else "been cancelled"
-    for student in session.scalars(waiting.with_for_update()).all():
+    for student in session.scalars(waiting.with_for_update().execution_options(populate_existing=True)).all():
         move(
             session,
             student,

@@ -110,7 +110,7 @@ def _with_teacher(spec: DistillSpec, teacher: TeacherWeights) -> DistillSpec:
 def release_students(session: Session, job: Job) -> None:
     """Make the jobs due that waited for the network which this training has just left. Its model is recorded."""
     waiting = select(Job).where(Job.awaits_id == job.id, Job.state == JobState.QUEUED, Job.due_at.is_(None))
-    for student in session.scalars(waiting.with_for_update()).all():
+    for student in session.scalars(waiting.with_for_update().execution_options(populate_existing=True)).all():
         spec = RUN_SPEC.validate_python(student.spec)
         assert isinstance(spec, DistillSpec), "only a distillation has a teacher"
         taught = _with_teacher(spec, _trained_by(session, job))

@@ -205,7 +205,7 @@ def test_the_reference_has_every_loss(html: Path) -> None:
         for name, found in vars(gkl.losses).items()
         if inspect.isfunction(found) and name.endswith(("_loss", "_parts"))
     ]
-    assert len(losses) == 5
+    assert len(losses) == 7
     for name in losses:
         assert f'id="gkl.losses.{name}"' in page, name
 

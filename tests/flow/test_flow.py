@@ -20,6 +20,7 @@ from app.core.settings import Settings
 from gkl.answers import JobState, JobView
 from gkl.client import Client
 from gkl.errors import FailureCode
+from gkl.recipes import recipe
 from tests import commands
 from tests.cluster import free_port, runs_of, until
 from tests.commands import Command, start
@@ -57,6 +58,28 @@ def page(service: EmbeddedService, path: str) -> str:
     response = httpx2.get(service.url + path, headers={"Accept": "text/html"})
     assert response.headers["content-type"].startswith("text/html")
     return response.text
+
+
+def test_a_student_waits_for_its_teacher_and_goes_to_the_board(running: EmbeddedService, client: Client) -> None:
+    """From two POSTs to the board of clean accuracy: what teaches, and what learned from it."""
+    taught = recipe("digits-teacher").model_copy(update={"epochs": 10, "architecture": "tiny_cnn"})
+    teacher = client.submit(taught)
+    student = client.submit(recipe("digits-distill").model_dump(mode="json") | {"teacher": {"job": teacher.id}})
+    assert (student.state, student.due_at, student.awaits_id) == (JobState.QUEUED, None, teacher.id)
+    ended = client.wait(student.id, progress=False)
+    assert [job.state for job in ended] == [JobState.SUCCEEDED] * 2, [job.failure for job in ended]
+    weights = client.job(teacher.id).weights_sha256
+    assert ended[0].spec["teacher"] == {
+        "kind": "weights",
+        "architecture": "tiny_cnn",
+        "weights": weights,
+        "weights_key": None,
+    }
+    told = [e.data["reason"] for e in client.events(student.id) if e.type == "state" and "reason" in e.data]
+    assert f"waits for its teacher, job {teacher.id}" in told[0]
+    assert told[1] == f"its teacher, job {teacher.id}, has succeeded"
+    # With what the teacher is told before the first step: its accuracy on the test images.
+    assert "the teacher tiny_cnn classifies" in client.log(student.id).text
 
 
 def test_a_job_goes_all_the_way(running: EmbeddedService, client: Client) -> None:

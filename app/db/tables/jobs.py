@@ -33,8 +33,9 @@ class Job(Base):
     priority: Mapped[int] = mapped_column(Integer, default=0)
     parent_id: Mapped[int | None] = mapped_column(ForeignKey("jobs.id"), index=True)
     """For an evaluation, the train job whose weights it attacks; for a shard, its evaluation."""
-    awaits_id: Mapped[int | None] = mapped_column(ForeignKey("jobs.id", ondelete="SET NULL"), index=True)
-    """For a distillation, the job that trains its teacher, if that had not ended when the distillation was sent."""
+    awaits_id: Mapped[int | None] = mapped_column(Id, index=True)
+    """For a distillation, the number of the job that trains its teacher, if that had not ended when it was sent. Not
+    a foreign key: the job may be removed once its network is known."""
     weights_sha256: Mapped[str | None] = mapped_column(String(64), index=True)
     """The weights in its spec, which may be its teacher's, as a column with an index."""
     shard_index: Mapped[int | None]
@@ -64,10 +65,8 @@ class Job(Base):
     failure_code: Mapped[FailureCode | None] = mapped_column(enum(FailureCode, 30))
     failure_message: Mapped[str | None]
 
-    parent: Mapped[Job | None] = relationship(
-        remote_side="Job.id", back_populates="children", foreign_keys="Job.parent_id"
-    )
-    children: Mapped[list[Job]] = relationship(back_populates="parent", order_by="Job.id", foreign_keys="Job.parent_id")
+    parent: Mapped[Job | None] = relationship(remote_side="Job.id", back_populates="children")
+    children: Mapped[list[Job]] = relationship(back_populates="parent", order_by="Job.id")
 
     __table_args__ = (
         # For claims: each submitter's queued jobs in the order in which they are claimed.

@@ -13,9 +13,7 @@ depends_on = None
 
 def upgrade() -> None:
     number = sa.BigInteger().with_variant(sa.Integer, "sqlite")
-    with op.batch_alter_table("jobs") as table:
-        table.add_column(sa.Column("awaits_id", number, nullable=True))
-        table.create_foreign_key("fk_jobs_awaits_id_jobs", "jobs", ["awaits_id"], ["id"], ondelete="SET NULL")
+    op.add_column("jobs", sa.Column("awaits_id", number, nullable=True))
     op.create_index("ix_jobs_awaits_id", "jobs", ["awaits_id"])
     op.add_column("models", sa.Column("teacher_architecture", sa.String(100), nullable=True))
     op.add_column("models", sa.Column("teacher_sha256", sa.String(64), nullable=True))
@@ -27,8 +25,6 @@ def downgrade() -> None:
     for name in ("teacher_accuracy", "teacher_key", "teacher_sha256", "teacher_architecture"):
         op.drop_column("models", name)
     op.drop_index("ix_jobs_awaits_id", "jobs")
-    with op.batch_alter_table("jobs") as table:
-        table.drop_constraint("fk_jobs_awaits_id_jobs", type_="foreignkey")
-        table.drop_column("awaits_id")
+    op.drop_column("jobs", "awaits_id")
     # Earlier versions have no such kind, and could run none of these.
     op.execute("UPDATE jobs SET kind = 'train' WHERE kind = 'distill'")
