@@ -58,7 +58,7 @@ class EvaluationView(Schema):
     robustbench_mean_corruption_error: float | None
     """mCE as RobustBench computes it, relative to its own AlexNet's errors; null except for ImageNet."""
     unreliable: bool
-    """Whether there are flags."""
+    """Whether there are flags; for the protocol 'clean', flags that concern clean images."""
     flags: list[Flag]
     """Reasons not to trust the robust accuracy."""
     checks: list[CheckOutcome]

@@ -13,6 +13,7 @@ from app.db.tables.jobs import Job
 from gkl.answers import Provenance
 from gkl.outcome import CorruptionOutcome, broken_beyond_autoattack
 from gkl.outcome.corruption_error import robustbench_mean_corruption_error
+from gkl.outcome.flags import ON_CLEAN_BOARDS
 from gkl.statistics.intervals import wilson_interval
 
 if TYPE_CHECKING:
@@ -136,7 +137,8 @@ class Evaluation(Base):
 
     @property
     def is_unreliable(self) -> bool:
-        return bool(self.flags)
+        """Whether a flag concerns its accuracy; those about attacks do not concern clean images."""
+        return any(self.protocol != "clean" or flag["name"] in ON_CLEAN_BOARDS for flag in self.flags)
 
 
 class AttackResult(Base):

@@ -110,6 +110,8 @@ def test_only_flags_that_concern_clean_images_take_the_rank(database: Database) 
     with database.reading() as session:
         entries = {entry.name: entry for entry in session.scalars(select(Entry))}
         assert [entries[name].unreliable for name in ("dynamic", "randomized")] == [False, True]
+        evaluations = [entries[name].evaluation for name in ("dynamic", "randomized")]
+        assert [each is not None and each.is_unreliable for each in evaluations] == [False, True]
         assert "make its answers the same each time" in (entries["randomized"].unrankable_reason or "")
 
 
