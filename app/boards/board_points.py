@@ -27,10 +27,10 @@ _FILES_SEARCHED = 5
 
 @dataclass(frozen=True)
 class RankedPoints:
-    """A ranked entry: its robust accuracy, and its points if they are stored."""
+    """A ranked entry: the accuracy by which it ranks, and its points if they are stored."""
 
     entry_id: int
-    robust_accuracy: float
+    accuracy: float
     num_points: int
     certificate_sha256: str | None
     points: Points | None
@@ -90,7 +90,7 @@ def board_points(
         limit: how many images at most.
         least: only images that at least this many networks get wrong.
     """
-    found = ranked(session, board) if board.epsilon is not None else []
+    found = ranked(session, board) if board.has_points else []
     # All have one length: imported entries have no points, and a ranked evaluation took all test images.
     known = [(each, each.points) for each in found if each.points is not None and each.certificate_sha256 is not None]
     if not known:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -10,7 +11,7 @@ from sqlalchemy import ColumnElement, and_, case, func, select
 from sqlalchemy.orm import Session
 
 from app.boards.listing import View, conditions
-from app.boards.ranking import BEST_FIRST, HAS_RANK, Board, is_on, orders
+from app.boards.ranking import BEST_FIRST, Board, has_rank, is_on, orders, ranked_by
 from app.db.tables import Entry
 from gkl.answers import Provenance
 
@@ -24,11 +25,13 @@ _COLUMNS_OF_DOTS, _ROWS_OF_DOTS = 48, 30
 class Point:
     """What charts show of an entry."""
 
+    accuracy: float
+    """The accuracy by which it ranks."""
+    across: float
+    """Its value on the axis across: clean accuracy, or on a board of clean accuracy the number of parameters."""
     id: int
     name: str
     slug: str
-    clean_accuracy: float
-    robust_accuracy: float
     year: int | None
     provenance: Provenance
     extra_data: bool | None
@@ -52,35 +55,39 @@ class Points:
 
 
 def points(session: Session, found: Board, view: View) -> Points:
-    """The chart points of a view's entries that have both accuracies; provisional ones are left out.
+    """The chart points of a view's entries that have a place on both axes; provisional ones are left out.
 
     If there are very many, only the best of those whose dots would cover each other.
     """
+    axis, figure = _across(found), ranked_by(found)
     is_of_view = (is_on(found), *conditions(view))
-    has_both = and_(HAS_RANK, Entry.clean_accuracy.is_not(None))
+    has_both = and_(has_rank(found), axis.by.is_not(None))
     is_drawn = (*is_of_view, has_both)
 
     def of_drawn(column: Any) -> ColumnElement[Any]:
         return case((has_both, column))
 
-    clean, robust = of_drawn(Entry.clean_accuracy), of_drawn(Entry.robust_accuracy)
+    across, up = of_drawn(axis.by), of_drawn(figure)
     # One query counts everything: each search reads every entry.
     counts = (func.count(), func.count(of_drawn(Entry.id)), func.count(of_drawn(Entry.year)))
-    extent = (func.min(clean), func.max(clean), func.min(robust), func.max(robust))
+    extent = (func.min(across), func.max(across), func.min(up), func.max(up))
     of_view, total, with_year, *ends = session.execute(select(*counts, *extent).where(*is_of_view)).one()
     if total <= _MOST_DOTS:
         listed = select(Entry.id).where(*is_drawn).order_by(*orders(BEST_FIRST))
         drawn = [(entry_id, True, True) for entry_id in session.scalars(listed)]
     else:
-        least_clean, most_clean, least_robust, most_robust = (end or 0.0 for end in ends)
-        across = _COLUMNS_OF_DOTS / max(most_clean - least_clean, 1e-9)
-        up = _ROWS_OF_DOTS / max(most_robust - least_robust, 1e-9)
-        drawn = _best_of_places(
-            session, is_drawn, lambda c, r: (int((c - least_clean) * across), int((r - least_robust) * up))
-        )
-    columns = [getattr(Entry, field.name) for field in fields(Point)]
-    rows = session.execute(select(*columns).where(Entry.id.in_([entry_id for entry_id, _, _ in drawn])))
-    known = {row[0]: Point(*row) for row in rows}
+        lowest, highest = ends[2:]
+        first, last = sorted(axis.goodness(end) for end in ends[:2])
+        columns = _COLUMNS_OF_DOTS / max(last - first, 1e-9)
+        rows = _ROWS_OF_DOTS / max(highest - lowest, 1e-9)
+        query = select(Entry.id, axis.by, figure, Entry.year).where(*is_drawn).order_by(*orders(BEST_FIRST))
+        read = session.connection().execute(query.execution_options(yield_per=1000))
+        # On the connection itself: through the session, so many rows would take half as long again.
+        placed = ((entry_id, axis.goodness(place), height, year) for entry_id, place, height, year in read)
+        drawn = _best_of_places(placed, lambda x, y: (int((x - first) * columns), int((y - lowest) * rows)))
+    shared = [getattr(Entry, field.name) for field in fields(Point)[2:]]
+    chosen = Entry.id.in_([entry_id for entry_id, _, _ in drawn])
+    known = {row[2]: Point(*row) for row in session.execute(select(figure, axis.by, *shared).where(chosen))}
     return Points(
         by_accuracy=[known[entry_id] for entry_id, is_shown, _ in drawn if is_shown and entry_id in known],
         by_year=[known[entry_id] for entry_id, _, is_shown in drawn if is_shown and entry_id in known],
@@ -90,28 +97,44 @@ def points(session: Session, found: Board, view: View) -> Points:
     )
 
 
+@dataclass(frozen=True)
+class _Axis:
+    """The axis of a chart across."""
+
+    by: Any
+    goodness: Callable[[float], float]
+    """From a value of the column to its place on the axis; the better one is larger."""
+
+
+def _across(found: Board) -> _Axis:
+    if found.kind == "clean":
+        # Of two networks of the same accuracy the smaller one is better.
+        return _Axis(Entry.num_parameters, lambda number: -math.log10(max(number, 1)))
+    return _Axis(Entry.clean_accuracy, lambda share: share)
+
+
 def _best_of_places(
-    session: Session, is_drawn: Sequence[ColumnElement[bool]], place_of: Callable[[float, float], tuple[int, int]]
+    placed: Iterable[tuple[int, float, float, int | None]], place_of: Callable[[float, float], tuple[int, int]]
 ) -> list[tuple[int, bool, bool]]:
-    """The id of each drawn entry, and whether the charts by accuracy and by year draw it; best first."""
-    columns = (Entry.id, Entry.clean_accuracy, Entry.robust_accuracy, Entry.year)
-    listed = select(*columns).where(*is_drawn).order_by(*orders(BEST_FIRST)).execution_options(yield_per=1000)
+    """The id of each drawn entry, and whether the charts by accuracy and by year draw it; best first.
+
+    Args:
+        placed: id, place across, accuracy and year of each entry, best first.
+        place_of: the grid cell of a dot.
+    """
     places: set[tuple[int, int]] = set()
     places_of_years: set[tuple[int, int]] = set()
-    most_accurate = -1.0
+    best = -math.inf
     drawn: list[tuple[int, bool, bool]] = []
     # A loop of many cheap steps: window functions over the same rows take the database three times as long.
-    # On the connection itself: through the session, so many rows would take half as long again.
-    for entry_id, clean, robust, year in session.connection().execute(listed):
-        assert clean is not None, "so it was asked for"
-        assert robust is not None, "what has none has no rank"
-        place = place_of(clean, robust)
-        # An entry is on the Pareto front if it is more accurate than all that are more robust.
-        by_accuracy = clean > most_accurate or place not in places
+    for entry_id, across, accuracy, year in placed:
+        place = place_of(across, accuracy)
+        # An entry is on the Pareto front if it is better along the axis than all entries of a higher accuracy.
+        by_accuracy = across > best or place not in places
         by_year = year is not None and (year, place[1]) not in places_of_years
         if by_accuracy:
             places.add(place)
-            most_accurate = max(most_accurate, clean)
+            best = max(best, across)
         if by_year and year is not None:
             places_of_years.add((year, place[1]))
         if by_accuracy or by_year:

@@ -14,6 +14,7 @@ from app.boards import listing, ranking, robustbench_export
 from app.boards.listing import View
 from app.boards.rank_bands import Bands
 from app.boards.ranking import Board, Ranked
+from app.boards.teachers import teachers_of
 from app.boards.views import entry_view
 from app.core import formatting
 from app.core.formatting import plain
@@ -54,8 +55,11 @@ def pieces(database: Database, board: Board, view: View, kind: Format, bands: Ba
             chosen = listed[start : start + _ENTRIES_AT_ONCE]
             with database.reading() as session:
                 known = listing.with_ids(session, chosen)
+                teachers = teachers_of(session, known.values())
             yield from (
-                Ranked(ranks.get(number), known[number], bands.get(number)) for number in chosen if number in known
+                Ranked(ranks.get(number), known[number], bands.get(number), teachers.get(number))
+                for number in chosen
+                if number in known
             )
 
     return _joined(kind.write(board, view, rows()))
@@ -74,15 +78,17 @@ def _joined(texts: Iterator[str]) -> Iterator[str]:
     yield "".join(kept)
 
 
-def _csv(_: Board, view: View, found: Iterable[Ranked]) -> Iterator[str]:
-    """All columns, or those of the view."""
+def _csv(found_on: Board, view: View, found: Iterable[Ranked]) -> Iterator[str]:
+    """All columns, or those of the view; on a board of clean accuracy without those of robust accuracy."""
     names = [name for name in _CSV if not view.columns or _COLUMN_OF.get(name, name) in (*_ALWAYS, *view.columns)]
+    if found_on.kind == "clean":
+        names = [name for name in names if name not in listing.COLUMNS or "clean" in listing.COLUMNS[name].only]
     has_bands = not view.columns or "band" in view.columns
     yield _csv_line(["rank", *_BAND * has_bands, *names])
     for row in found:
         # In two cells: a spreadsheet reads '2-4' as a date.
         band = (row.band or ("", "")) if has_bands else ()
-        yield _csv_line([row.rank or "", *band, *(_inert(_CSV[name](row.entry)) for name in names)])
+        yield _csv_line([row.rank or "", *band, *(_inert(_CSV[name](row)) for name in names)])
 
 
 def _csv_line(cells: list[str | int]) -> str:
@@ -99,34 +105,36 @@ def _yes_no(value: bool | None) -> str:
     return "" if value is None else "yes" if value else "no"
 
 
-_CSV: dict[str, Callable[[Entry], str]] = {
-    "model_id": lambda e: e.slug,
-    "name": lambda e: e.name,
-    "authors": lambda e: e.authors,
-    "venue": lambda e: e.venue,
-    "year": lambda e: str(e.year or ""),
-    "architecture": lambda e: e.architecture,
-    "clean": lambda e: _percent(e.clean_accuracy),
-    "robust": lambda e: _percent(e.robust_accuracy),
-    "autoattack": lambda e: _percent(e.autoattack_accuracy),
-    "external": lambda e: _percent(e.external_accuracy),
-    "reported": lambda e: _percent(e.reported_accuracy),
-    "mce": lambda e: _percent(e.mean_corruption_error),
-    "mce_robustbench": lambda e: _percent(e.robustbench_mean_corruption_error),
-    "robust_3d": lambda e: _percent(e.corruptions_3d_accuracy),
-    "mce_3d": lambda e: _percent(e.corruptions_3d_error),
-    "parameters": lambda e: "" if e.num_parameters is None else str(e.num_parameters),
-    "epsilon": lambda e: "" if e.epsilon is None else format_epsilon(e.epsilon),
-    "extra_data": lambda e: _yes_no(e.extra_data),
-    "synthetic_data": lambda e: _yes_no(e.synthetic_data),
-    "loss": lambda e: e.loss or "",
-    "unreliable": lambda e: _yes_no(e.unreliable),
-    "provisional": lambda e: _yes_no(e.is_provisional),
-    "withdrawn": lambda e: e.withdrawn_reason or "",
-    "provenance": lambda e: e.provenance,
-    "added": lambda e: f"{e.created_at:%Y-%m-%d}",
-    "link": lambda e: e.link,
-    "footnote": lambda e: e.footnote,
+_CSV: dict[str, Callable[[Ranked], str]] = {
+    "model_id": lambda row: row.entry.slug,
+    "name": lambda row: row.entry.name,
+    "authors": lambda row: row.entry.authors,
+    "venue": lambda row: row.entry.venue,
+    "year": lambda row: str(row.entry.year or ""),
+    "architecture": lambda row: row.entry.architecture,
+    "clean": lambda row: _percent(row.entry.clean_accuracy),
+    "robust": lambda row: _percent(row.entry.robust_accuracy),
+    "autoattack": lambda row: _percent(row.entry.autoattack_accuracy),
+    "external": lambda row: _percent(row.entry.external_accuracy),
+    "reported": lambda row: _percent(row.entry.reported_accuracy),
+    "mce": lambda row: _percent(row.entry.mean_corruption_error),
+    "mce_robustbench": lambda row: _percent(row.entry.robustbench_mean_corruption_error),
+    "robust_3d": lambda row: _percent(row.entry.corruptions_3d_accuracy),
+    "mce_3d": lambda row: _percent(row.entry.corruptions_3d_error),
+    "parameters": lambda row: "" if row.entry.num_parameters is None else str(row.entry.num_parameters),
+    "epsilon": lambda row: "" if row.entry.epsilon is None else format_epsilon(row.entry.epsilon),
+    "extra_data": lambda row: _yes_no(row.entry.extra_data),
+    "synthetic_data": lambda row: _yes_no(row.entry.synthetic_data),
+    "loss": lambda row: row.entry.loss or "",
+    "teacher": lambda row: "" if row.teacher is None else row.teacher.title,
+    "teacher_clean": lambda row: "" if row.teacher is None else _percent(row.teacher.clean_accuracy),
+    "unreliable": lambda row: _yes_no(row.entry.unreliable),
+    "provisional": lambda row: _yes_no(row.entry.is_provisional),
+    "withdrawn": lambda row: row.entry.withdrawn_reason or "",
+    "provenance": lambda row: row.entry.provenance,
+    "added": lambda row: f"{row.entry.created_at:%Y-%m-%d}",
+    "link": lambda row: row.entry.link,
+    "footnote": lambda row: row.entry.footnote,
 }
 # Columns that are always written, and the columns of the file for each column of the page.
 _ALWAYS = ("model_id", "name")
@@ -203,8 +211,10 @@ def reference(entry: Entry, key: str | None = None) -> str:
 
 def _latex(found_on: Board, view: View, found: Iterable[Ranked]) -> Iterator[str]:
     """A table with the view's columns, by default those that papers show. Each entry cites its paper's key."""
-    columns = [name for name in view.columns or _OF_A_PAPER if name in _LATEX]
-    has_bands = "band" in view.columns and found_on.epsilon is not None
+    usual = _OF_A_PAPER_ON_CLEAN if found_on.kind == "clean" else _OF_A_PAPER
+    shown = [name for name in view.columns or usual if name in _LATEX]
+    columns = [name for name in shown if found_on.kind != "clean" or "clean" in listing.COLUMNS[name].only]
+    has_bands = "band" in view.columns and found_on.has_points
     heads = " & ".join(_escaped(listing.COLUMNS[name].title) for name in columns)
     marks = "".join("r" if listing.COLUMNS[name].is_number else "l" for name in columns)
     yield (
@@ -215,7 +225,7 @@ def _latex(found_on: Board, view: View, found: Iterable[Ranked]) -> Iterator[str
     papers = _Papers()
     for row in found:
         key, _ = papers.key_of(row.entry)
-        cells = [_LATEX[name](row.entry) for name in columns]
+        cells = [_LATEX[name](row) for name in columns]
         band = ["--" if row.band is None else f"{row.band[0]}--{row.band[1]}"] * has_bands
         model = f"{_latex_text(row.entry.name)}~\\cite{{{key}}}"
         yield " & ".join([str(row.rank or "--"), *band, model, *cells]) + " \\\\\n"
@@ -226,31 +236,40 @@ def _robust(entry: Entry) -> str:
     return (r"$\le$ " if entry.is_provisional else "") + _latex_number(entry.robust_accuracy)
 
 
+def _latex_parameters(entry: Entry) -> str:
+    return "--" if entry.num_parameters is None else formatting.millions(entry.num_parameters)
+
+
 def _latex_data(entry: Entry) -> str:
     kinds = ["extra"] * bool(entry.extra_data) + ["synthetic"] * entry.synthetic_data
     return " + ".join(kinds) or "--"
 
 
 _OF_A_PAPER = ("architecture", "clean", "robust", "venue")
-_LATEX: dict[str, Callable[[Entry], str]] = {
-    "clean": lambda e: _latex_number(e.clean_accuracy),
-    "robust": _robust,
-    "autoattack": lambda e: _latex_number(e.autoattack_accuracy),
-    "external": lambda e: _latex_number(e.external_accuracy),
-    "reported": lambda e: _latex_number(e.reported_accuracy),
-    "mce": lambda e: _latex_number(e.mean_corruption_error),
-    "mce_robustbench": lambda e: _latex_number(e.robustbench_mean_corruption_error),
-    "robust_3d": lambda e: _latex_number(e.corruptions_3d_accuracy),
-    "mce_3d": lambda e: _latex_number(e.corruptions_3d_error),
-    "architecture": lambda e: _latex_text(e.architecture),
-    "parameters": lambda e: "--" if e.num_parameters is None else formatting.millions(e.num_parameters),
-    "data": _latex_data,
-    "loss": lambda e: _latex_text(e.loss or "--"),
-    "epsilon": lambda e: "--" if e.epsilon is None else format_epsilon(e.epsilon),
-    "venue": lambda e: _latex_text(e.venue),
-    "year": lambda e: str(e.year or "--"),
-    "provenance": lambda e: e.provenance,
-    "added": lambda e: f"{e.created_at:%Y-%m-%d}",
+_OF_A_PAPER_ON_CLEAN = ("architecture", "parameters", "clean", "teacher", "teacher_clean", "venue")
+_LATEX: dict[str, Callable[[Ranked], str]] = {
+    "clean": lambda row: _latex_number(row.entry.clean_accuracy),
+    "robust": lambda row: _robust(row.entry),
+    "autoattack": lambda row: _latex_number(row.entry.autoattack_accuracy),
+    "external": lambda row: _latex_number(row.entry.external_accuracy),
+    "reported": lambda row: _latex_number(row.entry.reported_accuracy),
+    "mce": lambda row: _latex_number(row.entry.mean_corruption_error),
+    "mce_robustbench": lambda row: _latex_number(row.entry.robustbench_mean_corruption_error),
+    "robust_3d": lambda row: _latex_number(row.entry.corruptions_3d_accuracy),
+    "mce_3d": lambda row: _latex_number(row.entry.corruptions_3d_error),
+    "architecture": lambda row: _latex_text(row.entry.architecture),
+    "parameters": lambda row: (
+        "--" if row.entry.num_parameters is None else formatting.millions(row.entry.num_parameters)
+    ),
+    "data": lambda row: _latex_data(row.entry),
+    "loss": lambda row: _latex_text(row.entry.loss or "--"),
+    "teacher": lambda row: "--" if row.teacher is None else _latex_text(row.teacher.title),
+    "teacher_clean": lambda row: "--" if row.teacher is None else _latex_number(row.teacher.clean_accuracy),
+    "epsilon": lambda row: "--" if row.entry.epsilon is None else format_epsilon(row.entry.epsilon),
+    "venue": lambda row: _latex_text(row.entry.venue),
+    "year": lambda row: str(row.entry.year or "--"),
+    "provenance": lambda row: row.entry.provenance,
+    "added": lambda row: f"{row.entry.created_at:%Y-%m-%d}",
 }
 
 
@@ -295,3 +314,8 @@ FORMATS: dict[str, Format] = {
     "bibtex": Format("BibTeX", "bib", "application/x-bibtex; charset=utf-8", _bibtex),
     "latex": Format("LaTeX", "tex", "application/x-tex; charset=utf-8", _latex),
 }
+
+
+def formats_of(board: Board) -> dict[str, Format]:
+    """The formats that a board can be written in: all, but RobustBench's not for one of clean accuracy."""
+    return {name: kind for name, kind in FORMATS.items() if name != "robustbench" or board.kind != "clean"}

@@ -10,11 +10,13 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from sqlalchemy import ColumnElement, Text, and_, case, func, or_, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
+from app.boards.names import BoardKind
 from app.boards.ranking import BEST_FIRST, Board, Ranked, is_on, orders, ranks_of
+from app.boards.teachers import teachers_of
 from app.db.cursors import Key, cursor_of, rows_after, values_of
-from app.db.tables import Entry
+from app.db.tables import Entry, Model
 from gkl.answers import Provenance
 from gkl.spec import format_epsilon
 
@@ -31,8 +33,8 @@ class Column:
     falls: bool = False
     """Whether the largest values come first."""
     is_number: bool = False
-    only: Literal["attacks", "corruptions"] | None = None
-    """The kind of boards that have this column; None for all boards."""
+    only: tuple[BoardKind, ...] = ("attacks", "corruptions", "clean")
+    """The kinds of boards that have this column."""
 
     @property
     def is_sortable(self) -> bool:
@@ -41,24 +43,36 @@ class Column:
 
 _DATA_ORDER = case((Entry.extra_data.is_(True), 2), else_=0) + case((Entry.synthetic_data, 1), else_=0)
 
+_ROBUST: tuple[BoardKind, ...] = ("attacks", "corruptions")
+
+
+def _of_model(column: InstrumentedAttribute[Any]) -> Any:
+    """A value of an entry's model; null for an entry without one."""
+    return select(column).where(Model.id == Entry.model_id).correlate(Entry).scalar_subquery()
+
+
 COLUMNS: dict[str, Column] = {
-    "band": Column("Rank band", None, is_number=True, only="attacks"),
+    "band": Column("Rank band", None, is_number=True, only=("attacks", "clean")),
     "clean": Column("Clean", Entry.clean_accuracy, falls=True, is_number=True),
-    "robust": Column("Robust", Entry.robust_accuracy, falls=True, is_number=True),
-    "autoattack": Column("AutoAttack", Entry.autoattack_accuracy, falls=True, is_number=True, only="attacks"),
-    "external": Column("External", Entry.external_accuracy, falls=True, is_number=True, only="attacks"),
-    "reported": Column("Reported", Entry.reported_accuracy, falls=True, is_number=True),
-    "mce": Column("mCE (Hendrycks)", Entry.mean_corruption_error, is_number=True, only="corruptions"),
+    "robust": Column("Robust", Entry.robust_accuracy, falls=True, is_number=True, only=_ROBUST),
+    "autoattack": Column("AutoAttack", Entry.autoattack_accuracy, falls=True, is_number=True, only=("attacks",)),
+    "external": Column("External", Entry.external_accuracy, falls=True, is_number=True, only=("attacks",)),
+    "reported": Column("Reported", Entry.reported_accuracy, falls=True, is_number=True, only=_ROBUST),
+    "mce": Column("mCE (Hendrycks)", Entry.mean_corruption_error, is_number=True, only=("corruptions",)),
     "mce_robustbench": Column(
-        "mCE (RobustBench)", Entry.robustbench_mean_corruption_error, is_number=True, only="corruptions"
+        "mCE (RobustBench)", Entry.robustbench_mean_corruption_error, is_number=True, only=("corruptions",)
     ),
-    "robust_3d": Column("Robust (3D)", Entry.corruptions_3d_accuracy, falls=True, is_number=True, only="corruptions"),
-    "mce_3d": Column("mCE (3D)", Entry.corruptions_3d_error, is_number=True, only="corruptions"),
+    "robust_3d": Column(
+        "Robust (3D)", Entry.corruptions_3d_accuracy, falls=True, is_number=True, only=("corruptions",)
+    ),
+    "mce_3d": Column("mCE (3D)", Entry.corruptions_3d_error, is_number=True, only=("corruptions",)),
     "architecture": Column("Architecture", Entry.architecture),
     "parameters": Column("Parameters", Entry.num_parameters, is_number=True),
     "data": Column("Extra data", _DATA_ORDER),
     "loss": Column("Loss", Entry.loss),
-    "epsilon": Column("Epsilon", Entry.epsilon, is_number=True),
+    "teacher": Column("Teacher", _of_model(Model.teacher_architecture)),
+    "teacher_clean": Column("Teacher, clean", _of_model(Model.teacher_accuracy), falls=True, is_number=True),
+    "epsilon": Column("Epsilon", Entry.epsilon, is_number=True, only=_ROBUST),
     "venue": Column("Venue", Entry.venue_series),
     "year": Column("Year", Entry.year, falls=True, is_number=True),
     "provenance": Column("Provenance", Entry.provenance),
@@ -69,6 +83,8 @@ USUAL_COLUMNS = (
     *("band", "clean", "robust", "autoattack", "mce", "mce_robustbench", "robust_3d", "mce_3d"),
     *("architecture", "parameters", "data", "venue", "provenance"),
 )
+_USUAL_ON_CLEAN = ("teacher", "teacher_clean")
+"""Further usual columns of boards of clean accuracy, where students are compared with their teachers."""
 _OF_IMAGENET = ("mce_robustbench", "robust_3d", "mce_3d")
 
 
@@ -148,11 +164,11 @@ class View(BaseModel):
 
     def columns_on(self, found: Board) -> list[str]:
         """The columns to show, without those that this kind of board does not have."""
-        kind = "corruptions" if found.epsilon is None else "attacks"
         # RobustBench has mCE and corruptions in 3D only for ImageNet, and its board of the latter has no other columns.
         left_out = _OF_IMAGENET if found.dataset != "imagenet" else _OF_IMAGENET[1:] * (found.name != "corruptions")
-        usual = [name for name in USUAL_COLUMNS if name not in left_out]
-        return [name for name in self.columns or usual if COLUMNS[name].only in (None, kind)]
+        usual = {*USUAL_COLUMNS, *(_USUAL_ON_CLEAN if found.kind == "clean" else ())}.difference(left_out)
+        chosen = self.columns or usual
+        return [name for name, column in COLUMNS.items() if name in chosen and found.kind in column.only]
 
 
 def search(
@@ -196,7 +212,8 @@ def _listed(
     query = select(Entry, *values).where(is_on(found), *conditions(view), *_behind(view, cursor))
     rows = session.execute(query.order_by(*orders(keys)).limit(limit).offset(offset)).all()
     ranks = ranks_of(session, found, [row[0].id for row in rows])
-    return [(Ranked(ranks.get(row[0].id), row[0]), tuple(row)[1:]) for row in rows]
+    teachers = teachers_of(session, [row[0] for row in rows])
+    return [(Ranked(ranks.get(row[0].id), row[0], teacher=teachers.get(row[0].id)), tuple(row)[1:]) for row in rows]
 
 
 def _behind(view: View, cursor: str | None) -> list[ColumnElement[bool]]:

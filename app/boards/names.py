@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
-from typing import cast
+from typing import Literal, cast
 
+from app.db.tables import CLEAN_BOARD
 from gkl.catalog import DATASETS, Norm
 from gkl.spec.common import ThreatModel, format_epsilon
 from gkl.spec.evaluation import Evaluation
 
 _LONGEST_BOARD = 50
+
+BoardKind = Literal["attacks", "corruptions", "clean"]
+"""What ranks on a board: accuracy under attacks, mean accuracy under common corruptions, or clean accuracy."""
 
 
 def board_name(dataset: str, evaluation: Evaluation) -> str:
@@ -24,6 +28,8 @@ def board_name(dataset: str, evaluation: Evaluation) -> str:
     'Linf-8-255'
     >>> board_name("digits", Evaluation(threat_model=ThreatModel(norm="Linf", epsilon=9e-5)))
     'Linf-9e-05'
+    >>> board_name("digits", Evaluation(protocol="clean"))
+    'clean'
     """
     threat_model = evaluation.threat_model
     if threat_model is None:
@@ -34,7 +40,7 @@ def board_name(dataset: str, evaluation: Evaluation) -> str:
 
 
 def threat_model_of_board(dataset: str, name: str) -> ThreatModel | None:
-    """The threat model of a board; None for a board without attacks, such as 'corruptions'.
+    """The threat model of a board; None for a board without attacks: 'corruptions', 'corruptions_3d' or 'clean'.
 
     >>> threat_model_of_board("cifar10", "Linf").epsilon == 8 / 255
     True
@@ -55,3 +61,14 @@ def threat_model_of_board(dataset: str, name: str) -> ThreatModel | None:
     except ValueError:
         # 0, too large for a number, or larger than the pixel range.
         return None
+
+
+def kind_of_board(dataset: str, name: str) -> BoardKind:
+    """What ranks on a board.
+
+    >>> [kind_of_board("imagenet", name) for name in ("L2-0.5", "corruptions_3d", "clean")]
+    ['attacks', 'corruptions', 'clean']
+    """
+    if name == CLEAN_BOARD:
+        return "clean"
+    return "corruptions" if threat_model_of_board(dataset, name) is None else "attacks"

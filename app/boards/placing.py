@@ -12,11 +12,11 @@ from app.accounts.audit import COMMAND_LINE, Actor
 from app.boards.naming import architecture_family, series_and_year, slug_of_measured
 from app.core.errors import Conflict, NotFound
 from app.db.database import database_now
-from app.db.tables import Entry, Evaluation, Model
+from app.db.tables import CLEAN_BOARD, Entry, Evaluation, Model
 from gkl.answers import Provenance
 from gkl.catalog import ARCHITECTURES, DATASETS, LOSS_TITLES, num_parameters
 from gkl.outcome import Flag, gap
-from gkl.outcome.flags import unrankable
+from gkl.outcome.flags import ON_CLEAN_BOARDS, unrankable
 from gkl.spec import RANKED_PROTOCOLS, Publication
 
 IS_RANKED = and_(Evaluation.is_complete, Evaluation.protocol.in_(RANKED_PROTOCOLS))
@@ -24,8 +24,6 @@ IS_RANKED = and_(Evaluation.is_complete, Evaluation.protocol.in_(RANKED_PROTOCOL
 
 def why_not_ranked(evaluation: Evaluation) -> str | None:
     """Why an evaluation gets no rank, in words; None if it gets one, now or when it is final."""
-    if evaluation.protocol == "clean":
-        return "clean images only"
     if evaluation.protocol not in RANKED_PROTOCOLS:
         return f"protocol {evaluation.protocol}: not ranked"
     if not evaluation.is_complete:
@@ -38,13 +36,14 @@ def place_on_board(session: Session, model: Model, name: str) -> Entry | None:
 
     A model that was evaluated more than once gets its lowest robust accuracy: an adversarial example that was found
     once exists, whatever a later run with another seed finds. A provisional verdict counts only while there is no
-    final one.
+    final one. On a board of clean accuracy it gets the lowest clean accuracy, so that measuring again cannot raise it.
     """
     _lock(session, model)
+    figure = Evaluation.clean_correct if name == CLEAN_BOARD else Evaluation.robust_accuracy
     best_known = session.scalars(
         select(Evaluation)
         .where(Evaluation.model_id == model.id, Evaluation.board == name, IS_RANKED)
-        .order_by(Evaluation.is_provisional, Evaluation.robust_accuracy, Evaluation.id)
+        .order_by(Evaluation.is_provisional, figure, Evaluation.id)
         .limit(1)
     ).first()
     if best_known is None:
@@ -68,7 +67,7 @@ def place_on_board(session: Session, model: Model, name: str) -> Entry | None:
     entry.mean_corruption_error = best_known.mean_corruption_error
     entry.robustbench_mean_corruption_error = best_known.robustbench_mean_corruption_error
     entry.robust_accuracy = best_known.robust_accuracy
-    if not best_known.corruptions:
+    if best_known.robust_correct is not None:
         _set_attacked_accuracies(session, entry, best_known)
     update_flags(entry, best_known)
     session.add(entry)
@@ -98,12 +97,14 @@ def _set_attacked_accuracies(session: Session, entry: Entry, evaluation: Evaluat
 def update_flags(entry: Entry, evaluation: Evaluation) -> None:
     """Update whether the entry is unreliable, and the reason that bars it from a rank, from its current flags."""
     flags = flags_of(entry, evaluation)
-    reason = unrankable(flags)
+    is_clean = entry.board == CLEAN_BOARD
+    reason = unrankable(flags, is_clean=is_clean)
     if _kind(reason) != _kind(entry.unrankable_reason):
         # The admin's note referred to another kind of reason. One more broken point is the same kind: the note stays,
         # since anybody could send such a point.
         entry.rank_note = None
-    entry.unreliable, entry.unrankable_reason = bool(flags), reason
+    entry.unreliable = any(not is_clean or flag.name in ON_CLEAN_BOARDS for flag in flags)
+    entry.unrankable_reason = reason
 
 
 def _kind(reason: str | None) -> str | None:

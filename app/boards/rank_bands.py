@@ -66,10 +66,10 @@ def with_bands(rows: Iterable[Ranked], bands: Bands) -> list[Ranked]:
 
 
 def _read(session: Session, board: Board) -> Bands:
-    if board.epsilon is None or not 1 < ranking.count_ranked(session, board) <= MAX_ENTRIES:
+    if not board.has_points or not 1 < ranking.count_ranked(session, board) <= MAX_ENTRIES:
         return {}
     found = board_points.ranked(session, board)
-    figures = [(each.robust_accuracy, each.num_points) for each in found]
+    figures = [(each.accuracy, each.num_points) for each in found]
     return _OnDemand([each.entry_id for each in found], figures, [each.points for each in found])
 
 
@@ -77,7 +77,7 @@ def bands_of(figures: list[tuple[float, int]], points: list[Points | None]) -> l
     """The band of each entry.
 
     Args:
-        figures: robust accuracy and number of test images of each entry, the first rank first.
+        figures: accuracy and number of test images of each entry, the first rank first.
         points: which test images each entry's network gets right under every attack; None if that is unknown. Two
             entries with points are compared point by point (McNemar's exact test), others by their accuracies (the
             score test of two shares, which treats their test images as different ones).

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session, selectinload
 
 from app.boards import placing
 from app.boards.names import board_name
+from app.boards.teachers import note_new_model
 from app.core.errors import NotFound
 from app.db.database import database_now
 from app.db.tables import AttackResult, Evaluation, FileKind, Job, JobFile, Model
@@ -121,6 +122,7 @@ def _model(
     )
     session.add(model)
     session.flush()
+    note_new_model(session, model)
     return model
 
 

@@ -1,5 +1,7 @@
 """Which test images each certificate's network gets right under every attack: one bit per image, in the database.
 
+For an evaluation without attacks these are the images that it classifies correctly.
+
 A certificate is a large file, perhaps in a bucket; boards and comparisons need only these bits of it. They are stored
 by the certificate's sha256, so that they can never disagree with it.
 """

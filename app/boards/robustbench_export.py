@@ -9,14 +9,18 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.db.tables import Entry
+from app.db.tables import CLEAN_BOARD, Entry
 from gkl.answers import Provenance
 from gkl.errors import InvalidInput
 from gkl.spec import format_epsilon
 
+NO_CLEAN_FORMAT = "is about clean accuracy, for which RobustBench has no format"
+
 
 def why_not_exported(entry: Entry) -> str | None:
     """Why an entry is not exported, as the end of a sentence; None if it is."""
+    if entry.board == CLEAN_BOARD:
+        return NO_CLEAN_FORMAT
     if entry.is_withdrawn:
         return f"was withdrawn ({entry.withdrawn_reason})"
     if entry.is_provisional:

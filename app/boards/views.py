@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from app.boards import placing, ranking
+from app.boards.teachers import Teacher, teacher_view
 from app.core.views import made
 from app.db.tables import AttackResult, Entry, Evaluation, ExternalAttack, Model
 from gkl.answers import (
@@ -50,8 +51,8 @@ def evaluation_view(evaluation: Evaluation) -> EvaluationView:
     )
 
 
-def model_view(model: Model) -> ModelView:
-    return made(ModelView, model)
+def model_view(model: Model, teacher: Teacher | None) -> ModelView:
+    return made(ModelView, model, teacher=teacher_view(teacher))
 
 
 def _number(entry: Entry, accuracy: float | None) -> NumberView | None:
@@ -76,6 +77,7 @@ def entry_view(ranked: ranking.Ranked) -> EntryView:
         withdrawn=entry.withdrawn_reason,
         unrankable=entry.unrankable_reason,
         weights_id=entry.model_id,
+        teacher=teacher_view(ranked.teacher),
     )
 
 

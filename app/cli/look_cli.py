@@ -195,7 +195,9 @@ def _written(client: Client, job_id: int, *, follow: bool) -> Iterator[bytes]:
 @look_cli.command()
 def board(
     dataset: Annotated[str, typer.Argument(help="Such as cifar10.")],
-    threat_model: Annotated[str, typer.Argument(help="The board's name: Linf for the default budget, Linf-0.1, L2.")],
+    threat_model: Annotated[
+        str, typer.Argument(help="The board's name: Linf for the default budget, Linf-0.1, L2, clean.")
+    ],
     file_format: Annotated[BoardFormat, typer.Option("--format", help="Output format.")] = BoardFormat.TABLE,
     url: Url = "http://127.0.0.1:8000",
     token: ClientToken = None,
@@ -211,13 +213,16 @@ def board(
             for piece in client.export(dataset, threat_model, "csv" if file_format is BoardFormat.CSV else "json"):
                 sys.stdout.buffer.write(piece)
             return
-        rows = [
-            ["" if entry.rank is None else str(entry.rank), visible(entry.name)]
-            + ["" if each is None else formatting.percent(each.accuracy) for each in (entry.clean, entry.robust)]
-            + [visible(entry.architecture)]
-            for entry in client.board(dataset, threat_model)
-        ]
-    columns = ("rank", "model", "clean", "robust", "architecture")
+        found = client.board(dataset, threat_model)
+    # An entry of a board of clean accuracy has no robust one.
+    robust = () if threat_model == "clean" else ("robust",)
+    rows = []
+    for entry in found:
+        accuracies = [getattr(entry, name) for name in ("clean", *robust)]
+        figures = ["" if each is None else formatting.percent(each.accuracy) for each in accuracies]
+        rank = "" if entry.rank is None else str(entry.rank)
+        rows.append([rank, visible(entry.name), *figures, visible(entry.architecture)])
+    columns = ("rank", "model", "clean", *robust, "architecture")
     if file_format is BoardFormat.TABLE:
         _print_table(columns, rows)
         return

@@ -123,6 +123,17 @@ def percent(share: float, decimals: int = 2) -> str:
     return f"{100 * share:.{decimals}f} %"
 
 
+def points(difference: float) -> str:
+    """A difference of two shares in percentage points, with its sign.
+
+    >>> points(0.0123), points(-0.2), points(-0.00001)
+    ('+1.23', '\N{MINUS SIGN}20.00', '0.00')
+    """
+    text = f"{abs(100 * difference):.2f}"
+    sign = "+" if difference > 0 else "\N{MINUS SIGN}"
+    return text if float(text) == 0 else sign + text
+
+
 def interval(bounds: tuple[float, float]) -> str:
     """An interval of shares in percent, without the sign.
 

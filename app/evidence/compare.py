@@ -11,7 +11,7 @@ import numpy as np
 
 from app.boards import ranking, robust_points, strongest_certificates
 from app.boards.certificates import points_of, standing_points
-from app.boards.names import threat_model_of_board
+from app.boards.names import BoardKind, kind_of_board
 from app.boards.ranking import Board, Ranked
 from app.boards.robust_points import Points
 from app.core.errors import NotFound, Unprocessable
@@ -27,7 +27,7 @@ from gkl.statistics.unpaired import UnpairedCounts
 
 @dataclass(frozen=True)
 class Overlap:
-    """Comparison of entries that were attacked on the same images."""
+    """Comparison of entries that were measured on the same images, all under attack or all on clean ones."""
 
     names: list[str]
     num_points: int
@@ -42,6 +42,8 @@ class Overlap:
     examples: list[list[int]]
     """The first few points that each alone loses."""
     entry_ids: list[int]
+    is_clean: bool
+    """Whether these are entries of boards of clean accuracy, which lose the images that they misclassify."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +79,14 @@ class SharedPoints:
     """How many points there are of this kind, of which a page holds some."""
     points: list[SharedPoint]
 
+    @property
+    def is_clean(self) -> bool:
+        """Whether these are entries of boards of clean accuracy, without attacks."""
+        return _kind(self.rows[0].entry) == "clean"
+
 
 Outcome = Literal["only_first", "only_second", "neither", "both"]
-"""Which of two entries withstands every attack on a point."""
+"""Which of two entries gets a point right, under every attack if they were attacked."""
 
 _EXAMPLES = 8
 _SURE = 0.05
@@ -97,7 +104,7 @@ def comparison_of(database: Database, chosen: list[int]) -> Comparison:
         differences = _differences(compared)
         replayed = transfers.between(session, compared)
         certificates = {
-            entry.id: strongest_certificates.of_entry(session, entry) for entry in compared if _is_attacked(entry)
+            entry.id: strongest_certificates.of_entry(session, entry) for entry in compared if _has_points(entry)
         }
         points = robust_points.stored_points(
             session, (sha256 for sha256 in certificates.values() if sha256 is not None)
@@ -108,9 +115,13 @@ def comparison_of(database: Database, chosen: list[int]) -> Comparison:
     return Comparison(places, pairs, differences, overlap, others, replayed)
 
 
-def _is_attacked(entry: Entry) -> bool:
-    """Whether the entry was attacked: with corruptions, a point has no single outcome."""
-    return threat_model_of_board(entry.dataset, entry.board) is not None
+def _has_points(entry: Entry) -> bool:
+    """Whether each point has a single outcome: with corruptions it has none."""
+    return _kind(entry) != "corruptions"
+
+
+def _kind(entry: Entry) -> BoardKind:
+    return kind_of_board(entry.dataset, entry.board)
 
 
 def shared_points(
@@ -121,16 +132,18 @@ def shared_points(
 
     Raises:
         NotFound: there is no such entry, or its points are not stored.
-        Unprocessable: the entries were measured on different images.
+        Unprocessable: the entries were measured on different images, or only one of them was attacked.
     """
     with database.reading() as session:
         rows = ranking.get(session, pair[0]), ranking.get(session, pair[1])
         certificates = [strongest_certificates.of_entry(session, row.entry) for row in rows]
     paths = []
     for row, sha256 in zip(rows, certificates, strict=True):
-        if sha256 is None or not _is_attacked(row.entry):
+        if sha256 is None or not _has_points(row.entry):
             raise NotFound(f"the points of entry {row.entry.id} are not stored; choose an entry with a certificate")
         paths.append(store.path(sha256))
+    if _kind(rows[0].entry) != _kind(rows[1].entry):
+        raise Unprocessable("entries: one of these two was attacked and the other was not; choose two of one kind")
     a, b = (standing_points(path) for path in paths)
     if rows[0].entry.dataset != rows[1].entry.dataset or len(a) != len(b):
         raise Unprocessable("entries: these two were measured on different images")
@@ -148,14 +161,14 @@ def shared_points(
 
 
 def _pair(first: Entry, second: Entry, known: Mapping[int, Points]) -> PairView | None:
-    """The comparison of two entries; None if they are on different boards, or one has no robust accuracy."""
-    if (first.dataset, first.board) != (second.dataset, second.board) or not _is_attacked(first):
+    """The comparison of two entries; None if they are on different boards, or one has no accuracy to compare."""
+    if (first.dataset, first.board) != (second.dataset, second.board) or not _has_points(first):
         # A mean over corruptions is not a count of points, so these tests do not apply.
         return None
     a, b = known.get(first.id), known.get(second.id)
     if a is not None and b is not None and len(a) == len(b):
         return _paired(first, second, a, b)
-    shares = first.robust_accuracy, second.robust_accuracy
+    shares = first.ranked_accuracy, second.ranked_accuracy
     if shares[0] is None or shares[1] is None or first.is_provisional or second.is_provisional:
         return None
     counts = UnpairedCounts(
@@ -163,7 +176,8 @@ def _pair(first: Entry, second: Entry, known: Mapping[int, Points]) -> PairView 
     )
     by, names = counts.difference, (plain(first.name), plain(second.name))
     than = f"{'lower' if by < 0 else 'higher'} than {names[1]}'s"
-    headline = f"{names[0]}'s robust accuracy is {abs(100 * by):.2f} points {than}"
+    which = "clean" if _kind(first) == "clean" else "robust"
+    headline = f"{names[0]}'s {which} accuracy is {abs(100 * by):.2f} points {than}"
     if counts.p_value >= _SURE:
         headline += ", a difference that is not significant"
     sentence = f"{headline}: {_statistics(counts)}{_reservation(first, second)}"
@@ -181,7 +195,8 @@ def _paired(first: Entry, second: Entry, a: Points, b: Points) -> PairView:
     counts = PairedCounts(**table)
     more, names = counts.only_first - counts.only_second, (plain(first.name), plain(second.name))
     loses = "as many" if more == 0 else f"{abs(more)} {'fewer' if more > 0 else 'more'}"
-    headline = f"{names[0]} loses {loses} of {len(a)} points {'as' if more == 0 else 'than'} {names[1]}"
+    verb, what = ("misclassifies", "images") if _kind(first) == "clean" else ("loses", "points")
+    headline = f"{names[0]} {verb} {loses} of {len(a)} {what} {'as' if more == 0 else 'than'} {names[1]}"
     sentence = f"{headline}: {_statistics(counts)}{_reservation(first, second)}"
     return _view((first, second), counts, sentence, is_paired=True, points=len(a), **table)
 
@@ -283,7 +298,8 @@ def _overlap(rows: list[Ranked], known: Mapping[int, Points]) -> tuple[Overlap |
         for row in rows
         if first is not None
         and row.entry.id in known
-        and (row.entry.dataset, len(known[row.entry.id])) == (first.dataset, len(known[first.id]))
+        and (row.entry.dataset, _kind(row.entry), len(known[row.entry.id]))
+        == (first.dataset, _kind(first), len(known[first.id]))
     ]
     others = [row.entry.name for row in rows if row not in same]
     if len(same) < 2:
@@ -301,5 +317,6 @@ def _overlap(rows: list[Ranked], known: Mapping[int, Points]) -> tuple[Overlap |
         agreement=agreement,
         examples=[each.nonzero()[0][:_EXAMPLES].tolist() for each in only],
         entry_ids=[row.entry.id for row in same],
+        is_clean=_kind(same[0].entry) == "clean",
     )
     return overlap, others

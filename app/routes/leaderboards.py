@@ -20,7 +20,8 @@ from app.boards import (
 )
 from app.boards.board_points import Order, board_points
 from app.boards.certificates import Picture, classes_of
-from app.boards.exports import FORMATS, pieces
+from app.boards.exports import FORMATS, formats_of, pieces
+from app.boards.teachers import teacher_of
 from app.boards.views import board_summary, entry_detail, entry_view, evaluation_view, model_view
 from app.core.errors import Conflict, NotFound
 from app.evidence import compare, external
@@ -86,7 +87,8 @@ def get_leaderboard(
     threat_model: BoardPart,
     query: Annotated[_PageOfView, Query()],
 ) -> BoardDetail | Response:
-    """`threat_model` is the board's name: 'Linf' for the data set's default budget, 'Linf-0.1' for another.
+    """`threat_model` is the board's name: 'Linf' for the data set's default budget, 'Linf-0.1' for another, 'clean'
+    for clean accuracy.
 
     Filters and order are those of the board's page. Ranks always refer to the whole board. More than 100 entries count
     as more than one request; to get all entries at once, use an export.
@@ -146,6 +148,8 @@ def export_leaderboard(
         revision = ranking.revision(session, dataset, threat_model)
         headers = tagged(request, revision)
         board = ranking.board(session, dataset, threat_model)
+        if kind not in formats_of(board).values():
+            raise Conflict(f"the board {dataset}/{threat_model} {robustbench_export.NO_CLEAN_FORMAT}; take csv or json")
         if (unchanged := not_modified(request, headers)) is not None:
             return unchanged
         charge(service, reader, rows=listing.count(session, board, view))
@@ -357,7 +361,7 @@ def get_model(
         following = found[limit - 1].id if len(found) > limit else None
         link_next(request, response, following)
         return ModelDetail(
-            **model_view(model).model_dump(),
+            **model_view(model, teacher_of(session, model)).model_dump(),
             evaluations=[evaluation_view(each) for each in found[:limit]],
             next_cursor=following,
             entries=[entry_view(row) for row in ranking.entries_of(session, model_id).values()],

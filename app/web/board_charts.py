@@ -27,8 +27,8 @@ _KINDS = {
     "both": "extra real and generated images",
     "unstated": "training data not stated",
 }
-# Radius of the smallest dots, and of those whose number of parameters is not known.
-_SMALLEST, _UNKNOWN = 3.0, 3.5
+# Radius of the smallest dots, of those whose number of parameters is not known, and of all in a chart without sizes.
+_SMALLEST, _UNKNOWN, _UNSCALED = 3.0, 3.5, 4.5
 # With fewer entries, quartiles do not say where most of them are.
 _FEWEST_TO_FOCUS = 8
 
@@ -111,7 +111,7 @@ def clean_against_robust(points: Sequence[Point], y_title: str, *, is_focused: b
     """Draw each entry at its two accuracies. The line is the Pareto front: no entry lies above or right of it.
 
     Args:
-        points: the entries, best first.
+        points: the entries, best first; `across` is their clean accuracy.
         y_title: what their robust accuracy is called.
         is_focused: draw only the upper right, where most entries are.
 
@@ -119,43 +119,79 @@ def clean_against_robust(points: Sequence[Point], y_title: str, *, is_focused: b
         None if there are no entries, or if `is_focused` would leave none out.
     """
     least_clean, least_robust = _fences(points) if is_focused else (0.0, 0.0)
-    drawn = [p for p in points if p.clean_accuracy >= least_clean and p.robust_accuracy >= least_robust]
+    drawn = [p for p in points if p.across >= least_clean and p.accuracy >= least_robust]
     if not drawn or (is_focused and len(drawn) == len(points)):
         return None
-    x, y = [100 * p.clean_accuracy for p in drawn], [100 * p.robust_accuracy for p in drawn]
+    x, y = [100 * p.across for p in drawn], [100 * p.accuracy for p in drawn]
     frame = _Frame(x, y, titles=("Clean accuracy", y_title), unit=" %")
     front: list[tuple[float, float]] = []
     # An entry that is left out is worse than all drawn ones in one accuracy, so it dominates none of them.
-    for point in sorted(drawn, key=lambda p: (-p.clean_accuracy, -p.robust_accuracy)):
-        if not front or 100 * point.robust_accuracy > front[-1][1]:
-            front.append((100 * point.clean_accuracy, 100 * point.robust_accuracy))
-    dots = [
-        frame.dot(p, 100 * p.clean_accuracy, 100 * p.robust_accuracy, f"{100 * p.clean_accuracy:.2f} % clean")
-        for p in drawn
-    ]
+    for point in sorted(drawn, key=lambda p: (-p.across, -p.accuracy)):
+        if not front or 100 * point.accuracy > front[-1][1]:
+            front.append((100 * point.across, 100 * point.accuracy))
+    dots = [frame.dot(p, 100 * p.across, f"robust, {100 * p.across:.2f} % clean") for p in drawn]
     return frame.scatter(dots, frame.staircase(front), num_outside=len(points) - len(drawn))
 
 
+def accuracy_against_parameters(points: Sequence[Point], y_title: str, *, is_focused: bool = False) -> Scatter | None:
+    """Draw each entry at its number of parameters, on a logarithmic axis, and its accuracy. The line is the Pareto
+    front: no entry lies above or left of it.
+
+    Args:
+        points: the entries, best first; `across` is their number of parameters.
+        y_title: what their accuracy is called.
+        is_focused: leave out entries whose accuracy is far lower than that of most.
+
+    Returns:
+        None if there are no entries, or if `is_focused` would leave none out.
+    """
+    least = _fence([p.accuracy for p in points]) if is_focused else 0.0
+    drawn = [p for p in points if p.accuracy >= least]
+    if not drawn or (is_focused and len(drawn) == len(points)):
+        return None
+    places = {p.id: math.log10(max(p.across, 1.0)) for p in drawn}
+    heights = [100 * p.accuracy for p in drawn]
+    ticks = axes.ticks_of_counts([p.across for p in drawn])
+    frame = _Frame(list(places.values()), heights, titles=("Parameters", y_title), x_known=ticks)
+    front: list[tuple[float, float]] = []
+    for point in sorted(drawn, key=lambda p: (p.across, -p.accuracy)):
+        if not front or 100 * point.accuracy > front[-1][1]:
+            front.append((places[point.id], 100 * point.accuracy))
+    dots = [frame.dot(p, places[p.id], "clean", is_sized=False) for p in drawn]
+    line = _steps([(front[0][0], frame.y_low), *front, (frame.x_high, front[-1][1])])
+    return frame.scatter(dots, line, num_outside=len(points) - len(drawn), has_sizes=False)
+
+
 def _fences(points: Sequence[Point]) -> tuple[float, float]:
-    """Tukey's lower fences of both accuracies: 1.5 times the quartiles' distance below the lower quartile."""
-    if len(points) < _FEWEST_TO_FOCUS:
-        return 0.0, 0.0
-    clean = statistics.quantiles([p.clean_accuracy for p in points], n=4)
-    robust = statistics.quantiles([p.robust_accuracy for p in points], n=4)
-    return clean[0] - 1.5 * (clean[2] - clean[0]), robust[0] - 1.5 * (robust[2] - robust[0])
+    """The lower fences of both accuracies."""
+    return _fence([p.across for p in points]), _fence([p.accuracy for p in points])
 
 
-def over_the_years(points: Sequence[Point], y_title: str) -> Scatter | None:
-    """Draw each entry at its year. The line is the best accuracy up to each year. None with fewer than two years."""
+def _fence(accuracies: Sequence[float]) -> float:
+    """Tukey's lower fence: 1.5 times the quartiles' distance below the lower quartile."""
+    if len(accuracies) < _FEWEST_TO_FOCUS:
+        return 0.0
+    quartiles = statistics.quantiles(accuracies, n=4)
+    return quartiles[0] - 1.5 * (quartiles[2] - quartiles[0])
+
+
+def over_the_years(points: Sequence[Point], y_title: str, *, figure: str = "robust") -> Scatter | None:
+    """Draw each entry at its year. The line is the best accuracy up to each year. None with fewer than two years.
+
+    Args:
+        points: the entries, best first.
+        y_title: what their accuracy is called.
+        figure: the word for it after a number: 'robust' or 'clean'.
+    """
     dated = [(p, p.year) for p in points if p.year is not None]
     years = sorted({year for _, year in dated})
     if len(years) < 2:
         return None
-    robust = [100 * p.robust_accuracy for p, _ in dated]
-    frame = _Frame([float(year) for year in years], robust, titles=("Year", y_title), x_step=1)
-    best = [max(100 * p.robust_accuracy for p, when in dated if when == year) for year in years]
+    heights = [100 * p.accuracy for p, _ in dated]
+    frame = _Frame([float(year) for year in years], heights, titles=("Year", y_title), x_step=1)
+    best = [max(100 * p.accuracy for p, when in dated if when == year) for year in years]
     steps = _steps(list(zip(map(float, years), accumulate(best, max), strict=True)))
-    dots = [frame.dot(p, year, 100 * p.robust_accuracy, str(year)) for p, year in dated]
+    dots = [frame.dot(p, year, f"{figure}, {year}") for p, year in dated]
     # The chart of the two accuracies has the legend of sizes.
     return frame.scatter(dots, steps, has_sizes=False)
 
@@ -184,15 +220,29 @@ class _Frame:
         titles: tuple[str, str],
         unit: str = "",
         x_step: float | None = None,
+        x_known: Sequence[tuple[float, str]] | None = None,
     ) -> None:
+        """
+        Args:
+            x: values across.
+            y: accuracies in percent.
+            titles: of the two axes.
+            unit: after each number across.
+            x_step: distance of two ticks across; None chooses it.
+            x_known: the ticks across with their labels, from the left edge to the right one; None makes them.
+        """
         self.width, self.height = 560, 350
         # Room for the titles, and above for the sizes.
         self.left, self.top = axes.LEFT + 18, 36
         self.right, self.bottom = self.width - axes.RIGHT, self.height - axes.BOTTOM - 24
         self.titles = titles
-        self.x_low, self.x_high, x_ticks = axes.round_range(x, x_step)
+        if x_known is None:
+            self.x_low, self.x_high, x_ticks = axes.round_range(x, x_step)
+            x_known = [(value, f"{value:g}{unit}") for value in x_ticks]
+        else:
+            self.x_low, self.x_high = x_known[0][0], x_known[-1][0]
         self.y_low, self.y_high, y_ticks = axes.round_range(y, None)
-        self.x_ticks = [axes.Tick(self.x(value), f"{value:g}{unit}") for value in x_ticks]
+        self.x_ticks = [axes.Tick(self.x(value), label) for value, label in x_known]
         self.y_ticks = [axes.Tick(self.y(value), f"{value:g} %") for value in y_ticks]
 
     def x(self, value: float) -> float:
@@ -201,8 +251,16 @@ class _Frame:
     def y(self, value: float) -> float:
         return self.bottom - (value - self.y_low) / (self.y_high - self.y_low) * (self.bottom - self.top)
 
-    def dot(self, point: Point, x: float, y: float, said: str) -> Dot:
-        label = f"{point.name}: {100 * point.robust_accuracy:.2f} % robust, {said}"
+    def dot(self, point: Point, x: float, said: str, *, is_sized: bool = True) -> Dot:
+        """An entry at `x` and its accuracy.
+
+        Args:
+            point: the entry.
+            x: its place across.
+            said: what follows the accuracy in the dot's label.
+            is_sized: whether the dot's size shows the number of parameters.
+        """
+        label = f"{point.name}: {100 * point.accuracy:.2f} % {said}"
         if point.slug != point.name:
             label = f"{point.slug}, {label}"
         classes, radius = _kind(point), _UNKNOWN
@@ -211,9 +269,9 @@ class _Frame:
         if point.num_parameters is None:
             classes += " unsized"
         else:
-            radius = _radius(point.num_parameters)
+            radius = _radius(point.num_parameters) if is_sized else _UNSCALED
             label += f", {formatting.millions(point.num_parameters)} parameters"
-        return Dot(round(self.x(x), 1), round(self.y(y), 1), radius, point.id, label, classes)
+        return Dot(round(self.x(x), 1), round(self.y(100 * point.accuracy), 1), radius, point.id, label, classes)
 
     def staircase(self, front: list[tuple[float, float]]) -> list[tuple[float, float]]:
         """The border of the area that the front's entries dominate, from the left edge to the lower one.
@@ -266,18 +324,18 @@ class _Frame:
 
 @dataclass(frozen=True)
 class Record:
-    """How the best known robust accuracy of a board rose."""
+    """How the best known accuracy of a board rose."""
 
     line: str
     """SVG's `points` in a box of 100 x 24."""
     first_year: int
     last_year: int
     first: float
-    """The best robust accuracy of the first year."""
+    """The best accuracy of the first year."""
 
 
 def record(by_year: Mapping[int, float]) -> Record | None:
-    """Make it from the best robust accuracy of each year. None with fewer than two years."""
+    """Make it from the best accuracy of each year. None with fewer than two years."""
     if len(by_year) < 2:
         return None
     years = sorted(by_year)

@@ -30,7 +30,9 @@ from app.boards import (
 from app.boards.board_points import Order, board_points, pictured
 from app.boards.certificates import Broken, broken_points, classes_of
 from app.boards.published_weights import spec_to_measure
+from app.boards.teachers import teacher_of
 from app.core.errors import NotFound, StoreAway, Unprocessable
+from app.core.paths import root_of
 from app.db.tables import Entry
 from app.evidence import external, transfers
 from app.evidence.compare import Outcome, comparison_of, shared_points
@@ -42,12 +44,13 @@ from app.jobs import job_files
 from app.web import cards
 from app.web.boards import ChosenChart, board_page
 from app.web.forms import sent_fields
+from app.web.lessons import lesson_of
 from app.web.model_charts import curve_of, survivor_bars
 from app.web.rendering import Chosen, redirect, render
 from gkl.answers import ClassView, RankNote, TransferRequest, Withdrawal
 from gkl.catalog import DATASETS
 from gkl.outcome import ReportOutcome
-from gkl.outcome.flags import FLAGS
+from gkl.outcome.flags import FLAGS, ON_CLEAN_BOARDS
 
 router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
 
@@ -86,7 +89,14 @@ def board(
         charge(service, principal, rows=listing.PAGE_SIZE)
         view = listing.View.model_validate(query.model_dump(exclude={"page", "chart"}))
         page = board_page(
-            session, service.charts, found, revision=revision, view=view, page=query.page, chart=query.chart
+            session,
+            service.charts,
+            found,
+            revision=revision,
+            view=view,
+            page=query.page,
+            chart=query.chart,
+            root=root_of(request.scope),
         )
         return render(request, "board.html", headers=headers, page=page)
 
@@ -110,6 +120,8 @@ def hard_points(
         found = board_points(session, on, order, offset=offset, limit=_PICTURES_PER_PAGE + 1, least=1)
         names = {number: entry.name for number, entry in listing.with_ids(session, found.entry_ids).items()}
     shown = found.listed[:_PICTURES_PER_PAGE]
+    # A certificate has pictures of the images that an attack broke, so there are none without attacks.
+    with_pictures = [point.index for point in shown] if on.kind == "attacks" else []
     turn = request.url.include_query_params
     return render(
         request,
@@ -119,7 +131,7 @@ def hard_points(
         names=names,
         order=order,
         shown=shown,
-        pictures=pictured(service.store, found, [point.index for point in shown]),
+        pictures=pictured(service.store, found, with_pictures),
         earlier=f"?{turn(page=page - 1).query}" if page > 1 else None,
         later=f"?{turn(page=page + 1).query}" if len(found.listed) > len(shown) else None,
     )
@@ -148,6 +160,7 @@ def entry(request: Request, service: ServiceDep, entry_id: EntryId) -> Response:
             training=model.train_job.spec if model is not None and model.train_job is not None else None,
             model_info=_model_info(found.entry),
             leader=ranking.leader(session, on),
+            lesson=lesson_of(session, found, on),
             can_be_measured=spec_to_measure(found.entry) is not None,
             broken=_broken(service, session, found.entry, limit=6),
             classes=_classes(service, session, found.entry),
@@ -288,7 +301,7 @@ def _restore_rank(service: Service, admin: Principal, entry_id: int, sent: str) 
 
 @router.get("/flags")
 def flags(request: Request) -> Response:
-    return render(request, "flags.html", kinds=FLAGS)
+    return render(request, "flags.html", kinds=FLAGS, on_clean=ON_CLEAN_BOARDS)
 
 
 _Compared = Annotated[list[Annotated[int, Field(ge=1, le=MAX_ID)]], Query(alias="entries", min_length=2, max_length=4)]
@@ -362,6 +375,7 @@ def model(
             request,
             "model.html",
             model=found,
+            teacher=teacher_of(session, found),
             has_file=job_files.were_trained_here(session, found.weights_sha256),
             evaluations=evaluations,
             older=f"?cursor={shown[-1].id}" if len(listed) > len(shown) else None,

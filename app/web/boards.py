@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -13,14 +13,15 @@ from sqlalchemy.orm import Session
 
 from app.boards import chart_points, listing, rank_bands
 from app.boards.chart_points import Point
-from app.boards.exports import FORMATS
+from app.boards.exports import formats_of
 from app.boards.listing import COLUMNS, PAGE_SIZE, View
+from app.boards.names import BoardKind
 from app.boards.ranking import Board, Ranked
 from app.core import formatting
 from app.core.formatting import plain
 from app.core.recent import Recent
 from app.db.tables import Entry
-from app.web.board_charts import Scatter, clean_against_robust, over_the_years
+from app.web.board_charts import Scatter, accuracy_against_parameters, clean_against_robust, over_the_years
 from gkl.answers import Provenance
 from gkl.spec import format_epsilon
 
@@ -81,22 +82,24 @@ class Charts:
     """The number of entries in the view."""
     points: list[Point]
     """Points of the chart by accuracy, best first."""
-    robust_title: str
-    """The title of the axis of robust accuracy."""
+    accuracy_title: str
+    """The title of the axis of the accuracy that ranks."""
+    draw: Callable[..., Scatter | None]
+    """Draws the chart by accuracy."""
     num_in_scatter: int
-    """The number of entries with both accuracies, before thinning out."""
+    """The number of entries with a place on both axes, before thinning out."""
     years: Scatter | None
     num_in_years: int
 
     # Computed on demand: most requests need only one of the two.
     @cached_property
     def whole(self) -> Scatter | None:
-        return clean_against_robust(self.points, self.robust_title)
+        return self.draw(self.points, self.accuracy_title)
 
     @cached_property
     def focused(self) -> Scatter | None:
         """The part of the chart where most entries are; None if that is the whole chart."""
-        return clean_against_robust(self.points, self.robust_title, is_focused=True)
+        return self.draw(self.points, self.accuracy_title, is_focused=True)
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,7 @@ def board_page(
     view: View,
     page: int,
     chart: ChosenChart = "focus",
+    root: str = "",
 ) -> BoardPage:
     """The contents of a page.
 
@@ -143,6 +147,7 @@ def board_page(
         view: which entries, in which order.
         page: the number of the page, from 1.
         chart: the part of the chart where most entries are, or all of it.
+        root: the path under which the service is served, for links.
     """
     filters = view.model_dump_json(exclude={"sort", "columns"})
     charts = recent.get((board.dataset, board.name, revision, filters), lambda: _charts(session, board, view))
@@ -157,7 +162,7 @@ def board_page(
     if shows_bands:
         found = rank_bands.with_bands(found, rank_bands.of_board(session, recent, board, revision))
     path = f"/leaderboards/{board.dataset}/{board.name}"
-    files = [(kind.title, f"/api/v1{path}/export/{name}{_query(view)}") for name, kind in FORMATS.items()]
+    files = [(kind.title, f"/api/v1{path}/export/{name}{_query(view)}") for name, kind in formats_of(board).items()]
     is_whole = chart == "all" or charts.focused is None
     other = {"chart": "all"} if chart == "focus" else {}
     # Links to other pages and orders keep this choice.
@@ -170,8 +175,8 @@ def board_page(
         rows=[
             BoardRow(
                 row,
-                _CELLS_END.join(opened + cell(row.entry) for opened, cell in made),
-                _summary(row.entry),
+                _CELLS_END.join(opened + cell(row, root) for opened, cell in made),
+                _summary(row, shown),
                 shows_bands,
             )
             for row in found
@@ -189,16 +194,24 @@ def board_page(
     )
 
 
+_ACCURACIES: dict[BoardKind, str] = {
+    "attacks": "Robust accuracy",
+    "corruptions": "Mean accuracy under corruptions",
+    "clean": "Clean accuracy",
+}
+
+
 def _charts(session: Session, board: Board, view: View) -> Charts:
     points = chart_points.points(session, board, view)
-    title = "Robust accuracy" if board.epsilon is not None else "Mean accuracy under corruptions"
+    title, is_clean = _ACCURACIES[board.kind], board.kind == "clean"
     return Charts(
         choices=listing.choices(session, board),
         count=points.count_of_view,
         points=points.by_accuracy,
-        robust_title=title,
+        accuracy_title=title,
+        draw=accuracy_against_parameters if is_clean else clean_against_robust,
         num_in_scatter=points.count,
-        years=over_the_years(points.by_year, title),
+        years=over_the_years(points.by_year, title, figure="clean" if is_clean else "robust"),
         num_in_years=points.count_with_year,
     )
 
@@ -228,8 +241,10 @@ def _heading(view: View, name: str, kept: dict[str, str]) -> Heading:
     return Heading(title, href or "?", aria_sort, _classes(name))
 
 
-def _summary(entry: Entry) -> str:
-    return ", ".join(filter(None, (plain(entry.architecture), plain(entry.venue), _data(entry))))
+def _summary(row: Ranked, shown: Sequence[str]) -> str:
+    entry, teacher = row.entry, row.teacher if "teacher" in shown else None
+    from_teacher = "" if teacher is None else f"from {teacher.title}"
+    return ", ".join(filter(None, (plain(entry.architecture), from_teacher, plain(entry.venue), _data(entry))))
 
 
 _CELLS_END = Markup("</td>\n")
@@ -283,27 +298,38 @@ def _parameters(entry: Entry) -> Markup:
     return Markup(f'<span title="{entry.num_parameters:,}">{formatting.millions(entry.num_parameters)}</span>')
 
 
-_CELLS: dict[str, Callable[[Entry], Markup]] = {
-    "clean": lambda e: _accuracy(e, e.clean_accuracy),
-    "robust": _robust,
-    "autoattack": lambda e: _accuracy(e, e.autoattack_accuracy),
-    "external": lambda e: _accuracy(e, e.external_accuracy),
-    "reported": lambda e: _share(e.reported_accuracy),
-    "mce": lambda e: _share(e.mean_corruption_error),
-    "mce_robustbench": lambda e: _share(e.robustbench_mean_corruption_error),
-    "robust_3d": lambda e: _share(e.corruptions_3d_accuracy),
-    "mce_3d": lambda e: _share(e.corruptions_3d_error),
-    "architecture": lambda e: _text(e.architecture),
-    "parameters": _parameters,
-    "data": lambda e: _text(_data(e)),
-    "loss": lambda e: _text(e.loss),
-    "epsilon": lambda e: _text(None if e.epsilon is None else format_epsilon(e.epsilon)),
-    "venue": lambda e: _text(e.venue),
-    "year": lambda e: _text(None if e.year is None else str(e.year)),
-    "provenance": lambda e: Markup('<span class="provenance {}">{}</span>').format(
-        e.provenance, PROVENANCES[e.provenance]
+def _teacher(row: Ranked, root: str) -> Markup:
+    if row.teacher is None:
+        return _DASH
+    if row.teacher.path is None:
+        return escape(row.teacher.title)
+    return Markup('<a href="{}">{}</a>').format(f"{root}{row.teacher.path}", row.teacher.title)
+
+
+# From a row and the path under which the service is served.
+_CELLS: dict[str, Callable[[Ranked, str], Markup]] = {
+    "clean": lambda row, _: _accuracy(row.entry, row.entry.clean_accuracy),
+    "robust": lambda row, _: _robust(row.entry),
+    "autoattack": lambda row, _: _accuracy(row.entry, row.entry.autoattack_accuracy),
+    "external": lambda row, _: _accuracy(row.entry, row.entry.external_accuracy),
+    "reported": lambda row, _: _share(row.entry.reported_accuracy),
+    "mce": lambda row, _: _share(row.entry.mean_corruption_error),
+    "mce_robustbench": lambda row, _: _share(row.entry.robustbench_mean_corruption_error),
+    "robust_3d": lambda row, _: _share(row.entry.corruptions_3d_accuracy),
+    "mce_3d": lambda row, _: _share(row.entry.corruptions_3d_error),
+    "architecture": lambda row, _: _text(row.entry.architecture),
+    "parameters": lambda row, _: _parameters(row.entry),
+    "data": lambda row, _: _text(_data(row.entry)),
+    "loss": lambda row, _: _text(row.entry.loss),
+    "teacher": _teacher,
+    "teacher_clean": lambda row, _: _share(None if row.teacher is None else row.teacher.clean_accuracy),
+    "epsilon": lambda row, _: _text(None if row.entry.epsilon is None else format_epsilon(row.entry.epsilon)),
+    "venue": lambda row, _: _text(row.entry.venue),
+    "year": lambda row, _: _text(None if row.entry.year is None else str(row.entry.year)),
+    "provenance": lambda row, _: Markup('<span class="provenance {}">{}</span>').format(
+        row.entry.provenance, PROVENANCES[row.entry.provenance]
     ),
-    "added": lambda e: Markup("{}").format(f"{e.created_at:%Y-%m-%d}"),
+    "added": lambda row, _: Markup("{}").format(f"{row.entry.created_at:%Y-%m-%d}"),
 }
 
 

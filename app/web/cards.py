@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from markupsafe import escape
 
 from app.boards.exports import reference
+from app.boards.names import BoardKind, kind_of_board
 from app.boards.ranking import Board, Ranked
 from app.core import formatting
 from app.core.formatting import plain
-from app.db.tables import Entry
+from app.db.tables import CLEAN_BOARD, Entry
 from gkl.answers import Provenance
 from gkl.catalog import DATASETS
 from gkl.outcome import Flag
@@ -19,13 +20,18 @@ from gkl.spec import format_epsilon
 
 # Width in pixels of a letter in Verdana at 11 pixels, the font of badges.
 _LETTER = 6.6
+_BADGE_TITLES: dict[BoardKind, str] = {
+    "attacks": "robust accuracy",
+    "corruptions": "corrupted accuracy",
+    "clean": "clean accuracy",
+}
 _GREEN, _GREY, _AMBER = "#1a7f4b", "#59636e", "#8a5a00"
 
 
 def badge(row: Ranked) -> str:
     """An SVG with the entry's accuracy and rank, as wide as its text."""
     entry = row.entry
-    left = "robust accuracy" if entry.epsilon is not None else "corrupted accuracy"
+    left = _BADGE_TITLES[kind_of_board(entry.dataset, entry.board)]
     right, colour = _standing(row)
     widths = [round(len(text) * _LETTER) + 12 for text in (left, right)]
     whole = sum(widths)
@@ -45,7 +51,7 @@ def badge(row: Ranked) -> str:
 def _standing(row: Ranked) -> tuple[str, str]:
     """The text of a badge, and its color."""
     entry = row.entry
-    figure = entry.robust_accuracy
+    figure = entry.ranked_accuracy
     if entry.is_withdrawn:
         return "withdrawn", _GREY
     if figure is None:
@@ -80,7 +86,7 @@ def _card(row: Ranked, board: Board, url: str) -> Iterator[str]:
     if entry.authors:
         yield f"{_text(entry.authors)}{f', {_text(entry.venue)}' if entry.venue else ''}"
         yield ""
-    yield "## Robustness"
+    yield f"## {'Accuracy' if board.kind == 'clean' else 'Robustness'}"
     yield ""
     yield "| on | accuracy | 95 % interval |"
     yield "|---|---|---|"
@@ -98,6 +104,10 @@ def _card(row: Ranked, board: Board, url: str) -> Iterator[str]:
     yield f"- Architecture: {_text(entry.architecture) or 'not stated'}"
     if entry.loss:
         yield f"- Loss: {_text(entry.loss)}"
+    if row.teacher is not None:
+        accuracy = row.teacher.clean_accuracy
+        figure = "" if accuracy is None else f", {formatting.percent(accuracy)} on clean images"
+        yield f"- Teacher: {_text(row.teacher.title)}{figure}"
     yield f"- Data: {_data(entry)}"
     if entry.link.startswith(("http://", "https://")):
         link = re.sub(r"[<>\s]", "", entry.link)
@@ -114,7 +124,9 @@ def _figures(entry: Entry, board: Board) -> Iterator[str]:
     attacked = "common corruptions"
     if board.norm is not None and entry.epsilon is not None:
         attacked = f"{board.norm} attacks of at most {format_epsilon(entry.epsilon)}"
-    named = {"clean images": entry.clean_accuracy, attacked: entry.robust_accuracy}
+    named = {"clean images": entry.clean_accuracy}
+    if board.kind != "clean":
+        named[attacked] = entry.robust_accuracy
     if entry.robust_accuracy is None and entry.reported_accuracy is not None:
         named[f"{attacked}, as its owner reports"] = entry.reported_accuracy
     for what, share in named.items():
@@ -130,7 +142,8 @@ def _measured_by(entry: Entry, here: str) -> str:
     if entry.report is not None:
         return f"Measured by its owner. [Its certificate]({here}) is consistent; the network was not evaluated again."
     if entry.provenance is Provenance.VERIFIED:
-        return f"Measured by [this service]({here}). Its certificate proves each broken image: `gklbench verify`."
+        proves = "holds its answer to each image" if entry.board == CLEAN_BOARD else "proves each broken image"
+        return f"Measured by [this service]({here}). Its certificate {proves}: `gklbench verify`."
     return "Measured by RobustBench." if entry.provenance is Provenance.IMPORTED else "Reported by its authors alone."
 
 

@@ -57,6 +57,7 @@ def _environment() -> Environment:
         as_sentence=formatting.as_sentence,
         duration=formatting.duration,
         percent=formatting.percent,
+        points=formatting.points,
         sentence=formatting.as_sentence,
         interval=formatting.interval,
         millions=formatting.millions,

@@ -43,7 +43,16 @@ from gkl.answers.comparison import (
     TransferView,
 )
 from gkl.answers.jobs import FailureView, JobMetrics, JobPage, JobView, LoadView, WorkerView
-from gkl.answers.measurements import AccuracyView, AttackView, ClassView, EvaluationView, ModelView, PointView, TakenFor
+from gkl.answers.measurements import (
+    AccuracyView,
+    AttackView,
+    ClassView,
+    EvaluationView,
+    ModelView,
+    PointView,
+    TakenFor,
+    TeacherView,
+)
 from gkl.answers.weights import UploadView
 
 __all__ = [
@@ -89,6 +98,7 @@ __all__ = [
     "Scope",
     "SpecDifference",
     "TakenFor",
+    "TeacherView",
     "TransferByAttackView",
     "TransferCountsView",
     "TransferRequest",

@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from gkl.answers.common import Provenance, Schema
-from gkl.answers.measurements import EvaluationView, ModelView
+from gkl.answers.measurements import EvaluationView, ModelView, TeacherView
 
 
 class Withdrawal(Schema):
@@ -89,8 +89,10 @@ class EntryView(Schema):
     num_parameters: int | None
     """Parameters of the network; null if this service does not know the network."""
     clean: NumberView | None
+    """Accuracy on clean images, which ranks the entry on a board of clean accuracy."""
     robust: NumberView | None
-    """The accuracy that ranks the entry: `external`, else `autoattack`; on corruptions the mean over them."""
+    """The accuracy that ranks the entry on other boards: `external`, else `autoattack`; on corruptions the mean over
+    them. Null on boards of clean accuracy."""
     autoattack: NumberView | None
     external: NumberView | None
     """Robust accuracy after attacks other than AutoAttack too."""
@@ -120,6 +122,8 @@ class EntryView(Schema):
     """The model at /api/v1/models/{id}, if its weights are on this service."""
     evaluation_id: int | None
     """The evaluation that this entry shows, if it was measured on this service."""
+    teacher: TeacherView | None = None
+    """The network that it learned from, if this service distilled it."""
     created_at: datetime
     changed_at: datetime
 

@@ -23,15 +23,16 @@ class PairView(Schema):
     points: int
     """Points of the first entry; if `is_paired`, the second entry has the same ones."""
     both: int | None
-    """Points that are robust for both entries; null if not paired."""
+    """Points that both entries get right, under every attack unless the board is one of clean accuracy; null if not
+    paired."""
     only_first: int | None
-    """Points that are robust for the first entry only; null if not paired."""
+    """Points that only the first entry gets right; null if not paired."""
     only_second: int | None
-    """Points that are robust for the second entry only; null if not paired."""
+    """Points that only the second entry gets right; null if not paired."""
     neither: int | None
-    """Points that are robust for neither entry; null if not paired."""
+    """Points that neither entry gets right; null if not paired."""
     difference: float
-    """Robust accuracy of the first minus that of the second, in [-1, 1]."""
+    """The accuracy by which the first entry ranks minus that of the second, in [-1, 1]."""
     interval: tuple[float, float]
     """95 % confidence interval of the difference: Tango's score interval if paired, else Newcombe's."""
     p_value: float

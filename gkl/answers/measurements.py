@@ -58,7 +58,7 @@ class EvaluationView(Schema):
     robustbench_mean_corruption_error: float | None
     """mCE as RobustBench computes it, relative to its own AlexNet's errors; null except for ImageNet."""
     unreliable: bool
-    """Whether there are flags."""
+    """Whether there are flags; for the protocol 'clean', flags that concern clean images."""
     flags: list[Flag]
     """Reasons not to trust the robust accuracy."""
     checks: list[CheckOutcome]
@@ -73,6 +73,24 @@ class EvaluationView(Schema):
     """Spec, commit, package versions, device, seed and the sha256 of data and weights."""
 
 
+class TeacherView(Schema):
+    """The network that a model learned from."""
+
+    architecture: str
+    title: str
+    """The architecture's title, as entries show it."""
+    weights_sha256: str
+    """sha256 of the file of its weights."""
+    weights_key: str
+    """Which network of the file it is, if the file holds several; otherwise empty."""
+    clean: float | None = Field(ge=0, le=1)
+    """Its accuracy on the test images, measured when the student's training began."""
+    weights_id: int | None
+    """The model at /api/v1/models/{id}, if this service knows it."""
+    entry_id: int | None
+    """Its entry on the board of the student's entry; null if it has none, and in answers about models."""
+
+
 class ModelView(Schema):
     id: int
     name: str
@@ -85,6 +103,8 @@ class ModelView(Schema):
     """Which network of the file it is, if the file holds several; otherwise empty."""
     train_job_id: int | None
     created_at: datetime
+    teacher: TeacherView | None = None
+    """The network that it learned from, if this service distilled it."""
 
 
 class PointView(Schema):

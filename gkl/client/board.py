@@ -40,7 +40,8 @@ class Board(Sequence[EntryView]):
     def to_frame(self) -> DataFrame:
         """Return a DataFrame with a row for each entry.
 
-        Accuracies are in [0, 1], each with its 95 % interval in the columns '<name>_low' and '<name>_high'.
+        Accuracies are in [0, 1], each with its 95 % interval in the columns '<name>_low' and '<name>_high'. The column
+        'teacher' has the architecture of the network that an entry learned from, 'teacher_clean' that one's accuracy.
 
         Raises:
             InvalidInput: pandas is not installed.
@@ -56,12 +57,16 @@ class Board(Sequence[EntryView]):
 
 
 def _columns_of(name: str) -> tuple[str, ...]:
+    if name == "teacher":
+        return ("teacher", "teacher_clean")
     return (name, f"{name}_low", f"{name}_high") if name in _ACCURACIES else (name,)
 
 
 def _row(entry: EntryView) -> dict[str, Any]:
     row = {name: getattr(entry, name) for name in EntryView.model_fields if name not in _LEFT_OUT}
     row["provenance"] = entry.provenance.value
+    row["teacher"] = None if entry.teacher is None else entry.teacher.title
+    row["teacher_clean"] = None if entry.teacher is None else entry.teacher.clean
     for name in _ACCURACIES:
         found = row[name]
         low, high = (None, None) if found is None else found.interval

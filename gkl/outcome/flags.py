@@ -176,13 +176,25 @@ FLAGS: dict[FlagName, FlagKind] = {
 }
 
 
-def unrankable(flags: Iterable[Flag]) -> str | None:
+ON_CLEAN_BOARDS: dict[FlagName, str] = {
+    "randomized": "make its answers the same each time",
+    "batch_dependent": FLAGS["batch_dependent"].remedy,
+}
+"""The flags that make a clean accuracy unreliable, and what the owner can do. The others concern attacks alone."""
+
+
+def unrankable(flags: Iterable[Flag], *, is_clean: bool = False) -> str | None:
     """Why a result with these flags gets no rank, and what its owner can do; None if no flag bars one.
 
     If several flags bar a rank, the sentence is about the first of them in the order of `FLAGS`.
+
+    Args:
+        flags: the result's flags.
+        is_clean: whether the result is a clean accuracy, which only the flags of `ON_CLEAN_BOARDS` concern.
     """
     raised = {flag.name: flag for flag in flags}
     for name, kind in FLAGS.items():
-        if kind.bars_rank and name in raised:
-            return f"{kind.title}: {raised[name].sentence} To have it ranked, {kind.remedy}."
+        remedy = ON_CLEAN_BOARDS.get(name) if is_clean else kind.remedy
+        if kind.bars_rank and name in raised and remedy is not None:
+            return f"{kind.title}: {raised[name].sentence} To have it ranked, {remedy}."
     return None

@@ -22,8 +22,9 @@ PROTOCOL_ATTACKS: dict[Protocol, tuple[AttackName, ...]] = {
 PROTOCOLS_WITH_MORE: tuple[Protocol, ...] = ("standard", "plus")
 """Those after which attacks follow that do not trust gradients: the repair attack, other networks' examples."""
 
-RANKED_PROTOCOLS: tuple[Protocol, ...] = (*PROTOCOLS_WITH_MORE, "corruptions")
-"""Those whose results may stand beside each other on a board: no weaker than the standard one."""
+RANKED_PROTOCOLS: tuple[Protocol, ...] = (*PROTOCOLS_WITH_MORE, "corruptions", "clean")
+"""Those whose complete results have a place on a board: attacks no weaker than the standard ones, common corruptions,
+and clean images, each on boards of their own."""
 
 
 class Evaluation(Spec):

@@ -24,10 +24,12 @@ from app.db.database import Database
 from app.jobs import job_log
 from app.main import create_app
 from app.store import open_store
+from tests.app.boards.test_clean_boards import measure_clean
 from tests.app.boards.test_entries import ENTRIES
 from tests.app.boards.test_results import measure, train
 from tests.app.boards.test_robustbench import LINF, contents
 from tests.app.evidence.test_compare import POINTS, certificate
+from tests.app.web.test_clean_board_pages import answers
 from tests.flow.test_browser import CHROMIUM
 from tests.flow.test_browser import browser as _browser_fixture
 from tests.servers import served
@@ -36,7 +38,8 @@ from tests.specs import tiny_train_spec
 browser = _browser_fixture
 ROOT = Path(__file__).parents[2]
 NUM_ENTRIES = len(ENTRIES)
-# By the route that answers: addresses of pages of it. The last two entries of the boards are the ones measured here.
+# By the route that answers: addresses of pages of it. The last four entries are the ones measured here: two networks
+# under attack, then a teacher and its student on clean images.
 PAGES: dict[str, list[str]] = {
     "/": ["/"],
     "/api": ["/api"],
@@ -44,10 +47,14 @@ PAGES: dict[str, list[str]] = {
     "/compare": [
         "/compare?entries=1&entries=2",
         f"/compare?entries={NUM_ENTRIES + 1}&entries={NUM_ENTRIES + 2}",
+        f"/compare?entries={NUM_ENTRIES + 3}&entries={NUM_ENTRIES + 4}",
     ],
-    "/compare/points": [f"/compare/points?entries={NUM_ENTRIES + 1}&entries={NUM_ENTRIES + 2}"],
+    "/compare/points": [
+        f"/compare/points?entries={NUM_ENTRIES + 1}&entries={NUM_ENTRIES + 2}",
+        f"/compare/points?entries={NUM_ENTRIES + 3}&entries={NUM_ENTRIES + 4}",
+    ],
     "/docs/": ["/docs/", "/docs/settings.html", "/docs/search.html?q=folder", "/docs/decisions/index.html"],
-    "/entries/{entry_id}": ["/entries/1", f"/entries/{NUM_ENTRIES + 1}"],
+    "/entries/{entry_id}": ["/entries/1", f"/entries/{NUM_ENTRIES + 1}", f"/entries/{NUM_ENTRIES + 4}"],
     "/entries/{entry_id}/points": [f"/entries/{NUM_ENTRIES + 1}/points"],
     "/flags": ["/flags"],
     "/jobs": ["/jobs", "/jobs?state=failed", "/jobs?state=nonsense"],
@@ -56,15 +63,17 @@ PAGES: dict[str, list[str]] = {
         "/leaderboards/cifar10/Linf",
         "/leaderboards/cifar10/Linf?q=nothing+like+that",
         "/leaderboards/digits/Linf",
+        "/leaderboards/digits/clean",
     ],
     "/leaderboards/{dataset}/{name}/points": [
         "/leaderboards/digits/Linf/points",
         "/leaderboards/digits/Linf/points?order=easiest",
         "/leaderboards/cifar10/Linf/points",
+        "/leaderboards/digits/clean/points",
     ],
     "/login": ["/login"],
     "/me": ["/me"],
-    "/models/{model_id}": ["/models/1"],
+    "/models/{model_id}": ["/models/1", "/models/4"],
     "/submit": ["/submit"],
     "/submit/import": ["/submit/import"],
     "/submit/{kind}": ["/submit/train", "/submit/evaluate"],
@@ -153,6 +162,11 @@ def full(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         stored = store.put(certificate(folder / f"{number}", stands))
         weights = train(database, f"Network {number + 1}")
         measure(database, weights, robust=int(stands.sum()), certificate_sha256=stored.sha256)
+    teacher = train(database, "Teacher")
+    for name, weights in (("Teacher", teacher), ("Student", train(database, "Student", teacher=teacher))):
+        right = generator.random(POINTS) < 0.9
+        stored = store.put(answers(folder / name, right))
+        measure_clean(database, weights, int(right.sum()), certificate_sha256=stored.sha256)
     robust_points.record_missing(database, store, set())
     with database.writing() as session:
         for name in ("Running", "Queued"):

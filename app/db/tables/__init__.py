@@ -2,7 +2,7 @@
 
 from app.db.tables.accounts import AuditRecord, LoginSession, Token
 from app.db.tables.base import Base, UtcDateTime
-from app.db.tables.boards import AttackResult, Entry, Evaluation, Model
+from app.db.tables.boards import CLEAN_BOARD, AttackResult, Entry, Evaluation, Model
 from app.db.tables.evidence import ExternalAttack, Report, RobustPoints, Transfer
 from app.db.tables.jobs import (
     ANONYMOUS,
@@ -24,6 +24,7 @@ from app.db.tables.workers import WorkerLoad, WorkerRow, WorkerTime
 
 __all__ = [
     "ANONYMOUS",
+    "CLEAN_BOARD",
     "NEEDED_BY_A_RETRY",
     "TO_GO_ON_FROM",
     "UNFINISHED",

@@ -13,10 +13,14 @@ from app.db.tables.jobs import Job
 from gkl.answers import Provenance
 from gkl.outcome import CorruptionOutcome, broken_beyond_autoattack
 from gkl.outcome.corruption_error import robustbench_mean_corruption_error
+from gkl.outcome.flags import ON_CLEAN_BOARDS
 from gkl.statistics.intervals import wilson_interval
 
 if TYPE_CHECKING:
     from app.db.tables.evidence import ExternalAttack, Report
+
+CLEAN_BOARD = "clean"
+"""The name of each data set's board of clean accuracy."""
 
 
 class Model(Base):
@@ -133,7 +137,8 @@ class Evaluation(Base):
 
     @property
     def is_unreliable(self) -> bool:
-        return bool(self.flags)
+        """Whether a flag concerns its accuracy; those about attacks do not concern clean images."""
+        return any(self.protocol != "clean" or flag["name"] in ON_CLEAN_BOARDS for flag in self.flags)
 
 
 class AttackResult(Base):
@@ -212,7 +217,8 @@ class Entry(Base):
     reported_accuracy: Mapped[float | None]
     """The robust accuracy that the authors report."""
     robust_accuracy: Mapped[float | None] = mapped_column()
-    """The accuracy by which it ranks: external, else AutoAttack's; on corruptions their mean."""
+    """The accuracy by which it ranks: external, else AutoAttack's; on corruptions their mean; null on a board of clean
+    accuracy, where `clean_accuracy` ranks."""
     mean_corruption_error: Mapped[float | None]
     """As in its evaluation; null for imported entries."""
     robustbench_mean_corruption_error: Mapped[float | None]
@@ -251,6 +257,11 @@ class Entry(Base):
         ),
         Index("ix_entries_revision", "dataset", "board", "id", "changed_at"),
     )
+
+    @property
+    def ranked_accuracy(self) -> float | None:
+        """The accuracy by which it ranks on its board."""
+        return self.clean_accuracy if self.board == CLEAN_BOARD else self.robust_accuracy
 
     @property
     def is_withdrawn(self) -> bool:

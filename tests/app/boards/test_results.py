@@ -26,7 +26,14 @@ from app.jobs import job_files
 from app.store import StoredFile
 from gkl.catalog import CORRUPTIONS
 from gkl.errors import FailureCode
-from gkl.outcome import REPAIR, AttackOutcome, CorruptionOutcome, EvaluationOutcome, Manifest
+from gkl.outcome import (
+    REPAIR,
+    AttackOutcome,
+    CorruptionOutcome,
+    EvaluationOutcome,
+    Manifest,
+    TeacherOutcome,
+)
 from gkl.recipes.adversarial import digits
 from gkl.spec import (
     CrossEntropyObjective,
@@ -46,8 +53,15 @@ def sha(name: str) -> str:
     return hashlib.sha256(name.encode()).hexdigest()
 
 
-def train(database: Database, name: str, dataset: str = "digits") -> str:
-    """A finished training; returns the sha256 of its weights."""
+def train(
+    database: Database,
+    name: str,
+    dataset: str = "digits",
+    *,
+    teacher: str | None = None,
+    teacher_accuracy: float = 0.99,
+) -> str:
+    """A finished training, perhaps from a teacher with these weights; returns the sha256 of its weights."""
     spec = digits().model_copy(update={"name": name, "evaluation": None, "dataset": dataset})
     with database.writing() as session:
         jobs.create(session, spec)
@@ -56,7 +70,12 @@ def train(database: Database, name: str, dataset: str = "digits") -> str:
         job = jobs.succeed(session, claim)
         stored = StoredFile(sha(name), 10)
         job_files.add_file(session, job.id, FileKind.WEIGHTS, number=1, file="w", stored=stored)
-        leaderboard.record_model(session, job, spec, stored.sha256)
+        learned_from = None
+        if teacher is not None:
+            learned_from = TeacherOutcome(
+                architecture="small_cnn", weights_sha256=teacher, clean_accuracy=teacher_accuracy, num_points=360
+            )
+        leaderboard.record_model(session, job, spec, stored.sha256, teacher=learned_from)
     return stored.sha256
 
 
@@ -252,7 +271,6 @@ def test_a_final_verdict_stands_before_a_provisional_one_of_the_same_model(datab
 @pytest.mark.parametrize(
     ("evaluation", "robust", "why"),
     [
-        (Evaluation(protocol="clean"), None, "clean images only"),
         (Evaluation(protocol="rand", threat_model=ThreatModel(epsilon=0.2)), 300, "protocol rand: not ranked"),
         (
             Evaluation(protocol="custom", attacks=("apgd-ce",), threat_model=ThreatModel(epsilon=0.2)),
@@ -262,7 +280,7 @@ def test_a_final_verdict_stands_before_a_provisional_one_of_the_same_model(datab
     ],
 )
 def test_a_weaker_protocol_is_kept_but_not_ranked(
-    database: Database, evaluation: Evaluation, robust: int | None, why: str
+    database: Database, evaluation: Evaluation, robust: int, why: str
 ) -> None:
     weights = train(database, "a")
     job_id = measure(database, weights, robust=robust, evaluation=evaluation)

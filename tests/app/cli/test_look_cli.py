@@ -25,7 +25,9 @@ from gkl.catalog import ARCHITECTURES
 from gkl.client import ClientError
 from gkl.errors import FailureCode
 from gkl.recipes import RECIPES
+from tests.app.boards.test_clean_boards import measure_clean
 from tests.app.boards.test_entries import ENTRIES
+from tests.app.boards.test_results import train
 from tests.app.boards.test_robustbench import LINF, contents
 from tests.databases import either_database
 from tests.servers import served
@@ -158,6 +160,14 @@ def test_a_board_in_each_format(url: str, board: None) -> None:
     for row in httpx2.get(address).json()["entries"]:
         assert row["name"] in table
         assert any(row["name"] in line for line in markdown)
+
+
+@either_database
+def test_a_board_of_clean_accuracy_has_no_column_of_robust_accuracy(url: str, database: Database) -> None:
+    measure_clean(database, train(database, "Plain"), 350)
+    markdown = gklbench("board", "digits", "clean", "--format", "markdown", url=url).output.splitlines()
+    assert markdown[0] == "| rank | model | clean | architecture |"
+    assert markdown[2] == "| 1 | Plain | 97.22 % | SmallCNN |"
 
 
 @either_database

@@ -14,7 +14,7 @@ from gkl.answers import Provenance
 def _point(number: int, clean: float, robust: float, **others: Any) -> Point:
     known: dict[str, Any] = {"slug": f"M{number}", "year": 2020, "provenance": Provenance.IMPORTED}
     known |= {"extra_data": False, "synthetic_data": False, "num_parameters": 36_000_000}
-    return Point(id=number, name=f"M{number}", clean_accuracy=clean, robust_accuracy=robust, **known | others)
+    return Point(id=number, name=f"M{number}", across=clean, accuracy=robust, **known | others)
 
 
 def test_the_front_is_a_staircase_from_the_left_edge_to_the_lower_one() -> None:
