@@ -59,6 +59,15 @@ def test_evaluate_a_checkpoint(tmp_path: Path) -> None:
 
 
 @needs_tools
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_distill(tmp_path: Path) -> None:
+    port = free_port()
+    with service(tmp_path, port):
+        run_page(DOCS / "distill.md", tmp_path, port)
+
+
+@needs_tools
 def test_train_with_gkl_on_cifar(tmp_path: Path) -> None:
     run_page(DOCS / "train-with-gkl-on-cifar.md", tmp_path, free_port())
 
