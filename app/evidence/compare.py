@@ -27,7 +27,7 @@ from gkl.statistics.unpaired import UnpairedCounts
 
 @dataclass(frozen=True)
 class Overlap:
-    """Comparison of entries that were attacked on the same images."""
+    """Which points several entries lose, of those attacked on the same images."""
 
     names: list[str]
     num_points: int
@@ -74,7 +74,7 @@ class SharedPoint:
 class SharedPoints:
     rows: tuple[Ranked, Ranked]
     count: int
-    """How many points there are of this kind, of which a page holds some."""
+    """How many points there are of the requested kind; `points` holds one page of them."""
     points: list[SharedPoint]
 
 
@@ -86,7 +86,8 @@ _SURE = 0.05
 
 
 def comparison_of(database: Database, chosen: list[int]) -> Comparison:
-    """
+    """Compare the entries with these numbers, in this order.
+
     Raises:
         NotFound: there is no such entry.
     """
@@ -109,7 +110,7 @@ def comparison_of(database: Database, chosen: list[int]) -> Comparison:
 
 
 def _is_attacked(entry: Entry) -> bool:
-    """Whether the entry was attacked: with corruptions, a point has no single outcome."""
+    """Whether the entry's board is one of attacks. On a board of corruptions a point has no single outcome."""
     return threat_model_of_board(entry.dataset, entry.board) is not None
 
 

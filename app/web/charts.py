@@ -77,7 +77,7 @@ class Dot:
 
 @dataclass(frozen=True)
 class Size:
-    """In the legend: a dot beside the number of parameters that it stands for."""
+    """A dot of the legend, beside the number of parameters that its size means."""
 
     x: float
     radius: float
@@ -138,7 +138,7 @@ class Scatter:
 
 @dataclass(frozen=True)
 class Bar:
-    """Points that stand after a stage; `x` is where those lost in it begin, both in percent of all points."""
+    """Points that are left after a stage, and points lost in it. The widths are in percent of all points."""
 
     label: str
     standing: int
@@ -194,7 +194,7 @@ def curve_of(events: Iterable[JobEvent]) -> Curve | None:
 
 
 def survivor_bars(evaluation: Evaluation) -> list[Bar]:
-    """All points, those classified correctly, then those that stand after each attack."""
+    """The points that are classified correctly, and those that are left after each attack."""
     total = evaluation.num_points
     stages: list[tuple[str, int, int, float | None]] = [
         ("clean", evaluation.clean_correct, total - evaluation.clean_correct, None)
@@ -400,7 +400,7 @@ def record(by_year: Mapping[int, float]) -> Record | None:
 
 
 def _steps(places: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """A line that stands until it rises."""
+    """The corners of a line that is horizontal up to each place and then rises vertically to it."""
     return places[:1] + [place for (_, before), (x, y) in pairwise(places) for place in ((x, before), (x, y))]
 
 
