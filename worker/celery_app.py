@@ -31,7 +31,7 @@ def make_worker_app(worker: Worker) -> Celery:
     """Make the Celery application with the task that wakes the worker, without connecting to the broker."""
     celery = make_celery(worker.settings)
     celery.conf.update(
-        # Generous timeouts: nobody waits for an answer of a worker that reads messages.
+        # A longer socket timeout than in the API, where a request waits: a worker only waits for messages.
         broker_transport_options={"socket_connect_timeout": 3, "socket_timeout": 30},
         # Acknowledge a message before working on it. Otherwise a Redis-protocol broker would deliver it to a second
         # worker after the visibility timeout, while the first worker still runs the job.

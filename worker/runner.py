@@ -119,7 +119,7 @@ def _run(told: object, send: Callable[[BaseModel], None], should_stop: Callable[
     except GklError as error:
         _log.error("%s: %s", error.code, error)
         return Failed(code=error.code, message=str(error))
-    except Exception as error:  # noqa: BLE001 - logged, and told to the supervisor
+    except Exception as error:  # noqa: BLE001 - logged, and reported to the supervisor
         _log.exception("the run failed")
         return Failed(
             code=FailureCode.INTERNAL,

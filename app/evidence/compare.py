@@ -34,13 +34,13 @@ class Overlap:
     lost: list[int]
     """How many points each loses, in the order of the names."""
     only: list[int]
-    """How many points each alone loses."""
+    """How many points only this entry loses, in the order of the names."""
     all_lose: int
     none_loses: int
     agreement: list[list[float]]
     """Share of points on which two entries agree."""
     examples: list[list[int]]
-    """The first few points that each alone loses."""
+    """The first few points that only this entry loses, in the order of the names."""
     entry_ids: list[int]
 
 

@@ -74,7 +74,7 @@ class ArtifactStore(ABC):
 
     A file is stored before the row that names it is committed, so `remove_unnamed` keeps young files. A writer must
     not delete a file that it has stored, since another writer may have just stored the same bytes; it may call
-    `discard`, which checks for that.
+    `discard`, which never removes such a file.
 
     Every method may raise `StoreAway`, if the store is down.
     """
