@@ -54,7 +54,7 @@ templates_path = ["_templates"]
 html_static_path = ["_static", "../app/web/static/scroll.js"]
 html_css_files = ["pages.css"]
 html_js_files = ["pages.js", "scroll.js"]
-# Shown above every page; what stands in it is in _templates/page.html.
+# An announcement above every page; _templates/page.html replaces this text by links to the service.
 html_theme_options = {"announcement": "links to the service"}
 html_copy_source = False
 html_show_copyright = False

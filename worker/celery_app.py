@@ -1,4 +1,4 @@
-"""The Celery worker and its options, each with its reason."""
+"""The Celery worker and its options, with the reason for each option."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from worker.tasks import Worker
 
 
 def make_worker(settings: Settings) -> Worker:
-    """This process's one worker. Does not connect."""
+    """Make this process's only worker, without connecting to anything."""
     return Worker(
         settings=settings,
         database=Database(settings.effective_database_url),
@@ -28,41 +28,41 @@ def make_worker(settings: Settings) -> Worker:
 
 
 def make_worker_app(worker: Worker) -> Celery:
-    """Celery with the task that wakes the worker. Does not connect."""
+    """Make the Celery application with the task that wakes the worker, without connecting to the broker."""
     celery = make_celery(worker.settings)
     celery.conf.update(
-        # A worker that waits for messages is in no hurry.
+        # A longer socket timeout than in the API, where a request waits: a worker only waits for messages.
         broker_transport_options={"socket_connect_timeout": 3, "socket_timeout": 30},
-        # Acknowledge a message before it is worked on. A Redis-protocol broker delivers a message that is not
-        # acknowledged again after its visibility timeout, to a second worker, while the first still runs.
+        # Acknowledge a message before working on it. Otherwise a Redis-protocol broker would deliver it to a second
+        # worker after the visibility timeout, while the first worker still runs the job.
         task_acks_late=False,
-        # Nor when the worker is lost: a run that the out-of-memory killer ends would be delivered again for ever.
-        # The reaper counts attempts.
+        # Do not deliver a message again when its worker is lost: a run that the out-of-memory killer ends would come
+        # back for ever. The relay queues a lost worker's job again, and only a limited number of times.
         task_reject_on_worker_lost=False,
-        # Take a message only when there is room for it: one that waits behind a job of hours is lost to others.
+        # Take a message only when the worker is idle: other workers cannot receive a message that waits here.
         worker_disable_prefetch=True,
         worker_prefetch_multiplier=1,
-        # One GPU, one job. A thread, because the job itself is a process of its own: prefork's children are
-        # daemonic and their jobs could have no data-loading processes; the solo pool would hear neither its
-        # broker nor a signal while a job runs.
+        # One job at a time, since a worker has one GPU. A thread is enough, because the job itself is a process. The
+        # prefork pool's children are daemonic, so their jobs could not start data-loading processes; the solo pool
+        # would read neither messages nor signals while a job runs.
         worker_pool="threads",
         worker_concurrency=1,
-        # The supervisor owns every limit; Celery's are exceptions thrown into a thread.
+        # The supervisor enforces all time limits. Celery's would raise exceptions in a thread.
         task_time_limit=None,
         task_soft_time_limit=None,
-        # A job goes on while the broker is away: nothing of it is there.
+        # A job continues while the broker is down, since it does not use the broker.
         worker_cancel_long_running_tasks_on_connection_loss=False,
-        # A broker that was away comes back after minutes or a night; the job's row is there meanwhile.
+        # A broker may be down for minutes or a night; meanwhile jobs are safe in the database.
         broker_connection_retry=True,
         worker_hijack_root_logger=False,
-        # Nothing listens to Celery's own events: a worker's row in the database says all that is known about it.
+        # Nothing listens to Celery's own events: the service reads the worker's row in the database.
         worker_send_task_events=False,
     )
 
     def on_shutdown(**_: Any) -> None:
         worker.stopping.set()
 
-    # Kept alive by the instance: signals hold receivers weakly.
+    # weak=False: by default a signal would hold this local function weakly, and it would be garbage-collected.
     worker_shutting_down.connect(on_shutdown, weak=False)
     setup_logging.connect(_keep_our_logging, weak=False)
     worker.register(celery)
@@ -70,11 +70,11 @@ def make_worker_app(worker: Worker) -> Celery:
 
 
 def _keep_our_logging(**_: Any) -> None:
-    """Connected so that Celery leaves the logging alone that the command has set up."""
+    """Does nothing; while it is connected to `setup_logging`, Celery keeps the logging that the command has set up."""
 
 
 def run_worker(settings: Settings) -> None:
-    """Work until the process is asked to stop. A running job then saves a checkpoint and goes back into the queue."""
+    """Run jobs until the process is asked to stop; a running job then saves a checkpoint and is queued again."""
     worker = make_worker(settings)
     celery = make_worker_app(worker)
     ended = threading.Event()
@@ -87,10 +87,10 @@ def run_worker(settings: Settings) -> None:
     presence.start()
     polling.start()
     try:
-        # Quiet: without a banner on standard output, which is no line of a log.
+        # --quiet: without Celery's banner on standard output, which is not a log line.
         celery.worker_main(["--quiet", "worker", "--without-gossip", "--without-mingle", "--without-heartbeat"])
     finally:
-        # Celery has waited for its own thread; a job may be in the one that polls.
+        # Celery has waited for its own thread; a job may still run in the polling thread.
         worker.stopping.set()
         polling.join()
         ended.set()

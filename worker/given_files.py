@@ -1,4 +1,4 @@
-"""The files that a run starts from: what earlier attempts saved, weights, certificates and examples."""
+"""Fetches the files that a run starts from: files of earlier attempts, weights, certificates and examples."""
 
 from __future__ import annotations
 
@@ -30,20 +30,21 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class GivenFiles:
-    """Of one attempt."""
+    """The input files of one attempt."""
 
     store: ArtifactStore
     claim: jobs.Claim
     directory: Path
-    """The run's own, where they are brought."""
+    """The run's directory, into which the files are copied."""
     log: RunLog
     patience: Patience
 
     def fetch(self) -> tuple[str | None, str | None]:
-        """Bring what the run starts from into its directory.
+        """Copy the run's input files into its directory.
 
         Returns:
-            The file names of given weights, which may be a teacher's, and of what an earlier run converted them to.
+            The file names of the given weights, which may be a teacher's, and of their converted form, if an earlier run
+            converted them; None for each that does not exist.
         """
         self._fetch_what_was_left()
         spec = self.claim.spec
@@ -57,7 +58,7 @@ class GivenFiles:
         named = named_weights(spec)
         if named is None or named.weights == PUBLISHED_WEIGHTS:
             return None, None
-        # Converted or not: the run makes sure that these are the weights that its verdict will name.
+        # Needed even if a converted form exists: the run checks that these are the weights that its result names.
         self.store.fetch(named.weights, self.directory / "weights")
         known = self.patience.write(lambda session: job_files.converted(session, named.weights))
         if known is None:
@@ -69,7 +70,7 @@ class GivenFiles:
         return "weights", "converted.safetensors"
 
     def _fetch_what_was_left(self) -> None:
-        """What earlier attempts saved. A file that is gone is computed again."""
+        """Fetch the files that earlier attempts saved. The run computes missing ones again."""
         left = self.patience.write(lambda session: job_files.resume_files(session, self.claim.job_id))
         for file in left:
             try:
@@ -82,24 +83,24 @@ class GivenFiles:
                 self.log.add(said.encode())
 
     def _fetch_for_check(self, spec: ExternalSpec) -> None:
-        """The examples, and what they are to be merged with."""
+        """Fetch the examples, and the certificate into which they are merged."""
         known = self.patience.write(lambda session: external.certificate_for(session, self.claim.job_id))
         self.store.fetch(known, self.directory / CERTIFICATE_FILE)
         self.store.fetch(spec.examples, self.directory / EXAMPLES_FILE)
 
     def _fetch_for_transfer(self, spec: TransferSpec) -> None:
-        """The certificate whose examples are replayed, and the one of the network that they are tried on."""
+        """Fetch the certificate with the examples to try (source), and the certificate of the target network."""
         known = self.patience.write(lambda session: transfers.certificate_of_target(session, self.claim.job_id))
         self.store.fetch(known, self.directory / CERTIFICATE_FILE)
         self.store.fetch(spec.source, self.directory / SOURCE_FILE)
 
     def others(self) -> list[Path]:
-        """Files of other models' certificates, read where they are stored: they may be large."""
+        """Paths of other models' certificates in the store; they are not copied, because they may be large."""
         spec = self.claim.spec
         if not isinstance(spec, EvaluateSpec) or spec.evaluation.protocol not in PROTOCOLS_WITH_MORE:
             return []
         if self.claim.shard_index is not None:
-            # The job that merges the shards tries them.
+            # Only the job that merges the shards tries other models' examples.
             return []
         known = self.patience.write(lambda session: strongest_certificates.of_others(session, spec))
         paths = []

@@ -1,4 +1,4 @@
-"""Keeps a claim alive from a thread of its own, whatever else the supervisor waits for: a disk, a store, a pipe."""
+"""Renews a job's lease in a separate thread, so that a supervisor that waits for a disk or a store keeps its job."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _NEWS_SECONDS = 1.0
 
 
 class Lease:
-    """Renewed while the context is open.
+    """A job's lease, renewed while the context is open.
 
-    A database that is away is tried again every second, also past the lease's end: the job is still this worker's
-    if nobody could take it meanwhile.
+    If the database is down, the thread tries again every second, even after the lease has expired: the job still
+    belongs to this worker if no other worker could claim it meanwhile.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class Lease:
         self._lease, self._heartbeat_seconds = timedelta(seconds=lease_seconds), heartbeat_seconds
         self._pause = min(_NEWS_SECONDS, heartbeat_seconds)
         self._ended = threading.Event()
-        # In this context: what the thread logs belongs to the job too.
+        # With a copy of this context, so that the thread's log lines name the job too.
         self._thread = threading.Thread(
             target=copy_context().run, args=(self._keep,), name=f"lease of job {claim.job_id}", daemon=True
         )
@@ -43,8 +43,9 @@ class Lease:
         self._resources: Resources | None = None
         self._has_news = False
         self.is_lost = False
-        """Another worker has the job, or it has ended."""
+        """True once another worker has the job, or the job has ended."""
         self.is_to_cancel = False
+        """True once somebody has asked to cancel the job."""
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -60,7 +61,7 @@ class Lease:
         self._thread.join()
 
     def tell(self, news: Progress | Resources) -> None:
-        """To be written with the next renewal, within about a second."""
+        """Write progress or used resources with the next renewal, within about a second."""
         if isinstance(news, Progress):
             self._progress = news
         else:

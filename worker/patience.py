@@ -1,4 +1,4 @@
-"""How an attempt waits for a database or an artifact store that is away, while its run goes on."""
+"""How an attempt waits for a database or an artifact store that is down, while its run continues."""
 
 from __future__ import annotations
 
@@ -20,22 +20,26 @@ _STORE_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Patience:
-    """Of one attempt."""
+    """Waiting for the database and the store on behalf of one attempt."""
 
     database: Database
     lease: Lease
     log: RunLog
     gives_up: Callable[[], bool]
-    """Whether to wait no longer: the job will be taken from here."""
+    """Whether to stop waiting, because this worker has lost the job or must stop."""
     store_seconds: float
-    """Longest wait for the store."""
+    """The longest wait for the store."""
 
     def write(self, change: Callable[[Session], _T]) -> _T:
-        """The run goes on while the database is away."""
+        """Run a transaction; while the database is down, try again, and the run continues."""
         return self.database.write_patiently(change, give_up=self.gives_up)
 
     def with_store(self, use: Callable[[], _T]) -> _T:
-        """The run goes on while the store is away; for so long as a run may be silent, then others may have the GPU."""
+        """Use the store; while it is down, try again for at most `store_seconds`, and the run continues meanwhile.
+
+        Raises:
+            StoreAway: the store was down for longer, or the job is to stop.
+        """
         began = time.monotonic()
         waited = False
         while True:

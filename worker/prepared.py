@@ -1,11 +1,13 @@
-"""Runs that start at once: each is a copy of a process that has loaded their libraries already.
+"""Starts runs without delay, by forking a process that has already loaded torch and the engine.
 
-Loading torch takes seconds of processor time, which an evaluation in shards, or many small jobs, pay again and again.
-So the first run of a worker starts such a process (`python -m worker.prepared`), and every run is forked from it, with
-streams of its own. It is asked over a socket, whose end tells it that the worker is gone.
+Loading torch takes seconds of CPU time, which an evaluation in shards, or many small jobs, would spend again and again.
+So the first run of a worker starts a prepared process (`python -m worker.prepared`), and each run is forked from it,
+with its own standard streams. The worker sends requests over a socket; when the socket closes, the prepared process
+knows that the worker has ended, and exits.
 
-A run that has ended is reaped only when its supervisor asks how: until then its number, which is its group's too,
-cannot become another process's. Nothing touches CUDA before the fork; what has used it cannot be copied.
+A run that has ended is reaped only when its supervisor asks for its exit status. Until then the kernel cannot reuse its
+process id, which is its process group's id too. Nothing uses CUDA before the fork, because a process that has used CUDA
+cannot be forked.
 """
 
 from __future__ import annotations
@@ -27,16 +29,16 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 _ORDER_BYTES = 256 * 1024
-# It loads libraries first, which on a busy host, from a cold disk, takes long.
+# The prepared process loads libraries before it answers, which takes long on a busy host with a cold disk.
 _ANSWER_SECONDS = 300.0
 RUN_NAME = "gklbench-run"
-"""What a run is called among the host's processes, in at most 15 characters."""
-# Variables that take effect in a copy. Libraries read all others while they are loaded.
+"""The process name of a run, at most 15 characters."""
+# Environment variables that still take effect after the fork. Libraries read all others while they are loaded.
 _LATER = {"OMP_NUM_THREADS"}
 
 
 class Prepared:
-    """A process that is copied, as the one that asks it sees it."""
+    """The prepared process, as the worker that sends it requests sees it."""
 
     def __init__(self, pid: int, connection: socket.socket) -> None:
         self._pid, self._connection = pid, connection
@@ -47,19 +49,19 @@ class Prepared:
 
     @classmethod
     def started(cls, module: str, environment: Mapping[str, str]) -> Self:
-        """`python -m MODULE`, which calls `serve` with its standard input."""
+        """Start `python -m MODULE`, which must call `serve`; its standard input is the socket for requests."""
         connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             pid = os.posix_spawn(
                 sys.executable,
-                # -P: nothing is imported from the directory in which this process happens to run.
+                # -P: import nothing from the current directory.
                 [sys.executable, "-P", "-m", module],
                 environment,
                 file_actions=[
                     (os.POSIX_SPAWN_DUP2, theirs.fileno(), 0),
                     (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
                 ],
-                # What a terminal sends to this process's group is not for it.
+                # A session of its own, so that it gets no signals that a terminal sends to this process's group.
                 setsid=True,
             )
         return cls(pid, connection)
@@ -69,16 +71,17 @@ class Prepared:
         return not _is_readable(self._descriptor)
 
     def copy(self, order: Mapping[str, Any], descriptors: list[int]) -> int:
-        """
+        """Fork the prepared process.
+
         Args:
-            order: what `serve` in that process hands on, as JSON.
-            descriptors: standard input, output and error of the copy.
+            order: a JSON object, which `serve` in that process passes to the fork.
+            descriptors: standard input, output and error of the fork.
 
         Returns:
-            The copy's number, which is its group's too.
+            The fork's process id, which is its process group's id too.
 
         Raises:
-            OSError: it has ended, or does not answer.
+            OSError: the prepared process has ended, or does not answer.
         """
         with self._turn:
             try:
@@ -87,18 +90,18 @@ class Prepared:
                 if not answer:
                     raise ConnectionResetError("the process that runs are copied from has ended")
             except OSError:
-                # Frozen perhaps: what it would say later belongs to no question.
+                # It may be frozen: a late answer would be taken for the answer to the next request.
                 self._kill()
                 raise
         return int(answer)
 
     def reap(self, pid: int) -> None:
-        """Give a copy's number back, once it has ended."""
+        """Let the prepared process reap a fork that has ended, so that the kernel may reuse its process id."""
         with self._turn, suppress(OSError):
             self._connection.send(json.dumps({"reap": pid}).encode())
 
     def close(self) -> None:
-        """To be called once."""
+        """End the prepared process. Call it once only."""
         atexit.unregister(self.close)
         self._kill()
         self._connection.close()
@@ -111,12 +114,12 @@ class Prepared:
 
 
 class Copy:
-    """A process that was copied, as the one that asked for it sees it."""
+    """A process forked from the prepared one, as the worker that requested it sees it."""
 
     def __init__(self, pid: int, prepared: Prepared) -> None:
         self.pid = pid
         self.returncode: int | None = None
-        """As of `subprocess.Popen`; None until `wait`, and its number is its own until then."""
+        """As in `subprocess.Popen`. It is None until `wait` has returned; until then `pid` cannot be reused."""
         self._prepared = prepared
         self._descriptor = os.pidfd_open(pid)
 
@@ -124,7 +127,7 @@ class Copy:
         return self.returncode is not None or _is_readable(self._descriptor)
 
     def wait(self) -> int:
-        """Its exit status, once it has ended; minus the number of the signal that ended it."""
+        """Wait for the process to end. Returns its exit status, or minus the number of the signal that ended it."""
         if self.returncode is None:
             _wait_until_readable(self._descriptor)
             os.close(self._descriptor)
@@ -134,7 +137,7 @@ class Copy:
 
 
 class Run(Copy):
-    """The process of a run, as its supervisor has it."""
+    """The process of a run, with the supervisor's ends of its three standard streams."""
 
     def __init__(self, pid: int, prepared: Prepared, stdin: IO[bytes], stdout: IO[bytes], stderr: IO[bytes]) -> None:
         super().__init__(pid, prepared)
@@ -154,9 +157,12 @@ def _wait_until_readable(descriptor: int) -> None:
 
 
 def _status_of(pid: int) -> int:
-    """Of a process that has ended and is not reaped. Its parent, which could say it too, may be frozen or gone."""
+    """The exit status of a process that has ended and is not reaped yet.
+
+    It is read from /proc, because the parent, which could also report it, may be frozen or gone.
+    """
     try:
-        # The last of its fields, as wait(2) has it. Its name, the second one, may hold spaces.
+        # The last field is the status as in wait(2). The second field, the process name, may contain spaces.
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
         return os.waitstatus_to_exitcode(int(fields[-1]))
     except (OSError, ValueError):
@@ -174,7 +180,7 @@ def start_run(environment: Mapping[str, str]) -> Run:
     """Start `worker.runner` in a copy of this worker's prepared process, and start that process first if needed.
 
     Args:
-        environment: all of the run's.
+        environment: all environment variables of the run.
 
     Raises:
         OSError: no process can be started.
@@ -182,7 +188,7 @@ def start_run(environment: Mapping[str, str]) -> Run:
     try:
         return _start(environment)
     except OSError:
-        # It was killed between two runs: another one.
+        # The prepared process was killed between two runs; start another one.
         return _start(environment)
 
 
@@ -214,8 +220,8 @@ def _prepared(environment: Mapping[str, str]) -> Prepared:
 
 
 def take(prepared: Prepared, environment: Mapping[str, str]) -> None:
-    """Let runs with such an environment be copies of it."""
-    global _current  # noqa: PLW0603 - one for each worker, which costs memory
+    """Fork runs with this environment from this prepared process from now on."""
+    global _current  # noqa: PLW0603 - only one per worker, because it needs memory
     _current = prepared, _read_early(environment)
 
 
@@ -223,7 +229,7 @@ def _read_early(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environment.items() if name not in _LATER}
 
 
-# --- in that process ---------------------------------------------------------------------------------------------
+# --- in the prepared process -------------------------------------------------------------------------------------
 
 
 def main() -> None:
@@ -232,7 +238,10 @@ def main() -> None:
 
 
 def load() -> None:
-    """What runs need, with nothing left to the garbage collector, which would make copies' pages their own."""
+    """Import what runs need, and exclude it from garbage collection.
+
+    A collection in a fork would write to the shared memory pages, so that the kernel would copy them.
+    """
     gc.disable()
     for name in ("gkl.evaluation", "gkl.training", "worker.runner"):
         import_module(name)
@@ -240,6 +249,7 @@ def load() -> None:
 
 
 def become_run(order: dict[str, Any]) -> None:
+    """Run `worker.runner` in this fork, with the number of threads of its environment."""
     import torch  # noqa: PLC0415
 
     from worker import runner  # noqa: PLC0415
@@ -252,15 +262,15 @@ def become_run(order: dict[str, Any]) -> None:
 
 
 def serve(become: Callable[[dict[str, Any]], None], connection: socket.socket | None = None) -> None:
-    """Copy this process for each request, until the requesting process is gone.
+    """Fork this process for each request, until the requesting process has ended.
 
     Args:
-        become: what a copy does, given the order; its streams and environment are its own then.
-        connection: to who asks; standard input by default.
+        become: called in each fork with its order, once the fork has its own streams and environment.
+        connection: the socket to the requesting process; standard input by default.
     """
     orders = connection or socket.socket(fileno=os.dup(0))
     for number in (signal.SIGINT, signal.SIGTERM):
-        # Its copies end before it does.
+        # Ignored: this process ends after its forks, when the socket closes.
         signal.signal(number, signal.SIG_IGN)
     while True:
         message, descriptors, _, _ = socket.recv_fds(orders, _ORDER_BYTES, 3)
@@ -283,15 +293,15 @@ def _copy(
     if pid:
         for descriptor in (*descriptors, apart):
             os.close(descriptor)
-        # Before that, its process group does not exist and a signal to it would be lost.
+        # Wait until the fork has its own process group: a signal to the group would be lost before.
         os.read(is_apart, 1)
         os.close(is_apart)
         return pid
     status = 1
     try:
         orders.close()
-        # A group of its own: signals to the worker's group, such as Ctrl-C, are the worker's to pass on, and a signal
-        # to this group reaches the run's data-loading processes too.
+        # A process group of its own: the worker decides which signals, such as Ctrl-C, it passes on, and a signal to
+        # this group also reaches the run's data-loading processes.
         os.setsid()
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -301,7 +311,7 @@ def _copy(
         for target, descriptor in enumerate(descriptors):
             os.dup2(descriptor, target)
             os.close(descriptor)
-        # What these wrote to before could do other things than what they write to now, such as seek.
+        # New file objects: the old ones remember properties of their earlier files, such as whether they can seek.
         sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
         sys.stdout = os.fdopen(1, "w", 1, encoding="utf-8", closefd=False)
         sys.stderr = os.fdopen(2, "w", 1, encoding="utf-8", errors="backslashreplace", closefd=False)
@@ -311,12 +321,12 @@ def _copy(
         status = 0
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else int(end.code is not None)
-    except BaseException:  # noqa: BLE001 - as the interpreter does it
+    except BaseException:  # noqa: BLE001 - as the interpreter does
         traceback.print_exc()
     finally:
         with suppress(OSError, ValueError):
             sys.stderr.flush()
-        # Not the interpreter's own way out: this is a copy, and what was made before it is not its to end.
+        # Not sys.exit: exit handlers registered before the fork belong to the prepared process.
         os._exit(status)
 
 

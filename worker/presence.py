@@ -1,4 +1,4 @@
-"""Tells the service that a worker is there, what it has and how busy it is: a row that is renewed while it lives."""
+"""A worker's heartbeat: a database row with its device, its data sets and its load, renewed while the worker runs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _PROBE_SECONDS = 20
 
 
 def worker_name() -> str:
-    """Unique among living workers: containers have host names of their own."""
+    """This worker's name, unique among running workers, since each container has its own host name."""
     return f"{socket.gethostname()}/{os.getpid()}"
 
 
@@ -44,7 +44,7 @@ def announce(
     device = describe_device()
     host = socket.gethostname()
     is_first, known_problem = True, None
-    # In a thread of its own: a disk or a driver that hangs must not make this worker look lost.
+    # In a separate thread, so that a hanging disk or driver does not delay the heartbeat.
     look = Look(settings, ended)
     threading.Thread(target=look.repeat, name="look", daemon=True).start()
     while not ended.is_set():
@@ -68,9 +68,9 @@ def announce(
             is_first = False
         except DATABASE_AWAY as error:
             _log.warning("the database cannot be used (%s); telling of this worker later", error.orig)
-        except Exception:  # noqa: BLE001 - logged; this thread must outlive whatever it meets
+        except Exception:  # noqa: BLE001 - logged; this thread must continue after any error
             _log.exception("this worker could not tell of itself; trying again")
-        # A worker that is stopping says so at once.
+        # When the worker begins to stop, its row says so at once.
         (ended if is_draining else stopping).wait(settings.heartbeat_seconds)
     try:
         with database.writing() as session:
@@ -80,7 +80,7 @@ def announce(
 
 
 class Look:
-    """What this worker has on its disk, and how busy its device is, looked at with each heartbeat."""
+    """Looks up, as often as the heartbeat, which data this worker has on its disk and how busy its device is."""
 
     def __init__(self, settings: Settings, ended: threading.Event) -> None:
         self._settings, self._ended = settings, ended
@@ -91,7 +91,7 @@ class Look:
         while not self._ended.is_set():
             try:
                 self.seen = self._once()
-            except Exception:  # noqa: BLE001 - logged; what it looks at may be in any state
+            except Exception:  # noqa: BLE001 - logged; the disk or the driver may be in any state
                 _log.exception("this worker could not look at its disk and its device; trying again")
             self._ended.wait(self._settings.heartbeat_seconds)
 
@@ -108,7 +108,7 @@ class Look:
 
 
 def problem(settings: Settings, store: ArtifactStore) -> str | None:
-    """Why this worker takes no job: each would fail, one after the other, for want of room, or have to wait."""
+    """Why this worker claims no job (its disk is full, or the store is down); None if it can."""
     disk, elsewhere = _disk_problem(settings), store.problem()
     return disk or (None if elsewhere is None else f"the artifact store {elsewhere}")
 
@@ -124,26 +124,26 @@ def _disk_problem(settings: Settings) -> str | None:
 
 
 def describe_device() -> str:
-    """The GPU that runs will use, or the processor; found without torch, which a worker never loads.
+    """The GPU that runs will use, or the CPU; found with nvidia-smi, because a worker never loads torch.
 
-    `CUDA_VISIBLE_DEVICES` picks the GPU, as it does for a run.
+    `CUDA_VISIBLE_DEVICES` selects the GPU, as it does for a run.
     """
     return _of_gpu("name,memory.total") or f"CPU ({platform.machine()}, {os.cpu_count()} cores)"
 
 
 def gpu_load() -> LoadView | None:
-    """How busy the GPU of this worker's runs is; None without one."""
+    """The load of the GPU that this worker's runs use; None without a GPU."""
     line = _of_gpu("utilization.gpu,memory.used,memory.total", "nounits")
     return None if line is None else parsed_gpu_load(line)
 
 
 def parsed_gpu_load(line: str) -> LoadView | None:
-    """From a line of nvidia-smi's CSV without units: percent, MiB, MiB.
+    """Parse a line of nvidia-smi's CSV without units: utilization in percent, used and total memory in MiB.
 
     >>> parsed_gpu_load("37, 12034, 143771").busy
     0.37
 
-    A part of a GPU (MIG) has no utilization of its own, and some drivers report no memory:
+    nvidia-smi reports no utilization for a part of a GPU (MIG), and with some drivers no memory:
 
     >>> parsed_gpu_load("[N/A], 1024, 20096").busy, parsed_gpu_load("[N/A], [N/A], [N/A]")
     (None, None)
@@ -161,11 +161,12 @@ def parsed_gpu_load(line: str) -> LoadView | None:
 
 
 def processor_load(before: tuple[int, int], now: tuple[int, int], meminfo: str) -> LoadView:
-    """
+    """The CPU's load between two measurements, and the used main memory.
+
     Args:
-        before: busy and all ticks of the processors' clocks, at the last look.
-        now: the same, at this one.
-        meminfo: what /proc/meminfo says.
+        before: busy ticks and all ticks of all cores at the first measurement.
+        now: the same at the second.
+        meminfo: the content of /proc/meminfo.
 
     >>> load = processor_load((100, 1000), (160, 1200), "MemTotal: 2048 kB\\nMemAvailable: 512 kB\\n")
     >>> load.busy, load.memory_bytes
@@ -182,7 +183,7 @@ def processor_load(before: tuple[int, int], now: tuple[int, int], meminfo: str) 
 
 
 def _processor_times() -> tuple[int, int]:
-    """Busy and all ticks since the host started."""
+    """Busy ticks and all ticks of all cores since the host started."""
     user, nice, system, idle, waiting, *rest = map(
         int, Path("/proc/stat").read_text(encoding="ascii").splitlines()[0].split()[1:9]
     )

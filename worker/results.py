@@ -1,4 +1,4 @@
-"""How a run's ending becomes rows: one transaction with the end of the job and all that follows from it."""
+"""Saves a run's ending in one transaction: the job's end, its result, and everything that follows from it."""
 
 from __future__ import annotations
 
@@ -36,12 +36,14 @@ _MERGED_MEANWHILE = "other examples against this entry were merged meanwhile"
 
 
 def store_result(store: ArtifactStore, ending: Ending, directory: Path) -> StoredFile | None:
-    """Keep the file of the result, before the row that names it: a crash in between leaves a file without a row, never
-    the reverse.
+    """Store the file of a result; None if the result has no file.
+
+    It is stored before the row that names it: a crash in between leaves a file without a row, never a row without a
+    file.
 
     Raises:
-        NoSpaceLeft: there is no room for it.
-        StoreAway: the store is away.
+        NoSpaceLeft: the store is full.
+        StoreAway: the store is down.
     """
     if isinstance(ending, TrainOutcome):
         return store.put(directory / ending.weights)
@@ -53,7 +55,7 @@ def store_result(store: ArtifactStore, ending: Ending, directory: Path) -> Store
 
 
 def read_robust_points(ending: Ending, directory: Path) -> robust_points.Points | None:
-    """What the certificate of a result says of each point; read before the file goes to the store."""
+    """Which points the network withstands, by the certificate of a result in the run's directory; None without one."""
     if isinstance(ending, TransferOutcome):
         return read_robust_points(ending.merged, directory)
     if isinstance(ending, EvaluationOutcome | ExternalOutcome):
@@ -72,10 +74,18 @@ def save_result(
     points: robust_points.Points | None = None,
     give_up: Callable[[], bool],
 ) -> None:
-    """End the job with what its run reported, the file of that, and what its certificate says of each point.
+    """End the job, and save its result and which points the network withstands.
+
+    Args:
+        database: the service's.
+        claim: the attempt.
+        ending: what the run reported.
+        stored: the result's file in the store.
+        points: from `read_robust_points`.
+        give_up: whether to stop waiting for a database that is down.
 
     Raises:
-        StaleAttempt: the job was given to another worker meanwhile; nothing is counted of this run.
+        StaleAttempt: the job was given to another worker meanwhile; nothing of this run is saved.
     """
 
     def save(session: Session) -> None:
@@ -93,7 +103,7 @@ def save_result(
 def save_provisional(
     database: Database, claim: jobs.Claim, outcome: EvaluationOutcome, *, give_up: Callable[[], bool]
 ) -> None:
-    """Put a running evaluation's upper bound on the board, where its verdict will take its place.
+    """Put a running evaluation's upper bound on the board; the final verdict will replace it.
 
     Raises:
         StaleAttempt: the job was given to another worker meanwhile.
@@ -111,12 +121,12 @@ def _write(database: Database, change: Callable[[Session], _T], give_up: Callabl
     try:
         return database.write_patiently(change, give_up=give_up)
     except IntegrityError:
-        # Another job that made or measured the same weights wrote in the same moment: now its model is there.
+        # Another job that made or measured the same weights has written at the same moment; its model exists now.
         return database.write_patiently(change, give_up=give_up)
 
 
 def _save(session: Session, claim: jobs.Claim, ending: Ending, stored: StoredFile | None) -> None:
-    """The end of the job with all that follows from it."""
+    """End the job, and write everything that follows from its ending."""
     if isinstance(ending, Failed):
         jobs.fail(session, claim, ending.code, ending.message)
     elif isinstance(ending, TrainOutcome):
@@ -131,15 +141,15 @@ def _save(session: Session, claim: jobs.Claim, ending: Ending, stored: StoredFil
     elif isinstance(ending, ReportOutcome):
         reports.record(session, jobs.succeed(session, claim), ending)
     elif isinstance(ending, ShardOutcome):
-        # Its parts are kept until its evaluation has put them together.
+        # The shard's files are kept until the evaluation has merged all shards.
         jobs.succeed(session, claim)
     else:
-        # A job that was to be cancelled is then cancelled.
+        # Interrupted: the job is queued again, or cancelled if somebody asked for that.
         jobs.hand_back(session, claim)
 
 
 def _save_training(session: Session, claim: jobs.Claim, outcome: TrainOutcome, stored: StoredFile) -> None:
-    """Model, weights and the evaluation that is to follow."""
+    """Save the trained model and its weights, and queue the evaluation that the spec asks for."""
     spec = claim.spec
     assert isinstance(spec, BaseTrainSpec)
     was_to_be_cancelled = jobs.lock_claimed(session, claim).state is JobState.CANCELLING
@@ -148,7 +158,7 @@ def _save_training(session: Session, claim: jobs.Claim, outcome: TrainOutcome, s
     results.record_model(session, job, spec, stored.sha256, teacher=outcome.teacher)
     jobs.release_students(session, job)
     follow_up = spec.follow_up(stored.sha256)
-    # The wish came too late for the training, but not for what would follow it.
+    # A request to cancel came too late for the training, but the evaluation can still be left out.
     if follow_up is not None and not was_to_be_cancelled:
         jobs.create(session, follow_up, submitter=job.submitter, priority=job.priority, parent_id=job.id)
     job_files.drop_resume_files(session, job.id)
@@ -157,7 +167,7 @@ def _save_training(session: Session, claim: jobs.Claim, outcome: TrainOutcome, s
 def _save_evaluation(
     session: Session, claim: jobs.Claim, outcome: EvaluationOutcome, stored: StoredFile | None
 ) -> None:
-    """The leaderboard's row and its certificate."""
+    """Save the evaluation with its certificate and its place on the leaderboard."""
     assert isinstance(claim.spec, EvaluateSpec)
     job = jobs.succeed(session, claim)
     if stored is not None:
@@ -169,7 +179,8 @@ def _save_evaluation(
 
 
 def _save_external(session: Session, claim: jobs.Claim, outcome: ExternalOutcome, stored: StoredFile | None) -> None:
-    """The entry's accuracy; or another run, if somebody else's examples were merged while these were checked."""
+    """Lower the entry's accuracy by the broken points. If another check changed the entry's certificate meanwhile,
+    queue the job again."""
     jobs.lock_claimed(session, claim)
     if not external.record(session, claim.job_id, outcome, stored):
         jobs.hand_back(session, claim, reason=_MERGED_MEANWHILE)
@@ -187,6 +198,7 @@ def _save_transfer(session: Session, claim: jobs.Claim, outcome: TransferOutcome
 
 
 def _end_check(session: Session, claim: jobs.Claim, outcome: ExternalOutcome, stored: StoredFile | None) -> None:
+    """End the job, keep its certificate, and remove the examples."""
     job = jobs.succeed(session, claim)
     if stored is not None:
         assert outcome.certificate is not None

@@ -1,4 +1,4 @@
-"""Where each attempt has its files while it runs, and what killed workers left there."""
+"""The directories in which attempts keep their files while they run, and their removal after a worker was killed."""
 
 from __future__ import annotations
 
@@ -22,17 +22,20 @@ _NAME = re.compile(r"(\d+)-(\d+)")
 
 
 def run_directory(settings: Settings, claim: jobs.Claim) -> Path:
-    """An attempt's own: one that lost its job and does not know it yet touches no other's files."""
+    """The directory of one attempt.
+
+    Each attempt has its own, so that an attempt that has lost its job without knowing it changes no file of the next.
+    """
     return settings.runs_dir / f"{claim.job_id}-{claim.attempt}"
 
 
 def remove_left(settings: Settings, database: Database, *, young_seconds: float | None = None) -> None:
-    """Remove those of this data directory whose attempts no longer hold a job. Each worker does this for its host.
+    """Remove directories whose attempts no longer hold a job. Each worker does this in its own data directory.
 
     Args:
         settings: this worker's.
-        database: where jobs are held.
-        young_seconds: younger ones stay.
+        database: the service's, with the jobs.
+        young_seconds: directories younger than this stay; by default the setting of this name.
     """
     before = disk_now(settings.data_dir) - (settings.young_seconds if young_seconds is None else young_seconds)
     for directory in settings.runs_dir.glob("*-*"):

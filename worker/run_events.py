@@ -1,4 +1,4 @@
-"""What a run reports while it works, written down: events become rows, and files go into the store."""
+"""Saves what a run reports while it works: events as rows, files in the store."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 
 class RunEvents:
-    """Of one attempt."""
+    """Saves the events of one attempt."""
 
     def __init__(
         self, settings: Settings, store: ArtifactStore, claim: jobs.Claim, directory: Path, patience: Patience
@@ -40,14 +40,15 @@ class RunEvents:
         self.settings, self.store, self.claim = settings, store, claim
         self.directory, self.patience = directory, patience
         self.superseded: set[str] = set()
-        """Checkpoints of this attempt that nothing needs any more, until they are removed."""
+        """Hashes of this attempt's checkpoints that nothing needs any more and that are not removed yet."""
 
     def take(self, event: Event) -> None:
-        """
+        """Save one event.
+
         Raises:
-            StaleAttempt: the job is another worker's.
+            StaleAttempt: another worker has the job.
             NoSpaceLeft: the disk of the artifact store is full.
-            StoreAway: it was away for too long.
+            StoreAway: the artifact store was down for too long.
         """
         if isinstance(event, Progress | Resources):
             self.patience.lease.tell(event)
@@ -63,11 +64,11 @@ class RunEvents:
             self.patience.write(lambda session: jobs.record_event(session, self.claim, event))
 
     def _keep(self, kind: FileKind, file: str, number: int) -> None:
-        """Store what a later attempt can go on from."""
+        """Store a file from which a later attempt can resume."""
         try:
             stored = self.patience.with_store(lambda: self.store.put(self.directory / file))
         except FileNotFoundError:
-            # The runner keeps only its newest ones, and has gone on faster than they are copied.
+            # The runner keeps only its newest files, and has already removed this one.
             return
 
         def keep(session: Session) -> list[str]:
@@ -82,9 +83,10 @@ class RunEvents:
         self._discard_superseded()
 
     def _discard_superseded(self) -> None:
-        """Now, not with the next cleanup: a training that is quick makes many of them.
+        """Remove superseded checkpoints now instead of with the next cleanup, since a fast training writes many.
 
-        Nor without a relay: then nothing is ever removed, so that a backup that was begun holds all that its rows name.
+        Nothing is removed while no relay runs. An administrator can stop the relay during a backup, which then holds
+        all files that its rows name.
         """
         if not self.superseded or not relay_is_running(self.settings):
             return
@@ -101,6 +103,7 @@ class RunEvents:
             _log.warning("job %d: superseded checkpoints are left to the cleanup (%s)", self.claim.job_id, error)
 
     def _keep_converted(self, file: str) -> None:
+        """Store converted weights, so that later jobs need not convert the same file."""
         named = named_weights(self.claim.spec)
         assert named is not None, "else there was nothing to convert"
         stored = self.patience.with_store(lambda: self.store.put(self.directory / file))

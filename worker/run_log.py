@@ -1,4 +1,4 @@
-"""Carries what a run writes to its standard error into the job's log, at its own pace: the run never waits for it."""
+"""Copies a run's standard error into the job's log in the database. The run never waits for it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MOST_WAITING_BYTES = 1024 * 1024
 
 
 class RunLog:
-    """Of one attempt. Lines wait here while the database is away; of too many the oldest are dropped."""
+    """The log of one attempt. Text waits in memory while the database is down; above 1 MiB the oldest is dropped."""
 
     def __init__(self, database: Database, claim: jobs.Claim, *, max_bytes: int) -> None:
         self._database, self._claim, self._max_bytes = database, claim, max_bytes
@@ -28,16 +28,16 @@ class RunLog:
         self._dropped = 0
         self._lock = threading.Lock()
         self._writing = threading.Lock()
-        """Held while waiting bytes become rows: they keep their order, and go once."""
+        """Held while waiting text is written, so that it keeps its order and is written once."""
         self._ended = threading.Event()
-        # In this context: what the thread logs belongs to the job too.
+        # With a copy of this context, so that the thread's log lines name the job too.
         self._thread = threading.Thread(target=copy_context().run, args=(self._write_now_and_then,), daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
     def stop(self) -> None:
-        """What still waits is left to the last `write`."""
+        """Stop the thread. Call `write` afterwards for the text that still waits."""
         self._ended.set()
 
     def add(self, text: bytes) -> None:
@@ -49,11 +49,11 @@ class RunLog:
                 self._dropped += excess
 
     def write(self) -> None:
-        """Write what waits.
+        """Write the waiting text to the database.
 
         Raises:
-            StaleAttempt: the job is another worker's.
-            OperationalError, InterfaceError: the database is away; it waits on.
+            StaleAttempt: another worker has the job.
+            OperationalError, InterfaceError: the database is down; the text is kept.
         """
         with self._writing:
             with self._lock:
@@ -63,7 +63,7 @@ class RunLog:
             with self._database.writing() as session:
                 self._append(session, text, dropped)
             with self._lock:
-                # What was dropped meanwhile is the oldest of what has just been written.
+                # Bytes dropped meanwhile are the oldest ones, which have just been written: they are not lost.
                 lost = self._dropped - dropped
                 del self._waiting[: max(0, len(text) - lost)]
                 self._dropped = max(0, lost - len(text))

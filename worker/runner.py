@@ -1,8 +1,8 @@
-"""`python -m worker.runner`: one run, as a process of its own. Knows neither Celery nor the database.
+"""`python -m worker.runner`: one run in a process of its own. It uses neither Celery nor the database.
 
-Standard input: one JSON line with the order (`RunOrder`); then nothing, and its end means that the supervisor is gone.
-Standard output: JSON lines, events and at last an ending (`gkl.outcome`). Standard error: the log. SIGTERM: stop at the
-next step, with an `Interrupted`.
+Standard input: one JSON line with the order (`RunOrder`). Nothing follows; when the stream closes, the supervisor has
+ended. Standard output: JSON lines with events, and an ending as the last one (`gkl.outcome`). Standard error: the log.
+On SIGTERM the run stops at its next step and reports `Interrupted`.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ from gkl.spec import BaseTrainSpec, ExternalSpec, ReportSpec, RunSpec, TransferS
 _log = logging.getLogger("worker.runner")
 
 CERTIFICATE_FILE, EXAMPLES_FILE = "known.safetensors", "examples.safetensors"
-"""Names in the run's directory of what a check of somebody's certificate or examples starts from."""
+"""File names in the run's directory: the certificate, and the examples, that a check starts from."""
 SOURCE_FILE = "source.safetensors"
-"""And of another network's certificate, whose examples are replayed."""
+"""File name of another network's certificate, whose examples a transfer tries."""
 CONVERTED_FILE = "converted/weights.safetensors"
-"""And of what was made of weights that came as a state dict of torch.save."""
+"""File name of weights converted from a state dict of torch.save."""
 
 _MEASURE_SECONDS = 5.0
 
 
 class RunOrder(BaseModel):
-    """What a runner is asked to do, and where."""
+    """What a runner has to do, and where its files are."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -54,19 +54,19 @@ class RunOrder(BaseModel):
     shard_index: int | None = None
     """Which of the spec's shards to run, counted from 0; null for the whole evaluation."""
     directory: Path
-    """The run's own: given files are in it, and what the run writes."""
+    """The run's directory, with its input files and everything that it writes."""
     datasets_dir: Path
     models_dir: Path | None = None
-    """Where RobustBench keeps published weights."""
+    """RobustBench's folder of published weights."""
     weights: str | None = None
     """File name in the directory of the network to evaluate, or of a distillation's teacher; null for published
     weights, and for a training without a teacher."""
     converted: str | None = None
-    """File name in the directory of what an earlier run converted the weights to."""
+    """File name of the weights as an earlier run has converted them, in the directory."""
     others: tuple[Path, ...] = ()
-    """Other networks' certificates, whose adversarial examples an evaluation tries."""
+    """Certificates of other networks, whose adversarial examples an evaluation tries."""
     checkpoint_seconds: float = 0.0
-    """A training saves no checkpoints closer to each other than so."""
+    """The least time in seconds between two checkpoints of a training."""
 
     def context(self, send: Callable[[BaseModel], None], should_stop: Callable[[], bool]) -> RunContext:
         """The context of the run; `send` is called with every event."""
@@ -83,11 +83,11 @@ class RunOrder(BaseModel):
 
 
 def main() -> None:
-    # What libraries print goes to the log: standard output belongs to the messages.
+    # Standard output is for messages only; what libraries print goes to the log.
     messages = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)
     run_log.configure()
-    # It would log every parameter that it sets; a run reports its progress itself.
+    # This library logs every parameter that it sets.
     logging.getLogger("auto-attack").setLevel(logging.WARNING)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
@@ -120,7 +120,7 @@ def _run(told: object, send: Callable[[BaseModel], None], should_stop: Callable[
     except GklError as error:
         _log.error("%s: %s", error.code, error)
         return Failed(code=error.code, message=str(error))
-    except Exception as error:  # noqa: BLE001 - logged, and told to the supervisor
+    except Exception as error:  # noqa: BLE001 - logged, and reported to the supervisor
         _log.exception("the run failed")
         return Failed(
             code=FailureCode.INTERNAL,
@@ -130,7 +130,7 @@ def _run(told: object, send: Callable[[BaseModel], None], should_stop: Callable[
 
 def _execute(order: RunOrder, context: RunContext) -> Ending:
     spec, directory = order.spec, order.directory
-    # Imported here: torch takes seconds, in which an order could already have been refused.
+    # Imported here, so that an invalid order is refused before the seconds that importing torch takes.
     weights = order.in_directory(order.weights)
     if isinstance(spec, BaseTrainSpec):
         with _nothing_to_collect():
@@ -167,7 +167,7 @@ def _converted(weights: Path | None, context: RunContext) -> Path | None:
     if weights is None or weights_format(weights) != "torch":
         return None
     converted = context.directory / CONVERTED_FILE
-    # A folder of its own: nothing else can be written to by what reads a stranger's file.
+    # In a folder of its own: the confined process that reads a stranger's file can write nowhere else.
     converted.parent.mkdir()
     convert(weights, converted, report=context.report, should_stop=context.should_stop)
     context.report(WeightsConverted(file=CONVERTED_FILE))
@@ -176,7 +176,7 @@ def _converted(weights: Path | None, context: RunContext) -> Path | None:
 
 @contextmanager
 def _nothing_to_collect() -> Iterator[None]:
-    """While libraries are imported: they stay, and looking through them for garbage takes a tenth of the time."""
+    """Disable garbage collection while libraries are imported: it frees nothing and takes a tenth of the time."""
     gc.disable()
     try:
         yield
@@ -186,9 +186,9 @@ def _nothing_to_collect() -> Iterator[None]:
 
 
 def _resources() -> Resources:
-    """What this process has used; asks CUDA only where the run does."""
+    """Memory and CPU time that this process has used; GPU memory only if the run uses CUDA."""
     used = resource.getrusage(resource.RUSAGE_SELF)
-    # Not ru_maxrss: that begins with what the worker held when it started this process.
+    # Not ru_maxrss, which starts with the memory of the process that started this one.
     status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
     peak = re.search(r"VmHWM:\s*(\d+) kB", status)
     torch = sys.modules.get("torch")
@@ -204,8 +204,8 @@ def _resources() -> Resources:
 
 
 def _die_with_supervisor() -> None:
-    """End at once when the supervisor is gone. A later attempt resumes from the last checkpoint."""
-    # Not through sys.stdin: its lock would be held here when the interpreter wants to shut down.
+    """End this process as soon as the supervisor has ended. A later attempt resumes from the last checkpoint."""
+    # Not through sys.stdin: this thread would hold its lock, which the interpreter needs to shut down.
     os.read(0, 1)
     os._exit(1)
 

@@ -1,7 +1,7 @@
-"""Runs a job as a process of its own, and watches over it.
+"""Runs a job in a separate process, and supervises it.
 
-The runner prints JSON lines on its standard output; its standard error is the job's log. Whatever happens
-to it, a crash, the kernel's out-of-memory killer, a hang in a driver, happens to it and not to the worker.
+The runner prints JSON lines on its standard output; its standard error is the job's log. Because it is a process of its
+own, a crash, the kernel's out-of-memory killer, or a hanging driver ends the run but not the worker.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ _ENDINGS = (*_SUCCESSES, Failed, Interrupted)
 
 
 class Supervisor:
-    """One attempt at a job. Leaving the context ends the runner, if it lives, and removes its directory."""
+    """One attempt at a job. Leaving the context ends the runner, if it still runs, and removes its directory."""
 
     def __init__(
         self,
@@ -83,10 +83,10 @@ class Supervisor:
         self.started = time.monotonic()
         self.asked_to_stop_at: float | None = None
         self.limit: Failed | None = None
-        """Why it was asked to stop, if it was for a limit."""
+        """The failure to report, if the run was asked to stop because it exceeded a limit."""
 
     def __enter__(self) -> Self:
-        # There already only where a database was set back, to before this attempt.
+        # It exists only if the database was restored from a backup that is older than this attempt.
         shutil.rmtree(self.directory, ignore_errors=True)
         self.directory.mkdir(parents=True)
         self.lease.__enter__()
@@ -104,7 +104,7 @@ class Supervisor:
             if self.process is not None:
                 self.process.end(within_seconds=0)
                 self.process.close()
-                # What it said last, where it did not come to its end.
+                # If the run was ended early, save the last lines of its log.
                 with suppress(StaleAttempt, SQLAlchemyError):
                     self.log.write()
             shutil.rmtree(self.directory, ignore_errors=True)
@@ -112,12 +112,12 @@ class Supervisor:
             self.lease.__exit__(kind, error, trace)
 
     def run(self) -> Ending:
-        """Run the job to its end and save what it came to.
+        """Run the job to its end and save its result.
 
         Raises:
-            StaleAttempt: the job was given to another worker; nothing of this run is counted.
+            StaleAttempt: the job was given to another worker; nothing of this run is saved.
             NoSpaceLeft: the disk of the artifact store is full.
-            StoreAway: it was away until this worker, or the job, was to stop.
+            StoreAway: the artifact store was down for too long, or until the job or this worker had to stop.
         """
         given = GivenFiles(self.store, self.claim, self.directory, self.log, self.patience)
         weights, converted = self.patience.with_store(given.fetch)
@@ -128,7 +128,7 @@ class Supervisor:
         self.process = RunProcess.started(order, environment, self.log, job_id=self.claim.job_id)
         ending = self._follow(self.process)
         returncode = self.process.end(within_seconds=self.settings.stop_grace_seconds)
-        # A reader who sees that the job has ended finds the whole log.
+        # Before the job ends, so that a reader who sees that it has ended finds the whole log.
         self.process.join_log(within_seconds=5)
         self._write_log()
         ending = self._judge(ending, returncode)
@@ -140,7 +140,10 @@ class Supervisor:
     # --- the runner's process ------------------------------------------------------------------------------------
 
     def _threads(self) -> int:
-        """A run's share of the cores that this process may use: as many as its control group and affinity allow."""
+        """How many threads a run may use: the cores that this process may use, divided by the workers on this host.
+
+        joblib's `cpu_count` respects the process's control group and its CPU affinity.
+        """
         sharing = self.patience.write(
             lambda session: workers.count_on(
                 session, socket.gethostname(), lease=timedelta(seconds=self.settings.lease_seconds)
@@ -168,7 +171,7 @@ class Supervisor:
         except DATABASE_AWAY:
             raise
         except SQLAlchemyError:
-            # A log that cannot be written must not cost what the run came to.
+            # If the log cannot be written, the run's result must still be saved.
             _log.exception("job %d: the end of its log cannot be written", self.claim.job_id)
 
     # --- while it runs -------------------------------------------------------------------------------------------
@@ -191,7 +194,7 @@ class Supervisor:
                 self.events.take(message)
 
     def _gives_up(self) -> bool:
-        """Whether to wait no longer for a database or store that is away: the job will be taken from here."""
+        """Whether to stop waiting for a database or store that is down, because the job is lost or must stop."""
         if self.stopping.is_set():
             if self.process is None:
                 return True
@@ -200,9 +203,10 @@ class Supervisor:
         return self.lease.is_lost or (asked is not None and time.monotonic() - asked > self.settings.stop_grace_seconds)
 
     def _enforce(self) -> None:
-        """
+        """Ask the runner to stop if it must, and kill it if it has not stopped in time.
+
         Raises:
-            StaleAttempt: the job is another worker's.
+            StaleAttempt: another worker has the job.
         """
         if self.lease.is_lost:
             raise StaleAttempt(f"job {self.claim.job_id} is no longer held by attempt {self.claim.attempt}")
@@ -218,6 +222,7 @@ class Supervisor:
             self.process.signal(signal.SIGKILL)
 
     def _exceeded(self) -> Failed | None:
+        """The failure for a limit that the run has exceeded: its total time, or its time without output."""
         now = time.monotonic()
         if self.claim.run_seconds + now - self.started > self.settings.max_run_seconds:
             return Failed(
@@ -238,9 +243,10 @@ class Supervisor:
             self.asked_to_stop_at = time.monotonic()
             self.process.signal(signal.SIGTERM)
 
-    # --- what became of it ---------------------------------------------------------------------------------------
+    # --- how it ended --------------------------------------------------------------------------------------------
 
     def _judge(self, reported: Ending | None, returncode: int) -> Ending:
+        """The ending to save: the reported one, or one from the limits and the runner's exit status."""
         if isinstance(reported, _SUCCESSES):
             return reported
         if self.limit is not None:

@@ -1,4 +1,4 @@
-"""What a message sets off: claim jobs, supervise their runs, end them with their results, until nothing is due."""
+"""The work that a message or a poll starts: claim jobs and run them one after another, until none is due."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from worker.run_directories import remove_left
 from worker.supervisor import Supervisor
 
 _log = logging.getLogger(__name__)
-# Does nothing unless `app.core.tracing` was set up in this process.
+# Records nothing unless `app.core.tracing` was set up in this process.
 _tracer = trace.get_tracer(__name__)
 
 
 @dataclass(frozen=True)
 class Worker:
-    """One place to run jobs, one at a time."""
+    """Runs jobs, one at a time."""
 
     settings: Settings
     database: Database
@@ -42,20 +42,23 @@ class Worker:
     stopping: threading.Event
     """Set when this process is asked to stop."""
     busy: threading.Lock = field(default_factory=threading.Lock)
-    """Held while jobs are run, by whichever thread does."""
+    """Held by the thread that runs jobs, so that only one does."""
 
     def register(self, celery: Celery) -> None:
+        """Register the task that wakes this worker."""
+
         @celery.task(name=WAKE_TASK)
         def wake(job_id: int) -> None:
-            # The message says that there is work, not which: the claim takes what is due first, and a
-            # message that came twice finds nothing.
+            # A message only says that there is work. The claim takes the job that is due first, whatever the message
+            # names, so a message that comes twice does no harm.
             with self.busy:
                 self.run_all_due()
 
     def poll(self) -> None:
-        """Look for work now and then while idle, until asked to stop.
+        """Look for due jobs every `poll_seconds` while idle, until asked to stop.
 
-        No job waits for a message that was lost, nor for a consumer that no longer hears its broker.
+        So a job runs even if its message was lost, or if Celery no longer receives messages. Also removes files that
+        killed workers left.
         """
         cleaned_at = -math.inf
         while not self.stopping.wait(self.settings.poll_seconds):
@@ -65,7 +68,7 @@ class Worker:
             if self.busy.acquire(blocking=False):
                 try:
                     self.run_all_due()
-                except Exception:  # noqa: BLE001 - logged; this thread must outlive whatever it meets
+                except Exception:  # noqa: BLE001 - logged; this thread must continue after any error
                     _log.exception("looking for work failed; trying again")
                 finally:
                     self.busy.release()
@@ -74,24 +77,24 @@ class Worker:
         try:
             remove_left(self.settings, self.database)
             self.store.remove_abandoned()
-        except Exception:  # noqa: BLE001 - logged; this thread must outlive whatever it meets
+        except Exception:  # noqa: BLE001 - logged; this thread must continue after any error
             _log.exception("what killed workers left stays for now")
 
     def run_all_due(self) -> None:
-        """A job that ends makes room for the next at once, whether or not its message has come."""
+        """Run jobs until none is due, whether or not their messages have come."""
         while self.run_next() is not None:
             pass
 
     def run_next(self) -> int | None:
-        """Run the job that is due; returns its id, or None if there was none."""
+        """Claim and run one job. Returns its id, or None if no job is due."""
         claim = self._claim()
         if claim is None:
             return None
-        # In every line that is logged meanwhile, also by the supervisor's threads.
+        # Every line logged meanwhile names the job and the attempt, also in the supervisor's threads.
         about = {"job_id": claim.job_id, "attempt": claim.attempt}
         with bound_contextvars(**about), _tracer.start_as_current_span("run job", attributes=about):
             self._run(claim)
-        # What follows from it is this worker's next claim, or another's that looks for work or hears from the relay.
+        # Jobs that follow from it need no message from here: this worker claims next, and the relay wakes others.
         return claim.job_id
 
     def _run(self, claim: jobs.Claim) -> None:
@@ -104,7 +107,7 @@ class Worker:
         except StaleAttempt:
             _log.warning("job %d was taken from this worker; its run was stopped and not counted", claim.job_id)
         except DATABASE_AWAY:
-            # Not the job's fault: its lease will end, and another attempt go on from its last checkpoint.
+            # This is not the job's fault: its lease will expire, and another attempt resumes from its last checkpoint.
             _log.exception("job %d: the database was away for too long", claim.job_id)
         except StoreAway as error:
             self._hand_back(claim, str(error))
@@ -114,8 +117,8 @@ class Worker:
             self._fail(claim, FailureCode.INVALID_INPUT, f"this version cannot run the job's spec: {error}")
         except NoSpaceLeft as error:
             self._fail(claim, error.code, str(error))
-        except Exception as error:  # noqa: BLE001 - logged, and told to the job
-            # Whatever went wrong here, the job must not stay 'running' without a word.
+        except Exception as error:  # noqa: BLE001 - logged, and saved as the job's failure
+            # After any error the job must not stay 'running' without a reason.
             _log.exception("job %d: the worker failed", claim.job_id)
             if is_disk_full(error):
                 sentence = f"the disk of {self.name} is full; make room there and retry the job"
@@ -128,8 +131,8 @@ class Worker:
         if self.stopping.is_set():
             return None
         if problem(self.settings, self.store) is not None:
-            # Jobs wait until it is mended, or for another worker, instead of failing one after the other. This
-            # worker's row, and once its log, tell of it.
+            # Jobs wait for a repair or another worker, instead of failing one after the other. The problem is in this
+            # worker's row, and once in its log.
             return None
         try:
             with self.database.writing() as session:

@@ -1,1 +1,1 @@
-"""The `gklbench` command. The one room that may reach across all others, inside the command that needs it."""
+"""The `gklbench` command. Only this folder may import from all others; each command imports what it needs itself."""

@@ -69,7 +69,7 @@ class EmbeddedService:
         try:
             self._prepare()
             self._start("broker")
-            # The one command that changes the schema runs before anything that reads it.
+            # Upgrade the schema before starting the processes that read it.
             database = Database(self.settings.effective_database_url)
             upgrade(database)
             tokens.check_start(database, self.settings)
@@ -106,7 +106,7 @@ class EmbeddedService:
                 raise StartError(self._told_of(name, process))
 
     def wait(self) -> None:
-        """Wait until Ctrl-C. Raises an error if a process ends again and again."""
+        """Wait until Ctrl-C, or until the watching thread interrupts because a process ends again and again."""
         while True:
             self.left.wait()
 

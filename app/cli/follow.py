@@ -1,4 +1,4 @@
-"""Shows a run on the terminal: a bar with what is left, lines for what was found, the row at the end."""
+"""Shows a run on the terminal: a progress bar with the remaining time, a line for each result, the row at the end."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def run_and_show(
     submitter: str | None = None,
     priority: int | None = None,
 ) -> bool:
-    """Send a job, follow it and the jobs that follow from it; returns whether all succeeded."""
+    """Send a job, and show it and the jobs that follow from it until they end. Returns whether all succeeded."""
     with Client(url, token) as client:
         job = client.submit(spec, submitter=submitter, priority=priority)
         waiting = [job.id]
@@ -69,7 +69,7 @@ class Display:
             TextColumn("{task.fields[detail]}", style="dim"),
             console=console,
             transient=True,
-            # Into a file go the lines only.
+            # In a file there is no bar, only the lines.
             disable=not console.is_terminal,
         )
         self.task: TaskID | None = None
@@ -109,15 +109,15 @@ class Display:
         self.bars.update(self.task, description=progress.stage, completed=progress.fraction, left=left, detail=detail)
 
     def epoch(self, epoch: EpochFinished) -> None:
-        # Ten lines tell a curve; a line per epoch would bury the rest.
+        # About ten lines show the course of a training; a line for each epoch would hide the other lines.
         if epoch.epoch % max(1, epoch.epochs // 10) == 0 or epoch.epoch == epoch.epochs:
-            # As many as eighty columns hold.
+            # Four metrics fit into eighty columns.
             self._line(f"epoch {epoch.epoch:>4} of {epoch.epochs}: {_figures(epoch.metrics, most=4)}")
 
     def attack(self, attack: AttackOutcome) -> None:
         self._line(
             f"{attack.attack:<8} {attack.points} points entered, {attack.broken} broken, "
-            f"{attack.survivors} stand ({duration(attack.seconds)})"
+            f"{attack.survivors} left ({duration(attack.seconds)})"
         )
 
     def _state(self, data: dict[str, Any]) -> None:
@@ -127,12 +127,12 @@ class Display:
             self._line(f"attempt {data['attempt']} on {data['worker']}")
 
     def _line(self, text: str) -> None:
-        # A line stays one where it goes to a file: a hash is no use in two halves.
+        # Not wrapped, so that a hash stays in one piece.
         self.bars.console.print(f"  {text}", highlight=False, soft_wrap=True)
 
 
 class LocalDisplay(Display):
-    """The same for a run in this process."""
+    """The display for a run in this process."""
 
     def report(self, event: Event) -> None:
         if isinstance(event, Progress):

@@ -1,4 +1,4 @@
-"""The one place where the service reads its environment. Units stand in the names."""
+"""The settings. The service reads its environment in this module only; names of settings contain their units."""
 
 from __future__ import annotations
 

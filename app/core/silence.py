@@ -194,6 +194,6 @@ class Watch:
 
 
 def _look_away(task: asyncio.Future[Any]) -> None:
-    """What becomes of a call that was given up is nobody's concern."""
+    """Read the exception of a call that nobody waits for any more, so that asyncio does not log it as unread."""
     if not task.cancelled():
         task.exception()

@@ -34,13 +34,13 @@ class Overlap:
     lost: list[int]
     """How many points each loses, in the order of the names."""
     only: list[int]
-    """How many points each alone loses."""
+    """How many points only this entry loses, in the order of the names."""
     all_lose: int
     none_loses: int
     agreement: list[list[float]]
     """Share of points on which two entries agree."""
     examples: list[list[int]]
-    """The first few points that each alone loses."""
+    """The first few points that only this entry loses, in the order of the names."""
     entry_ids: list[int]
     is_clean: bool
     """Whether these are entries of boards of clean accuracy, which lose the images that they misclassify."""
@@ -76,7 +76,7 @@ class SharedPoint:
 class SharedPoints:
     rows: tuple[Ranked, Ranked]
     count: int
-    """How many points there are of this kind, of which a page holds some."""
+    """How many points there are of the requested kind; `points` holds one page of them."""
     points: list[SharedPoint]
 
     @property
@@ -93,7 +93,8 @@ _SURE = 0.05
 
 
 def comparison_of(database: Database, chosen: list[int]) -> Comparison:
-    """
+    """Compare the entries with these numbers, in this order.
+
     Raises:
         NotFound: there is no such entry.
     """

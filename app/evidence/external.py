@@ -110,7 +110,7 @@ def attacks_that_held(
 
 
 def newest_attacks(session: Session, entry_id: int, *, limit: int) -> list[ExternalAttack]:
-    """The newest attacks against an entry, also unchecked and refuted ones; the newest last."""
+    """The newest attacks against an entry, also unchecked and refuted ones, the newest last."""
     query = select(ExternalAttack).where(ExternalAttack.entry_id == entry_id).options(joinedload(ExternalAttack.job))
     return list(session.scalars(query.order_by(ExternalAttack.id.desc()).limit(limit)))[::-1]
 

@@ -1,4 +1,4 @@
-"""Reports: certificates of networks that only their owners have become entries without a rank."""
+"""Reports: entries without a rank, made from certificates of networks that only their owners have."""
 
 from __future__ import annotations
 

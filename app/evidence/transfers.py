@@ -1,4 +1,4 @@
-"""Transfers: adversarial examples of one entry, tried on the network of another; from the request to the page."""
+"""Transfers: trying the adversarial examples of one entry on the network of another, from the request to the page."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def create(session: Session, source_id: int, target_id: int, *, submitter: str) 
 
     Raises:
         NotFound: there is no such target.
-        Conflict, Unprocessable: see `_checked`; or it has been measured, or is being measured.
+        Conflict, Unprocessable: see `_checked`; Conflict also if it has been measured, or is being measured.
     """
     # Of two requests for the same transfer, the second waits here and then finds the first one's job.
     session.execute(select(Entry.id).where(Entry.id == target_id).with_for_update())

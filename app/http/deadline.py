@@ -113,7 +113,7 @@ class AnswerInTime:
     def _end(self, work: asyncio.Task[None]) -> None:
         self._late.discard(work)
         if not work.cancelled() and (error := work.exception()) is not None:
-            _log.warning("a request that was given up failed (%s: %s)", type(error).__name__, error)
+            _log.warning("a request failed after its deadline (%s: %s)", type(error).__name__, error)
 
 
 def _is_form(scope: Scope) -> bool:

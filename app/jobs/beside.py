@@ -13,7 +13,7 @@ from app.db.tables import Job, Model
 from gkl.answers import TRAININGS
 
 MOST = 4
-"""More curves than this cannot be told apart."""
+"""A reader cannot distinguish more curves than this in one chart."""
 _SUGGESTED = 6
 
 

@@ -45,7 +45,7 @@ class Share:
 
 
 def folders(settings: Settings) -> list[tuple[str, int]]:
-    """The existing parts of the data directory, and the bytes of the files in each."""
+    """The names of the existing parts of the data directory, with the total size of their files in bytes."""
     root = settings.data_dir.resolve()
     found = [(name, _size(root / name)) for name in _FOLDERS if (root / name).is_dir()]
     others = sum(path.stat().st_size for path in root.glob("*") if path.is_file())
@@ -64,7 +64,7 @@ def _size(folder: Path) -> int:
 
 
 def shares(session: Session, settings: Settings) -> list[Share]:
-    """Stored data by kind. An equal file counts for each job that names it, although it is stored once."""
+    """Stored data by kind. A file that several jobs name counts for each of them, although it is stored once."""
     return [
         *_going_files(session, settings),
         *_other_files(session),

@@ -1,4 +1,4 @@
-"""Files by the sha256 of their content: in a folder, or in a bucket of an S3-compatible store."""
+"""The artifact store: files under the sha256 of their content, in a folder or in a bucket of an S3-compatible store."""
 
 from app.store.base import (
     CHUNK_BYTES,

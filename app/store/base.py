@@ -1,4 +1,4 @@
-"""Files kept by content: checkpoints, weights and certificates under their sha256.
+"""The interface of artifact stores, which keep checkpoints, weights and certificates under their sha256.
 
 ArtifactStore
 ├── FolderStore      a folder of the data directory, shared by the processes of one host
@@ -41,7 +41,7 @@ class StoredFile:
 
 
 class Incoming:
-    """Hashes while it writes."""
+    """A file that is being received. Its hash is computed while it is written."""
 
     def __init__(self, path: Path, file: BinaryIO, place: Callable[[Path, StoredFile], None]) -> None:
         self.path = path
@@ -57,10 +57,11 @@ class Incoming:
         return self._size
 
     def flush(self) -> None:
-        """So that what was written can be read at `path`."""
+        """Make everything that was written readable at `path`."""
         self._file.flush()
 
     def keep(self) -> StoredFile:
+        """Move the complete file into the store."""
         self._file.flush()
         os.fsync(self._file.fileno())
         stored = StoredFile(self._digest.hexdigest(), self._size)
@@ -69,39 +70,39 @@ class Incoming:
 
 
 class ArtifactStore(ABC):
-    """Where equal files are stored once. Names are made here, never by a caller.
+    """Stores files by content, so that equal files are stored once. The store makes their names, never a caller.
 
-    A file is stored before the row that names it is committed. So `remove_unnamed` leaves young files alone, and is
-    the only way in which content goes: a writer that removed its own could take it from another that has just stored
-    the same bytes.
+    A file is stored before the row that names it is committed, so `remove_unnamed` keeps young files. A writer must
+    not delete a file that it has stored, since another writer may have just stored the same bytes; it may call
+    `discard`, which never removes such a file.
 
-    Any method may raise `StoreAway`.
+    Every method may raise `StoreAway`, if the store is down.
     """
 
     def __init__(self, incoming_dir: Path) -> None:
         self._incoming_dir = incoming_dir
         self._whole: dict[Path, tuple[int, int, int]] = {}
-        """Files whose content this process has checked, as they were then."""
+        """Files whose content this process has checked, with their inode, modification time and size at that time."""
 
     @abstractmethod
     def put(self, source: Path) -> StoredFile:
-        """Store a file that nobody writes any more.
+        """Store a complete file.
 
         Raises:
-            FileNotFoundError: it is gone.
-            NoSpaceLeft: there is no room for it; nothing half-written is left.
+            FileNotFoundError: the file does not exist any more.
+            NoSpaceLeft: the store is full; no partial file is left.
         """
 
     @abstractmethod
     def adopt(self, source: Path) -> StoredFile:
-        """As `put`, of a file in the data directory: without copying it, where that can be."""
+        """Store a complete file of the data directory like `put`, but without copying it if possible."""
 
     @contextmanager
     def incoming(self) -> Iterator[Incoming]:
-        """A file that is being received; it is stored only when it is whole and kept.
+        """Open a file to be received. It is stored only if `Incoming.keep` is called, and deleted otherwise.
 
         Raises:
-            NoSpaceLeft: the disk is full; nothing half-written is left.
+            NoSpaceLeft: the disk is full; no partial file is left.
         """
         try:
             self._incoming_dir.mkdir(parents=True, exist_ok=True)
@@ -125,10 +126,10 @@ class ArtifactStore(ABC):
 
     @abstractmethod
     def path(self, sha256: str) -> Path:
-        """Where the content with this hash can be read on this host's disk.
+        """The path of a file with this content on this host's disk.
 
         Raises:
-            NotFound: if it is not stored, or damaged.
+            NotFound: the content is not stored, or is damaged.
         """
 
     @abstractmethod
@@ -136,15 +137,15 @@ class ArtifactStore(ABC):
         """Copy stored content to `target`.
 
         Raises:
-            NotFound: if it is not stored, or damaged; nothing is left at `target`.
+            NotFound: the content is not stored, or is damaged; no file is left at `target`.
         """
 
     def remove_unnamed(self, is_named: Callable[[list[str]], set[str]], *, older_than_seconds: float) -> int:
-        """Remove content that no row names; returns how many files.
+        """Remove content that no row names. Returns how many files were removed.
 
         Args:
-            is_named: of some hashes, those that rows name.
-            older_than_seconds: longer than any transaction that follows a `put` may take.
+            is_named: a function that returns those of some hashes that rows name.
+            older_than_seconds: younger files are kept. It must be longer than any transaction that follows a `put`.
         """
         self.remove_abandoned()
         return self._remove_unnamed(is_named, older_than_seconds)
@@ -153,19 +154,20 @@ class ArtifactStore(ABC):
     def discard(
         self, hashes: Collection[str], is_named: Callable[[list[str]], set[str]], *, older_than_seconds: float
     ) -> set[str]:
-        """Remove, ahead of `remove_unnamed`, what this process has stored and nothing needs any more.
+        """Remove content that this process has stored and that nothing needs any more, before `remove_unnamed` does.
 
         Args:
-            hashes: of what.
+            hashes: the content to remove.
             is_named: as for `remove_unnamed`.
             older_than_seconds: as for `remove_unnamed`.
 
         Returns:
-            Those that are not to be asked for again: gone, or named by others.
+            The hashes that are settled, because their content was removed or is named by a row. The caller may try the
+            others again later.
         """
 
     def remove_abandoned(self) -> None:
-        """Remove what writers of this host left that were killed; one that lives has written something since."""
+        """Remove partial files left by killed writers of this host: those that nobody has written for an hour."""
         self._remove_abandoned_in(self._incoming_dir)
 
     @staticmethod
@@ -177,10 +179,10 @@ class ArtifactStore(ABC):
 
     @abstractmethod
     def problem(self) -> str | None:
-        """Why nothing can be stored now; None if nothing is in the way."""
+        """Why no file can be stored now, such as "does not answer"; None if files can be stored."""
 
     def _is_whole(self, path: Path, sha256: str) -> bool:
-        """Whether a file holds what it is named after. Read once, and again when the file has changed."""
+        """Whether a file's content has the given hash. A file is read again only if it has changed since."""
         if self._is_checked(path):
             return True
         stat = path.stat()
@@ -194,22 +196,23 @@ class ArtifactStore(ABC):
         return is_whole
 
     def _is_checked(self, path: Path) -> bool:
-        """Whether this process has read it before and found it whole."""
+        """Whether this process has checked the file's content before, and the file has not changed since."""
         stat = path.stat()
         return self._whole.get(path) == (stat.st_ino, stat.st_mtime_ns, stat.st_size)
 
     @abstractmethod
     def _place(self, temporary: Path, stored: StoredFile) -> None:
-        """Give a whole file its name."""
+        """Move a complete file to its place in the store."""
 
     @abstractmethod
     def _remove_unnamed(self, is_named: Callable[[list[str]], set[str]], older_than_seconds: float) -> int: ...
 
 
 def checked(sha256: str) -> str:
-    """
+    """Return the hash if it is a sha256.
+
     Raises:
-        ValueError: it is none, but perhaps a path.
+        ValueError: it is not a sha256. It could be a path instead, so it must not become part of one.
     """
     if not _SHA256.fullmatch(sha256):
         raise ValueError(f"not a sha256: {sha256!r}")
@@ -217,7 +220,7 @@ def checked(sha256: str) -> str:
 
 
 def hash_of(file: BinaryIO) -> StoredFile:
-    """What a file would be stored as, read from where it stands."""
+    """The hash and size of a file's content from its current position on."""
     digest, size = hashlib.sha256(), 0
     while chunk := file.read(CHUNK_BYTES):
         digest.update(chunk)
@@ -226,7 +229,7 @@ def hash_of(file: BinaryIO) -> StoredFile:
 
 
 def copy_whole(source: Path, target: Path, sha256: str) -> bool:
-    """Copy a file that is to have this hash. False if it has another; nothing is left at `target` then."""
+    """Copy a file and check its hash. Returns False if the hash is another one; then no file is left at `target`."""
     digest = hashlib.sha256()
     with source.open("rb") as read, target.open("wb") as written:
         while chunk := read.read(CHUNK_BYTES):
@@ -243,13 +246,16 @@ def absent(sha256: str) -> NotFound:
 
 
 def damaged(sha256: str) -> NotFound:
-    """What is no longer what it was is as good as absent."""
+    """Log that a stored file is damaged. Returns `NotFound`, since a damaged file is as useless as a missing one."""
     log.error("the stored file with sha256 %s is damaged", sha256)
     return NotFound(f"the stored file with sha256 {sha256} is damaged; restore it from a backup, or send it again")
 
 
 def disk_now(folder: Path) -> float:
-    """The clock of a folder's disk, by which the ages of its files are judged: hosts that share it may disagree."""
+    """The current time by the clock of a folder's disk, in seconds since the epoch.
+
+    It is compared with the times of the folder's files, because hosts that share the disk may have different clocks.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     lock = folder / LOCK
     lock.touch()

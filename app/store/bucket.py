@@ -1,8 +1,8 @@
-"""Artifacts in a bucket, through fsspec: for workers on hosts that share no disk with the API.
+"""The artifact store in a bucket, through fsspec, for workers on hosts that share no disk with the API.
 
-Every `put` makes an object of its own, `artifacts/<first two digits>/<sha256>/<random>`. A bucket has no locks: so that
-a cleanup can never take what somebody has just stored again, it removes objects, not hashes, and only old ones.
-Reads take the newest copy and check its hash. S3 shows a new object to every reader at once, and never a part of it.
+Each `put` writes a new object, `artifacts/<first two digits>/<sha256>/<random>`. A bucket has no locks. So a cleanup
+removes single old objects, not all objects of a hash, and never removes content that somebody has just stored again.
+Reads take the newest copy and check its hash. S3 shows a new object to all readers at once, and never a part of it.
 """
 
 from __future__ import annotations
@@ -34,23 +34,23 @@ from gkl.files import is_disk_full
 
 _log = logging.getLogger(__name__)
 
-# How long a store may say nothing, for a worker and for a request.
+# After how many seconds of silence a store counts as down, for a worker and for a request.
 _PATIENT_SECONDS, _HASTY_SECONDS = 30.0, 6.0
-# For the question whether it is there, which others wait for.
+# The same for the check whether the store is up, for which others wait.
 _LOOK_SECONDS = 4.0
-# Of the threads of the API, those that may wait for a store that seems to hang.
+# At most this many threads of the API may wait for a store that seems to hang.
 _MOST_IN_DOUBT = 12
 _LOOK_AGAIN_SECONDS, _LOOK_AGAIN_WHERE_AWAY_SECONDS = 10.0, 1.0
 _PART_BYTES = 8 * 1024**2
 _REMEMBERED = 1000
-# A reader may yet open what it has just asked the path of.
+# A file read this recently stays in the cache, since a reader may have its path and open it later.
 _IN_USE_SECONDS = 600
-# A store may date an object that came in parts by when the first part did.
+# A store may date an object that came in parts by the time of its first part.
 _LONGEST_UPLOAD = timedelta(days=1)
 
 
 class ObjectStore(ArtifactStore):
-    """A bucket of an S3-compatible store. Credentials and endpoint are in the environment, as for every S3 client:
+    """A bucket of an S3-compatible store. Credentials and endpoint come from the environment, as for every S3 client:
     AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL, AWS_DEFAULT_REGION.
     """
 
@@ -66,10 +66,11 @@ class ObjectStore(ArtifactStore):
         """
         Args:
             url: s3://bucket or s3://bucket/prefix.
-            data_dir: where files are received, and where those that are read are kept for the next reader.
-            cache_bytes: how much of the latter.
-            is_hasty: for whoever answers requests: a store that says nothing is away after seconds.
-            longest_upload: how much older than its end an object may seem.
+            data_dir: the folder for files that are being received, and for a cache of files that were read.
+            cache_bytes: the largest size of that cache.
+            is_hasty: whether a store that does not answer counts as down after 6 seconds instead of 30, for processes
+                that answer requests.
+            longest_upload: how much older than the end of its upload an object's date may be.
         """
         super().__init__(data_dir / "incoming")
         self._cache, self._cache_bytes = data_dir / "fetched", cache_bytes
@@ -78,14 +79,14 @@ class ObjectStore(ArtifactStore):
         self._longest_upload = longest_upload
         self._watch = Watch(_HASTY_SECONDS, most_in_doubt=_MOST_IN_DOUBT) if is_hasty else Watch(_PATIENT_SECONDS)
         self._fetching = [threading.Lock() for _ in range(16)]
-        """By the first digit of what is fetched: many who ask for the same file wait for one copy."""
+        """Locks by the first digit of the hash, so that several readers of one file wait for a single download."""
         self._put: OrderedDict[str, str] = OrderedDict()
-        """Where the newest contents are that this process has stored, by their hashes."""
+        """Hash -> key of the object, for the newest objects that this process has stored."""
         self._looking = threading.Lock()
         self._looked: tuple[float, str | None] | None = None
 
     def put(self, source: Path) -> StoredFile:
-        # Under a name of its own, what is hashed is what is sent, whatever becomes of the other name meanwhile.
+        # A hard link of its own: the hashed file is the file that is sent, even if another replaces `source` meanwhile.
         self._incoming_dir.mkdir(parents=True, exist_ok=True)
         link = self._incoming_dir / f"{INCOMING}{secrets.token_hex(16)}"
         try:
@@ -106,7 +107,7 @@ class ObjectStore(ArtifactStore):
     def path(self, sha256: str) -> Path:
         cached = self._cache / checked(sha256)
         with suppress(FileNotFoundError):
-            # What is here needs no turn, which others may hold who wait for the store.
+            # A cached file needs no lock, which may be held by a reader that waits for the store.
             if self._is_checked(cached):
                 _note_read(cached)
                 return cached
@@ -131,12 +132,12 @@ class ObjectStore(ArtifactStore):
         with suppress(FileNotFoundError):
             if copy_whole(cached, target, sha256):
                 return
-            # The bucket has another.
+            # The cached file is damaged; the bucket has another copy.
             cached.unlink()
         self._download(sha256, target)
 
     def problem(self) -> str | None:
-        """Asked by writing: a store may be full, or refuse. What was seen a moment ago holds."""
+        """Check by writing an object, since the store may be full or refuse writes. A recent answer is reused."""
         with self._looking:
             if self._looked is not None:
                 seen_at, found = self._looked
@@ -159,7 +160,7 @@ class ObjectStore(ArtifactStore):
 
     @cached_property
     def _files(self) -> Any:
-        # Silence is for the watch to end, which notes it.
+        # Longer than the watch waits: the watch ends silent calls, and remembers that the store was silent.
         return open_client(self._watch.patience_seconds + 5)
 
     def _place(self, temporary: Path, stored: StoredFile) -> None:
@@ -173,14 +174,14 @@ class ObjectStore(ArtifactStore):
             self._put.popitem(last=False)
 
     def _download(self, sha256: str, target: Path) -> None:
-        # More than once: an older copy may be removed between the look and the read, but then there is a newer one.
+        # Several attempts: a copy may be removed between listing and reading, but then there is a newer one.
         for _ in range(3):
             copies = self._copies(sha256)
             if not copies:
                 raise absent(sha256)
             _, key = copies[-1]
             try:
-                # In one piece: several at once would be held in memory until all have come.
+                # One part at a time: several concurrent parts would be kept in memory until all have arrived.
                 self._use("get_file", key, str(target), max_concurrency=1)
             except FileNotFoundError:
                 continue
@@ -192,14 +193,14 @@ class ObjectStore(ArtifactStore):
         raise damaged(sha256)
 
     def _copies(self, sha256: str) -> list[tuple[datetime, str]]:
-        """When each copy of some content came, and what it is called; the newest last."""
+        """Time and key of each copy of some content, the newest last."""
         found: dict[str, Any] = self._use("find", self._folder(sha256), detail=True)
         return sorted((info["LastModified"], key) for key, info in found.items())
 
     def discard(
         self, hashes: Collection[str], is_named: Callable[[list[str]], set[str]], *, older_than_seconds: float
     ) -> set[str]:
-        """Of any age: an object that this process has put is nobody else's, who has put the same has another."""
+        """Remove objects of any age: another process that has stored the same content has an object of its own."""
         named = is_named(sorted(hashes)) if hashes else set()
         for sha256 in set(hashes) - named:
             key = self._put.pop(sha256, None)
@@ -211,7 +212,7 @@ class ObjectStore(ArtifactStore):
     def _remove_unnamed(self, is_named: Callable[[list[str]], set[str]], older_than_seconds: float) -> int:
         removed = 0
         before = self._now() - timedelta(seconds=older_than_seconds) - self._longest_upload
-        # In sixteen parts, which bounds what is held at once.
+        # In sixteen parts, which bounds the memory for the list of objects.
         for digit in "0123456789abcdef":
             copies: dict[str, list[tuple[datetime, str]]] = defaultdict(list)
             found: dict[str, Any] = self._use("find", self._root, prefix=digit, detail=True)
@@ -228,16 +229,19 @@ class ObjectStore(ArtifactStore):
         return removed
 
     def _now(self) -> datetime:
-        """The store's clock, which its files' ages are judged by."""
+        """The current time by the store's clock, which also dates its objects."""
         self._use("pipe_file", self._clock, b"")
         moment: datetime = self._use("info", self._clock)["LastModified"]
         return moment
 
     def _use(self, what: str, *arguments: Any, patience_seconds: float | None = None, **options: Any) -> Any:
-        """One of fsspec's operations. As a coroutine, by its documented name: that with an underscore.
+        """Call an operation of fsspec by its name, such as "put_file", and wait for it until the store is silent.
+
+        It calls the coroutine of this operation, which fsspec documents under the name with an underscore.
 
         Raises:
-            FileNotFoundError, StoreAway
+            FileNotFoundError: there is no such object, or no such bucket.
+            StoreAway: the store is down.
         """
         files = self._files
 
@@ -248,15 +252,16 @@ class ObjectStore(ArtifactStore):
             with _away_recognized():
                 return fsspec.asyn.sync(files.loop, watched)
         except StoreAway:
-            # The next who asks whether it is there does not hear of better times.
+            # The next `problem` must check again instead of reusing an older answer.
             self._looked = None
             raise
 
     @contextmanager
     def _turn(self, lock: threading.Lock) -> Iterator[None]:
-        """
+        """Hold a lock.
+
         Raises:
-            StoreAway: another holds it, who waits in vain.
+            StoreAway: another thread holds the lock and waits for a store that does not answer.
         """
         with ExitStack() as stack:
             with _away_recognized():
@@ -267,6 +272,7 @@ class ObjectStore(ArtifactStore):
         return f"{self._root}/{sha256[:2]}/{checked(sha256)}"
 
     def _bound_cache(self) -> None:
+        """Remove the least recently read files from the cache, until it has its allowed size."""
         files = []
         for path in self._cache.iterdir():
             try:
@@ -282,25 +288,26 @@ class ObjectStore(ArtifactStore):
 
 
 def _note_read(cached: Path) -> None:
-    """The last that was read is the last to go."""
+    """Note in the file's access time that it was read now, so that `_bound_cache` removes it last."""
     os.utime(cached, ns=(time.time_ns(), cached.stat().st_mtime_ns))
 
 
 @contextmanager
 def _away_recognized() -> Iterator[None]:
-    """
+    """Turn errors of the store and of the network into `StoreAway`.
+
     Raises:
-        FileNotFoundError: there is no such object, or bucket.
-        StoreAway: in place of whatever else the store or the way to it has against the call.
+        FileNotFoundError: there is no such object, or no such bucket.
+        StoreAway: any other error of the store or of the network.
     """
     try:
         yield
     except FileNotFoundError:
         raise
-    # aiohttp's: a connection that ends within an answer. ValueError: an address that is none.
+    # aiohttp.ClientError: the connection ended within a response. ValueError: the endpoint's address is invalid.
     except (OSError, BotoCoreError, ClientError, aiohttp.ClientError, ValueError) as error:
         if isinstance(error, OSError) and is_disk_full(error):
-            # Of this host's disk.
+            # This host's disk is full, not the store.
             raise
         if isinstance(error, Silent):
             _log.log(
@@ -309,7 +316,7 @@ def _away_recognized() -> Iterator[None]:
                 error,
             )
             raise StoreAway("the artifact store does not answer at the moment; try again in a few seconds") from error
-        # The log has the addresses, which an answer should not have.
+        # The whole error goes to the log only: it contains addresses that a response should not show.
         _log.warning("the artifact store cannot be used: %s: %s", type(error).__name__, error)
         raise StoreAway(
             f"the artifact store cannot be used at the moment ({type(error).__name__}); try again in a few seconds"

@@ -1,4 +1,4 @@
-"""Artifacts in a folder."""
+"""The artifact store in a folder."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ _LOCK_SECONDS = 10
 
 
 class FolderStore(ArtifactStore):
-    """A folder. Files are on disk, and so are their names, before `put` returns."""
+    """Stores artifacts in a folder. Before `put` returns, the file and its name are written to the disk (fsync)."""
 
     def __init__(self, data_dir: Path) -> None:
         self._root = data_dir / "artifacts"
-        # Beside the folder: whoever copies it while the service runs meets no file that is gone again.
+        # Beside the folder, not in it: a copy made while the service runs meets no temporary files that disappear.
         super().__init__(data_dir / "incoming")
 
     def put(self, source: Path) -> StoredFile:
@@ -47,7 +47,7 @@ class FolderStore(ArtifactStore):
             return incoming.keep()
 
     def adopt(self, source: Path) -> StoredFile:
-        """It keeps its own name too."""
+        """Store a file by a hard link; the file also keeps its old name."""
         with source.open("rb") as file:
             stored = hash_of(file)
             os.fsync(file.fileno())
@@ -81,7 +81,7 @@ class FolderStore(ArtifactStore):
             raise damaged(sha256)
 
     def problem(self) -> str | None:
-        """Asked by writing: a disk may be full, or only be read."""
+        """Check by writing a small file, since the disk may be full or read-only."""
         if not self._root.parent.is_dir():
             return "does not exist"
         try:
@@ -95,26 +95,27 @@ class FolderStore(ArtifactStore):
 
     def remove_abandoned(self) -> None:
         super().remove_abandoned()
-        # Where an earlier version received files, and where they come to from another disk.
+        # Earlier versions received files in this folder, and files from another disk are copied into it.
         self._remove_abandoned_in(self._root)
 
     def _place(self, temporary: Path, stored: StoredFile) -> None:
         path = self._path(stored.sha256)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self._on_its_disk(temporary)
-        # mkstemp's files are their maker's alone; API and workers may be different users of one folder.
+        # mkstemp's files are readable by their owner only; API and workers may run as different users.
         temporary.chmod(0o644)
-        # With or without the lock: a frozen process must not keep others from storing.
+        # Continue even if the lock could not be taken: a frozen process must not prevent others from storing files.
         with _locked(self._root, fcntl.LOCK_SH):
-            # Even where it is there already: the name must be young, or `remove_unnamed` could take it before its row
-            # is committed.
+            # Replace an existing file too: its time must be new, or `remove_unnamed` could remove it before its row is
+            # committed.
             os.utime(temporary)
             temporary.replace(path)
         for folder in (path.parent, self._root):
             _sync_directory(folder)
 
     def _on_its_disk(self, temporary: Path) -> Path:
-        """The file, or a copy where the folder is a disk of its own, on which alone it can get its name at once."""
+        """The file itself, or a copy on the folder's disk if that is another disk: a rename is atomic only on one
+        disk."""
         if temporary.stat().st_dev == self._root.stat().st_dev:
             return temporary
         near = self._root / f"{INCOMING}{secrets.token_hex(16)}"
@@ -136,17 +137,18 @@ class FolderStore(ArtifactStore):
             for name in old.keys() - named:
                 is_gone = self._remove_old(old[name], before)
                 if is_gone is None:
-                    # The next cleanup goes on.
+                    # The lock is held; the next cleanup continues.
                     return removed
                 removed += is_gone
         return removed
 
     def _remove_old(self, path: Path, before: float, *, within_seconds: float = _LOCK_SECONDS) -> bool | None:
-        """Whether it is removed; None if that cannot be told now, as while the folder is copied under a shared lock."""
+        """Remove a file if it is still old. Returns whether it was removed; None if the lock is held by others, such
+        as a backup with a shared lock."""
         with _locked(self._root, fcntl.LOCK_EX, within_seconds=within_seconds) as is_locked:
             if not is_locked:
                 return None
-            # Stored once more in this moment, it is young again.
+            # If the same content was stored again meanwhile, the file is young.
             if not is_older(path, before):
                 return False
             path.unlink(missing_ok=True)
@@ -169,8 +171,11 @@ class FolderStore(ArtifactStore):
 
 @contextmanager
 def _locked(root: Path, how: int, *, within_seconds: float = _LOCK_SECONDS) -> Iterator[bool]:
-    """Whether the lock was had: it is held for microseconds, unless by a process that is frozen."""
-    # Both ways: NFS gives a shared lock only to who may read, an exclusive one to who may write.
+    """Try to take the store's lock; the value is whether it was taken.
+
+    Normally the lock is held for microseconds only, but a frozen process may hold it for longer.
+    """
+    # Open for reading and writing: on NFS a shared lock needs the first, an exclusive lock the second.
     with (root / LOCK).open("a+") as file:
         deadline = time.monotonic() + within_seconds
         is_locked = False
@@ -188,7 +193,7 @@ def _locked(root: Path, how: int, *, within_seconds: float = _LOCK_SECONDS) -> I
 
 
 def _sync_directory(folder: Path) -> None:
-    """A new name is on disk only when its folder is."""
+    """Write a folder's entries to the disk, so that new names in it survive a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""Which store the settings name."""
+"""Opens the artifact store that the settings name."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from app.store.folder import FolderStore
 
 
 def open_store(settings: Settings, *, is_hasty: bool = False) -> ArtifactStore:
-    """The store that the settings name. Does not connect.
+    """Open the store that the settings name, without connecting to it.
 
     Args:
-        settings: of the service.
-        is_hasty: for whoever answers requests: a store elsewhere that says nothing is away after seconds.
+        settings: the service's.
+        is_hasty: whether a bucket that does not answer counts as down after a few seconds instead of half a minute,
+            for processes that answer requests.
     """
     if not settings.store_url:
         return FolderStore(settings.data_dir)
-    from app.store.bucket import ObjectStore  # noqa: PLC0415 - a folder needs nothing of it
+    from app.store.bucket import ObjectStore  # noqa: PLC0415 - needs packages that a folder does not need
 
     return ObjectStore(
         settings.store_url,

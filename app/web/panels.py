@@ -1,6 +1,6 @@
 """A training's curves as small charts one under another, with one cursor: what each shows at the same epoch.
 
-Each chart is stretched to the width that there is, so that it holds no text; labels and values stand beside it.
+Each chart is stretched to the available width, so it contains no text; labels and values are beside it.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Panel:
     lines: list[Line]
     low: str
     high: str
-    """What the lower and the upper edge stand for."""
+    """The values at the lower and the upper edge."""
     grid: list[float]
     """Heights of further lines across."""
     is_tall: bool = False
@@ -66,9 +66,9 @@ class Panels:
     total: int
     """The last epoch that any of the runs is to reach."""
     epochs: list[int]
-    """Those at which the cursor can stand."""
+    """The epochs that the cursor can show."""
     at: int
-    """Where it stands."""
+    """The epoch that the cursor shows."""
     at_x: float
     is_latest: bool
     """Whether that is where nobody has moved it from."""

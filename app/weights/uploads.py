@@ -69,7 +69,9 @@ def begin(service: Service, submitter: str, size_bytes: int) -> PartialUpload:
 
 
 def check_may_go_on(service: Service, upload: PartialUpload) -> None:
-    """Check before a piece is written that the rest fits on the disk: while nothing came, others may have filled it.
+    """Check, before a piece is written, that the rest of the file fits on the disk.
+
+    It may not, since others may have filled the disk since the last piece.
 
     Raises:
         NoRoom: the rest of the file does not fit on the disk now.
@@ -83,22 +85,22 @@ def check_room(service: Service, session: Session, size_bytes: int, *, apart_fro
     """Check that the disk has room for these bytes and for the rest of all unfinished uploads.
 
     Args:
-        service: whose disk.
-        session: on its database.
+        service: the service.
+        session: a session of its database.
         size_bytes: bytes to be written.
         apart_from: the upload that they belong to, which is not counted twice.
 
     Raises:
-        NoRoom: it has not.
+        NoRoom: there is not enough room.
     """
     check_disk(service, size_bytes, held_bytes=_held(service, session, apart_from=apart_from))
 
 
 def check_disk(service: Service, size_bytes: int, *, held_bytes: int = 0) -> None:
-    """Check that the disk has room for these bytes.
+    """Check that the disk has room for these bytes, besides `held_bytes` for unfinished uploads.
 
     Raises:
-        NoRoom: it has not.
+        NoRoom: there is not enough room.
     """
     if size_bytes > _free_bytes(service) - held_bytes:
         beside = f" besides the {held_bytes} bytes that unfinished uploads still need" if held_bytes else ""
@@ -126,7 +128,7 @@ def _held(service: Service, session: Session, *, apart_from: str | None = None) 
         except FileNotFoundError:
             held += size_bytes if created_at > lately else 0
             continue
-        # While the file is empty, no byte has come: then only the time of its beginning counts.
+        # While the file is empty, no byte has arrived; then only the time when the upload began counts.
         if created_at > lately or (pieces.st_size > 0 and pieces.st_mtime > lately_on_disk):
             held += size_bytes - pieces.st_size
     return held
@@ -136,7 +138,7 @@ def _check_may_begin(service: Service, session: Session, submitter: str, size_by
     """Check the limits on a submitter's unfinished uploads.
 
     Raises:
-        TooMany: they have too many, or too many bytes in them.
+        TooMany: there are too many unfinished uploads, or too many bytes in them.
     """
     settings = service.settings
     open_ones = session.scalars(
@@ -160,7 +162,7 @@ def _check_may_begin(service: Service, session: Session, submitter: str, size_by
 
 
 def find(session: Session, upload_id: str, submitter: str | None) -> PartialUpload:
-    """An unfinished upload of a submitter; None as `submitter` finds everybody's, for admins.
+    """Find an upload by its id. For an admin `submitter` is None, which finds uploads of all submitters.
 
     Raises:
         NotFound: there is no such upload, or it is another submitter's.
@@ -263,7 +265,7 @@ def _directory(service: Service) -> Path:
 
 
 def check_may_fetch(session: Session, sha256: str, submitter: str | None) -> None:
-    """Check that a submitter may download weights: their own, or trained here. None as `submitter` is an admin.
+    """Check that a submitter may download weights: their own, or trained here. For an admin `submitter` is None.
 
     Raises:
         NotFound: they may not, or there are none with this hash. Uploads made while the service was open belong to no
@@ -276,8 +278,8 @@ def check_may_fetch(session: Session, sha256: str, submitter: str | None) -> Non
 
 
 def remove(session: Session, sha256: str, submitter: str | None) -> None:
-    """Remove weights that nothing needs, uploaded or trained; the next cleanup removes their file. `submitter` None is
-    an admin.
+    """Remove weights that nothing needs, uploaded or trained; the next cleanup removes their file. For an admin
+    `submitter` is None.
 
     Raises:
         NotFound: the submitter has no weights with this hash.

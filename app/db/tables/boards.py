@@ -11,6 +11,7 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 from app.db.tables.base import Base, Id, Json, enum
 from app.db.tables.jobs import Job
 from gkl.answers import Provenance
+from gkl.catalog import BEYOND_AUTOATTACK, attack_name
 from gkl.outcome import CorruptionOutcome, broken_beyond_autoattack
 from gkl.outcome.corruption_error import robustbench_mean_corruption_error
 from gkl.outcome.flags import ON_CLEAN_BOARDS
@@ -160,6 +161,11 @@ class AttackResult(Base):
     evaluation: Mapped[Evaluation] = relationship(back_populates="attacks")
 
     __table_args__ = (CheckConstraint("0 <= broken AND broken <= points", name="broken_within_points"),)
+
+    @property
+    def is_beyond_autoattack(self) -> bool:
+        """Whether it ran after the protocol's own attacks."""
+        return attack_name(self.attack) in BEYOND_AUTOATTACK
 
     @property
     def survivors(self) -> int:

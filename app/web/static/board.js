@@ -16,7 +16,7 @@ const bar = document.getElementById("compare");
 let timer = null;
 let request = null;
 
-// The address shows the view; a search changes only its words and begins with the first page.
+// The address of the view with the typed words, from its first page on.
 function searched() {
   const query = new URLSearchParams(location.search);
   query.delete("page");

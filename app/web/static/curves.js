@@ -1,6 +1,6 @@
-// One cursor for all charts of a training: a pointer over any of them, or the slider's keys, show what each has there.
-// Without it the slider's button asks the service for the same. live.js may exchange the figure at any time: what is
-// kept here is in the page's address and nowhere else.
+// One cursor for all charts of a training: the pointer over a chart, or the slider, chooses the epoch whose values all
+// charts show. Without JavaScript, the slider's button loads the same from the service. live.js may replace the figure
+// at any time, so the chosen epoch is kept only in the page's address.
 "use strict";
 
 {
@@ -9,13 +9,14 @@
 
   const epochsOf = (figure) => figure.dataset.epochs.split(" ").map(Number);
 
-  // Place of the drawn epoch that is nearest.
+  // The position in `epochs` of the epoch that is nearest to `epoch`.
   function nearest(epochs, epoch) {
     let best = 0;
     epochs.forEach((each, place) => { if (Math.abs(each - epoch) < Math.abs(epochs[best] - epoch)) best = place; });
     return best;
   }
 
+  // Moves the cursor to the nearest drawn epoch, and returns that epoch.
   function show(figure, epoch) {
     const epochs = epochsOf(figure);
     const place = nearest(epochs, epoch);
@@ -29,14 +30,14 @@
     return epochs[place];
   }
 
-  // For who hears the slider: the values that the others see.
+  // Gives the slider a text with all values, for users of screen readers.
   function say(figure, epoch) {
     const values = [...figure.querySelectorAll("[data-name]")];
     const said = values.map((each) => `${each.dataset.name} ${each.textContent}`);
     figure.querySelector("[type=range]").setAttribute("aria-valuetext", `epoch ${epoch}: ${said.join(", ")}`);
   }
 
-  // The address of what is shown; that of the page as it began where the cursor stands at its end.
+  // Writes the epoch into the page's address; the last epoch is the default and is left out.
   function keep(figure, epoch) {
     clearTimeout(timer);
     timer = setTimeout(() => {
@@ -50,6 +51,7 @@
 
   const figureOf = (event) => event.target instanceof Element && event.target.closest(".curves");
 
+  // The epoch, not rounded, under the pointer; null outside the charts.
   function epochAt(figure, event) {
     const plot = event.target.closest(".plot");
     if (!plot) return null;
@@ -62,7 +64,7 @@
     const figure = figureOf(event);
     if (!figure || event.target.type !== "range") return;
     const epoch = show(figure, Number(event.target.value));
-    // Where nothing is drawn yet the slider does not go.
+    // The slider stays within the epochs that are drawn.
     event.target.value = epoch;
     say(figure, epoch);
     keep(figure, epoch);
@@ -74,7 +76,7 @@
     if (epoch) show(figure, epoch);
   });
 
-  // A pointer that goes leaves the cursor where it was set; a click sets it.
+  // When the pointer leaves the figure, the cursor goes back to the slider's epoch. A click sets the slider.
   document.addEventListener("pointerout", (event) => {
     const figure = figureOf(event);
     if (!figure || figure.contains(event.relatedTarget)) return;

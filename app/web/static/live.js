@@ -1,5 +1,5 @@
-// Keeps a page current: the server renders it again, and each part that changed takes the place of the old one.
-// A page says how: `data-events` names an event stream that tells when, `data-poll-seconds` a period.
+// Keeps a page current: fetches it again from the server, and replaces the parts that have changed. Its <main> says
+// when: after events of the stream at `data-events`, or every `data-poll-seconds` seconds.
 "use strict";
 
 const PAUSE_MS = 1000;
@@ -7,14 +7,14 @@ const POLL_MS = 5000;
 
 const main = document.querySelector("main");
 
-// What somebody is using stays as it is until they leave it: a focused control, selected text.
+// Whether the user has focused a control in this part, or selected text in it. Such a part is not replaced yet.
 function inUse(part) {
   const selection = document.getSelection();
   const selected = selection && !selection.isCollapsed && part.contains(selection.anchorNode);
   return selected || part.contains(document.activeElement);
 }
 
-// A live region stays the same element, or nothing would be said; and it says only what is news.
+// Screen readers announce changes within a live region, so its element is kept. Its text changes only if there is news.
 function announce(old, fresh) {
   if (old.dataset.said === fresh.dataset.said) return;
   old.dataset.said = fresh.dataset.said;
@@ -30,7 +30,7 @@ function replace(old, fresh) {
   if (fresh.matches(".log")) fresh.scrollTop = atEnd ? fresh.scrollHeight : top;
 }
 
-// Where parts came or went, the whole takes the place of the whole.
+// Replaces changed parts. If parts were added or removed, replaces all of them.
 function update(fresh) {
   const before = [...main.children];
   const after = [...fresh.children];
@@ -54,7 +54,7 @@ function update(fresh) {
   } else {
     return;
   }
-  // The page of an ended job names no stream any more.
+  // The page of a job that has ended names no stream.
   if (!fresh.dataset.events) delete main.dataset.events;
 }
 
@@ -65,7 +65,7 @@ async function refresh() {
     const page = new DOMParser().parseFromString(await response.text(), "text/html");
     update(page.querySelector("main"));
   } catch {
-    // The service is away; the next event or period tries again.
+    // The service does not answer; the next event or period tries again.
   }
 }
 
@@ -85,7 +85,7 @@ function follow() {
   };
   for (const type of ["state", "progress", "epoch", "attack"]) stream.addEventListener(type, changed);
   stream.onerror = () => {
-    // Also when the service ends the stream, after the job's last state: the page may not have been able to show it.
+    // Called also when the service ends the stream after the job's last state, which the page may not show yet.
     if (!isLive()) {
       stream.close();
       return;
@@ -99,11 +99,11 @@ if (main.dataset.events) follow();
 if (main.dataset.pollSeconds) poll(1000 * Number(main.dataset.pollSeconds));
 document.querySelectorAll(".log").forEach((log) => { log.scrollTop = log.scrollHeight; });
 
-// A view's form needs no button where there are scripts.
+// With JavaScript a view's form is sent after each change, without a button.
 document.querySelectorAll("form[data-auto]").forEach((form) => {
   form.addEventListener("change", () => form.requestSubmit());
   form.addEventListener("submit", () => {
-    // Short addresses to share: what was not chosen is not in them, nor the columns that are there anyway.
+    // Keep addresses short: leave out empty fields, and the columns if they are the usual ones.
     const boxes = [...form.querySelectorAll("[type=checkbox]")];
     const isUsual = !new URLSearchParams(location.search).has("columns");
     if (isUsual && boxes.every((box) => box.checked === box.defaultChecked)) {
@@ -111,13 +111,13 @@ document.querySelectorAll("form[data-auto]").forEach((form) => {
     }
     for (const field of form.elements) if (field.value === "") field.disabled = true;
   });
-  // The page as it was left comes back with the browser's button.
+  // When the user comes back with the browser's button, the page is as they left it: with disabled fields.
   addEventListener("pageshow", () => {
     for (const field of form.elements) field.disabled = false;
   });
 });
 
-// Browsers put back what was chosen before a page was left; the fields say what this address shows.
+// Browsers restore earlier choices when the user comes back. Reset them, so that the fields match the address.
 addEventListener("pageshow", () => {
   for (const form of document.querySelectorAll("form[data-view]")) form.reset();
 });

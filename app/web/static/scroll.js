@@ -8,7 +8,7 @@ const SCROLLERS = ".scroll, pre.code, .table-wrapper, .highlight pre, pre.microl
 function nameOf(scroller) {
   const above = [...document.querySelectorAll("h1, h2, h3, summary, legend")].filter(
     (heading) => heading.compareDocumentPosition(scroller) & Node.DOCUMENT_POSITION_FOLLOWING);
-  // Without the sign with which a heading of the documentation links to itself.
+  // Headings of the documentation end with a link "¶" to themselves.
   return above.at(-1)?.textContent.replace("¶", "").trim() || document.title;
 }
 
@@ -41,6 +41,6 @@ function markSoon() {
 
 markScrollers();
 addEventListener("resize", markSoon);
-// Folded parts had no size before they were opened.
+// Parts of a closed <details> have no size until it is opened.
 document.addEventListener("toggle", markSoon, true);
 new MutationObserver(markSoon).observe(document.body, { childList: true, subtree: true });

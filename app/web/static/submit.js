@@ -10,7 +10,7 @@ const form = document.querySelector("form[data-spec]");
 async function rendered(action) {
   const body = new URLSearchParams(new FormData(form));
   body.set("action", action);
-  // Not form.action: that is the button with this name.
+  // Not form.action, which is the button named "action".
   const response = await fetch(form.getAttribute("action"), { method: "POST", body, headers: { Accept: "text/html" } });
   const page = new DOMParser().parseFromString(await response.text(), "text/html");
   if (!page.querySelector("form[data-spec]")) throw new Refusal(page.querySelector("main .lead")?.textContent);
@@ -257,7 +257,7 @@ if (upload) {
         const passes = [409, 429].includes(answer.status) || (answer.status >= 500 && answer.status !== 507);
         if (!passes) return said ?? ofProxy(answer.status);
       } catch (error) {
-        // A page of a proxy instead of the answer to the last piece.
+        // A proxy answered with a page of its own, which is not JSON.
         if (error instanceof SyntaxError) return ofProxy(200);
         cut = true;
       }

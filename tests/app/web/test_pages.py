@@ -12,7 +12,7 @@ from sqlalchemy import update
 
 from app import jobs
 from app.db.database import Database, database_now
-from app.db.tables import FileKind, Job, WorkerRow
+from app.db.tables import AttackResult, FileKind, Job, WorkerRow
 from app.http.service import Service
 from app.jobs import job_files, job_log, workers
 from app.store import StoredFile
@@ -169,6 +169,14 @@ def test_flags_and_provisional_verdicts_are_shown_in_words(client: TestClient, d
     assert "Provisional: the first attacks have run" in running
     assert "when it is final" in running
     assert "at most 25.00 % robust" in get(client, "/jobs/4")
+
+
+def test_a_page_says_which_attacks_are_not_autoattacks(client: TestClient, database: Database) -> None:
+    measure(database, train(database, "Repaired"), robust=200, repaired=3)
+    sentence = "do not belong to AutoAttack: its own attacks leave 56.39 % of the points unbroken."
+    assert sentence in words(client, "/models/1")
+    titles = ("Square", "APGD-T", "Repair", "Transfer", "Mine (Ada)")
+    assert [AttackResult(attack=title).is_beyond_autoattack for title in titles] == [False, False, True, True, False]
 
 
 def test_corruptions_are_a_table(client: TestClient, database: Database) -> None:

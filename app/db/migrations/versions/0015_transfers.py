@@ -33,5 +33,5 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_table("transfers")
-    # Earlier versions have no such kind. What broke points that stood is an external attack to them.
+    # Earlier versions do not know this kind; they know a transfer that broke points as an external attack.
     op.execute("UPDATE jobs SET kind = 'external' WHERE kind = 'transfer'")
