@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from enum import StrEnum
+from itertools import groupby
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -77,7 +78,19 @@ def list_(
         console.print(f"There are no {what.value} yet.")
         return
     columns = _COLUMNS[what]
-    _print_table(columns, [[_shown(row, column) for column in columns] for row in found])
+    for heading, rows in _sections(what, found):
+        if heading:
+            console.print(heading, markup=False, highlight=False)
+        _print_table(columns, [[_shown(row, column) for column in columns] for row in rows])
+
+
+def _sections(what: Listed, found: list[dict[str, Any]]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """The rows under headings, each printed as a table of its own; without a heading except for the many recipes."""
+    if what is not Listed.RECIPES:
+        yield "", found
+        return
+    for (kind, group), rows in groupby(found, key=lambda row: (row["kind"], row["group"])):
+        yield f"{kind}: {group}", list(rows)
 
 
 _COLUMNS: dict[Listed, tuple[str, ...]] = {
@@ -101,13 +114,13 @@ def _of_the_catalog(what: Listed) -> list[dict[str, Any]]:
     from pydantic import TypeAdapter  # noqa: PLC0415
 
     from gkl.catalog import ARCHITECTURES, DATASETS, Architecture, Dataset  # noqa: PLC0415
-    from gkl.recipes import RECIPES  # noqa: PLC0415
+    from gkl.recipes import listed_recipes  # noqa: PLC0415
 
     if what is Listed.DATASETS:
         return [TypeAdapter(Dataset).dump_python(each, mode="json") for each in DATASETS.values()]
     if what is Listed.ARCHITECTURES:
         return [TypeAdapter(Architecture).dump_python(each, mode="json") for each in ARCHITECTURES.values()]
-    return [{"name": name, "title": make().name} for name, make in RECIPES.items()]
+    return [each._asdict() for each in listed_recipes()]
 
 
 def _shown(row: dict[str, Any], column: str) -> str:
