@@ -78,19 +78,20 @@ def list_(
         console.print(f"There are no {what.value} yet.")
         return
     columns = _COLUMNS[what]
-    for heading, rows in _sections(what, found):
-        if heading:
-            console.print(heading, markup=False, highlight=False)
-        _print_table(columns, [[_shown(row, column) for column in columns] for row in rows])
+    shown = [[_shown(row, column) for column in columns] for row in found]
+    _print_table(columns, _in_groups(found, shown) if what is Listed.RECIPES else shown)
 
 
-def _sections(what: Listed, found: list[dict[str, Any]]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """The rows under headings, each printed as a table of its own; without a heading except for the many recipes."""
-    if what is not Listed.RECIPES:
-        yield "", found
-        return
-    for (kind, group), rows in groupby(found, key=lambda row: (row["kind"], row["group"])):
-        yield f"{kind}: {group}", list(rows)
+def _in_groups(found: Sequence[dict[str, Any]], shown: Sequence[list[str]]) -> Iterator[list[str]]:
+    """The rows of recipes, indented under a row with the heading of each group."""
+    pairs = zip(found, shown, strict=True)
+    for number, ((kind, group), rows) in enumerate(
+        groupby(pairs, key=lambda pair: (pair[0]["kind"], pair[0]["group"]))
+    ):
+        if number:
+            yield []
+        yield [f"{kind}: {group}"]
+        yield from ([f"  {name}", *rest] for _, (name, *rest) in rows)
 
 
 _COLUMNS: dict[Listed, tuple[str, ...]] = {
@@ -274,7 +275,7 @@ def _print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def _print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     from rich.box import SIMPLE_HEAD  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
