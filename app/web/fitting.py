@@ -54,7 +54,7 @@ class Drawn:
         return cls(dataset, by_path, loss)
 
     def __str__(self) -> str:
-        choices = self.norms | ({"loss": self.loss} if self.loss else {})
+        choices = {**self.norms, **({"loss": self.loss} if self.loss else {})}
         return " ".join([self.dataset, *(f"{path}={choice}" for path, choice in choices.items())])
 
 

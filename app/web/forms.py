@@ -180,8 +180,8 @@ def _inputs(
 
 def _description(model: type[BaseModel], name: str) -> str:
     """The field's docstring; that of a base class where a class changes only the default."""
-    found = (base.model_fields[name] for base in model.__mro__ if name in getattr(base, "model_fields", {}))
-    return next((info.description for info in found if info.description), "")
+    bases = (base for base in model.__mro__ if issubclass(base, BaseModel) and name in base.model_fields)
+    return next((found for base in bases if (found := base.model_fields[name].description)), "")
 
 
 def defaults_of_variant(model: type[BaseModel], field: str, tag: str) -> dict[str, Any]:
