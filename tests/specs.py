@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from gkl.recipes.adversarial import digits
-from gkl.spec import Evaluation, ThreatModel, TrainSpec
+from gkl.recipes.distillation import digits_gkl
+from gkl.spec import DistillSpec, Evaluation, TeacherJob, ThreatModel, TrainSpec
 
 NO_FILES = Path("/nonexistent")
 """A directory of data sets for runs on digits, which need none."""
@@ -21,3 +22,8 @@ def tiny_train_spec(**changes: object) -> TrainSpec:
 def endless_train_spec() -> TrainSpec:
     """Would run for hours."""
     return tiny_train_spec(name="Endless", epochs=10_000, evaluation=None)
+
+
+def distillation_from(job_id: int) -> DistillSpec:
+    """A student that learns from the network of a job."""
+    return digits_gkl().model_copy(update={"name": "Student", "teacher": TeacherJob(kind="job", job=job_id)})

@@ -43,8 +43,8 @@ class GivenFiles:
         """Copy the run's input files into its directory.
 
         Returns:
-            The file names of the given weights, which may be a teacher's, and of their converted form, if an earlier run
-            converted them; None for each that does not exist.
+            The file names of the given weights, which may be a teacher's, and of their converted form, if an earlier
+            run converted them; None for each that does not exist.
         """
         self._fetch_what_was_left()
         spec = self.claim.spec

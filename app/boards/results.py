@@ -137,6 +137,11 @@ def newest_models(session: Session, *, limit: int) -> list[Model]:
     return list(session.scalars(select(Model).order_by(Model.id.desc()).limit(limit)))
 
 
+def models_of_file(session: Session, weights_sha256: str) -> list[Model]:
+    """The known networks of a file, oldest first."""
+    return list(session.scalars(select(Model).where(Model.weights_sha256 == weights_sha256).order_by(Model.id)))
+
+
 def evaluation(session: Session, evaluation_id: int) -> Evaluation:
     found = session.scalars(_evaluations().where(Evaluation.id == evaluation_id)).first()
     if found is None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from enum import StrEnum
+from itertools import groupby
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -77,7 +78,20 @@ def list_(
         console.print(f"There are no {what.value} yet.")
         return
     columns = _COLUMNS[what]
-    _print_table(columns, [[_shown(row, column) for column in columns] for row in found])
+    shown = [[_shown(row, column) for column in columns] for row in found]
+    _print_table(columns, _in_groups(found, shown) if what is Listed.RECIPES else shown)
+
+
+def _in_groups(found: Sequence[dict[str, Any]], shown: Sequence[list[str]]) -> Iterator[list[str]]:
+    """The rows of recipes, indented under a row with the heading of each group."""
+    pairs = zip(found, shown, strict=True)
+    for number, ((kind, group), rows) in enumerate(
+        groupby(pairs, key=lambda pair: (pair[0]["kind"], pair[0]["group"]))
+    ):
+        if number:
+            yield []
+        yield [f"{kind}: {group}"]
+        yield from ([f"  {name}", *rest] for _, (name, *rest) in rows)
 
 
 _COLUMNS: dict[Listed, tuple[str, ...]] = {
@@ -101,13 +115,13 @@ def _of_the_catalog(what: Listed) -> list[dict[str, Any]]:
     from pydantic import TypeAdapter  # noqa: PLC0415
 
     from gkl.catalog import ARCHITECTURES, DATASETS, Architecture, Dataset  # noqa: PLC0415
-    from gkl.recipes import RECIPES  # noqa: PLC0415
+    from gkl.recipes import listed_recipes  # noqa: PLC0415
 
     if what is Listed.DATASETS:
         return [TypeAdapter(Dataset).dump_python(each, mode="json") for each in DATASETS.values()]
     if what is Listed.ARCHITECTURES:
         return [TypeAdapter(Architecture).dump_python(each, mode="json") for each in ARCHITECTURES.values()]
-    return [{"name": name, "title": make().name} for name, make in RECIPES.items()]
+    return [each._asdict() for each in listed_recipes()]
 
 
 def _shown(row: dict[str, Any], column: str) -> str:
@@ -266,7 +280,7 @@ def _print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def _print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     from rich.box import SIMPLE_HEAD  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from sqlalchemy import select
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from app.boards.naming import zoo_name
@@ -11,7 +14,7 @@ from app.db.database import database_now
 from app.db.tables import Entry, Job, Model
 from app.jobs.outbox import enqueue
 from app.jobs.state import add_event
-from gkl.answers import TRAININGS, JobState
+from gkl.answers import TRAININGS, JobKind, JobState
 from gkl.catalog import ARCHITECTURES
 from gkl.spec import PUBLISHED_WEIGHTS, RUN_SPEC, DistillSpec, TeacherEntry, TeacherJob, TeacherWeights
 
@@ -57,6 +60,25 @@ def looked_up(session: Session, spec: DistillSpec, *, is_locking: bool = True) -
     return _with_teacher(spec, _trained_by(session, job)), None
 
 
+def dataset_of(session: Session, *, job_id: int | None = None, entry_id: int | None = None) -> str | None:
+    """The data set of the network that a job trains or that an entry shows; None if there is no such job or entry."""
+    if entry_id is not None:
+        entry = session.get(Entry, entry_id)
+        return None if entry is None else entry.dataset
+    job = None if job_id is None else session.get(Job, job_id)
+    return None if job is None else job.spec.get("dataset")
+
+
+def can_teach(entry: Entry) -> bool:
+    """Whether a student can learn from the network of an entry: its weights are here, or they are published."""
+    return entry.model is not None or _published(entry) is not None
+
+
+def _published(entry: Entry) -> str | None:
+    """The name of an imported entry's network whose weights RobustBench publishes; None if there is none."""
+    return None if entry.source is None else zoo_name(entry.dataset, entry.board, entry.slug)
+
+
 def _trained_by(session: Session, job: Job) -> TeacherWeights:
     model = session.scalars(select(Model).where(Model.train_job_id == job.id)).first()
     if model is None:
@@ -79,7 +101,7 @@ def _of_entry(session: Session, spec: DistillSpec, number: int) -> TeacherWeight
         )
     if entry.model is not None:
         return _of_model(entry.model)
-    published = None if entry.source is None else zoo_name(entry.dataset, entry.board, entry.slug)
+    published = _published(entry)
     if published is None:
         raise Unprocessable(
             f"teacher.entry: the weights of entry {number} are not here; send them, and name their sha256 and the "
@@ -122,3 +144,74 @@ def release_students(session: Session, job: Job) -> None:
         reason = f"its teacher, job {job.id}, has succeeded"
         add_event(session, student.id, "state", {"state": JobState.QUEUED, "reason": reason})
         enqueue(session, student)
+
+
+@dataclass(frozen=True)
+class KnownTeacher:
+    """The teacher of a distillation, with what this service knows of it."""
+
+    architecture: str | None
+    """None while its job or entry has not been looked up."""
+    weights: str | None
+    """sha256 of its file, or 'robustbench'."""
+    weights_key: str | None
+    job_id: int | None
+    """The job that trains or trained it."""
+    entry_id: int | None
+    """An entry that shows it."""
+    model: Model | None
+    clean_accuracy: float | None
+    """On the data set's test images, as the finished distillation measured it."""
+
+
+def teacher_of(session: Session, job: Job, student: Model | None) -> KnownTeacher | None:
+    """The teacher of a distillation; None for other jobs, and for a student that learns from labels alone.
+
+    Args:
+        session: a transaction.
+        job: any job.
+        student: the model that it trained, if it has succeeded.
+    """
+    if job.kind is not JobKind.DISTILL:
+        return None
+    try:
+        spec = DistillSpec.model_validate(job.spec)
+    except ValidationError:
+        # Another version wrote it.
+        return None
+    if spec.teacher is None:
+        return None
+    accuracy = None if student is None else student.teacher_accuracy
+    teacher = spec.teacher
+    if not isinstance(teacher, TeacherWeights):
+        job_id, entry_id = (teacher.job, None) if isinstance(teacher, TeacherJob) else (None, teacher.entry)
+        return KnownTeacher(None, None, None, job_id, entry_id, None, accuracy)
+    # Published weights are a model here once an evaluation has measured them.
+    named = student.teacher_sha256 if student is not None and teacher.weights == PUBLISHED_WEIGHTS else teacher.weights
+    same = {"weights_sha256": named, "weights_key": teacher.weights_key or "", "architecture": teacher.architecture}
+    model = session.scalars(select(Model).filter_by(**same)).first()
+    job_id = job.awaits_id if model is None else model.train_job_id
+    entry_id = _entry_of(session, teacher, model)
+    return KnownTeacher(teacher.architecture, teacher.weights, teacher.weights_key, job_id, entry_id, model, accuracy)
+
+
+def _entry_of(session: Session, teacher: TeacherWeights, model: Model | None) -> int | None:
+    """The first entry that shows a network; None if there is none."""
+    if model is not None:
+        shown = select(Entry.id).where(Entry.model_id == model.id)
+    elif teacher.weights == PUBLISHED_WEIGHTS:
+        dataset, board, slug = teacher.architecture.split("/", 2)
+        shown = select(Entry.id).where(Entry.dataset == dataset, Entry.board == board, Entry.slug == slug)
+    else:
+        return None
+    return session.scalars(shown.order_by(Entry.id).limit(1)).first()
+
+
+def students_of(session: Session, job: Job, *, limit: int) -> list[Job]:
+    """The distillations that wait for the network of a training, or that learn or learned from it; newest first."""
+    if job.kind not in TRAININGS:
+        return []
+    trained = select(Model.weights_sha256).where(Model.train_job_id == job.id)
+    learns = or_(Job.awaits_id == job.id, Job.weights_sha256.in_(trained))
+    query = select(Job).where(Job.kind == JobKind.DISTILL, learns).order_by(Job.id.desc()).limit(limit)
+    return list(session.scalars(query))

@@ -40,7 +40,7 @@ from app.http.access import Admin, Reader, Sender, charge
 from app.http.entity_tags import not_modified, tagged
 from app.http.parameters import MAX_ID, BoardPart, EntryId, JobId
 from app.http.service import Service, ServiceDep
-from app.jobs import job_files
+from app.jobs import job_files, teachers
 from app.web import cards
 from app.web.boards import ChosenChart, board_page
 from app.web.forms import sent_fields
@@ -162,6 +162,7 @@ def entry(request: Request, service: ServiceDep, entry_id: EntryId) -> Response:
             leader=ranking.leader(session, on),
             lesson=lesson_of(session, found, on),
             can_be_measured=spec_to_measure(found.entry) is not None,
+            can_teach=teachers.can_teach(found.entry),
             broken=_broken(service, session, found.entry, limit=6),
             classes=_classes(service, session, found.entry),
             attacks=external.newest_attacks(session, entry_id, limit=_ATTACKS_SHOWN),

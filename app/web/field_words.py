@@ -10,6 +10,9 @@ _TITLES = {
     "architecture": "Architecture",
     "weights": "Weights",
     "weights_key": "Which network of the file",
+    "teacher": "Teacher",
+    "teacher.job": "Number of the job",
+    "teacher.entry": "Number of the entry",
     "threat_model": "Threat model",
     "norm": "Norm",
     "epsilon": "Largest perturbation (epsilon)",
@@ -19,6 +22,19 @@ _TITLES = {
     "objective.wmse_weight": "Weighted MSE weight (beta)",
     "objective.prior_temperature": "Temperature of the class prior",
     "objective.gamma": "Smoothing of the class weights (gamma)",
+    "objective.label_weight": "Weight of the labels' cross-entropy",
+    "temperature": "Temperature (T)",
+    "ramp_epochs": "Epochs over which the teacher's term grows",
+    "target_weight": "Weight of the label's part (alpha)",
+    "non_target_weight": "Weight of the other classes' part (beta)",
+    "class_wise": "Weights by class",
+    "objective.maximizes": "What the attack increases",
+    "kl_mean": "What each KL is averaged over",
+    "teacher_weight": "Weight of the teacher's term (alpha)",
+    "first_introspective_epoch": "Introspection from epoch",
+    "trust_exponent": "Exponent of the trust in the teacher",
+    "adversarial_weight": "Weight on adversarial images",
+    "natural_weight": "Weight on clean images",
     "inner_maximization": "Attack during training",
     "num_steps": "Attack steps",
     "relative_step_size": "Step size, relative to epsilon",
@@ -34,6 +50,7 @@ _TITLES = {
     "milestones": "Epochs at which the rate falls",
     "schedule.factor": "Factor at each of them",
     "warmup_fraction": "Share of warm-up",
+    "warmup_epochs": "Epochs of warm-up",
     "start_divisor": "Divisor of the first rate",
     "end_divisor": "Divisor of the last rate",
     "schedule.moves": "When the rate changes",
@@ -48,6 +65,8 @@ _TITLES = {
     "augmentation": "Augmentation of the images",
     "robust_weight": "Weight of the divergence over second views",
     "augmentation.flip": "Mirror half of the images",
+    "imbalance": "Long tail",
+    "imbalance.factor": "Largest class over the smallest",
     "synthetic": "Generated images",
     "synthetic.fraction": "Share of each batch",
     "averaging": "Averaging of the weights",
@@ -81,11 +100,14 @@ _TITLES = {
 
 _BASIC = re.compile(
     r"name|dataset|architecture|weights|epochs|objective|evaluation"
+    r"|teacher(\.(architecture|weights|job|entry))?"
     r"|(evaluation\.)?threat_model(\.(norm|epsilon))?|evaluation\.(protocol|num_points)"
 )
 
 SHOWN_FIRST = (
-    *("name", "dataset", "architecture", "weights", "threat_model", "objective", "epochs", "evaluation"),
+    *("name", "dataset", "architecture", "weights", "teacher"),
+    *("teacher.architecture", "teacher.weights", "teacher.job", "teacher.entry"),
+    *("threat_model", "objective", "epochs", "evaluation"),
     *("evaluation.protocol", "evaluation.threat_model", "evaluation.num_points"),
 )
 """The basic fields of the form and of its parts, in the order in which they are shown."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from urllib.parse import parse_qsl
 
@@ -173,8 +173,23 @@ def _inputs(
         if name in ("kind", "loss") and len(shape.literals) == 1 and not shape.models:
             continue
         value = values.get(name, _default(info))
-        found.append(_input(f"{prefix}{name}", info, shape, value, errors))
+        made = _input(f"{prefix}{name}", info, shape, value, errors)
+        found.append(replace(made, help=_description(model, name).replace("`", "")))
     return found
+
+
+def _description(model: type[BaseModel], name: str) -> str:
+    """The field's docstring; that of a base class where a class changes only the default."""
+    bases = (base for base in model.__mro__ if issubclass(base, BaseModel) and name in base.model_fields)
+    return next((found for base in bases if (found := base.model_fields[name].description)), "")
+
+
+def defaults_of_variant(model: type[BaseModel], field: str, tag: str) -> dict[str, Any]:
+    """The default values of a variant of one of a model's fields, as JSON; empty if there is no such variant."""
+    variant = _shape_of(model.model_fields[field]).models.get(tag)
+    if variant is None:
+        return {}
+    return {name: _default(info) for name, info in variant.model_fields.items() if not info.is_required()}
 
 
 def _default(info: FieldInfo) -> Any:
@@ -190,7 +205,7 @@ def _input(path: str, info: FieldInfo, shape: _Shape, value: Any, errors: Mappin
     common: dict[str, Any] = {
         "name": path,
         "title": field_words.title(path),
-        "help": (info.description or "").replace("`", ""),
+        "help": "",
         "errors": errors.get(path, []),
         "is_required": info.is_required(),
         "is_changed": not info.is_required() and value != _default(info),

@@ -19,19 +19,22 @@ from app.evidence import external, reports, transfers
 from app.evidence.compare import training_differences
 from app.http.parameters import MAX_ID, JobId
 from app.http.service import ServiceDep
-from app.jobs import beside, holdings, job_files, job_log, job_metrics, run_time
+from app.jobs import beside, holdings, job_files, job_log, job_metrics, run_time, teachers
 from app.jobs.waterfall import Waterfall, waterfall
 from app.web.attempts import attempts
 from app.web.panels import Run, panels_of
 from app.web.rendering import Chosen, render
 from app.web.ways_out import way_out
-from gkl.answers import JobKind, JobState
+from gkl.answers import TRAININGS, JobKind, JobState
 from gkl.outcome import Progress, StepMetrics
 from gkl.spec import RUN_SPEC, EvaluateSpec
 
 router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
 
 _LOG_TAIL_BYTES = 16 * 1024
+_STUDENTS_SHOWN = 20
+# States of a training from whose network a new job can learn; it waits while the training has not ended.
+_TEACHING = (JobState.QUEUED, JobState.RUNNING, JobState.SUCCEEDED)
 
 
 class _View(BaseModel):
@@ -56,6 +59,8 @@ def job(request: Request, service: ServiceDep, job_id: JobId, view: Annotated[_V
         attacks, expected = _attacks_of_last_attempt(events), run_time.expected(session, found, now)
         saved = job_files.resume_files(session, job_id)
         progress = jobs.progress(found)
+        model = results.models_of_jobs(session, [job_id]).get(job_id)
+        students = teachers.students_of(session, found, limit=_STUDENTS_SHOWN + 1)
         suggested = beside.suggested(session, found)
         return render(
             request,
@@ -66,7 +71,11 @@ def job(request: Request, service: ServiceDep, job_id: JobId, view: Annotated[_V
             expected=expected,
             ends_at=None if expected is None or found.state is not JobState.RUNNING else _later(now, expected),
             announced=_announced(found, progress, expected),
-            model=results.models_of_jobs(session, [job_id]).get(job_id),
+            model=model,
+            teacher=teachers.teacher_of(session, found, model),
+            students=students[:_STUDENTS_SHOWN],
+            has_more_students=len(students) > _STUDENTS_SHOWN,
+            can_teach=found.kind in TRAININGS and found.state in _TEACHING,
             evaluation=results.evaluation_of_job(session, job_id),
             attack=external.attack_of_job(session, job_id),
             transfer=transfers.of_job(session, job_id),

@@ -7,7 +7,8 @@ import logging
 import re
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Annotated, Any, Literal
+from itertools import groupby
+from typing import Annotated, Any, Literal, cast
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, BackgroundTasks, Query, Request
@@ -26,20 +27,20 @@ from app.http import owner_limits
 from app.http.access import Sender
 from app.http.parameters import MAX_ID
 from app.http.service import Service, ServiceDep
-from app.jobs import holdings, job_files, run_time
+from app.jobs import holdings, job_files, run_time, teachers
 from app.web.fitting import Drawn, fitted
 from app.web.forms import sent_fields
 from app.web.rendering import Chosen, redirect, render
-from app.web.submit_form import Form, Kind, commands, first_values, form_of, from_sent, prefilled
-from gkl.catalog import unknown_name_message
-from gkl.recipes import RECIPES
-from gkl.spec import BaseTrainSpec, EvaluateSpec, SentSpec, named_weights
+from app.web.submit_form import FIRST_RECIPES, Form, Kind, commands, first_values, form_of, from_sent, prefilled
+from gkl.catalog import DATASETS, unknown_name_message
+from gkl.recipes import RECIPES, listed_recipes
+from gkl.spec import SHA256_PATTERN, BaseTrainSpec, DistillSpec, EvaluateSpec, SentSpec, named_weights
 
 _log = logging.getLogger(__name__)
 
 router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
 
-Choice = Literal["train", "evaluate", "import"]
+Choice = Literal["train", "distill", "evaluate", "import"]
 
 
 @router.get("/submit")
@@ -49,8 +50,23 @@ def submit_page(request: Request, kind: Annotated[Choice | None, Chosen] = None)
     if kind is None and not query:
         return render(request, "choose.html")
     if kind is None:
-        kind = "evaluate" if {"weights", "weights_key"} & dict(query).keys() else "train"
+        kind = _kind_of(dict(query))
     return redirect(request, f"/submit/{kind}" + (f"?{urlencode(query)}" if query else ""))
+
+
+def _kind_of(given: Mapping[str, str]) -> Kind:
+    """The form that the fields of a link belong to."""
+    if given.keys() & {"weights", "weights_key"}:
+        return "evaluate"
+    if any(name.partition(".")[0] == "teacher" for name in given):
+        return "distill"
+    return _kind_of_recipe(given.get("recipe", "")) or "train"
+
+
+def _kind_of_recipe(name: str) -> Kind | None:
+    """The form that a recipe belongs to; None if there is no such recipe."""
+    found = next((each for each in listed_recipes() if each.name == name), None)
+    return None if found is None else cast(Kind, found.kind)
 
 
 @router.get("/submit/import")
@@ -80,17 +96,32 @@ def submit_form(
         if spec is None:
             raise NotFound(f"the weights of entry {entry} are not in RobustBench's zoo; send them with this form")
         values = spec.model_dump(mode="json")
-    elif kind == "train" and recipe is not None:
-        if recipe not in RECIPES:
+    elif kind != "evaluate" and recipe is not None:
+        belongs_to = _kind_of_recipe(recipe)
+        if belongs_to is None:
             raise NotFound(unknown_name_message("recipe", recipe, RECIPES))
+        if belongs_to != kind:
+            return redirect(request, f"/submit/{belongs_to}?{request.url.query}")
         values = RECIPES[recipe]().model_dump(mode="json")
     given = {name: value for name, value in request.query_params.items() if name not in ("recipe", "job", "entry")}
+    if kind == "distill":
+        given = _with_dataset(service, given)
     if given:
         values = prefilled(kind, values, given)
     form = _looked_at(service, form_of(kind, values, submitter=given.get("submitter", "")), values)
     # If the spec is valid, errors come from the service, such as missing weights that a link names.
     is_refused = form.spec is not None and form.has_errors
-    return _submit_page(request, service, form, recipe=recipe or next(iter(RECIPES)), show_errors=is_refused)
+    return _submit_page(request, service, form, recipe=recipe or FIRST_RECIPES.get(kind), show_errors=is_refused)
+
+
+def _with_dataset(service: Service, given: Mapping[str, str]) -> dict[str, str]:
+    """The fields of a link, with the data set of the job or entry that it names as teacher."""
+    numbers = {name: int(value) for name in ("job", "entry") if (value := given.get(f"teacher.{name}", "")).isdecimal()}
+    if "dataset" in given or not numbers or max(numbers.values()) > MAX_ID:
+        return dict(given)
+    with service.database.reading() as session:
+        dataset = teachers.dataset_of(session, job_id=numbers.get("job"), entry_id=numbers.get("entry"))
+    return dict(given) if dataset is None else {"dataset": dataset, **given}
 
 
 @router.post("/submit/{kind}")
@@ -115,6 +146,8 @@ def _take_form(
     changes: list[str] = []
     if action != "check":
         values, changes = fitted(values, Drawn.read(sent.get("drawn_for", "")))
+        if kind == "distill":
+            changes += _fit_known_teacher(service, values)
     form = form_of(kind, values, submitter=submitter, nonce=nonce, changes=changes)
     # If values were changed to fit a choice and no script has shown that, show the form again before sending.
     if action == "send" and form.spec is not None and not changes:
@@ -153,16 +186,44 @@ def _looked_at(service: Service, form: Form, values: Mapping[str, Any]) -> Form:
     with service.database.reading() as session:
         lease = timedelta(seconds=service.settings.lease_seconds)
         notes = holdings.of_live_workers(session, lease=lease).notes(values)
-        named = named_weights(form.spec) if isinstance(form.spec, EvaluateSpec) else None
-        if named is not None:
-            try:
-                job_files.check_weights(session, named, is_locking=False)
-            except Unprocessable as found:
-                refusal = found
+        try:
+            _check_named(session, form.spec)
+        except Unprocessable as found:
+            refusal = found
     if not notes and refusal is None:
         return form
     said: dict[str, Any] = {"submitter": form.submitter, "nonce": form.nonce, "changes": form.changes}
     return form_of(form.kind, values, notes=notes, refusal=refusal, **said)
+
+
+def _check_named(session: Session, spec: SentSpec | None) -> None:
+    """
+    Raises:
+        Unprocessable: the teacher or the weights that a spec names are not there, or do not fit.
+    """
+    if isinstance(spec, DistillSpec):
+        spec, _ = teachers.looked_up(session, spec, is_locking=False)
+    if isinstance(spec, EvaluateSpec | DistillSpec) and (named := named_weights(spec)) is not None:
+        job_files.check_weights(session, named, within=job_files.field_of_weights(spec), is_locking=False)
+
+
+def _fit_known_teacher(service: Service, values: dict[str, Any]) -> list[str]:
+    """Take over the architecture and key of a known network whose file the teacher names; return what was changed."""
+    teacher = values.get("teacher")
+    if not isinstance(teacher, dict) or not re.fullmatch(SHA256_PATTERN, str(teacher.get("weights", ""))):
+        return []
+    with service.database.reading() as session:
+        known = results.models_of_file(session, str(teacher["weights"]))
+    key = teacher.get("weights_key") or ""
+    if len(known) != 1 or (key and known[0].weights_key != key):
+        # Of several networks in a file, the sender has to choose one.
+        return []
+    changes = []
+    for name, value in (("architecture", known[0].architecture), ("weights_key", known[0].weights_key)):
+        if (teacher.get(name) or "") != value:
+            teacher[name] = value
+            changes.append(f"teacher.{name} is now {value}, as these weights are known")
+    return changes
 
 
 def _check_submitter(name: str) -> None:
@@ -172,7 +233,7 @@ def _check_submitter(name: str) -> None:
 
 def _model_title(model: Model) -> str:
     of_several = f", weights_key {model.weights_key}" if model.weights_key else ""
-    return f"{model.name}, {model.architecture}{of_several}"
+    return f"{model.name}, {model.architecture}{of_several}, {DATASETS[model.dataset].title}"
 
 
 def _estimates(session: Session, spec: SentSpec) -> list[str]:
@@ -200,7 +261,7 @@ def _submit_page(
 ) -> Response:
     url = str(request.base_url).rstrip("/")
     with service.database.reading() as session:
-        models = results.newest_models(session, limit=50) if form.kind == "evaluate" else []
+        models = results.newest_models(session, limit=50) if form.kind != "train" else []
         estimates = [] if form.spec is None else _estimates(session, form.spec)
     return render(
         request,
@@ -210,7 +271,7 @@ def _submit_page(
         show_errors=show_errors,
         was_refused=status_code != 200,
         recipe=recipe,
-        recipes=list(RECIPES),
+        recipes=[(group, list(of)) for group, of in groupby(listed_recipes(form.kind), key=lambda each: each.group)],
         estimates=estimates,
         commands=commands(form, url, needs_token=not request.state.principal.is_open),
         models=[(found.weights_sha256, _model_title(found)) for found in models],

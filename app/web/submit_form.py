@@ -18,7 +18,7 @@ from app.http.access import CSRF_FIELD
 from app.web.fitting import Drawn, fitted, fitting_architectures, grouped
 from app.web.forms import Input, advanced, basic, errors_of, inputs, parse
 from gkl.recipes import RECIPES
-from gkl.spec import DistillSpec, EvaluateSpec, Evaluation, SentSpec, ThreatModel, TrainSpec
+from gkl.spec import DistillSpec, EvaluateSpec, Evaluation, SentSpec, TeacherWeights, ThreatModel, TrainSpec
 
 Kind = Literal["train", "distill", "evaluate"]
 SPECS: dict[Kind, type[SentSpec]] = {"train": TrainSpec, "distill": DistillSpec, "evaluate": EvaluateSpec}
@@ -26,6 +26,12 @@ SPECS: dict[Kind, type[SentSpec]] = {"train": TrainSpec, "distill": DistillSpec,
 # Fields that the form sends besides those of the spec.
 _OWN = ("action", "submitter", "nonce", "drawn_for", CSRF_FIELD)
 _NONCE = re.compile(r"[0-9a-f]{32}")
+_TEACHERS = ("job", "entry", "weights")
+_TEACHERS_FILE = "teacher.weights"
+_NO_TEACHERS_FILE = "give the sha256 of the teacher's file, or choose 'job' or 'entry' as the teacher above"
+_FIELD = re.compile(r"\w+(\.\w+)*")
+FIRST_RECIPES: dict[Kind, str] = {"train": "digits", "distill": "digits-distill"}
+"""The recipe that fills in a new form."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +72,8 @@ class Form:
 
 def first_values(kind: Kind) -> dict[str, Any]:
     """The values of a new form."""
-    if kind == "train":
-        return next(iter(RECIPES.values()))().model_dump(mode="json")
+    if kind in FIRST_RECIPES:
+        return RECIPES[FIRST_RECIPES[kind]]().model_dump(mode="json")
     evaluation = Evaluation(threat_model=ThreatModel(epsilon=0.2))
     return {
         "name": "",
@@ -99,12 +105,14 @@ def form_of(
     except ValidationError as error:
         errors = errors_of(error, SPECS[kind])
     if refusal is not None:
-        # Errors from the service begin with the name of their field, too.
+        # Errors from the service begin with the dotted name of their field, too.
         field, colon, sentence = str(refusal).partition(": ")
-        known = bool(colon) and field in SPECS[kind].model_fields
+        known = bool(colon and _FIELD.fullmatch(field)) and field.partition(".")[0] in SPECS[kind].model_fields
         errors.setdefault(field if known else "", []).append(sentence if known else str(refusal))
-    made = [_with_fitting(each, str(values.get("dataset", ""))) for each in inputs(SPECS[kind], values, errors)]
-    made = [replace(each, notes=[notes[each.name]]) if each.name in notes else each for each in made]
+    if isinstance(spec, DistillSpec) and isinstance(spec.teacher, TeacherWeights) and spec.teacher.weights is None:
+        # A recipe may leave it out; a job may not.
+        spec, errors[_TEACHERS_FILE] = None, [_NO_TEACHERS_FILE]
+    made = _refined(inputs(SPECS[kind], values, errors), dataset=str(values.get("dataset", "")), notes=notes)
     shown = _names(made)
     rest = [
         f"{name}: {text}" if name else text for name, all_of in errors.items() if name not in shown for text in all_of
@@ -124,26 +132,36 @@ def form_of(
     )
 
 
-def _with_fitting(shown: Input, dataset: str) -> Input:
-    """Limit the architectures to those that fit the data set, and the one that is selected."""
-    if shown.name != "architecture":
-        return shown
-    fitting = fitting_architectures(dataset)
-    options = fitting if shown.value in fitting else [shown.value, *fitting]
-    return replace(shown, options=options, groups=grouped(options))
+def _refined(made: Sequence[Input], *, dataset: str, notes: Mapping[str, str]) -> list[Input]:
+    """The fields with their notes, and with what the annotations of the spec do not say."""
+    found = []
+    for each in made:
+        changes: dict[str, Any] = {"notes": [notes[each.name]]} if each.name in notes else {}
+        if each.name in ("architecture", "teacher.architecture"):
+            # Only those that fit the data set, and the one that is selected.
+            fitting = fitting_architectures(dataset)
+            options = fitting if each.value in fitting else [each.value, *fitting]
+            changes |= {"options": options, "groups": grouped(options)}
+        if each.name == _TEACHERS_FILE:
+            changes["is_required"] = True
+        found.append(replace(each, inputs=_refined(each.inputs, dataset=dataset, notes=notes), **changes))
+    return found
 
 
 # The choices that other fields follow from.
-_CHOICES = ("dataset", "objective")
+_CHOICES = ("dataset", "objective", "teacher")
 
 
 def prefilled(kind: Kind, values: Mapping[str, Any], given: Mapping[str, str]) -> dict[str, Any]:
     """The values with those in a link, by dotted path, and with others changed to fit them."""
-    drawn = Drawn.of(values)
+    drawn, given = Drawn.of(values), dict(given)
+    for source in _TEACHERS:
+        if f"teacher.{source}" in given:
+            given.setdefault("teacher", source)
     choices = {name: value for name, value in given.items() if name in _CHOICES or name.endswith(".norm")}
     # First the choices that others follow from, so that the link's other values are kept.
     fitting, _ = fitted(from_sent(kind, _as_sent(kind, values) | choices), drawn)
-    return from_sent(kind, _as_sent(kind, fitting) | dict(given))
+    return from_sent(kind, _as_sent(kind, fitting) | given)
 
 
 def _as_sent(kind: Kind, values: Mapping[str, Any]) -> dict[str, str]:

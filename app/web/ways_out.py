@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from app.db.tables import Job
-from gkl.answers import JobKind, JobState
+from gkl.answers import TRAININGS, JobKind, JobState
 from gkl.errors import FailureCode
 
 Retry = Literal["first", "first_if_saved", "second", "never"]
@@ -110,4 +110,4 @@ def _form(job: Job) -> str | None:
     """The path of the form; a shard has the spec of its whole evaluation."""
     if job.kind is JobKind.SHARD:
         return f"/submit/evaluate?job={job.parent_id}"
-    return f"/submit/{job.kind}?job={job.id}" if job.kind in (JobKind.TRAIN, JobKind.EVALUATE) else None
+    return f"/submit/{job.kind}?job={job.id}" if job.kind in (*TRAININGS, JobKind.EVALUATE) else None

@@ -277,7 +277,8 @@ class DistillSpec(BaseTrainSpec):
     objective: DistillObjective = Field(default_factory=DistillGklObjective)
 
     teacher: Teacher | None = None
-    """The network to learn from; left out with the objective 'ce'."""
+    """The network to learn from: a file of weights, or what a job trains or an entry shows; left out with the objective
+    'ce'."""
 
     @property
     def has_adversary(self) -> bool:

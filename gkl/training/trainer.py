@@ -198,7 +198,7 @@ class _Run:
         self, spec: DistillSpec, files: tuple[Path | None, Path | None], context: RunContext
     ) -> tuple[Teacher, TeacherOutcome]:
         """Load and measure the teacher; keep its logits where they are the same in every epoch."""
-        context.tell(0.0, "teacher")
+        context.tell(0.0, "preparing the teacher")
         file, converted = files
         teacher = load_teacher(spec, file, context, self.device, converted=converted)
         assert isinstance(spec.teacher, TeacherWeights), "else it was not loaded"
@@ -206,7 +206,7 @@ class _Run:
         outcome = measured(teacher, spec.teacher, test, file=file, context=context, device=self.device)
 
         def images_done(number: int) -> None:
-            context.tell(0.0, "teacher")
+            context.tell(0.0, "collecting the teacher's predictions")
 
         if spec.augmentation is None and spec.synthetic is None:
             teacher.keep(self.batches.data, device=self.device, images_done=images_done)

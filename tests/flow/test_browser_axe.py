@@ -33,7 +33,7 @@ from tests.app.web.test_clean_board_pages import answers
 from tests.flow.test_browser import CHROMIUM
 from tests.flow.test_browser import browser as _browser_fixture
 from tests.servers import served
-from tests.specs import tiny_train_spec
+from tests.specs import distillation_from, tiny_train_spec
 
 browser = _browser_fixture
 ROOT = Path(__file__).parents[2]
@@ -58,7 +58,7 @@ PAGES: dict[str, list[str]] = {
     "/entries/{entry_id}/points": [f"/entries/{NUM_ENTRIES + 1}/points"],
     "/flags": ["/flags"],
     "/jobs": ["/jobs", "/jobs?state=failed", "/jobs?state=nonsense"],
-    "/jobs/{job_id}": ["/jobs/1", "/jobs/2", "/jobs/5", "/jobs/6", "/jobs/999"],
+    "/jobs/{job_id}": ["/jobs/1", "/jobs/2", "/jobs/5", "/jobs/6", "/jobs/7", "/jobs/999"],
     "/leaderboards/{dataset}/{name}": [
         "/leaderboards/cifar10/Linf",
         "/leaderboards/cifar10/Linf?q=nothing+like+that",
@@ -76,7 +76,7 @@ PAGES: dict[str, list[str]] = {
     "/models/{model_id}": ["/models/1", "/models/4"],
     "/submit": ["/submit"],
     "/submit/import": ["/submit/import"],
-    "/submit/{kind}": ["/submit/train", "/submit/evaluate"],
+    "/submit/{kind}": ["/submit/train", "/submit/evaluate", "/submit/distill", "/submit/distill?teacher.job=1"],
     "/workers": ["/workers"],
 }
 # Of a service without anything in it, and without built documentation.
@@ -171,6 +171,8 @@ def full(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     with database.writing() as session:
         for name in ("Running", "Queued"):
             jobs.create(session, tiny_train_spec(name=name))
+        # Of job 5, which it waits for.
+        jobs.create(session, distillation_from(5))
         claim = jobs.claim(session, worker="worker", lease=timedelta(days=1))
         assert claim is not None
         job_log.append(session, claim.job_id, b"a line that is too long for a phone " * 20 + b"\n", max_bytes=10_000)

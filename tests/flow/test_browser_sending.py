@@ -13,6 +13,7 @@ from app.core.settings import Settings
 from app.db.database import Database
 from app.jobs import workers
 from gkl.answers import LoadView
+from tests.app.boards.test_results import train
 from tests.app.jobs.test_run_time import trained
 from tests.databases import either_database
 from tests.flow.test_browser import CHROMIUM, watched
@@ -51,12 +52,13 @@ def fields_that_show(page: Page) -> set[str]:
     }
 
 
-def test_three_questions_lead_to_the_forms_without_scripts_too(browser: Browser, page: Page, url: str) -> None:
+def test_the_choices_lead_to_the_forms_without_scripts_too(browser: Browser, page: Page, url: str) -> None:
     plain = browser.new_context(java_script_enabled=False, base_url=url).new_page()
     for each in (page, plain):
         for choice, heading in (
             ("Evaluate weights", "Evaluate weights"),
             ("Train a network", "Train and evaluate"),
+            ("Distill a network", "Distill and evaluate"),
             ("Import published figures", "Import published figures"),
         ):
             each.goto("/")
@@ -65,6 +67,21 @@ def test_three_questions_lead_to_the_forms_without_scripts_too(browser: Browser,
             each.locator(".choices").get_by_role("link", name=choice).click()
             expect(each.get_by_role("heading", level=1)).to_have_text(heading)
     plain.context.close()
+
+
+def test_the_teachers_architecture_follows_its_file(page: Page, database: Database) -> None:
+    weights = train(database, "Teacher")
+    page.goto("/submit/distill")
+    architecture = page.locator("select[name='teacher.architecture']")
+    architecture.select_option("tiny_cnn")
+    page.locator("[name='teacher.weights']").fill(weights)
+    expect(page.get_by_role("status").filter(has_text="teacher.architecture is now small_cnn")).to_be_visible()
+    expect(architecture).to_have_value("small_cnn")
+    # What an objective does not take goes, and comes back with another one.
+    page.locator("select[name='objective']").select_option("ce")
+    expect(page.locator("[name='teacher.weights']")).to_have_count(0)
+    page.locator("select[name='objective']").select_option("kd")
+    expect(architecture).to_have_value("small_cnn")
 
 
 def test_a_link_fills_the_form_in(page: Page) -> None:

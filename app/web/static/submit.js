@@ -147,22 +147,9 @@ if (form) {
   addSearch();
   let timer = null;
   let choices = 0;
-  form.addEventListener("input", (event) => {
-    if (event.target.matches("[data-choice]")) return;
+  // Redraws the form as the service adapts it to the field with this name.
+  const update = async (name) => {
     clearTimeout(timer);
-    timer = setTimeout(async () => {
-      try {
-        follow(await rendered("check"));
-      } catch (error) {
-        // If the service does not answer, sending will say so.
-        if (error instanceof Refusal) tell(error);
-      }
-    }, PAUSE);
-  });
-  form.addEventListener("change", async (event) => {
-    if (!event.target.matches("[data-choice]")) return;
-    clearTimeout(timer);
-    const name = event.target.name;
     const choice = ++choices;
     const before = entered();
     try {
@@ -177,6 +164,26 @@ if (form) {
     } catch (error) {
       tell(error instanceof Refusal ? error : new Refusal("The service does not answer; choose again in a moment."));
     }
+  };
+  form.addEventListener("input", (event) => {
+    if (event.target.matches("[data-choice]")) return;
+    // The architecture of a known file follows from its sha256.
+    if (event.target.matches("[data-sha256]") && /^[0-9a-f]{64}$/.test(event.target.value)) {
+      update(event.target.name);
+      return;
+    }
+    clearTimeout(timer);
+    timer = setTimeout(async () => {
+      try {
+        follow(await rendered("check"));
+      } catch (error) {
+        // If the service does not answer, sending will say so.
+        if (error instanceof Refusal) tell(error);
+      }
+    }, PAUSE);
+  });
+  form.addEventListener("change", (event) => {
+    if (event.target.matches("[data-choice]")) update(event.target.name);
   });
 }
 
@@ -291,8 +298,9 @@ if (upload) {
     }
     status.textContent = answer.sha256 ? `Sent: ${answer.sha256}` : answer.detail;
     bar.hidden = true;
-    if (!answer.sha256) return;
-    form.elements.weights.value = answer.sha256;
-    form.elements.weights.dispatchEvent(new Event("input", { bubbles: true }));
+    const field = form.elements.weights ?? form.elements["teacher.weights"];
+    if (!answer.sha256 || !field) return;
+    field.value = answer.sha256;
+    field.dispatchEvent(new Event("input", { bubbles: true }));
   });
 }

@@ -81,6 +81,18 @@ def test_what_is_known_needs_no_service(what: str, names: list[str]) -> None:
         assert name in shown.output
 
 
+def test_recipes_are_listed_in_groups() -> None:
+    lines = [line.strip() for line in gklbench("list", "recipes").output.splitlines()]
+    headings = [line for line in lines if line.startswith(("train: ", "distill: "))]
+    assert headings == sorted(set(headings), key=headings.index)
+    assert [heading.partition(":")[0] for heading in headings] == sorted(
+        (heading.partition(":")[0] for heading in headings), reverse=True
+    )
+    assert lines.index("distill: Digits, clean images") < lines.index("distill: CIFAR-10, adversarial")
+    told = json.loads(gklbench("list", "recipes", "--json").output)
+    assert {each["name"] for each in told} == set(RECIPES)
+
+
 @either_database
 def test_lists_are_the_services_own(url: str, database: Database, board: None) -> None:
     for what, address in (("datasets", "datasets"), ("architectures", "architectures"), ("boards", "leaderboards")):

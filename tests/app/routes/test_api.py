@@ -240,7 +240,10 @@ def test_json_that_is_too_deep_is_refused(client: TestClient, body: str) -> None
 def test_catalog_and_health(client: TestClient) -> None:
     assert {a["name"] for a in client.get("/api/v1/architectures").json()} == ARCHITECTURES.keys()
     assert client.get("/api/v1/datasets").json()[0]["image_shape"] == [1, 8, 8]
-    assert client.get("/api/v1/recipes").json()["digits"] == SPEC
+    recipes = client.get("/api/v1/recipes").json()
+    assert recipes["digits"] == SPEC
+    assert {each["kind"] for each in recipes.values()} == {"train", "distill"}
+    assert client.get("/api/v1/recipes/digits-distill").json() == recipes["digits-distill"]
     assert client.get("/api/v1/recipes/digits").json() == SPEC
     assert client.get("/healthz").json() == {"status": "ok"}
     assert client.get("/readyz").json() == {
