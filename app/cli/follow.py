@@ -144,6 +144,16 @@ class LocalDisplay(Display):
 
     def trained(self, weights: Path, outcome: TrainOutcome) -> None:
         self._line(f"trained in {duration(outcome.seconds)}: {weights}, sha256 {outcome.manifest.weights_sha256}")
+        if outcome.test_accuracy is not None:
+            found = outcome.test_accuracy
+            groups = {
+                "all images": found.top1,
+                "classes with more than 100 training images": found.many,
+                "with 20 to 100": found.medium,
+                "with fewer": found.few,
+            }
+            said = [f"{what} {percent(share)}" for what, share in groups.items() if share is not None]
+            self._line(f"test accuracy: {', '.join(said)}")
 
     def evaluated(self, outcome: EvaluationOutcome, certificate: Path) -> None:
         accuracies = [("clean", outcome.clean_correct / outcome.num_points)]

@@ -9,6 +9,22 @@ from pydantic import model_validator
 from gkl.outcome.common import Manifest, Record
 
 
+class LongTailAccuracy(Record):
+    """Accuracy on the clean test images of a training with an imbalance, in [0, 1].
+
+    A group's accuracy is the mean over its classes. Classes without a test image are in no group.
+    """
+
+    top1: float
+    """Over all test images."""
+    many: float | None = None
+    """Mean over the classes with more than 100 training images; null if there are none."""
+    medium: float | None = None
+    """Mean over the classes with 20 to 100 training images; null if there are none."""
+    few: float | None = None
+    """Mean over the classes with fewer than 20 training images; null if there are none."""
+
+
 class TrainOutcome(Record):
     type: Literal["trained"] = "trained"
     weights: str
@@ -20,6 +36,10 @@ class TrainOutcome(Record):
     """Its accuracy on the held-out training images."""
     held_out_robust_accuracy: float | None = None
     """Its accuracy on them under PGD; null where the training has no adversary."""
+    class_counts: tuple[int, ...] | None = None
+    """Training images of each class, held-out ones not counted, where the spec has an imbalance."""
+    test_accuracy: LongTailAccuracy | None = None
+    """The result's accuracy on the test images, where the spec has an imbalance."""
     seconds: float
     """Training time of the whole run, resumed parts included."""
     manifest: Manifest

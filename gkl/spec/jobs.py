@@ -33,10 +33,12 @@ from gkl.spec.training import (
     CrossEntropyObjective,
     CutoutAugmentation,
     GklObjective,
+    Imbalance,
     InnerMaximization,
     Objective,
     Optimizer,
     PiecewiseSchedule,
+    ResizedCropAugmentation,
     Schedule,
     Selection,
     Sgd,
@@ -115,6 +117,9 @@ class TrainSpec(Spec):
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Share of the natural cross-entropy's target that is spread over all classes."""
 
+    imbalance: Imbalance | None = None
+    """Makes the data set long-tailed. The result's test accuracy is then reported by size of the classes."""
+
     augmentation: Augmentation | None = None
     synthetic: SyntheticData | None = None
     averaging: Averaging | None = None
@@ -150,6 +155,11 @@ class TrainSpec(Spec):
             raise ValueError(
                 f"'autoaug' is a policy for colour images, which {self.dataset} has not; take 'basic' or 'cutout'"
             )
+        if isinstance(self.augmentation, ResizedCropAugmentation) and not DATASETS[self.dataset].is_image_files:
+            raise ValueError(
+                f"'resized_crop' is for photographs of any size, and all images of {self.dataset} have the same; take "
+                "'basic'"
+            )
         num_train = DATASETS[self.dataset].num_train
         if self.selection is not None and self.selection.num_images >= num_train:
             raise ValueError(
@@ -170,12 +180,29 @@ class TrainSpec(Spec):
                 f"drop_last_batch leaves nothing to train on, since a batch of {self.batch_size} is more than the "
                 f"{num_used} training images; lower batch_size"
             )
+        self._check_imbalance(num_used)
         if isinstance(self.schedule, PiecewiseSchedule) and self.schedule.milestones[-1] > self.epochs:
             raise ValueError(
                 f"the milestone {self.schedule.milestones[-1]} lies behind the last of the {self.epochs} epochs; "
                 "leave it out, or train longer"
             )
         return self
+
+    def _check_imbalance(self, num_used: int) -> None:
+        """
+        Raises:
+            ValueError: the last class would have no image, as far as the catalog's numbers tell.
+        """
+        if self.imbalance is None:
+            return
+        described = DATASETS[self.dataset]
+        # In none of the data sets is the largest class a tenth larger than the mean.
+        largest = min(num_used, int(1.1 * described.num_train / described.num_classes))
+        if not self.imbalance.class_sizes(largest, described.num_classes)[-1]:
+            raise ValueError(
+                f"imbalance.factor {self.imbalance.factor:g} leaves the last class of {self.dataset} without an image, "
+                f"since a class has about {num_used / described.num_classes:.0f} to train on; lower it"
+            )
 
     def _check_adversary(self) -> None:
         """

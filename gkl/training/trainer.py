@@ -4,28 +4,33 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
+from torch import Tensor
 
 from gkl.catalog import DATASETS
-from gkl.data import load_train
+from gkl.data import Images, find_test, load_train
 from gkl.data.augmentation import augmented_views
+from gkl.data.decoding import usable_processes
+from gkl.data.imbalance import class_counts, imbalanced
+from gkl.data.resized_crop import resized_crop
 from gkl.data.synthetic import SyntheticImages
 from gkl.device import device_name, out_of_memory_explained, select_device, set_tensor_float_32
-from gkl.errors import InvalidInput, Stopped
+from gkl.errors import DecodingEnded, InvalidInput, Stopped
 from gkl.files import check_writable, sha256_of
 from gkl.formats.shared_memory import overlapping_parameters
 from gkl.formats.tensor_files import save_tensors
 from gkl.models import build_model
-from gkl.outcome import CheckpointSaved, EpochFinished, Event, Progress, StepMetrics, TrainOutcome
+from gkl.outcome import CheckpointSaved, EpochFinished, Event, LongTailAccuracy, Progress, StepMetrics, TrainOutcome
 from gkl.provenance import git_commit, make_manifest
 from gkl.run_context import RunContext
-from gkl.spec import Selection, TrainSpec
+from gkl.spec import ResizedCropAugmentation, Selection, TrainSpec
 from gkl.training.averaging import WeightAverage
 from gkl.training.batch_norm import set_momentum
 from gkl.training.batches import Batches, EpochOrder
 from gkl.training.checkpoint import Best, EpochSums, TrainingState, check_finite, restore_newest, save_checkpoint
+from gkl.training.long_tail import measure_long_tail
 from gkl.training.network import Network
 from gkl.training.optimizers import make_optimizer, set_rates
 from gkl.training.schedule import learning_rate, momentum
@@ -64,6 +69,7 @@ def train(
         NonFiniteLoss: the loss became NaN or infinite; the last checkpoint remains.
         NoSpaceLeft: the disk is full; the last checkpoint remains.
         OutOfMemory: the batch is too large for the device; the last checkpoint remains.
+        DecodingEnded: a process that decodes images was ended from outside; the last checkpoint remains.
         Stopped: the context asked for it; the state is saved, and a later call with the same arguments resumes.
     """
     check_writable(context.directory)
@@ -74,6 +80,13 @@ def train(
         checkpoint_seconds=checkpoint_seconds,
         least_checkpoint_seconds=least_checkpoint_seconds,
     )
+    try:
+        return _train(run, spec, context)
+    finally:
+        run.close()
+
+
+def _train(run: _Run, spec: TrainSpec, context: RunContext) -> TrainOutcome:
     for problem in restore_newest(context.directory, run.state, spec):
         _log.warning(problem)
     if run.state.epoch or run.state.step:
@@ -97,6 +110,7 @@ class _Run:
     ) -> None:
         self.spec, self.directory, self.device = spec, context.directory, select_device(context.device)
         self.report, self.should_stop = context.report, context.should_stop
+        self.processes = usable_processes() if context.decoding_processes is None else context.decoding_processes
         self.keep_checkpoints, self.checkpoint_seconds = keep_checkpoints, checkpoint_seconds
         self.least_checkpoint_seconds = least_checkpoint_seconds
         self.commit = git_commit()
@@ -110,6 +124,15 @@ class _Run:
                 image_shape=described.image_shape,
                 num_classes=described.num_classes,
             )
+        num_held_out = spec.selection.num_images if spec.selection is not None else 0
+        self.class_counts: tuple[int, ...] | None = None
+        self.test_images: Images | None = None
+        if spec.imbalance is not None:
+            classes = described.num_classes
+            data = imbalanced(data, spec.imbalance, num_classes=classes, num_held_out=num_held_out)
+            self.class_counts = class_counts(data.labels[num_held_out:], classes)
+            # Found before the training, so that it does not fail after it.
+            self.test_images = find_test(spec.dataset, datasets_dir)
         self.dataset_sha256 = data.sha256()
         self.synthetic_sha256 = None if synthetic is None else synthetic.sha256()
         set_tensor_float_32(spec.compute.precision == "tf32")
@@ -117,10 +140,14 @@ class _Run:
             data,
             batch_size=spec.batch_size,
             device=device,
-            num_held_out=spec.selection.num_images if spec.selection is not None else 0,
+            num_held_out=num_held_out,
             synthetic=synthetic,
             synthetic_fraction=spec.synthetic.fraction if spec.synthetic is not None else 0.0,
             drop_last=spec.drop_last_batch,
+            crop=resized_crop(spec.augmentation, described.image_shape[-1])
+            if isinstance(spec.augmentation, ResizedCropAugmentation)
+            else None,
+            processes=self.processes,
         )
         self.steps_per_epoch = self.batches.per_epoch
         self.total_steps = self.steps_per_epoch * spec.epochs
@@ -163,7 +190,7 @@ class _Run:
         resumed_at = state.step
         order = self._order()
         already, started = state.sums.seconds, time.perf_counter()
-        for images, labels in self.batches.iterate(order, first=resumed_at):
+        for images, labels in self._batches(order, resumed_at):
             if self.should_stop():
                 self._checkpoint()
                 raise Stopped
@@ -194,6 +221,20 @@ class _Run:
             state.average.after_epoch(state.model, number)
         state.epoch, state.step, state.epoch_start = number, 0, None
         self.conclude_epoch()
+
+    def _batches(self, order: EpochOrder, first: int) -> Iterator[tuple[Tensor, Tensor]]:
+        try:
+            yield from self.batches.iterate(order, first=first)
+        except DecodingEnded:
+            # A signal to the whole process group ends them too.
+            if not self.should_stop():
+                raise
+            self._checkpoint()
+            raise Stopped from None
+
+    def close(self) -> None:
+        """End the processes that decode images."""
+        self.batches.close()
 
     def _order(self) -> EpochOrder:
         """This epoch's order of images; after a resume within the epoch, the one it began with."""
@@ -275,12 +316,15 @@ class _Run:
         tensors = self.state.result.state_dict() if best is None else best.weights
         path = self.directory / WEIGHTS_FILE
         save_tensors(path, tensors, {"architecture": spec.architecture, "dataset": spec.dataset})
+        accuracy = self._test_accuracy()
         return TrainOutcome(
             weights=path.name,
             epochs=spec.epochs,
             selected_epoch=best.epoch if best is not None else None,
             held_out_clean_accuracy=best.metrics.get("held_out_clean_accuracy") if best is not None else None,
             held_out_robust_accuracy=best.metrics.get("held_out_robust_accuracy") if best is not None else None,
+            class_counts=self.class_counts,
+            test_accuracy=accuracy,
             seconds=self.state.seconds,
             manifest=make_manifest(
                 spec,
@@ -292,6 +336,31 @@ class _Run:
                 weights_sha256=sha256_of(path),
             ),
         )
+
+    def _test_accuracy(self) -> LongTailAccuracy | None:
+        """The result's accuracy on the test images by size of the classes; None without an imbalance."""
+        if self.test_images is None or self.class_counts is None:
+            return None
+        if self.state.best is not None:
+            self.state.result.load_state_dict(self.state.best.weights)
+        test = Batches(self.test_images, batch_size=self.spec.batch_size, device=self.device, processes=self.processes)
+        in_order = EpochOrder(list(torch.arange(len(self.test_images)).split(self.spec.batch_size)), None)
+
+        def batch_done(images_done: int) -> None:
+            self.progress.testing(f"{images_done} of {test.num_images} test images")
+            if self.should_stop():
+                # The last epoch is saved; the test images are measured again.
+                raise Stopped
+
+        try:
+            found = measure_long_tail(
+                self.measured_network, test.iterate(in_order), self.class_counts, batch_done=batch_done
+            )
+        finally:
+            test.close()
+        by_group = {name: value for name, value in found.model_dump().items() if value is not None}
+        _log.info("test accuracy: %s", ", ".join(f"{name} {value:.4g}" for name, value in by_group.items()))
+        return found
 
 
 class _ProgressReports:
@@ -305,10 +374,16 @@ class _ProgressReports:
         self.fraction = 0.0
 
     def selecting(self, detail: str) -> None:
+        self._measuring("selection", detail)
+
+    def testing(self, detail: str) -> None:
+        self._measuring("test", detail)
+
+    def _measuring(self, stage: str, detail: str) -> None:
         now = time.perf_counter()
         if now - self.last_report >= _REPORT_SECONDS:
             self.last_report, self.images_since = now, 0
-            self.report(Progress(stage="selection", fraction=self.fraction, detail=detail))
+            self.report(Progress(stage=stage, fraction=self.fraction, detail=detail))
 
     def step_done(self, done: int, outcome: StepOutcome, detail: str) -> None:
         now = time.perf_counter()
