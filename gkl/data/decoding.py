@@ -8,7 +8,8 @@ import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import parent_process
+from multiprocessing import get_context, parent_process
+from multiprocessing.context import BaseContext
 from typing import Any
 
 import torch
@@ -80,8 +81,7 @@ class Decoding:
                 collate_fn=_unchanged,
                 pin_memory=pin_memory,
                 worker_init_fn=_begin,
-                # 'fork' would copy this process's threads' locks and its CUDA context.
-                multiprocessing_context="spawn",
+                multiprocessing_context=_context(),
                 # Else it would draw from torch's global stream.
                 generator=torch.Generator(),
                 prefetch_factor=_AHEAD,
@@ -147,6 +147,16 @@ class _Decoder(Dataset[Any]):
             return str(error), part.is_last
 
 
+def _context() -> BaseContext:
+    """Processes are copies of one that has imported this module and nothing else.
+
+    A copy of this process ('fork') would have the locks of its threads and its CUDA context.
+    """
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
+
+
 def _unchanged(found: Any) -> Any:
     return found
 
@@ -158,7 +168,7 @@ def _begin(_: int) -> None:
 
 
 def _end_with_parent() -> None:
-    """End at once if the run is killed; DataLoader's own check takes up to five seconds."""
+    """End if the run is killed. DataLoader's own check looks at the process that this one is a copy of."""
     parent = parent_process()
     if parent is not None:
         parent.join()

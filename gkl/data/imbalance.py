@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor
 
@@ -10,7 +12,10 @@ from gkl.errors import InvalidInput
 from gkl.spec import Imbalance
 
 
-def imbalanced(data: Images, imbalance: Imbalance, *, num_classes: int, num_held_out: int = 0) -> Images:
+_Data = TypeVar("_Data", bound=Images)
+
+
+def imbalanced(data: _Data, imbalance: Imbalance, *, num_classes: int, num_held_out: int = 0) -> _Data:
     """The held-out images, which stay the first ones, and after them those that the imbalance leaves, in their order.
 
     Args:

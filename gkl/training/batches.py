@@ -122,7 +122,12 @@ class Batches:
         return fetched
 
     def iterate(self, order: EpochOrder, first: int = 0) -> Generator[_Batch]:
-        """The batches from number `first` on, each fetched while the one before is trained on."""
+        """The batches from number `first` on, each fetched while the one before is trained on.
+
+        This ends an iteration that was begun before.
+        """
+        if self._running is not None:
+            self._running.close()
         batches = self._batches(order.since(first))
         is_at_hand = isinstance(self.data, ImageSet) and self.synthetic is None
         self._running = batches if is_at_hand else _one_ahead(batches)
