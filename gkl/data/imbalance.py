@@ -11,7 +11,6 @@ from gkl.data.images import Images
 from gkl.errors import InvalidInput
 from gkl.spec import Imbalance
 
-
 _Data = TypeVar("_Data", bound=Images)
 
 

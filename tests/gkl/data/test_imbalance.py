@@ -68,6 +68,12 @@ def test_an_empty_class_is_refused() -> None:
         imbalanced(numbered([0] * 4 + [1] * 9), Imbalance(factor=2), num_classes=2, num_held_out=4)
 
 
+def test_no_class_of_digits_is_a_tenth_larger_than_the_mean() -> None:
+    """A spec relies on that when it refuses a factor without having seen the data."""
+    counts = class_counts(load_train("digits", NO_FILES).labels, 10)
+    assert max(counts) <= 1.1 * sum(counts) / 10
+
+
 def test_the_hash_is_that_of_the_images_that_are_left(tmp_path: Path) -> None:
     digits = load_train("digits", NO_FILES)
     hashes = {
