@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from joblib import cpu_count
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from gkl.errors import DecodingEnded, InvalidInput
 
@@ -38,7 +38,9 @@ class Part:
     """Whether it is the batch's last part."""
 
     def __call__(self) -> Tensor:
-        return torch.stack([self.decode(*each) for each in self.arguments])
+        # torch.stack; in a process of DataLoader it writes into shared memory at once.
+        stacked: Tensor = default_collate([self.decode(*each) for each in self.arguments])
+        return stacked
 
 
 def parts(decode: Callable[..., Tensor], arguments: list[tuple[Any, ...]]) -> list[Part]:
