@@ -31,6 +31,7 @@ from typing import Any
 
 from scipy.stats import t as student_t
 
+from gkl.errors import NonFiniteLoss
 from gkl.evaluation import evaluate
 from gkl.files import atomic_path
 from gkl.recipes.adversarial import fashion_mnist
@@ -107,7 +108,14 @@ class Table:
         if kept.exists():
             return json.loads(kept.read_text())
         context = RunContext(directory=directory, datasets_dir=self.datasets_dir, device=self.device)
-        outcome = train(spec, context, teacher=self.teacher if isinstance(spec, DistillSpec) else None)
+        try:
+            outcome = train(spec, context, teacher=self.teacher if isinstance(spec, DistillSpec) else None)
+        except NonFiniteLoss as error:
+            if evaluation is not None:
+                raise
+            # In the search, a run that diverges is worth less than any other.
+            print(f"{name}: {error}", flush=True)
+            return {"held_out_clean": 0.0, "held_out_robust": 0.0}
         found: dict[str, Any] = {
             "learning_rate": spec.optimizer.learning_rate,
             "objective": spec.objective.model_dump(mode="json"),
@@ -117,7 +125,7 @@ class Table:
             "held_out_clean": outcome.held_out_clean_accuracy,
             "held_out_robust": outcome.held_out_robust_accuracy,
             "seconds": outcome.seconds,
-            "shots": None if outcome.shots is None else outcome.shots.model_dump(),
+            "shots": None if outcome.test_accuracy is None else outcome.test_accuracy.model_dump(),
             "class_counts": outcome.class_counts,
         }
         if evaluation is not None:

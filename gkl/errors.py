@@ -5,6 +5,7 @@
     ├── NonFiniteLoss         the training diverged
     ├── NoSpaceLeft           the disk is full
     ├── OutOfMemory           the device's memory is full
+    ├── DecodingEnded         a process that decodes images was ended from outside
     └── InvalidVerdict        an attack's result did not survive its own re-check
     Stopped                   not an error: the run was asked to stop and has saved a checkpoint
 
@@ -58,6 +59,12 @@ class OutOfMemory(GklError):
     """The device has too little memory."""
 
     code = FailureCode.OUT_OF_MEMORY
+
+
+class DecodingEnded(GklError):
+    """A process that decodes images was ended from outside, as the kernel does when memory is short."""
+
+    code = FailureCode.KILLED
 
 
 class InvalidVerdict(GklError):

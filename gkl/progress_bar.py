@@ -11,7 +11,7 @@ from gkl.outcome import AttackFinished, EpochFinished, Event, Progress
 from gkl.outcome.metrics import headlines, written
 
 # Stages whose `detail` is shown instead of their name.
-_SHOWN_BY_DETAIL = ("training", "selection")
+_SHOWN_BY_DETAIL = ("training", "selection", "test")
 
 
 @contextmanager

@@ -27,6 +27,10 @@ class RunContext:
     device: str | None = None
     """Where to compute, such as 'cpu' or 'cuda:1'; None for CUDA if there is one."""
 
+    decoding_processes: int | None = None
+    """How many processes decode a training's image files; 0 for this process alone, None for as many as there are
+    cores for it (`gkl.data.decoding.usable_processes`)."""
+
     def tell(self, fraction: float, stage: str) -> None:
         """Report how far the run is, before a pass of the model.
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import gzip
+import json
 import pickle
 import struct
+import tarfile
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from gkl.data.imagenet import evaluated_image_names
+from gkl.data.imagenet import _robustbench_helper_files, evaluated_image_names
 
 
 def pixels(count: int, *shape: int, seed: int = 0) -> NDArray[np.uint8]:
@@ -43,6 +46,39 @@ def write_imagenet_test_images(datasets_dir: Path, photographs: list[Path]) -> N
         path = datasets_dir / "imagenet" / "val" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.hardlink_to(photographs[position % len(photographs)])
+
+
+def write_photograph(path: Path, width: int, height: int, *, seed: int = 0) -> Path:
+    """A JPEG of smooth colours with some noise, another one for each seed."""
+    stream = np.random.default_rng(seed)
+    corners = Image.fromarray(stream.integers(0, 256, (4, 5, 3), dtype=np.uint8))
+    smooth = np.asarray(corners.resize((width, height), Image.Resampling.BICUBIC), np.float64)
+    noisy = (smooth + stream.normal(0, 12, smooth.shape)).clip(0, 255).astype(np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(noisy).save(path, "JPEG", quality=90)
+    return path
+
+
+def write_imagenet_training_images(datasets_dir: Path, photographs: list[Path]) -> None:
+    """A thousand class folders with an image each, all of them links to these files in turn."""
+    classes = json.loads((_robustbench_helper_files() / "imagenet_class_to_id_map.json").read_text())
+    for position, name in enumerate(sorted(classes)):
+        path = datasets_dir / "imagenet" / "train" / name / f"{name}_1.JPEG"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.hardlink_to(photographs[position % len(photographs)])
+
+
+def write_imagenet_shards(datasets_dir: Path, count: int) -> Path:
+    """The images of the folder in so many tar archives, in another order; returns the archives' folder."""
+    folder, root = datasets_dir / "imagenet" / "train-shards", datasets_dir / "imagenet" / "train"
+    folder.mkdir()
+    paths = sorted(root.glob("*/*.JPEG"), reverse=True)
+    for number in range(count):
+        # Else a second link to a file would be a member without content of its own.
+        with tarfile.open(folder / f"{number}.tar", "w", dereference=True) as archive:
+            for path in paths[number::count]:
+                archive.add(path, path.relative_to(root))
+    return folder
 
 
 def write_npz(path: Path, count: int, *, compressed: bool = False, **changes: object) -> dict[str, NDArray[np.generic]]:

@@ -149,6 +149,16 @@ class LocalDisplay(Display):
             self._line(
                 f"teacher {teacher.architecture}: {percent(teacher.clean_accuracy)} of {teacher.num_points} test images"
             )
+        if outcome.test_accuracy is not None:
+            found = outcome.test_accuracy
+            groups = {
+                "all images": found.top1,
+                "classes with more than 100 training images": found.many,
+                "with 20 to 100": found.medium,
+                "with fewer": found.few,
+            }
+            said = [f"{what} {percent(share)}" for what, share in groups.items() if share is not None]
+            self._line(f"test accuracy: {', '.join(said)}")
 
     def evaluated(self, outcome: EvaluationOutcome, certificate: Path) -> None:
         accuracies = [("clean", outcome.clean_correct / outcome.num_points)]

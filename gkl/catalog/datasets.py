@@ -29,6 +29,11 @@ class Dataset(BaseModel):
     source: str = Field(description="Where the data comes from.")
     class_names: tuple[str, ...] = Field(default=(), description="Names of its classes; empty if there are many.")
 
+    @property
+    def is_image_files(self) -> bool:
+        """Whether its images are files that are decoded on demand, photographs of any size."""
+        return self.name == "imagenet"
+
     def class_name(self, label: int) -> str:
         """The class's name; its number if it has none."""
         return self.class_names[label] if 0 <= label < len(self.class_names) else str(label)

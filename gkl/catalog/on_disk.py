@@ -37,7 +37,7 @@ _LOOKS: dict[str, Callable[[Path], bool]] = {
     "fashion_mnist": _has_fashion_mnist,
     "cifar10": _has_cifar("cifar10"),
     "cifar100": _has_cifar("cifar100"),
-    "imagenet": lambda folder: (folder / "train").is_dir() or (folder / "val").is_dir(),
+    "imagenet": lambda folder: any((folder / part).is_dir() for part in ("train", "train-shards", "val")),
 }
 
 

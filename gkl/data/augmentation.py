@@ -13,23 +13,24 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gkl.device import own_random_stream
-from gkl.spec import AutoAugmentation, BasicAugmentation, CutoutAugmentation
+from gkl.spec import Augmentation, AutoAugmentation, BasicAugmentation, CutoutAugmentation, ResizedCropAugmentation
 
 
 def augmented_views(
-    images: Tensor, augmentation: BasicAugmentation | None, generator: torch.Generator
+    images: Tensor, augmentation: Augmentation | None, generator: torch.Generator
 ) -> tuple[Tensor, ...]:
     """Augment a batch for training: one view, or two for `autoaug` and `cutout`.
 
     Args:
         images: (B, C, H, W), uint8, or float32 in [0, 1].
-        augmentation: the spec's augmentation; None returns the images unchanged.
+        augmentation: the spec's augmentation; None returns the images unchanged, and so does `resized_crop`, which is
+            applied when an image is decoded.
         generator: random stream on the images' device.
 
     Returns:
         Views of the same shape and type as `images`.
     """
-    if augmentation is None:
+    if augmentation is None or isinstance(augmentation, ResizedCropAugmentation):
         return (images,)
     first = _basic_view(images, augmentation, generator)
     if not isinstance(augmentation, AutoAugmentation | CutoutAugmentation):

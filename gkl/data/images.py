@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
+
+from gkl.data.photographs import Photograph, name_and_size
 
 
 class Images(Protocol):
@@ -25,8 +26,8 @@ class Images(Protocol):
         """Indices (B,) int64 -> images (B, channels, height, width), uint8, or float32 in [0, 1]."""
         ...
 
-    def subset(self, index: Tensor) -> Images:
-        """The images with indices (M,) int64, in that order."""
+    def subset(self, index: Tensor) -> Self:
+        """The images with indices (M,) int64, in this order."""
         ...
 
     def sha256(self) -> str:
@@ -69,14 +70,16 @@ class ImageSet:
 class ImageFiles:
     """Images in files that are decoded on demand, several at a time."""
 
-    def __init__(self, paths: list[Path], labels: Tensor, decode: Callable[[Path], Tensor]) -> None:
+    def __init__(
+        self, photographs: Sequence[Photograph], labels: Tensor, decode: Callable[[Photograph], Tensor]
+    ) -> None:
         """
         Args:
-            paths: N image files.
+            photographs: N image files, or members of tar archives.
             labels: (N,) int64.
             decode: returns a file's image (channels, height, width) uint8, with the same shape for all files.
         """
-        self.paths, self._labels, self._decode = paths, labels, decode
+        self.photographs, self._labels, self.decode = photographs, labels, decode
         self._pool = ThreadPoolExecutor(thread_name_prefix="decode")
 
     @property
@@ -84,17 +87,18 @@ class ImageFiles:
         return self._labels
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.photographs)
 
     def take(self, index: Tensor) -> Tensor:
-        return torch.stack(list(self._pool.map(lambda i: self._decode(self.paths[i]), index.tolist())))
+        return torch.stack(list(self._pool.map(lambda i: self.decode(self.photographs[i]), index.tolist())))
 
     def subset(self, index: Tensor) -> ImageFiles:
-        return ImageFiles([self.paths[i] for i in index.tolist()], self._labels[index], self._decode)
+        return ImageFiles([self.photographs[i] for i in index.tolist()], self._labels[index], self.decode)
 
     def sha256(self) -> str:
         """sha256 of the files' names, sizes and labels: reading every pixel would take an hour."""
         digest = hashlib.sha256()
-        for path, label in zip(self.paths, self._labels.tolist(), strict=True):
-            digest.update(f"{path.parent.name}/{path.name} {path.stat().st_size} {label}\n".encode())
+        for photograph, label in zip(self.photographs, self._labels.tolist(), strict=True):
+            name, size = name_and_size(photograph)
+            digest.update(f"{name} {size} {label}\n".encode())
         return digest.hexdigest()

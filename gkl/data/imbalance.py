@@ -1,56 +1,45 @@
-"""Long-tailed training sets: exponential sub-sampling of the classes (arXiv 1901.05555, as for CIFAR-LT)."""
+"""Leaves out training images so that the classes become exponentially smaller: long-tailed data from a balanced set."""
 
 from __future__ import annotations
+
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from gkl.data.images import Images
 from gkl.errors import InvalidInput
 from gkl.spec import Imbalance
 
-MANY, FEW = 100, 20
-"""Classes with more training images than the first are many-shot, with fewer than the second few-shot; those between
-are medium-shot (arXiv 1904.05160)."""
+_Data = TypeVar("_Data", bound=Images)
 
 
-def class_counts(labels: Tensor, num_classes: int) -> Tensor:
-    """Images of each class: (N,) int64 -> (C,) int64."""
-    return torch.bincount(labels, minlength=num_classes)
-
-
-def long_tailed_rows(labels: Tensor, imbalance: Imbalance, *, num_classes: int) -> Tensor:
-    """Choose training images so that class c keeps n_c = int(n_max * factor^(-c / (C - 1))) of its images.
-
-    n_max is the size of the largest class. Each class keeps the first of its images in a random order that the
-    imbalance's seed gives, and never more than it has.
+def imbalanced(data: _Data, imbalance: Imbalance, *, num_classes: int, num_held_out: int = 0) -> _Data:
+    """The held-out images, which stay the first ones, and after them those that the imbalance leaves, in their order.
 
     Args:
-        labels: (N,) int64, of the images to choose from.
-        imbalance: factor and seed.
-        num_classes: C, at least 2.
-
-    Returns:
-        The row numbers of the chosen images, rising, (M,) int64.
+        data: the training images.
+        imbalance: says how many images of each class are left.
+        num_classes: C; labels are 0 .. C-1.
+        num_held_out: how many of the first images are never trained on. They are neither counted nor left out.
 
     Raises:
-        InvalidInput: a class would be left without an image.
+        InvalidInput: a class would have no image.
     """
-    available = class_counts(labels, num_classes)
-    largest = int(available.max())
-    generator = torch.Generator().manual_seed(imbalance.seed)
-    kept = []
-    for number in range(num_classes):
-        wanted = kept_of_class(largest, number, imbalance, num_classes)
-        rows = (labels == number).nonzero().flatten()
-        if wanted == 0 or len(rows) == 0:
+    labels = data.labels[num_held_out:]
+    there = class_counts(labels, num_classes)
+    sizes = imbalance.class_sizes(max(there), num_classes)
+    for label, (size, count) in enumerate(zip(sizes, there, strict=True)):
+        if not min(size, count):
             raise InvalidInput(
-                f"imbalance.factor {imbalance.factor:g} leaves class {number} without an image, since the largest "
-                f"class has {largest}; lower the factor"
+                f"imbalance.factor {imbalance.factor:g} leaves no image of class {label}, which has {count} to train "
+                f"on where the largest class has {max(there)}; lower the factor, or hold out fewer"
             )
-        kept.append(rows[torch.randperm(len(rows), generator=generator)[:wanted]])
-    return torch.cat(kept).sort().values
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(imbalance.seed))
+    kept = torch.cat([order[labels[order] == label][:size] for label, size in enumerate(sizes)])
+    return data.subset(torch.cat([torch.arange(num_held_out), num_held_out + kept.sort().values]))
 
 
-def kept_of_class(largest: int, number: int, imbalance: Imbalance, num_classes: int) -> int:
-    """n_c of class `number`, where the largest class has `largest` images."""
-    return int(largest * imbalance.factor ** (-number / (num_classes - 1)))
+def class_counts(labels: Tensor, num_classes: int) -> tuple[int, ...]:
+    """Labels (N,) int64 -> how many images each class has."""
+    return tuple(labels.bincount(minlength=num_classes).tolist())

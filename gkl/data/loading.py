@@ -50,9 +50,14 @@ def load_test(
     Raises:
         InvalidInput: files are missing or damaged; the message says what to put where.
     """
-    folder = datasets_dir / dataset
-    images = imagenet(folder, False, preprocessing) if dataset == "imagenet" else _LOADERS[dataset](folder, False)
+    images = find_test(dataset, datasets_dir, preprocessing)
     if isinstance(images, ImageSet):
         return images.first(num_points)
     chosen = torch.arange(len(images) if num_points is None else num_points)
     return ImageSet(images.take(chosen), images.labels[chosen])
+
+
+def find_test(dataset: str, datasets_dir: Path, preprocessing: Preprocessing | None = None) -> Images:
+    """All test images, those in files not decoded yet. Arguments and errors as in `load_test`."""
+    folder = datasets_dir / dataset
+    return imagenet(folder, False, preprocessing) if dataset == "imagenet" else _LOADERS[dataset](folder, False)

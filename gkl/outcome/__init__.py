@@ -34,7 +34,7 @@ from gkl.outcome.events import (
     WeightsConverted,
 )
 from gkl.outcome.evidence import ExternalOutcome, ReportOutcome, TransferByAttack, TransferCounts, TransferOutcome
-from gkl.outcome.training import EpochFinished, ShotAccuracies, StepMetrics, TeacherOutcome, TrainOutcome
+from gkl.outcome.training import EpochFinished, LongTailAccuracy, StepMetrics, TeacherOutcome, TrainOutcome
 
 __all__ = [
     "MESSAGE",
@@ -56,6 +56,7 @@ __all__ = [
     "Failed",
     "Flag",
     "Interrupted",
+    "LongTailAccuracy",
     "Manifest",
     "PointsSoFar",
     "Progress",

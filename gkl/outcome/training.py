@@ -22,18 +22,20 @@ class TeacherOutcome(Record):
     """The number of those images."""
 
 
-class ShotAccuracies(Record):
-    """Accuracy on the test images, and its means over classes by the number of their *training* images (as for
-    ImageNet-LT, arXiv 1904.05160)."""
+class LongTailAccuracy(Record):
+    """Accuracy on the clean test images of a training with an imbalance, in [0, 1].
+
+    A group's accuracy is the mean over its classes. Classes without a test image are in no group.
+    """
 
     top1: float
-    """Share of all test images that are classified correctly."""
-    many: float | None
-    """Mean over the classes with more than 100 training images; null if there is none."""
-    medium: float | None
-    """Mean over those with 20 to 100."""
-    few: float | None
-    """Mean over those with fewer than 20."""
+    """Over all test images."""
+    many: float | None = None
+    """Mean over the classes with more than 100 training images; null if there are none."""
+    medium: float | None = None
+    """Mean over the classes with 20 to 100 training images; null if there are none."""
+    few: float | None = None
+    """Mean over the classes with fewer than 20 training images; null if there are none."""
 
 
 class TrainOutcome(Record):
@@ -50,9 +52,9 @@ class TrainOutcome(Record):
     teacher: TeacherOutcome | None = None
     """The network that a distillation's student learned from."""
     class_counts: tuple[int, ...] | None = None
-    """How many training images each class kept, where the spec has an imbalance."""
-    shots: ShotAccuracies | None = None
-    """The result's accuracies on the test images by the size of the class, where the spec has an imbalance."""
+    """Training images of each class, held-out ones not counted, where the spec has an imbalance."""
+    test_accuracy: LongTailAccuracy | None = None
+    """The result's accuracy on the test images, where the spec has an imbalance."""
     seconds: float
     """Training time of the whole run, including the time before interruptions."""
     manifest: Manifest

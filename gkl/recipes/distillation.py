@@ -14,19 +14,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from gkl.recipes.adversarial import digits_ce
 from gkl.spec import (
     BasicAugmentation,
+    CosineSchedule,
     CrossEntropyObjective,
     DistillGklObjective,
     DistillObjective,
     DistillSpec,
     DkdObjective,
     Evaluation,
+    Imbalance,
     KdObjective,
     PiecewiseSchedule,
+    ResizedCropAugmentation,
     Sgd,
     TeacherWeights,
     TrainSpec,
@@ -66,6 +69,7 @@ CIFAR100_PAIRS: dict[str, Pair] = {
 }
 
 _CLEAN = Evaluation(protocol="clean")
+_IMAGENET_SCHEDULE = PiecewiseSchedule(kind="piecewise", milestones=(31, 61, 91), factor=0.1)
 _CIFAR100_SCHEDULE = PiecewiseSchedule(kind="piecewise", milestones=(151, 181, 211), factor=0.1)
 
 
@@ -115,6 +119,103 @@ def cifar100_teacher(architecture: str) -> TrainSpec:
     )
 
 
+ImageNetPair = Literal["r34-r18", "r50-mobile_v1"]
+
+
+def imagenet(pair: ImageNetPair, loss: Loss) -> DistillSpec:
+    """A pair of ImageNet: 100 epochs at batch 512. Published with GKL: 71.91 (R34-R18), 72.92 (R50-MobileNetV1)."""
+    teacher, student, ce, wmse, gamma, beta = {
+        "r34-r18": ("imagenet_resnet_34", "imagenet_resnet_18", 1.0, 0.5, 0.6, 0.5),
+        "r50-mobile_v1": ("imagenet_resnet_50", "mobilenet_v1", 4.0, 1.0, 0.5, 2.0),
+    }[pair]
+    objectives: dict[Loss, DistillObjective] = {
+        "gkl": DistillGklObjective(
+            ce_weight=ce, wmse_weight=wmse, gamma=gamma, temperature=1.0, prior_temperature=1.0, ramp_epochs=5
+        ),
+        "kd": KdObjective(loss="kd", label_weight=0.5, kl_weight=0.5, temperature=1.0),
+        "dkd": DkdObjective(loss="dkd", non_target_weight=beta, temperature=1.0, ramp_epochs=1),
+    }
+    return DistillSpec(
+        name=f"{loss.upper()} {student} from {teacher}",
+        dataset="imagenet",
+        architecture=student,
+        teacher=TeacherWeights(architecture=teacher),
+        objective=objectives[loss],
+        optimizer=Sgd(learning_rate=0.2, momentum=0.9, weight_decay=1e-4),
+        schedule=_IMAGENET_SCHEDULE,
+        epochs=100,
+        batch_size=512,
+        augmentation=ResizedCropAugmentation(kind="resized_crop"),
+        evaluation=_CLEAN,
+    )
+
+
+@dataclass(frozen=True)
+class LongTailPair:
+    """A teacher and a student of ImageNet-LT, with the weights of GKL's two parts."""
+
+    teacher: str
+    student: str
+    ce_weight: float
+    wmse_weight: float
+
+
+_X101, _R50, _R18 = "imagenet_resnext_101_32x4d", "imagenet_resnet_50", "imagenet_resnet_18"
+LONG_TAIL_PAIRS: dict[str, LongTailPair] = {
+    "imagenet-lt-x101-r18": LongTailPair(_X101, _R18, 4.0, 4.0),
+    "imagenet-lt-x101-r50": LongTailPair(_X101, _R50, 3.0, 4.0),
+    "imagenet-lt-r50-r50": LongTailPair(_R50, _R50, 1.0, 1.0),
+    "imagenet-lt-r18-r18": LongTailPair(_R18, _R18, 1.0, 0.5),
+}
+
+
+def _long_tail() -> dict[str, Any]:
+    """What all trainings of ImageNet-LT have: 90 epochs, a warm-up of 10, and classes of 1,280 down to 5 images."""
+    return {
+        "dataset": "imagenet",
+        "optimizer": Sgd(learning_rate=0.05, momentum=0.9, weight_decay=5e-4),
+        "schedule": CosineSchedule(span="epochs_plus_one", warmup_epochs=10),
+        "epochs": 90,
+        "batch_size": 128,
+        "imbalance": Imbalance(factor=256.0),
+        "augmentation": ResizedCropAugmentation(kind="resized_crop"),
+        "evaluation": _CLEAN,
+    }
+
+
+def imagenet_lt(pair: LongTailPair, loss: Literal["gkl", "kl"]) -> DistillSpec:
+    """A pair of ImageNet-LT, or self-distillation. `kl` is the baseline of the same code: CE + ce_weight * KL."""
+    objective: DistillObjective = (
+        DistillGklObjective(
+            ce_weight=pair.ce_weight,
+            wmse_weight=pair.wmse_weight,
+            gamma=0.3,
+            temperature=1.0,
+            prior_temperature=1.0,
+            ramp_epochs=0,
+        )
+        if loss == "gkl"
+        else KdObjective(loss="kd", label_weight=1.0, kl_weight=pair.ce_weight, temperature=1.0)
+    )
+    return DistillSpec(
+        name=f"{loss.upper()} {pair.student} from {pair.teacher}, long tail",
+        architecture=pair.student,
+        teacher=TeacherWeights(architecture=pair.teacher),
+        objective=objective,
+        **_long_tail(),
+    )
+
+
+def imagenet_lt_teacher(architecture: str) -> TrainSpec:
+    """A teacher of ImageNet-LT: cross-entropy on the same images."""
+    return TrainSpec(
+        name=f"Cross-entropy {architecture}, long tail",
+        architecture=architecture,
+        objective=CrossEntropyObjective(loss="ce"),
+        **_long_tail(),
+    )
+
+
 def digits_teacher() -> TrainSpec:
     """The teacher of `digits_gkl`: plain cross-entropy, evaluated on clean images."""
     return digits_ce().model_copy(update={"name": "Teacher SmallCNN", "epochs": 20, "evaluation": _CLEAN})
@@ -137,10 +238,20 @@ def digits_gkl() -> DistillSpec:
 
 _TEACHERS = {name.partition("-")[0]: pair.teacher for name, pair in CIFAR100_PAIRS.items()}
 _LOSSES: tuple[Loss, ...] = ("gkl", "kd", "dkd")
+_IMAGENET_PAIRS: tuple[ImageNetPair, ...] = ("r34-r18", "r50-mobile_v1")
+_LONG_TAIL_LOSSES: tuple[Literal["gkl", "kl"], ...] = ("gkl", "kl")
+_LONG_TAIL_TEACHERS = {"x101": _X101, "r50": _R50, "r18": _R18}
 
 DISTILLATION: dict[str, Callable[[], TrainSpec | DistillSpec]] = {
     "digits-teacher": digits_teacher,
     "digits-distill": digits_gkl,
     **{f"{name}-ce": partial(cifar100_teacher, architecture) for name, architecture in _TEACHERS.items()},
     **{f"{name}-{loss}": partial(cifar100, pair, loss) for name, pair in CIFAR100_PAIRS.items() for loss in _LOSSES},
+    **{f"imagenet-{pair}-{loss}": partial(imagenet, pair, loss) for pair in _IMAGENET_PAIRS for loss in _LOSSES},
+    **{f"imagenet-lt-{name}-ce": partial(imagenet_lt_teacher, each) for name, each in _LONG_TAIL_TEACHERS.items()},
+    **{
+        f"{name}-{loss}": partial(imagenet_lt, pair, loss)
+        for name, pair in LONG_TAIL_PAIRS.items()
+        for loss in _LONG_TAIL_LOSSES
+    },
 }

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from gkl.spec.common import Spec
+from gkl.spec.common import Seed, Spec
 
 
 class TradesObjective(Spec):
@@ -262,10 +262,47 @@ class CutoutAugmentation(_SecondView):
     """Side of the square in pixels; its centre lies anywhere in the image, so that its edge may lie outside."""
 
 
+class ResizedCropAugmentation(Spec):
+    """Random part of a photograph, resized to the size of the training images, and horizontal flip; for data sets whose
+    images are files. Its width / height is between 3/4 and 4/3; torchvision's RandomResizedCrop.
+    """
+
+    kind: Literal["resized_crop"]
+
+    min_scale: float = Field(default=0.08, gt=0, le=1)
+    """The part's least share of the photograph's area; the share is uniform between it and 1."""
+
+    flip: bool = True
+    """Whether half of the images are mirrored."""
+
+
 Augmentation = Annotated[
-    BasicAugmentation | AutoAugmentation | CutoutAugmentation,
+    BasicAugmentation | AutoAugmentation | CutoutAugmentation | ResizedCropAugmentation,
     Field(discriminator="kind"),
 ]
+
+
+class Imbalance(Spec):
+    """Leaves out training images so that class sizes fall exponentially from the first class to the last.
+
+    Class c of C keeps n_c = int(n_max * (1 / factor)^(c / (C - 1))) images, where n_max is the size of the largest
+    class without the held-out images. A class with fewer images keeps all of them.
+    """
+
+    factor: float = Field(gt=1, le=1e6)
+    """Size of the first class divided by that of the last."""
+
+    seed: Seed = 0
+    """Seed of the random order whose first n_c images of class c are kept."""
+
+    def class_sizes(self, largest: int, num_classes: int) -> list[int]:
+        """n_c of each class, for n_max = `largest`.
+
+        >>> Imbalance(factor=100).class_sizes(500, 3)
+        [500, 50, 5]
+        """
+        rate = 1 / self.factor
+        return [int(largest * rate ** (label / (num_classes - 1))) for label in range(num_classes)]
 
 
 class SyntheticData(Spec):
@@ -276,16 +313,6 @@ class SyntheticData(Spec):
 
     fraction: float = Field(default=0.7, gt=0, lt=1)
     """Share of each batch that is generated, drawn with replacement."""
-
-
-class Imbalance(Spec):
-    """A long tail: class c of C keeps n_max * factor^(-c / (C - 1)) of its training images, rounded down."""
-
-    factor: float = Field(gt=1, le=1e6)
-    """How many times more images the first class keeps than the last; n_max is the size of the largest class."""
-
-    seed: int = Field(default=0, ge=0, lt=2**63)
-    """Seed of the choice of the images that are kept."""
 
 
 BufferAveraging = Literal["averaged", "copied"]

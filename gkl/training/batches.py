@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from gkl.data import Images, ImageSet
+from gkl.data.decoding import Decoding, Part, parts
+from gkl.data.images import ImageFiles
+from gkl.data.photographs import Photograph
 from gkl.data.synthetic import SyntheticImages
 from gkl.errors import InvalidInput
 
@@ -21,6 +26,19 @@ class EpochOrder:
 
     real: list[Tensor]
     generated: list[Tensor] | None
+    seeds: list[Tensor] | None = None
+    """Seeds of the crops of the real images, where they are cropped at random when they are decoded."""
+
+    def since(self, first: int) -> EpochOrder:
+        """The same without the batches before number `first`."""
+        generated, seeds = (None if each is None else each[first:] for each in (self.generated, self.seeds))
+        return EpochOrder(self.real[first:], generated, seeds)
+
+
+FetchedBatch = tuple[Tensor, Tensor, Tensor | None]
+"""Images (B, C, H, W), uint8, or float32 in [0, 1], and labels (B,), on the device; and which training images they are,
+(B,) int64 on the CPU, or None for a batch with generated images."""
+_T = TypeVar("_T")
 
 
 class Batches:
@@ -36,6 +54,8 @@ class Batches:
         synthetic: SyntheticImages | None = None,
         synthetic_fraction: float = 0.0,
         drop_last: bool = False,
+        crop: Callable[[Photograph, int], Tensor] | None = None,
+        processes: int = 0,
     ) -> None:
         """
         Args:
@@ -45,6 +65,9 @@ class Batches:
             synthetic: generated images, drawn with replacement.
             synthetic_fraction: their share of each batch.
             drop_last: leave out an epoch's last batch if it is smaller; not with generated images.
+            crop: for image files, decodes and crops one at random from a seed; by default each image is decoded as the
+                data set says.
+            processes: how many decode image files; 0 for this one alone. `close` ends them.
 
         Raises:
             InvalidInput: no image is left to train on.
@@ -59,6 +82,9 @@ class Batches:
         # Images in memory live on the device: they are small enough, and nothing has to wait for them there.
         self.data = ImageSet(data.images.to(device), data.labels) if isinstance(data, ImageSet) else data
         self.labels = data.labels.to(device)
+        self._crop = crop
+        self._running: Generator[FetchedBatch] | None = None
+        self._decoding = Decoding(processes if isinstance(data, ImageFiles) else 0, pin_memory=device.type == "cuda")
         generated = round(batch_size * synthetic_fraction) if synthetic is not None else 0
         self.num_real, self.num_generated = batch_size - generated, generated
         # With generated images an epoch is as many batches as a pass over the data set would have.
@@ -78,40 +104,80 @@ class Batches:
             torch.randperm(pool, generator=generator, device=generator.device) for _ in range(math.ceil(wanted / pool))
         ]
         real = (torch.cat(rounds)[:wanted] + self.num_held_out).cpu()
-        if self.synthetic is None:
-            return EpochOrder(list(real.split(self.num_real))[: self.per_epoch], None)
-        shape = (self.per_epoch, self.num_generated)
-        generated = torch.randint(len(self.synthetic), shape, generator=generator, device=generator.device)
-        return EpochOrder(list(real.split(self.num_real)), list(generated.cpu()))
+        generated = seeds = None
+        if self.synthetic is not None:
+            shape = (self.per_epoch, self.num_generated)
+            drawn = torch.randint(len(self.synthetic), shape, generator=generator, device=generator.device)
+            generated = list(drawn.cpu())
+        if self._crop is not None:
+            drawn = torch.randint(2**62, (wanted,), generator=generator, device=generator.device)
+            seeds = list(drawn.cpu().split(self.num_real))[: self.per_epoch]
+        return EpochOrder(list(real.split(self.num_real))[: self.per_epoch], generated, seeds)
 
     def held_out(self) -> Tensor:
         return torch.arange(self.num_held_out)
 
-    def fetch(self, index: Tensor, generated: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Images (B, C, H, W), uint8, or float32 in [0, 1], and labels (B,) on the device."""
-        images, labels = self.data.take(index).to(self.device), self.labels[index.to(self.device)]
-        if generated is None or self.synthetic is None:
-            return images, labels
-        more, more_labels = self.synthetic.take(generated)
-        return torch.cat([images, more.to(self.device)]), torch.cat([labels, more_labels.to(self.device)])
+    def fetch(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (B, C, H, W), uint8, or float32 in [0, 1], and labels (B,) on the device, without random crops."""
+        ((images, labels, _),) = self._batches(EpochOrder([index], None))
+        return images, labels
 
-    def iterate(self, order: EpochOrder, first: int = 0) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    def iterate(self, order: EpochOrder, first: int = 0) -> Generator[FetchedBatch]:
         """The batches from number `first` on, each fetched while the one before is trained on.
 
-        Yields:
-            Images and labels as `fetch` returns them, and which training images they are, (B,) int64 on the CPU; None
-            for a batch with generated images.
+        This ends an iteration that was begun before.
         """
-        generated: Sequence[Tensor | None] = order.generated or [None] * len(order.real)
-        wanted = list(zip(order.real, generated, strict=True))[first:]
-        if isinstance(self.data, ImageSet) and self.synthetic is None:
-            for index, _ in wanted:
-                yield *self.fetch(index), index
+        if self._running is not None:
+            self._running.close()
+        batches = self._batches(order.since(first))
+        is_at_hand = isinstance(self.data, ImageSet) and self.synthetic is None
+        self._running = batches if is_at_hand else _one_ahead(batches)
+        return self._running
+
+    def close(self) -> None:
+        """End the processes and threads that read ahead."""
+        if self._running is not None:
+            self._running.close()
+            self._running = None
+        self._decoding.close()
+
+    def _batches(self, order: EpochOrder) -> Generator[FetchedBatch]:
+        nothing = [None] * len(order.real)
+        with closing(self._images(order)) as real:
+            for index, images, generated in zip(order.real, real, order.generated or nothing, strict=True):
+                labels = self.labels[index.to(self.device)]
+                if generated is None or self.synthetic is None:
+                    yield images, labels, index
+                    continue
+                more, more_labels = self.synthetic.take(generated)
+                mixed = torch.cat([images, more.to(self.device)]), torch.cat([labels, more_labels.to(self.device)])
+                yield *mixed, None
+
+    def _images(self, order: EpochOrder) -> Generator[Tensor]:
+        """The real images of each batch, on the device."""
+        if not isinstance(self.data, ImageFiles):
+            for index in order.real:
+                yield self.data.take(index).to(self.device)
             return
-        with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
-            coming = [pool.submit(self.fetch, *batch) for batch in wanted[:1]]
-            for (index, more), following in zip(wanted, [*wanted[1:], None], strict=True):
-                images, labels = coming.pop().result()
-                if following is not None:
-                    coming.append(pool.submit(self.fetch, *following))
-                yield images, labels, index if more is None else None
+        seeds: Sequence[Tensor | None] = order.seeds or [None] * len(order.real)
+        wanted = (self._parts(self.data, *each) for each in zip(order.real, seeds, strict=True))
+        with closing(self._decoding.iterate(wanted)) as decoded:
+            for found in decoded:
+                # From page-locked memory the copies do not block.
+                images = [part.to(self.device, non_blocking=True) for part in found]
+                yield torch.cat(images) if len(images) > 1 else images[0]
+
+    def _parts(self, data: ImageFiles, index: Tensor, seeds: Tensor | None) -> list[Part]:
+        photographs = [data.photographs[i] for i in index.tolist()]
+        if self._crop is None or seeds is None:
+            return parts(data.decode, [(each,) for each in photographs])
+        return parts(self._crop, list(zip(photographs, seeds.tolist(), strict=True)))
+
+
+def _one_ahead(coming: Generator[_T]) -> Generator[_T]:
+    """The same, each computed in a thread while the one before is used."""
+    with closing(coming), ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
+        following = pool.submit(next, coming, None)
+        while (found := following.result()) is not None:
+            following = pool.submit(next, coming, None)
+            yield found

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from gkl.catalog import DATASETS
-from gkl.data import load_test, load_train
+from gkl.data import Images, find_test, load_test, load_train
 from gkl.data.augmentation import augmented_views
-from gkl.data.imbalance import class_counts, long_tailed_rows
+from gkl.data.decoding import usable_processes
+from gkl.data.imbalance import class_counts, imbalanced
+from gkl.data.resized_crop import resized_crop
 from gkl.data.synthetic import SyntheticImages
 from gkl.device import device_name, out_of_memory_explained, select_device, set_tensor_float_32
-from gkl.errors import InvalidInput, Stopped
+from gkl.errors import DecodingEnded, InvalidInput, Stopped
 from gkl.files import check_writable, sha256_of
 from gkl.formats.shared_memory import overlapping_parameters
 from gkl.formats.tensor_files import save_tensors
@@ -26,23 +26,30 @@ from gkl.outcome import (
     CheckpointSaved,
     EpochFinished,
     Event,
+    LongTailAccuracy,
     Progress,
-    ShotAccuracies,
     StepMetrics,
     TeacherOutcome,
     TrainOutcome,
 )
 from gkl.provenance import git_commit, make_manifest
 from gkl.run_context import RunContext
-from gkl.spec import BaseTrainSpec, CrossEntropyObjective, DistillSpec, Selection, TeacherWeights
+from gkl.spec import (
+    BaseTrainSpec,
+    CrossEntropyObjective,
+    DistillSpec,
+    ResizedCropAugmentation,
+    Selection,
+    TeacherWeights,
+)
 from gkl.training.averaging import WeightAverage
 from gkl.training.batch_norm import set_momentum
-from gkl.training.batches import Batches, EpochOrder
+from gkl.training.batches import Batches, EpochOrder, FetchedBatch
 from gkl.training.checkpoint import Best, EpochSums, TrainingState, check_finite, restore_newest, save_checkpoint
+from gkl.training.long_tail import measure_long_tail
 from gkl.training.network import Network
 from gkl.training.optimizers import make_optimizer, set_rates
 from gkl.training.schedule import learning_rate, momentum
-from gkl.training.shots import shot_accuracies
 from gkl.training.tasks import StepOutcome, make_task
 from gkl.training.teacher import Teacher, load_teacher, measured
 
@@ -83,6 +90,7 @@ def train(
         NonFiniteLoss: the loss became NaN or infinite; the last checkpoint remains.
         NoSpaceLeft: the disk is full; the last checkpoint remains.
         OutOfMemory: the batch is too large for the device; the last checkpoint remains.
+        DecodingEnded: a process that decodes images was ended from outside; the last checkpoint remains.
         Stopped: the context asked for it; the state is saved, and a later call with the same arguments resumes.
     """
     check_writable(context.directory)
@@ -98,6 +106,13 @@ def train(
         checkpoint_seconds=checkpoint_seconds,
         least_checkpoint_seconds=least_checkpoint_seconds,
     )
+    try:
+        return _train(run, spec, context)
+    finally:
+        run.close()
+
+
+def _train(run: _Run, spec: BaseTrainSpec, context: RunContext) -> TrainOutcome:
     for problem in restore_newest(context.directory, run.state, spec):
         _log.warning(problem)
     if run.state.epoch or run.state.step:
@@ -122,12 +137,12 @@ class _Run:
     ) -> None:
         self.spec, self.directory, self.device = spec, context.directory, select_device(context.device)
         self.report, self.should_stop = context.report, context.should_stop
+        self.processes = usable_processes() if context.decoding_processes is None else context.decoding_processes
         self.keep_checkpoints, self.checkpoint_seconds = keep_checkpoints, checkpoint_seconds
         self.least_checkpoint_seconds = least_checkpoint_seconds
         self.commit = git_commit()
         described = DATASETS[spec.dataset]
         device, datasets_dir = self.device, context.datasets_dir
-        self.datasets_dir = datasets_dir
         data = load_train(spec.dataset, datasets_dir)
         synthetic = None
         if spec.synthetic is not None:
@@ -136,14 +151,16 @@ class _Run:
                 image_shape=described.image_shape,
                 num_classes=described.num_classes,
             )
-        self.dataset_sha256 = data.sha256()
-        self.class_counts: Tensor | None = None
         num_held_out = spec.selection.num_images if spec.selection is not None else 0
+        self.class_counts: tuple[int, ...] | None = None
+        self.test_images: Images | None = None
         if spec.imbalance is not None:
             classes = described.num_classes
-            kept = long_tailed_rows(data.labels[num_held_out:], spec.imbalance, num_classes=classes) + num_held_out
-            self.class_counts = class_counts(data.labels[kept], classes)
-            data = data.subset(torch.cat([torch.arange(num_held_out), kept]))
+            data = imbalanced(data, spec.imbalance, num_classes=classes, num_held_out=num_held_out)
+            self.class_counts = class_counts(data.labels[num_held_out:], classes)
+            # Found before the training, so that it does not fail after it.
+            self.test_images = find_test(spec.dataset, datasets_dir)
+        self.dataset_sha256 = data.sha256()
         self.synthetic_sha256 = None if synthetic is None else synthetic.sha256()
         set_tensor_float_32(spec.compute.precision == "tf32")
         self.batches = Batches(
@@ -154,6 +171,10 @@ class _Run:
             synthetic=synthetic,
             synthetic_fraction=spec.synthetic.fraction if spec.synthetic is not None else 0.0,
             drop_last=spec.drop_last_batch,
+            crop=resized_crop(spec.augmentation, described.image_shape[-1])
+            if isinstance(spec.augmentation, ResizedCropAugmentation)
+            else None,
+            processes=self.processes,
         )
         self.steps_per_epoch = self.batches.per_epoch
         self.total_steps = self.steps_per_epoch * spec.epochs
@@ -219,7 +240,7 @@ class _Run:
         resumed_at = state.step
         order = self._order()
         already, started = state.sums.seconds, time.perf_counter()
-        for images, labels, rows in self.batches.iterate(order, first=resumed_at):
+        for images, labels, rows in self._batches(order, resumed_at):
             if self.should_stop():
                 self._checkpoint()
                 raise Stopped
@@ -251,6 +272,20 @@ class _Run:
             state.average.after_epoch(state.model, number)
         state.epoch, state.step, state.epoch_start = number, 0, None
         self.conclude_epoch()
+
+    def _batches(self, order: EpochOrder, first: int) -> Iterator[FetchedBatch]:
+        try:
+            yield from self.batches.iterate(order, first=first)
+        except DecodingEnded:
+            # A signal to the whole process group ends them too.
+            if not self.should_stop():
+                raise
+            self._checkpoint()
+            raise Stopped from None
+
+    def close(self) -> None:
+        """End the processes that decode images."""
+        self.batches.close()
 
     def _order(self) -> EpochOrder:
         """This epoch's order of images; after a resume within the epoch, the one it began with."""
@@ -332,6 +367,7 @@ class _Run:
         tensors = self.state.result.state_dict() if best is None else best.weights
         path = self.directory / WEIGHTS_FILE
         save_tensors(path, tensors, {"architecture": spec.architecture, "dataset": spec.dataset})
+        accuracy = self._test_accuracy()
         return TrainOutcome(
             weights=path.name,
             epochs=spec.epochs,
@@ -339,8 +375,8 @@ class _Run:
             held_out_clean_accuracy=best.metrics.get("held_out_clean_accuracy") if best is not None else None,
             held_out_robust_accuracy=best.metrics.get("held_out_robust_accuracy") if best is not None else None,
             teacher=self.teacher_outcome,
-            class_counts=None if self.class_counts is None else tuple(self.class_counts.tolist()),
-            shots=self._shots(tensors),
+            class_counts=self.class_counts,
+            test_accuracy=accuracy,
             seconds=self.state.seconds,
             manifest=make_manifest(
                 spec,
@@ -353,14 +389,33 @@ class _Run:
             ),
         )
 
-    def _shots(self, weights: Mapping[str, Tensor]) -> ShotAccuracies | None:
-        """The accuracies by the size of the class; None where all classes have their images."""
-        if self.class_counts is None:
+    def _test_accuracy(self) -> LongTailAccuracy | None:
+        """The result's accuracy on the test images by size of the classes; None without an imbalance."""
+        if self.test_images is None or self.class_counts is None:
             return None
-        network = Network(copy.deepcopy(self.state.model), self.spec.compute, self.device)
-        network.model.load_state_dict(weights)
-        test = load_test(self.spec.dataset, self.datasets_dir)
-        return shot_accuracies(network, test, self.class_counts, batch_size=self.spec.batch_size, device=self.device)
+        if self.state.best is not None:
+            self.state.result.load_state_dict(self.state.best.weights)
+        test = Batches(self.test_images, batch_size=self.spec.batch_size, device=self.device, processes=self.processes)
+        in_order = EpochOrder(list(torch.arange(len(self.test_images)).split(self.spec.batch_size)), None)
+
+        def batch_done(images_done: int) -> None:
+            self.progress.testing(f"{images_done} of {test.num_images} test images")
+            if self.should_stop():
+                # The last epoch is saved; the test images are measured again.
+                raise Stopped
+
+        try:
+            found = measure_long_tail(
+                self.measured_network,
+                ((images, labels) for images, labels, _ in test.iterate(in_order)),
+                self.class_counts,
+                batch_done=batch_done,
+            )
+        finally:
+            test.close()
+        by_group = {name: value for name, value in found.model_dump().items() if value is not None}
+        _log.info("test accuracy: %s", ", ".join(f"{name} {value:.4g}" for name, value in by_group.items()))
+        return found
 
 
 class _ProgressReports:
@@ -374,10 +429,16 @@ class _ProgressReports:
         self.fraction = 0.0
 
     def selecting(self, detail: str) -> None:
+        self._measuring("selection", detail)
+
+    def testing(self, detail: str) -> None:
+        self._measuring("test", detail)
+
+    def _measuring(self, stage: str, detail: str) -> None:
         now = time.perf_counter()
         if now - self.last_report >= _REPORT_SECONDS:
             self.last_report, self.images_since = now, 0
-            self.report(Progress(stage="selection", fraction=self.fraction, detail=detail))
+            self.report(Progress(stage=stage, fraction=self.fraction, detail=detail))
 
     def step_done(self, done: int, outcome: StepOutcome, detail: str) -> None:
         now = time.perf_counter()

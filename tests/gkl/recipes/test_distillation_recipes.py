@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from gkl.recipes import recipe
 from gkl.recipes.distillation import DISTILLATION
 from gkl.recipes.robust_distillation import ROBUST_DISTILLATION
 from gkl.spec import DistillSpec, TrainSpec
+from gkl.training.schedule import learning_rate
 
 SGD = {"momentum": 0.9, "nesterov": False, "decay_batch_norm": True}
 
@@ -99,6 +101,99 @@ def test_every_teacher_of_a_pair_has_a_recipe() -> None:
     assert taught == {pair[0] for pair in PAIRS.values()}
 
 
+def check_imagenet(spec: TrainSpec | DistillSpec) -> None:
+    assert spec.dataset == "imagenet"
+    assert spec.augmentation is not None
+    assert spec.augmentation.kind == "resized_crop"
+    assert spec.evaluation is not None
+    assert spec.evaluation.protocol == "clean"
+
+
+@pytest.mark.parametrize(
+    ("pair", "teacher", "student", "gkl", "beta"),
+    [
+        ("r34-r18", "imagenet_resnet_34", "imagenet_resnet_18", (1, 0.5, 0.6), 0.5),
+        ("r50-mobile_v1", "imagenet_resnet_50", "mobilenet_v1", (4, 1, 0.5), 2.0),
+    ],
+)
+def test_a_pair_of_imagenet_is_the_released_one(
+    pair: str, teacher: str, student: str, gkl: tuple[float, float, float], beta: float
+) -> None:
+    """T is 1 everywhere. GKL's ramp is the code's default for ImageNet, 5 epochs; DKD has none."""
+    expected: dict[str, dict[str, Any]] = {
+        "gkl": {
+            "label_weight": 1.0,
+            "ce_weight": gkl[0],
+            "wmse_weight": gkl[1],
+            "gamma": gkl[2],
+            "class_wise": True,
+            "temperature": 1.0,
+            "prior_temperature": 1.0,
+            "ramp_epochs": 5,
+        },
+        "kd": {"label_weight": 0.5, "kl_weight": 0.5, "temperature": 1.0, "ramp_epochs": 0},
+        "dkd": {"label_weight": 1.0, "target_weight": 1.0, "non_target_weight": beta, "temperature": 1.0}
+        | {"ramp_epochs": 1},
+    }
+    for loss, says in expected.items():
+        spec = distilled(f"imagenet-{pair}-{loss}")
+        check_imagenet(spec)
+        assert spec.objective.model_dump() == {"loss": loss, **says}
+        assert (spec.architecture, spec.teacher.architecture) == (student, teacher)  # type: ignore[union-attr]
+        assert (spec.epochs, spec.batch_size) == (100, 512)
+        assert spec.optimizer.model_dump() == {"learning_rate": 0.2, "weight_decay": 1e-4, **SGD}
+        assert spec.schedule.model_dump() == {"kind": "piecewise", "milestones": (31, 61, 91), "factor": 0.1}
+
+
+LONG_TAIL = {
+    "imagenet-lt-x101-r18": ("imagenet_resnext_101_32x4d", "imagenet_resnet_18", 4.0, 4.0),
+    "imagenet-lt-x101-r50": ("imagenet_resnext_101_32x4d", "imagenet_resnet_50", 3.0, 4.0),
+    "imagenet-lt-r50-r50": ("imagenet_resnet_50", "imagenet_resnet_50", 1.0, 1.0),
+    "imagenet-lt-r18-r18": ("imagenet_resnet_18", "imagenet_resnet_18", 1.0, 0.5),
+}
+
+
+@pytest.mark.parametrize("name", LONG_TAIL)
+def test_a_pair_of_imagenet_lt_is_the_released_one(name: str) -> None:
+    teacher, student, ce, wmse = LONG_TAIL[name]
+    gkl, kl = distilled(f"{name}-gkl"), distilled(f"{name}-kl")
+    assert gkl.objective.model_dump() == {
+        "loss": "gkl",
+        "label_weight": 1.0,
+        "ce_weight": ce,
+        "wmse_weight": wmse,
+        "gamma": 0.3,
+        "class_wise": True,
+        "temperature": 1.0,
+        "prior_temperature": 1.0,
+        "ramp_epochs": 0,
+    }
+    says = {"label_weight": 1.0, "kl_weight": ce, "temperature": 1.0, "ramp_epochs": 0}
+    assert kl.objective.model_dump() == {"loss": "kd", **says}
+    for spec in (gkl, kl):
+        assert (spec.architecture, spec.teacher.architecture) == (student, teacher)  # type: ignore[union-attr]
+        check_long_tail(spec)
+
+
+@pytest.mark.parametrize("name", ["x101", "r50", "r18"])
+def test_a_teacher_of_imagenet_lt_has_the_same_images(name: str) -> None:
+    spec = recipe(f"imagenet-lt-{name}-ce")
+    assert spec.objective.model_dump() == {"loss": "ce"}
+    check_long_tail(spec)
+
+
+def check_long_tail(spec: TrainSpec | DistillSpec) -> None:
+    """The rate in epoch e, counted from 0: .05 (e + 1) / 10 below 10, then .025 (1 + cos(pi (e - 9) / 81))."""
+    check_imagenet(spec)
+    assert (spec.epochs, spec.batch_size) == (90, 128)
+    assert spec.optimizer.model_dump() == {"learning_rate": 0.05, "weight_decay": 5e-4, **SGD}
+    assert spec.imbalance is not None
+    assert spec.imbalance.factor == 256
+    for e in range(90):
+        expected = 0.05 * (e + 1) / 10 if e < 10 else 0.025 * (1 + math.cos(math.pi * (e - 9) / 81))
+        assert learning_rate(spec, e * 7, 7) == pytest.approx(expected, rel=1e-12)
+
+
 # Loss, epochs, milestones, weight decay, start of the inner maximization, what it increases, and what the loss says.
 ROBUST: dict[str, tuple[int, tuple[int, ...], float, Any, str, dict[str, Any]]] = {
     "ard": (200, (100, 150), 2e-4, "uniform", "cross_entropy", {"teacher_weight": 1.0, "temperature": 30.0}),
@@ -150,4 +245,8 @@ def test_no_recipe_is_left_out_of_the_comparison() -> None:
     pairs = {f"{pair}-{loss}" for pair in PAIRS for loss in ("gkl", "kd", "dkd")}
     teachers = {f"{pair.partition('-')[0]}-ce" for pair in PAIRS}
     robust = {f"{dataset}-{method}" for dataset in ("cifar10", "cifar100") for method in ROBUST}
-    assert DISTILLATION.keys() | ROBUST_DISTILLATION.keys() == ours | pairs | teachers | robust
+    imagenet = {f"imagenet-{pair}-{loss}" for pair in ("r34-r18", "r50-mobile_v1") for loss in ("gkl", "kd", "dkd")}
+    long_tail = {f"{pair}-{loss}" for pair in LONG_TAIL for loss in ("gkl", "kl")}
+    long_tail |= {f"imagenet-lt-{name}-ce" for name in ("x101", "r50", "r18")}
+    named = ours | pairs | teachers | robust | imagenet | long_tail
+    assert DISTILLATION.keys() | ROBUST_DISTILLATION.keys() == named

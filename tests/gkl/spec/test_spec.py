@@ -70,6 +70,18 @@ def test_recipes_survive_json(name: str) -> None:
         ("augmentation", {"kind": "autoaug"}, "policy for colour images, which digits has not"),
         ("augmentation", {"kind": "mixup"}, "'basic', 'autoaug', 'cutout'"),
         ("augmentation", {"kind": "basic", "size": 3}, "Extra inputs"),
+        (
+            "augmentation",
+            {"kind": "resized_crop"},
+            "for photographs of any size, and all images of digits have the same",
+        ),
+        ("imbalance", {}, "Field required"),
+        ("imbalance", {"factor": 1}, "greater than 1"),
+        (
+            "imbalance",
+            {"factor": 200},
+            "factor 200 leaves the last class of digits without an image, since a class has",
+        ),
         ("averaging", {"kind": "epoch", "tau": 1.0}, "less than 1"),
         ("selection", {"num_images": 1437}, "leaves none of the 1437 training images"),
         ("schedule", {"kind": "piecewise", "milestones": [30, 20]}, "milestones must rise"),
@@ -152,6 +164,13 @@ def test_a_last_batch_is_dropped_only_where_there_is_one_and_others_remain() -> 
             TrainSpec.model_validate(dropping | changes)
 
 
+def test_an_imbalance_that_may_leave_every_class_an_image_is_taken() -> None:
+    assert TrainSpec.model_validate(changed("imbalance", {"factor": 150})).imbalance is not None
+    few = changed("imbalance", {"factor": 150}) | {"selection": {"num_images": 1300}}
+    with pytest.raises(ValidationError, match="since a class has about 14 to train on; lower it"):
+        TrainSpec.model_validate(few)
+
+
 # Fields that older specs have not, and the value that stands for what was done without them.
 NEWER: dict[str, Any] = {
     "inner_maximization.project_start": True,
@@ -168,6 +187,7 @@ NEWER: dict[str, Any] = {
     "selection.ties": "first",
     "drop_last_batch": False,
     "batch_norm": None,
+    "imbalance": None,
 }
 
 
