@@ -9,11 +9,13 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from gkl.field_errors import FieldError, field_errors
+from gkl.recipes import recipe
 from gkl.recipes.adversarial import digits
-from gkl.spec import JOB_SPEC, EvaluateSpec, TrainSpec
+from gkl.spec import JOB_SPEC, DistillSpec, EvaluateSpec, TrainSpec
 
 BASE: dict[type[BaseModel], dict[str, Any]] = {
     TrainSpec: digits().model_dump(mode="json"),
+    DistillSpec: recipe("digits-distill").model_dump(mode="json"),
     EvaluateSpec: {
         "kind": "evaluate",
         "name": "x",
@@ -59,10 +61,10 @@ def errors_of(content: Any, validated: TypeAdapter[Any] = JOB_SPEC) -> list[Fiel
 
 
 def test_these_are_the_unions() -> None:
-    paths = {".".join(path) for _, path, _, _ in UNIONS}
-    assert {"objective", "schedule", "augmentation", "averaging"} <= paths
+    paths = {(spec, ".".join(path)) for spec, path, _, _ in UNIONS}
+    assert {"objective", "schedule", "augmentation", "averaging", "teacher"} <= {path for _, path in paths}
     schema = JOB_SPEC.json_schema()
-    # As many as the specs' schema says, and the one between the two specs.
+    # As many as the specs' schema says, and the one between the specs.
     assert str(schema).count("'discriminator':") == len(paths) + 1
 
 
@@ -76,14 +78,15 @@ def test_every_field_of_every_member_is_named_as_it_was_sent(
     for name in set(member.model_fields) - {discriminator}:
         (error,) = errors_of(put(BASE[spec], path, {discriminator: tag, **needed(member), name: {"no": "value"}}))
         assert error.path == (*path, name), error
-    for name in (tag, "train", "evaluate", "gkl", "constrained-float"):
+    for name in {tag, "train", "evaluate", "gkl", "constrained-float"} - set(member.model_fields):
         (error,) = errors_of(put(BASE[spec], path, {discriminator: tag, **needed(member), name: 1}))
         assert (error.path, error.message[:13]) == ((*path, name), "unknown field")
 
 
 def needed(member: type[BaseModel]) -> dict[str, Any]:
     """Values for the fields that have no default."""
-    return {name: [2] for name, info in member.model_fields.items() if info.is_required() and name == "milestones"}
+    known = {"milestones": [2], "architecture": "small_cnn", "job": 1, "entry": 1}
+    return {name: known[name] for name, info in member.model_fields.items() if info.is_required() and name in known}
 
 
 def test_a_field_of_a_plain_union_is_named_once() -> None:
