@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from app.boards.naming import zoo_name
 from app.core.errors import Unprocessable
 from app.db.database import database_now
-from app.db.tables import Entry, Job, Model
+from app.db.tables import Entry, FileKind, Job, JobFile, Model
 from app.jobs.outbox import enqueue
 from app.jobs.state import add_event
 from gkl.answers import TRAININGS, JobKind, JobState
@@ -80,14 +80,15 @@ def _published(entry: Entry) -> str | None:
 
 
 def _trained_by(session: Session, job: Job) -> TeacherWeights:
-    model = session.scalars(select(Model).where(Model.train_job_id == job.id)).first()
-    if model is None:
-        # The same weights were trained by an earlier job, or nothing is left of this one.
+    # Not by the model: another job with the same spec and seed may have made the same weights before.
+    left = select(JobFile.sha256).where(JobFile.job_id == job.id, JobFile.kind == FileKind.WEIGHTS)
+    weights = session.scalar(left.order_by(JobFile.number.desc()).limit(1))
+    if weights is None:
         raise Unprocessable(
-            f"teacher.job: the network that job {job.id} trained is no longer known here; train it again, or name its "
-            "architecture and weights"
+            f"teacher.job: the weights that job {job.id} trained are no longer stored; train them again, or send the "
+            "file, and name its sha256 and the architecture"
         )
-    return TeacherWeights(architecture=model.architecture, weights=model.weights_sha256)
+    return TeacherWeights(architecture=job.spec["architecture"], weights=weights)
 
 
 def _of_entry(session: Session, spec: DistillSpec, number: int) -> TeacherWeights:
@@ -130,7 +131,7 @@ def _with_teacher(spec: DistillSpec, teacher: TeacherWeights) -> DistillSpec:
 
 
 def release_students(session: Session, job: Job) -> None:
-    """Make the jobs due that waited for the network which this training has just left. Its model is recorded."""
+    """Make the jobs due that waited for the network which this training has just left. Its file is recorded."""
     waiting = select(Job).where(Job.awaits_id == job.id, Job.state == JobState.QUEUED, Job.due_at.is_(None))
     for student in session.scalars(waiting.with_for_update().execution_options(populate_existing=True)).all():
         spec = RUN_SPEC.validate_python(student.spec)

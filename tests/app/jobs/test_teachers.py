@@ -76,6 +76,18 @@ def test_a_teacher_that_is_trained_already_is_named_at_once(database: Database) 
     assert job.spec["teacher"]["weights"] == sha("teacher")
 
 
+def test_a_training_that_is_repeated_teaches_with_the_same_weights(database: Database) -> None:
+    """The model belongs to the first job that made it."""
+    first, again = send(database), send(database)
+    waiting = sent(database, teacher={"job": again})
+    finish(database, take(database), sha("teacher"))
+    claimed = take(database)
+    assert claimed.job_id == again
+    finish(database, claimed, sha("teacher"))
+    assert teacher_of(database, waiting)["weights"] == sha("teacher")
+    assert first != again
+
+
 @pytest.mark.parametrize("ends", ["fails", "is cancelled"])
 def test_a_student_fails_with_its_teacher_and_is_retried_after_it(database: Database, ends: str) -> None:
     teacher = send(database)
