@@ -1,4 +1,4 @@
-"""What a job runs: a training, an evaluation, or a check of what somebody sent."""
+"""The specs of jobs: trainings, evaluations, and checks of submitted adversarial examples and certificates."""
 
 from __future__ import annotations
 
@@ -55,16 +55,16 @@ _OneLine = Annotated[str, Field(max_length=500), AfterValidator(one_printable_li
 
 
 class Publication(Spec):
-    """What a leaderboard says of a model besides its numbers, in the terms of RobustBench's `model_info`."""
+    """How the leaderboard describes a model, besides its numbers; the fields follow RobustBench's `model_info`."""
 
     title: _OneLine = ""
-    """Of the paper; without one the model's name stands in its place."""
+    """Title of the paper; if it is empty, the model's name is shown."""
 
     authors: _OneLine = ""
     """Separated by commas."""
 
     link: Annotated[str, Field(max_length=500), AfterValidator(_web_address)] | None = None
-    """Where the paper or the code is."""
+    """Address of the paper or the code."""
 
     venue: _OneLine = ""
     """Where it was published, with the year: 'NeurIPS 2025'; 'arXiv, Mar 2025'."""
@@ -93,7 +93,7 @@ class TrainSpec(Spec):
     architecture: ArchitectureName
 
     threat_model: ThreatModel | None = None
-    """What the adversary of the training may do; left out with the objective 'ce', which has none."""
+    """What the adversary may do during training; left out with the objective 'ce', which has no adversary."""
 
     objective: Objective = Field(default_factory=GklObjective)
     inner_maximization: InnerMaximization = Field(default_factory=InnerMaximization)
@@ -123,7 +123,7 @@ class TrainSpec(Spec):
     weight_perturbation: WeightPerturbation | None = None
 
     batch_norm: BatchNormStatistics | None = None
-    """Without it the architecture's own BatchNorm momentum holds, which is 0.1 for those of the recipes."""
+    """Without it, the architecture's own BatchNorm momentum is used; it is 0.1 for the architectures of the recipes."""
 
     selection: Selection | None = None
     """Without it the last epoch's weights are the result."""
@@ -137,7 +137,7 @@ class TrainSpec(Spec):
     """The evaluation to run on the trained weights, as a job of its own."""
 
     publication: Publication | None = None
-    """What the leaderboard is to say of it."""
+    """How the leaderboard describes the model."""
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Self:
@@ -180,7 +180,8 @@ class TrainSpec(Spec):
     def _check_adversary(self) -> None:
         """
         Raises:
-            ValueError: the objective needs a threat model that is not given, or has no use for what is given.
+            ValueError: the objective needs a threat model and none is given, or fields are set that the objective does
+                not use.
         """
         objective, threat_model = self.objective, self.threat_model
         if not isinstance(objective, CrossEntropyObjective):
@@ -222,7 +223,7 @@ class TrainSpec(Spec):
             )
 
     def follow_up(self, weights_sha256: str) -> EvaluateSpec | None:
-        """The evaluation of the trained weights, if one is asked for."""
+        """Make the spec that evaluates the trained weights; None if this spec asks for no evaluation."""
         if self.evaluation is None:
             return None
         return EvaluateSpec(
@@ -254,13 +255,13 @@ class EvaluateSpec(Spec):
     published weights of an architecture of the zoo."""
 
     weights_key: WeightsKey | None = None
-    """Which network of that file, where it holds several, such as one beside its average: the name of its dictionary or
-    the prefix of its tensors' names, 'state_dict_ema' or 'ema_model'. Without it a file with several is refused."""
+    """Which network of the file to take, if it holds several, such as a network and its average: the name of the
+    dictionary or the prefix of the tensors' names, 'state_dict_ema' or 'ema_model'. Required for such files."""
 
     evaluation: Evaluation
 
     publication: Publication | None = None
-    """What the leaderboard is to say of it."""
+    """How the leaderboard describes the model."""
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Self:
@@ -280,12 +281,12 @@ JOB_SPEC: TypeAdapter[TrainSpec | EvaluateSpec] = TypeAdapter(JobSpec)
 
 
 class ExternalSpec(Spec):
-    """Check adversarial examples that somebody found. Made by the service, from a request about an entry."""
+    """Check submitted adversarial examples. The service makes this spec from a request about an entry."""
 
     kind: Literal["external"] = "external"
 
     name: ModelName
-    """Name of the attack, and whose it is."""
+    """Name of the attack and of the submitter."""
 
     dataset: DatasetName
     architecture: ArchitectureName
@@ -300,7 +301,7 @@ class ExternalSpec(Spec):
 
 
 class ReportSpec(Spec):
-    """Check the certificate of a network that its owner alone has. Made by the service, from a request."""
+    """Check the certificate of a network that only its owner has. The service makes this spec from a request."""
 
     kind: Literal["report"] = "report"
 
@@ -309,17 +310,17 @@ class ReportSpec(Spec):
 
     dataset: DatasetName
     architecture: str = Field(default="", max_length=100)
-    """In its owner's words."""
+    """The architecture as its owner describes it."""
 
     certificate: str = Field(pattern=SHA256_PATTERN)
-    """sha256 of the file."""
+    """sha256 of the certificate's file."""
 
     publication: Publication | None = None
-    """What the leaderboard is to say of it."""
+    """How the leaderboard describes the model."""
 
 
 class TransferSpec(Spec):
-    """Replay the adversarial examples of one entry against the weights of another. Made by the service, from a request
+    """Try the adversarial examples of one entry on the weights of another. The service makes this spec from a request
     about an entry.
     """
 
@@ -336,7 +337,7 @@ class TransferSpec(Spec):
 
     dataset: DatasetName
     architecture: ArchitectureName
-    """Of the network that they are tried on."""
+    """Architecture of the network that the examples are tried on."""
 
     weights: str = Field(pattern=rf"{SHA256_PATTERN}|^{PUBLISHED_WEIGHTS}$")
     """As in `EvaluateSpec`."""
@@ -346,14 +347,14 @@ class TransferSpec(Spec):
 
     @property
     def attack(self) -> str:
-        """What a certificate calls these examples where they break points that stood."""
+        """The attack's name in a certificate, for points that these examples break and that were robust before."""
         return f"transfer from {self.source_name}"
 
 
 AnySpec: TypeAlias = TrainSpec | EvaluateSpec | ExternalSpec | ReportSpec | TransferSpec
 RunSpec = Annotated[AnySpec, Field(discriminator="kind")]
 RUN_SPEC: TypeAdapter[AnySpec] = TypeAdapter(RunSpec)
-"""What a worker runs: what people send as a job, and what the service makes of other requests."""
+"""All specs that a worker runs: the jobs that people submit, and those that the service makes from other requests."""
 
 
 def _check_key_has_file(weights: str, weights_key: str | None) -> None:

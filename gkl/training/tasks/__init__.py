@@ -1,4 +1,4 @@
-"""What a training minimizes: a task for each way of training."""
+"""One task for each way of training. A task defines a training step, its metrics, and the held-out measurement."""
 
 from __future__ import annotations
 
@@ -14,6 +14,6 @@ __all__ = ["AdversarialTask", "NaturalTask", "StepOutcome", "Task", "make_task"]
 
 
 def make_task(spec: TrainSpec, model: nn.Module, optimizer: torch.optim.Optimizer, generator: torch.Generator) -> Task:
-    """The task that a spec's objective asks for."""
+    """Make the task for a spec's objective."""
     kind = NaturalTask if isinstance(spec.objective, CrossEntropyObjective) else AdversarialTask
     return kind(spec, model, optimizer, generator)

@@ -1,4 +1,4 @@
-"""Adversarial training: inner maximization, weight perturbation, update."""
+"""Adversarial training. A step consists of inner maximization, weight perturbation and update."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from gkl.training.weight_perturbation import WeightPerturber
 
 
 class AdversarialTask(Task):
-    """Cross-entropy on clean images plus a divergence to adversarial ones, which each step makes.
+    """Minimizes cross-entropy on clean images plus a divergence between clean and adversarial predictions.
 
-    It keeps the class prior of IKL and GKL.
+    Each step makes its own adversarial images. The task keeps the class prior of IKL and GKL.
     """
 
     selects_by = "held_out_robust_accuracy"
@@ -47,7 +47,7 @@ class AdversarialTask(Task):
         self.perturber = None if perturbation is None else WeightPerturber(model, perturbation.gamma)
 
     def epsilon(self, epoch: int) -> float:
-        """The radius of an epoch, counted from 1."""
+        """Return the radius of the perturbations in an epoch, counted from 1."""
         return self.threat_model.epsilon * (epoch / self.spec.epochs if self.spec.epsilon_ramp else 1.0)
 
     def epoch_metrics(self, epoch: int) -> dict[str, float]:
@@ -70,7 +70,14 @@ class AdversarialTask(Task):
     def step(
         self, views: tuple[Tensor, ...], labels: Tensor, *, epsilon: float, perturb_weights: bool = False
     ) -> StepOutcome:
-        """The same step with a radius given, and weights perturbed or not, whichever epoch it is."""
+        """Do one step with a given radius, with or without weight perturbation, independently of the epoch.
+
+        Args:
+            views: as for `Task.__call__`.
+            labels: as for `Task.__call__`.
+            epsilon: radius of the perturbations of images.
+            perturb_weights: whether to perturb the weights; needs `weight_perturbation` in the spec.
+        """
         with own_random_stream(self.generator):
             return self._step_at(views, labels, epsilon, perturb_weights=perturb_weights, where="")
 
@@ -93,7 +100,7 @@ class AdversarialTask(Task):
 
         def recorded() -> Objective:
             objective, natural_logits = evaluated()
-            # With AutoAugment or Cutout only the basic view speaks for its class.
+            # With AutoAugment or Cutout, only the first, basic view counts in the class prior.
             self.objective.prior.accumulate(natural_logits[:own], labels[:own])
             return objective
 
@@ -107,7 +114,7 @@ class AdversarialTask(Task):
             return self._update(recorded, len(labels), where=where)
 
     def _perturb(self, x: Tensor, labels: Tensor, epsilon: float) -> Tensor:
-        """The inner maximization. BatchNorm's running statistics do not move, whichever statistics it uses."""
+        """Make the adversarial images (inner maximization). BatchNorm's running statistics are not updated."""
         inner, norm = self.spec.inner_maximization, self.threat_model.norm
         uses_batch_statistics = inner.network_mode == "train"
         self.model.train(uses_batch_statistics)
@@ -115,7 +122,7 @@ class AdversarialTask(Task):
             start = uniform_start(x, norm=norm, epsilon=epsilon, generator=self.generator)
         else:
             start = x + inner.start_noise * torch.randn(x.shape, generator=self.generator, device=x.device)
-        # Only the image's gradient is wanted: what the weights' gradient needs is then not even kept.
+        # Only the images need a gradient. With frozen weights torch does not keep what their gradients would need.
         unrecorded = unrecorded_statistics(self.model) if uses_batch_statistics else nullcontext()
         with frozen(self.model), unrecorded:
             with torch.no_grad():
