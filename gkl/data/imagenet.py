@@ -19,10 +19,11 @@ from gkl.errors import InvalidInput
 
 
 def imagenet(folder: Path, train: bool, preprocessing: Preprocessing | None = None) -> ImageFiles:
-    """Images (3, height, width) uint8, decoded on demand.
+    """Find the images, which are decoded on demand to (3, height, width) uint8.
 
-    Training images are all of <folder>/train/<class>/, in a fixed random order, so that the first ones are a random
-    sample. Test images are the 5,000 of <folder>/val/<class>/ that RobustBench evaluates on, in its order.
+    The training images are all files in <folder>/train/<class>/, in a fixed random order, so that the first ones are a
+    random sample. The test images are the 5,000 files in <folder>/val/<class>/ that RobustBench evaluates on, in
+    RobustBench's order.
 
     Raises:
         InvalidInput: a class or a test image is missing.
@@ -52,7 +53,7 @@ def imagenet(folder: Path, train: bool, preprocessing: Preprocessing | None = No
 
 
 def evaluated_image_names() -> tuple[list[str], Tensor]:
-    """The 5,000 validation images that RobustBench evaluates on, as <class>/<file>, and their labels (5000,)."""
+    """Return the 5,000 validation images that RobustBench evaluates on, as <class>/<file>, and their labels (5000,)."""
     helper_files = _robustbench_helper_files()
     classes: dict[str, int] = json.loads((helper_files / "imagenet_class_to_id_map.json").read_text())
     names = (helper_files / "imagenet_test_image_ids.txt").read_text().split()
@@ -60,7 +61,7 @@ def evaluated_image_names() -> tuple[list[str], Tensor]:
 
 
 def _robustbench_helper_files() -> Path:
-    # Located without importing the package, which would import its whole model zoo.
+    # The folder is found without importing the package, since that would import its whole model zoo.
     spec = find_spec("robustbench")
     if spec is None or spec.origin is None:
         raise InvalidInput("the package robustbench lists ImageNet's classes and test images; install it")

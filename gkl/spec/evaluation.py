@@ -20,8 +20,8 @@ PROTOCOL_ATTACKS: dict[Protocol, tuple[AttackName, ...]] = {
 """The versions of AutoAttack (arXiv 2003.01690) -> the attacks of each, in the order in which they run."""
 
 PROTOCOLS_WITH_MORE: tuple[Protocol, ...] = ("standard", "plus")
-"""Protocols followed by more attacks, which do not need gradients: the repair attack, and the transfer of other
-networks' examples."""
+"""Protocols followed by further attacks, which do not rely on the network's own gradients: the repair attack, and the
+adversarial examples of other networks."""
 
 RANKED_PROTOCOLS: tuple[Protocol, ...] = (*PROTOCOLS_WITH_MORE, "corruptions")
 """Protocols whose results a board may rank: those with attacks no weaker than 'standard', and the corruptions."""
