@@ -78,7 +78,7 @@ class SyntheticImages:
         return torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(labels.astype(np.int64))
 
     def sha256(self) -> str:
-        """Return the sha256 of the arrays' names, sizes and stored CRC-32s, since reading all data would take minutes."""
+        """Return the sha256 of the arrays' names, sizes and stored CRC-32s; hashing all data would take minutes."""
         return self._sha256
 
     def _rows(self, array: _Array, index: Tensor) -> NDArray[Any]:
