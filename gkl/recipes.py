@@ -1,8 +1,8 @@
-"""Named runs: functions that return a full spec, so that a run starts from numbers known to work.
+"""Named recipes: functions that return a complete spec with numbers that are known to work.
 
 The CIFAR recipes are the published ones: GKL (arXiv 2503.08038) and IKL (arXiv 2305.13948) as in their authors' code,
-and with synthetic data the training of arXiv 2302.04638, which both papers follow. All of that code ran on torch 1.8
-with RTX 3090 or A100 cards, where TF32 was on by default; hence the precision 'tf32'.
+and with synthetic data the training of arXiv 2302.04638, which both papers follow. The authors ran that code on torch
+1.8 with RTX 3090 or A100 cards, where TF32 was on by default; hence the precision 'tf32'.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ CifarName = Literal["cifar10", "cifar100"]
 
 
 def digits() -> TrainSpec:
-    """TRADES with the GKL loss on scikit-learn's digits; half a minute on two CPU cores."""
+    """TRADES with the GKL loss on scikit-learn's digits; takes half a minute on two CPU cores."""
     threat_model = _standard("digits")
     return TrainSpec(
         name="GKL SmallCNN",
@@ -71,7 +71,7 @@ def digits_ce() -> TrainSpec:
 
 
 def fashion_mnist() -> TrainSpec:
-    """TRADES with the GKL loss on Fashion-MNIST with a tiny network: minutes on a CPU, 1,000 points attacked."""
+    """TRADES with the GKL loss on Fashion-MNIST with a tiny network; takes minutes on a CPU. Attacks 1,000 points."""
     threat_model = _standard("fashion_mnist")
     return TrainSpec(
         name="GKL TinyCNN",
@@ -90,11 +90,11 @@ def fashion_mnist() -> TrainSpec:
 def cifar(
     dataset: CifarName, *, ce_weight: float = 4.0, gamma: float = 1.0, prior_temperature: float = 4.0
 ) -> TrainSpec:
-    """WRN-34-10 without extra data, 200 epochs with AWP; published on CIFAR-100: 65.76/31.91 % clean/robust.
+    """WRN-34-10 without extra data, 200 epochs with AWP; published on CIFAR-100: 65.76/31.91 % clean/robust accuracy.
 
     Two runs are published for each data set: gamma 1 with temperature 4, and a smoothed prior (gamma 0.4 on
-    CIFAR-100, 0.2 on CIFAR-10) with temperature 1. For CIFAR-10's 85.31/57.09 the sources differ in ce_weight: the
-    authors' script says 4, while the names of that run's log and weights say 3.
+    CIFAR-100, 0.2 on CIFAR-10) with temperature 1. For the 85.31/57.09 published on CIFAR-10, the sources differ in
+    ce_weight: the authors' script says 4, while the names of that run's log and weights say 3.
     """
     threat_model = _standard(dataset)
     return TrainSpec(
