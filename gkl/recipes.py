@@ -127,8 +127,8 @@ def cifar(
 def cifar_autoaug(dataset: CifarName, *, robust_weight: float = 0.5) -> TrainSpec:
     """WRN-34-10 with a second, AutoAugmented view of every image; published on CIFAR-100: 65.93/32.52.
 
-    The authors link the same weights under IKL, whose script weights the second view with 0.3, and under GKL, whose
-    script weights it with 0.5. Which script gave the figure is not known.
+    The authors link the same weights under IKL and under GKL. The script for IKL weights the second view with 0.3, the
+    one for GKL with 0.5. It is not known which script gave the published figure.
     """
     augmentation = AutoAugmentation(
         kind="autoaug", padding=4, flip=True, robust_weight=robust_weight, fill=128, shear="bicubic"

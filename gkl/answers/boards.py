@@ -34,7 +34,7 @@ class NumberView(Schema):
 
 
 class ExternalAttackView(Schema):
-    """Adversarial examples that somebody submitted and that the service confirmed."""
+    """Submitted adversarial examples that the service confirmed."""
 
     name: str
     submitter: str

@@ -46,7 +46,7 @@ class PairedCounts:
 
     @property
     def difference(self) -> float:
-        """Share of the points on which the first holds minus that of the second, in [-1, 1]."""
+        """Share of the points on which the first holds minus the share on which the second holds, in [-1, 1]."""
         return (self.only_first - self.only_second) / self.num_points
 
     @property

@@ -38,7 +38,7 @@ class UnpairedCounts:
 
     @property
     def difference(self) -> float:
-        """Share of its points on which the first holds minus that of the second, in [-1, 1]."""
+        """Share of the first's points on which it holds minus the second's share, in [-1, 1]."""
         return self.first / self.num_first - self.second / self.num_second
 
     @property

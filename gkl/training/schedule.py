@@ -10,8 +10,8 @@ from gkl.spec import CosineSchedule, OneCycleSchedule, PiecewiseSchedule, Sgd, T
 def learning_rate(spec: TrainSpec, step: int, steps_per_epoch: int) -> float:
     """Return the learning rate of a step, counted from 0 over the whole run.
 
-    The schedules 'cosine' and 'piecewise' change it from epoch to epoch. 'one_cycle' equals torch's `OneCycleLR`, whose
-    `step` is called after every training step or after every epoch, as `moves` says.
+    The schedules 'cosine' and 'piecewise' change it from epoch to epoch. 'one_cycle' equals torch's `OneCycleLR`,
+    with a call of its `step` after every training step or after every epoch, as `moves` says.
     """
     base, schedule = spec.optimizer.learning_rate, spec.schedule
     epoch = step // steps_per_epoch + 1

@@ -106,7 +106,7 @@ class Task(ABC):
         """
 
     def state(self) -> dict[str, Tensor]:
-        """Return the tensors that a checkpoint must hold besides weights and optimizer, by names of its own."""
+        """Return the tensors that a checkpoint must hold besides weights and optimizer, by their names."""
         return {}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:  # noqa: B027 - most tasks keep nothing
