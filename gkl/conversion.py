@@ -27,13 +27,14 @@ from gkl.outcome import Event, Failed, Progress
 
 _log = logging.getLogger(__name__)
 
-# Processor time: a minute to import torch on a busy host, then at least 10 MB/s.
+# Limit of processor time: a minute to import torch on a busy host, plus the file's size at 10 MB/s.
 _FIXED_SECONDS, _BYTES_PER_SECOND = 60, 10e6
-# Wall-clock time per second of processor time: waiting for a slow disk uses none.
+# Limit of wall-clock time per second of processor time. It is larger, since waiting for a slow disk uses no processor.
 _WALL_PER_CPU = 5
-# Memory for the tensors as read, as copied, and as serialized, and a fourth time to spare.
+# Memory limit in file sizes: the tensors are held as read, as copied and as serialized; one more is in reserve.
 _COPIES, _FIXED_BYTES = 4, 1024**3
-# Number formats are kept, so a file grows only by views of one storage, which are written separately.
+# Limit of the written file in file sizes. Number formats are kept, so a file grows only if tensors shared memory in it,
+# since each of them is written separately.
 _GROWTH, _FIXED_FILE_BYTES = 2, 64 * 1024**2
 _ANSWER_BYTES = 64 * 1024
 _REPORT_SECONDS = 5.0
@@ -55,10 +56,10 @@ def convert(
 
     Args:
         source: a file of torch.save.
-        target: the file to write. The process may overwrite any file in its directory.
-        report: called every few seconds.
+        target: the file to write. The process may overwrite any file in the directory of `target`.
+        report: called with progress every few seconds.
         should_stop: called several times a second; once it returns True, the conversion ends with `Stopped`.
-        seconds: time limit; by default long enough for a slow disk.
+        seconds: limit of wall-clock time; the default is long enough for a slow disk.
 
     Raises:
         InvalidInput: the file is not a plain state dict, or reading it takes too much memory or time for its size.
@@ -71,7 +72,8 @@ def convert(
         [sys.executable, "-P", "-m", "gkl.conversion", str(source), str(target)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
-        # The import paths, and a single thread: Landlock would not confine threads that run already.
+        # The process gets only the import paths and a single thread, since Landlock does not confine threads that are
+        # already running.
         env={
             **{name: os.environ[name] for name in ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH") if name in os.environ},
             **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
@@ -109,12 +111,18 @@ def _wait(
             report(Progress(stage="converting the weights", fraction=0.0))
         time.sleep(0.05)
     if should_stop():
-        # A signal to a process group stops the child too: that is not the file's fault.
+        # A signal to the process group ends the child too. Its exit status then says nothing about the file.
         raise Stopped
 
 
 def _judge(source: Path, target: Path, returncode: int, answer: bytes) -> None:
     """Raise the error that explains how the process ended, if it failed.
+
+    Args:
+        source: the file that was converted.
+        target: the file that the process should have written.
+        returncode: the process's exit status, or minus the signal that ended it.
+        answer: what it wrote to standard output: a `Failed` as JSON if it failed.
 
     Raises:
         InvalidInput, NoSpaceLeft, OutOfMemory: the process failed.
@@ -172,7 +180,7 @@ def _main(source: Path, target: Path) -> NoReturn:
     except Exception as error:  # noqa: BLE001 - logged, and reported to the parent process
         _log.exception("the conversion failed")
         is_short = isinstance(error, MemoryError | RuntimeError) and is_out_of_memory(error)
-        # safetensors raises one class for every error; its text contains the operating system's.
+        # safetensors raises the same class for all errors. Its text contains the operating system's message.
         if is_short or isinstance(error, OutOfMemory) or os.strerror(errno.EFBIG) in str(error):
             what = f"needs too much memory or disk space for a file of its size; {_ADVICE}"
         else:
@@ -180,7 +188,7 @@ def _main(source: Path, target: Path) -> NoReturn:
             what = f"cannot be saved as safetensors ({reason:.200}); save the network's tensors alone, as real numbers"
         failed = Failed(code=FailureCode.INVALID_INPUT, message=f"{source.name} {what}")
     else:
-        # A regular exit of torch takes a second.
+        # Skips the cleanup of a regular exit, which takes a second with torch.
         os._exit(0)
     os.write(1, failed.model_dump_json().encode())
     os._exit(1)

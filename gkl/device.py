@@ -1,4 +1,4 @@
-"""The device of a run: its selection, name, float32 precision and random streams."""
+"""Selects a run's device and sets its float32 precision and random streams; recognizes out-of-memory errors."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from gkl.errors import InvalidInput, OutOfMemory
 
 
 def select_device(name: str | None = None) -> torch.device:
-    """Return the named device; without a name CUDA if available, else the CPU.
+    """Return the named device; without a name CUDA if it is available, else the CPU.
 
-    A CUDA device becomes the process's current one, because some networks use the current device.
+    A CUDA device also becomes the current device of the process, because the code of some networks uses that.
 
     Raises:
         InvalidInput: there is no such device.
@@ -32,14 +32,15 @@ def select_device(name: str | None = None) -> torch.device:
 
 
 def set_tensor_float_32(allowed: bool) -> None:
-    """Allow or forbid TF32: CUDA's float32 convolutions and products with factors rounded to 10 bits of mantissa."""
+    """Allow or forbid TF32, in which CUDA rounds the factors of float32 convolutions and matrix products to 10 bits of
+    mantissa."""
     torch.backends.cudnn.conv.fp32_precision = "tf32" if allowed else "ieee"  # type: ignore[attr-defined]
     torch.backends.cuda.matmul.fp32_precision = "tf32" if allowed else "ieee"
 
 
 @contextmanager
 def out_of_memory_explained() -> Iterator[None]:
-    """Turn torch's several out-of-memory errors into one.
+    """Turn torch's various out-of-memory errors within the block into `OutOfMemory`.
 
     Raises:
         OutOfMemory: the block ran out of memory.
@@ -55,14 +56,17 @@ def out_of_memory_explained() -> Iterator[None]:
 
 
 def is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
-    # torch raises its own class for CUDA and a plain RuntimeError for the CPU's allocator.
+    # torch raises a class of its own for CUDA, and a plain RuntimeError for the CPU.
     texts = ("can't allocate memory", "STATUS_ALLOC_FAILED")
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(text in str(error) for text in texts)
 
 
 @contextmanager
 def own_random_stream(generator: torch.Generator) -> Iterator[None]:
-    """Seed torch's global random streams from `generator` within the block, and restore them afterwards."""
+    """Within the block, torch's global random streams are seeded from `generator`; afterwards they are restored.
+
+    This draws one number from `generator`.
+    """
     device = generator.device
     seed = int(torch.randint(0, 2**62, (), generator=generator, device=device))
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):

@@ -18,7 +18,7 @@ from enum import StrEnum
 
 
 class FailureCode(StrEnum):
-    """Why a job failed, so that pages, clients and metrics need not parse sentences."""
+    """Why a job failed, for pages, clients and metrics, which thus need not parse the message."""
 
     INVALID_INPUT = "invalid_input"
     OUT_OF_MEMORY = "out_of_memory"
@@ -68,7 +68,7 @@ class DecodingEnded(GklError):
 
 
 class InvalidVerdict(GklError):
-    """A result did not survive its own check; it is not recorded."""
+    """An attack's result did not survive its re-check; it is not recorded."""
 
     code = FailureCode.INTERNAL
 

@@ -1,8 +1,8 @@
-"""Turns pydantic's errors into sentences that say what to do, at the keys that the sender wrote. Free of torch.
+"""Turns pydantic's errors into sentences that say what to do, with the location in the sender's JSON. Free of torch.
 
-pydantic adds the chosen member of a union to an error's location, where the sender's JSON has no such key:
-`schedule.piecewise.milestones`. This module finds these parts in the validated schema, so that no union is forgotten,
-and a field with the same name as a member is kept.
+In an error's location pydantic inserts the name of the union member that it chose, such as `piecewise` in
+`schedule.piecewise.milestones`, although the sender's JSON has no such key. This module removes these names. It follows
+the location through the validated schema, so that it finds every union and keeps fields that are named like a member.
 """
 
 from __future__ import annotations
@@ -27,11 +27,12 @@ class FieldError(NamedTuple):
 
 
 def field_errors(errors: Sequence[Any], validated: TypeAdapter[Any] | type[BaseModel] | None) -> list[FieldError]:
-    """Return each field at fault once.
+    """Return each invalid field once.
 
     Args:
         errors: `errors()` of a `ValidationError`.
-        validated: the model or adapter that raised it; None if it is unknown, then without unions.
+        validated: the model or adapter that raised it. None if it is unknown; the names of union members then stay in
+            the locations.
 
     >>> from gkl.spec import JOB_SPEC
     >>> tag = ("train", "schedule", "piecewise", "factor")
@@ -45,7 +46,7 @@ def field_errors(errors: Sequence[Any], validated: TypeAdapter[Any] | type[BaseM
         walked = _walk(schema, tuple(raw["loc"]))
         message = _sentence(raw, walked.fields)
         if walked.union is not None and walked.union == before:
-            # Each member of a plain union adds an error of its own.
+            # Each member of an untagged union adds an error of its own for the same value.
             found[-1] = FieldError(walked.path, f"{found[-1].message.rstrip('.')}, or {message}")
         else:
             found.append(FieldError(walked.path, message))
@@ -54,7 +55,8 @@ def field_errors(errors: Sequence[Any], validated: TypeAdapter[Any] | type[BaseM
 
 
 def field_problems(errors: Sequence[Any], validated: TypeAdapter[Any] | type[BaseModel]) -> list[FieldProblem]:
-    """`field_errors` as the service reports them, with dotted locations: 'schedule.milestones.0'."""
+    """Return `field_errors` in the form in which the service reports them, with locations such as
+    'schedule.milestones.0'."""
     return [
         FieldProblem(location=".".join(map(str, path)), message=message)
         for path, message in field_errors(errors, validated)
@@ -68,7 +70,7 @@ def _sentence(raw: Any, known: Iterable[str]) -> str:
             return f"unknown field; did you mean {' or '.join(near)}?"
         return "unknown field; remove it, or correct its name."
     message = str(raw["msg"]).removeprefix("Value error, ")
-    # An abbreviation keeps its capitals.
+    # A first word such as 'JSON' keeps its capitals.
     first = message[:1] if message[1:2].isupper() else message[:1].lower()
     return first + message[1:].rstrip(".") + ("" if message.endswith("?") else ".")
 
@@ -77,12 +79,13 @@ class _Walked(NamedTuple):
     path: Path
     """The location without the names of union members."""
     fields: tuple[str, ...]
-    """Names of the fields on the level of the path's last part."""
+    """Names of the fields of the model that the path's last part belongs to."""
     union: Path | None
-    """Path of the plain union whose member raised the error; None for other errors."""
+    """Path of the untagged union whose member raised the error; None for other errors."""
 
 
 def _walk(schema: Any, location: Path) -> _Walked:
+    """Follow an error's location through pydantic's core schema."""
     path: list[str | int] = []
     fields: tuple[str, ...] = ()
     union: Path | None = None
@@ -115,21 +118,21 @@ def _walk(schema: Any, location: Path) -> _Walked:
             path.append(rest.pop(0))
             schema = schema.get("values_schema")
         else:
-            # A key without a schema, or an addition of the error itself: kept as in pydantic's location.
+            # A key that has no schema, or a part that the error itself added. It is kept as in pydantic's location.
             path.append(rest.pop(0))
     return _Walked(tuple(path), fields, union)
 
 
 def _inside(schema: Any) -> Any:
-    """The schema inside one of a validator, a default, a nullable or a model; None if there is none."""
+    """Return the schema inside a schema for a validator, a default, a nullable or a model; None if there is none."""
     if not isinstance(schema, Mapping):
         return None
     return next((schema[key] for key in ("schema", "lax_schema", "python_schema") if key in schema), None)
 
 
 def _member(union: Any, label: str) -> Any:
-    """The model that a plain union's label means, such as 'function-after[_check(), Cat]'; None for members other than
-    models, which have no fields."""
+    """Return the model that a label of an untagged union means, such as 'function-after[_check(), Cat]'; None for
+    members other than models, which have no fields."""
     words = set(re.findall(r"\w+", label))
     for choice in union["choices"]:
         member = choice[0] if isinstance(choice, tuple) else choice
@@ -142,11 +145,13 @@ def _member(union: Any, label: str) -> Any:
 
 
 def _sent_name(name: str, field: Any) -> str:
+    """Return the key of a field in the sender's JSON: its alias, if it has one."""
     alias = field.get("validation_alias")
     return alias if isinstance(alias, str) else name
 
 
 def _item(schema: Any, position: str | int) -> Any:
+    """Return the schema of an item of a list, tuple or set."""
     items = schema.get("items_schema")
     if isinstance(items, list) and isinstance(position, int):
         variadic = schema.get("variadic_item_index")

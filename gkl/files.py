@@ -1,4 +1,4 @@
-"""Writes files so that they are whole or absent, whatever happens meanwhile."""
+"""Writes files so that they are complete or absent, even if the process or the machine stops in between."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _sync_directory(directory: Path) -> None:
 
 
 def check_writable(directory: Path) -> None:
-    """Check that files can be written to a directory, before hours of work.
+    """Check that files can be written to a directory, so that a run fails at its start and not after hours of work.
 
     Raises:
         InvalidInput: nothing can be written there.
@@ -54,8 +54,8 @@ def check_writable(directory: Path) -> None:
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether an error says that a disk, or somebody's share of it, is full."""
-    # safetensors has one error for everything, whose text is the system's.
+    """Return whether an error means that the disk is full or the user's disk quota is exceeded."""
+    # safetensors raises the same class for all errors. Its text contains the operating system's message.
     return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or os.strerror(errno.ENOSPC) in str(error)
 
 

@@ -2,7 +2,7 @@
 
 `target_logits` are the logits of the natural image or the teacher (t in the papers), `logits` those of the adversarial
 image or the student (s). Gradient flows to both sides unless the loss stops it; detach the target if it should be
-fixed. Every loss takes O(B * C) time and memory, and computes in float32 or wider whatever the logits' type.
+fixed. Every loss takes O(B * C) time and memory, and computes in at least float32, also for half-precision logits.
 
 References: Generalized Kullback-Leibler divergence, arXiv 2503.08038; its predecessor DKL/IKL,
 arXiv 2305.13948; TRADES, arXiv 1901.08573; knowledge distillation, arXiv 1503.02531; DKD, arXiv 2203.08679.
@@ -107,7 +107,7 @@ def dkd_loss(
 
 
 def dkl_loss(logits: Tensor, target_logits: Tensor) -> Tensor:
-    """Decoupled KL divergence: the gradients of `kl_loss`, but another value (arXiv 2305.13948, theorem 1).
+    """Decoupled KL divergence: same gradients as `kl_loss`, but another value (arXiv 2305.13948, theorem 1).
 
         1/(4B) sum_b sum_jk SG(p_bj p_bk) ((t_bj - t_bk) - SG(s_bj - s_bk))^2  -  1/B sum_b sum_j SG(p_bj) log q_bj
 
@@ -228,7 +228,7 @@ def gkl_loss_and_parts(
 
 
 def _at_least_float32(logits: Tensor) -> Tensor:
-    """Widen half-precision logits, which lose the small differences that these losses consist of."""
+    """Convert half-precision logits to float32: these losses sum small differences, which half precision would lose."""
     return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
 
@@ -244,7 +244,7 @@ class _Form(NamedTuple):
     """Divisor of wMSE: B (DKL, IKL), or sum_b S_b^2 (GKL)."""
     temperature: float = 1.0
     decoupled: bool = False
-    """DKL: wMSE has a gradient with respect to t only, and the weights are softmax(t)."""
+    """True for DKL, whose wMSE has a gradient with respect to t only, and whose weights are softmax(t)."""
 
 
 class _WeightedLoss(torch.autograd.Function):
@@ -255,9 +255,10 @@ class _WeightedLoss(torch.autograd.Function):
 
         1/4 sum_jk w_j w_k (d_j - d_k)^2 = 1/2 S sum_j w_j (d_j - dbar)^2,  with gradient  S w_j (d_j - dbar)
 
-    with respect to d_j. The squares are not expanded: that would cancel catastrophically when the logits have a
-    common offset. Operations are in place and the gradient is explicit because small kernels and new (B, C) buffers
-    are the whole cost: as plain tensor operations under autograd it is slower than KL (`benchmarks/losses.py`).
+    with respect to d_j. The squares are not expanded, since the expanded form suffers from cancellation when the logits
+    have a common offset. Operations are in place and the gradient is explicit, because the cost consists of launching
+    small kernels and of new (B, C) buffers: as plain tensor operations under autograd the loss is slower than KL
+    (`benchmarks/losses.py`).
     """
 
     @staticmethod
@@ -265,11 +266,11 @@ class _WeightedLoss(torch.autograd.Function):
         ctx: Any, s: Tensor, t: Tensor, w: Tensor, wmse_weight: float, ce_weight: float, form: _Form
     ) -> tuple[Tensor, Tensor, Tensor]:
         temperature, batch = form.temperature, len(s)
-        # The terms of an all-zero row are 0, whatever the divisor. The divisor is large enough for its inverse to stay
-        # finite when it is multiplied by a loss weight.
+        # For a row of zeros all terms are 0, so that its divisor may be any positive number. This one is so large that
+        # its inverse stays finite when it is multiplied by a loss weight.
         smallest = torch.finfo(w.dtype).tiny ** 0.5
         row_sum = w.sum(dim=1, keepdim=True).clamp_min_(smallest)
-        # Each side's own offset is removed first, since t and s may have very different offsets.
+        # Subtracts an offset from each side first, since t and s may have very different offsets.
         centered = (t - t[:, :1]).sub_(s - s[:, :1])
         gradient = w * centered
         centered.sub_(gradient.sum(dim=1, keepdim=True).div_(row_sum))
@@ -294,7 +295,8 @@ class _WeightedLoss(torch.autograd.Function):
         ctx: Any, grad_loss: Tensor, *_: Tensor
     ) -> tuple[Tensor | None, Tensor | None, None, None, None, None]:
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            # With create_graph=True autograd would take the gradient for a constant: second derivatives would be wrong.
+            # With create_graph=True autograd would treat the gradient as a constant, and second derivatives would be
+            # wrong.
             raise RuntimeError("the DKL, IKL and GKL losses have no second derivative; use create_graph=False")
         gradient, target, log_other = ctx.saved_tensors
         grad_s = grad_t = None

@@ -1,4 +1,4 @@
-"""A progress bar of a run, in a notebook or on a terminal."""
+"""Shows a progress bar for a run, in a notebook or on a terminal."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _tqdm() -> Any:
     """The class `tqdm.auto.tqdm`; None if tqdm is not installed."""
     try:
         with warnings.catch_warnings():
-            # In a notebook without ipywidgets tqdm warns that it shows a text bar.
+            # Without ipywidgets, tqdm warns in a notebook that it shows a text bar.
             warnings.simplefilter("ignore")
             from tqdm.auto import tqdm  # noqa: PLC0415 - an optional dependency
     except ImportError:

@@ -31,8 +31,8 @@ def make_manifest(
 ) -> Manifest:
     """Make the manifest of a result.
 
-    `spec` is a job's spec, or the evaluation's alone if a user's own network was measured. `commit` is the
-    `git_commit()` at the start of the run, since the checkout may change during a long run.
+    `spec` is the spec of the job, or only its evaluation if a user's own network was measured. `commit` is the result
+    of `git_commit()` at the start of the run, since the checkout may change during a long run.
     """
     return Manifest(
         spec=spec.model_dump(mode="json"),
@@ -53,9 +53,9 @@ def make_manifest(
 
 
 def git_commit() -> str | None:
-    """Return the commit of the checkout that this code runs from, with '+changes' if files differ from it.
+    """Return the commit of the checkout that this code runs from, followed by '+changes' if files differ from it.
 
-    In a container image return the commit it was built from; None if the commit is unknown.
+    In a container image, return the commit that the image was built from. Return None if the commit is unknown.
     """
     source = Path(gkl.__file__).parent
     # An installed package may lie inside the checkout of another project.
@@ -68,7 +68,7 @@ def git_commit() -> str | None:
 
 
 def _built_from(written: Path) -> str | None:
-    """The commit in the file that docker/worker.Dockerfile writes; None if it is unknown."""
+    """Return the commit in the file that docker/worker.Dockerfile writes; None if it is unknown."""
     revision = written.read_text(encoding="ascii").strip() if written.is_file() else "unknown"
     return None if revision == "unknown" else revision
 

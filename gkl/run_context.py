@@ -1,4 +1,4 @@
-"""Where a run of the engine reads and writes, and whom it tells of its progress. Free of torch."""
+"""The surroundings of a run: its folders and device, and functions to report progress and to stop it. Free of torch."""
 
 from __future__ import annotations
 
@@ -12,30 +12,34 @@ from gkl.outcome import Event, Progress
 
 @dataclass(frozen=True, kw_only=True)
 class RunContext:
-    """The same for each kind of run; what is to be done is in its spec."""
+    """What every kind of run needs besides its spec, which says what to do."""
 
     directory: Path
-    """Where the run writes, and finds what an earlier attempt left; made if it is missing."""
+    """Folder that the run writes to, and in which it finds the files of an earlier attempt; created if missing."""
     datasets_dir: Path
-    """Where the data sets' files are, each in a folder of its name."""
+    """Folder with the data sets, each in a subfolder of its name."""
     models_dir: Path | None = None
-    """Where RobustBench keeps published weights; None for its own default."""
+    """Folder in which RobustBench keeps published weights; only needed by runs that load those."""
     report: Callable[[Event], None] = lambda _: None
-    """Called with progress, and with everything that is finished on the way."""
+    """Called with progress and with partial results, such as finished epochs or attacks."""
     should_stop: Callable[[], bool] = lambda: False
-    """Asked at every call of the model; when it says yes the run ends with `Stopped`."""
+    """Called before every training step or pass of the model; once it returns True, the run ends with `Stopped`."""
     device: str | None = None
-    """Where to compute, such as 'cpu' or 'cuda:1'; None for CUDA if there is one."""
+    """The device to compute on, such as 'cpu' or 'cuda:1'; None for CUDA if available, else the CPU."""
 
     decoding_processes: int | None = None
     """How many processes decode a training's image files; 0 for this process alone, None for as many as there are
     cores for it (`gkl.data.decoding.usable_processes`)."""
 
     def tell(self, fraction: float, stage: str) -> None:
-        """Report how far the run is, before a pass of the model.
+        """Report the run's progress before a pass of the model.
+
+        Args:
+            fraction: the share of the run that is done, in [0, 1].
+            stage: what the run is doing, for people.
 
         Raises:
-            Stopped: the run was asked to stop.
+            Stopped: `should_stop` returned True.
         """
         if self.should_stop():
             raise Stopped

@@ -1,7 +1,7 @@
-"""Models of the service's answers: the contract between the service and its client.
+"""Models of the REST API's answers, which the service and its client share.
 
-The service builds them from database rows, `gkl.client` parses them, and the OpenAPI document describes them. Free of
-torch and of every server package.
+The service builds them from database rows, `gkl.client` parses them, and the OpenAPI document describes them. Importing
+them needs neither torch nor any package of the server.
 """
 
 from gkl.answers.accounts import AuditPage, AuditView, IdentityView, LimitsView, UsedView

@@ -1,4 +1,4 @@
-"""Identities, their limits and usage, and the audit log."""
+"""Answers about identities, their limits and usage, and the audit log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Boards and entries."""
+"""Answers about boards and entries, and requests that change them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class NumberView(Schema):
 
 
 class ExternalAttackView(Schema):
-    """Adversarial examples that somebody submitted and that the service confirmed."""
+    """Submitted adversarial examples that the service confirmed."""
 
     name: str
     submitter: str
@@ -67,8 +67,8 @@ class EntryView(Schema):
     rank: int | None
     """Rank on the whole board; null if the entry is provisional, withdrawn, unrankable or without an accuracy."""
     rank_band: tuple[int, int] | None = None
-    """First and last rank that it may have at 95 % confidence: the ranks of the entries whose difference from it is not
-    significant. Null without a rank, on boards of corruptions, and outside boards, entries and exports."""
+    """First and last rank that it may have at 95 % confidence: those of the entries that do not differ significantly
+    from it. Null if it has no rank, on boards of corruptions, and in answers other than boards, entries and exports."""
     provenance: Provenance
     """Who measured it. 'verified': this service; 'imported': RobustBench; 'reported': the authors alone."""
     name: str
@@ -141,7 +141,7 @@ class ModelDetail(ModelView):
     next_cursor: int | None
     """Send it as `cursor` to get the next, older evaluations; null if there are no more."""
     entries: list[EntryView]
-    """Its entry on each board that it is on."""
+    """The model's entry on each board that has one."""
 
 
 class BoardPointView(Schema):
@@ -159,10 +159,11 @@ class BoardPointsView(Schema):
     entries: list[int]
     """The ranked entries whose outcome is known for each point, in the order of their ranks."""
     counts: list[int]
-    """How many images are wrong for none of these entries, for one, ..., for all; empty without such entries."""
+    """Number of images that none of these entries gets wrong, that one gets wrong, ..., that all get wrong; empty if
+    there are no such entries."""
     points: list[BoardPointView]
     next_cursor: int | None
-    """Send it as `cursor` to get the next of them; null if there are no more."""
+    """Send it as `cursor` to get the next points; null if there are no more."""
 
 
 class BoardSummary(Schema):
@@ -191,4 +192,4 @@ class ModelInfoFiles(Schema):
     files: dict[str, str] = Field(
         max_length=10_000, examples=[{"cifar10/Linf/Carmon2019Unlabeled.json": '{"name": "..."}'}]
     )
-    """<data set>/<threat model>/<model id>.json -> the file's exact text."""
+    """Path, as <data set>/<threat model>/<model id>.json -> the file's exact text."""

@@ -1,4 +1,4 @@
-"""Enumerations that many answers use, and the shape of an error."""
+"""Enumerations and models that many answers use, and the body of an error response."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class JobState(StrEnum):
+    """The state of a job. The last three are final."""
+
     QUEUED = "queued"
     RUNNING = "running"
     CANCELLING = "cancelling"
@@ -21,10 +23,12 @@ class JobState(StrEnum):
 
 
 HELD = (JobState.RUNNING, JobState.CANCELLING)
-"""States in which a worker holds the job."""
+"""States of jobs that a worker has claimed and not yet ended."""
 
 
 class JobKind(StrEnum):
+    """What a job does."""
+
     TRAIN = "train"
     DISTILL = "distill"
     """A training of a student that learns from a teacher."""
@@ -51,7 +55,7 @@ class Provenance(StrEnum):
     IMPORTED = "imported"
     """RobustBench; imported from a file of its `model_info`."""
     REPORTED = "reported"
-    """Only the model's authors: a figure that RobustBench quotes, or a certificate whose network was not run here."""
+    """The model's authors only: a figure that RobustBench quotes, or a certificate whose network was not run here."""
 
 
 class Scope(StrEnum):
@@ -63,6 +67,8 @@ class Scope(StrEnum):
 
 
 class Schema(BaseModel):
+    """Base of the answers; the docstrings of their fields become descriptions in the OpenAPI document."""
+
     model_config = ConfigDict(use_attribute_docstrings=True)
 
 
@@ -73,7 +79,7 @@ class Readiness(Schema):
     workers: str
     """'1 busy, 2 idle', or a sentence if there is none. Without workers, jobs are accepted and wait."""
     relay: str
-    """'ok', or a sentence if there is none. Without a relay, jobs run, but those of a lost worker stay with it."""
+    """'ok', or a sentence if there is none. Without a relay jobs run, but those of a lost worker are not run again."""
 
 
 class FieldProblem(BaseModel):

@@ -1,4 +1,4 @@
-"""Comparisons of entries, and adversarial examples of one entry tried on another."""
+"""Answers about comparisons of entries, and about adversarial examples of one entry that are tried on another."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class TransferRequest(Schema):
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     source: int = Field(ge=1, le=2**63 - 1, examples=[3])
-    """Number of the entry that the examples are from."""
+    """Id of the entry that the examples are from."""
 
 
 class SpecDifference(Schema):

@@ -1,4 +1,4 @@
-"""Jobs and workers."""
+"""Answers about jobs and workers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gkl.outcome import EpochFinished, Progress, Resources
 class FailureView(Schema):
     code: FailureCode
     message: str
-    """What was found and what to do."""
+    """What went wrong and what to do."""
 
 
 class JobView(Schema):
@@ -22,7 +22,7 @@ class JobView(Schema):
     name: str
     state: JobState
     submitter: str
-    """Whom the job is for: workers are shared fairly between submitters."""
+    """Name of the account that the job belongs to. Workers are shared fairly between submitters."""
     priority: int
     """Workers take jobs with higher priority first."""
     parent_id: int | None
@@ -30,11 +30,11 @@ class JobView(Schema):
     awaits_id: int | None
     """The job that trains this distillation's teacher, if that had not ended when this job was sent."""
     child_ids: list[int]
-    """The jobs that followed this one."""
+    """The jobs that follow this one, such as the evaluation of a training."""
     shard: int | None
     """Number of the shard, from 1; null if the job is not a shard."""
     shard_ids: list[int]
-    """The jobs that share this evaluation's work."""
+    """The jobs among which this evaluation's points are divided."""
     attempt: int
     """How many times a worker has started it."""
     worker: str | None
@@ -54,14 +54,14 @@ class JobView(Schema):
     weights_sha256: str | None
     """sha256 of the weights that the job trained or measured, once it has succeeded."""
     entry_id: int | None
-    """The entry that shows the certificate which this job has checked."""
+    """The entry that shows the certificate that this job checked."""
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
     spec: dict[str, Any]
     """The spec, with every default written out."""
     warning: str | None = None
-    """In the answer to a submission: why the job will probably fail, judging by earlier jobs."""
+    """Why the job will probably fail, judging by earlier jobs; only in the answer to its submission."""
     missing: str | None = None
     """What a queued job needs and no running worker has, such as the files of its data set."""
 
@@ -72,7 +72,7 @@ class LoadView(Schema):
     is_gpu: bool
     """True for a GPU; false for the host's processor and memory."""
     busy: float | None
-    """Share of the time in which it is busy, in [0, 1]; null if the driver does not report it."""
+    """Share of the time during which it is busy, in [0, 1]; null if the driver does not report it."""
     memory_bytes: int
     """Memory in use, also by other processes."""
     memory_total_bytes: int
@@ -84,11 +84,11 @@ class WorkerView(Schema):
     device: str
     """Its GPU or processor."""
     state: Literal["idle", "busy", "draining", "stuck", "lost"]
-    """'draining': stopping, takes no more jobs; 'stuck': see `problem`; 'lost': no heartbeat for a lease's time."""
+    """'draining': stopping, takes no more jobs; 'stuck': see `problem`; 'lost': no heartbeat for a lease's duration."""
     problem: str | None
-    """Why it takes no jobs at the moment; null if it does."""
+    """Why it takes no jobs at the moment; null if it takes jobs."""
     job_id: int | None
-    """The job that it runs."""
+    """The job that it runs; null if it runs none."""
     datasets: list[str] | None = None
     """The data sets whose files it has; null until it has reported them."""
     published: list[str] | None = None

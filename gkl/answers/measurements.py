@@ -1,4 +1,4 @@
-"""Models and their evaluations."""
+"""Answers about models and their evaluations."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gkl.outcome import CheckOutcome, CorruptionOutcome, Flag
 class AttackView(Schema):
     attack: str
     points: int
-    """Points that were attacked: those that survived all attacks before."""
+    """Points that were attacked: those that survived all earlier attacks."""
     broken: int
     survivors: int
     seconds: float
@@ -43,9 +43,9 @@ class EvaluationView(Schema):
     epsilon: float | None
     protocol: str
     is_complete: bool
-    """Whether all test images were evaluated; only then it is ranked."""
+    """Whether all test images were evaluated; otherwise it is not ranked."""
     is_provisional: bool
-    """Whether it is the first attacks' upper bound, while the others run."""
+    """Whether the robust accuracy is an upper bound from the first attacks, while the others run."""
     not_ranked: str | None
     """Why it has no place on a board; null if it has one, or will have one when it is final."""
     clean: AccuracyView
@@ -62,7 +62,7 @@ class EvaluationView(Schema):
     flags: list[Flag]
     """Reasons not to trust the robust accuracy."""
     checks: list[CheckOutcome]
-    """Checks of the network itself, with those that were not possible; empty for older measurements."""
+    """Checks of the network itself, including those that were not possible; empty for older evaluations."""
     checks_seed: int | None
     """Seed that chose the points of the checks."""
     certificate_sha256: str | None
@@ -122,6 +122,8 @@ class PointView(Schema):
 
 
 class TakenFor(Schema):
+    """A class, and how many adversarial examples were predicted as it."""
+
     label: int
     name: str
     count: int

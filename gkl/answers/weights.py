@@ -1,4 +1,4 @@
-"""Uploaded weights."""
+"""Answers about uploaded weights."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from gkl.answers.common import Schema
 
 class UploadView(Schema):
     sha256: str
-    """Identifies the file: the `weights` of an evaluation's spec."""
+    """Identifies the file; the value for `weights` in the spec of an evaluation."""
     format: str
     """'safetensors', or 'torch' for a state dict of torch.save."""
     size_bytes: int

@@ -1,6 +1,6 @@
-"""The data sets and architectures that a spec may name. Free of torch.
+"""The data sets, architectures and attacks that a spec may name. Free of torch.
 
-The API and the pages list these records; `gkl.data` and `gkl.models` hold the code behind each name.
+The API and the pages list these records. `gkl.data`, `gkl.models` and `gkl.attacks` contain the code for each name.
 """
 
 from gkl.catalog.architectures import (

@@ -20,7 +20,7 @@ LOSS_TITLES = {"trades": "TRADES", "dkl": "DKL", "ikl": "IKL", "gkl": "GKL", "ce
 
 
 class Architecture(BaseModel):
-    """A network that a spec may name; never user code."""
+    """A network that a spec may name. Its code is part of this project or of RobustBench, never a user's."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -173,7 +173,7 @@ ARCHITECTURES: dict[str, Architecture] = {
 
 
 def num_parameters(architecture: str, dataset: str) -> int | None:
-    """The number of parameters of a catalog network built for a data set; None if it is not in the catalog.
+    """Return the number of parameters of a network built for a data set; None if the catalog lacks this combination.
 
     >>> num_parameters("wrn_34_10", "cifar10"), num_parameters("wrn_34_10", "digits")
     (46160474, None)
@@ -181,8 +181,9 @@ def num_parameters(architecture: str, dataset: str) -> int | None:
     return PARAMETERS.get(architecture, {}).get(dataset)
 
 
-# Left out: PreActResNet-18, which may be one of two networks (11.2 or 12.5 million parameters), and the zoo's
-# WideResNet definitions with an extra block that no image passes, which only their model id identifies.
+# Data sets -> title in papers -> name in the catalog. Titles that do not identify one network are left out:
+# PreActResNet-18 may be one of two networks (11.2 or 12.5 million parameters), and some WideResNets of the zoo have an
+# extra block that no image passes through, so that only their model id identifies them.
 _CALLED: dict[tuple[str, ...], dict[str, str]] = {
     _CIFAR: {
         "ResNet-18": "resnet_18",
@@ -200,7 +201,7 @@ _CALLED: dict[tuple[str, ...], dict[str, str]] = {
 
 
 def named_so(title: str, dataset: str) -> str | None:
-    """The catalog's network that papers call by this title; None if there is none, or more than one.
+    """Return the name of the catalog's network that papers call by this title; None if there is none, or several.
 
     >>> named_so("WideResNet-34-10", "cifar100"), named_so("PreActResNet-18", "cifar10")
     ('wrn_34_10', None)
@@ -211,27 +212,27 @@ def named_so(title: str, dataset: str) -> str | None:
 
 
 def preprocessing_for(dataset: str, architecture: str) -> Preprocessing | None:
-    """How a data set's test images are prepared for an architecture; None for data sets whose images have one size."""
+    """Return how a data set's test images are resized and cropped for an architecture; None except for ImageNet."""
     if dataset != "imagenet":
         return None
     return ARCHITECTURES[architecture].preprocessing or DEFAULT_PREPROCESSING
 
 
 def recorded_preprocessing(dataset: str, manifest: Mapping[str, Any]) -> Preprocessing | None:
-    """How an evaluation's images were prepared, by its manifest; None for data sets whose images have one size.
+    """Return how an evaluation's images were resized and cropped, from its manifest; None except for ImageNet.
 
     Raises:
         KeyError: the manifest names an unknown preprocessing.
     """
     if dataset != "imagenet":
         return None
-    # Older manifests name none: then every architecture had the default one.
+    # Older manifests name none, since all architectures had the default preprocessing then.
     name = manifest.get("preprocessing")
     return DEFAULT_PREPROCESSING if name is None else PREPROCESSINGS[str(name)]
 
 
 def image_shape(dataset: str, preprocessing: Preprocessing | None) -> tuple[int, int, int]:
-    """(channels, height, width) of a data set's images after a preprocessing.
+    """Return (channels, height, width) of a data set's images after a preprocessing.
 
     >>> image_shape("imagenet", preprocessing_for("imagenet", "imagenet/Linf/Wong2020Fast"))
     (3, 288, 288)

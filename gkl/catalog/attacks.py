@@ -1,12 +1,13 @@
-"""The attacks of an evaluation: the names that code uses, and the titles that people read. Free of torch."""
+"""The attacks of an evaluation, with their names in specs and code and their titles on pages. Free of torch."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 AttackName = Literal["apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square"]
-"""AutoAttack's own attacks, which a spec can ask for."""
+"""The attacks of AutoAttack, which a spec can ask for."""
 AnyAttackName = Literal[AttackName, "repair", "transfer"]
+"""All attacks of this service, including those that a spec cannot ask for."""
 
 ATTACK_TITLES: dict[AnyAttackName, str] = {
     "apgd-ce": "APGD-CE",
@@ -18,19 +19,20 @@ ATTACK_TITLES: dict[AnyAttackName, str] = {
     "repair": "Repair",
     "transfer": "Transfer",
 }
-"""What attacks are called in a verdict, and in stored rows and certificates."""
+"""The attack's name -> its title in verdicts, stored rows and certificates."""
 
 BEYOND_AUTOATTACK: tuple[AnyAttackName, ...] = ("repair", "transfer")
-"""Attacks that run after the protocol's own; what they break counts, but not as AutoAttack's figure."""
+"""Attacks that run after those of the protocol. Points that they break count as broken, but not in AutoAttack's
+figure."""
 
 WITHOUT_GRADIENTS: tuple[AnyAttackName, ...] = ("square", *BEYOND_AUTOATTACK)
-"""Attacks that do not trust the network's gradients."""
+"""Attacks that do not rely on the network's own gradients."""
 
 _NAMES = {title: name for name, title in ATTACK_TITLES.items()}
 
 
 def attack_name(title: str) -> AnyAttackName | None:
-    """The attack with this title; None for somebody's own, such as one whose examples were sent.
+    """Return the name of the attack with this title; None for other attacks, such as those of submitted examples.
 
     >>> attack_name("APGD-T"), attack_name("Mine (Ada)")
     ('apgd-t', None)

@@ -1,4 +1,4 @@
-"""The data sets that a spec may name, and the common corruptions. `gkl.data` reads them."""
+"""The data sets that a spec may name, and the common corruptions. `gkl.data` loads their files."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Dataset(BaseModel):
         return self.name == "imagenet"
 
     def class_name(self, label: int) -> str:
-        """The class's name; its number if it has none."""
+        """Return the name of a class; its number if it has no name."""
         return self.class_names[label] if 0 <= label < len(self.class_names) else str(label)
 
 
@@ -124,11 +124,15 @@ CORRUPTIONS: tuple[str, ...] = (
 """The common corruptions of arXiv 1903.12261, each in severities 1 to 5, named like their files."""
 
 CORRUPTED_DATASETS: dict[str, str] = {"cifar10": "CIFAR-10-C", "cifar100": "CIFAR-100-C", "imagenet": "ImageNet-C"}
-"""A data set that has corrupted versions -> the folder with them."""
+"""Name of a data set with corrupted versions -> title of these, which is also the name of their folder."""
 
 
 def unknown_name_message(what: str, name: str, known: Iterable[str]) -> str:
-    """One sentence for a mistyped name, with the nearest known names, or with all of them."""
+    """Return an error message for an unknown name, with the most similar known names, or with all if none is similar.
+
+    >>> unknown_name_message("dataset", "cifar-10", ["cifar10", "digits"])
+    "unknown dataset 'cifar-10'; did you mean 'cifar10'?"
+    """
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     if near:

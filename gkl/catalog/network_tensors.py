@@ -1,4 +1,4 @@
-"""The names and shapes of every architecture's tensors, from a table, without building networks. Free of torch.
+"""Reads the names and shapes of every architecture's tensors from a table, without building networks. Free of torch.
 
 `python -m gkl.models.tensor_table` writes the table from the networks themselves; a test compares the two.
 """
@@ -20,15 +20,18 @@ TABLE = Path(__file__).with_name("network_tensors.json.xz")
 
 
 def expected_tensors(architecture: str, dataset: str) -> Expected | None:
-    """The tensors that a file must have to be weights of this network; None if the table lacks the network."""
+    """Return the tensors that a file of weights for this network must have; None if the table lacks the network."""
     number = _table()["networks"].get(f"{architecture} {dataset}")
     return None if number is None else _layout(number)
 
 
 def check_contents(contents: Contents, architecture: str, dataset: str, weights_key: str | None) -> None:
-    """
+    """Check that a file with these contents can be loaded as weights of a network.
+
+    A network that the table lacks is not checked.
+
     Raises:
-        InvalidInput: this file cannot be loaded as weights of this network; the message says the first difference.
+        InvalidInput: the file cannot be loaded; the message says the first difference.
     """
     expected = expected_tensors(architecture, dataset)
     if expected is not None:
@@ -36,7 +39,7 @@ def check_contents(contents: Contents, architecture: str, dataset: str, weights_
 
 
 def architectures_that_fit(contents: Contents, dataset: str, weights_key: str | None) -> list[str]:
-    """The architectures for a data set whose weights the file may be, in the catalog's order."""
+    """Return the architectures into which the file can be loaded for a data set, in the catalog's order."""
     answers: dict[int, bool] = {}
     found = []
     for name, number in _table()["networks"].items():
@@ -55,13 +58,13 @@ class Published:
     """Where RobustBench keeps the published weights of a zoo model."""
 
     files: tuple[str, ...]
-    """Paths in its folder of models; several for an ensemble."""
+    """Paths in RobustBench's folder of models; an ensemble has several."""
     in_torch_cache: str | None
-    """The file's name in torch's cache, where it may be instead; None if it cannot be there."""
+    """The file's name if it is in torch's cache instead; None for models that are never kept there."""
 
 
 def published() -> dict[str, Published]:
-    """Architecture -> its published weights, for all models of the zoo."""
+    """Return name of the architecture -> its published weights, for all models of the zoo."""
     return {
         name: Published(tuple(each["files"]), each["in_torch_cache"]) for name, each in _table()["published"].items()
     }
@@ -77,9 +80,9 @@ def _fits(expected: Expected, contents: Contents, weights_key: str | None) -> bo
 
 @cache
 def _lines() -> list[bytes]:
-    """The table's lines: the first maps networks to the numbers of the others, which each list a network's tensors.
+    """Return the table's lines. Line 0 maps each network to a number n, and line n + 1 lists the network's tensors.
 
-    Kept as text, because parsed objects would take thirty times as much memory.
+    The lines are kept as text, because parsed objects would take thirty times as much memory.
     """
     return lzma.decompress(TABLE.read_bytes()).splitlines()
 

@@ -1,7 +1,7 @@
-"""Finds which data sets and published weights a machine has, by file names alone. Free of torch.
+"""Lists the data sets and published weights that a machine has, by looking for their files. Free of torch.
 
-Workers report this to the service, which warns submitters of jobs that no worker has the files for. Only the run that
-reads a file finds out whether it is damaged.
+Workers report the lists to the service, which warns the submitter of a job if no worker has the job's files. The files
+are not opened, so that a damaged one is only noticed by the run that reads it.
 """
 
 from __future__ import annotations
@@ -42,9 +42,10 @@ _LOOKS: dict[str, Callable[[Path], bool]] = {
 
 
 def datasets_here(datasets_dir: Path) -> list[str]:
-    """Names of the data sets whose files are in `datasets_dir`, and of their corrupted versions ('CIFAR-10-C').
+    """Return the names of the data sets whose files are in `datasets_dir`, and of their corrupted versions
+    ('CIFAR-10-C').
 
-    Includes digits, which come with a package and need no files.
+    Includes 'digits', whose images are part of scikit-learn.
     """
     found = [name for name in DATASETS if name not in _LOOKS or _LOOKS[name](datasets_dir / name)]
     return found + [
@@ -53,7 +54,8 @@ def datasets_here(datasets_dir: Path) -> list[str]:
 
 
 def published_here(models_dir: Path) -> list[str]:
-    """The architectures whose published weights are in `models_dir`, in RobustBench's layout, or in torch's cache."""
+    """Return the architectures whose published weights are in `models_dir`, in RobustBench's layout, or in torch's
+    cache."""
     cache = _torch_cache()
     return [
         name
@@ -64,7 +66,7 @@ def published_here(models_dir: Path) -> list[str]:
 
 
 def _torch_cache() -> Path:
-    """The folder for the downloads of `torch.hub`."""
+    """Return the folder in which `torch.hub` keeps its downloads."""
     general = os.environ.get("XDG_CACHE_HOME", "~/.cache")
     home = os.environ.get("TORCH_HOME", os.path.join(general, "torch"))  # noqa: PTH118 - as torch joins them
     return Path(home).expanduser() / "hub" / "checkpoints"

@@ -1,6 +1,6 @@
-"""The number of parameters of each network of the catalog, including unused ones. Free of torch.
+"""The number of parameters of each network in the catalog, including parameters that no image passes through.
 
-A test compares these numbers with the networks.
+A test compares these numbers with the networks. Free of torch.
 """
 
 from __future__ import annotations
@@ -206,4 +206,4 @@ PARAMETERS: dict[str, dict[str, int]] = _OWN | {
     for count, models in by_count.items()
     for model in models.split()
 }
-"""Name of an architecture -> data set -> number of parameters for its images and classes."""
+"""Name of an architecture -> data set -> number of parameters for the data set's images and classes."""

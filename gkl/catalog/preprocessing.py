@@ -1,7 +1,7 @@
-"""How photographs of any size become a network's input: resize, then crop. Free of torch.
+"""How photographs of any size are resized and cropped to a network's input. Free of torch.
 
-RobustBench defines a preprocessing for each of its ImageNet models (`robustbench.data.get_preprocessing`). With another
-preprocessing a model has another accuracy than the published one, so each architecture of the zoo keeps its own.
+RobustBench defines a preprocessing for each of its ImageNet models (`robustbench.data.get_preprocessing`). With a
+different one a model does not reach its published accuracy, so each architecture of the zoo keeps its own.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Preprocessing(BaseModel):
-    """Turns photographs into images of one size, by torchvision's Resize and CenterCrop on a Pillow image."""
+    """Turns photographs into images of one size, with torchvision's Resize and CenterCrop on a Pillow image."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -31,7 +31,7 @@ class Preprocessing(BaseModel):
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) of the image that comes out."""
+        """(height, width) of the resulting image."""
         if self.crop is not None:
             return self.crop, self.crop
         assert isinstance(self.resize, tuple), "without a crop, the photograph's proportions would decide"
@@ -51,7 +51,7 @@ PREPROCESSINGS: dict[str, Preprocessing] = {
         _resized_and_cropped("BicubicRes256Crop224", 256, 224, "bicubic"),
         _resized_and_cropped("Crop288", None, 288),
         Preprocessing(name="Res224", resize=(224, 224), interpolation="bilinear", crop=None),
-        # From timm's configuration of a model; RobustBench has no names for them.
+        # These are from timm's configurations of the models; RobustBench has no names for them.
         _resized_and_cropped("Res224Crop224", 224, 224),
         _resized_and_cropped("BicubicRes224Crop224", 224, 224, "bicubic"),
         _resized_and_cropped("BicubicRes248Crop224", 248, 224, "bicubic"),
@@ -60,7 +60,7 @@ PREPROCESSINGS: dict[str, Preprocessing] = {
 """Every preprocessing that a model of RobustBench's zoo is published with."""
 
 DEFAULT_PREPROCESSING = PREPROCESSINGS["Res256Crop224"]
-"""The preprocessing of trainings, and of all evaluations from before architectures had their own."""
+"""The preprocessing of trainings, and of all evaluations made before architectures had preprocessings of their own."""
 
 CORRUPTED_PREPROCESSING = PREPROCESSINGS["Res224"]
-"""RobustBench's preprocessing of ImageNet-C, for every model: these images have this size already."""
+"""RobustBench's preprocessing of ImageNet-C, whose images have this size already, for all models."""

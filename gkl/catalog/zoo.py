@@ -134,4 +134,4 @@ NOT_OFFERED: dict[str, str] = {
     "imagenet/Linf/Standard_R50": _DOWNLOADS,
     "imagenet/corruptions/Standard_R50": _DOWNLOADS,
 }
-"""The definitions of the zoo that are left out, and why."""
+"""The definitions of the zoo that a spec cannot name -> the reason."""

@@ -43,15 +43,15 @@ def augmented_views(
 
 def _basic_view(images: Tensor, augmentation: BasicAugmentation, generator: torch.Generator) -> Tensor:
     view = crop_and_flip(images, augmentation.padding, flip=augmentation.flip, generator=generator)
-    # Without rotation no random number is drawn, so that runs from before rotations existed stay reproducible.
+    # Without rotation no random number is drawn, so that runs from before this option existed stay reproducible.
     return rotate(view, augmentation.rotation, generator) if augmentation.rotation else view
 
 
 def crop_and_flip(images: Tensor, padding: int, *, flip: bool, generator: torch.Generator) -> Tensor:
     """Pad each image with zeros, crop it back to its size at a random place, and mirror it with probability 1/2.
 
-    One gather for the whole batch: pixel (i, j) of an image comes from row i + top and column j + left, or, if
-    it is mirrored, column W - 1 - j + left.
+    The whole batch is one indexing operation: pixel (i, j) of an image comes from row i + top and column j + left of
+    the padded image, or, if it is mirrored, from column W - 1 - j + left.
     """
     batch, channels, height, width = images.shape
     device = images.device
@@ -107,7 +107,7 @@ def _autoaugment_policy(fill: int, shear: Literal["nearest", "bicubic"]) -> Call
     from torchvision.transforms import v2  # noqa: PLC0415
 
     class WithBicubicShear(v2.AutoAugment):  # type: ignore[misc]
-        """Shears with Pillow's bicubic kernel: torchvision's kernel differs, and would apply to rotations too."""
+        """Shears with Pillow's bicubic interpolation. torchvision's differs, and its option also changes rotations."""
 
         def _apply_image_or_video_transform(
             self, image: Tensor, transform_id: str, magnitude: float, interpolation: Any, fill: Any
@@ -134,7 +134,7 @@ def autoaugment(
         shear: interpolation of shears.
 
     Returns:
-        Images of the same shape and type.
+        Images of the same shape and type as `images`.
     """
     as_bytes = images if images.dtype == torch.uint8 else (images * 255).round().to(torch.uint8)
     policy = _autoaugment_policy(fill, shear)

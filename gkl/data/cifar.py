@@ -1,6 +1,6 @@
 """Loads CIFAR-10 and CIFAR-100 from the Python version of their archives.
 
-The archives hold pickles, which can run any code when they are loaded. The unpickler here builds arrays only.
+The archives contain pickles, and loading a pickle can run any code. The unpickler here builds arrays only.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _CIFAR100 = _Layout(
 
 
 def cifar10(folder: Path, train: bool) -> ImageSet:
-    """Images (N, 3, 32, 32) uint8 and labels 0 to 9, in the batches' order: 50,000 or 10,000.
+    """Load images (N, 3, 32, 32) uint8 and labels 0 to 9, in the order of the files: N is 50,000, or 10,000 for test.
 
     Raises:
         InvalidInput: neither the archive nor its extracted folder is in `folder`, or it is damaged.
@@ -119,7 +119,7 @@ class _PlainUnpickler(pickle.Unpickler):
         if module == "numpy" and name in ("ndarray", "dtype"):
             return getattr(np, name)
         if (module, name) == ("_codecs", "encode"):
-            # Python 3's way of writing bytes in pickle protocol 2.
+            # Python 3 writes bytes as a call of this function in pickle protocol 2.
             return _latin1_bytes
         raise pickle.UnpicklingError(f"it asks for {module}.{name}")
 

@@ -36,7 +36,10 @@ def load_corrupted(dataset: str, datasets_dir: Path, corruption: str, severity: 
 
 
 def _cifar(folder: Path, corruption: str, severity: int, num_classes: int) -> ImageSet:
-    """Each file holds the five severities one after the other. It is memory-mapped, so that only one is read."""
+    """Load one severity of a corruption from a file that holds all five, one after the other.
+
+    The file is memory-mapped, so that the other severities are not read.
+    """
     path, labels_path = folder / f"{corruption}.npy", folder / "labels.npy"
     try:
         images = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -69,7 +72,7 @@ def _cifar(folder: Path, corruption: str, severity: int, num_classes: int) -> Im
 
 
 def _imagenet(folder: Path) -> ImageFiles:
-    """The corrupted versions of the 5,000 images that RobustBench evaluates on, in its order."""
+    """Load the corrupted versions of the 5,000 images that RobustBench evaluates on, in RobustBench's order."""
     names, labels = evaluated_image_names()
     paths = [folder / name for name in names]
     missing = [path for path in paths if not path.is_file()]
@@ -77,5 +80,5 @@ def _imagenet(folder: Path) -> ImageFiles:
         raise InvalidInput(
             f"ImageNet-C is not whole: there is no {missing[0]}, and {len(missing) - 1} more are missing"
         )
-    # As RobustBench's `benchmark` does for every model, whatever the preprocessing of its clean images.
+    # RobustBench's `benchmark` uses this preprocessing for every model, even if it prepares clean images differently.
     return ImageFiles(paths, labels, decoder(CORRUPTED_PREPROCESSING))

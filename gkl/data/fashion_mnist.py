@@ -20,7 +20,7 @@ _UNSIGNED_BYTES = 0x08
 
 
 def fashion_mnist(folder: Path, train: bool) -> ImageSet:
-    """Images (N, 1, 28, 28) uint8 and their labels, in the files' order: 60,000 or 10,000.
+    """Load images (N, 1, 28, 28) uint8 and their labels, in the order of the files: N is 60,000, or 10,000 for test.
 
     Raises:
         InvalidInput: the files are neither in `folder` nor where Debian's package puts them, or are damaged.
@@ -50,8 +50,8 @@ def _find(folder: Path, name: str) -> Path:
 def read_idx(path: Path) -> NDArray[np.uint8]:
     """Read an idx file of unsigned bytes, gzipped or not.
 
-    The format: two zero bytes, the type, the number of dimensions, each dimension as a big-endian uint32, then
-    the values.
+    An idx file consists of two zero bytes, a byte for the type, a byte for the number of dimensions, the size of each
+    dimension as a big-endian uint32, and the values.
 
     Raises:
         InvalidInput: the file is damaged or of another type.

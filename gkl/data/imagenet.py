@@ -21,7 +21,7 @@ from gkl.errors import InvalidInput
 
 
 def imagenet(folder: Path, train: bool, preprocessing: Preprocessing | None = None) -> ImageFiles:
-    """Images (3, height, width) uint8, decoded on demand.
+    """Find the images, which are decoded on demand to (3, height, width) uint8.
 
     Training images are all <class>/*.JPEG in the tar archives <folder>/train-shards/*.tar, or, if there are none, in
     the folder <folder>/train. Their order is random, the same for both and in every run, so that the first ones are a
@@ -80,7 +80,7 @@ def _check_whole(missing: list[str]) -> None:
 
 
 def evaluated_image_names() -> tuple[list[str], Tensor]:
-    """The 5,000 validation images that RobustBench evaluates on, as <class>/<file>, and their labels (5000,)."""
+    """Return the 5,000 validation images that RobustBench evaluates on, as <class>/<file>, and their labels (5000,)."""
     helper_files = _robustbench_helper_files()
     classes: dict[str, int] = json.loads((helper_files / "imagenet_class_to_id_map.json").read_text())
     names = (helper_files / "imagenet_test_image_ids.txt").read_text().split()
@@ -88,7 +88,7 @@ def evaluated_image_names() -> tuple[list[str], Tensor]:
 
 
 def _robustbench_helper_files() -> Path:
-    # Located without importing the package, which would import its whole model zoo.
+    # The folder is found without importing the package, since that would import its whole model zoo.
     spec = find_spec("robustbench")
     if spec is None or spec.origin is None:
         raise InvalidInput("the package robustbench lists ImageNet's classes and test images; install it")

@@ -31,7 +31,7 @@ class Images(Protocol):
         ...
 
     def sha256(self) -> str:
-        """Equal for two runs on the same data."""
+        """Return a hash that identifies the data: it is equal for two runs on the same data."""
         ...
 
 
@@ -42,7 +42,7 @@ def unit_range(images: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class ImageSet:
-    """In memory: images (N, channels, height, width), uint8, or float32 in [0, 1], and labels (N,) int64."""
+    """Images in memory: (N, channels, height, width), uint8, or float32 in [0, 1], with labels (N,) int64."""
 
     images: Tensor
     labels: Tensor
@@ -57,10 +57,11 @@ class ImageSet:
         return ImageSet(self.images[index], self.labels[index])
 
     def first(self, num_points: int | None) -> ImageSet:
+        """Return the first `num_points` images and labels; all of them if it is None."""
         return self if num_points is None else ImageSet(self.images[:num_points], self.labels[:num_points])
 
     def sha256(self) -> str:
-        """sha256 of shape, pixels and labels."""
+        """Return the sha256 of shape, pixels and labels."""
         digest = hashlib.sha256(repr(tuple(self.images.shape)).encode())
         digest.update(self.images.contiguous().numpy().tobytes())
         digest.update(self.labels.contiguous().numpy().tobytes())
@@ -96,7 +97,7 @@ class ImageFiles:
         return ImageFiles([self.photographs[i] for i in index.tolist()], self._labels[index], self.decode)
 
     def sha256(self) -> str:
-        """sha256 of the files' names, sizes and labels: reading every pixel would take an hour."""
+        """Return the sha256 of the files' names, sizes and labels. Reading all pixels would take an hour."""
         digest = hashlib.sha256()
         for photograph, label in zip(self.photographs, self._labels.tolist(), strict=True):
             name, size = name_and_size(photograph)

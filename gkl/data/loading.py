@@ -27,10 +27,10 @@ assert _LOADERS.keys() == DATASETS.keys(), "the catalog and the code must name t
 
 
 def load_train(dataset: str, datasets_dir: Path) -> Images:
-    """Load the training images of a data set from the folder of its name in `datasets_dir`.
+    """Load the training images of a data set from its folder in `datasets_dir`, which has the data set's name.
 
     Raises:
-        InvalidInput: files are missing or damaged; the message says what to put where.
+        InvalidInput: files are missing or damaged; the message says which files to put where.
     """
     return _LOADERS[dataset](datasets_dir / dataset, True)
 
@@ -44,11 +44,11 @@ def load_test(
         dataset: the data set's name.
         datasets_dir: the folder with the data sets, each in a subfolder of its name.
         num_points: how many to load; by default all.
-        preprocessing: for ImageNet, how its images are resized and cropped (`gkl.catalog.preprocessing_for`); None
-            for the preprocessing of trainings. Other data sets ignore it.
+        preprocessing: how ImageNet's images are resized and cropped (`gkl.catalog.preprocessing_for`); None means as
+            in trainings. Other data sets ignore it.
 
     Raises:
-        InvalidInput: files are missing or damaged; the message says what to put where.
+        InvalidInput: files are missing or damaged; the message says which files to put where.
     """
     images = find_test(dataset, datasets_dir, preprocessing)
     if isinstance(images, ImageSet):

@@ -1,4 +1,4 @@
-"""Reads generated training images from an .npz that may be far larger than memory (154 GB in arXiv 2302.04638)."""
+"""Reads generated training images from an .npz file that may be larger than memory (154 GB in arXiv 2302.04638)."""
 
 from __future__ import annotations
 
@@ -42,14 +42,15 @@ class _Array:
 class SyntheticImages:
     """The rows of an .npz with 'image' (N, H, W, C) uint8 and 'label' (N,) integers, read on demand.
 
-    An .npz is a zip of arrays. `numpy.savez` stores them uncompressed, so that any row can be read with one seek. A
-    file of `numpy.savez_compressed` is unpacked once, into the same folder.
+    An .npz is a zip archive of arrays. `numpy.savez` stores them uncompressed, so that a row can be read directly at
+    its offset. A file of `numpy.savez_compressed` is unpacked once, into the same folder.
     """
 
     def __init__(self, path: Path, *, image_shape: tuple[int, int, int], num_classes: int) -> None:
         """
         Raises:
-            InvalidInput: the file is missing or damaged, or its arrays are not those that a training needs.
+            InvalidInput: the file is missing or damaged, or its arrays have other shapes, types or labels than the
+                training needs.
         """
         self.path = path
         if not path.is_file():
@@ -77,13 +78,13 @@ class SyntheticImages:
         return torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(labels.astype(np.int64))
 
     def sha256(self) -> str:
-        """sha256 of the arrays' names, sizes and stored CRC-32s: reading the whole file would take minutes."""
+        """Return the sha256 of the arrays' names, sizes and stored CRC-32s; hashing all data would take minutes."""
         return self._sha256
 
     def _rows(self, array: _Array, index: Tensor) -> NDArray[Any]:
         out = np.empty((len(index), *array.shape[1:]), array.dtype)
         rows = out.reshape(len(index), -1)
-        # In the order of the file, which disks read faster.
+        # Rows are read in the order of the file, which is faster on disks.
         for place in index.argsort().tolist():
             start = array.offset + int(index[place]) * array.row_bytes
             try:
@@ -132,7 +133,7 @@ def _content_sha256(path: Path) -> str:
 
 
 def _stored(path: Path) -> Path:
-    """The file itself, or, if it is compressed, its unpacked copy, made if there is none."""
+    """Return the file itself if it is uncompressed, else its unpacked copy. Makes that copy if there is none."""
     with zipfile.ZipFile(path) as archive:
         if all(info.compress_type == zipfile.ZIP_STORED for info in archive.infolist()):
             return path
@@ -162,7 +163,8 @@ def _find_array(path: Path, key: str) -> _Array:
                 f"{path} has no array {key!r}, only {held or 'nothing'}; name its arrays 'image' and 'label'"
             )
         info = archive.getinfo(f"{key}.npy")
-        # The entry's local header has its own lengths of name and extra field; they may differ from the directory's.
+        # The lengths of name and extra field are read from the entry's local header: its extra field may have another
+        # length than in the archive's directory.
         file.seek(info.header_offset)
         header = file.read(_LOCAL_HEADER_BYTES)
         name_length, extra_length = struct.unpack("<HH", header[26:30])

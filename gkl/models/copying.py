@@ -1,4 +1,4 @@
-"""Copies the tensors of a file into a network: number formats, counters, one tensor under several names."""
+"""Copies the tensors of a file into a network. Converts number formats, and checks tensors that have several names."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def copy_into(
 
     Args:
         model: the network.
-        expected: its tensors.
-        place: where they are in the file, with the right shapes.
+        expected: the tensors that the network has.
+        place: their names in the file, where they have the right shapes.
         tensors: the file's tensors, by their names in the file.
         file: the file's name in messages.
 
     Returns:
-        Notes about everything done besides copying, each a sentence.
+        A sentence for everything that was done besides copying.
 
     Raises:
         InvalidInput: a tensor has NaN or infinite values, or values that the network's number format cannot hold; or
@@ -50,7 +50,7 @@ def copy_into(
             given[name] = given[present[0]] if present else state[name]
     model.load_state_dict(given)
     for names in sharing(state):
-        # Views of one memory: a later copy may have overwritten an earlier one.
+        # These tensors share memory, so that copying one may have overwritten another.
         wrong = next((name for name in names if not torch.equal(state[name], given[name])), None)
         if wrong is not None:
             raise InvalidInput(
@@ -67,7 +67,7 @@ def _converted(given: Tensor, wanted: Tensor, name: str, file: str) -> Tensor:
     if given.is_floating_point() and not given.isfinite().all():
         raise InvalidInput(f"tensor {name!r:.100} in {file} has NaN or infinite values; the training diverged")
     if not wanted.is_floating_point() and given.is_floating_point():
-        # Averaging scripts average counters too. Rounded, because torch would truncate 6.9999 to 6.
+        # Scripts that average weights average counters too. Rounded here, because torch would truncate 6.9999 to 6.
         whole = given.double().round()
         if not name.endswith("num_batches_tracked") and ((whole - given.double()).abs() > 1e-3).any():
             raise InvalidInput(

@@ -1,4 +1,4 @@
-"""Input normalization: the layer that a file of weights may have in front of its network, and the network's own."""
+"""Finds and adds input normalization: a layer that a file has in front of its network, or the network's own."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from torch import Tensor, nn
 
 from gkl.errors import InvalidInput
 
-# Relative tolerance: files store the statistics in float32, rounded from decimal numbers.
+# Tolerance for comparing statistics, which files store in float32, rounded from decimal numbers.
 _ROUNDING = 1e-5
 
 
 class Normalization(nn.Module):
-    """(x - mean) / std, per channel or with one number for all."""
+    """Computes (x - mean) / std, with one mean and std per channel or one for all channels."""
 
     mean: Tensor
     std: Tensor
@@ -30,7 +30,7 @@ class Normalization(nn.Module):
         self.register_buffer("std", std.float().reshape(1, -1, 1, 1), persistent=in_state_dict)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, channels, height, width) -> the same."""
+        """(B, channels, height, width) -> the same shape."""
         return (x - self.mean) / self.std
 
     @property
@@ -49,6 +49,11 @@ class Normalization(nn.Module):
 
 def normalization_in_front(mean: Tensor, std: Tensor, file: str) -> Normalization:
     """Build the layer that a file has in front of its network.
+
+    Args:
+        mean: the layer's mean in the file; one number, or one per channel.
+        std: its standard deviation, likewise.
+        file: the file's name in messages.
 
     Raises:
         InvalidInput: the layer is not for images with values in [0, 1].
@@ -110,7 +115,8 @@ def own_normalization(model: nn.Module, image_shape: tuple[int, int, int]) -> No
     generator = torch.Generator().manual_seed(0)
     noise = torch.rand(1, *image_shape, generator=generator)
     seen_black, seen_white, seen_noise = (_first_input(model, x) for x in (black, white, noise))
-    # A black and a white image give scale and shift of each channel. The middle pixel, in case a border was added.
+    # A black and a white image give the scale and shift of each channel. Taken at the middle pixel, which is part of
+    # the image even if the network has added a border.
     middle = (..., image_shape[1] // 2, image_shape[2] // 2)
     shift = _cropped(seen_black, image_shape)[middle].reshape(1, -1, 1, 1)
     scale = _cropped(seen_white, image_shape)[middle].reshape(1, -1, 1, 1) - shift
@@ -143,7 +149,7 @@ def _first_input(model: nn.Module, x: Tensor) -> Tensor:
 
 
 def _cropped(seen: Tensor, image_shape: tuple[int, int, int]) -> Tensor:
-    """Recover the image from a layer's input: without a border, and not flattened."""
+    """Recover the image from a layer's input: undo flattening, and cut off an added border."""
     channels, height, width = image_shape
     if seen.shape == (1, channels * height * width):
         return seen.reshape(1, *image_shape)

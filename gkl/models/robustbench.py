@@ -36,7 +36,7 @@ def preact_resnet_18(num_classes: int, image_shape: tuple[int, int, int]) -> nn.
 
 
 def wide_resnet(depth: int, width: int) -> Callable[[int, tuple[int, int, int]], nn.Module]:
-    """TRADES' WideResNet with ReLU and without input normalization."""
+    """Return a builder of TRADES' WideResNet with ReLU and without input normalization."""
 
     def build(num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
         network = _robustbench("model_zoo.architectures.wide_resnet").WideResNet
@@ -46,7 +46,13 @@ def wide_resnet(depth: int, width: int) -> Callable[[int, tuple[int, int, int]],
 
 
 def dm_network(kind: str, depth: int, width: int) -> Callable[[int, tuple[int, int, int]], nn.Module]:
-    """A network of arXiv 2010.03593 with SiLU that normalizes its input; `kind` is the name of its class."""
+    """Return a builder of a network of arXiv 2010.03593, with SiLU and input normalization.
+
+    Args:
+        kind: name of the network's class in RobustBench.
+        depth: its depth.
+        width: its width factor; 0 for the ResNet, which has none.
+    """
 
     def build(num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
         module = _robustbench("model_zoo.architectures.dm_wide_resnet")
@@ -75,7 +81,7 @@ def dm_network(kind: str, depth: int, width: int) -> Callable[[int, tuple[int, i
 
 
 def zoo_definition(name: str) -> Callable[[int, tuple[int, int, int]], nn.Module]:
-    """A model of RobustBench's zoo, built as `robustbench.load_model` does, with random weights."""
+    """Return a builder of a zoo model, which builds it as `robustbench.load_model` does, but with random weights."""
 
     def build(num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
         dataset, threat_model, model_id = ZOO[name]
@@ -91,10 +97,10 @@ def zoo_definition(name: str) -> Callable[[int, tuple[int, int, int]], nn.Module
 
 
 def published_files(name: str, models_dir: Path) -> list[Path]:
-    """The files of a zoo model's published weights, in the layout of RobustBench's cache; several for an ensemble.
+    """Return the files of a zoo model's published weights in RobustBench's cache; an ensemble has several.
 
-    RobustBench's timm models are downloaded from a web address into torch's cache. Their file is looked for in
-    RobustBench's layout first, then in torch's cache.
+    RobustBench downloads its timm models into torch's cache instead. If such a file is missing in RobustBench's cache
+    and exists in torch's, the latter is returned.
     """
     files = files_in(models_dir, name)
     in_cache = name_in_torch_cache(name)
@@ -105,7 +111,7 @@ def published_files(name: str, models_dir: Path) -> list[Path]:
 
 
 def files_in(models_dir: Path, name: str) -> list[Path]:
-    """The files of a zoo model's published weights in the layout of RobustBench's cache, whether they exist or not."""
+    """Return the paths of a zoo model's published weights in RobustBench's cache, whether the files exist or not."""
     dataset, threat_model, model_id = ZOO[name]
     zoo, enums = _robustbench("model_zoo"), _robustbench("model_zoo.enums")
     definition = zoo.model_dicts[enums.BenchmarkDataset(dataset)][enums.ThreatModel(threat_model)].get(model_id, {})
@@ -115,7 +121,7 @@ def files_in(models_dir: Path, name: str) -> list[Path]:
 
 
 def name_in_torch_cache(name: str) -> str | None:
-    """The file name of a timm model's published weights in torch's cache; None for the zoo's other models."""
+    """Return the file name of a timm model's published weights in torch's cache; None for the zoo's other models."""
     timm_name = _timm_name(name)
     return None if timm_name is None else Path(urlsplit(_timm_address(timm_name)).path).name
 
@@ -152,10 +158,11 @@ def load_published(name: str, models_dir: Path) -> nn.Module:
 
 
 def _load_timm(timm_name: str, file: Path, num_classes: int) -> nn.Module:
-    """Load a timm model as RobustBench's `load_model` does, but from this file.
+    """Load a timm model as RobustBench's `load_model` does, but from `file`, which is downloaded if it is missing.
 
-    RobustBench's own argument for a file, `custom_checkpoint`, does not work: timm downloads the published weights
-    anyway, and the file is then loaded into the network with its normalization, where no name fits.
+    RobustBench's own argument for a file, `custom_checkpoint`, does not work for these models: timm downloads the
+    published weights anyway, and RobustBench then loads the file into the network with a normalization layer, whose
+    tensors have other names than those in the file.
     """
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -166,19 +173,20 @@ def _load_timm(timm_name: str, file: Path, num_classes: int) -> nn.Module:
         timm_name, num_classes=num_classes, pretrained=True, pretrained_cfg_overlay={"state_dict": weights}
     )
     for module in model.modules():
-        # Otherwise the model would hold the weights twice.
+        # Otherwise the configuration would keep a second copy of the weights in memory.
         getattr(module, "pretrained_cfg", {}).pop("state_dict", None)
     return model.eval()
 
 
 def _timm_address(timm_name: str) -> str:
-    """The address from which timm downloads the model's weights."""
+    """Return the URL from which timm downloads the model's weights."""
     address = import_module("timm.models").get_pretrained_cfg(timm_name).url
     assert isinstance(address, str)
     return address
 
 
 def _timm_name(name: str) -> str | None:
+    """Return timm's name of a zoo model; None if timm does not have the model."""
     dataset, threat_model, model_id = ZOO[name]
     # Importing the zoo registers its models in timm.
     _robustbench("model_zoo")
@@ -187,7 +195,7 @@ def _timm_name(name: str) -> str | None:
 
 
 def _built(build: Callable[[], nn.Module]) -> nn.Module:
-    # Several definitions print, or give warnings that only their authors could fix.
+    # Several definitions print to standard output, or raise warnings that only their authors can fix.
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return build()

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class SmallCNN(nn.Module):
-    """Three 3x3 convolutions (the later two halve the size) and two linear layers, ReLU between them.
+    """Three 3x3 convolutions, of which the second and third halve the size, and two linear layers, with ReLU between.
 
     Takes images with values in [0, 1] and centers them itself, so that the threat model's box is the
     network's input range.
@@ -43,9 +43,9 @@ class SmallCNN(nn.Module):
 
 
 class TinyCNN(nn.Module):
-    """Two 3x3 convolutions that both halve the size, with BatchNorm, and two linear layers, ReLU between them.
+    """Two 3x3 convolutions with BatchNorm, which both halve the size, and two linear layers, with ReLU between.
 
-    A twentieth of SmallCNN's arithmetic on 28x28 images. Centers its input itself.
+    On 28x28 images it needs a twentieth of SmallCNN's arithmetic. It centers its input itself.
     """
 
     def __init__(self, num_classes: int, image_shape: tuple[int, int, int], width: int = 8) -> None:

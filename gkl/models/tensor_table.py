@@ -23,7 +23,7 @@ from gkl.models.weights import expected_tensors
 
 
 def built(architecture: str, dataset: str) -> Expected:
-    """The tensors of a freshly built network; built on the meta device if its definition allows that."""
+    """Return the tensors of a freshly built network. It is built on the meta device if its definition allows that."""
     try:
         with torch.device("meta"):
             return expected_tensors(build_model(architecture, dataset))
@@ -32,7 +32,7 @@ def built(architecture: str, dataset: str) -> Expected:
 
 
 def lines() -> list[str]:
-    """The lines of the table, as `gkl.catalog.network_tensors` reads them."""
+    """Return the lines of the table, in the form in which `gkl.catalog.network_tensors` reads them."""
     numbers: dict[str, int] = {}
     networks = {}
     for architecture, described in ARCHITECTURES.items():
@@ -43,7 +43,7 @@ def lines() -> list[str]:
 
 
 def published() -> dict[str, Any]:
-    """The files of each zoo model's published weights, as `gkl.catalog.network_tensors.Published` has them."""
+    """Return, for each zoo model, the fields of `gkl.catalog.network_tensors.Published`."""
     return {
         name: {
             "files": [str(path) for path in files_in(Path(), name)],

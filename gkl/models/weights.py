@@ -1,4 +1,4 @@
-"""Loads a file of weights into a network, whichever script wrote the file."""
+"""Loads a file of weights into a network, in any of the layouts that training scripts commonly write."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class LoadedModel:
     weights_key: str | None = None
     """Which network of the file it is; None if the file holds no other weights."""
     notes: tuple[str, ...] = ()
-    """What was done with the file's tensors besides copying them, each a sentence."""
+    """A sentence for everything that was done with the file's tensors besides copying them."""
 
 
 def read_weights(path: Path, weights_key: str | None = None) -> dict[str, Tensor]:
@@ -67,7 +67,7 @@ def read_weights(path: Path, weights_key: str | None = None) -> dict[str, Tensor
 def load_weights(model: nn.Module, path: Path, weights_key: str | None = None) -> None:
     """Load a file's weights into a network; the file must have the network's names and shapes.
 
-    Ignores prefixes such as DataParallel's, searches nested dictionaries, and skips everything that is no part of a
+    Ignores prefixes such as DataParallel's, searches nested dictionaries, and skips everything that is not part of a
     network, such as an optimizer. Converts other floating-point formats, such as float16, to the network's. BatchNorm's
     count of batches may be missing, as in files of old torch versions.
 
@@ -78,8 +78,8 @@ def load_weights(model: nn.Module, path: Path, weights_key: str | None = None) -
 
     Raises:
         InvalidInput: the file is unreadable or of another network (the message says the first difference); several
-            networks in it fit (the message lists them); or it has a normalization layer in front of the network, for
-            which there is `load_model`.
+            networks in it fit (the message lists them); or it has a normalization layer in front of the network, which
+            only `load_model` can load.
     """
     loaded = _load_into(model, path, weights_key)
     if loaded.normalization is not None and not loaded.normalization.is_identity:
@@ -92,7 +92,14 @@ def load_weights(model: nn.Module, path: Path, weights_key: str | None = None) -
 def load_model(
     architecture: str, dataset: str, weights: Path | None, models_dir: Path | None, weights_key: str | None = None
 ) -> nn.Module:
-    """Build a network and load its weights: from a file, or without one those that RobustBench's zoo publishes.
+    """Build a network and load its weights: those of a file, or, without a file, those published in RobustBench's zoo.
+
+    Args:
+        architecture: a name from the catalog.
+        dataset: the data set for whose images and classes the network is built.
+        weights: the file; None for the published weights of an architecture of the zoo.
+        models_dir: where RobustBench keeps published weights; only needed without a file.
+        weights_key: which network of the file to load; needed if several fit.
 
     Raises:
         InvalidInput: the file is unreadable, of another network, or missing, or holds several networks that fit.
@@ -126,7 +133,10 @@ def read_model(
 
 
 def weights_sha256(architecture: str, weights: Path | None, models_dir: Path | None) -> str:
-    """sha256 of the file; for a published ensemble the sha256 of its files' hashes, one a line."""
+    """Return the sha256 of the weights' file.
+
+    The weights of a published ensemble are several files; their hash is the sha256 of the hashes, joined by newlines.
+    """
     if weights is not None:
         return sha256_of(weights)
     assert models_dir is not None, "load_model comes first"
@@ -176,7 +186,7 @@ def expected_tensors(model: nn.Module) -> Expected:
 
 
 def _choose_place(expected: Expected, file: WeightsFile, weights_key: str | None) -> tuple[Place, list[Place]]:
-    """Return the place of the network, and other places with the same numbers.
+    """Return the network's place in the file, and other places with the same numbers.
 
     Raises:
         InvalidInput: no network in the file fits, or several with different numbers.

@@ -1,8 +1,8 @@
 """Adversarial training: recipes for digits, Fashion-MNIST and CIFAR.
 
 The CIFAR recipes are the published ones: GKL (arXiv 2503.08038) and IKL (arXiv 2305.13948) as in their authors' code,
-and with synthetic data the training of arXiv 2302.04638, which both papers follow. All of that code ran on torch 1.8
-with RTX 3090 or A100 cards, where TF32 was on by default; hence the precision 'tf32'.
+and with synthetic data the training of arXiv 2302.04638, which both papers follow. The authors ran that code on torch
+1.8 with RTX 3090 or A100 cards, where TF32 was on by default; hence the precision 'tf32'.
 """
 
 from __future__ import annotations
@@ -89,11 +89,11 @@ def fashion_mnist() -> TrainSpec:
 def cifar(
     dataset: CifarName, *, ce_weight: float = 4.0, gamma: float = 1.0, prior_temperature: float = 4.0
 ) -> TrainSpec:
-    """WRN-34-10 without extra data, 200 epochs with AWP; published on CIFAR-100: 65.76/31.91 % clean/robust.
+    """WRN-34-10 without extra data, 200 epochs with AWP; published on CIFAR-100: 65.76/31.91 % clean/robust accuracy.
 
     Two runs are published for each data set: gamma 1 with temperature 4, and a smoothed prior (gamma 0.4 on
-    CIFAR-100, 0.2 on CIFAR-10) with temperature 1. For CIFAR-10's 85.31/57.09 the sources differ in ce_weight: the
-    authors' script says 4, while the names of that run's log and weights say 3.
+    CIFAR-100, 0.2 on CIFAR-10) with temperature 1. For the 85.31/57.09 published on CIFAR-10, the sources differ in
+    ce_weight: the authors' script says 4, while the names of that run's log and weights say 3.
     """
     threat_model = standard_threat_model(dataset)
     return TrainSpec(
@@ -126,8 +126,8 @@ def cifar(
 def cifar_autoaug(dataset: CifarName, *, robust_weight: float = 0.5) -> TrainSpec:
     """WRN-34-10 with a second, AutoAugmented view of every image; published on CIFAR-100: 65.93/32.52.
 
-    The authors link the same weights under IKL, whose script weights the second view with 0.3, and under GKL, whose
-    script weights it with 0.5. Which script gave the figure is not known.
+    The authors link the same weights under IKL and under GKL. The script for IKL weights the second view with 0.3, the
+    one for GKL with 0.5. It is not known which script gave the published figure.
     """
     augmentation = AutoAugmentation(
         kind="autoaug", padding=4, flip=True, robust_weight=robust_weight, fill=128, shear="bicubic"

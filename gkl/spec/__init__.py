@@ -1,7 +1,7 @@
-"""What a run is asked to do. The command line, the API and the worker validate with these same models.
+"""Specs describe what a run shall do. The command line, the API and the worker validate with the same models.
 
-A spec is frozen and complete: every number that changes the result stands in it, so that a spec and a
-commit reproduce a row of the leaderboard. Fields that are not known are refused. Free of torch.
+A spec is frozen and complete: it contains every number that changes the result, so that a spec and a commit reproduce
+a row of the leaderboard. Unknown fields are refused. Free of torch.
 """
 
 from gkl.catalog import AttackName

@@ -1,4 +1,4 @@
-"""What all specs share: the base class, names, budgets, threat models."""
+"""Definitions that all specs share: the base class, types for names and perturbation budgets, and threat models."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ SHA256_PATTERN = r"^[0-9a-f]{64}$"
 PUBLISHED_WEIGHTS = "robustbench"
 """In the place of a file's sha256: the weights that RobustBench's zoo publishes for the architecture."""
 _EPSILON_PATTERN = r"^[0-9]+(\.[0-9]+)?(/[0-9]+)?$"
-# Beyond it 255ths are not the way in which anybody writes a budget.
+# Largest numerator of a budget that is written in 255ths; larger budgets are written as plain numbers.
 _MOST_STEPS = 10**9
 
 
 class Spec(BaseModel):
-    """Base of all specs: frozen, no unknown field, no silent conversion, no NaN or infinity."""
+    """Base of all specs: frozen; refuses unknown fields, values of another type, NaN and infinity."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
@@ -45,10 +45,10 @@ def one_printable_line(name: str) -> str:
 
 
 def _parse_epsilon(value: Any) -> Any:
-    """Accept '8/255' beside 0.0314: the field writes budgets of 8-bit images as fractions."""
+    """Accept '8/255' as well as 0.0314, since papers write the budgets of 8-bit images as fractions."""
     if not isinstance(value, str):
         return value
-    # Fraction itself would take '1e999999999' and compute for hours.
+    # Not `fractions.Fraction`, which accepts '1e999999999' and computes for hours.
     if re.fullmatch(_EPSILON_PATTERN, value) and len(value) <= 32:
         numerator, _, denominator = value.partition("/")
         if float(denominator or 1) > 0:
@@ -57,9 +57,9 @@ def _parse_epsilon(value: Any) -> Any:
 
 
 def format_epsilon(epsilon: float) -> str:
-    """The way the field writes a budget: '8/255' where it is one, else the plain number.
+    """Write a budget as papers do: as a fraction such as '8/255' if it is exactly one, else as a plain number.
 
-    Reading it gives the same number.
+    Parsing the text gives the same number again.
 
     >>> format_epsilon(8 / 255), format_epsilon(0.5), format_epsilon(0.15)
     ('8/255', '0.5', '0.15')
@@ -101,7 +101,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class ThreatModel(Spec):
-    """The set of perturbations a model is to withstand: all of norm at most epsilon, inside the box [0, 1]."""
+    """The perturbations that an attack may make: all with a norm of at most epsilon that keep pixels inside [0, 1]."""
 
     norm: Norm = "Linf"
     """Norm of the perturbation, over all pixels of an image with values in [0, 1]."""
@@ -120,7 +120,10 @@ class ThreatModel(Spec):
 
 
 def why_not_within(inner: ThreatModel, outer: ThreatModel) -> str | None:
-    """Why examples of one threat model need not be allowed by another, after 'the examples'; None if all are.
+    """Say why adversarial examples of the threat model `inner` may violate the threat model `outer`.
+
+    Returns:
+        The end of a sentence that begins with 'the examples'; None if `outer` allows all of them.
 
     >>> why_not_within(ThreatModel(epsilon=8 / 255), ThreatModel(epsilon=4 / 255))
     'go up to epsilon 8/255 in Linf, and the other entry was attacked up to 4/255 only'
@@ -138,6 +141,10 @@ def why_not_within(inner: ThreatModel, outer: ThreatModel) -> str | None:
 
 
 def check_architecture_fits(dataset: str, architecture: str) -> None:
+    """
+    Raises:
+        ValueError: the architecture cannot be built for the data set.
+    """
     if dataset not in ARCHITECTURES[architecture].datasets:
         fitting = [a.name for a in ARCHITECTURES.values() if dataset in a.datasets]
         own = [name for name in fitting if "/" not in name] or fitting
@@ -147,7 +154,16 @@ def check_architecture_fits(dataset: str, architecture: str) -> None:
 
 
 def check_epsilon_fits(dataset: str, shape: tuple[int, int, int], threat_model: ThreatModel) -> None:
-    """An L1 or L2 ball wider than the whole image box would allow every image."""
+    """Check that the ball of a threat model is not wider than the set of all images.
+
+    Args:
+        dataset: name of the data set, for the message.
+        shape: (channels, height, width) of its images.
+        threat_model: norm and epsilon of the ball.
+
+    Raises:
+        ValueError: epsilon exceeds the largest distance between two images, so that every image would be allowed.
+    """
     pixels = math.prod(shape)
     widest = {"Linf": 1.0, "L2": math.sqrt(pixels), "L1": float(pixels)}[threat_model.norm]
     if threat_model.epsilon > widest:

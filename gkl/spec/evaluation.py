@@ -1,4 +1,4 @@
-"""What is measured of a model: the protocols, their attacks, and how many images they take."""
+"""The spec of an evaluation: protocol, attacks, threat model and number of images."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ PROTOCOL_ATTACKS: dict[Protocol, tuple[AttackName, ...]] = {
     "plus": ("apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"),
     "rand": ("apgd-ce", "apgd-dlr"),
 }
-"""AutoAttack's versions (arXiv 2003.01690) and their attacks, in their order."""
+"""The versions of AutoAttack (arXiv 2003.01690) -> the attacks of each, in the order in which they run."""
 
 PROTOCOLS_WITH_MORE: tuple[Protocol, ...] = ("standard", "plus")
-"""Those after which attacks follow that do not trust gradients: the repair attack, other networks' examples."""
+"""Protocols followed by further attacks, which do not rely on the network's own gradients: the repair attack, and the
+adversarial examples of other networks."""
 
 RANKED_PROTOCOLS: tuple[Protocol, ...] = (*PROTOCOLS_WITH_MORE, "corruptions", "clean")
 """Those whose complete results have a place on a board: attacks no weaker than the standard ones, common corruptions,
@@ -41,7 +42,7 @@ class Evaluation(Spec):
     """What an attack may do; not for 'clean' and 'corruptions'."""
 
     num_points: int | None = Field(default=None, ge=1)
-    """Take only the first so many test images; null takes all of them. Only complete evaluations are ranked."""
+    """Evaluate this many test images, the first ones; null evaluates all. Only complete evaluations are ranked."""
 
     batch_size: int = Field(default=200, ge=1, le=10_000)
     """Images attacked at once; part of the result, since each block of this size has its own random stream."""
@@ -50,11 +51,11 @@ class Evaluation(Spec):
     """Seed of the attacks."""
 
     shards: int = Field(default=1, ge=1, le=256)
-    """Share the blocks between so many jobs, which any workers take; the verdict is the same."""
+    """Divide the blocks among this many jobs, which may run on different workers; the verdict is the same."""
 
     @property
     def attack_names(self) -> tuple[AttackName, ...]:
-        """The attacks in their order; none for 'clean' and 'corruptions'."""
+        """The attacks in the order in which they run; empty for 'clean' and 'corruptions'."""
         return self.attacks or PROTOCOL_ATTACKS.get(self.protocol, ())
 
     @model_validator(mode="after")
@@ -80,7 +81,10 @@ class Evaluation(Spec):
 
 
 def why_on_no_board(dataset: str, protocol: str, num_points: int) -> str | None:
-    """Why a verdict has no place on a board of attacks, after 'the verdict'; None if it has.
+    """Say why a verdict cannot be placed on a board of attacks.
+
+    Returns:
+        The end of a sentence that begins with 'the verdict'; None if the verdict can be placed.
 
     >>> why_on_no_board("digits", "standard", 50)
     'is about 50 of the 360 test images of digits, and a board is about all of them; evaluate without num_points'
@@ -99,6 +103,11 @@ def why_on_no_board(dataset: str, protocol: str, num_points: int) -> str | None:
 
 
 def check_evaluation_fits(dataset: str, architecture: str, evaluation: Evaluation) -> None:
+    """
+    Raises:
+        ValueError: the evaluation is not possible for this data set: its epsilon, protocol, number of points or number
+            of shards.
+    """
     if evaluation.threat_model is not None:
         shape = image_shape(dataset, preprocessing_for(dataset, architecture))
         check_epsilon_fits(dataset, shape, evaluation.threat_model)

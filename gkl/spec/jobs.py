@@ -103,7 +103,7 @@ class BaseTrainSpec(Spec):
     weight_perturbation: WeightPerturbation | None = None
 
     batch_norm: BatchNormStatistics | None = None
-    """Without it the architecture's own BatchNorm momentum holds, which is 0.1 for those of the recipes."""
+    """Without it, the architecture's own BatchNorm momentum is used; it is 0.1 for the architectures of the recipes."""
 
     selection: Selection | None = None
     """Without it the last epoch's weights are the result."""
@@ -117,7 +117,7 @@ class BaseTrainSpec(Spec):
     """The evaluation to run on the trained weights, as a job of its own."""
 
     publication: Publication | None = None
-    """What the leaderboard is to say of it."""
+    """How the leaderboard describes the model."""
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Self:
@@ -197,7 +197,8 @@ class BaseTrainSpec(Spec):
     def _check_adversary(self) -> None:
         """
         Raises:
-            ValueError: the objective needs a threat model that is not given, or has no use for what is given.
+            ValueError: the objective needs a threat model and none is given, or fields are set that the objective does
+                not use.
         """
         threat_model = self.threat_model
         if self.has_adversary:
@@ -240,7 +241,7 @@ class BaseTrainSpec(Spec):
             )
 
     def follow_up(self, weights_sha256: str) -> EvaluateSpec | None:
-        """The evaluation of the trained weights, if one is asked for."""
+        """Make the spec that evaluates the trained weights; None if this spec asks for no evaluation."""
         if self.evaluation is None:
             return None
         return EvaluateSpec(
@@ -339,13 +340,13 @@ class EvaluateSpec(Spec):
     published weights of an architecture of the zoo."""
 
     weights_key: WeightsKey | None = None
-    """Which network of that file, where it holds several, such as one beside its average: the name of its dictionary or
-    the prefix of its tensors' names, 'state_dict_ema' or 'ema_model'. Without it a file with several is refused."""
+    """Which network of the file to take, if it holds several, such as a network and its average: the name of the
+    dictionary or the prefix of the tensors' names, 'state_dict_ema' or 'ema_model'. Required for such files."""
 
     evaluation: Evaluation
 
     publication: Publication | None = None
-    """What the leaderboard is to say of it."""
+    """How the leaderboard describes the model."""
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Self:

@@ -1,4 +1,4 @@
-"""The parts of a training's spec: objective, inner maximization, optimizer, schedule, data, averaging, selection."""
+"""The parts of a training's spec: objective, inner maximization, optimizer, schedule, data, averaging and so on."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class TradesObjective(Spec):
 
 
 class DklObjective(Spec):
-    """TRADES with the decoupled form of KL: equal gradients, another value (DKL, arXiv 2305.13948)."""
+    """TRADES with the decoupled form of KL, which has the same gradients but another value (DKL, arXiv 2305.13948)."""
 
     loss: Literal["dkl"]
 
@@ -101,7 +101,7 @@ class Sgd(Spec):
     """Stochastic gradient descent, as `torch.optim.SGD` computes it."""
 
     kind: Literal["sgd"] = Field(default="sgd", exclude=True)
-    """May be left out, and is not written: a spec that says nothing of it stays the same JSON, and the same hash."""
+    """May be left out. It is never written, so that specs from before this field keep their JSON and their hash."""
 
     learning_rate: float = Field(default=0.1, gt=0, le=100)
     """Learning rate that the schedule scales."""
@@ -132,8 +132,8 @@ class AdamW(Spec):
     """Learning rate that the schedule scales."""
 
     betas: tuple[_Beta, _Beta] = Field(default=(0.9, 0.999), strict=False)
-    """Decay of the running means of the gradients and of their squares. A 'one_cycle' schedule that moves the momentum
-    moves the first."""
+    """Decay of the running means of the gradients and of their squares. A 'one_cycle' schedule that changes the
+    momentum changes the first."""
 
     eps: float = Field(default=1e-8, gt=0, le=1)
     """Added to the denominator of each update."""
@@ -145,7 +145,7 @@ class AdamW(Spec):
 
 
 def _sgd_by_default(value: Any) -> Any:
-    """SGD was the only optimizer before `kind` existed."""
+    """Specs from before `kind` existed mean SGD, which was the only optimizer."""
     return {"kind": "sgd"} | value if isinstance(value, dict) else value
 
 
@@ -158,8 +158,8 @@ class CosineSchedule(Spec):
     kind: Literal["cosine"] = "cosine"
 
     span: Literal["epochs", "epochs_plus_one"] = "epochs"
-    """What t is in epoch e of E, counted from 1: 'epochs' makes it (e - 1) / E, so that the first epoch has the full
-    rate; 'epochs_plus_one' makes it e / (E + 1), as in the released code of DKL and GKL."""
+    """The value of t in epoch e of E, counted from 1: with 'epochs' it is (e - 1) / E, so that the first epoch has the
+    full rate; with 'epochs_plus_one' it is e / (E + 1), as in the released code of DKL and GKL."""
 
     warmup_epochs: int = Field(default=0, ge=0, le=10_000)
     """In the first W epochs the rate is learning_rate * e / W; then the half cosine spans the others, with e - W and
@@ -172,7 +172,7 @@ class PiecewiseSchedule(Spec):
     kind: Literal["piecewise"]
 
     milestones: tuple[Annotated[int, Field(ge=2)], ...] = Field(min_length=1, strict=False)
-    """Epochs, counted from 1, from which on the lower rate is used; rising."""
+    """Epochs, counted from 1, in rising order. From each of them on, the lower rate is used."""
 
     factor: float = Field(default=0.1, gt=0, lt=1)
 
@@ -199,11 +199,11 @@ class OneCycleSchedule(Spec):
     """When the rate changes. 'per_epoch' keeps it for a whole epoch, as the released code of arXiv 2302.04638 does."""
 
     low_momentum: float | None = Field(default=None, gt=0, lt=1)
-    """Momentum at the peak of the rate, where the momentum moves too: from high_momentum down to it while the rate
-    rises, and back while the rate falls. Takes the place of optimizer.momentum."""
+    """Momentum at the peak of the learning rate. The momentum falls from high_momentum to it while the rate rises, and
+    rises again while the rate falls. Replaces optimizer.momentum; without it the momentum does not change."""
 
     high_momentum: float | None = Field(default=None, gt=0, lt=1)
-    """Momentum at the first and at the last step; given together with low_momentum, or neither."""
+    """Momentum at the first and at the last step. Give both of low_momentum and high_momentum, or neither."""
 
     @model_validator(mode="after")
     def _momenta_agree(self) -> Self:
@@ -230,12 +230,12 @@ class BasicAugmentation(Spec):
     """Whether half of the images are mirrored; leave it out where left and right mean something, as in digits."""
 
     rotation: float = Field(default=0.0, ge=0, le=180)
-    """Each image is then turned about its centre by an angle between -rotation and rotation degrees, drawn uniformly;
-    each pixel takes the nearest one's value, black where the image has none."""
+    """Each image is then rotated about its centre by an angle drawn uniformly from -rotation to rotation degrees, with
+    nearest-neighbour interpolation; pixels from outside the image are black."""
 
 
 class _SecondView(BasicAugmentation):
-    """Doubles the batch: every image comes a second time, augmented more strongly."""
+    """Doubles the batch: every image is used a second time, with a stronger augmentation."""
 
     robust_weight: float = Field(default=0.5, ge=0, le=10)
     """Weight of the divergence over the second views; the natural cross-entropy is the mean over both."""
@@ -247,10 +247,10 @@ class AutoAugmentation(_SecondView):
     kind: Literal["autoaug"]  # type: ignore[assignment]
 
     fill: int = Field(default=0, ge=0, le=255)
-    """Grey level of the pixels that a shear, a translation or a rotation leaves without an image: 0 is black."""
+    """Grey level of the pixels that a shear, a translation or a rotation leaves empty: 0 is black."""
 
     shear: Literal["nearest", "bicubic"] = "nearest"
-    """How a shear finds a pixel's value; 'bicubic' is Pillow's."""
+    """Interpolation of a shear; 'bicubic' is Pillow's."""
 
 
 class CutoutAugmentation(_SecondView):
@@ -259,7 +259,7 @@ class CutoutAugmentation(_SecondView):
     kind: Literal["cutout"]  # type: ignore[assignment]
 
     size: int = Field(default=16, ge=1, le=512)
-    """Side of the square in pixels; its centre lies anywhere in the image, so that its edge may lie outside."""
+    """Side of the square in pixels. Its centre is a random pixel, so that parts of it may lie outside the image."""
 
 
 class ResizedCropAugmentation(Spec):
@@ -331,7 +331,7 @@ class EpochAveraging(Spec):
 class StepAveraging(Spec):
     """After every step average = decay * average + (1 - decay) * weights.
 
-    In warm-up the average is the weights; k steps later decay = min(tau, (1 + k) / (10 + k)).
+    During warm-up the average equals the weights; k steps after it decay = min(tau, (1 + k) / (10 + k)).
     """
 
     kind: Literal["step"]
@@ -365,21 +365,22 @@ class BatchNormStatistics(Spec):
     """How fast BatchNorm's running statistics follow the batches': momentum * new + (1 - momentum) * old."""
 
     momentum: float = Field(default=0.1, gt=0, le=1)
-    """Share of a batch's statistics in the running ones. Each step records twice: the adversarial and the natural
-    images."""
+    """Share of a batch's statistics in the running ones. Each step updates them twice: with the adversarial and with
+    the natural images."""
 
     first_momentum: float | None = Field(default=None, gt=0, le=1)
-    """That share in the first step of the run: 1 begins with a batch's statistics instead of mean 0 and variance 1."""
+    """That share in the run's first step. With 1 the running statistics start from those of a batch, instead of from
+    mean 0 and variance 1."""
 
 
 class Selection(Spec):
-    """Keep the epoch with the highest accuracy under PGD on held-out training images; the test set plays no part.
+    """Keep the epoch with the highest accuracy under PGD on held-out training images; the test set is not used.
 
-    With the objective 'ce' it is the highest accuracy on the clean held-out images, and no attack is run.
+    With the objective 'ce' it is the epoch with the highest accuracy on the clean held-out images; no attack is run.
     """
 
     num_images: int = Field(default=1024, ge=1)
-    """The first so many training images are held out and never trained on."""
+    """This many training images, the first ones, are held out and never trained on."""
 
     num_steps: int = Field(default=40, ge=1, le=1000)
     """Steps of the PGD attack, at the full epsilon from a uniform start."""
@@ -402,8 +403,8 @@ class Compute(Spec):
     """How the arithmetic is done. Part of the spec, since it changes the result in its last digits."""
 
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
-    """'tf32' lets CUDA round the factors of convolutions and products to 10 bits; 'bfloat16' runs the network under
-    autocast, while weights, losses and updates stay in float32."""
+    """'tf32' lets CUDA round the factors of convolutions and matrix products to 10 bits of mantissa; 'bfloat16' runs
+    the network under autocast, while weights, losses and updates stay in float32."""
 
     channels_last: bool = True
     """Store images and convolution weights channels last, which is faster on CPUs and on GPUs with tensor cores."""

@@ -1,1 +1,1 @@
-"""Intervals and tests for accuracies. Free of torch."""
+"""Confidence intervals and statistical tests for accuracies. Free of torch."""

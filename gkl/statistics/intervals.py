@@ -1,4 +1,4 @@
-"""Confidence intervals of shares."""
+"""Confidence intervals of proportions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import math
 def wilson_interval(successes: float, trials: float, z: float = 1.959963984540054) -> tuple[float, float]:
     """Wilson score interval of a proportion; with the default z, at 95 % confidence.
 
-    Neither number needs to be whole: an effective number of trials is not a count.
+    Neither number needs to be whole, since an effective number of trials may be a fraction.
 
     >>> low, high = wilson_interval(5709, 10000)
     >>> f"{low:.4f} {high:.4f}"

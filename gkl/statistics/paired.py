@@ -1,7 +1,7 @@
 """Compares two classifiers on the same points: the difference, its confidence interval, and a test for chance.
 
 Only the points on which the two differ carry information, so the interval of the difference is narrower than two
-separate intervals suggest. Counts in, numbers out: free of torch, NumPy and SciPy.
+separate intervals suggest. All functions take counts and return numbers, without torch, NumPy and SciPy.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ _HALVINGS = 60
 
 @dataclass(frozen=True)
 class PairedCounts:
-    """How many of N points both, one or neither of two classifiers hold on: classify correctly, or under every attack.
+    """On how many of N points both, one or neither of two classifiers hold.
+
+    A classifier holds on a point if it classifies it correctly, or, for robust accuracy, correctly under every attack.
 
     >>> counts = PairedCounts(both=250, only_first=46, only_second=13, neither=51)
     >>> low, high = counts.interval
@@ -44,27 +46,27 @@ class PairedCounts:
 
     @property
     def difference(self) -> float:
-        """Share of the points on which the first holds minus that of the second, in [-1, 1]."""
+        """Share of the points on which the first holds minus the share on which the second holds, in [-1, 1]."""
         return (self.only_first - self.only_second) / self.num_points
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % confidence interval of the difference: `paired_interval`."""
+        """95 % confidence interval of the difference, computed by `paired_interval`."""
         return paired_interval(self.only_first, self.only_second, self.num_points)
 
     @property
     def p_value(self) -> float:
-        """p-value of the hypothesis that both hold equally often: `mcnemar_exact`."""
+        """p-value of the hypothesis that both hold equally often, computed by `mcnemar_exact`."""
         return mcnemar_exact(self.only_first, self.only_second)
 
 
 def mcnemar_exact(only_first: int, only_second: int) -> float:
     """Two-sided p-value of McNemar's exact test (Psychometrika 12, 1947).
 
-    If two classifiers are equally good, each point on which they differ is a fair coin toss:
-    `min(1, 2 P(X <= min(b, c)))` for X ~ Binomial(b + c, 1/2), with the counts b and c of the points that only one of
-    them gets right. At the usual level of 5 % it rejects at most 5 % of equally good pairs, and fewer if few points
-    differ.
+    If two classifiers are equally good, each of them is right on a point on which they differ with probability 1/2.
+    Let b and c be the numbers of points that only the first and only the second gets right. The p-value is
+    `min(1, 2 P(X <= min(b, c)))` for X ~ Binomial(b + c, 1/2). At the usual level of 5 % the test rejects at most 5 %
+    of equally good pairs, and fewer if few points differ.
 
     Args:
         only_first: points that only the first gets right, 0 or more.
@@ -90,9 +92,10 @@ def mcnemar_exact(only_first: int, only_second: int) -> float:
 def paired_interval(only_first: int, only_second: int, num_points: int, z: float = _Z95) -> tuple[float, float]:
     """Tango's score interval for the difference of two paired proportions (Statistics in Medicine 17, 1998, p. 891).
 
-    It holds all differences d that the score test does not reject: `|b - c - N d| <= z sqrt(N (2 q + d (1 - d)))`, with
-    q the most likely share of the points that only the second gets right, if d is the true difference. It needs no
-    large counts: its coverage stays near 95 % even if few or no points differ, where Wald's interval has no width.
+    It contains all differences d that the score test does not reject: `|b - c - N d| <= z sqrt(N (2 q + d (1 - d)))`,
+    where q is the most likely share of points that only the second gets right if d is the true difference. It is valid
+    for small counts too: its coverage stays near 95 % even if few or no points differ, where Wald's interval has no
+    width.
 
     Args:
         only_first: b, points that only the first gets right.
@@ -112,7 +115,7 @@ def paired_interval(only_first: int, only_second: int, num_points: int, z: float
         a = 2 * num_points
         b = -only_first - only_second + (a - only_first + only_second) * d
         c = -only_second * d * (1 - d)
-        # The restricted estimate. Rounding may make it, or the variance, slightly negative.
+        # q maximizes the likelihood for the given d. Rounding may make q or the variance slightly negative.
         q = (math.sqrt(max(0.0, b * b - 4 * a * c)) - b) / (2 * a)
         variance = num_points * (2 * q + d * (1 - d))
         distance = only_first - only_second - num_points * d

@@ -1,7 +1,7 @@
 """Compares two classifiers by their accuracies alone, as if they were measured on different points.
 
-If the outcome of each point is known for both, use `gkl.statistics.paired`, which finds smaller differences. Counts in,
-numbers out: free of torch, NumPy and SciPy.
+If the outcome of each point is known for both, use `gkl.statistics.paired`, which detects smaller differences. All
+functions take counts and return numbers, without torch, NumPy and SciPy.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from gkl.statistics.intervals import wilson_interval
 
 @dataclass(frozen=True)
 class UnpairedCounts:
-    """On how many of its points each of two classifiers holds: classifies correctly, or under every attack.
+    """On how many of its points each of two classifiers holds.
+
+    A classifier holds on a point if it classifies it correctly, or, for robust accuracy, correctly under every attack.
 
     >>> counts = UnpairedCounts(first=5709, num_first=10_000, second=5613, num_second=10_000)
     >>> low, high = counts.interval
@@ -36,13 +38,13 @@ class UnpairedCounts:
 
     @property
     def difference(self) -> float:
-        """Share of its points on which the first holds minus that of the second, in [-1, 1]."""
+        """Share of the first's points on which it holds minus the second's share, in [-1, 1]."""
         return self.first / self.num_first - self.second / self.num_second
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % interval of the difference: Newcombe's hybrid score interval (Statistics in Medicine 17, 1998, p. 873,
-        method 10), computed from the Wilson intervals of both."""
+        """95 % confidence interval of the difference: Newcombe's hybrid score interval (Statistics in Medicine 17,
+        1998, p. 873, method 10), computed from the Wilson intervals of both classifiers."""
         low_first, high_first = wilson_interval(self.first, self.num_first)
         low_second, high_second = wilson_interval(self.second, self.num_second)
         first, second = self.first / self.num_first, self.second / self.num_second
@@ -56,6 +58,6 @@ class UnpairedCounts:
         common = (self.first + self.second) / (self.num_first + self.num_second)
         variance = common * (1 - common) * (1 / self.num_first + 1 / self.num_second)
         if variance <= 0:
-            # Both hold everywhere, or nowhere.
+            # Both hold on all points, or on none.
             return 1.0
         return math.erfc(abs(self.difference) / math.sqrt(2 * variance))

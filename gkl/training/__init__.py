@@ -1,4 +1,4 @@
-"""Adversarial training with the TRADES, DKL, IKL and GKL objectives."""
+"""Trains networks: adversarially with the TRADES, DKL, IKL and GKL objectives, or plainly with cross-entropy."""
 
 from gkl.training.trainer import train
 

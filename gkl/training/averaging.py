@@ -1,4 +1,4 @@
-"""A running average of the weights, which is more robust than any one epoch's."""
+"""Averages the weights during training; the average is usually more robust than the weights of a single epoch."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from gkl.spec import EpochAveraging, StepAveraging
 
 
 class WeightAverage:
-    """Exponential moving average of a network's weights and, unless the spec has them copied, of its buffers.
+    """Exponential moving average of a network's weights and buffers. If the spec's `buffers` are 'copied', the buffers
+    are copied from the trained network instead.
 
-    BatchNorm's statistics are averaged with the weights they belong to: a network with averaged weights and the last
-    step's statistics is one that was never trained. Integer buffers, such as counts of batches, are copied. A tensor
-    under several names is averaged once.
+    By default BatchNorm's statistics are averaged like the weights they belong to: the last step's statistics do not
+    fit averaged weights. Integer buffers, such as counts of batches, are always copied. A tensor that has several names
+    is averaged once.
     """
 
     def __init__(self, model: nn.Module, spec: EpochAveraging | StepAveraging, total_steps: int) -> None:
@@ -29,24 +30,27 @@ class WeightAverage:
         self.warmup_steps = int(warmup * total_steps)
 
     def after_step(self, model: nn.Module, steps_done: int) -> None:
+        """Update the average after a training step, if the spec averages steps."""
         if isinstance(self.spec, StepAveraging):
             beyond = steps_done - self.warmup_steps
             self._move(model, 0.0 if beyond <= 0 else min(self.spec.tau, (1 + beyond) / (10 + beyond)))
 
     def after_epoch(self, model: nn.Module, epochs_done: int) -> None:
+        """Update the average after an epoch, if the spec averages epochs."""
         if isinstance(self.spec, EpochAveraging):
-            # The first epoch's weights are the average's start, not the random initialization.
+            # The average starts from the weights after the first epoch, not from the random initialization.
             self._move(model, self.spec.tau if epochs_done > 1 else 0.0)
 
     @torch.no_grad()
     def _move(self, model: nn.Module, decay: float) -> None:
+        """average = decay * average + (1 - decay) * model; with decay 0 everything is copied."""
         current, averages = model.state_dict(), self.model.state_dict()
         averaged = {
             name
             for name, average in averages.items()
             if average.is_floating_point() and decay > 0 and name not in self._copied
         }
-        # From the old averages, before any name changes what another shows.
+        # Tensors that share memory: computed before any of them is written, since writing one changes the others.
         moved = {name: averages[name].lerp(current[name], 1 - decay) for name in self._shared if name in averaged}
         for name, average in averages.items():
             if name in moved:

@@ -1,4 +1,4 @@
-"""What BatchNorm keeps of the batches that pass."""
+"""Controls how BatchNorm's running statistics are updated."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gkl.spec import BatchNormStatistics
 
 @contextmanager
 def unrecorded_statistics(model: nn.Module) -> Iterator[None]:
-    """Within, BatchNorm in train mode uses the batch's statistics without adding them to its running ones."""
+    """Within the block, BatchNorm in train mode uses the batch's statistics but does not update its running ones."""
     tracking = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     for module in tracking:
         module.track_running_stats = False
@@ -25,9 +25,9 @@ def unrecorded_statistics(model: nn.Module) -> Iterator[None]:
 
 
 def set_momentum(model: nn.Module, spec: BatchNormStatistics, step: int) -> None:
-    """Let the running statistics follow the batches as the spec says in this step, counted from 0 over the run.
+    """Set the momentum of every BatchNorm layer for a step, counted from 0 over the run.
 
-    Set before every step rather than once: a run that is resumed knows its step, and nothing else has to be saved.
+    Called before every step, so that a resumed run has the right momentum without saving it in the checkpoint.
     """
     momentum = spec.momentum
     if step == 0 and spec.first_momentum is not None:

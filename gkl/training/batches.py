@@ -1,4 +1,4 @@
-"""In which order the training images come, real and generated ones, and bringing them to the device in time."""
+"""Draws the order of real and generated training images, and fetches batches to the device ahead of time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from gkl.errors import InvalidInput
 
 @dataclass(frozen=True)
 class EpochOrder:
-    """Row numbers of every batch of an epoch, on the CPU."""
+    """For each batch of an epoch, the indices of its images, on the CPU."""
 
     real: list[Tensor]
     generated: list[Tensor] | None
@@ -42,7 +42,7 @@ _T = TypeVar("_T")
 
 
 class Batches:
-    """Cuts the training images, less those held out, into batches; mixes generated ones in."""
+    """Divides the training images, except those held out, into batches, and mixes in generated images."""
 
     def __init__(
         self,
@@ -60,8 +60,9 @@ class Batches:
         """
         Args:
             data: the training images; the first `num_held_out` are never in a batch.
-            batch_size: images of a batch, generated ones included.
-            device: where the batches are wanted.
+            batch_size: images of a batch, including generated ones.
+            device: the device of the batches.
+            num_held_out: how many of the first training images are held out.
             synthetic: generated images, drawn with replacement.
             synthetic_fraction: their share of each batch.
             drop_last: leave out an epoch's last batch if it is smaller; not with generated images.
@@ -79,7 +80,7 @@ class Batches:
             )
         self.device, self.synthetic = device, synthetic
         self.num_held_out, self.num_images = num_held_out, len(data)
-        # Images in memory live on the device: they are small enough, and nothing has to wait for them there.
+        # Data sets that are kept in memory are small enough for the device, where no batch has to be copied.
         self.data = ImageSet(data.images.to(device), data.labels) if isinstance(data, ImageSet) else data
         self.labels = data.labels.to(device)
         self._crop = crop
@@ -87,7 +88,7 @@ class Batches:
         self._decoding = Decoding(processes if isinstance(data, ImageFiles) else 0, pin_memory=device.type == "cuda")
         generated = round(batch_size * synthetic_fraction) if synthetic is not None else 0
         self.num_real, self.num_generated = batch_size - generated, generated
-        # With generated images an epoch is as many batches as a pass over the data set would have.
+        # With generated images, an epoch has as many batches as a pass over the whole data set.
         pool = self.num_images if generated else self.num_images - num_held_out
         self.per_epoch = pool // batch_size if drop_last else math.ceil(pool / batch_size)
         if self.per_epoch == 0:
@@ -97,7 +98,11 @@ class Batches:
             )
 
     def order(self, generator: torch.Generator) -> EpochOrder:
-        """A random order of an epoch. The whole epoch is drawn at once, so that fetching ahead draws nothing."""
+        """Draw a random order for an epoch.
+
+        The whole epoch is drawn at once, so that the generator's state does not depend on which batches were already
+        fetched.
+        """
         pool = self.num_images - self.num_held_out
         wanted = self.per_epoch * self.num_real if self.num_generated else pool
         rounds = [
@@ -115,6 +120,7 @@ class Batches:
         return EpochOrder(list(real.split(self.num_real))[: self.per_epoch], generated, seeds)
 
     def held_out(self) -> Tensor:
+        """Return the indices of the held-out images."""
         return torch.arange(self.num_held_out)
 
     def fetch(self, index: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""A training's whole state in one safetensors file, so that a resumed run equals an uninterrupted one."""
+"""Saves a training's whole state in one safetensors file, so that a resumed run equals an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class EpochSums:
 
     images: int = 0
     sums: dict[str, float] = field(default_factory=dict)
-    """By the metric's name."""
+    """The metric's name -> its sum over the images."""
     seconds: float = 0.0
 
     def add(self, outcome: StepOutcome) -> None:
@@ -37,23 +37,24 @@ class EpochSums:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Means over the images."""
+        """The metric's name -> its mean over the images."""
         return {name: total / self.images for name, total in self.sums.items()}
 
 
 @dataclass(frozen=True)
 class Best:
-    """The best epoch so far on the held-out images, and its weights, on the CPU."""
+    """The best epoch so far on the held-out images."""
 
     epoch: int
     metrics: dict[str, float]
-    """What was measured on the held-out images."""
+    """The metrics on the held-out images, by name."""
     weights: dict[str, Tensor]
+    """The epoch's state dict, on the CPU."""
 
 
 @dataclass
 class TrainingState:
-    """Everything that changes while training runs."""
+    """Everything that changes during a training, and thus must be saved."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
@@ -61,13 +62,14 @@ class TrainingState:
     generator: torch.Generator
     average: WeightAverage | None = None
     origin: dict[str, Any] = field(default_factory=dict)
-    """What must not change between a run and its resumption besides the spec: hashes of the data, kind of device."""
+    """What a resumed run must have in common with the checkpoint, besides the spec: hashes of the data, kind of
+    device."""
     epoch: int = 0
-    """Epochs finished."""
+    """Number of finished epochs."""
     step: int = 0
-    """Steps done in the epoch after them."""
+    """Number of steps done in the current epoch, the one after those."""
     epoch_start: Tensor | None = None
-    """The generator's state before that epoch's order was drawn; None between epochs."""
+    """The generator's state before the current epoch's order was drawn; None between epochs."""
     sums: EpochSums = field(default_factory=EpochSums)
     best: Best | None = None
     seconds: float = 0.0
@@ -75,7 +77,7 @@ class TrainingState:
 
     @property
     def result(self) -> nn.Module:
-        """The network whose weights are the run's result if it ended now."""
+        """The network whose weights would be the result if the run ended now: the average, if there is one."""
         return self.model if self.average is None else self.average.model
 
 
@@ -83,8 +85,8 @@ def save_checkpoint(directory: Path, state: TrainingState, spec: BaseTrainSpec, 
     """Write the state, then remove all but the newest `keep` checkpoints.
 
     Raises:
-        NonFiniteLoss: a weight has become NaN or infinite although the loss had not.
-        NoSpaceLeft: the disk is full; the checkpoints before are unharmed in both cases.
+        NonFiniteLoss: a weight is NaN or infinite although the loss was finite; earlier checkpoints are kept.
+        NoSpaceLeft: the disk is full; earlier checkpoints are kept.
     """
     check_finite(state)
     tensors: dict[str, Tensor] = {f"model.{name}": t for name, t in state.model.state_dict().items()}
@@ -119,22 +121,23 @@ def restore_newest(directory: Path, state: TrainingState, spec: BaseTrainSpec) -
     """Bring `state` to the newest readable checkpoint in `directory`, if there is one.
 
     Returns:
-        A sentence for each damaged checkpoint, which is renamed out of the way.
+        A sentence for each damaged checkpoint; these files are renamed to `*.damaged`.
 
     Raises:
-        InvalidInput: the checkpoint belongs to another spec (names the fields that differ), to other data, to
-            another kind of device or to another version.
+        InvalidInput: the checkpoint was made with another spec (the message names the fields that differ), with other
+            data, on another kind of device, or by a version whose format this one cannot read.
     """
     passed_over = []
     for unfinished in directory.glob(f".{_PREFIX}*.part"):
-        # Of a process that was killed while it wrote; a directory has one run at a time.
+        # A process that was killed while it wrote a checkpoint left this file. Only one run at a time uses a
+        # directory, so nobody is still writing it.
         unfinished.unlink()
     for path in _newest_first(directory):
         try:
             tensors, metadata = load_tensors(path)
         except InvalidInput as error:
             passed_over.append(f"{error}; it is passed over and kept as {path.stem}.damaged.")
-            # Else it would count among the newest that are kept.
+            # Under its old name it would count as one of the newest checkpoints, and displace a readable one.
             path.rename(path.with_suffix(".damaged"))
             continue
         if metadata.get("format") == _FORMAT_BEFORE:
@@ -156,7 +159,7 @@ def restore_newest(directory: Path, state: TrainingState, spec: BaseTrainSpec) -
 def check_finite(state: TrainingState) -> None:
     """
     Raises:
-        NonFiniteLoss: a weight or a statistic of the network, or of its average, is NaN or infinite.
+        NonFiniteLoss: a weight or a running statistic of the network, or of its average, is NaN or infinite.
     """
     networks = [state.model] if state.average is None else [state.model, state.average.model]
     for network in networks:
@@ -187,12 +190,12 @@ def _in_todays_form(saved: dict[str, Any], kind: type[BaseTrainSpec]) -> dict[st
     try:
         return kind.model_validate(saved).model_dump(mode="json")
     except ValidationError:
-        # Of a version with fields or values that this one does not know: those are what differs.
+        # A version with fields or values unknown to this one wrote it; the comparison then shows these as differing.
         return saved
 
 
 def _in_todays_layout(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """A checkpoint of the format before, which knew SGD and adversarial training only."""
+    """Convert a checkpoint of the previous format, which had only SGD and adversarial training."""
     prefixes = {"momentum.": "optimizer.momentum_buffer.", "prior.": "task.prior."}
 
     def renamed(name: str) -> str:
@@ -215,7 +218,7 @@ def _in_todays_layout(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> t
 
 
 def _differences(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:
-    """Where two specs differ: `epochs (2, now 3)`, `optimizer.momentum (0.9, now 0.8)`."""
+    """List the fields in which two specs differ: `epochs (2, now 3)`, `optimizer.momentum (0.9, now 0.8)`."""
     found = []
     for key in sorted(saved.keys() | current.keys()):
         before, now = saved.get(key), current.get(key)

@@ -1,7 +1,7 @@
-"""Class-wise global information: for each class the mean prediction over its samples.
+"""The class prior of the IKL and GKL losses: for each class, the mean prediction over the images of that class.
 
-Row y of the prior weighs the class pairs of a sample with label y in the IKL and GKL losses. It is accumulated
-over an epoch and used in the next (arXiv 2305.13948, section on inserting class-wise global information).
+Row y of the prior holds the class weights of a sample with label y in both losses. The prior is accumulated during an
+epoch and used in the next one (arXiv 2305.13948, section on inserting class-wise global information).
 """
 
 from __future__ import annotations
@@ -16,17 +16,23 @@ from torch.nn import functional as F
 class ClassPrior:
     """Mean softmax per class, a (C, C) float32 tensor whose rows sum to 1; uniform in the first epoch.
 
-    A class without a sample in an epoch keeps its old row.
+    If an epoch has no sample of a class, the class keeps its old row.
     """
 
     def __init__(self, num_classes: int, *, temperature: float, device: torch.device) -> None:
+        """
+        Args:
+            num_classes: C.
+            temperature: the logits are divided by it before the softmax.
+            device: where the tensors are kept.
+        """
         self.temperature = temperature
         self.rows = torch.full((num_classes, num_classes), 1.0 / num_classes, device=device)
         self._sums = torch.zeros(num_classes, num_classes, device=device)
         self._counts = torch.zeros(num_classes, device=device)
 
     def of(self, labels: Tensor) -> Tensor:
-        """The prior's row of each label: (B,) int64 -> (B, C)."""
+        """Return the prior's row of each label: (B,) int64 -> (B, C)."""
         return self.rows[labels]
 
     @torch.no_grad()
@@ -38,16 +44,17 @@ class ClassPrior:
 
     @torch.no_grad()
     def finish_epoch(self) -> None:
-        """Make the accumulated means the rows in use, and start over."""
+        """Use the accumulated means from now on, and start accumulating anew."""
         seen = self._counts > 0
         self.rows[seen] = self._sums[seen] / self._counts[seen, None]
         self._sums.zero_()
         self._counts.zero_()
 
     def state(self) -> dict[str, Tensor]:
-        """What a checkpoint must hold: the rows in use and what the running epoch has gathered."""
+        """Return the tensors that a checkpoint must hold: the rows in use, and the running epoch's sums and counts."""
         return {"rows": self.rows, "sums": self._sums, "counts": self._counts}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Load what `state` returned."""
         for name, tensor in self.state().items():
             tensor.copy_(state[name])

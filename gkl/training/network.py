@@ -1,4 +1,4 @@
-"""A network as a spec computes it."""
+"""Runs a network with the precision, memory layout and compiler that a spec asks for."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gkl.spec import Compute
 
 
 class Network:
-    """A model as the spec computes it: precision, memory layout, compiler. Logits come out in float32."""
+    """A model, run with the precision and memory layout of a spec and compiled if it says so; logits are float32."""
 
     def __init__(self, model: nn.Module, compute: Compute, device: torch.device) -> None:
         """
@@ -30,13 +30,14 @@ class Network:
         if compute.compile:
             if not any(map(shutil.which, (os.environ.get("CXX") or "c++", "g++", "clang++"))):
                 raise InvalidInput("compute.compile needs a C++ compiler such as g++; install one, or leave it out")
-            # A program for each of: train and eval mode, gradients to images, weights, both or neither, the last,
-            # smaller batch of an epoch, the statistics' update on and off, and their momentum in the first step.
-            # (torch's own annotations lack the two options.)
+            # torch compiles the model again for train and eval mode; for gradients to images, weights, both or
+            # neither; for an epoch's smaller last batch; with and without updating BatchNorm's statistics; and for
+            # their momentum in the first step. (torch's own annotations lack the two options.)
             options: dict[str, Any] = {"recompile_limit": 64, "isolate_recompiles": True}
             self._forward = torch.compile(model, dynamic=False, **options)
 
     def __call__(self, x: Tensor) -> Tensor:
+        """Images (B, C, H, W) -> logits (B, num_classes)."""
         if self.compute.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
         if self.compute.precision != "bfloat16":
@@ -48,7 +49,7 @@ class Network:
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """Within, no parameter asks for a gradient."""
+    """Within the block, no parameter requires a gradient."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     for parameter in parameters:
         parameter.requires_grad_(False)

@@ -1,4 +1,6 @@
-"""What a training step minimizes: cross-entropy on natural images plus a divergence to the adversarial ones."""
+"""The loss of adversarial training: cross-entropy on natural images plus a divergence between natural and adversarial
+predictions.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +19,16 @@ Objective = TradesObjective | DklObjective | IklObjective | GklObjective
 
 @dataclass(frozen=True)
 class ObjectiveValue:
-    """The scalar to minimize and its parts before their weights, for the record."""
+    """The value of the objective on a batch."""
 
     total: Tensor
+    """The scalar to minimize."""
     parts: dict[str, Tensor]
+    """Its parts before they are multiplied by their weights, for reports."""
 
 
 class RobustObjective:
-    """The objective of a spec, with the class prior that IKL and GKL keep between epochs."""
+    """The objective that a spec asks for, and the class prior that IKL and GKL keep between epochs."""
 
     def __init__(
         self, spec: Objective, *, num_classes: int, device: torch.device, label_smoothing: float = 0.0
@@ -42,13 +46,15 @@ class RobustObjective:
         *,
         second_view_weight: float | None = None,
     ) -> ObjectiveValue:
-        """
+        """Compute the objective of a batch.
+
         Args:
             adversarial_logits: (B, C).
             natural_logits: (B, C); gradient flows to both sides, as in the paper's training.
-            labels: (B,).
-            second_view_weight: given if the second half of the batch are second views of the first half: its
-                divergence has this weight. The cross-entropy is the mean over both halves.
+            labels: (B,) int64.
+            second_view_weight: weight of the second half's divergence, if the second half of the batch holds second
+                views of the images in the first half. The cross-entropy is the mean over both halves. None if the
+                batch has one view of each image.
         """
         natural = F.cross_entropy(natural_logits, labels, label_smoothing=self.label_smoothing)
         if second_view_weight is None:
@@ -68,7 +74,7 @@ class RobustObjective:
         if isinstance(spec, DklObjective):
             dkl = dkl_loss(adversarial, natural)
             return spec.kl_weight * dkl, {"dkl": dkl}
-        # IKL is GKL with gamma 1: the prior's rows sum to 1, so there are as many pairs as samples.
+        # IKL is GKL with gamma 1: since the prior's rows sum to 1, GKL's divisor equals the number of samples.
         gamma = spec.gamma if isinstance(spec, GklObjective) else 1.0
         loss, wmse, ce = gkl_loss_and_parts(
             adversarial,
@@ -81,17 +87,23 @@ class RobustObjective:
         return loss, {"ce": ce, "wmse": wmse}
 
     def inner(self, natural_logits: Tensor, labels: Tensor, wmse_weight: float) -> InnerLoss:
+        """Return the loss that the inner maximization increases, for images with these natural logits and labels."""
         return InnerLoss(natural_logits, self.prior.of(labels), wmse_weight)
 
 
 class InnerLoss:
-    """What the inner maximization increases: soft cross-entropy to the natural prediction, plus wMSE.
+    """The loss that the inner maximization increases: cross-entropy to the natural prediction as soft label, plus wMSE.
 
-    The natural logits are computed once per batch: the model does not change meanwhile, so computing them
-    again at every step would give the same numbers.
+    The natural logits are computed once per batch, since the model does not change during the inner maximization.
     """
 
     def __init__(self, natural_logits: Tensor, weights: Tensor, wmse_weight: float) -> None:
+        """
+        Args:
+            natural_logits: (B, C).
+            weights: (B, C), the class prior's row of each sample's label.
+            wmse_weight: weight of the wMSE part; the cross-entropy part has weight 1.
+        """
         self.natural_logits = natural_logits.detach()
         self.weights = weights
         self.wmse_weight = wmse_weight

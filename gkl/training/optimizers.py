@@ -1,8 +1,8 @@
 """torch's own optimizers, made from a spec.
 
-The classes of torch.optim import torch's compiler (`torch._dynamo`) when they are made and at every step, whether
-anything is compiled or not: about two seconds of each run. What imports it are wrappers around three methods, put on
-with `functools.wraps`, which leaves the plain method within reach. The subclasses here use the plain methods.
+Three methods of the classes in torch.optim import torch's compiler (`torch._dynamo`) even if nothing is compiled, which
+costs about two seconds per run. Wrappers around these methods import it. The wrappers are made with `functools.wraps`,
+which keeps the plain method in `__wrapped__`. The subclasses here use the plain methods.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from gkl.spec import AdamW, Optimizer, Sgd
 
 def _without_compiler(method_of_torch: Any) -> Any:
     plain = method_of_torch
-    # Not `inspect.unwrap`: it refuses the stand-in for torch with which the documentation is built.
+    # Not `inspect.unwrap`, which fails on the mock of torch that the documentation is built with.
     while "__wrapped__" in vars(plain):
         plain = plain.__wrapped__
     return torch.no_grad()(plain)
 
 
 class PlainSgd(torch.optim.SGD):
-    """`torch.optim.SGD` that leaves torch's compiler alone."""
+    """`torch.optim.SGD` that does not import torch's compiler."""
 
     add_param_group = _without_compiler(torch.optim.Optimizer.add_param_group)
     zero_grad = _without_compiler(torch.optim.Optimizer.zero_grad)
@@ -33,7 +33,7 @@ class PlainSgd(torch.optim.SGD):
 
 
 class PlainAdamW(torch.optim.AdamW):
-    """`torch.optim.AdamW` that leaves torch's compiler alone."""
+    """`torch.optim.AdamW` that does not import torch's compiler."""
 
     add_param_group = _without_compiler(torch.optim.Optimizer.add_param_group)
     zero_grad = _without_compiler(torch.optim.Optimizer.zero_grad)
@@ -41,7 +41,7 @@ class PlainAdamW(torch.optim.AdamW):
 
 
 def make_optimizer(model: nn.Module, spec: Optimizer) -> torch.optim.Optimizer:
-    """The optimizer of a spec, whose weight decay leaves BatchNorm alone if the spec says so."""
+    """Make the optimizer of a spec. If the spec says so, BatchNorm's parameters get no weight decay."""
     normalization = {id(p) for m in model.modules() if isinstance(m, _BatchNorm) for p in m.parameters(recurse=False)}
     apart = normalization if not spec.decay_batch_norm else set()
     groups = [
@@ -57,7 +57,7 @@ def make_optimizer(model: nn.Module, spec: Optimizer) -> torch.optim.Optimizer:
 
 
 def set_rates(optimizer: torch.optim.Optimizer, *, learning_rate: float, momentum: float) -> None:
-    """Set what a schedule moves, for the next step. The momentum of AdamW is its first beta."""
+    """Set learning rate and momentum for the next step. AdamW's momentum is its first beta."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
         if "momentum" in group:
@@ -67,9 +67,9 @@ def set_rates(optimizer: torch.optim.Optimizer, *, learning_rate: float, momentu
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
-    """What the optimizer keeps of each parameter, as `<what>.<parameter>`: 'momentum_buffer.conv1.weight'.
+    """Return the optimizer's tensors for each parameter, by names such as 'momentum_buffer.conv1.weight'.
 
-    A parameter that has not been updated yet has nothing.
+    A parameter that has not been updated yet has none.
     """
     return {
         f"{what}.{name}": tensor
@@ -80,13 +80,13 @@ def optimizer_state(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, saved: dict[str, Tensor]) -> None:
-    """Put back what `optimizer_state` gave."""
+    """Load what `optimizer_state` returned."""
     parameters = dict(model.named_parameters())
     optimizer.state.clear()
     for key, tensor in saved.items():
         what, _, name = key.partition(".")
         parameter = parameters[name]
-        # AdamW keeps the count of steps on the CPU. Other tensors take the parameter's memory layout: an update reads
-        # both.
+        # AdamW keeps its count of steps on the CPU. Other tensors get the device and the memory layout of their
+        # parameter, because an update reads both together.
         kept = tensor if what == "step" else torch.empty_like(parameter, requires_grad=False).copy_(tensor)
         optimizer.state[parameter][what] = kept

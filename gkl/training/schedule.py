@@ -1,4 +1,4 @@
-"""The learning rate and the momentum of each step."""
+"""Computes the learning rate and the momentum of each step."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from gkl.spec import BaseTrainSpec, CosineSchedule, OneCycleSchedule, PiecewiseS
 def learning_rate(spec: BaseTrainSpec, step: int, steps_per_epoch: int) -> float:
     """The rate of a step, counted from 0 over the whole run.
 
-    'cosine' and 'piecewise' change from epoch to epoch, 'one_cycle' as torch's `OneCycleLR` that is moved after every
-    step or after every epoch.
+    The schedules 'cosine' and 'piecewise' change it from epoch to epoch. 'one_cycle' equals torch's `OneCycleLR`,
+    with a call of its `step` after every training step or after every epoch, as `moves` says.
     """
     base, schedule = spec.optimizer.learning_rate, spec.schedule
     epoch = step // steps_per_epoch + 1
@@ -33,7 +33,7 @@ def learning_rate(spec: BaseTrainSpec, step: int, steps_per_epoch: int) -> float
 def momentum(spec: BaseTrainSpec, step: int, steps_per_epoch: int) -> float:
     """The momentum of a step, counted from 0 over the whole run: the optimizer's, unless 'one_cycle' moves it.
 
-    That of AdamW is its first beta.
+    For AdamW it is the first beta.
     """
     optimizer, schedule = spec.optimizer, spec.schedule
     if not isinstance(schedule, OneCycleSchedule) or schedule.low_momentum is None or schedule.high_momentum is None:
@@ -45,7 +45,7 @@ def momentum(spec: BaseTrainSpec, step: int, steps_per_epoch: int) -> float:
 def _one_cycle(
     spec: BaseTrainSpec, schedule: OneCycleSchedule, step: int, steps_per_epoch: int, values: tuple[float, float, float]
 ) -> float:
-    """Between the values at the start, at the peak of the rate and at the end."""
+    """Interpolate between `values`: at the start, at the peak of the learning rate, and at the end of the run."""
     start, peak, end = values
     if schedule.moves == "per_epoch":
         now, count = step // steps_per_epoch, spec.epochs
@@ -59,4 +59,5 @@ def _one_cycle(
 
 
 def _half_cosine(start: float, end: float, fraction: float) -> float:
+    """Go from `start` to `end` along half a cosine; `fraction` is in [0, 1]."""
     return end + (start - end) * 0.5 * (1 + math.cos(math.pi * fraction))

@@ -1,4 +1,4 @@
-"""Choosing an epoch by its accuracy under PGD on training images that were held out."""
+"""Measures accuracy under PGD on held-out training images, by which the best epoch of a training is chosen."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from gkl.training.network import Network, frozen
 
 @dataclass(frozen=True)
 class HeldOutAccuracy:
+    """Accuracies on the held-out images, each in [0, 1]."""
+
     clean: float
     robust: float
 
@@ -32,15 +34,19 @@ def held_out_accuracy(
     seed: int,
     batch_done: Callable[[int], None] = lambda images: None,
 ) -> HeldOutAccuracy:
-    """Clean accuracy, and accuracy under PGD (arXiv 1706.06083) on the selection's loss.
+    """Measure clean accuracy and accuracy under PGD (arXiv 1706.06083), which increases the selection's loss.
 
     Args:
         network: images (B, C, H, W) in [0, 1] -> logits; is put in eval mode.
         images: (N, C, H, W), uint8, or float32 in [0, 1], on the device to compute on.
-        labels: (N,) int64, there too.
+        labels: (N,) int64, on the same device.
+        selection: steps, step size and loss of the attack.
+        threat_model: norm and epsilon of the attack.
         batch_size: images attacked at once.
-        seed: of the attack's start, the same for every epoch so that epochs are compared and not starts.
-        batch_done: called with the number of images done after each batch; an error it raises ends the attack.
+        seed: seed of the attack's random start. With the same seed for every epoch, differences between epochs come
+            from their weights and not from the starts.
+        batch_done: called after each batch with the number of images done so far; an error that it raises ends the
+            measurement.
     """
     loss = negative_margin if selection.maximizes == "margin" else _cross_entropy
     network.model.eval()
@@ -70,7 +76,7 @@ def held_out_accuracy(
 def negative_margin(logits: Tensor, labels: Tensor) -> Tensor:
     """-sum_b max(z_y - max_{j != y} z_j, 0): Carlini and Wagner's loss (arXiv 1608.04644, f_6), to be increased.
 
-    It is 0, and so is its gradient, where the label does not win any more: the attack leaves such an image alone.
+    For a misclassified image, the term and its gradient are 0: the attack no longer changes this image.
 
     Args:
         logits: (B, C), C at least 2.

@@ -1,4 +1,4 @@
-"""Epochs, order of the batches, schedules, averaging, checkpoints and progress of a training, whatever its task."""
+"""The training loop: epochs, order of the batches, schedules, averaging, checkpoints and progress, for every task."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def train(
     checkpoint_seconds: float = 600.0,
     least_checkpoint_seconds: float = 0.0,
 ) -> TrainOutcome:
-    """Train a network as the spec says, or go on from the newest checkpoint in the context's directory.
+    """Train a network as the spec says, or resume from the newest checkpoint in the context's directory.
 
     Args:
         spec: what to train.
@@ -80,9 +80,10 @@ def train(
         teacher: the file with the weights of a distillation's teacher; None for those that RobustBench publishes.
         converted_teacher: what an earlier run converted that file to; None if it is read itself.
         keep_checkpoints: how many of the newest checkpoints stay on disk, at least 1.
-        checkpoint_seconds: a checkpoint is written after every epoch, and within one after so many seconds.
-        least_checkpoint_seconds: none is written after an epoch that ends sooner than this after the last checkpoint,
-            but after the last epoch, and when the run is stopped.
+        checkpoint_seconds: a checkpoint is written after every epoch, and during an epoch whenever the last one is
+            older than this.
+        least_checkpoint_seconds: no checkpoint is written after an epoch if the last one is younger than this. After
+            the last epoch, and when the run is stopped, one is written in any case.
 
     Raises:
         InvalidInput: data or the teacher is missing, or does not fit; nothing can be written to the directory, or the
@@ -190,7 +191,8 @@ class _Run:
         model = model.to(device)
         if spec.compute.channels_last:
             model = model.to(memory_format=torch.channels_last)
-        # Its own stream, saved with the rest: order and noise go on after a resume as if never stopped.
+        # The run's own random stream, saved in checkpoints: a resumed run draws the same order and noise as one that
+        # was never stopped.
         generator = torch.Generator(device).manual_seed(spec.seed)
         optimizer = make_optimizer(model, spec.optimizer)
         self.teacher: Teacher | None = None
@@ -234,7 +236,7 @@ class _Run:
         return teacher, outcome
 
     def epoch(self) -> None:
-        """Train an epoch, or what is left of one, and checkpoint it if it is time."""
+        """Train for one epoch, or for the rest of one after a resume; save a checkpoint whenever one is due."""
         spec, state = self.spec, self.state
         number = state.epoch + 1
         resumed_at = state.step
@@ -288,7 +290,7 @@ class _Run:
         self.batches.close()
 
     def _order(self) -> EpochOrder:
-        """This epoch's order of images; after a resume within the epoch, the one it began with."""
+        """Draw this epoch's order of images. After a resume within the epoch, draw its original order again."""
         state = self.state
         if state.epoch_start is None:
             state.epoch_start = state.generator.get_state()
@@ -315,7 +317,8 @@ class _Run:
                 "learning_rate": learning_rate(spec, state.epoch * self.steps_per_epoch - 1, self.steps_per_epoch),
             },
         )
-        # Reported before it is saved: a run that is killed in between reports the epoch again, and none is lost.
+        # Reported before it is saved: a run that is killed in between reports the epoch again after its resume, so
+        # that no epoch's report is lost.
         self.report(finished)
         _log.info(
             "epoch %d of %d: %s",
@@ -330,7 +333,11 @@ class _Run:
             self._checkpoint()
 
     def _select(self) -> dict[str, float]:
-        """The held-out metrics of the epoch that has just ended; empty where they are not measured."""
+        """Measure the epoch that has just ended on the held-out images, and keep its weights if it is the best so far.
+
+        Returns:
+            The held-out metrics; empty if the spec does not ask for a measurement of this epoch.
+        """
         selection, state, spec = self.spec.selection, self.state, self.spec
         if selection is None or not self._is_measured(selection):
             return {}
@@ -341,7 +348,7 @@ class _Run:
             images_of = f"{images_done} of {len(labels)} {self.task.held_out_described}"
             self.progress.selecting(f"epoch {state.epoch} of {spec.epochs}, {images_of}")
             if self.should_stop():
-                # The epoch's training is done and kept; its measurement is made again.
+                # The checkpoint holds the trained epoch; the resumed run starts its measurement again.
                 self._checkpoint()
                 raise Stopped
 
@@ -363,6 +370,7 @@ class _Run:
         self.report(CheckpointSaved(file=path.name, epoch=self.state.epoch, step=self.state.step))
 
     def finish(self) -> TrainOutcome:
+        """Write the weights of the selected epoch, else of the last one, and return the outcome."""
         spec, best = self.spec, self.state.best
         tensors = self.state.result.state_dict() if best is None else best.weights
         path = self.directory / WEIGHTS_FILE
@@ -419,7 +427,7 @@ class _Run:
 
 
 class _ProgressReports:
-    """Tells of the latest step, a few times a second, with speed and time left."""
+    """Reports the latest step at most four times a second, with speed and time left."""
 
     def __init__(self, report: Callable[[Event], None], total_steps: int) -> None:
         self.report, self.total = report, total_steps
@@ -443,7 +451,7 @@ class _ProgressReports:
     def step_done(self, done: int, outcome: StepOutcome, detail: str) -> None:
         now = time.perf_counter()
         if self.first_step is None:
-            # The first step pays for warm-up; the estimate starts after it.
+            # The first step is slower than the others (warm-up), so the estimate of the time left excludes it.
             self.first_step, self.first_moment = done, now
         self.images_since += outcome.images
         since_report = now - self.last_report

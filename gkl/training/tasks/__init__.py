@@ -1,4 +1,4 @@
-"""What a training minimizes: a task for each way of training."""
+"""One task for each way of training. A task defines a training step, its metrics, and the held-out measurement."""
 
 from __future__ import annotations
 

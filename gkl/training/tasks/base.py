@@ -1,4 +1,4 @@
-"""What every task has: a step, what it reports, what it keeps, how it measures held-out images."""
+"""The base class of all tasks: training step, metrics, saved state, and the measurement on held-out images."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ from gkl.training.network import Network
 
 @dataclass(frozen=True)
 class StepOutcome:
-    """What a step measured on its batch, second views included."""
+    """The metrics of a step's batch, including second views."""
 
     images: int
     sums: dict[str, float]
-    """By the metric's name in `gkl.outcome.metrics`, summed over the images: of an accuracy the number of those
-    classified correctly. Sums stay exact where means would be rounded."""
+    """Name of the metric in `gkl.outcome.metrics` -> its sum over the images; for an accuracy, the number of correctly
+    classified images. Sums, since adding up rounded means would be less exact."""
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Means over the images."""
+        """The metric's name -> its mean over the images."""
         return {name: total / self.images for name, total in self.sums.items()}
 
 
 @dataclass(frozen=True)
 class Objective:
-    """What one forward pass gives."""
+    """The objective's value on a batch, and the number of correctly classified images."""
 
     total: Tensor
     """The scalar to minimize."""
     parts: dict[str, Tensor]
-    """Its parts before their weights, by the name that follows 'loss_' in the metric's."""
+    """Its parts before they are multiplied by their weights. The part 'kl' is reported as the metric 'loss_kl'."""
     correct: dict[str, Tensor]
-    """By the name of an accuracy, how many images were classified correctly."""
+    """Name of an accuracy, such as 'clean_accuracy' -> how many images were classified correctly."""
 
 
 @dataclass(frozen=True)
@@ -71,16 +71,16 @@ class Batch:
 
 
 class Task(ABC):
-    """What is minimized, what is kept for it between steps, and what is reported of it.
+    """One way of training: its step, the tensors that it keeps between steps, and its metrics.
 
-    The trainer owns epochs, order of the batches, schedules, averaging, checkpoints and progress. It knows a task by
-    this class alone.
+    The trainer handles epochs, order of the batches, schedules, averaging, checkpoints and progress. It uses a task
+    only through the methods of this class.
     """
 
     selects_by: ClassVar[str]
-    """Name of the held-out metric whose highest value selects an epoch."""
+    """Name of the held-out metric by which the best epoch is selected; higher is better."""
     held_out_described: ClassVar[str]
-    """The held-out images as they are measured, in words: 'held-out images under PGD'."""
+    """What is measured on, for progress messages: 'held-out images under PGD'."""
 
     def __init__(
         self, spec: BaseTrainSpec, model: nn.Module, optimizer: torch.optim.Optimizer, generator: torch.Generator
@@ -114,31 +114,39 @@ class Task(ABC):
         """Called after the last step of each epoch."""
 
     def epoch_metrics(self, epoch: int) -> dict[str, float]:
-        """What is the same for all steps of an epoch, such as its epsilon."""
+        """Return the metrics that are the same for all steps of an epoch, such as its epsilon."""
         return {}
 
     @abstractmethod
     def measure_held_out(
         self, network: Network, images: Tensor, labels: Tensor, *, batch_done: Callable[[int], None]
     ) -> dict[str, float]:
-        """The held-out metrics of a network, which is put in eval mode. Draws nothing from the task's generator.
+        """Measure a network on the held-out images. Puts it in eval mode; does not use the task's generator.
 
         Args:
-            network: the result of the training so far, which may be an average.
+            network: the current result of the training, which may be an average.
             images: (N, C, H, W), uint8, or float32 in [0, 1], on the device to compute on.
-            labels: (N,) int64, there too.
-            batch_done: called with the number of images done after each batch; an error that it raises ends this.
+            labels: (N,) int64, on the same device.
+            batch_done: called after each batch with the number of images done so far; an error that it raises ends the
+                measurement.
+
+        Returns:
+            Metrics by name, among them `selects_by`.
         """
 
     def state(self) -> dict[str, Tensor]:
-        """The tensors that a checkpoint must hold besides weights and optimizer, by names of the task's own."""
+        """Return the tensors that a checkpoint must hold besides weights and optimizer, by their names."""
         return {}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:  # noqa: B027 - most tasks keep nothing
-        """Put back what `state` gave."""
+        """Load what `state` returned."""
 
     def _update(self, evaluate: Callable[[], Objective], images: int, *, where: str) -> StepOutcome:
-        """One step of the optimizer down the gradient of what `evaluate` computes."""
+        """Do one optimizer step on the objective that `evaluate` computes.
+
+        Raises:
+            NonFiniteLoss: the loss is NaN or infinite; the optimizer step is not done.
+        """
         objective = evaluate()
         outcome, loss = _measured(objective, images)
         if not math.isfinite(loss):
@@ -154,9 +162,9 @@ class Task(ABC):
 
 
 def _measured(objective: Objective, images: int) -> tuple[StepOutcome, float]:
-    """The sums, and the loss."""
+    """Return the step's sums and its loss as numbers."""
     scalars = [objective.total, *objective.parts.values(), *objective.correct.values()]
-    # Together, so that the device is waited for once.
+    # Copied from the device in one transfer, since each transfer waits until the device is done.
     loss, *rest = torch.stack([scalar.detach().double() for scalar in scalars]).tolist()
     means, counts = rest[: len(objective.parts)], rest[len(objective.parts) :]
     sums = {"loss": loss * images}

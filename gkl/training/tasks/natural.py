@@ -14,7 +14,7 @@ from gkl.training.tasks.base import Batch, Objective, StepOutcome, Task
 
 
 class NaturalTask(Task):
-    """Cross-entropy, with the spec's label smoothing. Of two views of a batch, the mean over both."""
+    """Minimizes cross-entropy with the spec's label smoothing. If a batch has two views, it is the mean over both."""
 
     selects_by = "held_out_clean_accuracy"
     held_out_described = "held-out images"
