@@ -31,7 +31,7 @@ smartquotes_action = "D"
 default_role = "code"
 # Only the names of what runs jobs are needed: an image's pages are made without these gigabytes.
 autodoc_mock_imports = [
-    name for name in ("torch", "torchvision", "pyautoattack", "robustbench") if find_spec(name) is None
+    name for name in ("torch", "torchvision", "pyautoattack", "robustbench", "joblib") if find_spec(name) is None
 ]
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"

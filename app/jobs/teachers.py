@@ -13,10 +13,11 @@ from app.core.errors import Unprocessable
 from app.db.database import database_now
 from app.db.tables import Entry, FileKind, Job, JobFile, Model
 from app.jobs.outbox import enqueue
-from app.jobs.state import add_event
+from app.jobs.state import add_event, move
 from gkl.answers import TRAININGS, JobKind, JobState
 from gkl.catalog import ARCHITECTURES
-from gkl.spec import PUBLISHED_WEIGHTS, RUN_SPEC, DistillSpec, TeacherEntry, TeacherJob, TeacherWeights
+from gkl.errors import FailureCode
+from gkl.spec import PUBLISHED_WEIGHTS, DistillSpec, TeacherEntry, TeacherJob, TeacherWeights
 
 
 def looked_up(session: Session, spec: DistillSpec, *, is_locking: bool = True) -> tuple[DistillSpec, Job | None]:
@@ -134,9 +135,12 @@ def release_students(session: Session, job: Job) -> None:
     """Make the jobs due that waited for the network which this training has just left. Its file is recorded."""
     waiting = select(Job).where(Job.awaits_id == job.id, Job.state == JobState.QUEUED, Job.due_at.is_(None))
     for student in session.scalars(waiting.with_for_update().execution_options(populate_existing=True)).all():
-        spec = RUN_SPEC.validate_python(student.spec)
-        assert isinstance(spec, DistillSpec), "only a distillation has a teacher"
-        taught = _with_teacher(spec, _trained_by(session, job))
+        try:
+            taught = _with_teacher(DistillSpec.model_validate(student.spec), _trained_by(session, job))
+        except ValidationError:
+            # A student of another version must not undo the end of its teacher.
+            _fail(session, student)
+            continue
         student.spec = taught.model_dump(mode="json")
         assert isinstance(taught.teacher, TeacherWeights)
         student.weights_sha256 = taught.teacher.weights
@@ -145,6 +149,16 @@ def release_students(session: Session, job: Job) -> None:
         reason = f"its teacher, job {job.id}, has succeeded"
         add_event(session, student.id, "state", {"state": JobState.QUEUED, "reason": reason})
         enqueue(session, student)
+
+
+def _fail(session: Session, student: Job) -> None:
+    move(
+        session,
+        student,
+        JobState.FAILED,
+        failure_code=FailureCode.INVALID_INPUT,
+        failure_message="this version cannot run its spec with the teacher that it waited for; send a new job",
+    )
 
 
 @dataclass(frozen=True)
@@ -189,9 +203,11 @@ def teacher_of(session: Session, job: Job, student: Model | None) -> KnownTeache
         return KnownTeacher(None, None, None, job_id, entry_id, None, accuracy)
     # Published weights are a model here once an evaluation has measured them.
     named = student.teacher_sha256 if student is not None and teacher.weights == PUBLISHED_WEIGHTS else teacher.weights
-    same = {"weights_sha256": named, "weights_key": teacher.weights_key or "", "architecture": teacher.architecture}
+    key = student.teacher_key if student is not None else teacher.weights_key or ""
+    same = {"weights_sha256": named, "weights_key": key, "architecture": teacher.architecture}
     model = session.scalars(select(Model).filter_by(**same)).first()
-    job_id = job.awaits_id if model is None else model.train_job_id
+    waited_for = None if job.awaits_id is None else session.get(Job, job.awaits_id)
+    job_id = waited_for.id if waited_for is not None else None if model is None else model.train_job_id
     entry_id = _entry_of(session, teacher, model)
     return KnownTeacher(teacher.architecture, teacher.weights, teacher.weights_key, job_id, entry_id, model, accuracy)
 
@@ -212,7 +228,7 @@ def students_of(session: Session, job: Job, *, limit: int) -> list[Job]:
     """The distillations that wait for the network of a training, or that learn or learned from it; newest first."""
     if job.kind not in TRAININGS:
         return []
-    trained = select(Model.weights_sha256).where(Model.train_job_id == job.id)
+    trained = select(JobFile.sha256).where(JobFile.job_id == job.id, JobFile.kind == FileKind.WEIGHTS)
     learns = or_(Job.awaits_id == job.id, Job.weights_sha256.in_(trained))
     query = select(Job).where(Job.kind == JobKind.DISTILL, learns).order_by(Job.id.desc()).limit(limit)
     return list(session.scalars(query))

@@ -219,9 +219,11 @@ class IadObjective(ArdObjective):
 
     loss: Literal["iad"]  # type: ignore[assignment]
 
+    kl_mean: Literal["elements", "batch"] = "batch"
     temperature: _Temperature = 1.0
-    first_introspective_epoch: int = Field(default=60, ge=1)
-    """Epoch, counted from 1, from which on (1 - t_y(x')^trust_exponent) * KL(s(x) || s(x')) is added."""
+    first_introspective_epoch: int = Field(default=61, ge=1)
+    """Epoch, counted from 1, from which on (1 - t_y(x')^trust_exponent) * KL(s(x) || s(x')) is added, with the weight
+    teacher_weight. Its gradient reaches both sides, as in the released code."""
 
     trust_exponent: float = Field(default=0.1, gt=0, le=100)
     """Exponent of t_y(x'), the teacher's probability of the label on the adversarial image."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -35,7 +35,7 @@ class EpochOrder:
         return EpochOrder(self.real[first:], generated, seeds)
 
 
-FetchedBatch = tuple[Tensor, Tensor, Tensor | None]
+FetchedBatch: TypeAlias = "tuple[Tensor, Tensor, Tensor | None]"
 """Images (B, C, H, W), uint8, or float32 in [0, 1], and labels (B,), on the device; and which training images they are,
 (B,) int64 on the CPU, or None for a batch with generated images."""
 _T = TypeVar("_T")

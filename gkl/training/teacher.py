@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gkl.catalog import DATASETS
 from gkl.data import Images, ImageSet, unit_range
-from gkl.errors import InvalidInput, Stopped
+from gkl.errors import InvalidInput
 from gkl.files import sha256_of
 from gkl.models.weights import read_model, weights_sha256
 from gkl.outcome import TeacherOutcome
@@ -32,11 +32,15 @@ class Teacher:
     A gradient passes through it to the images, where one is asked for; its own weights never get one.
     """
 
-    def __init__(self, model: nn.Module, compute: Compute, device: torch.device) -> None:
+    def __init__(
+        self, model: nn.Module, compute: Compute, device: torch.device, *, weights_key: str | None = None
+    ) -> None:
         self.model = model.to(device).eval().requires_grad_(False)
         if compute.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)
         self.network = Network(self.model, compute, device)
+        self.weights_key = weights_key
+        """Which network of its file it is, where the file holds several."""
         self._kept: Tensor | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -55,7 +59,7 @@ class Teacher:
         return self(x)
 
     @torch.no_grad()
-    def keep(self, data: Images, *, device: torch.device, images_done: Callable[[int], None]) -> None:
+    def keep(self, data: Images, *, batch_size: int, device: torch.device, images_done: Callable[[int], None]) -> None:
         """Compute the logits of all training images once, if they fit in memory: without augmentation they are the same
         in every epoch.
         """
@@ -63,7 +67,7 @@ class Teacher:
         if not isinstance(data, ImageSet) or len(data) * first.shape[1] * first.element_size() > _KEPT_BYTES:
             return
         found = []
-        for rows in torch.arange(len(data)).split(_BATCH):
+        for rows in torch.arange(len(data)).split(min(_BATCH, batch_size)):
             found.append(self(unit_range(data.take(rows).to(device))))
             images_done(int(rows[-1]) + 1)
         self._kept = torch.cat(found)
@@ -97,7 +101,8 @@ def load_teacher(
             "(--teacher, or teacher=... in Python)"
         )
     if teacher.weights == PUBLISHED_WEIGHTS:
-        file = None
+        if file is not None:
+            raise InvalidInput("the spec's teacher has its published weights; leave the teacher's file out")
     elif file is None:
         raise InvalidInput(
             f"the teacher's weights are the file with sha256 {teacher.weights}; name where it is (--teacher, or "
@@ -111,7 +116,7 @@ def load_teacher(
     described = DATASETS[spec.dataset]
     read = converted or file
     found = read_model(teacher.architecture, spec.dataset, read, context.models_dir, teacher.weights_key)
-    loaded = Teacher(found.network, spec.compute, device)
+    loaded = Teacher(found.network, spec.compute, device, weights_key=found.weights_key)
     with torch.no_grad():
         logits = loaded(torch.full((2, *described.image_shape), 0.5, device=device))
     if logits.shape != (2, described.num_classes):
@@ -127,6 +132,7 @@ def measured(
     spec: TeacherWeights,
     test: ImageSet,
     *,
+    batch_size: int,
     file: Path | None,
     context: RunContext,
     device: torch.device,
@@ -137,9 +143,9 @@ def measured(
         Stopped: the context asked for it.
     """
     correct = done = 0
-    for images, labels in zip(test.images.split(_BATCH), test.labels.split(_BATCH), strict=True):
-        if context.should_stop():
-            raise Stopped
+    at_once = min(_BATCH, batch_size)
+    for images, labels in zip(test.images.split(at_once), test.labels.split(at_once), strict=True):
+        context.tell(0.0, "preparing the teacher")
         predicted = teacher.logits(unit_range(images.to(device))).argmax(1).cpu()
         correct, done = correct + int((predicted == labels).sum()), done + len(labels)
     sha256 = weights_sha256(spec.architecture, file, context.models_dir)
@@ -153,7 +159,7 @@ def measured(
     return TeacherOutcome(
         architecture=spec.architecture,
         weights_sha256=sha256,
-        weights_key=spec.weights_key,
+        weights_key=teacher.weights_key,
         clean_accuracy=correct / done,
         num_points=done,
     )

@@ -226,13 +226,15 @@ class _Run:
         teacher = load_teacher(spec, file, context, self.device, converted=converted)
         assert isinstance(spec.teacher, TeacherWeights), "else it was not loaded"
         test = load_test(spec.dataset, context.datasets_dir)
-        outcome = measured(teacher, spec.teacher, test, file=file, context=context, device=self.device)
+        outcome = measured(
+            teacher, spec.teacher, test, batch_size=spec.batch_size, file=file, context=context, device=self.device
+        )
 
         def images_done(number: int) -> None:
             context.tell(0.0, "collecting the teacher's predictions")
 
         if spec.augmentation is None and spec.synthetic is None:
-            teacher.keep(self.batches.data, device=self.device, images_done=images_done)
+            teacher.keep(self.batches.data, batch_size=spec.batch_size, device=self.device, images_done=images_done)
         return teacher, outcome
 
     def epoch(self) -> None:

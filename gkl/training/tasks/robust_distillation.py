@@ -106,11 +106,10 @@ class RobustDistillationTask(PerturbingTask):
         total = a * temperature**2 * kl + (1 - a) * ce
         if trust is None:
             return total, {"kl": kl, "natural": ce}
-        # The student's clean prediction is the target here: it gets no gradient from this term.
-        own = F.log_softmax(natural.detach(), dim=1)
+        own = F.log_softmax(natural, dim=1)
         each = (own.exp() * (own - F.log_softmax(adversarial, dim=1))).sum(dim=1)
         introspection = scale * ((1 - trust) * each).mean()
-        return total + introspection, {"kl": kl, "natural": ce, "introspection": introspection}
+        return total + a * introspection, {"kl": kl, "natural": ce, "introspection": introspection}
 
 
 def _two_divergences(

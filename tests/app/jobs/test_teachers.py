@@ -88,6 +88,18 @@ def test_a_training_that_is_repeated_teaches_with_the_same_weights(database: Dat
     assert first != again
 
 
+def test_a_student_of_another_version_fails_alone(database: Database) -> None:
+    teacher = send(database)
+    waiting = sent(database, teacher={"job": teacher})
+    with database.writing() as session:
+        row = jobs.get(session, waiting)
+        row.spec = row.spec | {"warp": 9}
+    finish(database, take(database), sha("teacher"))
+    assert look(database, teacher).state is JobState.SUCCEEDED
+    assert look(database, waiting).state is JobState.FAILED
+    assert "this version cannot run its spec" in (look(database, waiting).failure_message or "")
+
+
 @pytest.mark.parametrize("ends", ["fails", "is cancelled"])
 def test_a_student_fails_with_its_teacher_and_is_retried_after_it(database: Database, ends: str) -> None:
     teacher = send(database)

@@ -67,9 +67,9 @@ def ard(sx: Tensor, sa: Tensor, tx: Tensor, ta: Tensor, y: Tensor) -> Tensor:
 
 def iad(sx: Tensor, sa: Tensor, tx: Tensor, ta: Tensor, y: Tensor) -> Tensor:
     trust = F.softmax(ta, 1)[torch.arange(len(y)), y] ** 0.1
-    own = F.softmax(sx, 1).detach()
-    each = (own * (own.log() - F.log_softmax(sa, 1))).mean(1)
-    return kl_elements(tx, sa) + ((1 - trust) * each).mean()
+    own = F.softmax(sx, 1)
+    each = (own * (own.log() - F.log_softmax(sa, 1))).sum(1)
+    return C * kl_elements(tx, sa) + ((1 - trust) * each).mean()
 
 
 def rslad(sx: Tensor, sa: Tensor, tx: Tensor, ta: Tensor, y: Tensor) -> Tensor:
@@ -90,7 +90,7 @@ METHODS: dict[str, tuple[dict[str, Any], str, Callable[..., Tensor]]] = {
     "iad before": (
         {"loss": "iad", "first_introspective_epoch": 2},
         "before",
-        lambda sx, sa, tx, ta, y: kl_elements(tx, sa),
+        lambda sx, sa, tx, ta, y: C * kl_elements(tx, sa),
     ),
     "rslad": ({"loss": "rslad"}, "divergence", rslad),
     "adaad": ({"loss": "adaad"}, "adaptive", adaad),
