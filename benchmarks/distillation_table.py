@@ -15,8 +15,8 @@ TinyCNN is also trained with TRADES itself. The same search of two learning rate
 accuracy under PGD-20 on held-out images, then three seeds and AutoAttack on the first 1,000 test images.
 
 Every finished run is kept in the output directory: the same command goes on where it was stopped. Prints Markdown.
-Needs Fashion-MNIST, see `gkl.data.fashion_mnist`. On one CPU core the first two take about half an hour each and the
-third about an hour.
+Needs Fashion-MNIST, see `gkl.data.fashion_mnist`. A training of the first takes about half a minute on one CPU core,
+and there are 56 of them; the others take longer.
 """
 
 from __future__ import annotations

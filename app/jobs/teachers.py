@@ -19,6 +19,8 @@ from gkl.catalog import ARCHITECTURES
 from gkl.errors import FailureCode
 from gkl.spec import PUBLISHED_WEIGHTS, DistillSpec, TeacherEntry, TeacherJob, TeacherWeights
 
+_MOST_IN_A_ROW = 20
+
 
 def looked_up(session: Session, spec: DistillSpec, *, is_locking: bool = True) -> tuple[DistillSpec, Job | None]:
     """Put the weights of the job or entry that a spec names as teacher in their place.
@@ -57,6 +59,7 @@ def looked_up(session: Session, spec: DistillSpec, *, is_locking: bool = True) -
     if job.state in (JobState.FAILED, JobState.CANCELLED, JobState.CANCELLING):
         raise Unprocessable(f"teacher.job: job {job.id} is {job.state}; retry it first, or choose another teacher")
     if job.state is not JobState.SUCCEEDED:
+        _check_row(session, job)
         return spec, job
     return _with_teacher(spec, _trained_by(session, job)), None
 
@@ -78,6 +81,22 @@ def can_teach(entry: Entry) -> bool:
 def _published(entry: Entry) -> str | None:
     """The name of an imported entry's network whose weights RobustBench publishes; None if there is none."""
     return None if entry.source is None else zoo_name(entry.dataset, entry.board, entry.slug)
+
+
+def _check_row(session: Session, teacher: Job) -> None:
+    """
+    Raises:
+        Unprocessable: too many jobs wait for each other in a row. The end of the first one ends all of them.
+    """
+    waiting: Job | None = teacher
+    for _ in range(_MOST_IN_A_ROW):
+        if waiting is None or waiting.awaits_id is None or waiting.due_at is not None:
+            return
+        waiting = session.get(Job, waiting.awaits_id)
+    raise Unprocessable(
+        f"teacher.job: job {teacher.id} waits at the end of a row of {_MOST_IN_A_ROW} jobs that teach each other; send "
+        "this job when some of them have ended"
+    )
 
 
 def _trained_by(session: Session, job: Job) -> TeacherWeights:

@@ -23,7 +23,10 @@ def with_teacher_file(spec: Mapping[str, Any], file: Path) -> dict[str, Any]:
         raise InvalidInput("only a distillation has a teacher; leave the teacher's file out")
     if not file.is_file():
         raise InvalidInput(f"there is no file {file}; name the weights of the teacher")
-    teacher = dict(spec.get("teacher") or {})
+    given = spec.get("teacher") or {}
+    if not isinstance(given, Mapping):
+        raise InvalidInput('the spec\'s teacher is no object; write it as {"architecture": "..."}, or leave it out')
+    teacher = dict(given)
     if {"job", "entry"} & teacher.keys():
         raise InvalidInput("the spec's teacher is a job or an entry of a service; leave the teacher's file out")
     sha256 = sha256_of(file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Annotated, Literal, NamedTuple, Self, TypeAlias
 
 from pydantic import Field, TypeAdapter, model_validator
@@ -56,7 +57,7 @@ from gkl.spec.training import (
 )
 
 
-class BaseTrainSpec(Spec):
+class BaseTrainSpec(Spec, ABC):
     """What every kind of training says: what `TrainSpec` and `DistillSpec` share, and all that the trainer reads."""
 
     kind: str
@@ -185,9 +186,9 @@ class BaseTrainSpec(Spec):
             )
 
     @property
+    @abstractmethod
     def has_adversary(self) -> bool:
         """Whether each step makes adversarial images."""
-        raise NotImplementedError
 
     @property
     def loss(self) -> str:

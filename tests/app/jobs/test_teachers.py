@@ -147,6 +147,14 @@ def test_students_of_students_wait_in_a_row(database: Database) -> None:
     assert take(database).job_id == third
 
 
+def test_a_row_of_waiting_students_has_an_end(database: Database) -> None:
+    last = send(database)
+    for _ in range(20):
+        last = sent(database, teacher={"job": last})
+    with database.writing() as session, pytest.raises(Unprocessable, match="at the end of a row of 20 jobs"):
+        jobs.create(session, student(teacher={"job": last}))
+
+
 def test_a_chain_fails_from_its_first_job_on(database: Database) -> None:
     first = send(database)
     second = sent(database, teacher={"job": first})
