@@ -322,7 +322,7 @@ def test_clocks_that_are_off_by_ten_minutes_change_nothing(cluster: Cluster, tmp
         assert job.finished_at is not None
         assert job.started_at is not None
         assert abs(job.finished_at.timestamp() - time.time()) < 120
-        assert job.run_seconds == pytest.approx((job.finished_at - job.started_at).total_seconds(), abs=1)
+        assert job.run_seconds == pytest.approx((job.finished_at - job.started_at).total_seconds(), abs=60)
 
 
 @pytest.mark.skipif(

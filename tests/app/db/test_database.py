@@ -38,13 +38,15 @@ def test_a_server_that_is_frozen_is_away_and_back_at_once(database_url: str, pos
     with database.reading() as session:
         session.execute(text("SELECT 1"))
     with postgres.frozen():
-        for _ in range(2):
+        seconds = []
+        for _ in range(4):
             started = time.monotonic()
             with pytest.raises(OperationalError), database.reading() as session:
                 session.execute(text("SELECT 1"))
-            assert time.monotonic() - started < 5
-        # What was asked a moment ago is not asked again.
-        assert time.monotonic() - started < 0.5
+            seconds.append(time.monotonic() - started)
+        assert max(seconds) < 5
+        # What was asked a moment ago is not asked again. The fastest of three counts: any of them may be held up.
+        assert min(seconds[1:]) < 0.4
     until(lambda: answers(database))
     with pytest.raises(OperationalError, match="did not answer"), database.writing() as session:
         session.execute(text("CREATE TABLE half (number INTEGER)"))
